@@ -1,0 +1,173 @@
+# GNU make and a C compiler are all it takes.
+#
+#   make                 the command, ./tokenskip
+#   make demo            asks the demo model a question
+#   make test            all tests, plain and under sanitizers; ends in one line "N passed, N failed"
+#   make examples        the programs of examples/, in build/
+#   make compile-matrix  the header under gcc and clang, C99 to C++17, with and without CUDA
+#   make fuzz            the parsers under libFuzzer (clang), FUZZ_SECONDS each
+#   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
+#   make bench-gemm      the CPU's matrix product beside OpenBLAS's
+#   make kernels         kernels.cu.h from kernels.cu
+#   make clean
+
+CC ?= cc
+CXX ?= c++
+CFLAGS ?= -O2
+WARNINGS = -Wall -Wextra -Wpedantic -Wshadow
+LIBS = -lm -lpthread -ldl
+SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FUZZ_SECONDS ?= 60
+DEMO_MODEL = examples/demo-model
+
+TOOL_SOURCES = $(filter-out tools/make_%.c,$(wildcard tools/*.c))
+TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/tools/%.o)
+SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/sanitized/tools/%.o)
+
+TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*.cpp)))
+
+# What is not everywhere is looked for, and what depends on it is skipped with a word, not in silence.
+HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
+HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
+    $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
+
+.PHONY: all demo test examples compile-matrix fuzz test-oracle bench-gemm kernels clean FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: tokenskip
+
+# ---- The command ----------------------------------------------------------------------------------------------------
+
+tokenskip: $(TOOL_OBJECTS)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(LIBS)
+
+build/tools/%.o: tools/%.c | build/tools
+	$(CC) -std=c99 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -I. -Ibuild -MMD -MP -c $< -o $@
+
+# the page of `trace --html` as lines of C: a string literal each, short enough for C99
+build/trace_page.h: tools/trace_page.html | build/tools
+	sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n",/' $< > $@
+
+build/tools/trace_html.o build/sanitized/tools/trace_html.o: build/trace_page.h
+
+build/sanitized/tokenskip: $(SANITIZED_TOOL_OBJECTS)
+	$(CC) $(SANITIZE) $^ -o $@ $(LIBS)
+
+build/sanitized/tools/%.o: tools/%.c | build/sanitized/tools
+	$(CC) -std=c99 $(SANITIZE) $(WARNINGS) -I. -Ibuild -MMD -MP -c $< -o $@
+
+# Two tokens a step, so that there is something to watch: left to itself, so small a model is sure of it all at once.
+demo: tokenskip
+	./tokenskip generate -m $(DEMO_MODEL) -p "Who is Newton in physics?" --gen-length 32 --no-threshold --steps 16 --visual
+
+# ---- Examples -------------------------------------------------------------------------------------------------------
+
+examples: $(EXAMPLES:%=build/examples/%)
+
+build/examples/%: examples/%.c | build/examples
+	$(CC) $(CFLAGS) $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
+
+build/examples/%: examples/%.cpp | build/examples
+ifneq ($(HAS_CXX),)
+	$(CXX) -std=c++11 $(CFLAGS) $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
+else
+	@echo "$<: skipped, there is no C++ compiler ($(CXX))"
+endif
+
+# ---- Tests ----------------------------------------------------------------------------------------------------------
+# Every program is built at -O2 and again under the sanitizers, and run, whatever became of the others. run_test.sh
+# keeps what it printed in build/test/NAME.log, with the counts in its last line.
+
+RUN_TEST = sh tools/run_test.sh
+# (without the fake stack, on which gcc before 14 misaligns 64-byte vectors: its bug 110027)
+ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
+TEST_LOGS = $(TESTS:%=build/test/%.log) build/test/test_cli.log build/test/examples.log
+SANITIZED_LOGS = $(TESTS:%=build/test/sanitized_%.log) build/test/sanitized_test_cli.log
+
+test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
+	@$(if $(HAS_SANITIZERS),:,echo "sanitizers: skipped, $(CC) cannot link -fsanitize=address,undefined")
+	@$(if $(HAS_CXX),:,echo "embed.cpp: skipped, there is no C++ compiler ($(CXX))")
+	@for log in $^; do tail -n 1 $$log; done | awk '{ passed += $$(NF-3); failed += $$(NF-1) } \
+	    END { print passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
+
+build/test/sanitized_test_cli.log: build/sanitized/tokenskip tests/json_lint FORCE | build/test
+	@$(ENVIRONMENT) TOKENSKIP=build/sanitized/tokenskip $(RUN_TEST) $@ sh tests/test_cli.sh
+
+build/test/test_cli.log: tokenskip tests/json_lint FORCE | build/test
+	@$(RUN_TEST) $@ sh tests/test_cli.sh
+
+build/test/examples.log: examples FORCE | build/test
+	@$(RUN_TEST) $@ sh tools/test_examples.sh $(DEMO_MODEL)
+
+build/test/sanitized_%.log: build/sanitized/% FORCE | build/test
+	@$(ENVIRONMENT) $(RUN_TEST) $@ $<
+
+build/test/%.log: build/tests/% FORCE | build/test
+	@$(RUN_TEST) $@ $<
+
+# A test that does not compile is a failed test: run_test.sh says so when there is no program.
+build/tests/test_%: tests/test_%.c | build/tests
+	@rm -f $@
+	-$(CC) -O2 $(WARNINGS) -Werror -I. -MMD -MP $< -o $@ $(LIBS)
+
+build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
+	@rm -f $@
+	-$(CC) $(SANITIZE) $(WARNINGS) -Werror -I. -MMD -MP $< -o $@ $(LIBS)
+
+tests/json_lint: tests/json_lint.c tokenskip.h
+	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)
+
+test-oracle: tokenskip
+	sh tests/oracle/run.sh
+
+# ---- The header in every dialect ------------------------------------------------------------------------------------
+# One target a combination, named compiler.standard.cuda.optimisation, so that -j runs them beside each other.
+
+COMPILERS = $(foreach compiler,gcc clang,$(if $(shell command -v $(compiler) 2>/dev/null),$(compiler)))
+MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11 c++17,$(foreach cuda,default no-cuda dlopen,\
+    $(foreach level,O0 O2,$(compiler).$(standard).$(cuda).$(level))) $(compiler).$(standard).static.O2) \
+    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2)
+
+compile-matrix: $(MATRIX:%=build/matrix/%.log)
+	@for compiler in gcc clang; do command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done
+	@cat $^ | awk '$$1 == "ok" { passed++ } $$1 == "failed" { failed++ } \
+	    END { print "compile-matrix: " passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
+
+build/matrix/%.log: build/trace_page.h FORCE | build/matrix
+	@sh tools/compile_check.sh build/matrix $(subst ., ,$*) > $@; cat $@
+
+# ---- The rest -------------------------------------------------------------------------------------------------------
+
+FUZZERS = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+fuzz: $(FUZZERS:%=fuzz-run-%)
+
+fuzz-run-%: build/fuzz/%
+	mkdir -p build/fuzz/corpus_$*
+	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+
+build/fuzz/%: tests/fuzz/%.c tokenskip.h | build/fuzz
+	clang -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ $(LIBS)
+
+bench-gemm: build/bench_gemm
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE build/bench_gemm
+
+build/bench_gemm: tests/bench/bench_gemm.c tokenskip.h | build/tests
+	$(CC) -O2 $(WARNINGS) $< -o $@ -lopenblas $(LIBS)
+
+kernels: build/make_kernels_header
+	build/make_kernels_header kernels.cu kernels.cu.h
+
+build/make_kernels_header: tools/make_kernels_header.c | build/tests
+	$(CC) -std=c99 -O2 $(WARNINGS) $< -o $@
+
+FOLDERS = $(addprefix build/,tools tests test examples matrix fuzz sanitized/tools)
+$(FOLDERS):
+	@mkdir -p $@
+
+clean:
+	rm -rf build tokenskip tests/json_lint
+
+-include $(wildcard build/*/*.d build/sanitized/tools/*.d)

@@ -1,0 +1,96 @@
+/* What tests of generation share: golden JSON files, option structs from their names, models under tests/golden. */
+#ifndef TSK_GOLDEN_H
+#define TSK_GOLDEN_H
+
+#include "test.h"
+
+static TEST_UNUSED tsk_json *golden_load(const char *path) {
+    tsk_text text;
+    tsk_json *document = NULL;
+    tsk_error error;
+    memset(&text, 0, sizeof text);
+    memset(&error, 0, sizeof error);
+    if (tsk_read_file(path, (size_t)64 << 20, NULL, &text, &error) != TSK_OK ||
+        tsk_json_parse(text.data, text.length, path, NULL, &document, &error) != TSK_OK) {
+        printf("%s\n", error.message);
+        exit(1);
+    }
+    tsk_text_free(&text);
+    return document;
+}
+
+static TEST_UNUSED tsk_model *golden_model(const char *name, int n_threads) {
+    tsk_model_options options = tsk_model_options_default();
+    tsk_model *model = NULL;
+    tsk_error error;
+    char path[256];
+    memset(&error, 0, sizeof error);
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = n_threads;
+    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    if (tsk_model_load(path, &options, &model, &error) != TSK_OK) {
+        printf("%s\n", error.message);
+        exit(1);
+    }
+    return model;
+}
+
+static TEST_UNUSED double golden_number(const tsk_json_value *object, const char *key, double missing) {
+    double value = missing;
+    tsk_json_double(tsk_json_get(object, key), &value);
+    return value;
+}
+static TEST_UNUSED int golden_int(const tsk_json_value *object, const char *key, int missing) { return (int)golden_number(object, key, missing); }
+static TEST_UNUSED int golden_bool(const tsk_json_value *object, const char *key) {
+    int value = 0;
+    tsk_json_bool(tsk_json_get(object, key), &value);
+    return value;
+}
+static TEST_UNUSED int golden_is(const tsk_json_value *object, const char *key, const char *text) {
+    const char *value = tsk_json_string(tsk_json_get(object, key), NULL);
+    return value && strcmp(value, text) == 0;
+}
+
+/* An array of integers into ids [capacity]; the number of them. */
+static TEST_UNUSED int32_t golden_ids(const tsk_json_value *array, int32_t *ids, int32_t capacity) {
+    const tsk_json_value *v;
+    int32_t n = 0;
+    for (v = tsk_json_first(array); v && n < capacity; v = tsk_json_next(v)) {
+        int64_t id = -1;
+        tsk_json_int64(v, &id);
+        ids[n++] = (int32_t)id;
+    }
+    return n;
+}
+
+static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) {
+    tsk_generate_options options = tsk_generate_options_default();
+    uint64_t seed = 0;
+    options.gen_length = golden_int(o, "gen_length", 0);
+    options.block_length = golden_int(o, "block_length", 0);
+    options.steps = golden_int(o, "steps", 0);
+    options.cache = golden_is(o, "cache", "none") ? TSK_CACHE_NONE : golden_is(o, "cache", "prefix") ? TSK_CACHE_PREFIX : TSK_CACHE_DUAL;
+    options.transfer = TSK_TRANSFER_SCHEDULE;
+    if (tsk_json_type_of(tsk_json_get(o, "threshold")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_THRESHOLD;
+    if (tsk_json_type_of(tsk_json_get(o, "factor")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_FACTOR;
+    options.threshold = (float)golden_number(o, "threshold", 0);
+    options.factor = (float)golden_number(o, "factor", 1);
+    options.temperature = (float)golden_number(o, "temperature", 0);
+    tsk_json_uint64(tsk_json_get(o, "seed"), &seed);
+    options.seed = seed;
+    options.remasking = golden_is(o, "remasking", "random") ? TSK_REMASKING_RANDOM : TSK_REMASKING_LOW_CONFIDENCE;
+    options.eos_stop = golden_bool(o, "eos_stop");
+    options.skip_layer_k = golden_int(o, "skip_layer_k", 0);
+    options.skip_threshold = (float)golden_number(o, "skip_threshold", 0);
+    options.skip_outlier = (float)golden_number(o, "skip_outlier", 0);
+    options.skip_policy = golden_is(o, "skip_policy", "exit") ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
+    options.skip_masked = golden_bool(o, "skip_masked");
+    options.skip_reference = golden_is(o, "skip_reference", "last-computed") ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
+    options.skip_max_age = golden_int(o, "skip_max_age", 0);
+    options.skip_full_every = golden_int(o, "skip_full_every", 0);
+    options.skip_warm_start = golden_bool(o, "skip_warm_start");
+    options.skip_refresh = golden_bool(o, "skip_refresh");
+    return options;
+}
+
+#endif

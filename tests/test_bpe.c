@@ -1,0 +1,384 @@
+/* The tokenizer: ids and text of small tokenizers of every variant against the reference's (tests/golden/tokenizer/make.mjs),
+   and files from strangers, each refused by name. */
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_NO_CUDA
+#include "../tokenskip.h"
+#include "golden.h"
+
+static tsk_error error;
+
+static tsk_tokenizer *load(const char *dir, const tsk_host *host) {
+    tsk_tokenizer *tokenizer = NULL;
+    if (tsk_tokenizer_load(dir, host, &tokenizer, &error) != TSK_OK) printf("%s\n", error.message);
+    return tokenizer;
+}
+
+/* ---- goldens */
+
+static void check_ids(const tsk_tokens *tokens, const tsk_json_value *ids, const char *dir, const char *text) {
+    const tsk_json_value *id = tsk_json_first(ids);
+    size_t i = 0;
+    int64_t value;
+    for (; id && i < tokens->count && tsk_json_int64(id, &value) && value == tokens->ids[i]; i++) id = tsk_json_next(id);
+    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %lu of %lu", dir, text, (unsigned long)i, (unsigned long)tokens->count);
+}
+
+static void check_text(const tsk_text *text, const tsk_json_value *golden, const char *key, const char *dir) {
+    size_t length;
+    const char *expected = tsk_json_string(tsk_json_get(golden, key), &length);
+    test_check(text->length == length && (length == 0 || memcmp(text->data, expected, length) == 0), __FILE__, __LINE__, "%s: %s is '%s', expected '%s'", dir, key,
+               text->data ? text->data : "", expected);
+}
+
+/* Both ways of decoding; streaming must show whole characters only. */
+static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tokens, const tsk_json_value *golden, int skip, const char *dir) {
+    const char *key = skip ? "skipped" : "decoded";
+    tsk_decoder decoder;
+    tsk_text whole, streamed;
+    size_t i, seen = 0;
+    memset(&decoder, 0, sizeof decoder);
+    memset(&whole, 0, sizeof whole);
+    memset(&streamed, 0, sizeof streamed);
+    decoder.skip_special = skip;
+    CHECK(tsk_tokenizer_decode(tokenizer, tokens->ids, tokens->count, skip, &whole, &error) == TSK_OK);
+    check_text(&whole, golden, key, dir);
+    for (i = 0; i < tokens->count; i++) {
+        CHECK(tsk_decoder_push(tokenizer, &decoder, tokens->ids[i], &streamed, &error) == TSK_OK);
+        CHECK(tsk__unicode_invalid(streamed.data + seen, streamed.length - seen) == streamed.length - seen);
+        seen = streamed.length;
+    }
+    CHECK(tsk_decoder_flush(&decoder, &streamed) == TSK_OK);
+    check_text(&streamed, golden, key, dir);
+    tsk_text_free(&whole);
+    tsk_text_free(&streamed);
+}
+
+static void check_case(const tsk_tokenizer *tokenizer, const tsk_json_value *golden, const char *dir) {
+    const tsk_json_value *ids = tsk_json_get(golden, "ids"), *id;
+    size_t length;
+    const char *text = tsk_json_string(tsk_json_get(golden, "text"), &length);
+    tsk_tokens tokens;
+    memset(&tokens, 0, sizeof tokens);
+    if (text) {
+        CHECK(tsk_tokenizer_encode(tokenizer, text, length, 1, &tokens, &error) == TSK_OK);
+        check_ids(&tokens, ids, dir, text);
+    }
+    tokens.count = 0;
+    for (id = tsk_json_first(ids); id; id = tsk_json_next(id)) {
+        int64_t value = -1;
+        int32_t one;
+        tsk_json_int64(id, &value);
+        one = (int32_t)value;
+        if (tsk_tokens_append(&tokens, &one, 1) != TSK_OK) exit(1);
+    }
+    check_decoding(tokenizer, &tokens, golden, 0, dir);
+    check_decoding(tokenizer, &tokens, golden, 1, dir);
+    tsk_tokens_free(&tokens);
+}
+
+static void test_goldens(void) {
+    static const char *const names[] = {"llada", "gpt2", "llama3", "gpt4o", "strips", "strips_raw", "steps", "whole", "fewer_bytes", "shuffled",
+                                        "two_files_gpt2", "two_files_qwen", "two_files_dream"};
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        char dir[128], path[160], *file, *line, *end;
+        tsk_tokenizer *tokenizer;
+        snprintf(dir, sizeof dir, "tests/golden/tokenizer/%s", names[i]);
+        snprintf(path, sizeof path, "%s/cases.jsonl", dir);
+        tokenizer = load(dir, NULL);
+        file = read_file(path, NULL);
+        if (!CHECK(tokenizer && file)) continue;
+        for (line = file; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+            tsk_json *document = NULL;
+            if (CHECK(tsk_json_parse(line, (size_t)(end - line), path, NULL, &document, &error) == TSK_OK)) check_case(tokenizer, tsk_json_root(document), dir);
+            tsk_json_free(document);
+        }
+        free(file);
+        tsk_tokenizer_free(tokenizer);
+    }
+}
+
+/* ---- the rest of the interface */
+
+static void test_tokens(void) {
+    tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
+    int32_t eot, size;
+    size_t length;
+    if (!CHECK(tokenizer != NULL)) return;
+    eot = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
+    size = tsk_tokenizer_size(tokenizer);
+    CHECK_INT(eot, size - 1);
+    CHECK(tsk_tokenizer_is_special(tokenizer, eot) && !tsk_tokenizer_is_special(tokenizer, 0) && !tsk_tokenizer_is_special(tokenizer, -1) &&
+          !tsk_tokenizer_is_special(tokenizer, size));
+    CHECK_STRING(tsk_tokenizer_token(tokenizer, eot, &length), "<|eot_id|>");
+    CHECK_INT(length, 10);
+    CHECK_STRING(tsk_tokenizer_token(tokenizer, tsk_tokenizer_id(tokenizer, "\xc4\xa0the"), NULL), "\xc4\xa0the");
+    CHECK(tsk_tokenizer_token(tokenizer, size, &length) == NULL && length == 0);
+    CHECK_INT(tsk_tokenizer_id(tokenizer, "no such token"), -1);
+    CHECK_INT(tsk_tokenizer_id(tokenizer, ""), -1);
+    tsk_tokenizer_free(tokenizer);
+    tsk_tokenizer_free(NULL);
+}
+
+static void test_arguments(void) {
+    tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
+    tsk_tokens tokens;
+    tsk_text text;
+    int32_t strange[3] = {-5, 1000000, INT32_MAX};
+    int32_t eot;
+    size_t i;
+    if (!CHECK(tokenizer != NULL)) return;
+    memset(&tokens, 0, sizeof tokens);
+    memset(&text, 0, sizeof text);
+    eot = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
+    CHECK(tsk_tokenizer_encode(tokenizer, "<|eot_id|>", 10, 1, &tokens, &error) == TSK_OK);
+    CHECK(tokens.count == 1 && tokens.ids[0] == eot);
+    CHECK(tsk_tokenizer_encode(tokenizer, "<|eot_id|>", 10, 0, &tokens, &error) == TSK_OK); /* appends, and as plain text */
+    for (i = 1; i < tokens.count; i++) CHECK(tokens.ids[i] != eot);
+    CHECK(tokens.count > 4);
+    CHECK(tsk_tokenizer_decode(tokenizer, tokens.ids, tokens.count, 0, &text, &error) == TSK_OK);
+    CHECK_STRING(text.data, "<|eot_id|><|eot_id|>");
+    i = tokens.count;
+    CHECK(tsk_tokenizer_encode(tokenizer, "good \xff", 6, 1, &tokens, &error) == TSK_ERROR_ARGUMENT);
+    CHECK(tokens.count == i && error.offset == 5);
+    CHECK_CONTAINS(error.message, "not UTF-8");
+    CHECK(tsk_tokenizer_encode(tokenizer, NULL, 0, 1, &tokens, &error) == TSK_OK && tokens.count == i);
+    text.length = 0;
+    CHECK(tsk_tokenizer_decode(tokenizer, strange, 3, 0, &text, &error) == TSK_OK && text.length == 0);
+    tsk_tokens_free(&tokens);
+    tsk_text_free(&text);
+    tsk_tokenizer_free(tokenizer);
+}
+
+/* A long piece goes through the tree, its short beginning through the plain search: where merges cannot reach across,
+   they must agree. "aaaa" is one token in this vocabulary, so multiples of four split alike. */
+static void test_long_piece(void) {
+    tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
+    tsk_tokens little, much;
+    char *text = (char *)malloc(1 << 20);
+    size_t i;
+    if (!CHECK(tokenizer && text)) return;
+    memset(&little, 0, sizeof little);
+    memset(&much, 0, sizeof much);
+    memset(text, 'a', 1 << 20);
+    CHECK(tsk_tokenizer_encode(tokenizer, text, 16, 1, &little, &error) == TSK_OK);
+    CHECK(tsk_tokenizer_encode(tokenizer, text, 1 << 20, 1, &much, &error) == TSK_OK);
+    CHECK(little.count > 0 && much.count == little.count << 16);
+    for (i = 0; i < much.count; i++)
+        if (much.ids[i] != little.ids[i % little.count]) break;
+    CHECK_INT(i, much.count);
+    tsk_tokens_free(&little);
+    tsk_tokens_free(&much);
+    tsk_tokenizer_free(tokenizer);
+    free(text);
+}
+
+/* ---- files from strangers */
+
+static const char model_part[] =
+    "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":false,"
+    "\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}";
+static const char level_part[] = "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}";
+static const char decoder_part[] = "\"decoder\":{\"type\":\"ByteLevel\"}";
+
+static tsk_status try_file(const char *name, const char *text) {
+    tsk_tokenizer *tokenizer = NULL;
+    tsk_status status;
+    write_text(tsk_test_path(name), text);
+    tsk_error_clear(&error);
+    status = tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
+    CHECK((status == TSK_OK) == (tokenizer != NULL));
+    tsk_tokenizer_free(tokenizer);
+    return status;
+}
+
+/* A tokenizer.json of the three parts above with `find` replaced, refused with `status` and a message with `reason`. */
+static void refuse(const char *find, const char *replace, tsk_status status, const char *reason) {
+    char whole[4096], text[8192], *at;
+    snprintf(whole, sizeof whole, "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":3,\"content\":\"<x>\",\"special\":true}],\"normalizer\":null,%s,%s,%s}", level_part,
+             decoder_part, model_part);
+    at = strstr(whole, find);
+    if (!CHECK(at != NULL)) return;
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - whole), whole, replace, at + strlen(find));
+    if (!test_check(try_file("tokenizer.json", text) == status, __FILE__, __LINE__, "'%s' for '%s': %s", replace, find, error.message)) return;
+    if (status == TSK_OK) return;
+    CHECK_CONTAINS(error.message, reason);
+    test_check(error.file[0] && error.offset != TSK_NO_OFFSET && error.offset <= strlen(text), __FILE__, __LINE__, "the error for '%s' says where", replace);
+}
+
+static void test_unsupported(void) {
+    const tsk_status no = TSK_ERROR_UNSUPPORTED;
+    refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}", TSK_OK, "");
+    refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFKC\"}", no, "normalizer NFKC");
+    refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]}", no, "normalizer Sequence");
+    refuse("\"normalizer\":null", "\"normalizer\":5", no, "normalizer without a type");
+    refuse("\"version\":\"1.0\"", "\"version\":\"2.0\"", no, "version");
+    refuse("\"version\":\"1.0\"", "\"padding\":{\"strategy\":\"BatchLongest\"}", no, "padding");
+    refuse("\"version\":\"1.0\"", "\"truncation\":{\"max_length\":4}", no, "truncation");
+    refuse(level_part, "\"pre_tokenizer\":null", no, "pre_tokenizer null");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Metaspace\"}", no, "pre_tokenizer Metaspace");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"}]}", no, "pre_tokenizer Digits");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[]}", no, "without ByteLevel");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"ByteLevel\"}]}", no, "after ByteLevel");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\",\"invert\":false}", no, "\\w+");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\",\"invert\":false}", no, "Regex");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"MergedWithNext\",\"invert\":false}", no, "MergedWithNext");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"Isolated\",\"invert\":true}", no, "Isolated");
+    refuse("\"add_prefix_space\":false", "\"add_prefix_space\":true", no, "add_prefix_space");
+    refuse("\"add_prefix_space\":false", "\"add_prefix_space\":3", TSK_ERROR_TOKENIZER, "add_prefix_space");
+    refuse(decoder_part, "\"decoder\":null", no, "decoder null");
+    refuse(decoder_part, "\"decoder\":{\"type\":\"Metaspace\"}", no, "decoder Metaspace");
+    refuse(decoder_part, "\"decoder\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"BertProcessing\"}", no, "post_processor BertProcessing");
+    refuse("\"type\":\"BPE\"", "\"type\":\"Unigram\"", no, "model Unigram");
+    refuse("\"dropout\":null", "\"dropout\":0.1", no, "dropout");
+    refuse("\"dropout\":null", "\"dropout\":0.0", TSK_OK, "");
+    refuse("\"unk_token\":null", "\"unk_token\":\"a\"", no, "unk_token");
+    refuse("\"byte_fallback\":false", "\"byte_fallback\":true", no, "byte_fallback");
+    refuse("\"end_of_word_suffix\":null", "\"end_of_word_suffix\":\"</w>\"", no, "end_of_word_suffix");
+    refuse("\"continuing_subword_prefix\":null", "\"continuing_subword_prefix\":\"##\"", no, "continuing_subword_prefix");
+}
+
+static void test_hostile(void) {
+    const tsk_status bad = TSK_ERROR_TOKENIZER;
+    char long_token[2000];
+    refuse("\"ab\":2", "\"ab\":2147483648", bad, "id 2147483648");
+    refuse("\"ab\":2", "\"ab\":2147483647", bad, "id 2147483647");
+    refuse("\"ab\":2", "\"ab\":1048000", TSK_OK, "");
+    refuse("\"ab\":2", "\"ab\":18446744073709551616", bad, "whole number");
+    refuse("\"ab\":2", "\"ab\":-1", bad, "whole number");
+    refuse("\"ab\":2", "\"ab\":1.5", bad, "whole number");
+    refuse("\"ab\":2", "\"ab\":\"2\"", bad, "whole number");
+    refuse("\"ab\":2", "\"ab\":1", bad, "id 1 belongs to two tokens");
+    refuse("\"ab\":2", "\"ab\":2,\"ab\":4", bad, "twice");
+    refuse("[\"a b\"]", "[\"a c\"]", bad, "'c'");
+    refuse("[\"a b\"]", "[\"c b\"]", bad, "'c'");
+    refuse("[\"a b\"]", "[\"b a\"]", bad, "'ba'");
+    refuse("[\"a b\"]", "[\"ab\"]", bad, "not two tokens");
+    refuse("[\"a b\"]", "[\"a b \"]", bad, "not two tokens");
+    refuse("[\"a b\"]", "[[\"a\",\"b\"]]", TSK_OK, "");
+    refuse("[\"a b\"]", "[[\"a\"]]", bad, "pair");
+    refuse("[\"a b\"]", "[[\"a\",\"b\",\"a\"]]", bad, "pair");
+    refuse("[\"a b\"]", "[7]", bad, "pair");
+    refuse("[\"a b\"]", "{}", bad, "no list");
+    refuse("{\"a\":0,\"b\":1,\"ab\":2}", "[]", bad, "vocabulary");
+    refuse("\"id\":3", "\"id\":-3", bad, "whole number");
+    refuse("\"content\":\"<x>\"", "\"content\":7", bad, "no content");
+    refuse("\"content\":\"<x>\"", "\"content\":\"a\"", bad, "another id");
+    refuse("\"special\":true", "\"special\":1", bad, "special");
+    refuse("\"special\":true}", "\"special\":true},{\"id\":4,\"content\":\"<x>\"}", bad, "twice");
+    refuse("\"special\":true}", "\"special\":true},{\"id\":3,\"content\":\"<y>\"}", bad, "ascend");
+    refuse("\"special\":true}", "\"special\":true},{\"id\":7,\"content\":\"<y>\"}", TSK_OK, "");
+    refuse("\"id\":3", "\"id\":2", bad, "another token");
+    refuse("\"added_tokens\":[", "\"added_tokens\":7,\"was\":[", bad, "added_tokens");
+    memset(long_token, 'x', sizeof long_token);
+    memcpy(long_token, "\"content\":\"", 11);
+    strcpy(long_token + 600, "\"");
+    refuse("\"content\":\"<x>\"", long_token, TSK_ERROR_UNSUPPORTED, "512");
+    CHECK(try_file("tokenizer.json", "{") == TSK_ERROR_JSON);
+    CHECK(try_file("tokenizer.json", "") == TSK_ERROR_JSON);
+    CHECK(try_file("tokenizer.json", "[]") != TSK_OK);
+    CHECK(try_file("tokenizer.json", "{}") != TSK_OK);
+    remove(tsk_test_path("tokenizer.json"));
+}
+
+/* vocab.json and merges.txt, where there is no tokenizer.json. */
+static void test_two_files(void) {
+    tsk_tokenizer *none = NULL;
+    CHECK(tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &none, &error) == TSK_ERROR_IO);
+    CHECK_CONTAINS(error.message, "tokenizer.json");
+    write_text(tsk_test_path("merges.txt"), "#version: 0.2\r\na b\r\n\r\n");
+    CHECK(try_file("vocab.json", "{\"a\":0,\"b\":1,\"ab\":2}") == TSK_ERROR_UNSUPPORTED);
+    CHECK_CONTAINS(error.message, "tokenizer_class");
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"T5Tokenizer\"}") == TSK_ERROR_UNSUPPORTED);
+    CHECK_CONTAINS(error.message, "T5Tokenizer");
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"GPT2Tokenizer\",\"add_prefix_space\":true}") == TSK_ERROR_UNSUPPORTED);
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"x\":{\"content\":\"<x>\"}}}") == TSK_ERROR_TOKENIZER);
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"1\":{\"content\":\"<x>\"}}}") == TSK_ERROR_TOKENIZER);
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"9\":{\"content\":\"<x>\"}}}") == TSK_OK);
+    CHECK(try_file("merges.txt", "a b\nb a\n") == TSK_ERROR_TOKENIZER);
+    CHECK_CONTAINS(error.message, "'ba'");
+    CHECK_INT(error.offset, 4);
+    CHECK(try_file("merges.txt", "a\tb\n") == TSK_ERROR_TOKENIZER);
+    CHECK(try_file("merges.txt", "a b\n\xff c\n") == TSK_ERROR_TOKENIZER);
+    CHECK(try_file("merges.txt", "") == TSK_OK);
+    CHECK(try_file("vocab.json", "[]") == TSK_ERROR_TOKENIZER);
+    remove(tsk_test_path("merges.txt"));
+    CHECK(try_file("vocab.json", "{\"a\":0}") == TSK_ERROR_IO);
+    remove(tsk_test_path("vocab.json"));
+    remove(tsk_test_path("tokenizer_config.json"));
+}
+
+/* Text that is slow for a careless search: beginnings of long added tokens, spaces that every token strips. */
+static void test_slow_text(void) {
+    enum { n = 1 << 20 };
+    tsk_tokenizer *tokenizer;
+    tsk_tokens tokens;
+    char *text = (char *)malloc(n);
+    char file[4096], content[600];
+    if (!CHECK(text != NULL)) return;
+    memset(&tokens, 0, sizeof tokens);
+    memset(content, 'a', sizeof content);
+    content[512] = 0;
+    snprintf(file, sizeof file,
+             "{\"added_tokens\":[{\"id\":3,\"content\":\"%.511sb\",\"special\":true},{\"id\":4,\"content\":\" \",\"lstrip\":true,\"rstrip\":true,\"special\":true},"
+             "{\"id\":5,\"content\":\"\\t\",\"rstrip\":true,\"special\":true}],%s,%s,%s}",
+             content, level_part, decoder_part, model_part);
+    write_text(tsk_test_path("tokenizer.json"), file);
+    tokenizer = load(tsk_test_temp_dir(), NULL);
+    if (!CHECK(tokenizer != NULL)) return;
+    memset(text, ' ', n);
+    CHECK(tsk_tokenizer_encode(tokenizer, text, n, 1, &tokens, &error) == TSK_OK);
+    memset(text, '\t', n);
+    CHECK(tsk_tokenizer_encode(tokenizer, text, n, 1, &tokens, &error) == TSK_OK);
+    memset(text, 'a', n / 16);
+    CHECK(tsk_tokenizer_encode(tokenizer, text, n / 16, 1, &tokens, &error) == TSK_OK);
+    tsk_tokens_free(&tokens);
+    tsk_tokenizer_free(tokenizer);
+    remove(tsk_test_path("tokenizer.json"));
+    free(text);
+}
+
+/* Every allocation fails once, in loading, encoding and decoding. */
+static void test_memory(const char *dir) {
+    static const char text[] = "caf\x65\xcc\x81 <|eot_id|> <normalized>  <rstrip>  and aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa "
+                               "the quick brown fox jumps over the lazy dog, again and again, until there is enough text here for a cache: the quick brown fox jumps";
+    long n;
+    for (n = 0; n < 3000; n++) {
+        test_allocator counting = test_allocator_failing_at(n);
+        tsk_allocator allocator = test_allocator_of(&counting);
+        tsk_host host;
+        tsk_tokenizer *tokenizer = NULL;
+        tsk_tokens tokens;
+        tsk_text out;
+        tsk_status status;
+        memset(&host, 0, sizeof host);
+        memset(&tokens, 0, sizeof tokens);
+        memset(&out, 0, sizeof out);
+        host.allocator = tokens.allocator = out.allocator = &allocator;
+        status = tsk_tokenizer_load(dir, &host, &tokenizer, &error);
+        if (status == TSK_OK) status = tsk_tokenizer_encode(tokenizer, text, sizeof text - 1, 1, &tokens, &error);
+        if (status == TSK_OK) status = tsk_tokenizer_decode(tokenizer, tokens.ids, tokens.count, 0, &out, &error);
+        if (counting.failed ? status != TSK_ERROR_MEMORY : status != TSK_OK) test_check(0, __FILE__, __LINE__, "%s, allocation %ld: %s", dir, n, error.message);
+        tsk_tokenizer_free(tokenizer);
+        tsk_tokens_free(&tokens);
+        tsk_text_free(&out);
+        CHECK_INT(counting.alive, 0);
+        if (!counting.failed) break;
+    }
+    CHECK(n > 20 && n < 3000);
+}
+
+int main(void) {
+    test_goldens();
+    test_tokens();
+    test_arguments();
+    test_long_piece();
+    test_unsupported();
+    test_hostile();
+    test_two_files();
+    test_slow_text();
+    test_memory("tests/golden/tokenizer/strips");
+    test_memory("tests/golden/tokenizer/llama3");
+    test_memory("tests/golden/tokenizer/two_files_dream");
+    return test_end("test_bpe");
+}

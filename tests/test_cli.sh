@@ -1,0 +1,486 @@
+# The command as a user runs it: exit statuses, what goes to stdout and to stderr, and JSON that adds up.
+# TOKENSKIP=path tests another build. Run from the repository's root.
+tokenskip=${TOKENSKIP:-./tokenskip}
+lint=./tests/json_lint
+golden=tests/golden/models/mha-f32
+demo=examples/demo-model
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+out=$work/out
+err=$work/err
+passed=0
+failed=0
+LC_ALL=C
+export LC_ALL
+
+check() { # check WHAT CONDITION...
+    what=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "failed: $what"
+        echo "  exit status $rc, stdout: $(head -c 300 "$out")"
+        echo "  stderr: $(head -c 2000 "$err")"
+    fi
+}
+
+run() { # run ARGUMENTS...: $rc, $out, $err; standard input is the caller's
+    "$tokenskip" "$@" > "$out" 2> "$err"
+    rc=$?
+}
+
+one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
+says() { grep -q -e "$1" "$err"; }
+prints() { grep -q -e "$1" "$out"; }
+
+# A failure has its exit status, one line that holds PATTERN, and nothing on stdout.
+refuses() { # refuses STATUS PATTERN ARGUMENTS...
+    status=$1 pattern=$2
+    shift 2
+    run "$@" < /dev/null
+    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
+    check "'$*' prints nothing" [ ! -s "$out" ]
+    check "'$*' says one line" one_line
+    check "'$*' says '$pattern'" says "$pattern"
+}
+
+works() { # works ARGUMENTS...
+    run "$@"
+    check "'$*' exits with 0" [ "$rc" -eq 0 ]
+    check "'$*' says nothing on stderr" [ ! -s "$err" ]
+}
+
+# ---- JSON, as far as a shell can read it ----------------------------------------------------------------------------
+
+is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
+number() { sed -n "s/.*[{,]\"$1\":\\(-*[0-9][0-9.e+-]*\\).*/\\1/p" "$out"; }   # the last member of that name
+top_number() { sed 's/"blocks":.*//' "$out" | sed -n "s/.*[{,]\"$1\":\\(-*[0-9][0-9]*\\).*/\\1/p"; }
+list() { sed -n "s/.*\"$1\":\\[\\([^]]*\\)\\].*/\\1/p" "$out"; }
+list_length() { list "$1" | awk -F, '{ n = NF } END { print n + 0 }'; }
+list_sum() { list "$1" | awk -F, '{ for (i = 1; i <= NF; i++) s += $i } END { print s + 0 }'; }
+blocks_sum() { sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' "$out" | grep -o "\"$1\":[0-9]*" | awk -F: '{ s += $2 } END { print s + 0 }'; }
+block_count() { sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' "$out" | grep -o '"nfe"' | wc -l; }
+equal() { [ -n "$1" ] && [ "$1" -eq "$2" ] 2> /dev/null; }
+
+# ---- Usage ----------------------------------------------------------------------------------------------------------
+
+test_help() {
+    for command in "" generate chat tokenize template inspect eval bench; do
+        works $command --help
+        check "help of '$command' has a usage line" prints '^usage: tokenskip'
+    done
+    works --version
+    check "version" prints '^tokenskip [0-9]*\.[0-9]*\.[0-9]*$'
+    refuses 2 'no command'
+    refuses 2 "'frobnicate'" frobnicate
+}
+
+test_usage() {
+    generate="generate -m $golden --prompt-ids 1,2,3"
+    refuses 2 "'--frobnicate'" $generate --frobnicate
+    refuses 2 "'-x'" $generate -x
+    refuses 2 "'--trace'" $generate --trace
+    refuses 2 "'--no-gen-length'" $generate --no-gen-length
+    refuses 2 'needs a value' $generate --gen-length
+    refuses 2 'needs a value' $generate --gen-length --json
+    refuses 2 'needs a value' generate -m
+    refuses 2 'takes no value' $generate --json=yes
+    refuses 2 "'extra'" $generate extra
+    refuses 2 'needs -m DIR' generate -p hello
+    refuses 2 'exclude each other' $generate -p hello
+    refuses 2 'exclude each other' $generate --threshold 0.9 --no-threshold
+    refuses 2 'exclude each other' $generate --factor 1 --threshold 0.9
+    refuses 2 'exclude each other' $generate --no-threshold --factor 1
+    refuses 2 '--cache dual' $generate --cache none --skip-layer-k 2
+    refuses 2 '--cache dual' $generate --skip-layer-k 1 --cache prefix
+    refuses 2 'dual|prefix|none' $generate --cache most
+    refuses 2 'reuse|exit' $generate --skip-policy reus
+    refuses 2 "'nonesuch'" $generate --skip-preset nonesuch
+    refuses 2 'whole number' $generate --gen-length 32x
+    refuses 2 'whole number' $generate --gen-length ' 32'
+    refuses 2 'whole number' $generate --gen-length 32.0
+    refuses 2 'whole number' $generate --gen-length 0x20
+    refuses 2 'whole number' $generate --gen-length -32
+    refuses 2 'whole number' $generate --gen-length 4294967328
+    refuses 2 'whole number' $generate --seed -1
+    refuses 2 'whole number' $generate --seed 18446744073709551616
+    refuses 2 'takes a number' $generate --threshold 0,9
+    refuses 2 'takes a number' $generate --threshold 0.9.1
+    refuses 2 'takes a number' $generate --threshold ''
+    refuses 2 'takes a number' $generate --threshold 0x1
+    refuses 2 '1,2,3' generate -m $golden --prompt-ids 1,,2
+    refuses 2 '1,2,3' generate -m $golden --prompt-ids 1,2,
+    refuses 2 '1,2,3' generate -m $golden --prompt-ids 1,-2
+    refuses 2 '1,2,3' generate -m $golden --prompt-ids ''
+    refuses 2 'cuda' $generate --device cuda:x
+    refuses 2 'auto|f32|bf16' $generate --dtype f16
+    refuses 2 '--raw' generate -m $golden -p hello --raw --system hello
+    refuses 2 'path' inspect
+    refuses 2 'one path' inspect a b
+    refuses 2 '--data' eval -m $golden
+    refuses 2 '--messages' template -m $golden
+    refuses 2 'llada-8b' bench --shape llada-9b
+}
+
+# What is well formed but impossible is a failure, not wrong usage.
+test_arguments() {
+    for value in nan NaN -nan inf -infinity 1e999; do refuses 1 'finite' $generate --threshold $value; done
+    for option in factor temperature skip-threshold skip-outlier; do refuses 1 'finite' $generate --$option nan; done
+    refuses 1 'multiple of block_length' $generate --gen-length 100
+    refuses 1 'steps' $generate --gen-length 64 --steps 3
+    refuses 1 'gen_length' $generate --gen-length 0
+    refuses 1 'max_sequence_length' $generate --gen-length 1024
+    refuses 1 'max_sequence_length' $generate --gen-length 256
+    refuses 1 'max_sequence_length' generate -m $golden --prompt-ids "$(awk 'BEGIN { for (i = 0; i < 300; i++) print 1 }')"
+    refuses 1 '64' generate -m $golden --prompt-ids 1,2,64
+    refuses 1 '2147483647' generate -m $golden --prompt-ids 1,2147483647
+    refuses 1 'skip_refresh' $generate --skip-refresh --skip-layer-k 0
+    refuses 1 'not there yet' bench --batch 2
+    refuses 1 'tokenizer' generate -m $golden -p hello
+    refuses 1 'tokenizer' chat -m $golden
+}
+
+# ---- Broken models --------------------------------------------------------------------------------------------------
+
+broken() { # a fresh copy to break
+    rm -rf "$work/model"
+    cp -r "$golden" "$work/model"
+    chmod -R u+w "$work/model"
+}
+
+refuses_model() { # by everything that loads it
+    refuses 1 "$1" generate -m "$work/model" --prompt-ids 1,2,3
+    refuses 1 "$1" inspect "$work/model"
+}
+
+test_broken_models() {
+    refuses 1 "$work/nowhere" generate -m "$work/nowhere" --prompt-ids 1
+    refuses 1 "$work/nowhere" inspect "$work/nowhere"
+    mkdir "$work/empty"
+    refuses 1 'config.json' generate -m "$work/empty" --prompt-ids 1
+    refuses 1 'config.json' inspect "$work/empty"
+    refuses 1 'config.json' generate -m "$work/empty" -p hello
+    refuses 1 'tokenizer.json' tokenize -m "$work/empty"
+    refuses 1 'test_cli.sh' generate -m tests/test_cli.sh --prompt-ids 1
+
+    broken; rm "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    broken; : > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    broken; head -c 100000 "$golden/model.safetensors" > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    broken; head -c 7 "$golden/model.safetensors" > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    broken; echo more >> "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    broken
+    { printf '\377\377\377\377\377\377\377\177'; tail -c +9 "$golden/model.safetensors"; } > "$work/model/model.safetensors"
+    refuses_model 'model.safetensors'
+    broken; : > "$work/model/config.json"; refuses_model 'config.json'
+    broken; echo '{"d_model": 32' > "$work/model/config.json"; refuses_model 'config.json'
+    broken; sed 's/"mlp_hidden_size": *[0-9]*/"mlp_hidden_size": 40/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'ff_proj'
+    broken; sed 's/"n_layers": *[0-9]*/"n_layers": 5/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'blocks.4'
+
+    rm -rf "$work/model"
+    cp -r tests/golden/models/gqa-bf16 "$work/model"
+    chmod -R u+w "$work/model"
+    head -c 5000 tests/golden/models/gqa-bf16/model-00002-of-00003.safetensors > "$work/model/model-00002-of-00003.safetensors"
+    refuses_model 'model-00002-of-00003.safetensors'
+    rm "$work/model/model-00002-of-00003.safetensors"
+    refuses_model 'model-00002-of-00003.safetensors'
+}
+
+# ---- generate -------------------------------------------------------------------------------------------------------
+
+# What the numbers of one generation have to do with each other. The golden model has 4 layers.
+adds_up() { # adds_up WHAT BLOCK_LENGTH GEN_LENGTH K
+    block=$2 length=$3 k=$4
+    steps=$(list_length active) refreshes=$(number refreshes) block_steps=$(number block_steps)
+    check "$1: is one JSON object" is_json
+    check "$1: $length tokens" equal "$(list_length tokens)" "$length"
+    check "$1: no mask is left" equal "$(top_number mask_residual)" 0
+    check "$1: no block has one left" equal "$(blocks_sum mask_residual)" 0
+    check "$1: the blocks' passes are all passes" equal "$(blocks_sum nfe)" "$(top_number nfe)"
+    check "$1: passes are refreshes and block steps" equal "$(top_number nfe)" $((refreshes + block_steps))
+    check "$1: a count of stable tokens each step" equal "$(list_length stable_masked)" "$steps"
+    check "$1: token-layers" equal "$(number token_layers_total)" $((steps * block * 4))
+    if [ "$k" -eq 0 ]; then check "$1: all of them computed" equal "$(number token_layers_computed)" $((steps * block * 4))
+    else check "$1: those computed" equal "$(number token_layers_computed)" $((steps * block * k + $(list_sum active) * (4 - k))); fi
+}
+
+test_generate() {
+    options="--gen-length 32 --block-length 8 --no-eos-stop"
+    works $generate $options
+    check "ids are printed where there is no tokenizer" [ "$(wc -w < "$out")" -eq 32 ]
+    works $generate $options --json
+    adds_up "dual" 8 32 2
+    check "no tokenizer, no text" prints '^{"text":null,'
+    check "the prompt is repeated" prints '"prompt_tokens":\[1,2,3\]'
+    check "it went to the end" prints '"finish_reason":"length"'
+    check "four blocks" equal "$(block_count)" 4
+    check "four refreshes" equal "$(number refreshes)" 4
+    check "a block step for each other pass" equal "$(list_length active)" "$(number block_steps)"
+    tokens=$(list tokens)
+
+    works $generate $options --json --threads 1
+    check "threads change nothing" [ "$(list tokens)" = "$tokens" ]
+    works generate --no-eos-stop --json -m "$golden" --block-length=8 --gen-length=32 '--prompt-ids=1 2 3'
+    check "neither does the order of options" [ "$(list tokens)" = "$tokens" ]
+    works $generate $options --json --visual
+    check "nor --visual, which draws nothing here" [ "$(list tokens)" = "$tokens" ]
+    works $generate $options --json --no-json --json --skip-masked --no-skip-masked
+    check "a --no- form takes a switch back" [ "$(list tokens)" = "$tokens" ]
+
+    works $generate $options --json --skip-layer-k 0
+    adds_up "TokenSkip off" 8 32 0
+    plain=$(list tokens)
+    works $generate $options --json --skip-threshold 1
+    adds_up "skip-threshold 1" 8 32 2
+    check "skip-threshold 1 is plain dual cache" [ "$(list tokens)" = "$plain" ]
+    works $generate $options --json --skip-layer-k 4
+    check "so is K = all layers" [ "$(list tokens)" = "$plain" ]
+
+    for more in "--no-threshold" "--factor 1.5" "--temperature 0.7 --seed 3" "--remasking random" "--skip-preset seed" \
+        "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" "--skip-reference last-computed --skip-max-age 2" \
+        "--skip-full-every 3 --skip-warm-start"; do
+        works $generate $options --json $more
+        adds_up "$more" 8 32 2
+    done
+    works $generate $options --json --skip-refresh
+    adds_up "--skip-refresh" 8 32 2
+    check "refreshes of 35 positions are counted" equal "$(number refresh_token_layers_total)" $((4 * 35 * 4))
+    check "some of them skipped" [ "$(number refresh_token_layers_computed)" -lt $((4 * 35 * 4)) ]
+    works $generate $options --json --no-threshold
+    check "one token a step by default" equal "$(top_number nfe)" 32
+    works $generate $options --json --no-threshold --steps 8
+    check "so many steps as asked for" equal "$(top_number nfe)" 8
+
+    for cache in none prefix; do
+        works $generate $options --json --cache $cache
+        check "$cache: is one JSON object" is_json
+        check "$cache: no block steps are listed" equal "$(list_length active)" 0
+        check "$cache: no token-layers are counted" equal "$(number token_layers_total)" 0
+        check "$cache: the blocks' passes are all passes" equal "$(blocks_sum nfe)" "$(top_number nfe)"
+    done
+    works generate -m $golden --prompt-ids 1,63,3,63,5 --json --gen-length 32 --block-length 8 --no-eos-stop
+    check "infilling: is one JSON object" is_json
+    check "infilling: a block more" equal "$(block_count)" 5
+    check "infilling: its passes count" equal "$(blocks_sum nfe)" "$(top_number nfe)"
+    check "infilling: the prompt's masks are filled" [ "$(list prompt_tokens | tr , '\n' | grep -c -x 63)" -eq 0 ]
+    check "infilling: the rest of the prompt stays" [ "$(list prompt_tokens | sed 's/,[0-9]*,3,[0-9]*,/,?,3,?,/')" = "1,?,3,?,5" ]
+    works $generate --gen-length 32 --block-length 8 --json
+    check "an early stop still gives all tokens" equal "$(list_length tokens)" 32
+}
+
+# A preset yields to options beside it, wherever they stand.
+test_presets() {
+    options="--gen-length 32 --block-length 8 --no-eos-stop --json"
+    skip() { list active; }
+    works $generate $options --skip-preset seed
+    seed=$(skip)
+    works $generate $options --skip-policy exit --skip-masked --skip-threshold 0.95 --skip-outlier 0.7 --skip-reference last-step
+    check "preset seed is its five options" [ "$(skip)" = "$seed" ]
+    works $generate $options --skip-preset default
+    default=$(skip)
+    works $generate $options
+    check "preset default changes nothing" [ "$(skip)" = "$default" ]
+    works $generate $options --skip-preset seed --skip-threshold 1
+    after=$(skip)
+    works $generate $options --skip-threshold 1 --skip-preset seed
+    check "an option before the preset wins too" [ "$(skip)" = "$after" ]
+    works $generate $options --no-skip-masked --skip-preset seed --skip-policy reuse
+    check "all options beside it win" [ "$(skip)" = "$default" ]
+}
+
+test_output() {
+    if [ -e /dev/full ]; then
+        for arguments in "$generate --gen-length 32" "$generate --gen-length 32 --json" "--help" "--version" "generate --help" "inspect $golden"; do
+            "$tokenskip" $arguments > /dev/full 2> "$err"
+            rc=$?
+            : > "$out"
+            check "a full disk fails '$arguments'" [ "$rc" -eq 1 ]
+            check "a full disk: one line" one_line
+        done
+    fi
+    "$tokenskip" $generate --gen-length 32 >&- 2> "$err"
+    rc=$?
+    check "a closed stdout fails" [ "$rc" -eq 1 ]
+    check "a closed stdout: one line" one_line
+}
+
+# ---- The other commands ---------------------------------------------------------------------------------------------
+
+test_inspect() {
+    works inspect "$golden"
+    check "all tensors are listed" equal "$(grep -c 'model.transformer' "$out")" 39
+    works inspect "$golden" --json
+    check "inspect --json" is_json
+    check "39 tensors" equal "$(number n_tensors)" 39
+    works inspect "$golden/model.safetensors" --json
+    check "inspect FILE --json" is_json
+    check "39 tensors in the file" equal "$(number n_tensors)" 39
+    works inspect tests/golden/models/gqa-bf16
+    check "shards are named" prints 'model-00003-of-00003.safetensors'
+    refuses 1 'config.json' inspect tests/golden/models/mha-f32/config.json
+}
+
+test_bench() {
+    works bench --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json --active 0,4,8
+    check "bench --json" is_json
+    check "a run for each --active" equal "$(grep -o '"active"' "$out" | wc -l)" 3
+    check "every block step of a block is measured" equal "$(number block_steps)" 7
+    works bench -m "$golden" --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1
+    check "bench of a model folder" prints 'block step'
+    refuses 1 'multiple of --block' bench --gen 10 --block 8
+    refuses 1 '9' bench --gen 16 --block 8 --active 9
+}
+
+# ---- With the demo model --------------------------------------------------------------------------------------------
+
+test_tokenize() {
+    printf '"Who is Newton?"\n"na\\u00efve \\ud83d\\ude00\\n"\n""\n' > "$work/text.jsonl"
+    works tokenize -m "$demo" --jsonl < "$work/text.jsonl"
+    check "a line of ids for each string" [ "$(wc -l < "$out")" -eq 3 ]
+    check "no ids for no text" [ "$(tail -n 1 "$out")" = "[]" ]
+    cp "$out" "$work/ids.jsonl"
+    works tokenize -m "$demo" --jsonl --decode < "$work/ids.jsonl"
+    check "ids decode to the text" [ "$(head -n 1 "$out")" = '"Who is Newton?"' ]
+    check "and so do characters beyond ASCII" [ "$(sed -n 2p "$out" | tr -d '\n' | wc -c)" -ge 10 ]
+    cp "$out" "$work/again"
+    works tokenize -m "$demo" --jsonl < "$work/again"
+    check "and their ids are the same again" cmp -s "$out" "$work/ids.jsonl"
+    printf 'Who is Newton?' > "$work/text"
+    works tokenize -m "$demo" < "$work/text"
+    cp "$out" "$work/ids"
+    works tokenize -m "$demo" --decode < "$work/ids"
+    check "plain text comes back" cmp -s "$out" "$work/text"
+    works tokenize -m "$demo" < /dev/null
+    works tokenize -m "$demo" --decode < /dev/null
+    check "nothing decodes to nothing" [ ! -s "$out" ]
+    for line in 'Who' '12' '["a"]' '"a' '"\ud800"' ''; do
+        printf '"good"\n%s\n' "$line" > "$work/bad.jsonl"
+        run tokenize -m "$demo" --jsonl < "$work/bad.jsonl"
+        check "'$line' is refused" [ "$rc" -eq 1 ]
+        check "'$line': its line is named" says 'line 2'
+        check "'$line': nothing is printed" [ ! -s "$out" ]
+    done
+    printf 'bad \377 byte' > "$work/text"
+    run tokenize -m "$demo" < "$work/text"
+    check "invalid UTF-8 is refused" [ "$rc" -eq 1 ]
+    check "invalid UTF-8: one line with its place" says '4'
+    echo 'one two' > "$work/text"
+    run tokenize -m "$demo" --decode < "$work/text"
+    check "words are no ids" [ "$rc" -eq 1 ]
+}
+
+test_template() {
+    printf '[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hello"}]' > "$work/messages.json"
+    works template -m "$demo" --messages "$work/messages.json"
+    check "the template ends a turn" prints '<|eot_id|>'
+    check "the template trims" prints '^Be brief\.<|eot_id|>'
+    check "it ends with the assistant's header" prints '<|start_header_id|>assistant<|end_header_id|>'
+    for messages in '{}' '[1]' '[{"role": "user"}]' '[{"content": "x"}]' '[{"role": "user", "content": 1}]' '[{"role": "user", "content": "a\u0000b"}]' '['; do
+        printf '%s' "$messages" > "$work/messages.json"
+        refuses 1 'messages.json' template -m "$demo" --messages "$work/messages.json"
+    done
+    refuses 1 'nowhere.json' template -m "$demo" --messages "$work/nowhere.json"
+}
+
+test_demo() {
+    works generate -m "$demo" -p "Who is Newton in physics?"
+    answer=$(cat "$out")
+    check "the demo model has an answer" [ -n "$answer" ]
+    check "no escape codes in a pipe" [ "$(tr -d '\033' < "$out" | wc -c)" -eq "$(wc -c < "$out")" ]
+    works generate -m "$demo" -p "Who is Newton in physics?" --visual
+    check "--visual leaves the text alone" [ "$(cat "$out")" = "$answer" ]
+    echo "Who is Newton in physics?" > "$work/prompt"
+    works generate -m "$demo" < "$work/prompt"
+    check "a prompt from standard input" [ "$(cat "$out")" = "$answer" ]
+    works generate -m "$demo" -p "Who is Newton in physics?" --json
+    check "generate --json with text" is_json
+    ids=$(list prompt_tokens)
+    text=$(sed 's/^{"text":"\(.*\)","tokens".*/\1/' "$out")
+    check "the same text" [ "$text" = "$answer" ]
+    tokens=$(list tokens)
+    works generate -m "$demo" --prompt-ids "$ids" --json
+    check "the prompt's ids give the same tokens" [ "$(list tokens)" = "$tokens" ]
+    refuses 1 'UTF-8' generate -m "$demo" -p "$(printf 'bad \377 byte')"
+    refuses 1 'max_sequence_length' generate -m "$demo" -p "$(awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word " }')"
+}
+
+test_chat() {
+    printf 'Who is Newton in physics?\n\n/reset\nWhat is the capital of France?\n/exit\nnot read\n' > "$work/talk"
+    works chat -m "$demo" < "$work/talk"
+    check "two answers" [ "$(wc -l < "$out")" -eq 2 ]
+    check "the first is generate's" [ "$(head -n 1 "$out")" = "$answer" ]
+    awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word "; print "" ; print "Who is Newton in physics?" }' > "$work/talk"
+    run chat -m "$demo" < "$work/talk"
+    check "a message too long fails" [ "$rc" -eq 1 ]
+    check "a message too long: one line" one_line
+    check "and the conversation goes on" [ "$(cat "$out")" = "$answer" ]
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "Who is Newton in physics?"; done > "$work/talk"
+    works chat -m "$demo" < "$work/talk"
+    check "a long conversation forgets its beginning" [ "$(wc -l < "$out")" -eq 12 ]
+    works chat -m "$demo" < /dev/null
+}
+
+# The answers that eval accepts, with the model's own words as the key.
+eval_line() { printf '{"prompt": "Who is Newton in physics?", "answer": "%s", "kind": "%s"}\n' "$1" "$2"; }
+
+test_eval() {
+    last=${answer##* }
+    eval_line "$answer" whole > "$work/eval.jsonl"
+    eval_line "$last" word >> "$work/eval.jsonl"
+    eval_line "${last#?}" part >> "$work/eval.jsonl"
+    eval_line "nothing like it" other >> "$work/eval.jsonl"
+    eval_line "$last" other >> "$work/eval.jsonl"
+    works eval -m "$demo" --data "$work/eval.jsonl" --json
+    check "eval --json" is_json
+    check "n" equal "$(number n)" 5
+    check "accuracy" prints '"accuracy":0.6,'
+    check "by kind" prints '"by_kind":{"whole":1,"word":1,"part":0,"other":0.5}'
+    works eval -m "$demo" --data "$work/eval.jsonl"
+    check "eval's table" prints '3 of 5'
+    for line in '' '{' '[]' '{"prompt": "a"}' '{"answer": "a"}' '{"prompt": "a", "answer": 1}' '{"prompt": "a", "answer": ""}'; do
+        { eval_line a b; printf '%s\n' "$line"; eval_line a b; } > "$work/eval.jsonl"
+        [ -z "$line" ] || refuses 1 'line 2' eval -m "$demo" --data "$work/eval.jsonl"
+    done
+    refuses 1 'nowhere.jsonl' eval -m "$demo" --data "$work/nowhere.jsonl"
+    : > "$work/eval.jsonl"
+    refuses 1 'no questions' eval -m "$demo" --data "$work/eval.jsonl"
+}
+
+# script(1) lends a terminal. The drawing hides the cursor and shows it again; the text comes last.
+test_terminal() {
+    if ! script -qec true /dev/null > /dev/null 2>&1 < /dev/null; then
+        echo "terminal: skipped, no script(1)"
+        return
+    fi
+    escape=$(printf '\033')
+    TERM=xterm script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
+    rc=$?
+    check "--visual on a terminal" [ "$rc" -eq 0 ]
+    check "it hides the cursor" prints "$escape\[?25l"
+    check "and shows it again" prints "$escape\[?25h"
+    check "it is coloured" prints "$escape\[1;32m"
+    NO_COLOR=1 TERM=xterm script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
+    check "not with NO_COLOR" [ "$(grep -c "$escape\[[0-9;]*3[0-9]m" "$out")" -eq 0 ]
+    TERM=dumb script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
+    check "a dumb terminal gets no escape codes" [ "$(grep -c "$escape" "$out")" -eq 0 ]
+}
+
+rc=0
+: > "$out"
+: > "$err"
+test_help
+test_usage
+test_arguments
+test_broken_models
+test_generate
+test_presets
+test_output
+test_inspect
+test_bench
+test_terminal
+test_tokenize
+test_template
+test_demo
+test_chat
+test_eval
+echo "test_cli: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]

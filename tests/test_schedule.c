@@ -1,0 +1,273 @@
+/* How many tokens a step commits and which, against the reference's goldens (tests/golden/reference.py) and against the
+   definitions themselves; and TokenSkip's decision on a token. */
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_NO_CUDA
+#include "../tokenskip.h"
+#include "golden.h"
+
+enum { max_rows = 16, max_width = 320, max_states = 4 };
+
+static const char *name_of(const tsk_json_value *test) { return tsk_json_string(tsk_json_get(test, "name"), NULL); }
+
+/* An array of numbers into floats [capacity]; how many. */
+static int32_t golden_floats(const tsk_json_value *array, float *out, int32_t capacity) {
+    const tsk_json_value *v;
+    int32_t n = 0;
+    for (v = tsk_json_first(array); v && n < capacity; v = tsk_json_next(v)) {
+        double number = 0;
+        tsk_json_double(v, &number);
+        out[n++] = (float)number;
+    }
+    return n;
+}
+
+/* ---- the schedule */
+
+static void check_schedule(const tsk_json_value *test) {
+    int32_t expected[128], found[129], i;
+    int32_t masks = golden_int(test, "mask_count", -1), steps = golden_int(test, "steps", -1);
+    CHECK_INT(golden_ids(tsk_json_get(test, "num_transfer_tokens"), expected, 128), steps);
+    found[steps] = -7;
+    tsk_num_transfer_tokens(masks, steps, found);
+    for (i = 0; i < steps; i++)
+        test_check(found[i] == expected[i], __FILE__, __LINE__, "%d masks in %d steps: step %d commits %d, not %d", (int)masks, (int)steps, (int)i,
+                   (int)found[i], (int)expected[i]);
+    CHECK_INT(found[steps], -7); /* nothing is written behind the last step */
+}
+
+static void test_schedule_sums(void) {
+    int32_t found[40], masks, steps, i;
+    int good = 1;
+    for (masks = 0; masks <= 70; masks++)
+        for (steps = 1; steps <= 40; steps++) {
+            int32_t sum = 0;
+            tsk_num_transfer_tokens(masks, steps, found);
+            for (i = 0; i < steps; i++) {
+                sum += found[i];
+                good &= found[i] >= masks / steps && found[i] <= masks / steps + 1 && (i == 0 || found[i] <= found[i - 1]);
+            }
+            good &= sum == masks;
+        }
+    CHECK(good);
+}
+
+/* ---- selection */
+
+/* The prediction that the head makes of one row of logits. */
+static tsk__prediction predict(const tsk_json_value *test, const tsk_json_value *row, int32_t position) {
+    const tsk_json_value *options = tsk_json_get(test, "options");
+    float logits[64];
+    int32_t n = golden_floats(row, logits, 32);
+    uint64_t seed = 0;
+    tsk__draw draw;
+    tsk__cpu_best best;
+    tsk__prediction prediction;
+    tsk_json_uint64(tsk_json_get(options, "seed"), &seed);
+    draw.temperature = (float)golden_number(options, "temperature", 0);
+    draw.mask_token_id = golden_int(test, "mask_token_id", -1);
+    draw.seed = seed;
+    draw.position = (uint32_t)position;
+    draw.pass = (uint32_t)golden_int(test, "forward", 0);
+    tsk__cpu_head_row(tsk__cpu_kernels_select(), &draw, logits, 0, n, &best);
+    tsk__cpu_head_combine(&best, 1, 1, draw.mask_token_id, &prediction);
+    if (golden_is(options, "remasking", "random"))
+        prediction.confidence = (float)tsk__random_uniform(seed, 0, draw.position, draw.pass, 1, 0);
+    return prediction;
+}
+
+static int contains(const int32_t *ids, int32_t n, int32_t id) {
+    while (n-- > 0)
+        if (ids[n] == id) return 1;
+    return 0;
+}
+
+static void check_selection(const tsk_json_value *test) {
+    const tsk_json_value *expected = tsk_json_get(test, "expected"), *row;
+    tsk_generate_options options = golden_options(tsk_json_get(test, "options"));
+    int32_t positions[max_rows], ids[max_rows], committed[max_rows], n, n_committed, i = 0;
+    float confidences[max_rows];
+    uint8_t commit[max_rows];
+    n = golden_ids(tsk_json_get(test, "positions"), positions, max_rows);
+    golden_ids(tsk_json_get(expected, "x0"), ids, max_rows);
+    golden_floats(tsk_json_get(expected, "confidence"), confidences, max_rows);
+    n_committed = golden_ids(tsk_json_get(expected, "committed"), committed, max_rows);
+    for (row = tsk_json_first(tsk_json_get(test, "logits")); row; row = tsk_json_next(row), i++) {
+        tsk__prediction p = predict(test, row, positions[i]);
+        test_check(p.id == ids[i], __FILE__, __LINE__, "%s: row %d predicts %d, not %d", name_of(test), (int)i, (int)p.id, (int)ids[i]);
+        test_check(fabsf(p.confidence - confidences[i]) <= 2e-6f, __FILE__, __LINE__, "%s: row %d has confidence %g, not %g", name_of(test), (int)i,
+                   (double)p.confidence, (double)confidences[i]);
+    }
+    CHECK_INT(i, n);
+    test_check(tsk_select(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n, confidences, commit) == n_committed, __FILE__,
+               __LINE__, "%s: number committed", name_of(test));
+    for (i = 0; i < n; i++)
+        test_check(commit[i] == contains(committed, n_committed, positions[i]), __FILE__, __LINE__, "%s: position %d", name_of(test), (int)positions[i]);
+}
+
+/* commit as text, "0110", beside what it should be. */
+static void check_select(tsk_transfer transfer, float parameter, int32_t quota, int32_t n, const float *confidences, const char *expected, int line) {
+    char found[max_rows + 1];
+    uint8_t commit[max_rows];
+    int32_t i, count, ones = 0;
+    memset(commit, 9, sizeof commit);
+    count = tsk_select(transfer, parameter, parameter, quota, n, confidences, commit);
+    for (i = 0; i < n; i++) {
+        found[i] = (char)('0' + commit[i]);
+        ones += commit[i];
+    }
+    found[n] = 0;
+    test_check(strcmp(found, expected) == 0, __FILE__, line, "selected %s, not %s", found, expected);
+    test_check(count == ones, __FILE__, line, "returned %d for %d", (int)count, (int)ones);
+}
+
+static void test_select_by_hand(void) {
+    static const float falling[] = {0.9f, 0.8f, 0.7f, 0.1f}, equal[] = {0.5f, 0.5f, 0.5f, 0.5f}, mixed[] = {0.2f, 0.95f, 0.3f, 0.95f};
+    const float with_nan[] = {0.4f, NAN, 0.6f, 0.5f};
+    uint8_t commit[max_rows];
+    int32_t count;
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 2, 4, falling, "1100", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 2, 4, mixed, "0101", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 3, 4, mixed, "0111", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 3, 4, equal, "1110", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 9, 4, equal, "1111", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 0, 4, mixed, "0100", __LINE__); /* a step that commits nothing would never end */
+    check_select(TSK_TRANSFER_THRESHOLD, 0.8f, 0, 4, falling, "1100", __LINE__); /* at least: 0.8 itself counts */
+    check_select(TSK_TRANSFER_THRESHOLD, 2, 0, 4, mixed, "0100", __LINE__);
+    check_select(TSK_TRANSFER_THRESHOLD, 2, 0, 4, equal, "1000", __LINE__);
+    check_select(TSK_TRANSFER_THRESHOLD, -1, 0, 4, falling, "1111", __LINE__);
+    /* factor 1: the bounds are 1/2, 2/3, 3/4, 4/5 */
+    check_select(TSK_TRANSFER_FACTOR, 1, 0, 4, falling, "1100", __LINE__);
+    check_select(TSK_TRANSFER_FACTOR, 1, 0, 4, mixed, "0101", __LINE__);
+    check_select(TSK_TRANSFER_FACTOR, 100, 0, 4, falling, "1111", __LINE__);
+    check_select(TSK_TRANSFER_FACTOR, 0.001f, 0, 4, equal, "1000", __LINE__);
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 1, 1, falling, "1", __LINE__);
+    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0.5f, 1, 1, 0, NULL, commit), 0);
+    /* A broken model's NaN confidences must not stop a generation. */
+    count = tsk_select(TSK_TRANSFER_THRESHOLD, 0.9f, 1, 1, 4, with_nan, commit);
+    CHECK(count >= 1 && count <= 4);
+}
+
+static uint32_t random_state = 12345;
+static uint32_t random_below(uint32_t n) { return (random_state = random_state * 1664525u + 1013904223u) / 65536u % n; }
+
+/* By the definition: n confidences are at least c_n; the largest n with c_n >= 1 - f/(n+1), or else one. */
+static int32_t factor_count(const float *confidences, int32_t n, float factor) {
+    int32_t i, j, best = n > 0;
+    for (i = 0; i < n; i++) {
+        int32_t rank = 0;
+        for (j = 0; j < n; j++) rank += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j <= i);
+        if ((double)confidences[i] >= 1.0 - (double)factor / (rank + 1) && rank > best) best = rank;
+    }
+    return best;
+}
+
+static void test_select_against_definition(void) {
+    float confidences[12];
+    uint8_t commit[12];
+    int32_t i, j, trial, wrong_count = 0, wrong_choice = 0;
+    for (trial = 0; trial < 5000; trial++) {
+        int32_t n = 1 + (int32_t)random_below(12), count;
+        float factor = (float)(1 + random_below(30)) / 10.0f;
+        for (i = 0; i < n; i++) confidences[i] = (float)random_below(21) / 20.0f; /* coarse, so that ties are common */
+        count = tsk_select(TSK_TRANSFER_FACTOR, 0, factor, 0, n, confidences, commit);
+        wrong_count += count != factor_count(confidences, n, factor);
+        for (i = 0; i < n; i++)
+            for (j = 0; j < n; j++) /* nobody is left out for one who is worse, or equal and later */
+                wrong_choice += !commit[i] && commit[j] && (confidences[i] > confidences[j] || (confidences[i] == confidences[j] && i < j));
+    }
+    CHECK_INT(wrong_count, 0);
+    CHECK_INT(wrong_choice, 0);
+}
+
+/* ---- TokenSkip's decision */
+
+/* [n_states][tokens][width] into out[state][token][max_width]; the sizes to *tokens and *width. */
+static int32_t read_states(const tsk_json_value *array, float out[max_states][max_rows][max_width], int32_t *tokens, int32_t *width) {
+    const tsk_json_value *state, *row;
+    int32_t n = 0;
+    for (state = tsk_json_first(array); state && n < max_states; state = tsk_json_next(state), n++)
+        for (row = tsk_json_first(state), *tokens = 0; row && *tokens < max_rows; row = tsk_json_next(row))
+            *width = golden_floats(row, out[n][(*tokens)++], max_width);
+    return n;
+}
+
+static void check_cosines(const tsk_json_value *test) {
+    static float before[max_states][max_rows][max_width], now[max_states][max_rows][max_width];
+    const tsk_json_value *expected = tsk_json_get(test, "expected"), *row, *stable = tsk_json_first(tsk_json_get(expected, "stable"));
+    float cosines[max_states * max_rows], golden[max_rows];
+    int32_t tokens = 0, width = 0, token, state = 0, n_states = read_states(tsk_json_get(test, "reference"), before, &tokens, &width);
+    tsk_model_config config;
+    tsk__cpu_model model;
+    memset(&config, 0, sizeof config);
+    memset(&model, 0, sizeof model);
+    model.config = &config;
+    model.kernels = tsk__cpu_kernels_select();
+    CHECK_INT(read_states(tsk_json_get(test, "states"), now, &tokens, &width), n_states);
+    config.d_model = width;
+    for (row = tsk_json_first(tsk_json_get(expected, "cosine")); row; row = tsk_json_next(row), state++) {
+        CHECK_INT(golden_floats(row, golden, max_rows), tokens);
+        for (token = 0; token < tokens; token++) {
+            float *c = &cosines[state * max_rows + token];
+            tsk__cpu_cosine(&model, 1, now[state][token], before[state][token], c);
+            test_check(fabsf(*c - golden[token]) <= 2e-6f && *c <= 1.0f, __FILE__, __LINE__, "%s: state %d token %d: cosine %g, not %g", name_of(test), (int)state,
+                       (int)token, (double)*c, (double)golden[token]);
+        }
+    }
+    CHECK_INT(state, n_states);
+    for (token = 0; token < tokens; token++, stable = tsk_json_next(stable)) {
+        int wanted = 0, found = tsk__skip_similar(cosines + token, n_states, max_rows, (float)golden_number(test, "skip_threshold", -9),
+                                                  (float)golden_number(test, "skip_outlier", -9));
+        CHECK(tsk_json_bool(stable, &wanted));
+        test_check(found == wanted, __FILE__, __LINE__, "%s: token %d stable %d, not %d", name_of(test), (int)token, found, wanted);
+    }
+    CHECK(stable == NULL);
+}
+
+/* Each of the rules that make a token active whatever its states say. */
+static void test_stable_rules(void) {
+    static const float same[] = {1.0f, 1.0f, 1.0f}, nan_inside[] = {1.0f, NAN, 1.0f};
+    tsk_generate_options o = tsk_generate_options_default();
+    tsk__skip_token token;
+    int32_t age = 0;
+    memset(&token, 0, sizeof token);
+    token.id = token.computed_id = 5;
+    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
+    CHECK(!tsk__skip_stable(&o, &token, age, same, 0, 1));       /* nothing to compare */
+    CHECK(!tsk__skip_stable(&o, &token, age, nan_inside, 3, 1));
+    token.computed_id = 6;                                  /* its upper K and V were made from another id */
+    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    token.computed_id = 5;
+    token.is_masked = 1;
+    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    o.skip_masked = 1;
+    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
+    age = 2;
+    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));        /* skip_max_age 0: any age */
+    o.skip_max_age = 3;
+    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
+    age = 3;
+    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    o.skip_max_age = 0;
+    o.skip_threshold = 1.0f;                                /* strict: never */
+    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+}
+
+static int each_case(const char *path, void (*check)(const tsk_json_value *test)) {
+    tsk_json *document = golden_load(path);
+    const tsk_json_value *test;
+    int n = 0;
+    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test), n++) check(test);
+    tsk_json_free(document);
+    return n;
+}
+
+int main(void) {
+    CHECK_INT(each_case("tests/golden/schedule.json", check_schedule), 17);
+    CHECK_INT(each_case("tests/golden/selection.json", check_selection), 30);
+    CHECK_INT(each_case("tests/golden/cosine.json", check_cosines), 12);
+    test_schedule_sums();
+    test_select_by_hand();
+    test_select_against_definition();
+    test_stable_rules();
+    return test_end("test_schedule");
+}

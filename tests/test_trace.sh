@@ -1,0 +1,252 @@
+# `trace`, `calibrate` and `sweep` as a user runs them. TOKENSKIP=path tests another build. Run from the repository's
+# root. Models with random weights are enough here; test_seed_failure.sh uses the demo model.
+tokenskip=${TOKENSKIP:-./tokenskip}
+lint=./tests/json_lint
+golden=tests/golden/models/gqa-bf16
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+out=$work/out
+err=$work/err
+passed=0
+failed=0
+LC_ALL=C
+export LC_ALL
+
+check() { # check WHAT CONDITION...
+    what=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "failed: $what"
+        echo "  exit status $rc, stdout: $(head -c 300 "$out")"
+        echo "  stderr: $(head -c 2000 "$err")"
+    fi
+}
+
+run() { # run ARGUMENTS...: $rc, $out, $err
+    "$tokenskip" "$@" > "$out" 2> "$err" < /dev/null
+    rc=$?
+}
+
+one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
+says() { grep -q -e "$1" "$err"; }
+prints() { grep -q -e "$1" "$out"; }
+lacks() { ! grep -q -e "$1" "$out"; }
+is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
+nothing_in() { [ -z "$(ls -A "$1")" ]; }
+
+refuses() { # refuses STATUS PATTERN ARGUMENTS...: the exit status, one line that holds PATTERN, nothing on stdout
+    status=$1 pattern=$2
+    shift 2
+    run "$@"
+    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
+    check "'$*' prints nothing" [ ! -s "$out" ]
+    check "'$*' says one line" one_line
+    check "'$*' says '$pattern'" says "$pattern"
+}
+
+works() {
+    run "$@"
+    check "'$*' exits with 0" [ "$rc" -eq 0 ]
+    check "'$*' says nothing on stderr" [ ! -s "$err" ]
+}
+
+short="--prompt-ids 5,6,7,8 --gen-length 16 --block-length 8"
+seed="--skip-masked --skip-policy exit --skip-threshold 0.9 --skip-outlier -1"
+
+# ---- The report -----------------------------------------------------------------------------------------------------
+
+# The notebook's sections, in its order.
+test_sections() {
+    cat > "$work/sections" <<'END'
+== Initial forward
+== Step 0: baseline against TokenSkip with nothing to compare with
+== Step 1: baseline against TokenSkip with threshold 1.0
+== Step 1: baseline against TokenSkip with threshold 0.9
+== Input shapes, layer by layer
+== Q, K, V projections
+== RoPE
+== Attention output
+== FFN
+== Cosines with step 0, and the verdict
+== KV cache
+== Final hidden states, token by token
+== Logits, token by token
+== Summary of the two steps
+== Generation: mask residual and length
+== Step by step
+== Conclusion
+END
+    works trace -m $golden $short $seed
+    grep '^== ' "$out" > "$work/found"
+    check "the sections are the notebook's" cmp -s "$work/sections" "$work/found"
+}
+
+test_seed_policy() {
+    works trace -m $golden $short $seed
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    check "every mask is filled" prints '^16 masks filled'
+    check "all are stable" prints '^active: 0, stable: 8$'
+    check "the split is marked" prints '^layer  2: baseline=\[8, 48\], skip=N/A <-- split'
+    check "nothing runs above it" prints '^layer  5 attn_out baseline=\[8, 48\], skip=N/A$'
+    check "the conclusion names block and step" prints 'judged stable first at block 0, step 2 '
+    check "and says what happens" prints 'they keep layer-2 states: generation is damaged'
+}
+
+test_default_policy() {
+    works trace -m $golden $short --skip-threshold 0.9 --skip-outlier -1
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    check "no masked token is skipped" prints '^no masked token was judged stable'
+    check "nobody is told of damage" lacks damaged
+    works trace -m $golden $short --skip-masked --skip-threshold 0.9 --skip-outlier -1
+    check "reuse keeps predictions" prints 'they keep their last computed predictions'
+}
+
+test_options() {
+    works trace -m $golden $short --keep-masks
+    check "masks are kept" prints '^masks kept$'
+    check "and are there in step 1" prints '(masked)$'
+    works trace -m $golden $short --no-eos-stop --blocks 1
+    check "one block of two runs" lacks '^block 1 '
+    works trace -m $golden $short --no-eos-stop --blocks 2
+    check "two blocks run" prints '^block 1: done, mask residual 0'
+    works trace -m $golden $short --skip-layer-k 0
+    check "TokenSkip off is said" prints 'TokenSkip is off'
+    works trace -m $golden $short --cache none
+    works trace -m $golden $short --cache prefix
+    works trace -m $golden $short --skip-layer-k 99
+    check "K beyond the layers skips nobody" prints 'no states are compared'
+    works trace -m $golden --prompt-ids 5,70,7,8 --gen-length 8 --block-length 8
+    check "a masked prompt position is a block of its own" prints '^block: 1 positions from 1 to 1$'
+}
+
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+
+test_json() {
+    works trace -m $golden $short $seed --json
+    check "it is JSON" is_json
+    check "exact steps pass" prints '"step0":{"logits_diff":0,"pass":true'
+    check "the first hit is in it" prints '"first_stable_masked":{"block":0,"step":2,'
+    check "no shadow unless asked" prints '"shadow":null,"first_stable_masked"'
+    works trace -m $golden $short $seed --json --shadow
+    check "with shadow it is JSON" is_json
+    check "errors by age" prints '"by_age":\[{"age":0,'
+    check "errors by layer" prints '"by_layer":{"active":\[0,0,'
+    # In the first step after a block's start everything runs: the shadow agrees with it.
+    check "nothing skipped, nothing flipped" prints '"step":1,[^{]*"shadow":{"masked":7,"flips":0,"kl_mean":0,"kl_max":0,'
+    works trace -m $golden $short --json --skip-refresh --no-eos-stop --shadow --skip-threshold 0.5 --skip-outlier -1
+    check "skip_refresh: JSON" is_json
+}
+
+# ---- The dump -------------------------------------------------------------------------------------------------------
+
+tensors() { "$tokenskip" inspect "$1"; }
+
+test_dump() {
+    works trace -m $golden $short --dump "$work/all.safetensors"
+    tensors "$work/all.safetensors" > "$out"
+    for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' 'pass1.block_5.input  *F32  *\[8, 48\]' \
+        'pass1.block_5.output  *F32  *\[8, 48\]' 'pass1.block_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.block_0_rope.k  *F32  *\[8, 2, 8\]' \
+        'pass1.kv_3.k  *F32  *\[2, 20, 8\]' 'pass1.kv_3.v  *F32  *\[2, 20, 8\]' 'pass1.block_2_ffn_out.input  *F32  *\[8, 40\]' \
+        'pass1.final_norm.output  *F32  *\[8, 48\]' 'skip.pass1.block_0.output  *F32'; do
+        check "dump has $line" prints "^$line"
+    done
+    works trace -m $golden $short --dump "$work/some.safetensors" --dump-only 'pass*.block_0_rope.?' --passes 1..2
+    tensors "$work/some.safetensors" > "$out"
+    check "patterns and passes limit it" prints '^4 tensors'
+    check "to those asked for" prints '^pass2.block_0_rope.k '
+    works trace -m $golden $short $seed --dump "$work/skip.safetensors" --dump-only 'skip.pass*.block_5.output'
+    tensors "$work/skip.safetensors" > "$out"
+    check "a pass that skips nobody has all rows" prints '^skip.pass1.block_5.output  *F32  *\[8, 48\]'
+    check "one that skips some has the rest" prints '^skip.pass2.block_5.output  *F32  *\[1, 48\]'
+    works trace -m $golden $short --skip-layer-k 0 --dump "$work/off.safetensors"
+    tensors "$work/off.safetensors" > "$out"
+    check "TokenSkip off: its passes are not there" lacks 'skip\.'
+}
+
+# The generation is the one that `generate` makes.
+test_same_tokens() {
+    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3"; do
+        run generate -m $golden $short $options --json
+        tokens=$(sed 's/.*"tokens":\[\([^]]*\)\].*/\1/' "$out")
+        run trace -m $golden $short $options --json --dump "$work/again.safetensors" --html "$work/again.html"
+        check "trace $options generates the same" grep -q "\"canvas\":\[5,6,7,8,$tokens\]" "$out"
+    done
+}
+
+# ---- Bad input ------------------------------------------------------------------------------------------------------
+
+test_refusals() {
+    mkdir "$work/empty"
+    refuses 2 'needs --dump' trace -m $golden $short --passes 1
+    refuses 2 'needs --dump' trace -m $golden $short --dump-only '*'
+    refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes 3..1
+    refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes ..
+    refuses 2 'takes a number from 1' trace -m $golden $short --blocks 0
+    refuses 2 'shadow needs TokenSkip' trace -m $golden $short --shadow --cache none
+    refuses 1 'No such file' trace -m $golden $short --dump "$work/nowhere/x"
+    refuses 1 'No such file' trace -m $golden $short --html "$work/nowhere/x"
+    refuses 1 'not a regular file' trace -m $golden $short --dump /dev/full
+    refuses 1 'not a regular file' trace -m $golden $short --html /dev/full
+    refuses 1 'nothing to dump' trace -m $golden $short --dump "$work/empty/x" --dump-only 'nothing*'
+    refuses 1 'max_sequence_length' trace -m $golden --prompt-ids 5 --gen-length 512 --dump "$work/empty/x" --html "$work/empty/y"
+    refuses 1 'outside the vocabulary' trace -m $golden --prompt-ids 5000 --dump "$work/empty/x" --html "$work/empty/y"
+    check "nothing is left behind" nothing_in "$work/empty"
+}
+
+# A file system that fills up. Only root can make one.
+test_full_disk() {
+    mkdir "$work/disk"
+    mount -t tmpfs -o size=256k tmpfs "$work/disk" 2> /dev/null || { echo "full disk: skipped, it takes root"; return; }
+    refuses 1 'No space left' trace -m $golden $short --dump "$work/disk/x.safetensors"
+    check "no dump is left behind" nothing_in "$work/disk"
+    head -c 200000 /dev/zero > "$work/disk/ballast"
+    refuses 1 'No space left' trace -m $golden $short --html "$work/disk/x.html"
+    check "no page is left behind" [ "$(ls -A "$work/disk")" = ballast ]
+    umount "$work/disk"
+}
+
+test_searches() {
+    : > "$work/none.jsonl"
+    echo '{"prompt": "x"}' > "$work/no_answer.jsonl"
+    for command in "calibrate --max-flips 0.01" "sweep --svg $work/x.svg"; do
+        refuses 1 'no questions in it' $command -m $golden --data "$work/none.jsonl"
+        refuses 1 'No such file' $command -m $golden --data "$work/nowhere.jsonl"
+        refuses 2 'needs -m DIR' $command --data "$work/none.jsonl"
+        refuses 2 'needs --data' $command -m $golden
+        refuses 2 'takes a number from 1' $command -m $golden --data "$work/none.jsonl" --limit 0
+        refuses 2 'cache dual' $command -m $golden --data "$work/none.jsonl" --cache none
+    done
+    refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
+    refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
+    refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
+    refuses 2 'share from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
+    refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
+    check "no picture is left behind" [ ! -e "$work/x.svg" ]
+}
+
+# ---- The page -------------------------------------------------------------------------------------------------------
+
+test_page() {
+    works trace -m $golden $short $seed --html "$work/page.html"
+    cp "$work/page.html" "$out"
+    check "the page is whole" [ "$(tail -n 1 "$out")" = '</html>' ]
+    check "its data are in it" prints '"conclusion":"masked tokens were judged stable'
+    check "it asks for nothing from outside" lacks 'src=\|https\{0,1\}://[^w]'
+    check "only its own script ends" [ "$(grep -c '</script>' "$out")" -eq 2 ]
+}
+
+test_sections
+test_seed_policy
+test_default_policy
+test_options
+test_json
+test_dump
+test_same_tokens
+test_refusals
+test_full_disk
+test_searches
+test_page
+
+echo "test_trace: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,11852 @@
+/* tokenskip.h - masked-diffusion language models (LLaDA) from C and C++, with TokenSkip; one header, no dependencies.
+   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md.
+
+DO THIS
+   In ONE C or C++ file:
+
+       #define TOKENSKIP_IMPLEMENTATION
+       #define TOKENSKIP_NO_CUDA            // CPU only; see BUILD for the GPU
+       #include "tokenskip.h"
+
+   and plain #include "tokenskip.h" everywhere else. Then:  cc app.c -lm -lpthread
+
+A COMPLETE PROGRAM
+
+       #define TOKENSKIP_IMPLEMENTATION
+       #define TOKENSKIP_NO_CUDA
+       #include "tokenskip.h"
+       #include <stdio.h>
+       int main(void) {
+           tsk_error error = {0};
+           tsk_model *model; tsk_session *session; tsk_result result;
+           tsk_message question = {"user", "Who is Newton in physics?"};
+           tsk_tokens prompt = {0}; tsk_text answer = {0};
+           if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
+               tsk_session_create(model, NULL, &session, &error) ||
+               tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
+               tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
+               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
+               return fprintf(stderr, "%s\n", error.message), 1;
+           puts(answer.data);
+           tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
+           return 0;
+       }
+
+WHAT IT DOES
+   - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
+   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache or
+     a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
+   - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
+     generation's state to compare variants from.
+   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time).
+
+WHAT IT DOES NOT DO
+   - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
+   - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B, LLaDA-1.5);
+     others are refused by name, not approximated.
+   - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
+   - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
+
+BUILD AND LINK
+   Linux, a C99 or C++11 compiler, POSIX threads. With -std=c99 include this header before any system header in the file
+   that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly.
+     TOKENSKIP_NO_CUDA        CPU only:  cc app.c -lm -lpthread
+     TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
+                              needs no CUDA headers:  cc app.c -lm -lpthread -ldl
+     neither                  links them:  cc app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm -lpthread
+
+CONFIGURATION (define before the implementation)
+     TOKENSKIP_STATIC                        all functions static, for use in one file
+     TOKENSKIP_API                           your own linkage, e.g. __declspec or visibility
+     TOKENSKIP_MALLOC, _REALLOC, _FREE       all or none; the default allocator (a tsk_allocator in the options overrides it)
+     TOKENSKIP_JSON_MAX_DEPTH                512
+
+HOW MASKED DIFFUSION WRITES
+   The answer starts as masks. A pass of the transformer, which looks both ways, predicts all of them at once; the
+   predictions that it is sure of are committed, the rest stay masked for the next pass. Blocks of block_length are
+   finished left to right:
+
+       prompt              block 0              block 1
+       Who is Newton ?     ░ ░ ░ ░ ░ ░ ░ ░      ░ ░ ░ ░ ░ ░ ░ ░      pass 0, the whole canvas (a "refresh")
+       Who is Newton ?     ░ Newton was ░ ░ ░ ░ ░   ░ ░ ░ ░ ░ ░ ░ ░  pass 1, block 0 only
+       Who is Newton ?     Isaac Newton was an English ░ ░ ░  …      pass 2
+
+   An autoregressive model reads all its weights once a token; here one reading of the weights can commit many tokens.
+   The price: K and V of every token depend on all others, so no cache is exact. Fast-dLLM's dual cache (Wu et al. 2025)
+   runs each further pass on the block's tokens only, replaces their K and V in place, and keeps everything else's as the
+   refresh at the block's start left it:
+
+       cache     a pass after the block's first computes          K and V of the rest
+       none      prompt, blocks before, block, blocks after       computed every time
+       prefix    block and blocks after                           prompt and earlier blocks: from the refresh
+       dual      block                                            all others: from the refresh
+
+WHAT TOKENSKIP ADDS
+   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
+   each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and up:
+
+       layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
+         …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
+       layer K     ·  ■  ·  ·  ■  ■  ·  ·
+       ---------  min cosine >= skip_outlier, mean cosine > skip_threshold, same id as when last computed
+       layer K-1   ■  ■  ■  ■  ■  ■  ■  ■
+         …         ■  ■  ■  ■  ■  ■  ■  ■
+       layer 0     ■  ■  ■  ■  ■  ■  ■  ■
+
+   Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
+   from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
+   (EXIT, here for study: it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   token is active and the result equals the plain dual cache bit for bit.
+   skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
+   which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
+
+THREADS AND OWNERSHIP
+   A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
+   function gives out through `**out` you free with the matching _free, _close or _destroy; sessions before their model.
+   Results are the same for any number of threads, and whether traced or not.
+
+SECURITY
+   Model folders may come from strangers: every length, offset, shape and id in them is checked before use. Two things
+   are yours to decide. Mapped files: someone who cuts a weight file while it is in use ends your process with SIGBUS;
+   set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
+
+CONTENTS OF THE IMPLEMENTATION (search for the marker)
+   >>error  >>memory  >>platform  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>backend
+   >>cpu  >>cuda  >>model  >>trace  >>forward  >>skip  >>schedule  >>session  >>public
+   Each section uses only those above it, and can be read alone.
+*/
+
+/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes
+   everything is there already, and defining this would take things away from the including file. */
+#if defined(TOKENSKIP_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#if defined(TOKENSKIP_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_FILE_OFFSET_BITS)
+#define _FILE_OFFSET_BITS 64
+#endif
+
+#ifndef TOKENSKIP_H
+#define TOKENSKIP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TOKENSKIP_VERSION_MAJOR 0
+#define TOKENSKIP_VERSION_MINOR 1
+#define TOKENSKIP_VERSION_PATCH 0
+#define TOKENSKIP_VERSION_STRING "0.1.0"
+
+#ifndef TOKENSKIP_API
+#if defined(TOKENSKIP_STATIC) && defined(__GNUC__)
+#define TOKENSKIP_API static __attribute__((unused))
+#elif defined(TOKENSKIP_STATIC)
+#define TOKENSKIP_API static
+#else
+#define TOKENSKIP_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status and errors ------------------------------------------------------------------------------------------ */
+
+/* One list makes the enumeration and its strings, so that they cannot drift apart. */
+#define TSK_STATUS_LIST(X) \
+    X(TSK_OK, "ok") \
+    X(TSK_ERROR_ARGUMENT, "invalid argument") \
+    X(TSK_ERROR_MEMORY, "out of memory") \
+    X(TSK_ERROR_IO, "input/output error") \
+    X(TSK_ERROR_JSON, "malformed JSON") \
+    X(TSK_ERROR_SAFETENSORS, "malformed safetensors file") \
+    X(TSK_ERROR_CONFIG, "invalid model configuration") \
+    X(TSK_ERROR_TENSOR, "tensor missing or not as the configuration says") \
+    X(TSK_ERROR_TOKENIZER, "invalid tokenizer") \
+    X(TSK_ERROR_TEMPLATE, "unknown chat template") \
+    X(TSK_ERROR_UNSUPPORTED, "not supported") \
+    X(TSK_ERROR_DEVICE, "device error") \
+    X(TSK_ERROR_COMPILE, "kernel compilation failed") \
+    X(TSK_ERROR_CANCELLED, "cancelled")
+
+typedef enum tsk_status {
+#define TSK__STATUS_ENUM(name, text) name,
+    TSK_STATUS_LIST(TSK__STATUS_ENUM)
+#undef TSK__STATUS_ENUM
+    TSK_STATUS_COUNT
+} tsk_status;
+
+/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); every function
+   takes a pointer to one as its last parameter, or NULL. It is written only when the call fails. */
+typedef struct tsk_error {
+    tsk_status status;
+    char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
+    char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
+    uint64_t offset;    /* byte offset in that file or text, TSK_NO_OFFSET when it has none */
+    char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
+} tsk_error;
+
+#define TSK_NO_OFFSET UINT64_MAX
+
+/* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
+TOKENSKIP_API const char *tsk_status_string(tsk_status status);
+/* Frees `log` and zeroes the struct. */
+TOKENSKIP_API void tsk_error_clear(tsk_error *error);
+
+/* ---- Host services: memory, files ------------------------------------------------------------------------------- */
+
+/* All three or none. `old_size` lets an arena implement reallocate. A NULL return is reported as TSK_ERROR_MEMORY.
+   Called from the thread that called the library, never from its worker threads. */
+typedef struct tsk_allocator {
+    void *(*allocate)(void *user, size_t size);
+    void *(*reallocate)(void *user, void *block, size_t old_size, size_t new_size);
+    void (*release)(void *user, void *block);
+    void *user;
+} tsk_allocator;
+
+/* File access, so that a host can load from its own archive. `open` gives a handle and the size in bytes; `read` fills
+   exactly `size` bytes from `offset` or fails; `map`, which may be NULL, returns the whole file's address, valid until
+   `close`, or NULL when it cannot map. Return TSK_OK, or TSK_ERROR_IO with `reason` filled with why (NUL-terminated,
+   at most reason_size bytes). `read` may be called from several threads at once. */
+typedef struct tsk_file_callbacks {
+    tsk_status (*open)(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size);
+    tsk_status (*read)(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size);
+    const void *(*map)(void *user, void *file);
+    void (*close)(void *user, void *file);
+    void *user;
+} tsk_file_callbacks;
+
+/* Every loading function takes one; NULL means all defaults. The structs it points to must outlive what was loaded. */
+typedef struct tsk_host {
+    const tsk_allocator *allocator;    /* NULL: TOKENSKIP_MALLOC, TOKENSKIP_REALLOC, TOKENSKIP_FREE */
+    const tsk_file_callbacks *files;   /* NULL: the operating system's files */
+    int no_map;                        /* 1: files are read, never mapped, so a file cut while in use cannot raise SIGBUS */
+} tsk_host;
+
+/* A growable byte string. Start from all zeroes (then it uses the default allocator); free with tsk_text_free. */
+typedef struct tsk_text {
+    char *data;         /* NUL-terminated whenever not NULL; the NUL is not counted */
+    size_t length;
+    size_t capacity;
+    const tsk_allocator *allocator;
+} tsk_text;
+
+/* A growable list of token ids, used like tsk_text. */
+typedef struct tsk_tokens {
+    int32_t *ids;       /* [count] */
+    size_t count;
+    size_t capacity;
+    const tsk_allocator *allocator;
+} tsk_tokens;
+
+TOKENSKIP_API tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size);
+TOKENSKIP_API void tsk_text_free(tsk_text *text);
+TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count);
+TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
+
+/* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
+TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
+
+/* ---- JSON ------------------------------------------------------------------------------------------------------- */
+
+/* RFC 8259, UTF-8 checked (half a surrogate pair, a byte order mark: refused), at most TOKENSKIP_JSON_MAX_DEPTH levels
+   deep, less than 4 GiB. A document keeps its own copy of everything; values stay valid until it is freed. Duplicate
+   member names are kept, in order, and tsk_json_get finds the last. */
+typedef struct tsk_json tsk_json;
+typedef struct tsk_json_value tsk_json_value;
+
+typedef enum tsk_json_type {
+    TSK_JSON_NONE, /* the type of a NULL value pointer: chained look-ups need no checks in between */
+    TSK_JSON_NULL, TSK_JSON_FALSE, TSK_JSON_TRUE, TSK_JSON_NUMBER, TSK_JSON_STRING, TSK_JSON_ARRAY, TSK_JSON_OBJECT
+} tsk_json_type;
+
+/* Parses `size` bytes (no NUL needed). `name` appears in errors as the file; may be NULL. */
+TOKENSKIP_API tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator,
+                                        tsk_json **out, tsk_error *error);
+TOKENSKIP_API void tsk_json_free(tsk_json *document);
+TOKENSKIP_API const tsk_json_value *tsk_json_root(const tsk_json *document);
+TOKENSKIP_API tsk_json_type tsk_json_type_of(const tsk_json_value *value);
+TOKENSKIP_API uint64_t tsk_json_offset(const tsk_json_value *value);      /* where it starts in the text */
+TOKENSKIP_API size_t tsk_json_count(const tsk_json_value *value);         /* elements or members; 0 for anything else */
+TOKENSKIP_API const tsk_json_value *tsk_json_first(const tsk_json_value *container);  /* NULL when empty */
+TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value);       /* the sibling after it, or NULL */
+TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *length); /* NULL outside an object */
+TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
+/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
+TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
+/* These return 1 and fill `out` when the value is of that kind (integers: written without fraction or exponent, and in
+   range), else 0. */
+TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
+TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
+TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
+TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
+
+/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
+   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
+   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
+typedef struct tsk_json_writer {
+    tsk_text *out;
+    tsk_status status;
+    int needs_comma;
+} tsk_json_writer;
+
+TOKENSKIP_API void tsk_json_begin_object(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_end_object(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_begin_array(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_end_array(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_write_key(tsk_json_writer *writer, const char *key);
+TOKENSKIP_API void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length);
+TOKENSKIP_API void tsk_json_write_int(tsk_json_writer *writer, int64_t value);
+TOKENSKIP_API void tsk_json_write_uint(tsk_json_writer *writer, uint64_t value);
+TOKENSKIP_API void tsk_json_write_double(tsk_json_writer *writer, double value);
+TOKENSKIP_API void tsk_json_write_bool(tsk_json_writer *writer, int value);
+TOKENSKIP_API void tsk_json_write_null(tsk_json_writer *writer);
+
+/* ---- safetensors ------------------------------------------------------------------------------------------------ */
+
+typedef enum tsk_dtype {
+    TSK_DTYPE_AUTO,
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
+    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
+    TSK_DTYPE_COUNT
+} tsk_dtype;
+
+TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
+TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+
+#define TSK_MAX_DIMS 8
+
+typedef struct tsk_tensor_info {
+    const char *name;             /* owned by the file handle */
+    tsk_dtype dtype;
+    int n_dims;                   /* 0: a scalar */
+    uint64_t shape[TSK_MAX_DIMS];
+    uint64_t offset;              /* of its first byte, from the start of the file */
+    uint64_t size;                /* in bytes */
+} tsk_tensor_info;
+
+typedef struct tsk_safetensors tsk_safetensors;
+
+/* Reads and checks the header only. Tensors keep the order of their offsets. */
+TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
+TOKENSKIP_API void tsk_safetensors_close(tsk_safetensors *file);
+TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
+TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
+TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
+/* The __metadata__ member (string to string), or NULL. */
+TOKENSKIP_API const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file);
+/* The tensor's bytes in the mapped file (maybe not aligned), or NULL where the file is not mapped. */
+TOKENSKIP_API const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor);
+/* Copies `size` bytes of the tensor, from byte `offset` of it, into `buffer`. Any number of threads at once. */
+TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
+                                              void *buffer, size_t size, tsk_error *error);
+
+/* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
+   then, and after any failure, `path` is untouched. finish and abandon both free the writer and leave no other file. */
+typedef struct tsk_safetensors_writer tsk_safetensors_writer;
+
+TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
+                                                     tsk_safetensors_writer **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
+                                                    int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
+TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer);
+
+/* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
+
+typedef struct tsk_tokenizer tsk_tokenizer;
+
+/* Loads DIR/tokenizer.json and, where present, DIR/tokenizer_config.json. Immutable afterwards; threads share it. */
+TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
+TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
+/* One more than the largest id. */
+TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
+/* The id of an exact token string (special or not, as in the vocabulary), or -1. */
+TOKENSKIP_API int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token);
+TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id);
+/* The token string as the vocabulary holds it (byte-level alphabet), or NULL for an id without one. */
+TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
+
+/* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
+   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
+                                              tsk_tokens *out, tsk_error *error);
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. */
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
+                                              tsk_text *out, tsk_error *error);
+
+/* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
+   included, joined, equal tsk_tokenizer_decode of all the ids. */
+typedef struct tsk_decoder {
+    unsigned char pending[4];
+    int n_pending;
+    int skip_special;
+} tsk_decoder;
+
+TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
+
+typedef struct tsk_message {
+    const char *role;     /* "system", "user" or "assistant" */
+    const char *content;  /* UTF-8, NUL-terminated */
+} tsk_message;
+
+/* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
+   templates are rendered exactly; any other is TSK_ERROR_TEMPLATE. */
+TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         tsk_text *out, tsk_error *error);
+/* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
+   tsk_tokenizer_encode): pass 0 unless you trust it. */
+TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         int special_in_text, tsk_tokens *out, tsk_error *error);
+/* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
+TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+typedef struct tsk_model_config {
+    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
+    int32_t vocab_size;            /* as config.json has it */
+    int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
+    int32_t max_sequence_length;
+    int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
+    float rope_theta, rms_norm_eps;
+    int weight_tying;              /* 1: the head is the embedding table */
+    int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
+    int linear_bias;               /* 1: every other linear map (not the norms) has one too */
+} tsk_model_config;
+
+/* A model folder, opened and checked without reading any weights: config.json, the safetensors headers, every tensor's
+   presence, type and shape. */
+typedef struct tsk_folder tsk_folder;
+
+typedef struct tsk_folder_tensor {
+    const tsk_tensor_info *info;
+    const char *shard;             /* the file's name inside the folder */
+} tsk_folder_tensor;
+
+TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
+TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
+TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
+TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
+
+typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
+
+/*                             default        meaning */
+typedef struct tsk_model_options {
+    tsk_host host;          /* {0}            memory and files */
+    tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
+    int device_index;       /* 0              which CUDA device */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    int n_threads;          /* 0              CPU threads, the calling one included; 1: no workers; 0: one a processor */
+    const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
+                                              or ~/.cache/tokenskip; "": nowhere */
+    int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
+    int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
+    void (*log)(void *user, const char *line); /* NULL  remarks, one line each; the library itself never prints */
+    void *user;             /* NULL           handed to the three above */
+} tsk_model_options;
+
+typedef struct tsk_model tsk_model;
+
+TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
+/* Immutable once loaded; any number of threads and sessions share it. Free it after its sessions. */
+TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
+/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
+                                          tsk_model **out, tsk_error *error);
+TOKENSKIP_API void tsk_model_free(tsk_model *model);
+TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
+TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
+TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
+/* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
+TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
+
+/* ---- Generation ------------------------------------------------------------------------------------------------- */
+
+#define TSK_AUTO (-1)
+
+typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
+typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
+typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
+typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
+typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
+typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
+
+struct tsk_step;
+
+/*                                  default         meaning */
+typedef struct tsk_generate_options {
+    int32_t gen_length;          /* 128             positions to fill after the prompt */
+    int32_t block_length;        /* 32              divides gen_length */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
+    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
+    tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
+    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
+    float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
+    float temperature;           /* 0               > 0: Gumbel-max sampling */
+    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
+    uint64_t seed;               /* 0               of every random draw */
+    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a second token that ends it; auto: the chat template's; -2: none */
+    int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+    float skip_threshold;        /* 0.95            stable: mean cosine above this … */
+    float skip_outlier;          /* 0.7             … and no layer's below this */
+    tsk_skip_policy skip_policy; /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    int skip_masked;             /* 0               1: masked tokens may be stable too */
+    tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
+    int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
+    int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
+    int skip_warm_start;         /* 0               1: the first block step compares with the refresh */
+    int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
+    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in block steps,
+                                                    whatever their states say: for benchmarks */
+    int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
+                                                    first n are active in refreshes after the first: for benchmarks */
+    /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
+    int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
+    /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
+       confident one is committed in any case when you set none, so that generation ends. */
+    void (*on_select)(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
+                      const float *confidences, uint8_t *commit);         /* NULL */
+    int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
+    void *user;                  /* NULL            handed to the callbacks */
+} tsk_generate_options;
+
+/* What one forward pass did. Pointers are valid during the callback. */
+typedef struct tsk_step {
+    int32_t pass;                /* number of this forward pass in the generation, from 0 */
+    int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
+    int32_t block_step;          /* 0: the forward at the block's start */
+    int32_t n_positions;         /* positions of the block */
+    const int32_t *positions;    /* [n_positions] in the canvas */
+    const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
+    const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
+    const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
+    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
+    int32_t n_active, n_stable_masked;
+    int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
+    const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
+    int32_t masks_left;          /* in the block */
+    int32_t canvas_length, prompt_length;
+    const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
+} tsk_step;
+
+typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
+
+/* Pointers belong to the session and stay valid until its next start or its end. */
+typedef struct tsk_result {
+    const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
+    int32_t n_tokens;            /* gen_length */
+    int32_t n_before_end;        /* tokens before the first end-of-sequence or end-of-turn token */
+    const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
+    int32_t n_prompt;
+    int32_t nfe;                 /* forward passes, each counted once whatever its size */
+    int32_t mask_residual;       /* masks left: 0 unless cancelled */
+    tsk_finish finish_reason;
+    const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
+    int32_t n_blocks;
+    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
+    const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
+    int32_t n_block_steps;
+    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
+    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
+    int32_t refreshes, block_steps;
+} tsk_result;
+
+typedef struct tsk_session tsk_session;
+
+TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
+/* Checks the options against the model. A session runs any number of generations, one after another. */
+TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
+TOKENSKIP_API void tsk_session_free(tsk_session *session);
+/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
+   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
+TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. */
+TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
+/* The state so far. */
+TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
+/* start, step until finished, result. Cancelling is no error: finish_reason says so. */
+TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                      tsk_result *result, tsk_error *error);
+/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
+   Uses the session's caches: a generation in progress is given up. */
+TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
+                                            float *logits, tsk_error *error);
+
+/* ---- Batches: many requests in flight at once (continuous batching) */
+
+typedef struct tsk_batch tsk_batch;
+
+/*                                  default        meaning */
+typedef struct tsk_batch_options {
+    int32_t max_requests;        /* 16             in flight at once; the others wait in order */
+    int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
+                                                   max_sequence_length */
+    int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
+                                                   by layers so that others' steps do not wait; 0: no limit */
+    /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
+       pointers are valid during the call. It may submit. */
+    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
+    void *user;                  /* NULL */
+} tsk_batch_options;
+
+/* What one step of the batch did, and what is left. */
+typedef struct tsk_batch_status {
+    int32_t in_flight, queued;   /* after the step */
+    int32_t rows;                /* in the pass */
+    int64_t row_layers;          /* rows times layers computed */
+    double ms;                   /* wall-clock time of the pass */
+} tsk_batch_status;
+
+TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
+TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
+/* Frees everything; requests not over yet are dropped without a word. */
+TOKENSKIP_API void tsk_batch_destroy(tsk_batch *batch);
+/* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
+   numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
+TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
+/* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
+TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
+/* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
+   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. */
+TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
+/* Steps until nothing is in flight or queued. */
+TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
+
+/* ---- looking at a pass without taking it: for comparing variants from the same state */
+
+/* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
+   states. Both are sessions of one model with the same gen_length and block_length; their other options may differ. */
+TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
+
+/* Pointers are valid until the session's next call. */
+typedef struct tsk_probe {
+    int32_t n_positions;         /* of the current block */
+    const int32_t *positions;    /* [n_positions] in the canvas */
+    const uint8_t *active;       /* [n_positions] */
+    int32_t n_cosines;           /* as in tsk_step */
+    const float *cosines;        /* [n_positions, n_cosines] */
+} tsk_probe;
+
+/* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
+   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
+   refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
+TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
+/* After a probe: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
+   a stable token's being what its skip_policy makes of it. */
+TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
+
+/* Bytes that a model and one session take, before anything is loaded. */
+typedef struct tsk_memory {
+    uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
+    uint64_t cache;              /* K and V of one session */
+    uint64_t workspace;          /* activations and TokenSkip states of one session */
+} tsk_memory;
+
+/* `weights_size` is given by tsk_folder_weights_size, or 0 for bf16 weights of that config. `canvas`: prompt plus
+   generated tokens. `activations`: F32 or BF16. */
+TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations,
+                                             int32_t canvas, const tsk_generate_options *options, tsk_memory *out, tsk_error *error);
+
+/* What the model's device can do at most, measured now (about a second), for benchmarks to compare with. */
+typedef struct tsk_ceilings {
+    double bytes_per_second;     /* reading a buffer much larger than any cache, all threads */
+    double flops_per_second;     /* the library's largest matrix product, in the activations' type, all threads */
+} tsk_ceilings;
+TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
+
+/* Parts of the algorithm that can be used, and tested, alone. */
+
+/* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
+TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
+/* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
+   Writes commit [n]; returns how many. FACTOR f commits the largest n whose n-th best confidence is at least
+   1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
+TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
+                                 const float *confidences, uint8_t *commit);
+/* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
+TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* ---- Tracing ---------------------------------------------------------------------------------------------------- */
+
+/* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
+typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
+
+/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
+typedef struct tsk_trace_record {
+    const char *name;
+    const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
+    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t n_rows;              /* rows that ran here */
+    const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
+    int n_dims;                  /* of output_shape */
+    uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
+    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
+    tsk_stats stats;             /* of the output */
+    const float *input;          /* values, row-major, or NULL unless asked for */
+    const float *output;
+} tsk_trace_record;
+
+/*                                       default       meaning */
+typedef struct tsk_trace_options {
+    const char *pattern;              /* NULL          which names: * and ? as in a shell; NULL: all */
+    int32_t first_layer, last_layer;  /* 0, INT32_MAX  records of these layers (those without a layer always) */
+    int32_t first_pass, last_pass;    /* 0, INT32_MAX */
+    int values;                       /* 0             1: records carry input and output values */
+    void (*on_record)(void *user, const tsk_trace_record *record);
+    void *user;
+} tsk_trace_options;
+
+TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
+/* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
+   traced pass computes every record, final_norm and logits included, for all its rows. */
+TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TOKENSKIP_H */
+/* =====================================================================================================================
+   Stop here if you only use the library. What follows is the implementation; its sections are marked // >>name.
+   ===================================================================================================================== */
+#ifdef TOKENSKIP_IMPLEMENTATION
+#ifndef TOKENSKIP__IMPLEMENTED
+#define TOKENSKIP__IMPLEMENTED
+
+#if defined(TOKENSKIP_MALLOC) != defined(TOKENSKIP_REALLOC) || defined(TOKENSKIP_MALLOC) != defined(TOKENSKIP_FREE)
+#error "define all or none of TOKENSKIP_MALLOC, TOKENSKIP_REALLOC and TOKENSKIP_FREE"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef TOKENSKIP_MALLOC
+#define TOKENSKIP_MALLOC(size) malloc(size)
+#define TOKENSKIP_REALLOC(block, size) realloc(block, size)
+#define TOKENSKIP_FREE(block) free(block)
+#endif
+
+#ifndef TOKENSKIP_JSON_MAX_DEPTH
+#define TOKENSKIP_JSON_MAX_DEPTH 512
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// >>error =============================================================================================================
+/* Every failure is made by tsk__error_set, at the place that knows the input's name, and handed up unchanged. */
+
+#if defined(__GNUC__)
+#define TSK__PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
+#else
+#define TSK__PRINTF(text, first)
+#endif
+
+const char *tsk_status_string(tsk_status status) {
+    static const char *const strings[] = {
+#define TSK__STATUS_TEXT(name, text) text,
+        TSK_STATUS_LIST(TSK__STATUS_TEXT)
+#undef TSK__STATUS_TEXT
+    };
+    return (int)status >= 0 && (int)status < (int)TSK_STATUS_COUNT ? strings[(int)status] : "unknown status";
+}
+
+/* Untrusted names end up in messages: control characters would break the promise of one line. */
+static void tsk__error_one_line(char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+}
+
+/* The end of a long path: in full it would push the reason out of the message. Never cuts a UTF-8 character. */
+static const char *tsk__error_path(const char *path) {
+    size_t length = strlen(path), i = length > 200 ? length - 200 : 0;
+    while (i && (path[i] & 0xc0) == 0x80) i++;
+    return path + i;
+}
+
+/* Fills `error` (may be NULL) and returns `status`, so that callers write `return tsk__error_set(...)`. `file` may be
+   NULL. */
+static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
+                                                   const char *format, ...) {
+    va_list arguments;
+    size_t length;
+    if (!error) return status;
+    tsk_error_clear(error);
+    error->status = status;
+    error->offset = offset;
+    va_start(arguments, format);
+    vsnprintf(error->message, sizeof error->message, format, arguments);
+    va_end(arguments);
+    tsk__error_one_line(error->message);
+    length = file ? strlen(file) : 0;
+    if (length >= sizeof error->file) file += length - (sizeof error->file - 1);
+    if (file) snprintf(error->file, sizeof error->file, "%s", file);
+    tsk__error_one_line(error->file);
+    return status;
+}
+
+static tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
+    return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "out of memory: %llu bytes for %s",
+                          (unsigned long long)size, what);
+}
+
+// >>memory ============================================================================================================
+/* The host's allocator behind four checked calls, and the two growable buffers of the API. */
+
+static void *tsk__memory_default_allocate(void *user, size_t size) {
+    (void)user;
+    return TOKENSKIP_MALLOC(size);
+}
+static void *tsk__memory_default_reallocate(void *user, void *block, size_t old_size, size_t new_size) {
+    (void)user;
+    (void)old_size;
+    return TOKENSKIP_REALLOC(block, new_size);
+}
+static void tsk__memory_default_release(void *user, void *block) {
+    (void)user;
+    TOKENSKIP_FREE(block);
+}
+
+static const tsk_allocator tsk__memory_default = {tsk__memory_default_allocate, tsk__memory_default_reallocate,
+                                                  tsk__memory_default_release, NULL};
+
+static const tsk_allocator *tsk__memory_allocator(const tsk_host *host) {
+    return host && host->allocator ? host->allocator : &tsk__memory_default;
+}
+
+/* NULL for count * size beyond size_t as for any other failure. A zero count gives a block too. */
+static void *tsk__memory_new(const tsk_allocator *allocator, size_t count, size_t size) {
+    if (size && count > SIZE_MAX / size) return NULL;
+    if (!allocator) allocator = &tsk__memory_default;
+    return allocator->allocate(allocator->user, count && size ? count * size : 1);
+}
+
+static void *tsk__memory_new_zeroed(const tsk_allocator *allocator, size_t count, size_t size) {
+    void *block = tsk__memory_new(allocator, count, size);
+    if (block) memset(block, 0, count * size);
+    return block;
+}
+
+static void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
+    if (!allocator) allocator = &tsk__memory_default;
+    if (block) allocator->release(allocator->user, block);
+}
+
+/* Makes room for `needed` elements in *block, which holds *capacity; grows by half at least. 0 when out of memory, with
+   the block as it was. `block` is the address of a pointer of any type. */
+static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size_t *capacity, size_t needed, size_t size) {
+    void *old_block, *new_block;
+    size_t wanted = *capacity + *capacity / 2;
+    if (needed <= *capacity) return 1;
+    if (!allocator) allocator = &tsk__memory_default;
+    if (wanted < needed) wanted = needed;
+    if (wanted < 16) wanted = 16;
+    if (wanted > SIZE_MAX / size) return 0;
+    memcpy(&old_block, block, sizeof old_block);
+    new_block = old_block ? allocator->reallocate(allocator->user, old_block, *capacity * size, wanted * size)
+                          : allocator->allocate(allocator->user, wanted * size);
+    if (!new_block) return 0;
+    memcpy(block, &new_block, sizeof new_block);
+    *capacity = wanted;
+    return 1;
+}
+
+tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
+    if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
+    if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
+    if (size) memcpy(text->data + text->length, bytes, size);
+    text->length += size;
+    text->data[text->length] = 0;
+    return TSK_OK;
+}
+
+void tsk_text_free(tsk_text *text) {
+    tsk__memory_delete(text->allocator, text->data);
+    text->data = NULL;
+    text->length = text->capacity = 0;
+}
+
+tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count) {
+    if (count > SIZE_MAX - tokens->count) return TSK_ERROR_MEMORY;
+    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &tokens->capacity, tokens->count + count, sizeof *ids))
+        return TSK_ERROR_MEMORY;
+    if (count) memcpy(tokens->ids + tokens->count, ids, count * sizeof *ids);
+    tokens->count += count;
+    return TSK_OK;
+}
+
+void tsk_tokens_free(tsk_tokens *tokens) {
+    tsk__memory_delete(tokens->allocator, tokens->ids);
+    tokens->ids = NULL;
+    tokens->count = tokens->capacity = 0;
+}
+
+/* A compiler's log: the one thing an error owns, always from the default allocator since the struct outlives all. */
+void tsk_error_clear(tsk_error *error) {
+    if (!error) return;
+    tsk__memory_delete(NULL, error->log);
+    memset(error, 0, sizeof *error);
+    error->offset = TSK_NO_OFFSET;
+}
+
+// >>platform ==========================================================================================================
+/* Everything that is not C99: files, time, threads. Another operating system is this section's work. */
+
+/* ---- files: the host's callbacks where given, else descriptors */
+
+typedef struct tsk__file {
+    const tsk_file_callbacks *callbacks;  /* NULL: a descriptor */
+    void *handle;
+    int descriptor;
+    uint64_t size;
+    const void *map;                      /* the whole file, or NULL */
+} tsk__file;
+
+static const char *tsk__file_not_regular(mode_t mode) {
+    if (S_ISDIR(mode)) return "is a directory";
+    if (S_ISFIFO(mode)) return "is a FIFO, not a regular file";
+    return "is not a regular file";
+}
+
+/* On failure nothing is left open. */
+static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_host *host, tsk_error *error) {
+    struct stat status;
+    memset(&status, 0, sizeof status);
+    memset(file, 0, sizeof *file);
+    file->descriptor = -1;
+    if (host && host->files) {
+        char reason[256] = "";
+        tsk_status result = host->files->open(host->files->user, path, &file->handle, &file->size, reason, sizeof reason);
+        if (result != TSK_OK)
+            return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+        file->callbacks = host->files;
+        return TSK_OK;
+    }
+    /* O_NONBLOCK: opening a FIFO would otherwise wait for a writer. It means nothing to a regular file. */
+    do file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    while (file->descriptor < 0 && errno == EINTR);
+    if (file->descriptor < 0)
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), strerror(errno));
+    if (fstat(file->descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+        close(file->descriptor);
+        file->descriptor = -1;
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), tsk__file_not_regular(status.st_mode));
+    }
+    file->size = (uint64_t)status.st_size;
+    return TSK_OK;
+}
+
+static void tsk__file_close(tsk__file *file) {
+    if (file->callbacks) file->callbacks->close(file->callbacks->user, file->handle);
+    else {
+        if (file->map) munmap((void *)(uintptr_t)file->map, (size_t)file->size);
+        if (file->descriptor >= 0) close(file->descriptor);
+    }
+    memset(file, 0, sizeof *file);
+    file->descriptor = -1;
+}
+
+/* Exactly `size` bytes, or an error that names `path`. */
+static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size, tsk_error *error) {
+    char *to = (char *)buffer;
+    size_t done = 0;
+    if (offset > file->size || size > file->size - offset)
+        return tsk__error_set(error, TSK_ERROR_IO, path, offset, "'%s' ends at byte %llu, before the %llu bytes wanted from %llu", tsk__error_path(path),
+                              (unsigned long long)file->size, (unsigned long long)size, (unsigned long long)offset);
+    if (file->callbacks) {
+        char reason[256] = "";
+        if (file->callbacks->read(file->callbacks->user, file->handle, offset, buffer, size, reason, sizeof reason) != TSK_OK)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset, "cannot read '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+        return TSK_OK;
+    }
+    while (done < size) {
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a call */
+        ssize_t n = pread(file->descriptor, to + done, step, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s", tsk__error_path(path), strerror(errno));
+        if (n == 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read", tsk__error_path(path));
+        done += (size_t)n;
+    }
+    return TSK_OK;
+}
+
+/* The file's bytes, or NULL where it cannot or should not be mapped (then use tsk__file_read). */
+static const void *tsk__file_map(tsk__file *file, const tsk_host *host) {
+    if (file->map || (host && host->no_map) || file->size == 0 || file->size > SIZE_MAX) return file->map;
+    if (file->callbacks) {
+        file->map = file->callbacks->map ? file->callbacks->map(file->callbacks->user, file->handle) : NULL;
+    } else {
+        void *address = mmap(NULL, (size_t)file->size, PROT_READ, MAP_SHARED, file->descriptor, 0);
+        file->map = address == MAP_FAILED ? NULL : address;
+    }
+    return file->map;
+}
+
+tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error) {
+    tsk__file file;
+    tsk_status status = tsk__file_open(&file, path, host, error);
+    if (status != TSK_OK) return status;
+    if (file.size > max_size)
+        status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
+                                (unsigned long long)file.size, (unsigned long long)max_size);
+    else if (file.size >= SIZE_MAX - out->length - 1 ||
+             !tsk__memory_reserve(out->allocator, &out->data, &out->capacity, out->length + (size_t)file.size + 1, 1))
+        status = tsk__error_memory(error, path, file.size);
+    else {
+        status = tsk__file_read(&file, path, 0, out->data + out->length, (size_t)file.size, error);
+        if (status == TSK_OK) out->length += (size_t)file.size;
+        out->data[out->length] = 0;
+    }
+    tsk__file_close(&file);
+    return status;
+}
+
+/* ---- time */
+
+static double tsk__time_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+/* ---- worker threads
+   One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
+   section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
+   model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they sleep.
+   `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs to;
+   its function and context cannot change before that task is done. */
+
+typedef void (*tsk__task)(void *context, int task);
+
+#define TSK__POOL_MAX_THREADS 256
+#define TSK__POOL_MAX_TASKS 0xffffff
+#define TSK__POOL_SPINS 4000
+
+typedef struct tsk__pool {
+    int n_threads;             /* the calling thread included */
+    int n_started;
+    int stop;
+    uint64_t ticket;
+    int done;
+    int n_sleeping;
+    tsk__task run;
+    void *context;
+    pthread_mutex_t section;   /* held by the thread whose section runs */
+    pthread_mutex_t sleep;
+    pthread_cond_t wake;
+    pthread_t threads[TSK__POOL_MAX_THREADS];
+} tsk__pool;
+
+static void tsk__pool_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Runs one task of the current section; 0 when none is left. */
+static int tsk__pool_run_one(tsk__pool *pool) {
+    uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_ACQUIRE);
+    for (;;) {
+        int next = (int)(ticket & TSK__POOL_MAX_TASKS), count = (int)(ticket >> 24 & TSK__POOL_MAX_TASKS);
+        if (next >= count) return 0;
+        if (__atomic_compare_exchange_n(&pool->ticket, &ticket, ticket + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            pool->run(pool->context, next);
+            __atomic_add_fetch(&pool->done, 1, __ATOMIC_RELEASE);
+            return 1;
+        }
+    }
+}
+
+static int tsk__pool_has_work(const tsk__pool *pool) {
+    uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_SEQ_CST);
+    return (ticket & TSK__POOL_MAX_TASKS) < (ticket >> 24 & TSK__POOL_MAX_TASKS);
+}
+
+static void *tsk__pool_worker(void *argument) {
+    tsk__pool *pool = (tsk__pool *)argument;
+    while (!__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) {
+        int spin;
+        while (tsk__pool_run_one(pool)) {
+        }
+        for (spin = 0; spin < TSK__POOL_SPINS && !tsk__pool_has_work(pool); spin++) tsk__pool_pause();
+        if (spin < TSK__POOL_SPINS) continue;
+        pthread_mutex_lock(&pool->sleep);
+        __atomic_add_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
+        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) pthread_cond_wait(&pool->wake, &pool->sleep);
+        __atomic_sub_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
+        pthread_mutex_unlock(&pool->sleep);
+    }
+    return NULL;
+}
+
+static void tsk__pool_wake(tsk__pool *pool) {
+    if (__atomic_load_n(&pool->n_sleeping, __ATOMIC_SEQ_CST) == 0) return;
+    pthread_mutex_lock(&pool->sleep);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->sleep);
+}
+
+/* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
+static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
+    uint64_t ticket;
+    int task;
+    if (!pool || pool->n_started == 0 || n_tasks < 2 || n_tasks > TSK__POOL_MAX_TASKS || pthread_mutex_trylock(&pool->section) != 0) {
+        for (task = 0; task < n_tasks; task++) run(context, task);
+        return;
+    }
+    pool->run = run;
+    pool->context = context;
+    __atomic_store_n(&pool->done, 0, __ATOMIC_RELAXED);
+    ticket = __atomic_load_n(&pool->ticket, __ATOMIC_RELAXED);
+    __atomic_store_n(&pool->ticket, ((ticket >> 48) + 1) << 48 | (uint64_t)n_tasks << 24, __ATOMIC_SEQ_CST);
+    tsk__pool_wake(pool);
+    while (tsk__pool_run_one(pool)) {
+    }
+    for (task = 0; __atomic_load_n(&pool->done, __ATOMIC_ACQUIRE) < n_tasks; task++) {
+        if (task < TSK__POOL_SPINS) tsk__pool_pause();
+        else sched_yield();
+    }
+    pthread_mutex_unlock(&pool->section);
+}
+
+static int tsk__processors(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > TSK__POOL_MAX_THREADS ? TSK__POOL_MAX_THREADS : (int)n;
+}
+
+/* n_threads 0: one a processor. A system that refuses a thread leaves fewer, which is no error. NULL: out of memory. */
+static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads) {
+    tsk__pool *pool = (tsk__pool *)tsk__memory_new_zeroed(allocator, 1, sizeof *pool);
+    if (!pool) return NULL;
+    if (n_threads <= 0) n_threads = tsk__processors();
+    if (n_threads > TSK__POOL_MAX_THREADS) n_threads = TSK__POOL_MAX_THREADS;
+    pthread_mutex_init(&pool->section, NULL);
+    pthread_mutex_init(&pool->sleep, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    while (pool->n_started < n_threads - 1 && pthread_create(&pool->threads[pool->n_started], NULL, tsk__pool_worker, pool) == 0) pool->n_started++;
+    pool->n_threads = pool->n_started + 1;
+    return pool;
+}
+
+static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
+    int i;
+    if (!pool) return;
+    pthread_mutex_lock(&pool->sleep);
+    __atomic_store_n(&pool->stop, 1, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->sleep);
+    for (i = 0; i < pool->n_started; i++) pthread_join(pool->threads[i], NULL);
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->sleep);
+    pthread_mutex_destroy(&pool->section);
+    tsk__memory_delete(allocator, pool);
+}
+
+// >>json ==============================================================================================================
+/* tokenizer.json has hundreds of thousands of values and comes from strangers. A document is therefore two blocks: its
+   own copy of the text, in which strings are decoded in place (an escape is never shorter than what it stands for), and
+   one array of 24-byte values in the order of the text, each with the index of its next sibling. Nothing recurses: an
+   open container keeps its parent's index where the sibling's will be. Numbers stay text until somebody asks. */
+
+struct tsk_json_value {
+    uint32_t start;       /* of its first byte in the text, which tells the type */
+    uint32_t length;      /* bytes of a string (decoded) or number; elements or members of a container */
+    uint32_t key;         /* where the member name's bytes start; 0 outside objects (a name never starts at 0) */
+    uint32_t key_length;
+    uint32_t next;        /* index of the next sibling, 0 for none; of the parent while a container is open */
+    uint32_t index;       /* its own: it leads to element 0, which is no value but holds the text's address */
+};
+
+struct tsk_json {
+    const tsk_allocator *allocator;
+    char *text;              /* NUL-terminated */
+    tsk_json_value *values;  /* [count]; the root is number 1 */
+    size_t count, capacity;
+};
+
+static const char *tsk__json_text(const tsk_json_value *value) {
+    const char *text;
+    memcpy(&text, value - value->index, sizeof text);
+    return text;
+}
+
+/* ---- text */
+
+/* The UTF-8 sequence at s, of which `left` > 0 bytes are there: its length, or, when it is not valid, how many bytes one
+   U+FFFD stands for (Unicode's "maximal subpart"). Overlong forms, surrogates and beyond U+10FFFF are not valid. */
+static size_t tsk__json_utf8(const char *text, size_t left, int *valid) {
+    const unsigned char *s = (const unsigned char *)text;
+    unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    size_t i, n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    *valid = s[0] < 0x80;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 1;
+    for (i = 1; i < n; i++) {
+        if (i >= left || s[i] < low || s[i] > high) return i;
+        low = 0x80;
+        high = 0xbf;
+    }
+    *valid = 1;
+    return n;
+}
+
+static char *tsk__json_put_utf8(char *to, uint32_t c) {
+    if (c < 0x80) *to++ = (char)c;
+    else if (c < 0x800) *to++ = (char)(0xc0 | c >> 6);
+    else if (c < 0x10000) *to++ = (char)(0xe0 | c >> 12);
+    else *to++ = (char)(0xf0 | c >> 18);
+    if (c >= 0x10000) *to++ = (char)(0x80 | (c >> 12 & 0x3f));
+    if (c >= 0x800) *to++ = (char)(0x80 | (c >> 6 & 0x3f));
+    if (c >= 0x80) *to++ = (char)(0x80 | (c & 0x3f));
+    return to;
+}
+
+/* ---- parsing */
+
+typedef struct tsk__json_parser {
+    const char *original;    /* the caller's text, for line numbers: decoding writes newlines into the copy */
+    size_t size;
+    const char *name;        /* may be NULL */
+    tsk_error *error;
+    tsk_json *document;
+    char *text;              /* the copy: reading stops at its NUL, so few places check the size */
+    size_t at;
+    uint32_t parent, previous; /* the open container and the last value in it, 0 for none */
+    int depth;
+} tsk__json_parser;
+
+static tsk_status tsk__json_fail(const tsk__json_parser *parser, size_t at, const char *what) {
+    size_t i, line = 1, column = 1;
+    const char *quote = parser->name ? "'" : "";
+    for (i = 0; i < at; i++) {
+        if (parser->original[i] == '\n') line++, column = 1;
+        else if ((parser->original[i] & 0xc0) != 0x80) column++;
+    }
+    return tsk__error_set(parser->error, TSK_ERROR_JSON, parser->name, at, "%s%s%s%sline %llu, column %llu: %s", quote,
+                          parser->name ? tsk__error_path(parser->name) : "", quote, parser->name ? ", " : "",
+                          (unsigned long long)line, (unsigned long long)column, what);
+}
+
+static tsk_status tsk__json_expected(const tsk__json_parser *parser, size_t at, const char *what) {
+    char message[128];
+    unsigned char found = at < parser->size ? (unsigned char)parser->original[at] : 0;
+    if (at >= parser->size) snprintf(message, sizeof message, "expected %s, found the end of the text", what);
+    else if (found > 0x20 && found < 0x7f) snprintf(message, sizeof message, "expected %s, found '%c'", what, found);
+    else snprintf(message, sizeof message, "expected %s, found byte 0x%02X", what, found);
+    return tsk__json_fail(parser, at, message);
+}
+
+static void tsk__json_skip_space(tsk__json_parser *parser) {
+    const char *text = parser->text;
+    size_t at = parser->at;
+    while (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t') at++;
+    parser->at = at;
+}
+
+/* The four hexadecimal digits at `at`, or -1. */
+static int32_t tsk__json_hex4(const char *text) {
+    int32_t value = 0;
+    int i;
+    for (i = 0; i < 4; i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0) return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+/* \uXXXX at parser->at (its backslash). A surrogate is half a character: alone it has no UTF-8, so it is refused. */
+static tsk_status tsk__json_unicode_escape(tsk__json_parser *parser, char **write) {
+    const char *text = parser->text + parser->at;
+    int32_t c = tsk__json_hex4(text + 2), low;
+    if (c < 0) return tsk__json_fail(parser, parser->at, "expected four hexadecimal digits after \\u");
+    parser->at += 6;
+    if (c >= 0xd800 && c < 0xe000) {
+        low = c < 0xdc00 && text[6] == '\\' && text[7] == 'u' ? tsk__json_hex4(text + 8) : -1;
+        if (low < 0xdc00 || low >= 0xe000)
+            return tsk__json_fail(parser, parser->at - 6, "half of a surrogate pair without its other half");
+        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+        parser->at += 6;
+    }
+    *write = tsk__json_put_utf8(*write, (uint32_t)c);
+    return TSK_OK;
+}
+
+static tsk_status tsk__json_escape(tsk__json_parser *parser, char **write) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char c = parser->text[parser->at + 1];
+    const char *found = c ? strchr(from, c) : NULL;
+    if (c == 'u') return tsk__json_unicode_escape(parser, write);
+    if (!found) return tsk__json_expected(parser, parser->at + 1, "one of \"\\/bfnrtu after a backslash");
+    *(*write)++ = to[found - from];
+    parser->at += 2;
+    return TSK_OK;
+}
+
+/* One byte or character that is neither plain ASCII nor the closing quote. */
+static tsk_status tsk__json_special(tsk__json_parser *parser, char **write) {
+    const char *from = parser->text + parser->at;
+    size_t n;
+    int valid;
+    if (*from == '\\') return tsk__json_escape(parser, write);
+    if (parser->at >= parser->size) return tsk__json_expected(parser, parser->at, "the string's closing '\"'");
+    if ((unsigned char)*from < 0x20) return tsk__json_expected(parser, parser->at, "an escape in place of a control character");
+    n = tsk__json_utf8(from, parser->size - parser->at, &valid);
+    if (!valid) return tsk__json_fail(parser, parser->at, "invalid UTF-8 in a string");
+    if (*write != from) memmove(*write, from, n);
+    *write += n;
+    parser->at += n;
+    return TSK_OK;
+}
+
+/* From the opening quote at parser->at; decodes in place, right behind that quote, and ends it with a NUL. */
+static tsk_status tsk__json_parse_string(tsk__json_parser *parser, uint32_t *length) {
+    char *first = parser->text + parser->at + 1, *write = first, *read = first;
+    for (;;) {
+        unsigned char c = (unsigned char)*read;
+        if (c == '"') break;
+        if (c >= 0x20 && c < 0x80 && c != '\\') {
+            *write++ = *read++;
+        } else {
+            tsk_status status;
+            parser->at = (size_t)(read - parser->text);
+            status = tsk__json_special(parser, &write);
+            if (status != TSK_OK) return status;
+            read = parser->text + parser->at;
+        }
+    }
+    parser->at = (size_t)(read - parser->text) + 1;
+    *write = 0;
+    *length = (uint32_t)(write - first);
+    return TSK_OK;
+}
+
+static int tsk__json_is_digit(char c) { return c >= '0' && c <= '9'; }
+
+static tsk_status tsk__json_digits(tsk__json_parser *parser) {
+    if (!tsk__json_is_digit(parser->text[parser->at])) return tsk__json_expected(parser, parser->at, "a digit");
+    while (tsk__json_is_digit(parser->text[parser->at])) parser->at++;
+    return TSK_OK;
+}
+
+static tsk_status tsk__json_parse_number(tsk__json_parser *parser) {
+    const char *text = parser->text;
+    tsk_status status;
+    if (text[parser->at] == '-') parser->at++;
+    if (text[parser->at] == '0' && tsk__json_is_digit(text[parser->at + 1]))
+        return tsk__json_fail(parser, parser->at, "a number has no leading zeros");
+    status = tsk__json_digits(parser);
+    if (status == TSK_OK && text[parser->at] == '.') {
+        parser->at++;
+        status = tsk__json_digits(parser);
+    }
+    if (status == TSK_OK && (text[parser->at] == 'e' || text[parser->at] == 'E')) {
+        parser->at++;
+        if (text[parser->at] == '+' || text[parser->at] == '-') parser->at++;
+        status = tsk__json_digits(parser);
+    }
+    return status;
+}
+
+static tsk_status tsk__json_parse_word(tsk__json_parser *parser, const char *word) {
+    size_t length = strlen(word);
+    if (strncmp(parser->text + parser->at, word, length) != 0) return tsk__json_expected(parser, parser->at, "a value");
+    parser->at += length;
+    return TSK_OK;
+}
+
+/* A new last child of the open container; NULL when out of memory. */
+static tsk_json_value *tsk__json_add(tsk__json_parser *parser, uint32_t key, uint32_t key_length) {
+    tsk_json *document = parser->document;
+    tsk_json_value *value;
+    if (document->count == document->capacity &&
+        !tsk__memory_reserve(document->allocator, &document->values, &document->capacity, document->count + 1, sizeof *value))
+        return NULL;
+    value = &document->values[document->count];
+    value->start = (uint32_t)parser->at;
+    value->length = 0;
+    value->key = key;
+    value->key_length = key_length;
+    value->next = 0;
+    value->index = (uint32_t)document->count++;
+    if (parser->previous) document->values[parser->previous].next = value->index;
+    if (parser->parent) document->values[parser->parent].length++;
+    parser->previous = value->index;
+    return value;
+}
+
+static tsk_status tsk__json_open(tsk__json_parser *parser, tsk_json_value *container) {
+    if (parser->depth == TOKENSKIP_JSON_MAX_DEPTH) return tsk__json_fail(parser, parser->at, "nested too deeply");
+    container->next = parser->parent;
+    parser->parent = container->index;
+    parser->previous = 0;
+    parser->depth++;
+    parser->at++;
+    return TSK_OK;
+}
+
+static void tsk__json_close(tsk__json_parser *parser) {
+    tsk_json_value *container = &parser->document->values[parser->parent];
+    parser->previous = parser->parent;
+    parser->parent = container->next;
+    container->next = 0;
+    parser->depth--;
+    parser->at++;
+}
+
+/* The value at parser->at; of a container only its beginning. */
+static tsk_status tsk__json_parse_value(tsk__json_parser *parser, uint32_t key, uint32_t key_length) {
+    tsk_json_value *value;
+    tsk_status status;
+    char c = parser->text[parser->at];
+    int is_number = c == '-' || tsk__json_is_digit(c);
+    if (!is_number && (!c || !strchr("{[\"tfn", c))) return tsk__json_expected(parser, parser->at, "a value");
+    value = tsk__json_add(parser, key, key_length);
+    if (!value)
+        return tsk__error_memory(parser->error, parser->name ? tsk__error_path(parser->name) : "JSON values",
+                                 (uint64_t)parser->document->count * sizeof *value);
+    if (c == '{' || c == '[') return tsk__json_open(parser, value);
+    if (c == '"') return tsk__json_parse_string(parser, &value->length);
+    if (!is_number) return tsk__json_parse_word(parser, c == 't' ? "true" : c == 'f' ? "false" : "null");
+    status = tsk__json_parse_number(parser);
+    value->length = (uint32_t)(parser->at - value->start);
+    return status;
+}
+
+static tsk_status tsk__json_parse_key(tsk__json_parser *parser, uint32_t *key, uint32_t *key_length) {
+    tsk_status status;
+    *key = (uint32_t)parser->at + 1;
+    if (parser->text[parser->at] != '"') return tsk__json_expected(parser, parser->at, "a member name in double quotes");
+    status = tsk__json_parse_string(parser, key_length);
+    if (status != TSK_OK) return status;
+    tsk__json_skip_space(parser);
+    if (parser->text[parser->at] != ':') return tsk__json_expected(parser, parser->at, "':'");
+    parser->at++;
+    tsk__json_skip_space(parser);
+    return TSK_OK;
+}
+
+/* The next element or member of the open container, or its end. */
+static tsk_status tsk__json_parse_next(tsk__json_parser *parser) {
+    const tsk_json_value *container = &parser->document->values[parser->parent];
+    int is_object = parser->text[container->start] == '{';
+    uint32_t key = 0, key_length = 0;
+    tsk_status status = TSK_OK;
+    tsk__json_skip_space(parser);
+    if (parser->text[parser->at] == (is_object ? '}' : ']')) {
+        tsk__json_close(parser);
+        return TSK_OK;
+    }
+    if (container->length) {
+        if (parser->text[parser->at] != ',') return tsk__json_expected(parser, parser->at, is_object ? "',' or '}'" : "',' or ']'");
+        parser->at++;
+        tsk__json_skip_space(parser);
+    }
+    if (is_object) status = tsk__json_parse_key(parser, &key, &key_length);
+    return status == TSK_OK ? tsk__json_parse_value(parser, key, key_length) : status;
+}
+
+static tsk_status tsk__json_parse_text(tsk__json_parser *parser) {
+    tsk_status status;
+    if (strncmp(parser->text, "\xef\xbb\xbf", 3) == 0) return tsk__json_fail(parser, 0, "a byte order mark is not part of JSON");
+    tsk__json_skip_space(parser);
+    status = tsk__json_parse_value(parser, 0, 0);
+    while (status == TSK_OK && parser->parent) status = tsk__json_parse_next(parser);
+    if (status != TSK_OK) return status;
+    tsk__json_skip_space(parser);
+    return parser->at == parser->size ? TSK_OK : tsk__json_expected(parser, parser->at, "nothing more after the value");
+}
+
+/* Every value but the root follows '[', '{' or ','. Counting those (in strings too) first mostly saves the array from
+   growing, which would need room for two; the cap is for texts whose strings are full of commas. */
+static size_t tsk__json_guess_count(const char *text, size_t size) {
+    size_t i, count = 2;
+    for (i = 0; i < size; i++) count += (size_t)(text[i] == ',') + (size_t)((text[i] | 0x20) == '{');
+    return count < size / 8 + 16 ? count : size / 8 + 16;
+}
+
+/* `document` zeroed but for its allocator. */
+static int tsk__json_allocate(tsk_json *document, const char *text, size_t size) {
+    document->capacity = tsk__json_guess_count(text, size);
+    document->text = (char *)tsk__memory_new(document->allocator, size + 1, 1);
+    document->values = (tsk_json_value *)tsk__memory_new(document->allocator, document->capacity, sizeof *document->values);
+    if (!document->text || !document->values) return 0;
+    memset(document->values, 0, sizeof *document->values);
+    if (size) memcpy(document->text, text, size);
+    document->text[size] = 0;
+    document->count = 1;
+    return 1;
+}
+
+tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
+                          tsk_error *error) {
+    tsk__json_parser parser;
+    tsk_json *document;
+    tsk_status status;
+    *out = NULL;
+    memset(&parser, 0, sizeof parser);
+    parser.original = text;
+    parser.size = size;
+    parser.name = name;
+    parser.error = error;
+    if (size >= UINT32_MAX) return tsk__json_fail(&parser, 0, "a text of 4 GiB or more is not supported");
+    document = (tsk_json *)tsk__memory_new_zeroed(allocator, 1, sizeof *document);
+    if (document) document->allocator = allocator;
+    if (!document || !tsk__json_allocate(document, text, size)) {
+        tsk_json_free(document);
+        return tsk__error_memory(error, name ? tsk__error_path(name) : "a JSON text", size);
+    }
+    parser.document = document;
+    parser.text = document->text;
+    status = tsk__json_parse_text(&parser);
+    if (status != TSK_OK) {
+        tsk_json_free(document);
+        return status;
+    }
+    memcpy(document->values, &document->text, sizeof document->text); /* element 0: see tsk__json_text */
+    *out = document;
+    return TSK_OK;
+}
+
+void tsk_json_free(tsk_json *document) {
+    const tsk_allocator *allocator = document ? document->allocator : NULL;
+    if (!document) return;
+    tsk__memory_delete(allocator, document->text);
+    tsk__memory_delete(allocator, document->values);
+    tsk__memory_delete(allocator, document);
+}
+
+/* ---- looking */
+
+const tsk_json_value *tsk_json_root(const tsk_json *document) { return document ? document->values + 1 : NULL; }
+
+tsk_json_type tsk_json_type_of(const tsk_json_value *value) {
+    if (!value) return TSK_JSON_NONE;
+    switch (tsk__json_text(value)[value->start]) {
+        case '{': return TSK_JSON_OBJECT;
+        case '[': return TSK_JSON_ARRAY;
+        case '"': return TSK_JSON_STRING;
+        case 't': return TSK_JSON_TRUE;
+        case 'f': return TSK_JSON_FALSE;
+        case 'n': return TSK_JSON_NULL;
+        default: return TSK_JSON_NUMBER;
+    }
+}
+
+uint64_t tsk_json_offset(const tsk_json_value *value) { return value ? value->start : TSK_NO_OFFSET; }
+
+size_t tsk_json_count(const tsk_json_value *value) {
+    tsk_json_type type = tsk_json_type_of(value);
+    return type == TSK_JSON_ARRAY || type == TSK_JSON_OBJECT ? value->length : 0;
+}
+
+const tsk_json_value *tsk_json_first(const tsk_json_value *container) { return tsk_json_count(container) ? container + 1 : NULL; }
+
+const tsk_json_value *tsk_json_next(const tsk_json_value *value) {
+    return value && value->next ? value + (value->next - value->index) : NULL;
+}
+
+const char *tsk_json_key(const tsk_json_value *member, size_t *length) {
+    int has_key = member && member->key;
+    if (length) *length = has_key ? member->key_length : 0;
+    return has_key ? tsk__json_text(member) + member->key : NULL;
+}
+
+const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key) {
+    const tsk_json_value *member, *found = NULL;
+    const char *text;
+    size_t length = strlen(key);
+    if (tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
+    text = tsk__json_text(object);
+    for (member = tsk_json_first(object); member; member = tsk_json_next(member))
+        if (member->key_length == length && memcmp(text + member->key, key, length) == 0) found = member;
+    return found;
+}
+
+const char *tsk_json_string(const tsk_json_value *value, size_t *length) {
+    int is_string = tsk_json_type_of(value) == TSK_JSON_STRING;
+    if (length) *length = is_string ? value->length : 0;
+    return is_string ? tsk__json_text(value) + value->start + 1 : NULL;
+}
+
+int tsk_json_bool(const tsk_json_value *value, int *out) {
+    tsk_json_type type = tsk_json_type_of(value);
+    if (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE) return 0;
+    *out = type == TSK_JSON_TRUE;
+    return 1;
+}
+
+/* The magnitude of a number written as an integer that fits 64 bits. */
+static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint64_t *out) {
+    const char *digits;
+    uint64_t result = 0;
+    uint32_t i = 0;
+    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    digits = tsk__json_text(value) + value->start;
+    *is_negative = digits[0] == '-';
+    for (i = *is_negative ? 1 : 0; i < value->length; i++) {
+        unsigned digit = (unsigned)(digits[i] - '0');
+        if (!tsk__json_is_digit(digits[i]) || result > (UINT64_MAX - digit) / 10) return 0;
+        result = result * 10 + digit;
+    }
+    *out = result;
+    return 1;
+}
+
+int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
+    uint64_t magnitude;
+    int is_negative;
+    if (!tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
+    *out = magnitude;
+    return 1;
+}
+
+int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
+    uint64_t magnitude;
+    int is_negative;
+    if (!tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
+    else *out = (int64_t)magnitude;
+    return 1;
+}
+
+/* ---- doubles
+   strtod and printf follow the locale's decimal point, so both directions are done here, in exact integers: slow beside
+   the famous fast algorithms, but right by construction, and few numbers need it. */
+
+/* 120 words: a number of 801 digits against 10^1131, the worst that reading needs, has 3,759 bits. */
+typedef struct tsk__json_big {
+    int n;                /* words in use; the last is not 0 */
+    uint32_t words[120];  /* the lowest first */
+} tsk__json_big;
+
+static void tsk__json_big_set(tsk__json_big *big, uint64_t value) {
+    big->n = value >> 32 ? 2 : value ? 1 : 0;
+    big->words[0] = (uint32_t)value;
+    big->words[1] = (uint32_t)(value >> 32);
+}
+
+static void tsk__json_big_multiply_add(tsk__json_big *big, uint32_t factor, uint32_t addend) {
+    uint64_t carry = addend;
+    int i;
+    for (i = 0; i < big->n; i++) {
+        carry += (uint64_t)big->words[i] * factor;
+        big->words[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry) big->words[big->n++] = (uint32_t)carry;
+}
+
+static void tsk__json_big_multiply_power10(tsk__json_big *big, int exponent) {
+    for (; exponent >= 9; exponent -= 9) tsk__json_big_multiply_add(big, 1000000000u, 0);
+    for (; exponent > 0; exponent--) tsk__json_big_multiply_add(big, 10, 0);
+}
+
+static void tsk__json_big_shift_left(tsk__json_big *big, int bits) {
+    int i, words = bits / 32;
+    if (big->n == 0) return;
+    if (bits % 32) tsk__json_big_multiply_add(big, (uint32_t)1 << bits % 32, 0);
+    for (i = big->n - 1; i >= 0 && words; i--) big->words[i + words] = big->words[i];
+    for (i = 0; i < words; i++) big->words[i] = 0;
+    big->n += words;
+}
+
+static int tsk__json_bits(uint64_t value) {
+    int bits = 0;
+    for (; value; value >>= 1) bits++;
+    return bits;
+}
+
+static int tsk__json_big_bits(const tsk__json_big *big) {
+    return big->n ? 32 * (big->n - 1) + tsk__json_bits(big->words[big->n - 1]) : 0;
+}
+
+static int tsk__json_big_compare(const tsk__json_big *a, const tsk__json_big *b) {
+    int i;
+    if (a->n != b->n) return a->n < b->n ? -1 : 1;
+    for (i = a->n - 1; i >= 0; i--)
+        if (a->words[i] != b->words[i]) return a->words[i] < b->words[i] ? -1 : 1;
+    return 0;
+}
+
+static void tsk__json_big_add(tsk__json_big *a, const tsk__json_big *b) {
+    uint64_t carry = 0;
+    int i;
+    for (i = 0; i < a->n || i < b->n; i++) {
+        carry += (i < a->n ? a->words[i] : 0);
+        carry += (i < b->n ? b->words[i] : 0);
+        a->words[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    a->n = i;
+    if (carry) a->words[a->n++] = (uint32_t)carry;
+}
+
+/* a -= b, where a >= b */
+static void tsk__json_big_subtract(tsk__json_big *a, const tsk__json_big *b) {
+    uint64_t borrow = 0;
+    int i;
+    for (i = 0; i < a->n; i++) {
+        uint64_t taken = (i < b->n ? b->words[i] : 0) + borrow;
+        borrow = a->words[i] < taken;
+        a->words[i] -= (uint32_t)taken;
+    }
+    while (a->n && a->words[a->n - 1] == 0) a->n--;
+}
+
+/* (mantissa + a bit more if `more`) * 2^exponent, rounded to nearest, ties to even; mantissa of 55 or 56 bits. The
+   result as the bits of a double, which may be infinity. */
+static uint64_t tsk__json_round(uint64_t mantissa, int more, int exponent) {
+    int bits = tsk__json_bits(mantissa), top = exponent + bits - 1;
+    int keep = top < -1022 ? 53 - (-1022 - top) : 53, drop = bits - keep;
+    uint64_t kept, rest, half;
+    if (keep < 0) return 0;
+    kept = mantissa >> drop;
+    rest = mantissa - (kept << drop);
+    half = (uint64_t)1 << (drop - 1);
+    if (rest > half || (rest == half && (more || (kept & 1)))) kept++;
+    if (top < -1022) return kept; /* subnormal; a carry into the first normal number is right as it stands */
+    if (top > 1023) return (uint64_t)2047 << 52;
+    return ((uint64_t)(top + 1022) << 52) + kept; /* the leading bit counts the exponent up, as a carry does once more */
+}
+
+/* digits * 10^exponent, exactly: align both to the same length, then take 56 bits of the quotient one by one. */
+static uint64_t tsk__json_divide(tsk__json_big *digits, int exponent) {
+    tsk__json_big divisor;
+    uint64_t quotient = 0;
+    int i, lead;
+    tsk__json_big_set(&divisor, 1);
+    tsk__json_big_multiply_power10(exponent < 0 ? &divisor : digits, exponent < 0 ? -exponent : exponent);
+    lead = tsk__json_big_bits(digits) - tsk__json_big_bits(&divisor);
+    tsk__json_big_shift_left(lead < 0 ? digits : &divisor, lead < 0 ? -lead : lead);
+    for (i = 0; i < 56; i++) {
+        int fits = tsk__json_big_compare(digits, &divisor) >= 0;
+        if (fits) tsk__json_big_subtract(digits, &divisor);
+        quotient = quotient << 1 | (uint64_t)fits;
+        tsk__json_big_shift_left(digits, 1);
+    }
+    return tsk__json_round(quotient, digits->n != 0, lead - 55);
+}
+
+/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
+typedef struct tsk__json_decimal {
+    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
+    int64_t count;
+    int64_t exponent;
+} tsk__json_decimal;
+
+static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
+    const char *end = text + length;
+    int64_t written = 0, after_point = 0;
+    int point = 0, negative;
+    memset(decimal, 0, sizeof *decimal);
+    for (; text < end && *text != 'e' && *text != 'E'; text++) {
+        if (*text == '.') point = 1;
+        if (!tsk__json_is_digit(*text)) continue;
+        after_point += point;
+        if (*text != '0' && !decimal->first) decimal->first = text;
+        if (decimal->first) decimal->count++;
+    }
+    if (text < end) text++;
+    negative = text < end && *text == '-';
+    for (; text < end; text++)
+        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
+    decimal->exponent = (negative ? -written : written) - after_point;
+}
+
+#define TSK__JSON_DIGITS 800 /* no tie between two doubles has more than 768 digits */
+
+/* The bits of the double nearest to a decimal that is not 0. */
+static uint64_t tsk__json_decimal_exact(const tsk__json_decimal *decimal) {
+    tsk__json_big digits;
+    const char *digit = decimal->first;
+    int64_t taken = 0, exponent = decimal->exponent, i;
+    int more = 0;
+    if (decimal->count + exponent > 310) return (uint64_t)2047 << 52;
+    if (decimal->count + exponent < -330) return 0;
+    tsk__json_big_set(&digits, 0);
+    for (i = 0; i < decimal->count; digit++) {
+        if (*digit == '.') continue;
+        i++;
+        if (taken < TSK__JSON_DIGITS) tsk__json_big_multiply_add(&digits, 10, (uint32_t)(*digit - '0')), taken++;
+        else if (*digit != '0') more = 1;
+    }
+    exponent += decimal->count - taken;
+    if (more) tsk__json_big_multiply_add(&digits, 10, 1), exponent--; /* beyond all ties any 1 will do */
+    return tsk__json_divide(&digits, (int)exponent);
+}
+
+/* Up to 2^53 and 10^22 both factors are doubles, and one operation on exact operands rounds correctly (W. D. Clinger,
+   "How to read floating point numbers accurately", 1990), unless the machine computes in more than double. */
+static int tsk__json_decimal_quick(const tsk__json_decimal *decimal, double *out) {
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD >= 0 && FLT_EVAL_METHOD <= 1
+    static const double powers[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                      1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *digit = decimal->first;
+    uint64_t value = 0;
+    int64_t i;
+    if (decimal->count > 18 || decimal->exponent < -22 || decimal->exponent > 22) return 0;
+    for (i = 0; i < decimal->count; digit++)
+        if (*digit != '.') value = value * 10 + (uint64_t)(*digit - '0'), i++;
+    if (value > (uint64_t)1 << 53) return 0;
+    *out = decimal->exponent < 0 ? (double)value / powers[-decimal->exponent] : (double)value * powers[decimal->exponent];
+    return 1;
+#else
+    (void)decimal;
+    (void)out;
+    return 0;
+#endif
+}
+
+int tsk_json_double(const tsk_json_value *value, double *out) {
+    tsk__json_decimal decimal;
+    const char *text;
+    double result = 0;
+    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    text = tsk__json_text(value) + value->start;
+    tsk__json_decimal_scan(&decimal, text, value->length);
+    if (decimal.first && !tsk__json_decimal_quick(&decimal, &result)) {
+        uint64_t bits = tsk__json_decimal_exact(&decimal);
+        if (bits >> 52 == 2047) return 0;
+        memcpy(&result, &bits, sizeof result);
+    }
+    *out = text[0] == '-' ? -result : result;
+    return 1;
+}
+
+/* ---- writing */
+
+static void tsk__json_put(tsk_json_writer *writer, const char *bytes, size_t size) {
+    if (writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
+}
+
+static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size_t size) {
+    if (writer->needs_comma) tsk__json_put(writer, ",", 1);
+    tsk__json_put(writer, bytes, size);
+    writer->needs_comma = 1;
+}
+
+static void tsk__json_put_bracket(tsk_json_writer *writer, const char *bracket) {
+    tsk__json_put_value(writer, bracket, 1);
+    writer->needs_comma = 0;
+}
+
+/* The end of a container follows its last value without a comma. */
+static void tsk__json_put_end(tsk_json_writer *writer, const char *bracket) {
+    writer->needs_comma = 0;
+    tsk__json_put_value(writer, bracket, 1);
+}
+
+void tsk_json_begin_object(tsk_json_writer *writer) { tsk__json_put_bracket(writer, "{"); }
+void tsk_json_end_object(tsk_json_writer *writer) { tsk__json_put_end(writer, "}"); }
+void tsk_json_begin_array(tsk_json_writer *writer) { tsk__json_put_bracket(writer, "["); }
+void tsk_json_end_array(tsk_json_writer *writer) { tsk__json_put_end(writer, "]"); }
+
+static void tsk__json_put_control(tsk_json_writer *writer, char c) {
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+    const char *found = c ? strchr(from, c) : NULL;
+    char escape[8];
+    if (found) snprintf(escape, sizeof escape, "\\%c", to[found - from]);
+    else snprintf(escape, sizeof escape, "\\u%04x", (unsigned)c);
+    tsk__json_put(writer, escape, strlen(escape));
+}
+
+void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length) {
+    size_t i = 0, done = 0; /* text[done, i) is plain and waits to be written at once */
+    tsk__json_put_value(writer, "\"", 1);
+    while (i < length) {
+        unsigned char c = (unsigned char)text[i];
+        int valid = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+        size_t n = valid || c < 0x80 ? 1 : tsk__json_utf8(text + i, length - i, &valid);
+        if (!valid) {
+            tsk__json_put(writer, text + done, i - done);
+            done = i + n;
+            if (c < 0x80) tsk__json_put_control(writer, text[i]);
+            else tsk__json_put(writer, "\xef\xbf\xbd", 3);
+        }
+        i += n;
+    }
+    if (length > done) tsk__json_put(writer, text + done, length - done);
+    tsk__json_put(writer, "\"", 1);
+}
+
+void tsk_json_write_key(tsk_json_writer *writer, const char *key) {
+    tsk_json_write_string(writer, key, strlen(key));
+    tsk__json_put(writer, ":", 1);
+    writer->needs_comma = 0;
+}
+
+void tsk_json_write_int(tsk_json_writer *writer, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    tsk__json_put_value(writer, text, strlen(text));
+}
+
+void tsk_json_write_uint(tsk_json_writer *writer, uint64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    tsk__json_put_value(writer, text, strlen(text));
+}
+
+void tsk_json_write_bool(tsk_json_writer *writer, int value) {
+    tsk__json_put_value(writer, value ? "true" : "false", value ? 4 : 5);
+}
+
+void tsk_json_write_null(tsk_json_writer *writer) { tsk__json_put_value(writer, "null", 4); }
+
+/* The shortest decimal that reads back as a double is any that lies between the two midpoints to its neighbours (G. L.
+   Steele and J. L. White, "How to print floating-point numbers accurately", 1990). In units of 1/scale: the value's
+   rest `value`, and its distances to the midpoints. A midpoint itself reads back when the mantissa is even. */
+typedef struct tsk__json_shortest {
+    tsk__json_big value, scale, above, below;
+    int is_even;
+} tsk__json_shortest;
+
+/* Does value + above reach the midpoint of (or go beyond) one whole scale? */
+static int tsk__json_shortest_is_high(const tsk__json_shortest *state) {
+    tsk__json_big sum = state->value;
+    tsk__json_big_add(&sum, &state->above);
+    return tsk__json_big_compare(&sum, &state->scale) > (state->is_even ? -1 : 0);
+}
+
+/* Sets up value / scale = v / 10^k in [1/10, 1) and returns k; v = mantissa * 2^exponent. */
+static int tsk__json_shortest_begin(tsk__json_shortest *state, uint64_t mantissa, int exponent, int is_power_of_2) {
+    int wide = is_power_of_2 ? 2 : 1; /* below a power of two the neighbour is half as far */
+    int lead = exponent + tsk__json_bits(mantissa) - 1;
+    int k = (lead * 78913 - (lead < 0 ? 262143 : 0)) / 262144 + 1; /* 78913/2^18 is log10(2); rounded down */
+    tsk__json_big_set(&state->value, mantissa);
+    tsk__json_big_set(&state->scale, 1);
+    tsk__json_big_set(&state->above, 1);
+    tsk__json_big_set(&state->below, 1);
+    state->is_even = !(mantissa & 1);
+    tsk__json_big_shift_left(&state->value, wide + (exponent > 0 ? exponent : 0));
+    tsk__json_big_shift_left(&state->scale, wide + (exponent < 0 ? -exponent : 0));
+    tsk__json_big_shift_left(&state->above, wide - 1 + (exponent > 0 ? exponent : 0));
+    tsk__json_big_shift_left(&state->below, exponent > 0 ? exponent : 0);
+    if (k > 0) tsk__json_big_multiply_power10(&state->scale, k);
+    if (k < 0) {
+        tsk__json_big_multiply_power10(&state->value, -k);
+        tsk__json_big_multiply_power10(&state->above, -k);
+        tsk__json_big_multiply_power10(&state->below, -k);
+    }
+    if (!tsk__json_shortest_is_high(state)) return k;
+    tsk__json_big_multiply_add(&state->scale, 10, 0);
+    return k + 1;
+}
+
+/* Writes the digits of 0.ddd * 10^*k to `digits` [17]; returns how many. */
+static int tsk__json_shortest_digits(double value, char *digits, int *k) {
+    tsk__json_shortest state;
+    uint64_t bits, mantissa;
+    int n = 0, digit = 0, is_low = 0, is_high = 0, exponent, half;
+    memcpy(&bits, &value, sizeof bits);
+    exponent = (int)(bits >> 52 & 2047);
+    mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (exponent ? (uint64_t)1 << 52 : 0);
+    *k = tsk__json_shortest_begin(&state, mantissa, (exponent ? exponent : 1) - 1075, exponent > 1 && mantissa == (uint64_t)1 << 52);
+    while (!is_low && !is_high) {
+        tsk__json_big_multiply_add(&state.value, 10, 0);
+        tsk__json_big_multiply_add(&state.above, 10, 0);
+        tsk__json_big_multiply_add(&state.below, 10, 0);
+        for (digit = 0; tsk__json_big_compare(&state.value, &state.scale) >= 0; digit++) tsk__json_big_subtract(&state.value, &state.scale);
+        is_low = tsk__json_big_compare(&state.value, &state.below) < (state.is_even ? 1 : 0);
+        is_high = tsk__json_shortest_is_high(&state);
+        digits[n++] = (char)('0' + digit);
+    }
+    tsk__json_big_multiply_add(&state.value, 2, 0);
+    half = tsk__json_big_compare(&state.value, &state.scale);
+    if (is_high && (!is_low || half > 0 || (half == 0 && digit % 2))) digits[n - 1]++; /* a tie: the even digit */
+    return n;
+}
+
+void tsk_json_write_double(tsk_json_writer *writer, double value) {
+    char digits[20], text[64];
+    int n, k;
+    if (!(value >= -DBL_MAX && value <= DBL_MAX)) {
+        tsk_json_write_null(writer);
+        return;
+    }
+    if (value == 0) {
+        uint64_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        tsk__json_put_value(writer, bits ? "-0.0" : "0", bits ? 4 : 1); /* "-0" is an integer to many readers */
+        return;
+    }
+    n = tsk__json_shortest_digits(value < 0 ? -value : value, digits, &k);
+    if (n <= k && k <= 17) snprintf(text, sizeof text, "%s%.*s%.*s", value < 0 ? "-" : "", n, digits, k - n, "0000000000000000");
+    else if (0 < k && k <= 17) snprintf(text, sizeof text, "%s%.*s.%.*s", value < 0 ? "-" : "", k, digits, n - k, digits + k);
+    else if (-5 < k && k <= 0) snprintf(text, sizeof text, "%s0.%.*s%.*s", value < 0 ? "-" : "", -k, "0000", n, digits);
+    else snprintf(text, sizeof text, "%s%c%s%.*se%d", value < 0 ? "-" : "", digits[0], n > 1 ? "." : "", n - 1, digits + 1, k - 1);
+    tsk__json_put_value(writer, text, strlen(text));
+}
+
+// >>safetensors =======================================================================================================
+/* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
+   only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
+   later trusts its offset and size blindly. Names are sorted and searched, not hashed: a stranger who picks them could
+   make any fixed hash collide. Stricter than the format's first implementation in one point: an entry has its three
+   members and nothing else. */
+
+/* ---- element types */
+
+static const struct {
+    const char *name;
+    size_t size;
+} tsk__dtypes[] = {{"auto", 0}, {"F32", 4},     {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},
+                   {"I32", 4},  {"I16", 2},     {"I8", 1},  {"U64", 8},  {"U32", 4}, {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
+
+static int tsk__dtype_is_known(tsk_dtype dtype) { return (int)dtype >= 0 && (int)dtype < (int)TSK_DTYPE_COUNT; }
+
+const char *tsk_dtype_name(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].name : "unknown"; }
+
+size_t tsk_dtype_size(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].size : 0; }
+
+/* AUTO when there is none of that name. */
+static tsk_dtype tsk__dtype_from_name(const char *name) {
+    int i;
+    for (i = 1; i < (int)TSK_DTYPE_COUNT; i++)
+        if (strcmp(name, tsk__dtypes[i].name) == 0) return (tsk_dtype)i;
+    return TSK_DTYPE_AUTO;
+}
+
+/* shape's product times the element size; 0 when that does not fit 64 bits. */
+static int tsk__safetensors_size(tsk_dtype dtype, int n_dims, const uint64_t *shape, uint64_t *size) {
+    uint64_t product = tsk_dtype_size(dtype);
+    int i;
+    for (i = 0; i < n_dims; i++) {
+        if (shape[i] && product > UINT64_MAX / shape[i]) return 0;
+        product *= shape[i];
+    }
+    *size = product;
+    return 1;
+}
+
+/* ---- reading */
+
+#define TSK__SAFETENSORS_MAX_HEADER 100000000u /* the format's own limit */
+
+struct tsk_safetensors {
+    const tsk_allocator *allocator;
+    char *path;
+    tsk__file file;
+    tsk_json *header;
+    tsk_tensor_info *tensors;         /* [count] in the order of their offsets */
+    const tsk_tensor_info **by_name;  /* [count] in the order of their names */
+    size_t count;
+    uint64_t data_start;
+};
+
+/* "'path': …", at `offset` in the file. */
+static tsk_status TSK__PRINTF(4, 5) tsk__safetensors_fail(const tsk_safetensors *file, uint64_t offset, tsk_error *error,
+                                                          const char *format, ...) {
+    char message[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    return tsk__error_set(error, TSK_ERROR_SAFETENSORS, file->path, offset, "'%s': %s", tsk__error_path(file->path), message);
+}
+
+/* "'path': tensor 'name': …", at the header's `value`. */
+static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safetensors *file, const char *name, const tsk_json_value *value,
+                                                                 tsk_error *error, const char *format, ...) {
+    char message[240];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
+}
+
+/* The header's text to *text (the caller frees it) and its length to *size. */
+static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
+    unsigned char bytes[8];
+    uint64_t length = 0;
+    tsk_status status;
+    int i;
+    if (file->file.size < 8)
+        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, too few for a header", (unsigned long long)file->file.size);
+    status = tsk__file_read(&file->file, file->path, 0, bytes, sizeof bytes, error);
+    if (status != TSK_OK) return status;
+    for (i = 7; i >= 0; i--) length = length << 8 | bytes[i];
+    if (length > TSK__SAFETENSORS_MAX_HEADER)
+        return tsk__safetensors_fail(file, 0, error, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
+                                     (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
+    if (length > file->file.size - 8)
+        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, but its header alone should have %llu: it is cut",
+                                     (unsigned long long)file->file.size, (unsigned long long)length);
+    *size = (size_t)length;
+    *text = (char *)tsk__memory_new(file->allocator, (size_t)length, 1);
+    if (!*text) return tsk__error_memory(error, "a safetensors header", length);
+    status = tsk__file_read(&file->file, file->path, 8, *text, (size_t)length, error);
+    if (status == TSK_OK && (length == 0 || (*text)[0] != '{'))
+        status = tsk__safetensors_fail(file, 8, error, "the header does not begin with '{'");
+    return status;
+}
+
+static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
+    char *text = NULL;
+    size_t size = 0;
+    tsk_error inner = {TSK_OK, {0}, {0}, 0, NULL};
+    tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
+    file->data_start = 8 + (uint64_t)size;
+    if (status == TSK_OK) {
+        status = tsk_json_parse(text, size, NULL, file->allocator, &file->header, &inner);
+        if (status == TSK_ERROR_JSON) status = tsk__safetensors_fail(file, 8 + inner.offset, error, "the header is not JSON: %s", inner.message);
+        else if (status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", size);
+    }
+    tsk__memory_delete(file->allocator, text);
+    return status;
+}
+
+static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, const tsk_json_value *metadata, tsk_error *error) {
+    const tsk_json_value *member;
+    if (metadata != tsk_json_get(tsk_json_root(file->header), "__metadata__"))
+        return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ appears twice");
+    if (tsk_json_type_of(metadata) != TSK_JSON_OBJECT)
+        return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ is not an object");
+    for (member = tsk_json_first(metadata); member; member = tsk_json_next(member))
+        if (!tsk_json_string(member, NULL))
+            return tsk__safetensors_fail(file, 8 + tsk_json_offset(member), error, "__metadata__ member '%.120s' is not a string",
+                                         tsk_json_key(member, NULL));
+    return TSK_OK;
+}
+
+/* "dtype": the name of an element type. */
+static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *value, tsk_error *error) {
+    const char *name = tsk_json_string(value, NULL);
+    if (!name) return tsk__safetensors_fail_tensor(file, tensor->name, value, error, "dtype is not a string");
+    tensor->dtype = tsk__dtype_from_name(name);
+    if (tensor->dtype == TSK_DTYPE_AUTO)
+        return tsk__safetensors_fail_tensor(file, tensor->name, value, error, "unknown dtype '%.40s'", name);
+    return TSK_OK;
+}
+
+/* An array of at most `max` integers to `numbers`; how many there are to *n. */
+static tsk_status tsk__safetensors_parse_numbers(const tsk_safetensors *file, const char *name, const char *what, const tsk_json_value *value,
+                                                 size_t max, uint64_t *numbers, int *n, tsk_error *error) {
+    const tsk_json_value *element;
+    *n = 0;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) return tsk__safetensors_fail_tensor(file, name, value, error, "%s is not an array", what);
+    if (tsk_json_count(value) > max)
+        return tsk__safetensors_fail_tensor(file, name, value, error, "%s has %llu numbers, more than %d", what,
+                                            (unsigned long long)tsk_json_count(value), (int)max);
+    for (element = tsk_json_first(value); element; element = tsk_json_next(element))
+        if (!tsk_json_uint64(element, &numbers[(*n)++]))
+            return tsk__safetensors_fail_tensor(file, name, element, error, "%s has an element that is not an integer from 0 to 2^64 - 1", what);
+    return TSK_OK;
+}
+
+/* Its place in the data: within the file, and as large as shape and dtype say. */
+static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *entry, uint64_t begin,
+                                         uint64_t end, tsk_error *error) {
+    uint64_t available = file->file.size - file->data_start, size;
+    if (begin > end)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
+                                            (unsigned long long)begin, (unsigned long long)end);
+    if (end > available)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data",
+                                            (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
+    if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");
+    if (size != end - begin)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape and dtype %s make %llu bytes, but data_offsets span %llu",
+                                            tsk_dtype_name(tensor->dtype), (unsigned long long)size, (unsigned long long)(end - begin));
+    tensor->offset = file->data_start + begin;
+    tensor->size = size;
+    return TSK_OK;
+}
+
+static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, const tsk_json_value *entry, tsk_tensor_info *tensor, tsk_error *error) {
+    const tsk_json_value *dtype = tsk_json_get(entry, "dtype"), *shape = tsk_json_get(entry, "shape");
+    const tsk_json_value *offsets = tsk_json_get(entry, "data_offsets");
+    uint64_t range[2] = {0, 0};
+    size_t length;
+    tsk_status status;
+    int n;
+    tensor->name = tsk_json_key(entry, &length);
+    if (strlen(tensor->name) != length) return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "a NUL character in the name");
+    if (!dtype || !shape || !offsets || tsk_json_count(entry) != 3)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "expected an object of exactly dtype, shape and data_offsets");
+    status = tsk__safetensors_parse_dtype(file, tensor, dtype, error);
+    if (status == TSK_OK)
+        status = tsk__safetensors_parse_numbers(file, tensor->name, "shape", shape, TSK_MAX_DIMS, tensor->shape, &tensor->n_dims, error);
+    if (status == TSK_OK) status = tsk__safetensors_parse_numbers(file, tensor->name, "data_offsets", offsets, 2, range, &n, error);
+    if (status == TSK_OK && n != 2) status = tsk__safetensors_fail_tensor(file, tensor->name, offsets, error, "data_offsets needs two numbers");
+    return status == TSK_OK ? tsk__safetensors_place(file, tensor, entry, range[0], range[1], error) : status;
+}
+
+static tsk_status tsk__safetensors_parse_entries(tsk_safetensors *file, tsk_error *error) {
+    const tsk_json_value *root = tsk_json_root(file->header), *entry;
+    file->tensors = (tsk_tensor_info *)tsk__memory_new_zeroed(file->allocator, tsk_json_count(root), sizeof *file->tensors);
+    file->by_name = (const tsk_tensor_info **)tsk__memory_new(file->allocator, tsk_json_count(root), sizeof *file->by_name);
+    if (!file->tensors || !file->by_name) return tsk__error_memory(error, "the list of tensors", (uint64_t)tsk_json_count(root) * sizeof *file->tensors);
+    for (entry = tsk_json_first(root); entry; entry = tsk_json_next(entry)) {
+        size_t length;
+        const char *name = tsk_json_key(entry, &length);
+        int is_metadata = length == 12 && memcmp(name, "__metadata__", 12) == 0;
+        tsk_status status = is_metadata ? tsk__safetensors_check_metadata(file, entry, error)
+                                        : tsk__safetensors_parse_tensor(file, entry, &file->tensors[file->count++], error);
+        if (status != TSK_OK) return status;
+    }
+    return TSK_OK;
+}
+
+/* By offset; an empty tensor before the one that starts where it does; else as in the header, where names lie in order. */
+static int tsk__safetensors_compare_offsets(const void *a, const void *b) {
+    const tsk_tensor_info *left = (const tsk_tensor_info *)a, *right = (const tsk_tensor_info *)b;
+    if (left->offset != right->offset) return left->offset < right->offset ? -1 : 1;
+    if (left->size != right->size) return left->size < right->size ? -1 : 1;
+    return left->name < right->name ? -1 : left->name > right->name;
+}
+
+static int tsk__safetensors_compare_names(const void *a, const void *b) {
+    return strcmp((*(const tsk_tensor_info *const *)a)->name, (*(const tsk_tensor_info *const *)b)->name);
+}
+
+/* Every byte of the data belongs to exactly one tensor. */
+static tsk_status tsk__safetensors_check_layout(const tsk_safetensors *file, tsk_error *error) {
+    uint64_t expected = file->data_start;
+    size_t i;
+    for (i = 0; i < file->count; i++) {
+        const tsk_tensor_info *tensor = &file->tensors[i];
+        if (tensor->offset != expected)
+            return tsk__safetensors_fail_tensor(file, tensor->name, NULL, error, "its data begins at %llu, but the data before it ends at %llu: %s",
+                                                (unsigned long long)(tensor->offset - file->data_start),
+                                                (unsigned long long)(expected - file->data_start),
+                                                tensor->offset < expected ? "an overlap" : "a hole");
+        expected += tensor->size;
+    }
+    if (expected != file->file.size)
+        return tsk__safetensors_fail(file, expected, error, "the tensors end at byte %llu, but the file has %llu",
+                                     (unsigned long long)expected, (unsigned long long)file->file.size);
+    return TSK_OK;
+}
+
+static tsk_status tsk__safetensors_sort(tsk_safetensors *file, tsk_error *error) {
+    tsk_status status;
+    size_t i;
+    qsort(file->tensors, file->count, sizeof *file->tensors, tsk__safetensors_compare_offsets);
+    for (i = 0; i < file->count; i++) file->by_name[i] = &file->tensors[i];
+    qsort(file->by_name, file->count, sizeof *file->by_name, tsk__safetensors_compare_names);
+    status = tsk__safetensors_check_layout(file, error);
+    for (i = 1; i < file->count && status == TSK_OK; i++)
+        if (strcmp(file->by_name[i - 1]->name, file->by_name[i]->name) == 0)
+            status = tsk__safetensors_fail_tensor(file, file->by_name[i]->name, NULL, error, "the name appears twice");
+    return status;
+}
+
+static char *tsk__safetensors_copy(const tsk_allocator *allocator, const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = (char *)tsk__memory_new(allocator, size, 1);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
+tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(host);
+    tsk_safetensors *file = (tsk_safetensors *)tsk__memory_new_zeroed(allocator, 1, sizeof *file);
+    tsk_status status;
+    *out = NULL;
+    if (!file) return tsk__error_memory(error, "a safetensors file", sizeof *file);
+    file->allocator = allocator;
+    file->file.descriptor = -1;
+    file->path = tsk__safetensors_copy(allocator, path);
+    status = file->path ? tsk__file_open(&file->file, path, host, error) : tsk__error_memory(error, "a path", strlen(path) + 1);
+    if (status == TSK_OK) status = tsk__safetensors_parse_header(file, error);
+    if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
+    if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
+    if (status != TSK_OK) {
+        tsk_safetensors_close(file);
+        return status;
+    }
+    tsk__file_map(&file->file, host);
+    *out = file;
+    return TSK_OK;
+}
+
+void tsk_safetensors_close(tsk_safetensors *file) {
+    const tsk_allocator *allocator = file ? file->allocator : NULL;
+    if (!file) return;
+    tsk__file_close(&file->file);
+    tsk_json_free(file->header);
+    tsk__memory_delete(allocator, file->tensors);
+    tsk__memory_delete(allocator, (void *)file->by_name);
+    tsk__memory_delete(allocator, file->path);
+    tsk__memory_delete(allocator, file);
+}
+
+size_t tsk_safetensors_count(const tsk_safetensors *file) { return file->count; }
+
+const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index) {
+    return index < file->count ? &file->tensors[index] : NULL;
+}
+
+const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name) {
+    size_t low = 0, high = file->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, file->by_name[middle]->name);
+        if (order == 0) return file->by_name[middle];
+        if (order < 0) high = middle;
+        else low = middle + 1;
+    }
+    return NULL;
+}
+
+const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file) {
+    return tsk_json_get(tsk_json_root(file->header), "__metadata__");
+}
+
+const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor) {
+    return file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
+}
+
+tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
+                                tsk_error *error) {
+    if (offset > tensor->size || size > tensor->size - offset)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
+                              (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
+    return tsk__file_read(&file->file, file->path, tensor->offset + offset, buffer, size, error);
+}
+
+/* ---- a file that appears whole or not at all
+   Everything goes to a temporary file in the same folder, which takes the real name in one step at the end. */
+
+typedef struct tsk__output {
+    const tsk_allocator *allocator;
+    char *path, *temporary;   /* temporary is "" once that name is gone */
+    int descriptor;
+} tsk__output;
+
+static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
+    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
+}
+
+/* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
+static void tsk__output_abandon(tsk__output *output) {
+    if (output->descriptor >= 0) close(output->descriptor);
+    if (output->descriptor >= 0 && output->temporary[0]) unlink(output->temporary);
+    tsk__memory_delete(output->allocator, output->temporary);
+    tsk__memory_delete(output->allocator, output->path);
+    memset(output, 0, sizeof *output);
+    output->descriptor = -1;
+}
+
+/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
+static const char *tsk__output_obstacle(const char *path) {
+    struct stat status;
+    if (!path[0]) return "the path is empty";
+    if (stat(path, &status) != 0 || S_ISREG(status.st_mode)) return NULL;
+    return tsk__file_not_regular(status.st_mode);
+}
+
+/* O_EXCL: never somebody else's file, nor through a link that somebody put there. */
+static int tsk__output_create(char *temporary, size_t size, int folder_length, const char *path) {
+    int attempt, descriptor = -1;
+    for (attempt = 0; attempt < 1000 && descriptor < 0; attempt++) {
+        snprintf(temporary, size, "%.*s.tokenskip-%ld-%d.tmp", folder_length, path, (long)getpid(), attempt);
+        descriptor = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
+    }
+    return descriptor;
+}
+
+static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
+    const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
+    size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
+    tsk_status status = TSK_OK;
+    memset(output, 0, sizeof *output);
+    output->allocator = allocator;
+    output->descriptor = -1;
+    output->path = tsk__safetensors_copy(allocator, path);
+    output->temporary = (char *)tsk__memory_new(allocator, size, 1);
+    if (!output->path || !output->temporary) status = tsk__error_memory(error, "a path", size);
+    else if (obstacle) status = tsk__output_fail(output, error, obstacle);
+    else {
+        output->descriptor = tsk__output_create(output->temporary, size, (int)folder_length, path);
+        if (output->descriptor < 0) status = tsk__output_fail(output, error, strerror(errno));
+    }
+    if (status != TSK_OK) tsk__output_abandon(output);
+    return status;
+}
+
+static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
+    const char *from = (const char *)bytes;
+    size_t done = 0;
+    while (done < size) {
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30;
+        ssize_t n = pwrite(output->descriptor, from + done, step, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return tsk__output_fail(output, error, n < 0 ? strerror(errno) : "nothing could be written");
+        done += (size_t)n;
+    }
+    return TSK_OK;
+}
+
+/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
+static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
+    int descriptor = output->descriptor;
+    tsk_status status = TSK_OK;
+    output->descriptor = -1;
+    if (close(descriptor) != 0 || rename(output->temporary, output->path) != 0) {
+        status = tsk__output_fail(output, error, strerror(errno));
+        unlink(output->temporary);
+    }
+    tsk__output_abandon(output);
+    return status;
+}
+
+/* ---- writing
+   The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
+   vanishes with the process, whatever happens), and is copied behind the header in the end. */
+
+struct tsk_safetensors_writer {
+    const tsk_allocator *allocator;
+    tsk__output data;
+    uint64_t data_size;
+    tsk_text header;        /* so far, without the closing brace */
+    tsk_json_writer json;
+    size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
+    size_t n_slots, n_names; /* n_slots is a power of two */
+};
+
+tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out, tsk_error *error) {
+    tsk_safetensors_writer *writer = (tsk_safetensors_writer *)tsk__memory_new_zeroed(allocator, 1, sizeof *writer);
+    tsk_status status;
+    *out = NULL;
+    if (!writer) return tsk__error_memory(error, "a safetensors writer", sizeof *writer);
+    writer->allocator = writer->header.allocator = allocator;
+    writer->json.out = &writer->header;
+    status = tsk__output_open(&writer->data, path, allocator, error);
+    if (status == TSK_OK && unlink(writer->data.temporary) != 0) status = tsk__output_fail(&writer->data, error, strerror(errno));
+    if (status == TSK_OK) {
+        writer->data.temporary[0] = 0;
+        tsk_json_begin_object(&writer->json);
+        if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
+    }
+    if (status != TSK_OK) tsk_safetensors_writer_abandon(writer);
+    else *out = writer;
+    return status;
+}
+
+void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer) {
+    const tsk_allocator *allocator = writer ? writer->allocator : NULL;
+    if (!writer) return;
+    tsk__output_abandon(&writer->data);
+    tsk_text_free(&writer->header);
+    tsk__memory_delete(allocator, writer->slots);
+    tsk__memory_delete(allocator, writer);
+}
+
+static tsk_status tsk__safetensors_refuse(const tsk_safetensors_writer *writer, const char *name, const char *reason, tsk_error *error) {
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "cannot write '%s': tensor '%.120s': %s",
+                          tsk__error_path(writer->data.path), name, reason);
+}
+
+/* Of the quoted name at the header's byte `start`, quotes and escapes included. */
+static size_t tsk__safetensors_name_length(const tsk_safetensors_writer *writer, size_t start) {
+    const char *name = writer->header.data + start;
+    size_t i = 1;
+    while (name[i] != '"') i += name[i] == '\\' ? 2 : 1;
+    return i + 1;
+}
+
+/* The slot of the name at `start`: where an equal name is, or where it should go. */
+static size_t *tsk__safetensors_slot(const tsk_safetensors_writer *writer, size_t start) {
+    const char *header = writer->header.data;
+    size_t i, length = tsk__safetensors_name_length(writer, start);
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+    for (i = 0; i < length; i++) hash = (hash ^ (unsigned char)header[start + i]) * 0x100000001b3u;
+    for (i = (size_t)(hash ^ hash >> 32);; i++) {
+        size_t *slot = &writer->slots[i & (writer->n_slots - 1)];
+        if (!*slot || strncmp(header + *slot, header + start, length) == 0) return slot; /* neither holds a NUL */
+    }
+}
+
+/* Keeps half of the table free. 0 when out of memory. */
+static int tsk__safetensors_grow_slots(tsk_safetensors_writer *writer) {
+    size_t *old = writer->slots;
+    size_t i, n_old = writer->n_slots;
+    if (2 * (writer->n_names + 1) <= n_old) return 1;
+    writer->slots = (size_t *)tsk__memory_new_zeroed(writer->allocator, n_old ? 2 * n_old : 64, sizeof *old);
+    if (!writer->slots) {
+        writer->slots = old;
+        return 0;
+    }
+    writer->n_slots = n_old ? 2 * n_old : 64;
+    for (i = 0; i < n_old; i++)
+        if (old[i]) *tsk__safetensors_slot(writer, old[i]) = old[i];
+    tsk__memory_delete(writer->allocator, old);
+    return 1;
+}
+
+/* Why a tensor cannot be written, whatever is in the file already; NULL when it can. */
+static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims,
+                                              const uint64_t *shape, const void *data, uint64_t *size) {
+    size_t i, n, length = strlen(name);
+    int valid = 1;
+    for (i = 0; i < length && valid; i += n) n = tsk__json_utf8(name + i, length - i, &valid);
+    if (!valid) return "the name is not UTF-8";
+    if (strcmp(name, "__metadata__") == 0) return "this name is the format's own";
+    if (tsk_dtype_size(dtype) == 0) return "unknown dtype";
+    if (n_dims < 0 || n_dims > TSK_MAX_DIMS) return "too many dimensions";
+    if (!tsk__safetensors_size(dtype, n_dims, shape, size)) return "shape times dtype size does not fit 64 bits";
+    if (*size > SIZE_MAX || *size > (uint64_t)INT64_MAX / 2 - writer->data_size) return "larger than a file can be";
+    return *size && !data ? "no data" : NULL;
+}
+
+static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dtype dtype, int n_dims, const uint64_t *shape, uint64_t size) {
+    tsk_json_writer *json = &writer->json;
+    int i;
+    tsk_json_begin_object(json);
+    tsk_json_write_key(json, "dtype");
+    tsk_json_write_string(json, tsk_dtype_name(dtype), strlen(tsk_dtype_name(dtype)));
+    tsk_json_write_key(json, "shape");
+    tsk_json_begin_array(json);
+    for (i = 0; i < n_dims; i++) tsk_json_write_uint(json, shape[i]);
+    tsk_json_end_array(json);
+    tsk_json_write_key(json, "data_offsets");
+    tsk_json_begin_array(json);
+    tsk_json_write_uint(json, writer->data_size);
+    tsk_json_write_uint(json, writer->data_size + size);
+    tsk_json_end_array(json);
+    tsk_json_end_object(json);
+}
+
+/* Whatever fails, the writer is as it was: the tensor can be added again, or left out. */
+tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
+                                      const void *data, tsk_error *error) {
+    uint64_t size = 0;
+    size_t old_length = writer->header.length, start = old_length + (writer->n_names ? 1 : 0), *slot = NULL;
+    const char *objection = tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    tsk_status status = TSK_OK;
+    if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
+    tsk_json_write_key(&writer->json, name);
+    tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
+    if (writer->json.status != TSK_OK || !tsk__safetensors_grow_slots(writer)) status = tsk__error_memory(error, "a safetensors header", old_length);
+    else if (writer->header.length > TSK__SAFETENSORS_MAX_HEADER - 16)
+        status = tsk__safetensors_refuse(writer, name, "the header would be longer than the format allows", error);
+    else {
+        slot = tsk__safetensors_slot(writer, start);
+        if (*slot) status = tsk__safetensors_refuse(writer, name, "the name is there already", error);
+        else status = tsk__output_write(&writer->data, writer->data_size, data, (size_t)size, error);
+    }
+    if (status == TSK_OK) {
+        *slot = start;
+        writer->n_names++;
+        writer->data_size += size;
+    } else {
+        writer->header.length = old_length;
+        writer->header.data[old_length] = 0;
+        writer->json.status = TSK_OK;
+        writer->json.needs_comma = writer->n_names != 0;
+    }
+    return status;
+}
+
+/* The data behind the header, a piece at a time. */
+static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output, uint64_t start, tsk_error *error) {
+    size_t piece = (size_t)1 << 20;
+    uint64_t done = 0;
+    void *buffer = tsk__memory_new(writer->allocator, piece, 1);
+    tsk_status status = buffer ? TSK_OK : tsk__error_memory(error, "copying tensors", piece);
+    while (status == TSK_OK && done < writer->data_size) {
+        size_t wanted = writer->data_size - done < piece ? (size_t)(writer->data_size - done) : piece;
+        ssize_t n = pread(writer->data.descriptor, buffer, wanted, (off_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
+        else status = tsk__output_write(output, start + done, buffer, (size_t)n, error);
+        if (status == TSK_OK) done += (uint64_t)n;
+    }
+    tsk__memory_delete(writer->allocator, buffer);
+    return status;
+}
+
+/* Length, header, spaces up to a multiple of 8 (so that the data is aligned), data. */
+static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, const tsk__output *output, tsk_error *error) {
+    unsigned char length[8];
+    tsk_status status;
+    int i;
+    tsk_json_end_object(&writer->json);
+    if (writer->json.status == TSK_OK) writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
+    if (writer->json.status != TSK_OK) return tsk__error_memory(error, "a safetensors header", writer->header.length);
+    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)writer->header.length >> 8 * i);
+    status = tsk__output_write(output, 0, length, sizeof length, error);
+    if (status == TSK_OK) status = tsk__output_write(output, 8, writer->header.data, writer->header.length, error);
+    return status == TSK_OK ? tsk__safetensors_copy_data(writer, output, 8 + (uint64_t)writer->header.length, error) : status;
+}
+
+tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
+    tsk__output output;
+    tsk_status status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
+    if (status == TSK_OK) {
+        status = tsk__safetensors_write_file(writer, &output, error);
+        if (status == TSK_OK) status = tsk__output_commit(&output, error);
+        else tsk__output_abandon(&output);
+    }
+    tsk_safetensors_writer_abandon(writer);
+    return status;
+}
+
+// >>unicode ===========================================================================================================
+/* Character classes and NFC, exactly as the reference tokenizer has them. Its regular expressions follow Unicode 16, its
+   normalizer about Unicode 9, so the tables are taken from its behaviour and not from the Unicode database.
+   UTF-8 itself is read and written by the two functions of >>json. */
+
+enum {
+    TSK__UNICODE_OTHER,
+    TSK__UNICODE_UPPER,    /* Lu, Lt */
+    TSK__UNICODE_LOWER,    /* Ll */
+    TSK__UNICODE_LETTER,   /* Lm, Lo */
+    TSK__UNICODE_MARK,     /* M */
+    TSK__UNICODE_NUMBER,   /* N */
+    TSK__UNICODE_SPACE,    /* \s */
+    TSK__UNICODE_KIND = 7, /* the bits of the seven above */
+    TSK__UNICODE_WORD = 8, /* \w */
+    TSK__UNICODE_UNSTABLE = 16 /* NFC may change it, move it or join it to what stands before: text without is NFC */
+};
+
+/* ---- begin of tables: made by tools/make_unicode_tables.mjs, do not edit */
+/* 3427 runs that cover all code points from 0: length * 32 + property */
+static const uint32_t tsk__unicode_runs[] = {
+    288, 166, 576, 38, 480, 333, 224, 841, 128, 40, 32, 842, 320, 38, 832, 38, 288, 43, 224, 69, 32, 42, 96, 37, 43, 32,
+    101, 32, 745, 32, 233, 778, 32, 266, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 74, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 74, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 73, 42, 41, 42, 41, 106, 73, 42, 41, 42, 73, 42, 105, 74, 137, 42, 73,
+    42, 105, 106, 73, 42, 73, 42, 41, 42, 41, 42, 73, 42, 41, 74, 41, 42, 73, 42, 105, 42, 41, 42, 73, 74, 43, 41, 106,
+    139, 73, 42, 73, 42, 73, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 74, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 74, 73, 42, 41, 42, 105, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 234, 73, 42, 73, 74, 41, 42, 137, 42, 41, 42,
+    41, 42, 41, 42, 41, 2218, 43, 874, 587, 128, 395, 448, 171, 224, 43, 32, 43, 544, 2556, 44, 1052, 41, 42, 41, 42,
+    59, 32, 41, 42, 64, 43, 106, 48, 41, 192, 41, 48, 105, 32, 41, 32, 73, 42, 553, 32, 297, 1130, 41, 74, 105, 106, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 170, 41, 42, 32, 41, 42, 73,
+    74, 1641, 1546, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 32, 188, 76, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 73, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 74, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 32, 1225, 64, 43, 192, 1322, 256, 1468, 32, 60, 32, 92, 32, 92, 32, 60, 256, 875, 128, 139, 928, 380, 160,
+    1387, 700, 333, 128, 75, 60, 3179, 32, 43, 252, 64, 220, 75, 92, 32, 156, 75, 333, 107, 64, 43, 512, 43, 60, 971,
+    892, 64, 2859, 364, 43, 448, 333, 1067, 316, 75, 128, 43, 64, 44, 64, 715, 156, 43, 316, 43, 124, 43, 188, 576, 811,
+    124, 128, 363, 160, 779, 32, 203, 256, 300, 1355, 332, 476, 32, 956, 140, 1739, 76, 60, 43, 492, 60, 76, 43, 156,
+    108, 283, 75, 76, 64, 333, 32, 523, 108, 32, 267, 64, 75, 64, 715, 32, 235, 32, 43, 96, 139, 64, 60, 43, 60, 204,
+    64, 76, 64, 76, 60, 43, 256, 60, 128, 91, 32, 59, 75, 76, 64, 333, 75, 64, 197, 64, 43, 32, 44, 64, 108, 32, 203,
+    128, 75, 64, 715, 32, 235, 32, 43, 59, 32, 43, 59, 32, 75, 64, 60, 32, 172, 128, 76, 64, 76, 60, 96, 44, 224, 123,
+    43, 32, 59, 224, 333, 76, 107, 44, 352, 108, 32, 299, 32, 107, 32, 715, 32, 235, 32, 75, 32, 171, 64, 60, 43, 268,
+    32, 108, 32, 76, 60, 64, 43, 480, 75, 76, 64, 333, 288, 43, 204, 32, 108, 32, 267, 64, 75, 64, 715, 32, 235, 32, 75,
+    32, 171, 64, 60, 43, 60, 204, 64, 76, 64, 76, 60, 224, 44, 92, 128, 91, 32, 107, 76, 64, 333, 32, 43, 197, 320, 44,
+    43, 32, 203, 96, 107, 32, 139, 96, 75, 32, 43, 32, 75, 96, 75, 96, 107, 96, 395, 128, 60, 140, 96, 108, 32, 108, 60,
+    64, 43, 192, 60, 448, 333, 101, 416, 172, 267, 32, 107, 32, 747, 32, 523, 64, 44, 43, 236, 32, 108, 32, 108, 60,
+    224, 92, 32, 107, 64, 43, 64, 75, 76, 64, 333, 256, 229, 32, 43, 108, 32, 267, 32, 107, 32, 747, 32, 331, 32, 171,
+    64, 60, 43, 140, 60, 76, 32, 108, 32, 108, 60, 224, 92, 192, 75, 32, 75, 76, 64, 333, 32, 75, 44, 384, 140, 299, 32,
+    107, 32, 1323, 76, 43, 60, 204, 32, 108, 32, 108, 60, 43, 160, 107, 60, 229, 107, 76, 64, 333, 293, 32, 203, 32,
+    108, 32, 587, 96, 779, 32, 299, 32, 43, 64, 235, 96, 60, 128, 60, 172, 32, 44, 32, 236, 60, 192, 333, 64, 76, 416,
+    1547, 44, 75, 140, 124, 160, 235, 44, 156, 108, 32, 333, 1248, 75, 32, 43, 32, 171, 32, 779, 32, 43, 32, 331, 44,
+    75, 140, 92, 108, 43, 64, 171, 32, 43, 32, 156, 108, 32, 333, 64, 139, 1024, 43, 736, 92, 192, 333, 325, 32, 60, 32,
+    60, 32, 60, 128, 76, 107, 59, 139, 32, 139, 59, 139, 59, 139, 59, 139, 59, 395, 59, 107, 128, 220, 44, 60, 44, 156,
+    76, 188, 32, 92, 171, 204, 60, 140, 32, 140, 60, 140, 60, 140, 60, 140, 60, 396, 60, 108, 288, 60, 1824, 1387, 108,
+    60, 268, 60, 44, 92, 140, 43, 333, 192, 203, 140, 139, 108, 43, 108, 75, 236, 107, 140, 427, 364, 60, 43, 44, 333,
+    140, 64, 1225, 32, 41, 160, 41, 64, 1386, 32, 43, 106, 3115, 699, 1611, 891, 4299, 32, 139, 64, 235, 32, 43, 32,
+    139, 64, 1323, 32, 139, 64, 1067, 32, 139, 64, 235, 32, 43, 32, 139, 64, 491, 32, 1835, 32, 139, 64, 2155, 64, 124,
+    288, 645, 96, 523, 512, 2761, 64, 202, 96, 19851, 64, 555, 38, 843, 160, 2411, 96, 109, 267, 224, 587, 76, 60, 44,
+    288, 619, 76, 60, 352, 587, 76, 384, 427, 32, 107, 32, 76, 384, 1675, 972, 60, 44, 96, 43, 128, 43, 60, 64, 333,
+    192, 325, 544, 108, 32, 44, 333, 192, 2859, 224, 171, 76, 1099, 60, 43, 160, 2251, 320, 1003, 32, 396, 128, 300,
+    124, 320, 333, 971, 64, 171, 352, 1419, 128, 843, 192, 333, 37, 1184, 747, 92, 108, 128, 1707, 332, 32, 60, 652,
+    284, 64, 60, 333, 192, 333, 416, 43, 256, 476, 556, 1568, 172, 1515, 92, 460, 60, 267, 96, 333, 544, 316, 384, 108,
+    971, 300, 92, 76, 75, 333, 1419, 60, 364, 92, 384, 1163, 620, 60, 256, 333, 96, 107, 333, 1163, 64, 298, 41, 42,
+    160, 1385, 64, 105, 512, 124, 32, 444, 44, 252, 139, 60, 203, 60, 75, 44, 92, 43, 160, 1418, 2027, 426, 43, 1098,
+    1195, 1756, 172, 188, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 298, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 298, 265, 202, 64, 201, 64, 266,
+    265, 266, 265, 202, 64, 201, 64, 266, 32, 41, 32, 41, 32, 41, 32, 41, 266, 265, 42, 58, 42, 58, 42, 58, 42, 58, 42,
+    58, 42, 58, 42, 58, 64, 266, 265, 266, 265, 266, 265, 170, 32, 74, 105, 57, 41, 32, 58, 96, 106, 32, 74, 41, 57, 41,
+    57, 41, 96, 106, 58, 64, 74, 105, 57, 128, 106, 58, 138, 105, 57, 41, 32, 80, 64, 106, 32, 74, 41, 57, 41, 57, 41,
+    48, 64, 86, 294, 32, 72, 832, 70, 160, 38, 480, 72, 608, 40, 320, 38, 512, 37, 43, 64, 197, 160, 43, 325, 192, 427,
+    1632, 444, 140, 60, 108, 412, 544, 41, 128, 41, 64, 42, 105, 74, 105, 42, 32, 41, 96, 169, 192, 41, 32, 57, 32, 41,
+    32, 89, 73, 32, 42, 137, 42, 139, 42, 64, 74, 73, 160, 41, 138, 128, 42, 32, 517, 1133, 41, 42, 141, 37, 13280, 80,
+    9888, 1925, 832, 1672, 709, 20160, 965, 26880, 48, 9312, 1545, 1546, 41, 42, 105, 74, 41, 42, 41, 42, 41, 42, 137,
+    42, 41, 74, 41, 202, 75, 105, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 74, 192, 41, 42, 41, 42, 124, 41, 42,
+    288, 37, 64, 1226, 32, 42, 160, 42, 64, 1803, 224, 43, 480, 60, 747, 288, 235, 32, 235, 32, 235, 32, 235, 32, 235,
+    32, 235, 32, 235, 32, 235, 32, 1052, 1504, 43, 14848, 38, 128, 75, 45, 800, 301, 220, 32, 171, 64, 109, 75, 128,
+    2763, 64, 92, 64, 107, 32, 2891, 32, 139, 160, 1387, 32, 3019, 96, 133, 320, 1035, 1536, 523, 1024, 325, 960, 261,
+    32, 485, 1024, 325, 1248, 485, 10240, 210955, 2048, 709035, 2144, 1483, 64, 8619, 96, 523, 333, 75, 640, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 43, 60, 108, 32, 348, 32, 43, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 75, 92, 2251, 333, 92, 1184,
+    299, 64, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 106, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41,
+    42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 43, 266, 41, 42, 41, 42, 73, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 43, 64, 41, 42, 41, 42, 43, 41, 42, 41, 106, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 169, 42, 169, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42, 41, 42,
+    137, 42, 41, 42, 73, 42, 64, 41, 42, 32, 42, 32, 42, 41, 42, 41, 42, 41, 42, 41, 672, 107, 41, 42, 107, 42, 235, 44,
+    107, 60, 139, 44, 747, 172, 128, 44, 96, 197, 320, 1675, 384, 76, 1611, 524, 60, 44, 320, 333, 192, 604, 203, 96,
+    43, 32, 75, 44, 333, 907, 172, 124, 64, 747, 396, 60, 384, 939, 96, 140, 1515, 60, 396, 60, 448, 43, 333, 192, 171,
+    44, 331, 333, 171, 32, 1323, 460, 288, 107, 44, 267, 76, 64, 333, 192, 747, 96, 43, 108, 1611, 60, 43, 124, 75, 92,
+    171, 92, 43, 60, 43, 768, 107, 64, 363, 172, 64, 107, 44, 60, 320, 203, 64, 203, 64, 203, 288, 235, 32, 235, 32,
+    1386, 32, 139, 298, 43, 192, 2570, 1131, 268, 32, 44, 60, 64, 333, 192, 357515, 384, 747, 128, 1579, 270464, 8667,
+    75, 59, 43, 59, 75, 347, 43, 59, 43, 59, 75, 91, 107, 2203, 64, 3419, 1216, 234, 384, 170, 160, 59, 60, 59, 299, 32,
+    443, 32, 187, 32, 59, 32, 91, 32, 91, 32, 315, 3179, 1056, 11627, 576, 2059, 64, 1739, 1280, 395, 128, 524, 512,
+    540, 96, 72, 768, 104, 1024, 171, 32, 4331, 608, 333, 224, 841, 128, 40, 32, 842, 352, 2859, 96, 203, 64, 203, 64,
+    203, 64, 107, 1120, 395, 32, 843, 32, 619, 32, 75, 32, 491, 64, 459, 1088, 3947, 384, 1445, 384, 1709, 133, 544, 69,
+    3616, 60, 4160, 939, 96, 1579, 480, 60, 869, 128, 1035, 133, 288, 651, 45, 267, 45, 160, 1227, 188, 160, 971, 64,
+    1163, 128, 267, 32, 173, 1344, 1289, 1290, 2507, 64, 333, 192, 1161, 128, 1162, 128, 1291, 256, 1675, 384, 361, 32,
+    489, 32, 233, 32, 73, 32, 362, 32, 490, 32, 234, 32, 74, 96, 1675, 384, 9963, 288, 715, 320, 267, 768, 203, 32,
+    1355, 32, 299, 2208, 203, 64, 43, 32, 1419, 32, 75, 96, 43, 64, 747, 64, 261, 747, 64, 229, 1003, 256, 293, 1536,
+    619, 32, 75, 160, 165, 715, 197, 128, 843, 2240, 1803, 128, 69, 75, 517, 64, 1477, 43, 108, 32, 76, 160, 44, 60, 44,
+    60, 139, 32, 107, 32, 939, 64, 124, 128, 60, 293, 736, 939, 69, 32, 939, 101, 1024, 267, 32, 907, 92, 128, 165, 512,
+    1739, 320, 715, 64, 261, 619, 160, 261, 587, 736, 229, 2560, 2347, 1760, 1641, 416, 1642, 224, 197, 1163, 140, 256,
+    333, 192, 333, 203, 713, 96, 172, 32, 43, 714, 6976, 997, 32, 1355, 32, 76, 96, 75, 512, 107, 1760, 140, 939, 325,
+    43, 256, 715, 364, 133, 864, 587, 140, 1344, 683, 229, 640, 747, 288, 108, 1707, 460, 60, 352, 645, 333, 44, 75, 76,
+    43, 288, 60, 108, 1451, 300, 92, 224, 44, 416, 811, 224, 333, 192, 124, 1163, 60, 364, 92, 32, 333, 128, 43, 76, 43,
+    256, 1131, 60, 64, 43, 288, 108, 1547, 428, 60, 139, 128, 44, 60, 76, 32, 76, 333, 43, 32, 43, 128, 645, 352, 587,
+    32, 811, 300, 92, 44, 192, 44, 75, 44, 1984, 235, 32, 43, 32, 139, 32, 491, 32, 331, 224, 1515, 332, 92, 160, 333,
+    192, 140, 32, 267, 64, 75, 64, 715, 32, 235, 32, 75, 32, 171, 32, 44, 60, 43, 60, 204, 64, 76, 64, 76, 60, 64, 43,
+    192, 60, 160, 171, 76, 64, 252, 96, 188, 352, 331, 32, 43, 64, 43, 32, 1227, 32, 43, 300, 32, 44, 64, 44, 32, 140,
+    32, 172, 43, 44, 43, 416, 76, 928, 1707, 428, 60, 108, 60, 139, 160, 333, 128, 44, 107, 960, 1547, 60, 300, 60, 76,
+    60, 140, 92, 75, 32, 43, 256, 333, 5312, 1515, 60, 204, 64, 236, 92, 736, 139, 76, 1088, 1547, 492, 60, 44, 96, 43,
+    352, 333, 1216, 1387, 364, 92, 43, 224, 333, 192, 653, 896, 875, 64, 460, 60, 128, 333, 69, 128, 235, 5920, 1419,
+    492, 3232, 1033, 1034, 333, 293, 384, 267, 64, 43, 64, 267, 32, 75, 32, 779, 204, 32, 76, 64, 140, 43, 44, 43, 76,
+    384, 333, 2240, 267, 64, 1259, 236, 64, 236, 43, 32, 43, 44, 864, 43, 332, 1291, 236, 43, 140, 256, 44, 256, 43,
+    364, 1483, 524, 96, 43, 576, 2347, 6368, 1067, 480, 333, 192, 299, 32, 1195, 268, 32, 236, 60, 43, 480, 333, 613,
+    160, 971, 64, 716, 32, 460, 2336, 235, 32, 75, 32, 1227, 204, 96, 44, 32, 76, 32, 236, 43, 44, 256, 333, 192, 203,
+    32, 75, 32, 1035, 172, 32, 76, 32, 172, 43, 224, 333, 9920, 619, 140, 288, 76, 43, 44, 427, 32, 1099, 236, 96, 172,
+    416, 333, 44, 2720, 43, 480, 677, 1376, 29515, 3264, 3565, 544, 6283, 84352, 3115, 480, 34315, 512, 44, 203, 492,
+    320, 127851, 160, 18667, 218912, 971, 588, 333, 55488, 18219, 224, 1003, 32, 333, 192, 2539, 32, 333, 192, 971, 64,
+    188, 352, 1547, 252, 288, 139, 384, 333, 32, 229, 32, 683, 160, 619, 13824, 1451, 96, 333, 6336, 1033, 1034, 741,
+    3360, 2411, 128, 44, 43, 1772, 224, 140, 427, 2048, 75, 32, 43, 44, 352, 76, 448, 196363, 256, 39627, 1312, 331,
+    285920, 139, 32, 235, 32, 75, 32, 9323, 480, 43, 928, 107, 64, 43, 448, 139, 256, 12683, 73856, 3435, 160, 427, 96,
+    299, 224, 331, 96, 44, 60, 133664, 333, 16576, 1484, 64, 748, 17120, 240, 188, 96, 220, 256, 284, 64, 252, 960, 156,
+    416, 208, 4128, 124, 3936, 645, 384, 645, 3456, 805, 4320, 841, 842, 841, 234, 32, 586, 841, 842, 41, 32, 73, 64,
+    41, 64, 73, 64, 137, 32, 265, 138, 32, 42, 32, 234, 32, 362, 841, 842, 73, 32, 137, 64, 265, 32, 233, 32, 842, 73,
+    32, 137, 32, 169, 32, 41, 96, 233, 32, 842, 841, 842, 841, 842, 841, 842, 841, 842, 841, 842, 841, 906, 64, 809, 32,
+    810, 32, 202, 809, 32, 810, 32, 202, 809, 32, 810, 32, 202, 809, 32, 810, 32, 202, 809, 32, 810, 32, 202, 41, 42,
+    64, 1613, 16384, 1772, 128, 1612, 256, 44, 448, 44, 704, 172, 32, 492, 35328, 330, 43, 650, 192, 202, 6816, 252, 32,
+    572, 64, 252, 32, 92, 32, 188, 160, 1995, 1056, 44, 3584, 1451, 96, 236, 235, 64, 333, 128, 43, 10272, 971, 44, 544,
+    1419, 140, 333, 15040, 907, 140, 333, 6848, 971, 76, 43, 333, 15520, 235, 32, 139, 32, 75, 32, 491, 32, 6315, 64,
+    293, 252, 1312, 1097, 1098, 252, 43, 128, 333, 25312, 1893, 32, 101, 32, 133, 2432, 1445, 32, 485, 6208, 139, 32,
+    875, 32, 75, 32, 43, 64, 43, 32, 331, 32, 139, 32, 43, 32, 43, 192, 43, 128, 43, 32, 43, 32, 43, 32, 107, 32, 75,
+    32, 43, 64, 43, 32, 43, 32, 43, 32, 43, 32, 43, 32, 75, 32, 43, 64, 139, 32, 235, 32, 139, 32, 139, 32, 43, 32, 331,
+    32, 555, 160, 107, 32, 171, 32, 555, 18560, 421, 1120, 840, 192, 840, 192, 840, 85184, 333, 32960, 1367051, 1024,
+    132939, 192, 7115, 64, 184395, 448, 239147, 480, 19915, 78912, 17371, 48192, 158059, 160, 134155, 22784512, 7692,
+    6275584,
+};
+/* 334 runs of code points that combine: the first, length * 64 + class (classes numbered in their order) */
+static const uint32_t tsk__unicode_orders[][2] = {
+    {768,1394}, {789,115}, {790,301}, {794,115}, {795,107}, {796,365}, {801,169}, {803,301}, {807,169}, {809,749},
+    {820,321}, {825,301}, {829,242}, {834,114}, {837,118}, {838,114}, {839,237}, {842,242}, {845,173}, {848,242},
+    {851,301}, {855,114}, {856,115}, {857,173}, {859,114}, {860,116}, {861,181}, {863,116}, {864,181}, {866,116},
+    {867,882}, {1155,370}, {1425,109}, {1426,306}, {1430,109}, {1431,242}, {1434,110}, {1435,109}, {1436,434},
+    {1442,429}, {1448,178}, {1450,109}, {1451,178}, {1453,110}, {1454,113}, {1455,114}, {1456,69}, {1457,70}, {1458,71},
+    {1459,72}, {1460,73}, {1461,74}, {1462,75}, {1463,76}, {1464,77}, {1465,142}, {1467,79}, {1468,80}, {1469,81},
+    {1471,82}, {1473,83}, {1474,84}, {1476,114}, {1477,109}, {1479,77}, {1552,562}, {1560,89}, {1561,90}, {1562,91},
+    {1611,86}, {1612,87}, {1613,88}, {1614,89}, {1615,90}, {1616,91}, {1617,92}, {1618,93}, {1619,178}, {1621,173},
+    {1623,370}, {1628,109}, {1629,178}, {1631,109}, {1648,94}, {1750,498}, {1759,306}, {1763,109}, {1764,114},
+    {1767,178}, {1770,109}, {1771,178}, {1773,109}, {1809,95}, {1840,114}, {1841,109}, {1842,178}, {1844,109},
+    {1845,178}, {1847,237}, {1850,114}, {1851,173}, {1853,114}, {1854,109}, {1855,242}, {1858,109}, {1859,114},
+    {1860,109}, {1861,114}, {1862,109}, {1863,114}, {1864,109}, {1865,178}, {2027,498}, {2034,109}, {2035,114},
+    {2070,306}, {2075,626}, {2085,242}, {2089,370}, {2137,237}, {2260,946}, {2275,109}, {2276,178}, {2278,109},
+    {2279,178}, {2281,109}, {2282,242}, {2285,237}, {2288,86}, {2289,87}, {2290,88}, {2291,242}, {2294,109}, {2295,178},
+    {2297,173}, {2299,370}, {2364,66}, {2381,68}, {2385,114}, {2386,109}, {2387,178}, {2492,66}, {2509,68}, {2620,66},
+    {2637,68}, {2748,66}, {2765,68}, {2876,66}, {2893,68}, {3021,68}, {3149,68}, {3157,96}, {3158,97}, {3260,66},
+    {3277,68}, {3405,68}, {3530,68}, {3640,162}, {3642,68}, {3656,291}, {3768,164}, {3784,293}, {3864,173}, {3893,109},
+    {3895,109}, {3897,107}, {3953,102}, {3954,103}, {3956,104}, {3962,295}, {3968,103}, {3970,178}, {3972,68},
+    {3974,178}, {4038,109}, {4151,66}, {4153,132}, {4237,109}, {4957,242}, {5908,68}, {5940,68}, {6098,68}, {6109,114},
+    {6313,113}, {6457,110}, {6458,114}, {6459,109}, {6679,114}, {6680,109}, {6752,68}, {6773,562}, {6783,109},
+    {6832,370}, {6837,429}, {6843,178}, {6845,109}, {6964,66}, {6980,68}, {7019,114}, {7020,109}, {7021,498},
+    {7082,132}, {7142,66}, {7154,132}, {7223,66}, {7376,242}, {7380,65}, {7381,365}, {7386,178}, {7388,301}, {7392,114},
+    {7394,449}, {7405,109}, {7412,114}, {7416,178}, {7616,178}, {7618,109}, {7619,498}, {7626,109}, {7627,178},
+    {7629,117}, {7630,106}, {7631,109}, {7632,105}, {7633,2418}, {7675,114}, {7676,116}, {7677,109}, {7678,114},
+    {7679,109}, {8400,178}, {8402,129}, {8404,306}, {8408,193}, {8411,178}, {8417,114}, {8421,129}, {8423,114},
+    {8424,109}, {8425,114}, {8426,129}, {8428,301}, {8432,114}, {11503,242}, {11647,68}, {11744,2098}, {12330,108},
+    {12331,113}, {12332,115}, {12333,110}, {12334,175}, {12441,131}, {42607,114}, {42612,690}, {42654,178}, {42736,178},
+    {43014,68}, {43204,68}, {43232,1202}, {43307,237}, {43347,68}, {43443,66}, {43456,68}, {43696,114}, {43698,178},
+    {43700,109}, {43703,178}, {43710,178}, {43713,114}, {43766,68}, {44013,68}, {64286,85}, {65056,498}, {65063,493},
+    {65070,178}, {66045,109}, {66272,109}, {66422,370}, {68109,109}, {68111,114}, {68152,114}, {68153,65}, {68154,109},
+    {68159,68}, {68325,114}, {68326,109}, {69702,68}, {69759,68}, {69817,68}, {69818,66}, {69888,242}, {69939,132},
+    {70003,66}, {70080,68}, {70090,66}, {70197,68}, {70198,66}, {70377,66}, {70378,68}, {70460,66}, {70477,68},
+    {70502,498}, {70512,370}, {70722,68}, {70726,66}, {70850,68}, {70851,66}, {71103,68}, {71104,66}, {71231,68},
+    {71350,68}, {71351,66}, {71467,68}, {72767,68}, {92912,321}, {92976,498}, {113822,65}, {119141,171}, {119143,193},
+    {119149,112}, {119150,363}, {119163,557}, {119173,370}, {119178,173}, {119210,306}, {119362,242}, {122880,498},
+    {122888,1138}, {122907,498}, {122915,178}, {122918,370}, {125136,493}, {125252,434}, {125258,66},
+};
+/* 2060 decompositions by one step, ascending: code point, first half, second half (0: there is none) */
+static const uint32_t tsk__unicode_steps[][3] = {
+    {192,65,768}, {193,65,769}, {194,65,770}, {195,65,771}, {196,65,776}, {197,65,778}, {199,67,807}, {200,69,768},
+    {201,69,769}, {202,69,770}, {203,69,776}, {204,73,768}, {205,73,769}, {206,73,770}, {207,73,776}, {209,78,771},
+    {210,79,768}, {211,79,769}, {212,79,770}, {213,79,771}, {214,79,776}, {217,85,768}, {218,85,769}, {219,85,770},
+    {220,85,776}, {221,89,769}, {224,97,768}, {225,97,769}, {226,97,770}, {227,97,771}, {228,97,776}, {229,97,778},
+    {231,99,807}, {232,101,768}, {233,101,769}, {234,101,770}, {235,101,776}, {236,105,768}, {237,105,769},
+    {238,105,770}, {239,105,776}, {241,110,771}, {242,111,768}, {243,111,769}, {244,111,770}, {245,111,771},
+    {246,111,776}, {249,117,768}, {250,117,769}, {251,117,770}, {252,117,776}, {253,121,769}, {255,121,776},
+    {256,65,772}, {257,97,772}, {258,65,774}, {259,97,774}, {260,65,808}, {261,97,808}, {262,67,769}, {263,99,769},
+    {264,67,770}, {265,99,770}, {266,67,775}, {267,99,775}, {268,67,780}, {269,99,780}, {270,68,780}, {271,100,780},
+    {274,69,772}, {275,101,772}, {276,69,774}, {277,101,774}, {278,69,775}, {279,101,775}, {280,69,808}, {281,101,808},
+    {282,69,780}, {283,101,780}, {284,71,770}, {285,103,770}, {286,71,774}, {287,103,774}, {288,71,775}, {289,103,775},
+    {290,71,807}, {291,103,807}, {292,72,770}, {293,104,770}, {296,73,771}, {297,105,771}, {298,73,772}, {299,105,772},
+    {300,73,774}, {301,105,774}, {302,73,808}, {303,105,808}, {304,73,775}, {308,74,770}, {309,106,770}, {310,75,807},
+    {311,107,807}, {313,76,769}, {314,108,769}, {315,76,807}, {316,108,807}, {317,76,780}, {318,108,780}, {323,78,769},
+    {324,110,769}, {325,78,807}, {326,110,807}, {327,78,780}, {328,110,780}, {332,79,772}, {333,111,772}, {334,79,774},
+    {335,111,774}, {336,79,779}, {337,111,779}, {340,82,769}, {341,114,769}, {342,82,807}, {343,114,807}, {344,82,780},
+    {345,114,780}, {346,83,769}, {347,115,769}, {348,83,770}, {349,115,770}, {350,83,807}, {351,115,807}, {352,83,780},
+    {353,115,780}, {354,84,807}, {355,116,807}, {356,84,780}, {357,116,780}, {360,85,771}, {361,117,771}, {362,85,772},
+    {363,117,772}, {364,85,774}, {365,117,774}, {366,85,778}, {367,117,778}, {368,85,779}, {369,117,779}, {370,85,808},
+    {371,117,808}, {372,87,770}, {373,119,770}, {374,89,770}, {375,121,770}, {376,89,776}, {377,90,769}, {378,122,769},
+    {379,90,775}, {380,122,775}, {381,90,780}, {382,122,780}, {416,79,795}, {417,111,795}, {431,85,795}, {432,117,795},
+    {461,65,780}, {462,97,780}, {463,73,780}, {464,105,780}, {465,79,780}, {466,111,780}, {467,85,780}, {468,117,780},
+    {469,220,772}, {470,252,772}, {471,220,769}, {472,252,769}, {473,220,780}, {474,252,780}, {475,220,768},
+    {476,252,768}, {478,196,772}, {479,228,772}, {480,550,772}, {481,551,772}, {482,198,772}, {483,230,772},
+    {486,71,780}, {487,103,780}, {488,75,780}, {489,107,780}, {490,79,808}, {491,111,808}, {492,490,772}, {493,491,772},
+    {494,439,780}, {495,658,780}, {496,106,780}, {500,71,769}, {501,103,769}, {504,78,768}, {505,110,768},
+    {506,197,769}, {507,229,769}, {508,198,769}, {509,230,769}, {510,216,769}, {511,248,769}, {512,65,783},
+    {513,97,783}, {514,65,785}, {515,97,785}, {516,69,783}, {517,101,783}, {518,69,785}, {519,101,785}, {520,73,783},
+    {521,105,783}, {522,73,785}, {523,105,785}, {524,79,783}, {525,111,783}, {526,79,785}, {527,111,785}, {528,82,783},
+    {529,114,783}, {530,82,785}, {531,114,785}, {532,85,783}, {533,117,783}, {534,85,785}, {535,117,785}, {536,83,806},
+    {537,115,806}, {538,84,806}, {539,116,806}, {542,72,780}, {543,104,780}, {550,65,775}, {551,97,775}, {552,69,807},
+    {553,101,807}, {554,214,772}, {555,246,772}, {556,213,772}, {557,245,772}, {558,79,775}, {559,111,775},
+    {560,558,772}, {561,559,772}, {562,89,772}, {563,121,772}, {832,768,0}, {833,769,0}, {835,787,0}, {836,776,769},
+    {884,697,0}, {894,59,0}, {901,168,769}, {902,913,769}, {903,183,0}, {904,917,769}, {905,919,769}, {906,921,769},
+    {908,927,769}, {910,933,769}, {911,937,769}, {912,970,769}, {938,921,776}, {939,933,776}, {940,945,769},
+    {941,949,769}, {942,951,769}, {943,953,769}, {944,971,769}, {970,953,776}, {971,965,776}, {972,959,769},
+    {973,965,769}, {974,969,769}, {979,978,769}, {980,978,776}, {1024,1045,768}, {1025,1045,776}, {1027,1043,769},
+    {1031,1030,776}, {1036,1050,769}, {1037,1048,768}, {1038,1059,774}, {1049,1048,774}, {1081,1080,774},
+    {1104,1077,768}, {1105,1077,776}, {1107,1075,769}, {1111,1110,776}, {1116,1082,769}, {1117,1080,768},
+    {1118,1091,774}, {1142,1140,783}, {1143,1141,783}, {1217,1046,774}, {1218,1078,774}, {1232,1040,774},
+    {1233,1072,774}, {1234,1040,776}, {1235,1072,776}, {1238,1045,774}, {1239,1077,774}, {1242,1240,776},
+    {1243,1241,776}, {1244,1046,776}, {1245,1078,776}, {1246,1047,776}, {1247,1079,776}, {1250,1048,772},
+    {1251,1080,772}, {1252,1048,776}, {1253,1080,776}, {1254,1054,776}, {1255,1086,776}, {1258,1256,776},
+    {1259,1257,776}, {1260,1069,776}, {1261,1101,776}, {1262,1059,772}, {1263,1091,772}, {1264,1059,776},
+    {1265,1091,776}, {1266,1059,779}, {1267,1091,779}, {1268,1063,776}, {1269,1095,776}, {1272,1067,776},
+    {1273,1099,776}, {1570,1575,1619}, {1571,1575,1620}, {1572,1608,1620}, {1573,1575,1621}, {1574,1610,1620},
+    {1728,1749,1620}, {1730,1729,1620}, {1747,1746,1620}, {2345,2344,2364}, {2353,2352,2364}, {2356,2355,2364},
+    {2392,2325,2364}, {2393,2326,2364}, {2394,2327,2364}, {2395,2332,2364}, {2396,2337,2364}, {2397,2338,2364},
+    {2398,2347,2364}, {2399,2351,2364}, {2507,2503,2494}, {2508,2503,2519}, {2524,2465,2492}, {2525,2466,2492},
+    {2527,2479,2492}, {2611,2610,2620}, {2614,2616,2620}, {2649,2582,2620}, {2650,2583,2620}, {2651,2588,2620},
+    {2654,2603,2620}, {2888,2887,2902}, {2891,2887,2878}, {2892,2887,2903}, {2908,2849,2876}, {2909,2850,2876},
+    {2964,2962,3031}, {3018,3014,3006}, {3019,3015,3006}, {3020,3014,3031}, {3144,3142,3158}, {3264,3263,3285},
+    {3271,3270,3285}, {3272,3270,3286}, {3274,3270,3266}, {3275,3274,3285}, {3402,3398,3390}, {3403,3399,3390},
+    {3404,3398,3415}, {3546,3545,3530}, {3548,3545,3535}, {3549,3548,3530}, {3550,3545,3551}, {3907,3906,4023},
+    {3917,3916,4023}, {3922,3921,4023}, {3927,3926,4023}, {3932,3931,4023}, {3945,3904,4021}, {3955,3953,3954},
+    {3957,3953,3956}, {3958,4018,3968}, {3960,4019,3968}, {3969,3953,3968}, {3987,3986,4023}, {3997,3996,4023},
+    {4002,4001,4023}, {4007,4006,4023}, {4012,4011,4023}, {4025,3984,4021}, {4134,4133,4142}, {6918,6917,6965},
+    {6920,6919,6965}, {6922,6921,6965}, {6924,6923,6965}, {6926,6925,6965}, {6930,6929,6965}, {6971,6970,6965},
+    {6973,6972,6965}, {6976,6974,6965}, {6977,6975,6965}, {6979,6978,6965}, {7680,65,805}, {7681,97,805}, {7682,66,775},
+    {7683,98,775}, {7684,66,803}, {7685,98,803}, {7686,66,817}, {7687,98,817}, {7688,199,769}, {7689,231,769},
+    {7690,68,775}, {7691,100,775}, {7692,68,803}, {7693,100,803}, {7694,68,817}, {7695,100,817}, {7696,68,807},
+    {7697,100,807}, {7698,68,813}, {7699,100,813}, {7700,274,768}, {7701,275,768}, {7702,274,769}, {7703,275,769},
+    {7704,69,813}, {7705,101,813}, {7706,69,816}, {7707,101,816}, {7708,552,774}, {7709,553,774}, {7710,70,775},
+    {7711,102,775}, {7712,71,772}, {7713,103,772}, {7714,72,775}, {7715,104,775}, {7716,72,803}, {7717,104,803},
+    {7718,72,776}, {7719,104,776}, {7720,72,807}, {7721,104,807}, {7722,72,814}, {7723,104,814}, {7724,73,816},
+    {7725,105,816}, {7726,207,769}, {7727,239,769}, {7728,75,769}, {7729,107,769}, {7730,75,803}, {7731,107,803},
+    {7732,75,817}, {7733,107,817}, {7734,76,803}, {7735,108,803}, {7736,7734,772}, {7737,7735,772}, {7738,76,817},
+    {7739,108,817}, {7740,76,813}, {7741,108,813}, {7742,77,769}, {7743,109,769}, {7744,77,775}, {7745,109,775},
+    {7746,77,803}, {7747,109,803}, {7748,78,775}, {7749,110,775}, {7750,78,803}, {7751,110,803}, {7752,78,817},
+    {7753,110,817}, {7754,78,813}, {7755,110,813}, {7756,213,769}, {7757,245,769}, {7758,213,776}, {7759,245,776},
+    {7760,332,768}, {7761,333,768}, {7762,332,769}, {7763,333,769}, {7764,80,769}, {7765,112,769}, {7766,80,775},
+    {7767,112,775}, {7768,82,775}, {7769,114,775}, {7770,82,803}, {7771,114,803}, {7772,7770,772}, {7773,7771,772},
+    {7774,82,817}, {7775,114,817}, {7776,83,775}, {7777,115,775}, {7778,83,803}, {7779,115,803}, {7780,346,775},
+    {7781,347,775}, {7782,352,775}, {7783,353,775}, {7784,7778,775}, {7785,7779,775}, {7786,84,775}, {7787,116,775},
+    {7788,84,803}, {7789,116,803}, {7790,84,817}, {7791,116,817}, {7792,84,813}, {7793,116,813}, {7794,85,804},
+    {7795,117,804}, {7796,85,816}, {7797,117,816}, {7798,85,813}, {7799,117,813}, {7800,360,769}, {7801,361,769},
+    {7802,362,776}, {7803,363,776}, {7804,86,771}, {7805,118,771}, {7806,86,803}, {7807,118,803}, {7808,87,768},
+    {7809,119,768}, {7810,87,769}, {7811,119,769}, {7812,87,776}, {7813,119,776}, {7814,87,775}, {7815,119,775},
+    {7816,87,803}, {7817,119,803}, {7818,88,775}, {7819,120,775}, {7820,88,776}, {7821,120,776}, {7822,89,775},
+    {7823,121,775}, {7824,90,770}, {7825,122,770}, {7826,90,803}, {7827,122,803}, {7828,90,817}, {7829,122,817},
+    {7830,104,817}, {7831,116,776}, {7832,119,778}, {7833,121,778}, {7835,383,775}, {7840,65,803}, {7841,97,803},
+    {7842,65,777}, {7843,97,777}, {7844,194,769}, {7845,226,769}, {7846,194,768}, {7847,226,768}, {7848,194,777},
+    {7849,226,777}, {7850,194,771}, {7851,226,771}, {7852,7840,770}, {7853,7841,770}, {7854,258,769}, {7855,259,769},
+    {7856,258,768}, {7857,259,768}, {7858,258,777}, {7859,259,777}, {7860,258,771}, {7861,259,771}, {7862,7840,774},
+    {7863,7841,774}, {7864,69,803}, {7865,101,803}, {7866,69,777}, {7867,101,777}, {7868,69,771}, {7869,101,771},
+    {7870,202,769}, {7871,234,769}, {7872,202,768}, {7873,234,768}, {7874,202,777}, {7875,234,777}, {7876,202,771},
+    {7877,234,771}, {7878,7864,770}, {7879,7865,770}, {7880,73,777}, {7881,105,777}, {7882,73,803}, {7883,105,803},
+    {7884,79,803}, {7885,111,803}, {7886,79,777}, {7887,111,777}, {7888,212,769}, {7889,244,769}, {7890,212,768},
+    {7891,244,768}, {7892,212,777}, {7893,244,777}, {7894,212,771}, {7895,244,771}, {7896,7884,770}, {7897,7885,770},
+    {7898,416,769}, {7899,417,769}, {7900,416,768}, {7901,417,768}, {7902,416,777}, {7903,417,777}, {7904,416,771},
+    {7905,417,771}, {7906,416,803}, {7907,417,803}, {7908,85,803}, {7909,117,803}, {7910,85,777}, {7911,117,777},
+    {7912,431,769}, {7913,432,769}, {7914,431,768}, {7915,432,768}, {7916,431,777}, {7917,432,777}, {7918,431,771},
+    {7919,432,771}, {7920,431,803}, {7921,432,803}, {7922,89,768}, {7923,121,768}, {7924,89,803}, {7925,121,803},
+    {7926,89,777}, {7927,121,777}, {7928,89,771}, {7929,121,771}, {7936,945,787}, {7937,945,788}, {7938,7936,768},
+    {7939,7937,768}, {7940,7936,769}, {7941,7937,769}, {7942,7936,834}, {7943,7937,834}, {7944,913,787}, {7945,913,788},
+    {7946,7944,768}, {7947,7945,768}, {7948,7944,769}, {7949,7945,769}, {7950,7944,834}, {7951,7945,834},
+    {7952,949,787}, {7953,949,788}, {7954,7952,768}, {7955,7953,768}, {7956,7952,769}, {7957,7953,769}, {7960,917,787},
+    {7961,917,788}, {7962,7960,768}, {7963,7961,768}, {7964,7960,769}, {7965,7961,769}, {7968,951,787}, {7969,951,788},
+    {7970,7968,768}, {7971,7969,768}, {7972,7968,769}, {7973,7969,769}, {7974,7968,834}, {7975,7969,834},
+    {7976,919,787}, {7977,919,788}, {7978,7976,768}, {7979,7977,768}, {7980,7976,769}, {7981,7977,769}, {7982,7976,834},
+    {7983,7977,834}, {7984,953,787}, {7985,953,788}, {7986,7984,768}, {7987,7985,768}, {7988,7984,769}, {7989,7985,769},
+    {7990,7984,834}, {7991,7985,834}, {7992,921,787}, {7993,921,788}, {7994,7992,768}, {7995,7993,768}, {7996,7992,769},
+    {7997,7993,769}, {7998,7992,834}, {7999,7993,834}, {8000,959,787}, {8001,959,788}, {8002,8000,768}, {8003,8001,768},
+    {8004,8000,769}, {8005,8001,769}, {8008,927,787}, {8009,927,788}, {8010,8008,768}, {8011,8009,768}, {8012,8008,769},
+    {8013,8009,769}, {8016,965,787}, {8017,965,788}, {8018,8016,768}, {8019,8017,768}, {8020,8016,769}, {8021,8017,769},
+    {8022,8016,834}, {8023,8017,834}, {8025,933,788}, {8027,8025,768}, {8029,8025,769}, {8031,8025,834}, {8032,969,787},
+    {8033,969,788}, {8034,8032,768}, {8035,8033,768}, {8036,8032,769}, {8037,8033,769}, {8038,8032,834},
+    {8039,8033,834}, {8040,937,787}, {8041,937,788}, {8042,8040,768}, {8043,8041,768}, {8044,8040,769}, {8045,8041,769},
+    {8046,8040,834}, {8047,8041,834}, {8048,945,768}, {8049,945,769}, {8050,949,768}, {8051,949,769}, {8052,951,768},
+    {8053,951,769}, {8054,953,768}, {8055,953,769}, {8056,959,768}, {8057,959,769}, {8058,965,768}, {8059,965,769},
+    {8060,969,768}, {8061,969,769}, {8064,7936,837}, {8065,7937,837}, {8066,7938,837}, {8067,7939,837}, {8068,7940,837},
+    {8069,7941,837}, {8070,7942,837}, {8071,7943,837}, {8072,7944,837}, {8073,7945,837}, {8074,7946,837},
+    {8075,7947,837}, {8076,7948,837}, {8077,7949,837}, {8078,7950,837}, {8079,7951,837}, {8080,7968,837},
+    {8081,7969,837}, {8082,7970,837}, {8083,7971,837}, {8084,7972,837}, {8085,7973,837}, {8086,7974,837},
+    {8087,7975,837}, {8088,7976,837}, {8089,7977,837}, {8090,7978,837}, {8091,7979,837}, {8092,7980,837},
+    {8093,7981,837}, {8094,7982,837}, {8095,7983,837}, {8096,8032,837}, {8097,8033,837}, {8098,8034,837},
+    {8099,8035,837}, {8100,8036,837}, {8101,8037,837}, {8102,8038,837}, {8103,8039,837}, {8104,8040,837},
+    {8105,8041,837}, {8106,8042,837}, {8107,8043,837}, {8108,8044,837}, {8109,8045,837}, {8110,8046,837},
+    {8111,8047,837}, {8112,945,774}, {8113,945,772}, {8114,8048,837}, {8115,945,837}, {8116,940,837}, {8118,945,834},
+    {8119,8118,837}, {8120,913,774}, {8121,913,772}, {8122,913,768}, {8123,913,769}, {8124,913,837}, {8126,953,0},
+    {8129,168,834}, {8130,8052,837}, {8131,951,837}, {8132,942,837}, {8134,951,834}, {8135,8134,837}, {8136,917,768},
+    {8137,917,769}, {8138,919,768}, {8139,919,769}, {8140,919,837}, {8141,8127,768}, {8142,8127,769}, {8143,8127,834},
+    {8144,953,774}, {8145,953,772}, {8146,970,768}, {8147,970,769}, {8150,953,834}, {8151,970,834}, {8152,921,774},
+    {8153,921,772}, {8154,921,768}, {8155,921,769}, {8157,8190,768}, {8158,8190,769}, {8159,8190,834}, {8160,965,774},
+    {8161,965,772}, {8162,971,768}, {8163,971,769}, {8164,961,787}, {8165,961,788}, {8166,965,834}, {8167,971,834},
+    {8168,933,774}, {8169,933,772}, {8170,933,768}, {8171,933,769}, {8172,929,788}, {8173,168,768}, {8174,168,769},
+    {8175,96,0}, {8178,8060,837}, {8179,969,837}, {8180,974,837}, {8182,969,834}, {8183,8182,837}, {8184,927,768},
+    {8185,927,769}, {8186,937,768}, {8187,937,769}, {8188,937,837}, {8189,180,0}, {8192,8194,0}, {8193,8195,0},
+    {8486,937,0}, {8490,75,0}, {8491,65,778}, {8602,8592,824}, {8603,8594,824}, {8622,8596,824}, {8653,8656,824},
+    {8654,8660,824}, {8655,8658,824}, {8708,8707,824}, {8713,8712,824}, {8716,8715,824}, {8740,8739,824},
+    {8742,8741,824}, {8769,8764,824}, {8772,8771,824}, {8775,8773,824}, {8777,8776,824}, {8800,61,824}, {8802,8801,824},
+    {8813,8781,824}, {8814,60,824}, {8815,62,824}, {8816,8804,824}, {8817,8805,824}, {8820,8818,824}, {8821,8819,824},
+    {8824,8822,824}, {8825,8823,824}, {8832,8826,824}, {8833,8827,824}, {8836,8834,824}, {8837,8835,824},
+    {8840,8838,824}, {8841,8839,824}, {8876,8866,824}, {8877,8872,824}, {8878,8873,824}, {8879,8875,824},
+    {8928,8828,824}, {8929,8829,824}, {8930,8849,824}, {8931,8850,824}, {8938,8882,824}, {8939,8883,824},
+    {8940,8884,824}, {8941,8885,824}, {9001,12296,0}, {9002,12297,0}, {10972,10973,824}, {12364,12363,12441},
+    {12366,12365,12441}, {12368,12367,12441}, {12370,12369,12441}, {12372,12371,12441}, {12374,12373,12441},
+    {12376,12375,12441}, {12378,12377,12441}, {12380,12379,12441}, {12382,12381,12441}, {12384,12383,12441},
+    {12386,12385,12441}, {12389,12388,12441}, {12391,12390,12441}, {12393,12392,12441}, {12400,12399,12441},
+    {12401,12399,12442}, {12403,12402,12441}, {12404,12402,12442}, {12406,12405,12441}, {12407,12405,12442},
+    {12409,12408,12441}, {12410,12408,12442}, {12412,12411,12441}, {12413,12411,12442}, {12436,12358,12441},
+    {12446,12445,12441}, {12460,12459,12441}, {12462,12461,12441}, {12464,12463,12441}, {12466,12465,12441},
+    {12468,12467,12441}, {12470,12469,12441}, {12472,12471,12441}, {12474,12473,12441}, {12476,12475,12441},
+    {12478,12477,12441}, {12480,12479,12441}, {12482,12481,12441}, {12485,12484,12441}, {12487,12486,12441},
+    {12489,12488,12441}, {12496,12495,12441}, {12497,12495,12442}, {12499,12498,12441}, {12500,12498,12442},
+    {12502,12501,12441}, {12503,12501,12442}, {12505,12504,12441}, {12506,12504,12442}, {12508,12507,12441},
+    {12509,12507,12442}, {12532,12454,12441}, {12535,12527,12441}, {12536,12528,12441}, {12537,12529,12441},
+    {12538,12530,12441}, {12542,12541,12441}, {63744,35912,0}, {63745,26356,0}, {63746,36554,0}, {63747,36040,0},
+    {63748,28369,0}, {63749,20018,0}, {63750,21477,0}, {63751,40860,0}, {63752,40860,0}, {63753,22865,0},
+    {63754,37329,0}, {63755,21895,0}, {63756,22856,0}, {63757,25078,0}, {63758,30313,0}, {63759,32645,0},
+    {63760,34367,0}, {63761,34746,0}, {63762,35064,0}, {63763,37007,0}, {63764,27138,0}, {63765,27931,0},
+    {63766,28889,0}, {63767,29662,0}, {63768,33853,0}, {63769,37226,0}, {63770,39409,0}, {63771,20098,0},
+    {63772,21365,0}, {63773,27396,0}, {63774,29211,0}, {63775,34349,0}, {63776,40478,0}, {63777,23888,0},
+    {63778,28651,0}, {63779,34253,0}, {63780,35172,0}, {63781,25289,0}, {63782,33240,0}, {63783,34847,0},
+    {63784,24266,0}, {63785,26391,0}, {63786,28010,0}, {63787,29436,0}, {63788,37070,0}, {63789,20358,0},
+    {63790,20919,0}, {63791,21214,0}, {63792,25796,0}, {63793,27347,0}, {63794,29200,0}, {63795,30439,0},
+    {63796,32769,0}, {63797,34310,0}, {63798,34396,0}, {63799,36335,0}, {63800,38706,0}, {63801,39791,0},
+    {63802,40442,0}, {63803,30860,0}, {63804,31103,0}, {63805,32160,0}, {63806,33737,0}, {63807,37636,0},
+    {63808,40575,0}, {63809,35542,0}, {63810,22751,0}, {63811,24324,0}, {63812,31840,0}, {63813,32894,0},
+    {63814,29282,0}, {63815,30922,0}, {63816,36034,0}, {63817,38647,0}, {63818,22744,0}, {63819,23650,0},
+    {63820,27155,0}, {63821,28122,0}, {63822,28431,0}, {63823,32047,0}, {63824,32311,0}, {63825,38475,0},
+    {63826,21202,0}, {63827,32907,0}, {63828,20956,0}, {63829,20940,0}, {63830,31260,0}, {63831,32190,0},
+    {63832,33777,0}, {63833,38517,0}, {63834,35712,0}, {63835,25295,0}, {63836,27138,0}, {63837,35582,0},
+    {63838,20025,0}, {63839,23527,0}, {63840,24594,0}, {63841,29575,0}, {63842,30064,0}, {63843,21271,0},
+    {63844,30971,0}, {63845,20415,0}, {63846,24489,0}, {63847,19981,0}, {63848,27852,0}, {63849,25976,0},
+    {63850,32034,0}, {63851,21443,0}, {63852,22622,0}, {63853,30465,0}, {63854,33865,0}, {63855,35498,0},
+    {63856,27578,0}, {63857,36784,0}, {63858,27784,0}, {63859,25342,0}, {63860,33509,0}, {63861,25504,0},
+    {63862,30053,0}, {63863,20142,0}, {63864,20841,0}, {63865,20937,0}, {63866,26753,0}, {63867,31975,0},
+    {63868,33391,0}, {63869,35538,0}, {63870,37327,0}, {63871,21237,0}, {63872,21570,0}, {63873,22899,0},
+    {63874,24300,0}, {63875,26053,0}, {63876,28670,0}, {63877,31018,0}, {63878,38317,0}, {63879,39530,0},
+    {63880,40599,0}, {63881,40654,0}, {63882,21147,0}, {63883,26310,0}, {63884,27511,0}, {63885,36706,0},
+    {63886,24180,0}, {63887,24976,0}, {63888,25088,0}, {63889,25754,0}, {63890,28451,0}, {63891,29001,0},
+    {63892,29833,0}, {63893,31178,0}, {63894,32244,0}, {63895,32879,0}, {63896,36646,0}, {63897,34030,0},
+    {63898,36899,0}, {63899,37706,0}, {63900,21015,0}, {63901,21155,0}, {63902,21693,0}, {63903,28872,0},
+    {63904,35010,0}, {63905,35498,0}, {63906,24265,0}, {63907,24565,0}, {63908,25467,0}, {63909,27566,0},
+    {63910,31806,0}, {63911,29557,0}, {63912,20196,0}, {63913,22265,0}, {63914,23527,0}, {63915,23994,0},
+    {63916,24604,0}, {63917,29618,0}, {63918,29801,0}, {63919,32666,0}, {63920,32838,0}, {63921,37428,0},
+    {63922,38646,0}, {63923,38728,0}, {63924,38936,0}, {63925,20363,0}, {63926,31150,0}, {63927,37300,0},
+    {63928,38584,0}, {63929,24801,0}, {63930,20102,0}, {63931,20698,0}, {63932,23534,0}, {63933,23615,0},
+    {63934,26009,0}, {63935,27138,0}, {63936,29134,0}, {63937,30274,0}, {63938,34044,0}, {63939,36988,0},
+    {63940,40845,0}, {63941,26248,0}, {63942,38446,0}, {63943,21129,0}, {63944,26491,0}, {63945,26611,0},
+    {63946,27969,0}, {63947,28316,0}, {63948,29705,0}, {63949,30041,0}, {63950,30827,0}, {63951,32016,0},
+    {63952,39006,0}, {63953,20845,0}, {63954,25134,0}, {63955,38520,0}, {63956,20523,0}, {63957,23833,0},
+    {63958,28138,0}, {63959,36650,0}, {63960,24459,0}, {63961,24900,0}, {63962,26647,0}, {63963,29575,0},
+    {63964,38534,0}, {63965,21033,0}, {63966,21519,0}, {63967,23653,0}, {63968,26131,0}, {63969,26446,0},
+    {63970,26792,0}, {63971,27877,0}, {63972,29702,0}, {63973,30178,0}, {63974,32633,0}, {63975,35023,0},
+    {63976,35041,0}, {63977,37324,0}, {63978,38626,0}, {63979,21311,0}, {63980,28346,0}, {63981,21533,0},
+    {63982,29136,0}, {63983,29848,0}, {63984,34298,0}, {63985,38563,0}, {63986,40023,0}, {63987,40607,0},
+    {63988,26519,0}, {63989,28107,0}, {63990,33256,0}, {63991,31435,0}, {63992,31520,0}, {63993,31890,0},
+    {63994,29376,0}, {63995,28825,0}, {63996,35672,0}, {63997,20160,0}, {63998,33590,0}, {63999,21050,0},
+    {64000,20999,0}, {64001,24230,0}, {64002,25299,0}, {64003,31958,0}, {64004,23429,0}, {64005,27934,0},
+    {64006,26292,0}, {64007,36667,0}, {64008,34892,0}, {64009,38477,0}, {64010,35211,0}, {64011,24275,0},
+    {64012,20800,0}, {64013,21952,0}, {64016,22618,0}, {64018,26228,0}, {64021,20958,0}, {64022,29482,0},
+    {64023,30410,0}, {64024,31036,0}, {64025,31070,0}, {64026,31077,0}, {64027,31119,0}, {64028,38742,0},
+    {64029,31934,0}, {64030,32701,0}, {64032,34322,0}, {64034,35576,0}, {64037,36920,0}, {64038,37117,0},
+    {64042,39151,0}, {64043,39164,0}, {64044,39208,0}, {64045,40372,0}, {64046,37086,0}, {64047,38583,0},
+    {64048,20398,0}, {64049,20711,0}, {64050,20813,0}, {64051,21193,0}, {64052,21220,0}, {64053,21329,0},
+    {64054,21917,0}, {64055,22022,0}, {64056,22120,0}, {64057,22592,0}, {64058,22696,0}, {64059,23652,0},
+    {64060,23662,0}, {64061,24724,0}, {64062,24936,0}, {64063,24974,0}, {64064,25074,0}, {64065,25935,0},
+    {64066,26082,0}, {64067,26257,0}, {64068,26757,0}, {64069,28023,0}, {64070,28186,0}, {64071,28450,0},
+    {64072,29038,0}, {64073,29227,0}, {64074,29730,0}, {64075,30865,0}, {64076,31038,0}, {64077,31049,0},
+    {64078,31048,0}, {64079,31056,0}, {64080,31062,0}, {64081,31069,0}, {64082,31117,0}, {64083,31118,0},
+    {64084,31296,0}, {64085,31361,0}, {64086,31680,0}, {64087,32244,0}, {64088,32265,0}, {64089,32321,0},
+    {64090,32626,0}, {64091,32773,0}, {64092,33261,0}, {64093,33401,0}, {64094,33401,0}, {64095,33879,0},
+    {64096,35088,0}, {64097,35222,0}, {64098,35585,0}, {64099,35641,0}, {64100,36051,0}, {64101,36104,0},
+    {64102,36790,0}, {64103,36920,0}, {64104,38627,0}, {64105,38911,0}, {64106,38971,0}, {64107,24693,0},
+    {64108,148206,0}, {64109,33304,0}, {64112,20006,0}, {64113,20917,0}, {64114,20840,0}, {64115,20352,0},
+    {64116,20805,0}, {64117,20864,0}, {64118,21191,0}, {64119,21242,0}, {64120,21917,0}, {64121,21845,0},
+    {64122,21913,0}, {64123,21986,0}, {64124,22618,0}, {64125,22707,0}, {64126,22852,0}, {64127,22868,0},
+    {64128,23138,0}, {64129,23336,0}, {64130,24274,0}, {64131,24281,0}, {64132,24425,0}, {64133,24493,0},
+    {64134,24792,0}, {64135,24910,0}, {64136,24840,0}, {64137,24974,0}, {64138,24928,0}, {64139,25074,0},
+    {64140,25140,0}, {64141,25540,0}, {64142,25628,0}, {64143,25682,0}, {64144,25942,0}, {64145,26228,0},
+    {64146,26391,0}, {64147,26395,0}, {64148,26454,0}, {64149,27513,0}, {64150,27578,0}, {64151,27969,0},
+    {64152,28379,0}, {64153,28363,0}, {64154,28450,0}, {64155,28702,0}, {64156,29038,0}, {64157,30631,0},
+    {64158,29237,0}, {64159,29359,0}, {64160,29482,0}, {64161,29809,0}, {64162,29958,0}, {64163,30011,0},
+    {64164,30237,0}, {64165,30239,0}, {64166,30410,0}, {64167,30427,0}, {64168,30452,0}, {64169,30538,0},
+    {64170,30528,0}, {64171,30924,0}, {64172,31409,0}, {64173,31680,0}, {64174,31867,0}, {64175,32091,0},
+    {64176,32244,0}, {64177,32574,0}, {64178,32773,0}, {64179,33618,0}, {64180,33775,0}, {64181,34681,0},
+    {64182,35137,0}, {64183,35206,0}, {64184,35222,0}, {64185,35519,0}, {64186,35576,0}, {64187,35531,0},
+    {64188,35585,0}, {64189,35582,0}, {64190,35565,0}, {64191,35641,0}, {64192,35722,0}, {64193,36104,0},
+    {64194,36664,0}, {64195,36978,0}, {64196,37273,0}, {64197,37494,0}, {64198,38524,0}, {64199,38627,0},
+    {64200,38742,0}, {64201,38875,0}, {64202,38911,0}, {64203,38923,0}, {64204,38971,0}, {64205,39698,0},
+    {64206,40860,0}, {64207,141386,0}, {64208,141380,0}, {64209,144341,0}, {64210,15261,0}, {64211,16408,0},
+    {64212,16441,0}, {64213,152137,0}, {64214,154832,0}, {64215,163539,0}, {64216,40771,0}, {64217,40846,0},
+    {64285,1497,1460}, {64287,1522,1463}, {64298,1513,1473}, {64299,1513,1474}, {64300,64329,1473}, {64301,64329,1474},
+    {64302,1488,1463}, {64303,1488,1464}, {64304,1488,1468}, {64305,1489,1468}, {64306,1490,1468}, {64307,1491,1468},
+    {64308,1492,1468}, {64309,1493,1468}, {64310,1494,1468}, {64312,1496,1468}, {64313,1497,1468}, {64314,1498,1468},
+    {64315,1499,1468}, {64316,1500,1468}, {64318,1502,1468}, {64320,1504,1468}, {64321,1505,1468}, {64323,1507,1468},
+    {64324,1508,1468}, {64326,1510,1468}, {64327,1511,1468}, {64328,1512,1468}, {64329,1513,1468}, {64330,1514,1468},
+    {64331,1493,1465}, {64332,1489,1471}, {64333,1499,1471}, {64334,1508,1471}, {69786,69785,69818},
+    {69788,69787,69818}, {69803,69797,69818}, {69934,69937,69927}, {69935,69938,69927}, {70475,70471,70462},
+    {70476,70471,70487}, {70843,70841,70842}, {70844,70841,70832}, {70846,70841,70845}, {71098,71096,71087},
+    {71099,71097,71087}, {119134,119127,119141}, {119135,119128,119141}, {119136,119135,119150}, {119137,119135,119151},
+    {119138,119135,119152}, {119139,119135,119153}, {119140,119135,119154}, {119227,119225,119141},
+    {119228,119226,119141}, {119229,119227,119150}, {119230,119228,119150}, {119231,119227,119151},
+    {119232,119228,119151}, {194560,20029,0}, {194561,20024,0}, {194562,20033,0}, {194563,131362,0}, {194564,20320,0},
+    {194565,20398,0}, {194566,20411,0}, {194567,20482,0}, {194568,20602,0}, {194569,20633,0}, {194570,20711,0},
+    {194571,20687,0}, {194572,13470,0}, {194573,132666,0}, {194574,20813,0}, {194575,20820,0}, {194576,20836,0},
+    {194577,20855,0}, {194578,132380,0}, {194579,13497,0}, {194580,20839,0}, {194581,20877,0}, {194582,132427,0},
+    {194583,20887,0}, {194584,20900,0}, {194585,20172,0}, {194586,20908,0}, {194587,20917,0}, {194588,168415,0},
+    {194589,20981,0}, {194590,20995,0}, {194591,13535,0}, {194592,21051,0}, {194593,21062,0}, {194594,21106,0},
+    {194595,21111,0}, {194596,13589,0}, {194597,21191,0}, {194598,21193,0}, {194599,21220,0}, {194600,21242,0},
+    {194601,21253,0}, {194602,21254,0}, {194603,21271,0}, {194604,21321,0}, {194605,21329,0}, {194606,21338,0},
+    {194607,21363,0}, {194608,21373,0}, {194609,21375,0}, {194610,21375,0}, {194611,21375,0}, {194612,133676,0},
+    {194613,28784,0}, {194614,21450,0}, {194615,21471,0}, {194616,133987,0}, {194617,21483,0}, {194618,21489,0},
+    {194619,21510,0}, {194620,21662,0}, {194621,21560,0}, {194622,21576,0}, {194623,21608,0}, {194624,21666,0},
+    {194625,21750,0}, {194626,21776,0}, {194627,21843,0}, {194628,21859,0}, {194629,21892,0}, {194630,21892,0},
+    {194631,21913,0}, {194632,21931,0}, {194633,21939,0}, {194634,21954,0}, {194635,22294,0}, {194636,22022,0},
+    {194637,22295,0}, {194638,22097,0}, {194639,22132,0}, {194640,20999,0}, {194641,22766,0}, {194642,22478,0},
+    {194643,22516,0}, {194644,22541,0}, {194645,22411,0}, {194646,22578,0}, {194647,22577,0}, {194648,22700,0},
+    {194649,136420,0}, {194650,22770,0}, {194651,22775,0}, {194652,22790,0}, {194653,22810,0}, {194654,22818,0},
+    {194655,22882,0}, {194656,136872,0}, {194657,136938,0}, {194658,23020,0}, {194659,23067,0}, {194660,23079,0},
+    {194661,23000,0}, {194662,23142,0}, {194663,14062,0}, {194664,14076,0}, {194665,23304,0}, {194666,23358,0},
+    {194667,23358,0}, {194668,137672,0}, {194669,23491,0}, {194670,23512,0}, {194671,23527,0}, {194672,23539,0},
+    {194673,138008,0}, {194674,23551,0}, {194675,23558,0}, {194676,24403,0}, {194677,23586,0}, {194678,14209,0},
+    {194679,23648,0}, {194680,23662,0}, {194681,23744,0}, {194682,23693,0}, {194683,138724,0}, {194684,23875,0},
+    {194685,138726,0}, {194686,23918,0}, {194687,23915,0}, {194688,23932,0}, {194689,24033,0}, {194690,24034,0},
+    {194691,14383,0}, {194692,24061,0}, {194693,24104,0}, {194694,24125,0}, {194695,24169,0}, {194696,14434,0},
+    {194697,139651,0}, {194698,14460,0}, {194699,24240,0}, {194700,24243,0}, {194701,24246,0}, {194702,24266,0},
+    {194703,172946,0}, {194704,24318,0}, {194705,140081,0}, {194706,140081,0}, {194707,33281,0}, {194708,24354,0},
+    {194709,24354,0}, {194710,14535,0}, {194711,144056,0}, {194712,156122,0}, {194713,24418,0}, {194714,24427,0},
+    {194715,14563,0}, {194716,24474,0}, {194717,24525,0}, {194718,24535,0}, {194719,24569,0}, {194720,24705,0},
+    {194721,14650,0}, {194722,14620,0}, {194723,24724,0}, {194724,141012,0}, {194725,24775,0}, {194726,24904,0},
+    {194727,24908,0}, {194728,24910,0}, {194729,24908,0}, {194730,24954,0}, {194731,24974,0}, {194732,25010,0},
+    {194733,24996,0}, {194734,25007,0}, {194735,25054,0}, {194736,25074,0}, {194737,25078,0}, {194738,25104,0},
+    {194739,25115,0}, {194740,25181,0}, {194741,25265,0}, {194742,25300,0}, {194743,25424,0}, {194744,142092,0},
+    {194745,25405,0}, {194746,25340,0}, {194747,25448,0}, {194748,25475,0}, {194749,25572,0}, {194750,142321,0},
+    {194751,25634,0}, {194752,25541,0}, {194753,25513,0}, {194754,14894,0}, {194755,25705,0}, {194756,25726,0},
+    {194757,25757,0}, {194758,25719,0}, {194759,14956,0}, {194760,25935,0}, {194761,25964,0}, {194762,143370,0},
+    {194763,26083,0}, {194764,26360,0}, {194765,26185,0}, {194766,15129,0}, {194767,26257,0}, {194768,15112,0},
+    {194769,15076,0}, {194770,20882,0}, {194771,20885,0}, {194772,26368,0}, {194773,26268,0}, {194774,32941,0},
+    {194775,17369,0}, {194776,26391,0}, {194777,26395,0}, {194778,26401,0}, {194779,26462,0}, {194780,26451,0},
+    {194781,144323,0}, {194782,15177,0}, {194783,26618,0}, {194784,26501,0}, {194785,26706,0}, {194786,26757,0},
+    {194787,144493,0}, {194788,26766,0}, {194789,26655,0}, {194790,26900,0}, {194791,15261,0}, {194792,26946,0},
+    {194793,27043,0}, {194794,27114,0}, {194795,27304,0}, {194796,145059,0}, {194797,27355,0}, {194798,15384,0},
+    {194799,27425,0}, {194800,145575,0}, {194801,27476,0}, {194802,15438,0}, {194803,27506,0}, {194804,27551,0},
+    {194805,27578,0}, {194806,27579,0}, {194807,146061,0}, {194808,138507,0}, {194809,146170,0}, {194810,27726,0},
+    {194811,146620,0}, {194812,27839,0}, {194813,27853,0}, {194814,27751,0}, {194815,27926,0}, {194816,27966,0},
+    {194817,28023,0}, {194818,27969,0}, {194819,28009,0}, {194820,28024,0}, {194821,28037,0}, {194822,146718,0},
+    {194823,27956,0}, {194824,28207,0}, {194825,28270,0}, {194826,15667,0}, {194827,28363,0}, {194828,28359,0},
+    {194829,147153,0}, {194830,28153,0}, {194831,28526,0}, {194832,147294,0}, {194833,147342,0}, {194834,28614,0},
+    {194835,28729,0}, {194836,28702,0}, {194837,28699,0}, {194838,15766,0}, {194839,28746,0}, {194840,28797,0},
+    {194841,28791,0}, {194842,28845,0}, {194843,132389,0}, {194844,28997,0}, {194845,148067,0}, {194846,29084,0},
+    {194847,148395,0}, {194848,29224,0}, {194849,29237,0}, {194850,29264,0}, {194851,149000,0}, {194852,29312,0},
+    {194853,29333,0}, {194854,149301,0}, {194855,149524,0}, {194856,29562,0}, {194857,29579,0}, {194858,16044,0},
+    {194859,29605,0}, {194860,16056,0}, {194861,16056,0}, {194862,29767,0}, {194863,29788,0}, {194864,29809,0},
+    {194865,29829,0}, {194866,29898,0}, {194867,16155,0}, {194868,29988,0}, {194869,150582,0}, {194870,30014,0},
+    {194871,150674,0}, {194872,30064,0}, {194873,139679,0}, {194874,30224,0}, {194875,151457,0}, {194876,151480,0},
+    {194877,151620,0}, {194878,16380,0}, {194879,16392,0}, {194880,30452,0}, {194881,151795,0}, {194882,151794,0},
+    {194883,151833,0}, {194884,151859,0}, {194885,30494,0}, {194886,30495,0}, {194887,30495,0}, {194888,30538,0},
+    {194889,16441,0}, {194890,30603,0}, {194891,16454,0}, {194892,16534,0}, {194893,152605,0}, {194894,30798,0},
+    {194895,30860,0}, {194896,30924,0}, {194897,16611,0}, {194898,153126,0}, {194899,31062,0}, {194900,153242,0},
+    {194901,153285,0}, {194902,31119,0}, {194903,31211,0}, {194904,16687,0}, {194905,31296,0}, {194906,31306,0},
+    {194907,31311,0}, {194908,153980,0}, {194909,154279,0}, {194910,154279,0}, {194911,31470,0}, {194912,16898,0},
+    {194913,154539,0}, {194914,31686,0}, {194915,31689,0}, {194916,16935,0}, {194917,154752,0}, {194918,31954,0},
+    {194919,17056,0}, {194920,31976,0}, {194921,31971,0}, {194922,32000,0}, {194923,155526,0}, {194924,32099,0},
+    {194925,17153,0}, {194926,32199,0}, {194927,32258,0}, {194928,32325,0}, {194929,17204,0}, {194930,156200,0},
+    {194931,156231,0}, {194932,17241,0}, {194933,156377,0}, {194934,32634,0}, {194935,156478,0}, {194936,32661,0},
+    {194937,32762,0}, {194938,32773,0}, {194939,156890,0}, {194940,156963,0}, {194941,32864,0}, {194942,157096,0},
+    {194943,32880,0}, {194944,144223,0}, {194945,17365,0}, {194946,32946,0}, {194947,33027,0}, {194948,17419,0},
+    {194949,33086,0}, {194950,23221,0}, {194951,157607,0}, {194952,157621,0}, {194953,144275,0}, {194954,144284,0},
+    {194955,33281,0}, {194956,33284,0}, {194957,36766,0}, {194958,17515,0}, {194959,33425,0}, {194960,33419,0},
+    {194961,33437,0}, {194962,21171,0}, {194963,33457,0}, {194964,33459,0}, {194965,33469,0}, {194966,33510,0},
+    {194967,158524,0}, {194968,33509,0}, {194969,33565,0}, {194970,33635,0}, {194971,33709,0}, {194972,33571,0},
+    {194973,33725,0}, {194974,33767,0}, {194975,33879,0}, {194976,33619,0}, {194977,33738,0}, {194978,33740,0},
+    {194979,33756,0}, {194980,158774,0}, {194981,159083,0}, {194982,158933,0}, {194983,17707,0}, {194984,34033,0},
+    {194985,34035,0}, {194986,34070,0}, {194987,160714,0}, {194988,34148,0}, {194989,159532,0}, {194990,17757,0},
+    {194991,17761,0}, {194992,159665,0}, {194993,159954,0}, {194994,17771,0}, {194995,34384,0}, {194996,34396,0},
+    {194997,34407,0}, {194998,34409,0}, {194999,34473,0}, {195000,34440,0}, {195001,34574,0}, {195002,34530,0},
+    {195003,34681,0}, {195004,34600,0}, {195005,34667,0}, {195006,34694,0}, {195007,17879,0}, {195008,34785,0},
+    {195009,34817,0}, {195010,17913,0}, {195011,34912,0}, {195012,34915,0}, {195013,161383,0}, {195014,35031,0},
+    {195015,35038,0}, {195016,17973,0}, {195017,35066,0}, {195018,13499,0}, {195019,161966,0}, {195020,162150,0},
+    {195021,18110,0}, {195022,18119,0}, {195023,35488,0}, {195024,35565,0}, {195025,35722,0}, {195026,35925,0},
+    {195027,162984,0}, {195028,36011,0}, {195029,36033,0}, {195030,36123,0}, {195031,36215,0}, {195032,163631,0},
+    {195033,133124,0}, {195034,36299,0}, {195035,36284,0}, {195036,36336,0}, {195037,133342,0}, {195038,36564,0},
+    {195039,36664,0}, {195040,165330,0}, {195041,165357,0}, {195042,37012,0}, {195043,37105,0}, {195044,37137,0},
+    {195045,165678,0}, {195046,37147,0}, {195047,37432,0}, {195048,37591,0}, {195049,37592,0}, {195050,37500,0},
+    {195051,37881,0}, {195052,37909,0}, {195053,166906,0}, {195054,38283,0}, {195055,18837,0}, {195056,38327,0},
+    {195057,167287,0}, {195058,18918,0}, {195059,38595,0}, {195060,23986,0}, {195061,38691,0}, {195062,168261,0},
+    {195063,168474,0}, {195064,19054,0}, {195065,19062,0}, {195066,38880,0}, {195067,168970,0}, {195068,19122,0},
+    {195069,169110,0}, {195070,38923,0}, {195071,38923,0}, {195072,38953,0}, {195073,169398,0}, {195074,39138,0},
+    {195075,19251,0}, {195076,39209,0}, {195077,39335,0}, {195078,39362,0}, {195079,39422,0}, {195080,19406,0},
+    {195081,170800,0}, {195082,39698,0}, {195083,40000,0}, {195084,40189,0}, {195085,19662,0}, {195086,19693,0},
+    {195087,40295,0}, {195088,172238,0}, {195089,19704,0}, {195090,172293,0}, {195091,172558,0}, {195092,172689,0},
+    {195093,40635,0}, {195094,19798,0}, {195095,40697,0}, {195096,40702,0}, {195097,40709,0}, {195098,40719,0},
+    {195099,40726,0}, {195100,40763,0}, {195101,173568,0},
+};
+/* 940 of them compose again: their places in tsk__unicode_steps, ordered by the two halves */
+static const uint16_t tsk__unicode_compositions[] = {
+    912, 909, 913, 0, 1, 2, 3, 53, 55, 238, 4, 572, 5, 165, 208, 210, 570, 415, 57, 417, 419, 421, 59, 61, 63, 65, 6,
+    425, 67, 427, 431, 433, 429, 7, 8, 9, 598, 69, 71, 73, 10, 596, 77, 212, 214, 594, 240, 75, 439, 441, 445, 198, 79,
+    447, 81, 83, 187, 85, 87, 449, 453, 236, 451, 455, 457, 11, 12, 13, 89, 91, 93, 97, 14, 610, 167, 216, 218, 612, 95,
+    459, 98, 463, 189, 465, 100, 467, 102, 106, 469, 104, 475, 473, 477, 479, 481, 200, 108, 15, 483, 112, 485, 110,
+    489, 487, 16, 17, 18, 19, 114, 116, 246, 20, 616, 118, 169, 220, 222, 161, 614, 191, 499, 501, 120, 503, 124, 224,
+    226, 505, 122, 509, 126, 128, 511, 132, 513, 232, 130, 521, 136, 523, 234, 134, 527, 525, 21, 22, 23, 138, 140, 142,
+    24, 640, 144, 146, 171, 228, 230, 163, 638, 529, 148, 533, 531, 539, 541, 543, 545, 150, 549, 547, 551, 553, 555,
+    652, 25, 152, 658, 250, 557, 154, 656, 654, 155, 559, 157, 159, 561, 563, 26, 27, 28, 29, 54, 56, 239, 30, 573, 31,
+    166, 209, 211, 571, 416, 58, 418, 420, 422, 60, 62, 64, 66, 32, 426, 68, 428, 432, 434, 430, 33, 34, 35, 599, 70,
+    72, 74, 36, 597, 78, 213, 215, 595, 241, 76, 440, 442, 446, 199, 80, 448, 82, 84, 188, 86, 88, 450, 454, 237, 452,
+    456, 458, 565, 37, 38, 39, 90, 92, 94, 40, 611, 168, 217, 219, 613, 96, 460, 99, 197, 464, 190, 466, 101, 468, 103,
+    107, 470, 105, 476, 474, 478, 480, 482, 201, 109, 41, 484, 113, 486, 111, 490, 488, 42, 43, 44, 45, 115, 117, 247,
+    46, 617, 119, 170, 221, 223, 162, 615, 192, 500, 502, 121, 504, 125, 225, 227, 506, 123, 510, 127, 129, 512, 133,
+    514, 233, 131, 522, 566, 137, 524, 235, 135, 528, 526, 47, 48, 49, 139, 141, 143, 50, 641, 145, 147, 172, 229, 231,
+    164, 639, 530, 149, 534, 532, 540, 542, 544, 546, 151, 550, 548, 567, 552, 554, 556, 653, 51, 153, 659, 251, 558,
+    52, 657, 568, 655, 156, 560, 158, 160, 562, 564, 875, 258, 835, 576, 574, 580, 578, 181, 202, 204, 185, 423, 602,
+    600, 606, 604, 461, 620, 618, 624, 622, 491, 244, 493, 242, 206, 179, 175, 173, 177, 577, 575, 581, 579, 182, 203,
+    205, 186, 424, 603, 601, 607, 605, 462, 621, 619, 625, 623, 492, 245, 494, 243, 207, 180, 176, 174, 178, 586, 584,
+    590, 588, 587, 585, 591, 589, 435, 437, 436, 438, 495, 497, 496, 498, 515, 516, 517, 518, 535, 536, 537, 538, 569,
+    630, 628, 634, 632, 636, 631, 629, 635, 633, 637, 644, 642, 648, 646, 650, 645, 643, 649, 647, 651, 195, 193, 194,
+    183, 184, 443, 444, 248, 249, 196, 831, 259, 830, 829, 668, 669, 833, 841, 261, 682, 683, 843, 262, 696, 697, 845,
+    857, 263, 856, 855, 268, 712, 713, 883, 264, 726, 727, 874, 872, 265, 871, 870, 269, 740, 885, 266, 752, 753, 887,
+    826, 838, 760, 270, 823, 822, 660, 661, 827, 825, 762, 271, 676, 677, 764, 272, 688, 689, 839, 837, 766, 273, 850,
+    849, 275, 704, 705, 853, 768, 277, 720, 721, 866, 867, 770, 278, 863, 862, 276, 732, 733, 868, 772, 279, 744, 745,
+    881, 879, 851, 267, 854, 864, 274, 869, 880, 280, 281, 285, 302, 304, 284, 282, 306, 283, 300, 310, 312, 287, 314,
+    289, 316, 286, 318, 324, 288, 326, 328, 330, 332, 322, 303, 305, 293, 291, 307, 292, 301, 311, 313, 296, 315, 290,
+    317, 295, 319, 325, 297, 327, 329, 331, 333, 323, 294, 298, 299, 308, 309, 320, 321, 334, 335, 337, 336, 338, 340,
+    341, 339, 342, 343, 344, 353, 354, 365, 364, 366, 369, 370, 372, 371, 373, 374, 377, 375, 376, 378, 379, 381, 380,
+    382, 383, 385, 384, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 471, 472, 507, 508, 519, 520, 582,
+    592, 583, 593, 608, 609, 626, 627, 662, 664, 666, 774, 663, 665, 667, 775, 776, 777, 778, 779, 780, 781, 670, 672,
+    674, 782, 671, 673, 675, 783, 784, 785, 786, 787, 788, 789, 678, 680, 679, 681, 684, 686, 685, 687, 690, 692, 694,
+    790, 691, 693, 695, 791, 792, 793, 794, 795, 796, 797, 698, 700, 702, 798, 699, 701, 703, 799, 800, 801, 802, 803,
+    804, 805, 706, 708, 710, 707, 709, 711, 714, 716, 718, 715, 717, 719, 722, 724, 723, 725, 728, 730, 729, 731, 734,
+    736, 738, 735, 737, 739, 741, 742, 743, 746, 748, 750, 806, 747, 749, 751, 807, 808, 809, 810, 811, 812, 813, 754,
+    756, 758, 814, 755, 757, 759, 815, 816, 817, 818, 819, 820, 821, 824, 836, 878, 828, 846, 847, 848, 840, 882, 859,
+    860, 861, 894, 895, 896, 897, 899, 898, 900, 901, 902, 903, 904, 905, 906, 907, 908, 911, 910, 914, 915, 916, 917,
+    918, 919, 920, 921, 930, 931, 922, 923, 924, 925, 932, 933, 926, 927, 928, 929, 934, 935, 936, 937, 966, 941, 942,
+    943, 944, 945, 946, 947, 948, 949, 950, 951, 952, 953, 954, 955, 956, 957, 958, 959, 960, 961, 962, 963, 964, 965,
+    967, 993, 968, 969, 970, 971, 972, 973, 974, 975, 976, 977, 978, 979, 980, 981, 982, 983, 984, 985, 986, 987, 988,
+    989, 990, 991, 992, 994, 995, 996, 997, 998, 1493, 1494, 1495, 1496, 1497, 1498, 1499, 1501, 1500, 1502, 1503, 1504,
+};
+/* ---- end of tables */
+
+/* ---- classes */
+
+/* The runs spread out over pages of 256 code points, equal pages kept once: about 80 KB a tokenizer, and two loads a
+   character where a binary search over the runs would cost twelve branches. */
+typedef struct tsk__unicode {
+    const tsk_allocator *allocator;
+    uint16_t pages[0x110000 >> 8]; /* number of its block */
+    unsigned char *blocks;         /* [n_blocks, 256] properties; block 0 begins with ASCII */
+    size_t n_blocks, capacity;
+} tsk__unicode;
+
+static int tsk__unicode_property(const tsk__unicode *unicode, uint32_t c) {
+    return unicode->blocks[((size_t)unicode->pages[c >> 8] << 8) + (c & 255)];
+}
+
+/* Gives page `page` the block `block`: the one before it or one of a single value may serve. 0: out of memory. */
+static int tsk__unicode_add_page(tsk__unicode *unicode, size_t page, const unsigned char *block) {
+    size_t i = unicode->n_blocks;
+    while (i > 0 && memcmp(unicode->blocks + (i - 1) * 256, block, 256) != 0) i = block[0] == block[255] ? i - 1 : 0;
+    if (i == 0) {
+        if (!tsk__memory_reserve(unicode->allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256, 1)) return 0;
+        memcpy(unicode->blocks + unicode->n_blocks * 256, block, 256);
+        i = ++unicode->n_blocks;
+    }
+    unicode->pages[page] = (uint16_t)(i - 1);
+    return 1;
+}
+
+static int tsk__unicode_create(tsk__unicode *unicode, const tsk_allocator *allocator) {
+    unsigned char block[256];
+    size_t run, used = 0, page = 0;
+    memset(unicode, 0, sizeof *unicode);
+    unicode->allocator = allocator;
+    for (run = 0; run < sizeof tsk__unicode_runs / sizeof *tsk__unicode_runs; run++) {
+        size_t left = tsk__unicode_runs[run] >> 5;
+        while (left > 0) {
+            size_t n = left < 256 - used ? left : 256 - used;
+            memset(block + used, (int)(tsk__unicode_runs[run] & 31), n);
+            left -= n;
+            used = (used + n) & 255;
+            if (used == 0 && !tsk__unicode_add_page(unicode, page++, block)) return 0;
+        }
+    }
+    return 1;
+}
+
+static void tsk__unicode_destroy(tsk__unicode *unicode) { tsk__memory_delete(unicode->allocator, unicode->blocks); }
+
+/* The character at s of text known to be UTF-8; returns its length. */
+static size_t tsk__unicode_next(const char *text, uint32_t *c) {
+    const unsigned char *s = (const unsigned char *)text;
+    if (s[0] < 0x80) return *c = s[0], 1;
+    if (s[0] < 0xe0) return *c = (uint32_t)(s[0] & 0x1f) << 6 | (s[1] & 0x3f), 2;
+    if (s[0] < 0xf0) return *c = (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f), 3;
+    return *c = (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f), 4;
+}
+
+/* Where the character before `at` > 0 starts. */
+static size_t tsk__unicode_before(const char *text, size_t at) {
+    do at--;
+    while (((unsigned char)text[at] & 0xc0) == 0x80);
+    return at;
+}
+
+/* Where the first byte stands that is no part of valid UTF-8; `size` when all is. */
+static size_t tsk__unicode_invalid(const char *text, size_t size) {
+    size_t at = 0;
+    while (at < size) {
+        uint64_t eight;
+        int valid = 1;
+        size_t n = 8;
+        if (size - at >= 8) memcpy(&eight, text + at, 8);
+        else eight = UINT64_MAX;
+        if (eight & 0x8080808080808080u) n = tsk__json_utf8(text + at, size - at, &valid);
+        if (!valid) return at;
+        at += n;
+    }
+    return size;
+}
+
+/* ---- NFC */
+
+/* Combines nothing, so 0; else a number that orders as the combining classes do. */
+static uint32_t tsk__unicode_order(const tsk__unicode *unicode, uint32_t c) {
+    size_t low = 0, high = sizeof tsk__unicode_orders / sizeof *tsk__unicode_orders;
+    if (!(tsk__unicode_property(unicode, c) & TSK__UNICODE_UNSTABLE)) return 0;
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        if (tsk__unicode_orders[middle][0] <= c) low = middle;
+        else high = middle;
+    }
+    if (c - tsk__unicode_orders[low][0] >= tsk__unicode_orders[low][1] >> 6) return 0; /* also c before the first */
+    return tsk__unicode_orders[low][1] & 63;
+}
+
+/* The entry of tsk__unicode_steps for c, or NULL. */
+static const uint32_t *tsk__unicode_step(uint32_t c) {
+    size_t low = 0, high = sizeof tsk__unicode_steps / sizeof *tsk__unicode_steps;
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        if (tsk__unicode_steps[middle][0] <= c) low = middle;
+        else high = middle;
+    }
+    return tsk__unicode_steps[low][0] == c ? tsk__unicode_steps[low] : NULL;
+}
+
+/* Hangul goes by arithmetic: 19 leading × 21 vowels × (27 trailing + none). */
+enum { TSK__HANGUL = 0xac00, TSK__HANGUL_L = 0x1100, TSK__HANGUL_V = 0x1161, TSK__HANGUL_T = 0x11a7, TSK__HANGUL_COUNT = 11172 };
+
+/* What a and b make together; 0 when nothing. */
+static uint32_t tsk__unicode_compose(uint32_t a, uint32_t b) {
+    size_t low = 0, high = sizeof tsk__unicode_compositions / sizeof *tsk__unicode_compositions;
+    const uint32_t *step;
+    if (a - TSK__HANGUL_L < 19 && b - TSK__HANGUL_V < 21) return TSK__HANGUL + ((a - TSK__HANGUL_L) * 21 + (b - TSK__HANGUL_V)) * 28;
+    if (a - TSK__HANGUL < TSK__HANGUL_COUNT && (a - TSK__HANGUL) % 28 == 0 && b - TSK__HANGUL_T - 1 < 27) return a + (b - TSK__HANGUL_T);
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        step = tsk__unicode_steps[tsk__unicode_compositions[middle]];
+        if (step[1] < a || (step[1] == a && step[2] <= b)) low = middle;
+        else high = middle;
+    }
+    step = tsk__unicode_steps[tsk__unicode_compositions[low]];
+    return step[1] == a && step[2] == b ? step[0] : 0;
+}
+
+typedef struct tsk__unicode_symbol {
+    uint32_t c, order;
+} tsk__unicode_symbol;
+
+/* A stretch of text that starts at a stable character (or at the start) and ends before the next. */
+typedef struct tsk__unicode_stretch {
+    const tsk__unicode *unicode;
+    const tsk_allocator *allocator;
+    tsk__unicode_symbol *symbols, *sorted;
+    size_t count, capacity, sorted_capacity;
+} tsk__unicode_stretch;
+
+static int tsk__unicode_push(tsk__unicode_stretch *stretch, uint32_t c) {
+    tsk__unicode_symbol *symbol;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->symbols, &stretch->capacity, stretch->count + 1, sizeof *symbol)) return 0;
+    symbol = &stretch->symbols[stretch->count++];
+    symbol->c = c;
+    symbol->order = tsk__unicode_order(stretch->unicode, c);
+    return 1;
+}
+
+static int tsk__unicode_push_decomposed(tsk__unicode_stretch *stretch, uint32_t c) {
+    const uint32_t *step = tsk__unicode_step(c);
+    if (step) return tsk__unicode_push_decomposed(stretch, step[1]) && (!step[2] || tsk__unicode_push(stretch, step[2]));
+    if (c - TSK__HANGUL >= TSK__HANGUL_COUNT) return tsk__unicode_push(stretch, c);
+    c -= TSK__HANGUL;
+    return tsk__unicode_push(stretch, TSK__HANGUL_L + c / 588) && tsk__unicode_push(stretch, TSK__HANGUL_V + c % 588 / 28) &&
+           (c % 28 == 0 || tsk__unicode_push(stretch, TSK__HANGUL_T + c % 28));
+}
+
+/* Sorts the combining characters from `from` to `to` by order, equal ones left in theirs. One pass an order and no more,
+   since a stranger may send a megabyte of accents; in most text nothing is out of place. */
+static int tsk__unicode_sort(tsk__unicode_stretch *stretch, size_t from, size_t to) {
+    tsk__unicode_symbol *symbols = stretch->symbols + from;
+    size_t i, n = 0, count = to - from;
+    uint32_t order;
+    for (i = 1; i < count && symbols[i - 1].order <= symbols[i].order; i++) {
+    }
+    if (i >= count) return 1;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->sorted, &stretch->sorted_capacity, count, sizeof *symbols)) return 0;
+    for (order = 1; n < count; order++)
+        for (i = 0; i < count; i++)
+            if (symbols[i].order == order) stretch->sorted[n++] = symbols[i];
+    memcpy(symbols, stretch->sorted, count * sizeof *symbols);
+    return 1;
+}
+
+static int tsk__unicode_reorder(tsk__unicode_stretch *stretch) {
+    size_t i, from = 0;
+    for (i = 0; i <= stretch->count; i++) {
+        if (i < stretch->count && stretch->symbols[i].order) continue;
+        if (!tsk__unicode_sort(stretch, from, i)) return 0;
+        from = i + 1;
+    }
+    return 1;
+}
+
+/* A character joins the last starter unless one stands between that starts too or has no lower order. */
+static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
+    tsk__unicode_symbol *symbols = stretch->symbols;
+    size_t i, n = 0, starter = SIZE_MAX;
+    for (i = 0; i < stretch->count; i++) {
+        int is_next = starter != SIZE_MAX && (n == starter + 1 || symbols[n - 1].order < symbols[i].order);
+        uint32_t joined = is_next ? tsk__unicode_compose(symbols[starter].c, symbols[i].c) : 0;
+        if (joined) {
+            symbols[starter].c = joined;
+            continue;
+        }
+        if (symbols[i].order == 0) starter = n;
+        symbols[n++] = symbols[i];
+    }
+    stretch->count = n;
+}
+
+static tsk_status tsk__unicode_append_stretch(tsk__unicode_stretch *stretch, const char *text, size_t size, tsk_text *out) {
+    tsk_status status = TSK_OK;
+    size_t at = 0, i;
+    stretch->count = 0;
+    while (at < size) {
+        uint32_t c;
+        at += tsk__unicode_next(text + at, &c);
+        if (!tsk__unicode_push_decomposed(stretch, c)) return TSK_ERROR_MEMORY;
+    }
+    if (!tsk__unicode_reorder(stretch)) return TSK_ERROR_MEMORY;
+    tsk__unicode_recompose(stretch);
+    for (i = 0; i < stretch->count && status == TSK_OK; i++) {
+        char buffer[4];
+        status = tsk_text_append(out, buffer, (size_t)(tsk__json_put_utf8(buffer, stretch->symbols[i].c) - buffer));
+    }
+    return status;
+}
+
+/* The first unstable character at or after `at`, or `size`. No character below U+0300 is one, hence no lead byte below
+   0xcc, so that plain and Latin text costs a comparison a byte. */
+static size_t tsk__unicode_unstable(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    for (; at < size; at++) {
+        uint32_t c;
+        if ((unsigned char)text[at] < 0xcc) continue;
+        tsk__unicode_next(text + at, &c);
+        if (tsk__unicode_property(unicode, c) & TSK__UNICODE_UNSTABLE) break;
+    }
+    return at;
+}
+
+/* The first stable character at or after `at`, or `size`. */
+static size_t tsk__unicode_stable(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    while (at < size) {
+        uint32_t c;
+        size_t n = tsk__unicode_next(text + at, &c);
+        if (!(tsk__unicode_property(unicode, c) & TSK__UNICODE_UNSTABLE)) break;
+        at += n;
+    }
+    return at;
+}
+
+/* Appends NFC of valid UTF-8 text. `out` also lends its allocator. */
+static tsk_status tsk__unicode_nfc(const tsk__unicode *unicode, const char *text, size_t size, tsk_text *out) {
+    tsk__unicode_stretch stretch;
+    tsk_status status = TSK_OK;
+    size_t at = 0;
+    memset(&stretch, 0, sizeof stretch);
+    stretch.unicode = unicode;
+    stretch.allocator = out->allocator;
+    while (at < size && status == TSK_OK) {
+        size_t unstable = tsk__unicode_unstable(unicode, text, at, size);
+        size_t from = unstable > at && unstable < size ? tsk__unicode_before(text, unstable) : unstable;
+        size_t to = tsk__unicode_stable(unicode, text, unstable, size);
+        status = tsk_text_append(out, text + at, from - at);
+        if (status == TSK_OK) status = tsk__unicode_append_stretch(&stretch, text + from, to - from, out);
+        at = to;
+    }
+    tsk__memory_delete(stretch.allocator, stretch.symbols);
+    tsk__memory_delete(stretch.allocator, stretch.sorted);
+    return status;
+}
+
+// >>bpe ===============================================================================================================
+/* Byte-level BPE as Hugging Face's tokenizers does it: added tokens are cut out of the text, the rest is normalised and
+   split into pieces by a regular expression, and in each piece the neighbouring pair of lowest rank is merged until no
+   pair has one.
+
+       "Hi there<|eot_id|>"  →  "Hi there", <|eot_id|>  →  "Hi", " there", …  →  H i → Hi,  Ġ t h e r e → Ġthere
+
+   The regular expressions in use are a handful; each is a hand-written scanner known by its exact text, and any other is
+   refused at load. In vocabularies a byte is written as a printable character (space as Ġ); here text stays bytes, and
+   only tokens are translated, once, at load. */
+
+enum {
+    TSK__BPE_MAX_STEPS = 8,          /* regular expressions in a row */
+    TSK__BPE_MAX_ADDED_LENGTH = 512, /* bytes of an added token: bounds the work where text is full of its beginnings */
+    TSK__BPE_WAYS = 4,               /* pieces that the cache keeps of those with the same place */
+    TSK__BPE_SHORT = 48,             /* pieces up to here are merged by looking at every pair, longer ones with a tree */
+    TSK__BPE_FAN = 16,               /* children of a node of that tree */
+    TSK__BPE_MAX_LEVELS = 9          /* 16^8 is 2^32 symbols */
+};
+
+#define TSK__BPE_NO_RANK UINT32_MAX
+#define TSK__BPE_MAX_FILE ((size_t)512 << 20)
+
+/* The end of the piece that starts at `at` < size. */
+typedef size_t (*tsk__bpe_scanner)(const tsk__unicode *unicode, const char *text, size_t at, size_t size);
+
+typedef struct tsk__bpe_token {
+    uint32_t text, text_length;   /* place in texts: as the vocabulary writes it, a NUL after it */
+    uint32_t bytes, bytes_length; /* place in bytes: what it decodes to */
+    uint32_t hash;                /* of the text */
+    int32_t id;
+    unsigned char is_added, is_special;
+} tsk__bpe_token;
+
+typedef struct tsk__bpe_merge {
+    int32_t left, right;          /* ids */
+    uint32_t rank;
+    int32_t id;                   /* what they become */
+} tsk__bpe_merge;
+
+typedef struct tsk__bpe_added {
+    const char *pattern;          /* what to look for, in texts; set when loading ends */
+    uint32_t place, length;
+    int32_t id;
+    unsigned char single_word, lstrip, rstrip, normalized;
+} tsk__bpe_added;
+
+/* Added tokens that are looked for at the same stage, in the order of their bytes. */
+typedef struct tsk__bpe_matcher {
+    const tsk__bpe_added *added;
+    size_t count;
+    unsigned char first[256];     /* 1 for bytes that begin one */
+} tsk__bpe_matcher;
+
+struct tsk_tokenizer {
+    const tsk_allocator *allocator;
+    tsk__unicode unicode;
+    tsk_text texts, bytes;
+    tsk__bpe_token *tokens;
+    size_t n_tokens, tokens_capacity, n_model; /* the first n_model are the model's own, the rest added tokens */
+    uint32_t *by_id;              /* [n_ids] place in tokens + 1, 0 for none */
+    size_t n_ids, ids_capacity;
+    uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
+    size_t slot_mask;
+    tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
+    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
+                                     to see that takes an eighth of the memory */
+    size_t merge_mask;
+    int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
+    tsk__bpe_added *added;
+    size_t n_added, added_capacity;
+    tsk__bpe_matcher raw, normalized; /* looked for before and after normalisation */
+    tsk__bpe_scanner steps[TSK__BPE_MAX_STEPS];
+    size_t n_steps, longest;      /* longest: bytes of the longest token text */
+    int nfc, nfc_first, ignore_merges;
+    int template_kind;            /* the rest belongs to >>template */
+    const char *template_system;
+    tsk_text bos, template_file;
+    uint64_t template_length, template_hash;
+};
+
+/* ---- the byte alphabet */
+
+/* The character that stands for a byte: itself where it prints, else the next free one from U+0100. */
+static uint32_t tsk__bpe_alphabet(unsigned byte) {
+    if (byte <= 0x20) return 0x100 + byte;
+    if (byte >= 0x7f && byte <= 0xa0) return 0x121 + (byte - 0x7f);
+    return byte == 0xad ? 0x143 : byte;
+}
+
+/* The byte that a character stands for, or -1. */
+static int tsk__bpe_alphabet_byte(uint32_t c) {
+    if (c >= 0x100 && c <= 0x120) return (int)(c - 0x100);
+    if (c >= 0x121 && c <= 0x142) return (int)(c - 0x121 + 0x7f);
+    if (c == 0x143) return 0xad;
+    return c > 0x20 && c < 0x100 && tsk__bpe_alphabet(c) == c ? (int)c : -1;
+}
+
+/* Appends what a token text decodes to. One character outside the alphabet makes the whole of it stand for itself. */
+static tsk_status tsk__bpe_append_bytes(const char *text, size_t size, tsk_text *out) {
+    size_t at = 0, start = out->length;
+    while (at < size) {
+        uint32_t c;
+        size_t n = tsk__unicode_next(text + at, &c);
+        int byte = tsk__bpe_alphabet_byte(c);
+        char one = (char)byte;
+        if (byte < 0) {
+            out->length = start;
+            return tsk_text_append(out, text, size);
+        }
+        if (tsk_text_append(out, &one, 1) != TSK_OK) return TSK_ERROR_MEMORY;
+        at += n;
+    }
+    return TSK_OK;
+}
+
+/* ---- the vocabulary */
+
+static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
+    a = (a ^ b) * UINT64_C(0x9e3779b97f4a7c15);
+    return a ^ a >> 32;
+}
+
+static uint32_t tsk__bpe_hash(const char *text, size_t size) {
+    uint64_t hash = size, part;
+    for (; size >= 8; size -= 8, text += 8) {
+        memcpy(&part, text, 8);
+        hash = tsk__bpe_mix(hash, part);
+    }
+    part = 0;
+    if (size >= 4) {
+        uint32_t low, high;
+        memcpy(&low, text, 4);
+        memcpy(&high, text + size - 4, 4);
+        part = (uint64_t)high << 32 | low;
+    } else if (size) {
+        part = (uint64_t)(unsigned char)text[0] << 16 | (uint64_t)(unsigned char)text[size / 2] << 8 | (unsigned char)text[size - 1];
+    }
+    return (uint32_t)tsk__bpe_mix(hash, part);
+}
+
+/* The token's place in the slots, or the free place where it would stand. */
+static size_t tsk__bpe_slot(const tsk_tokenizer *tokenizer, const char *text, size_t size, uint32_t hash) {
+    size_t slot = hash & tokenizer->slot_mask;
+    for (; tokenizer->slots[slot]; slot = (slot + 1) & tokenizer->slot_mask) {
+        const tsk__bpe_token *token = &tokenizer->tokens[tokenizer->slots[slot] - 1];
+        if (token->hash == hash && token->text_length == size && memcmp(tokenizer->texts.data + token->text, text, size) == 0) break;
+    }
+    return slot;
+}
+
+static const tsk__bpe_token *tsk__bpe_find(const tsk_tokenizer *tokenizer, const char *text, size_t size) {
+    uint32_t place = tokenizer->slots[tsk__bpe_slot(tokenizer, text, size, tsk__bpe_hash(text, size))];
+    return place ? &tokenizer->tokens[place - 1] : NULL;
+}
+
+static const tsk__bpe_token *tsk__bpe_token_of(const tsk_tokenizer *tokenizer, int32_t id) {
+    uint32_t place = id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
+    return place ? &tokenizer->tokens[place - 1] : NULL;
+}
+
+int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return (int32_t)tokenizer->n_ids; }
+
+int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token) {
+    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, token, strlen(token));
+    return found ? found->id : -1;
+}
+
+int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id) {
+    const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
+    return token ? token->is_special : 0;
+}
+
+const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length) {
+    const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
+    if (length) *length = token ? token->text_length : 0;
+    return token ? tokenizer->texts.data + token->text : NULL;
+}
+
+/* ---- merges */
+
+static uint64_t tsk__bpe_merge_hash(int32_t left, int32_t right) {
+    return tsk__bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right, 0);
+}
+
+static uint16_t tsk__bpe_merge_tag(uint64_t hash) { return (uint16_t)(hash >> 48 | 1); }
+
+/* The place of the merge of two ids, or the free one where it would stand. */
+static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    uint64_t hash = tsk__bpe_merge_hash(left, right);
+    size_t slot = (size_t)hash & tokenizer->merge_mask;
+    uint16_t tag = tsk__bpe_merge_tag(hash);
+    for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
+        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
+    return slot;
+}
+
+static const tsk__bpe_merge tsk__bpe_no_merge = {-1, -1, TSK__BPE_NO_RANK, -1};
+
+/* The merge of two ids, or one of rank TSK__BPE_NO_RANK. */
+static const tsk__bpe_merge *tsk__bpe_merge_of(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    size_t slot = tsk__bpe_merge_slot(tokenizer, left, right);
+    return tokenizer->merge_tags[slot] ? &tokenizer->merges[slot] : &tsk__bpe_no_merge;
+}
+
+/* ---- scanners: one regular expression each */
+
+enum {
+    TSK__BPE_LETTERS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER, /* \p{L} */
+    TSK__BPE_SYMBOLS = 1 << TSK__UNICODE_OTHER | 1 << TSK__UNICODE_MARK,                             /* [^\s\p{L}\p{N}] */
+    TSK__BPE_CAPITALS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_SMALL = 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK,    /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_NUMBERS = 1 << TSK__UNICODE_NUMBER,
+    TSK__BPE_SPACES = 1 << TSK__UNICODE_SPACE
+};
+
+/* 1 << the kind of the character at `at`, whose length goes to *n; 0 at the end. */
+static int tsk__bpe_kind(const tsk__unicode *unicode, const char *text, size_t at, size_t size, size_t *n) {
+    uint32_t c;
+    *n = 0;
+    if (at >= size) return 0;
+    *n = 1;
+    if ((unsigned char)text[at] < 0x80) return 1 << (unicode->blocks[(unsigned char)text[at]] & TSK__UNICODE_KIND);
+    *n = tsk__unicode_next(text + at, &c);
+    return 1 << (tsk__unicode_property(unicode, c) & TSK__UNICODE_KIND);
+}
+
+/* The end of the run of characters of these kinds. */
+static size_t tsk__bpe_run(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int kinds) {
+    size_t n;
+    while (tsk__bpe_kind(unicode, text, at, size, &n) & kinds) at += n;
+    return at;
+}
+
+/* 's|'t|'re|'ve|'m|'ll|'d : its length at `at`, or 0. In any case U+017F counts as an s. */
+static size_t tsk__bpe_contraction(const char *text, size_t at, size_t size, int any_case) {
+    char a, b;
+    if (size - at < 2 || text[at] != '\'') return 0;
+    a = text[at + 1];
+    b = size - at > 2 ? text[at + 2] : '\0';
+    if (any_case && a == '\xc5' && b == '\xbf') return 3;
+    if (any_case && a >= 'A' && a <= 'Z') a = (char)(a | 0x20);
+    if (any_case && b >= 'A' && b <= 'Z') b = (char)(b | 0x20);
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* \s*[\r\n]+|\s+(?!\S)|\s+ ; without newlines only the latter two. */
+static size_t tsk__bpe_spaces(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int newlines) {
+    size_t n, last = at, newline = 0, end = at;
+    while (tsk__bpe_kind(unicode, text, end, size, &n) & TSK__BPE_SPACES) {
+        last = end;
+        end += n;
+        if (text[last] == '\n' || text[last] == '\r') newline = end;
+    }
+    if (newlines && newline) return newline;
+    return end < size && last > at ? last : end; /* the last of several goes to what follows it */
+}
+
+/*  ?[^\s\p{L}\p{N}]+[\r\n]* and then spaces; with slash [\r\n/]*. */
+static size_t tsk__bpe_symbols(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int slash) {
+    size_t n, start = at + (text[at] == ' ');
+    if (!(tsk__bpe_kind(unicode, text, start, size, &n) & TSK__BPE_SYMBOLS)) return tsk__bpe_spaces(unicode, text, at, size, 1);
+    at = tsk__bpe_run(unicode, text, start + n, size, TSK__BPE_SYMBOLS);
+    while (at < size && (text[at] == '\r' || text[at] == '\n' || (slash && text[at] == '/'))) at++;
+    return at;
+}
+
+/* \p{N}{1,most} */
+static size_t tsk__bpe_digits(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int most) {
+    size_t n;
+    while (most-- > 0 && tsk__bpe_kind(unicode, text, at, size, &n) & TSK__BPE_NUMBERS) at += n;
+    return at;
+}
+
+/* Whether [^\r\n\p{L}\p{N}] takes the character at `at`, of this kind. */
+static int tsk__bpe_is_prefix(const char *text, size_t at, int kind) {
+    return !(kind & (TSK__BPE_LETTERS | TSK__BPE_NUMBERS)) && text[at] != '\r' && text[at] != '\n';
+}
+
+static size_t tsk__bpe_words(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int most_digits) {
+    size_t n, next, contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 1) : 0;
+    int kind = tsk__bpe_kind(unicode, text, at, size, &n);
+    if (contraction) return at + contraction;
+    if (kind & TSK__BPE_LETTERS) return tsk__bpe_run(unicode, text, at + n, size, TSK__BPE_LETTERS);
+    if (kind & TSK__BPE_NUMBERS) return tsk__bpe_digits(unicode, text, at, size, most_digits);
+    if (tsk__bpe_is_prefix(text, at, kind) && tsk__bpe_kind(unicode, text, at + n, size, &next) & TSK__BPE_LETTERS)
+        return tsk__bpe_run(unicode, text, at + n + next, size, TSK__BPE_LETTERS);
+    return tsk__bpe_symbols(unicode, text, at, size, 0);
+}
+
+static size_t tsk__bpe_scan_qwen(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    return tsk__bpe_words(unicode, text, at, size, 1);
+}
+
+static size_t tsk__bpe_scan_llama3(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    return tsk__bpe_words(unicode, text, at, size, 3);
+}
+
+static size_t tsk__bpe_scan_gpt2(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    size_t n, start = at + (text[at] == ' '), contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 0) : 0;
+    int kind = tsk__bpe_kind(unicode, text, start, size, &n);
+    if (contraction) return at + contraction;
+    if (kind & TSK__BPE_LETTERS) kind = TSK__BPE_LETTERS;
+    else if (kind & TSK__BPE_SYMBOLS) kind = TSK__BPE_SYMBOLS;
+    else if (!(kind & TSK__BPE_NUMBERS)) return tsk__bpe_spaces(unicode, text, at, size, 0);
+    return tsk__bpe_run(unicode, text, start + n, size, kind);
+}
+
+/* CAPITALS*SMALL+ from `at`: its end, or 0. Where no small letter follows the capitals, CAPITALS* gives back up to the
+   last character that is in both sets, and SMALL+ takes just that one. */
+static size_t tsk__bpe_capitals_small(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    size_t n, both = 0;
+    int kind;
+    while ((kind = tsk__bpe_kind(unicode, text, at, size, &n)) & TSK__BPE_CAPITALS) {
+        at += n;
+        if (kind & TSK__BPE_SMALL) both = at;
+    }
+    return kind & TSK__BPE_SMALL ? tsk__bpe_run(unicode, text, at, size, TSK__BPE_SMALL) : both;
+}
+
+/* The two word alternatives of GPT-4o, the second being CAPITALS+SMALL*, each with and then without a character in front. */
+static size_t tsk__bpe_cased_word(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    size_t n, end, from;
+    int kind = tsk__bpe_kind(unicode, text, at, size, &n);
+    int prefix = tsk__bpe_is_prefix(text, at, kind);
+    if (kind & TSK__BPE_NUMBERS) return 0;
+    end = prefix ? tsk__bpe_capitals_small(unicode, text, at + n, size) : 0;
+    if (!end) end = tsk__bpe_capitals_small(unicode, text, at, size);
+    if (end) return end;
+    from = prefix ? at + n : at;
+    end = tsk__bpe_run(unicode, text, from, size, TSK__BPE_CAPITALS); /* all of one kind: else the first would have matched */
+    return end > from ? end : 0;
+}
+
+static size_t tsk__bpe_scan_gpt4o(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
+    size_t end = tsk__bpe_cased_word(unicode, text, at, size);
+    if (end) return end + (end < size ? tsk__bpe_contraction(text, end, size, 1) : 0);
+    end = tsk__bpe_digits(unicode, text, at, size, 3);
+    return end > at ? end : tsk__bpe_symbols(unicode, text, at, size, 1);
+}
+
+static const struct tsk__bpe_pattern {
+    const char *regex;
+    tsk__bpe_scanner scanner;
+} tsk__bpe_patterns[] = {
+    /* LLaDA. Its possessive repeats and its \s*[\r\n] without a + take the same text as Qwen's do. */
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
+     tsk__bpe_scan_qwen},
+    /* Qwen2, Qwen2.5, Qwen3, Dream */
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     tsk__bpe_scan_qwen},
+    /* Llama-3, GPT-4 */
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     tsk__bpe_scan_llama3},
+    /* GPT-2; ByteLevel with use_regex means this one too */
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", tsk__bpe_scan_gpt2},
+    /* GPT-4o */
+    {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+     "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     tsk__bpe_scan_gpt4o}};
+
+/* ---- a piece */
+
+/* A piece that was met before: its bytes are still in the text and its tokens in the output. */
+typedef struct tsk__bpe_cached {
+    uint32_t piece, out;          /* where they start */
+    uint32_t hash;
+    uint16_t length, count;       /* length 0: a free place */
+} tsk__bpe_cached;
+
+/* Symbols of a long piece as a list, and over the rank of each pair a tree of least ranks, 16 children a node: the next
+   merge is found from the top down and a change is carried from the bottom up, in 5 steps of 16 for a megabyte. A heap
+   would have to carry outdated entries and walks all over memory. */
+typedef struct tsk__bpe_list {
+    uint32_t *next, *previous;    /* [count] */
+    uint32_t *levels[TSK__BPE_MAX_LEVELS]; /* level 0: [count] rank of symbol i with its next; the last level has at most 16 */
+    int n_levels;
+    uint32_t *block;              /* one allocation for all of it */
+    size_t capacity;
+} tsk__bpe_list;
+
+/* A stretch of the text: an added token, or (id -1) text to be split. */
+typedef struct tsk__bpe_span {
+    size_t start, end;
+    int32_t id;
+} tsk__bpe_span;
+
+/* Bytes in which no added token may begin or end. */
+typedef struct tsk__bpe_range {
+    size_t start, end;
+} tsk__bpe_range;
+
+/* Everything that one call needs; the tokenizer itself is shared by threads and never written. */
+typedef struct tsk__bpe_encoder {
+    const tsk_tokenizer *tokenizer;
+    const tsk_allocator *allocator;
+    tsk_tokens *out;
+    const char *text;
+    size_t size;
+    tsk__bpe_span *spans, *new_spans;
+    size_t n_spans, spans_capacity, n_new_spans, new_spans_capacity;
+    const tsk__bpe_range *ranges; /* ascending */
+    size_t n_ranges;
+    tsk__bpe_range *new_ranges;   /* the same in normalised text */
+    size_t n_new_ranges, new_ranges_capacity;
+    tsk_text normal;              /* the normalised text; it does not move while pieces are cached */
+    tsk_text word;                /* a piece in the byte alphabet */
+    tsk__bpe_cached *cache;       /* [cache_mask + 1, TSK__BPE_WAYS], or NULL */
+    size_t cache_mask;
+    size_t first_out;             /* what the output held before */
+    tsk__bpe_list list;
+} tsk__bpe_encoder;
+
+typedef struct tsk__bpe_symbol {
+    int32_t id;
+    const tsk__bpe_merge *merge;  /* with the symbol after it */
+} tsk__bpe_symbol;
+
+/* ids: the bytes' own tokens, replaced by the result. Returns how many are left. */
+static size_t tsk__bpe_merge_short(const tsk_tokenizer *tokenizer, int32_t *ids, size_t count) {
+    tsk__bpe_symbol symbols[TSK__BPE_SHORT];
+    size_t i;
+    for (i = 0; i < count; i++) {
+        symbols[i].id = ids[i];
+        symbols[i].merge = i + 1 < count ? tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1]) : NULL;
+    }
+    while (count > 1) {
+        size_t best = 0;
+        for (i = 1; i + 1 < count; i++)
+            if (symbols[i].merge->rank < symbols[best].merge->rank) best = i;
+        if (symbols[best].merge->rank == TSK__BPE_NO_RANK) break;
+        symbols[best].id = symbols[best].merge->id;
+        count--;
+        for (i = best + 1; i < count; i++) symbols[i] = symbols[i + 1];
+        if (best + 1 < count) symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
+        if (best > 0) symbols[best - 1].merge = tsk__bpe_merge_of(tokenizer, symbols[best - 1].id, symbols[best].id);
+    }
+    for (i = 0; i < count; i++) ids[i] = symbols[i].id;
+    return count;
+}
+
+static uint32_t tsk__bpe_least(const uint32_t *ranks) {
+    uint32_t least = ranks[0];
+    int i;
+    for (i = 1; i < TSK__BPE_FAN; i++) least = ranks[i] < least ? ranks[i] : least;
+    return least;
+}
+
+static void tsk__bpe_list_set(tsk__bpe_list *list, size_t at, uint32_t rank) {
+    int level;
+    list->levels[0][at] = rank;
+    for (level = 1; level < list->n_levels; level++) {
+        uint32_t least = tsk__bpe_least(list->levels[level - 1] + at / TSK__BPE_FAN * TSK__BPE_FAN);
+        at /= TSK__BPE_FAN;
+        if (list->levels[level][at] == least) return;
+        list->levels[level][at] = least;
+    }
+}
+
+/* The leftmost pair of the lowest rank, SIZE_MAX when none has one. */
+static size_t tsk__bpe_list_best(const tsk__bpe_list *list) {
+    int level = list->n_levels - 1;
+    uint32_t least = tsk__bpe_least(list->levels[level]);
+    size_t at = 0;
+    if (least == TSK__BPE_NO_RANK) return SIZE_MAX;
+    for (; level >= 0; level--) {
+        at *= TSK__BPE_FAN;
+        while (list->levels[level][at] != least) at++;
+    }
+    return at;
+}
+
+/* Room for `count` symbols, level 0 filled by the caller, afterwards. 0: out of memory. */
+static int tsk__bpe_list_reserve(tsk__bpe_encoder *encoder, size_t count) {
+    tsk__bpe_list *list = &encoder->list;
+    size_t places[TSK__BPE_MAX_LEVELS], total = 2 * count, n = count;
+    int level;
+    list->n_levels = 0;
+    do {
+        size_t padded = (n + TSK__BPE_FAN - 1) / TSK__BPE_FAN * TSK__BPE_FAN;
+        places[list->n_levels++] = total;
+        total += padded;
+        n = padded / TSK__BPE_FAN;
+    } while (n > 1);
+    if (!tsk__memory_reserve(encoder->allocator, &list->block, &list->capacity, total, sizeof *list->block)) return 0;
+    memset(list->block + 2 * count, 0xff, (total - 2 * count) * sizeof *list->block); /* TSK__BPE_NO_RANK everywhere */
+    list->next = list->block;
+    list->previous = list->block + count;
+    for (level = 0; level < list->n_levels; level++) list->levels[level] = list->block + places[level];
+    return 1;
+}
+
+static void tsk__bpe_list_fill(tsk__bpe_list *list, const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count) {
+    size_t i, n;
+    int level;
+    for (i = 0; i < count; i++) {
+        list->next[i] = (uint32_t)(i + 1);
+        list->previous[i] = (uint32_t)i - 1;
+        if (i + 1 < count) list->levels[0][i] = tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1])->rank;
+    }
+    for (n = count, level = 1; level < list->n_levels; level++) {
+        n = (n + TSK__BPE_FAN - 1) / TSK__BPE_FAN;
+        for (i = 0; i < n; i++) list->levels[level][i] = tsk__bpe_least(list->levels[level - 1] + i * TSK__BPE_FAN);
+    }
+}
+
+/* As tsk__bpe_merge_short, for any length; SIZE_MAX: out of memory. */
+static size_t tsk__bpe_merge_long(tsk__bpe_encoder *encoder, int32_t *ids, size_t count) {
+    const tsk_tokenizer *tokenizer = encoder->tokenizer;
+    tsk__bpe_list *list = &encoder->list;
+    size_t at, n = 0;
+    if (!tsk__bpe_list_reserve(encoder, count)) return SIZE_MAX;
+    tsk__bpe_list_fill(list, tokenizer, ids, count);
+    while ((at = tsk__bpe_list_best(list)) != SIZE_MAX) {
+        size_t right = list->next[at], next = list->next[right], previous = list->previous[at];
+        ids[at] = tsk__bpe_merge_of(tokenizer, ids[at], ids[right])->id;
+        list->next[at] = (uint32_t)next;
+        if (next < count) list->previous[next] = (uint32_t)at;
+        tsk__bpe_list_set(list, right, TSK__BPE_NO_RANK);
+        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
+        if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_merge_of(tokenizer, ids[previous], ids[at])->rank);
+    }
+    for (at = 0; at < count; at = list->next[at]) ids[n++] = ids[at];
+    return n;
+}
+
+/* The token that the whole piece is, for ignore_merges; NULL when none. */
+static const tsk__bpe_token *tsk__bpe_whole(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
+    const tsk__bpe_token *found;
+    char *to;
+    size_t i;
+    if (size > encoder->tokenizer->longest) return NULL;
+    to = encoder->word.data;
+    for (i = 0; i < size; i++) to = tsk__json_put_utf8(to, tsk__bpe_alphabet((unsigned char)piece[i]));
+    found = tsk__bpe_find(encoder->tokenizer, encoder->word.data, (size_t)(to - encoder->word.data));
+    return found && (size_t)(found - encoder->tokenizer->tokens) < encoder->tokenizer->n_model ? found : NULL;
+}
+
+/* Appends the ids of a piece, worked out anew. There is room for one a byte. */
+static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
+    const tsk_tokenizer *tokenizer = encoder->tokenizer;
+    int32_t *ids = encoder->out->ids + encoder->out->count;
+    const tsk__bpe_token *whole = tokenizer->ignore_merges ? tsk__bpe_whole(encoder, piece, size) : NULL;
+    size_t i, n = 0;
+    if (whole) {
+        ids[n++] = whole->id;
+    } else {
+        for (i = 0; i < size; i++) {
+            ids[n] = tokenizer->byte_ids[(unsigned char)piece[i]];
+            if (ids[n] >= 0) n++;
+        }
+        n = n <= TSK__BPE_SHORT ? tsk__bpe_merge_short(tokenizer, ids, n) : tsk__bpe_merge_long(encoder, ids, n);
+        if (n == SIZE_MAX) return TSK_ERROR_MEMORY;
+    }
+    encoder->out->count += n;
+    return TSK_OK;
+}
+
+/* The cached piece, or the place for it: a free one, else one of the four by chance. */
+static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size, uint32_t hash) {
+    tsk__bpe_cached *set = &encoder->cache[(hash & encoder->cache_mask) * TSK__BPE_WAYS];
+    int way;
+    for (way = 0; way < TSK__BPE_WAYS; way++)
+        if (set[way].length == 0 || (set[way].hash == hash && set[way].length == size && memcmp(encoder->text + set[way].piece, piece, size) == 0))
+            return &set[way];
+    set = &set[hash >> 30];
+    set->length = 0;
+    return set;
+}
+
+static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
+    tsk_tokens *out = encoder->out;
+    tsk__bpe_cached *cached;
+    size_t i, start = out->count;
+    uint32_t hash;
+    if (!tsk__memory_reserve(out->allocator, &out->ids, &out->capacity, start + size, sizeof *out->ids)) return TSK_ERROR_MEMORY;
+    if (!encoder->cache || size > UINT16_MAX) return tsk__bpe_encode_new(encoder, piece, size);
+    hash = tsk__bpe_hash(piece, size);
+    cached = tsk__bpe_cache_place(encoder, piece, size, hash);
+    if (cached->length) {
+        const int32_t *ids = out->ids + encoder->first_out + cached->out;
+        for (i = 0; i < cached->count; i++) out->ids[start + i] = ids[i];
+        out->count += cached->count;
+        return TSK_OK;
+    }
+    if (tsk__bpe_encode_new(encoder, piece, size) != TSK_OK) return TSK_ERROR_MEMORY;
+    cached->piece = (uint32_t)(piece - encoder->text);
+    cached->out = (uint32_t)(start - encoder->first_out);
+    cached->hash = hash;
+    cached->length = (uint16_t)size;
+    cached->count = (uint16_t)(out->count - start);
+    return TSK_OK;
+}
+
+/* Each regular expression splits the pieces of the one before it. */
+static tsk_status tsk__bpe_encode_text(tsk__bpe_encoder *encoder, size_t step, const char *text, size_t size) {
+    tsk_status status = TSK_OK;
+    size_t at = 0;
+    if (step == encoder->tokenizer->n_steps) return size ? tsk__bpe_encode_piece(encoder, text, size) : TSK_OK;
+    while (at < size && status == TSK_OK) {
+        size_t end = encoder->tokenizer->steps[step](&encoder->tokenizer->unicode, text, at, size);
+        status = tsk__bpe_encode_text(encoder, step + 1, text + at, end - at);
+        at = end;
+    }
+    return status;
+}
+
+/* ---- added tokens in text */
+
+/* The longest added token that starts at `at` and ends by `limit`, or NULL. */
+static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at, size_t limit) {
+    const tsk__bpe_added *found = NULL;
+    size_t low = 0, high = matcher->count, depth = 0;
+    while (low < high && at + depth < limit) {
+        int byte = (unsigned char)text[at + depth];
+        size_t first = low, end = high;
+        while (first < end) { /* the first with at least this byte here; those that end before it come earlier */
+            size_t middle = (first + end) / 2;
+            const tsk__bpe_added *added = &matcher->added[middle];
+            if (added->length <= depth || (unsigned char)added->pattern[depth] < byte) first = middle + 1;
+            else end = middle;
+        }
+        low = first;
+        end = high;
+        while (first < end) { /* the first with a greater one */
+            size_t middle = (first + end) / 2;
+            if ((unsigned char)matcher->added[middle].pattern[depth] <= byte) first = middle + 1;
+            else end = middle;
+        }
+        high = first;
+        depth++;
+        if (low < high && matcher->added[low].length == depth) found = &matcher->added[low];
+    }
+    return found;
+}
+
+static int tsk__bpe_push_span(tsk__bpe_encoder *encoder, size_t start, size_t end, int32_t id) {
+    tsk__bpe_span *span;
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_spans, &encoder->new_spans_capacity, encoder->n_new_spans + 1, sizeof *span))
+        return 0;
+    span = &encoder->new_spans[encoder->n_new_spans++];
+    span->start = start;
+    span->end = end;
+    span->id = id;
+    return 1;
+}
+
+/* Whether a word character stands right before `start` or right after `end` within [from, to). */
+static int tsk__bpe_touches_word(const tsk__bpe_encoder *encoder, size_t from, size_t start, size_t end, size_t to) {
+    const tsk__unicode *unicode = &encoder->tokenizer->unicode;
+    int property = 0;
+    uint32_t c;
+    if (start > from) {
+        tsk__unicode_next(encoder->text + tsk__unicode_before(encoder->text, start), &c);
+        property |= tsk__unicode_property(unicode, c);
+    }
+    if (end < to) {
+        tsk__unicode_next(encoder->text + end, &c);
+        property |= tsk__unicode_property(unicode, c);
+    }
+    return property & TSK__UNICODE_WORD;
+}
+
+static size_t tsk__bpe_strip_left(const tsk__bpe_encoder *encoder, size_t from, size_t at) {
+    while (at > from) {
+        size_t n, before = tsk__unicode_before(encoder->text, at);
+        if (!(tsk__bpe_kind(&encoder->tokenizer->unicode, encoder->text, before, at, &n) & TSK__BPE_SPACES)) break;
+        at = before;
+    }
+    return at;
+}
+
+/* Cuts the added tokens out of a text span. `range` is the first of the ranges that may matter. */
+static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher, const tsk__bpe_span *span, size_t *range) {
+    size_t done = span->start, at = span->start, end = span->end, space_end = 0;
+    while (at < end) {
+        const tsk__bpe_added *added;
+        size_t from, stop, limit = end;
+        while (*range < encoder->n_ranges && encoder->ranges[*range].end <= at) ++*range;
+        if (*range < encoder->n_ranges && encoder->ranges[*range].start < end) limit = encoder->ranges[*range].start;
+        if (limit <= at) {
+            at = encoder->ranges[*range].end;
+            continue;
+        }
+        while (at < limit && !matcher->first[(unsigned char)encoder->text[at]]) at++;
+        added = at < limit ? tsk__bpe_longest(matcher, encoder->text, at, limit) : NULL;
+        if (!added) {
+            at += at < limit;
+            continue;
+        }
+        from = at;
+        stop = at += added->length;
+        if (added->single_word && tsk__bpe_touches_word(encoder, span->start, from, stop, end)) continue;
+        if (added->lstrip && from > done) from = tsk__bpe_strip_left(encoder, done, from);
+        if (added->rstrip) {
+            if (stop >= space_end) space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
+            stop = space_end;
+        }
+        /* Where spaces that an added token took along hold another, `done` may lie past it: the reference takes it too. */
+        if (done < from && !tsk__bpe_push_span(encoder, done, from, -1)) return 0;
+        if (!tsk__bpe_push_span(encoder, from, stop, added->id)) return 0;
+        done = stop;
+    }
+    return done == end || tsk__bpe_push_span(encoder, done, end, -1);
+}
+
+/* The new spans become the spans. */
+static void tsk__bpe_take_spans(tsk__bpe_encoder *encoder) {
+    tsk__bpe_span *spans = encoder->spans;
+    size_t capacity = encoder->spans_capacity;
+    encoder->spans = encoder->new_spans;
+    encoder->spans_capacity = encoder->new_spans_capacity;
+    encoder->n_spans = encoder->n_new_spans;
+    encoder->new_spans = spans;
+    encoder->new_spans_capacity = capacity;
+    encoder->n_new_spans = 0;
+}
+
+static tsk_status tsk__bpe_match(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher) {
+    size_t i, range = 0;
+    if (matcher->count == 0) return TSK_OK;
+    for (i = 0; i < encoder->n_spans; i++) {
+        const tsk__bpe_span *span = &encoder->spans[i];
+        if (span->id >= 0 ? !tsk__bpe_push_span(encoder, span->start, span->end, span->id) : !tsk__bpe_match_span(encoder, matcher, span, &range))
+            return TSK_ERROR_MEMORY;
+    }
+    tsk__bpe_take_spans(encoder);
+    return TSK_OK;
+}
+
+/* ---- normalisation */
+
+/* Normalises text[*at, to), notes it as a range if it is one, and moves *at there. */
+static tsk_status tsk__bpe_normalize_part(tsk__bpe_encoder *encoder, size_t *at, size_t to, int is_range) {
+    size_t start = encoder->normal.length;
+    tsk_status status = tsk__unicode_nfc(&encoder->tokenizer->unicode, encoder->text + *at, to - *at, &encoder->normal);
+    *at = to;
+    if (status != TSK_OK || !is_range) return status;
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_ranges, &encoder->new_ranges_capacity, encoder->n_new_ranges + 1,
+                             sizeof *encoder->new_ranges))
+        return TSK_ERROR_MEMORY;
+    encoder->new_ranges[encoder->n_new_ranges].start = start;
+    encoder->new_ranges[encoder->n_new_ranges++].end = encoder->normal.length;
+    return TSK_OK;
+}
+
+/* A range begins and ends where NFC joins nothing: it is widened until it does. */
+static tsk_status tsk__bpe_normalize_span(tsk__bpe_encoder *encoder, tsk__bpe_span *span, size_t *range) {
+    const tsk__unicode *unicode = &encoder->tokenizer->unicode;
+    size_t at = span->start, start = encoder->normal.length;
+    tsk_status status = TSK_OK;
+    while (status == TSK_OK && *range < encoder->n_ranges && encoder->ranges[*range].start < span->end) {
+        size_t from = encoder->ranges[*range].start, to = encoder->ranges[*range].end;
+        if (to > span->end) to = span->end;
+        else ++*range;
+        if (to <= at) {
+            if (to == span->end) break;
+            continue;
+        }
+        if (from < at) from = at;
+        while (from > at && tsk__unicode_unstable(unicode, encoder->text, from, from + 1) == from) from = tsk__unicode_before(encoder->text, from);
+        to = tsk__unicode_stable(unicode, encoder->text, to, span->end);
+        status = tsk__bpe_normalize_part(encoder, &at, from, 0);
+        if (status == TSK_OK) status = tsk__bpe_normalize_part(encoder, &at, to, 1);
+        if (at == span->end) break;
+    }
+    if (status == TSK_OK) status = tsk__bpe_normalize_part(encoder, &at, span->end, 0);
+    span->start = start;
+    span->end = encoder->normal.length;
+    return status;
+}
+
+/* The text spans become spans of encoder->normal. Added tokens need no text any more. */
+static tsk_status tsk__bpe_normalize(tsk__bpe_encoder *encoder) {
+    tsk_status status = TSK_OK;
+    size_t i, range = 0;
+    if (tsk__unicode_unstable(&encoder->tokenizer->unicode, encoder->text, 0, encoder->size) == encoder->size) return TSK_OK;
+    for (i = 0; i < encoder->n_spans && status == TSK_OK; i++)
+        if (encoder->spans[i].id < 0) status = tsk__bpe_normalize_span(encoder, &encoder->spans[i], &range);
+    encoder->text = encoder->normal.data;
+    encoder->size = encoder->normal.length;
+    encoder->ranges = encoder->new_ranges;
+    encoder->n_ranges = encoder->n_new_ranges;
+    return status;
+}
+
+/* ---- a text */
+
+static tsk_status tsk__bpe_encode_stages(tsk__bpe_encoder *encoder, int is_plain) {
+    const tsk_tokenizer *tokenizer = encoder->tokenizer;
+    tsk_status status = TSK_OK;
+    if (tokenizer->nfc_first) status = tsk__bpe_normalize(encoder);
+    if (status == TSK_OK && !is_plain) status = tsk__bpe_match(encoder, &tokenizer->raw);
+    if (status == TSK_OK && tokenizer->nfc && !tokenizer->nfc_first) status = tsk__bpe_normalize(encoder);
+    if (status == TSK_OK && !is_plain) status = tsk__bpe_match(encoder, &tokenizer->normalized);
+    return status;
+}
+
+/* The cache is a call's own, so that threads share nothing, and in proportion to the text, so that a short one pays
+   nothing for it. */
+static tsk_status tsk__bpe_encode_prepare(tsk__bpe_encoder *encoder) {
+    size_t n = 16;
+    if (encoder->size >= UINT32_MAX) return TSK_ERROR_MEMORY;
+    if (encoder->tokenizer->ignore_merges &&
+        !tsk__memory_reserve(encoder->allocator, &encoder->word.data, &encoder->word.capacity, 2 * encoder->tokenizer->longest + 1, 1))
+        return TSK_ERROR_MEMORY;
+    if (encoder->size < 256) return TSK_OK;
+    while (n < encoder->size / 64 && n < 16384) n *= 2;
+    encoder->cache = (tsk__bpe_cached *)tsk__memory_new_zeroed(encoder->allocator, n * TSK__BPE_WAYS, sizeof *encoder->cache);
+    encoder->cache_mask = n - 1;
+    return encoder->cache ? TSK_OK : TSK_ERROR_MEMORY;
+}
+
+static tsk_status tsk__bpe_encode_spans(tsk__bpe_encoder *encoder) {
+    tsk_status status = tsk__bpe_encode_prepare(encoder);
+    size_t i;
+    for (i = 0; i < encoder->n_spans && status == TSK_OK; i++) {
+        const tsk__bpe_span *span = &encoder->spans[i];
+        if (span->id >= 0) status = tsk_tokens_append(encoder->out, &span->id, 1);
+        else status = tsk__bpe_encode_text(encoder, 0, encoder->text + span->start, span->end - span->start);
+    }
+    return status;
+}
+
+/* Added tokens are recognised outside of `ranges` (ascending, apart); nowhere if is_plain. Scratch memory comes from the
+   caller's own allocator, since the tokenizer's may belong to another thread. */
+static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int is_plain, const tsk__bpe_range *ranges,
+                                  size_t n_ranges, tsk_tokens *out, tsk_error *error) {
+    tsk__bpe_encoder encoder;
+    tsk_status status;
+    size_t count = out->count, invalid = tsk__unicode_invalid(text, size);
+    if (size == 0) return TSK_OK;
+    if (invalid < size)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
+    memset(&encoder, 0, sizeof encoder);
+    encoder.tokenizer = tokenizer;
+    encoder.allocator = encoder.normal.allocator = out->allocator;
+    encoder.out = out;
+    encoder.text = text;
+    encoder.size = size;
+    encoder.first_out = count;
+    encoder.ranges = ranges;
+    encoder.n_ranges = n_ranges;
+    status = tsk__bpe_push_span(&encoder, 0, size, -1) ? TSK_OK : TSK_ERROR_MEMORY;
+    tsk__bpe_take_spans(&encoder);
+    if (status == TSK_OK) status = tsk__bpe_encode_stages(&encoder, is_plain);
+    if (status == TSK_OK) status = tsk__bpe_encode_spans(&encoder);
+    tsk__memory_delete(encoder.allocator, encoder.spans);
+    tsk__memory_delete(encoder.allocator, encoder.new_spans);
+    tsk__memory_delete(encoder.allocator, encoder.new_ranges);
+    tsk__memory_delete(encoder.allocator, encoder.normal.data);
+    tsk__memory_delete(encoder.allocator, encoder.word.data);
+    tsk__memory_delete(encoder.allocator, encoder.cache);
+    tsk__memory_delete(encoder.allocator, encoder.list.block);
+    if (status == TSK_OK) return TSK_OK;
+    out->count = count;
+    return tsk__error_memory(error, "encoding text", size);
+}
+
+tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
+                                tsk_error *error) {
+    return tsk__bpe_encode(tokenizer, text, size, !special_in_text, NULL, 0, out, error);
+}
+
+/* ---- decoding */
+
+/* Settles as much of decoder->pending as can be told: whole characters and, for bytes that can become none, U+FFFD each
+   time the reference writes one. */
+static tsk_status tsk__bpe_settle(tsk_decoder *decoder, int is_last, tsk_text *out) {
+    while (decoder->n_pending > 0) {
+        char *pending = (char *)decoder->pending;
+        int valid;
+        size_t left = (size_t)decoder->n_pending, n = tsk__json_utf8(pending, left, &valid);
+        if (!valid && n == left && !is_last && decoder->pending[0] >= 0xc2 && decoder->pending[0] <= 0xf4) return TSK_OK;
+        if (tsk_text_append(out, valid ? pending : "\xef\xbf\xbd", valid ? n : 3) != TSK_OK) return TSK_ERROR_MEMORY;
+        memmove(pending, pending + n, left - n);
+        decoder->n_pending -= (int)n;
+    }
+    return TSK_OK;
+}
+
+tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error) {
+    const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
+    const char *bytes;
+    size_t at = 0;
+    if (!token || (decoder->skip_special && token->is_special)) return TSK_OK;
+    bytes = tokenizer->bytes.data + token->bytes;
+    while (at < token->bytes_length) {
+        size_t n = decoder->n_pending ? 0 : tsk__unicode_invalid(bytes + at, token->bytes_length - at);
+        tsk_status status = tsk_text_append(out, bytes + at, n);
+        at += n;
+        if (status == TSK_OK && at < token->bytes_length) {
+            decoder->pending[decoder->n_pending++] = (unsigned char)bytes[at++];
+            status = tsk__bpe_settle(decoder, 0, out);
+        }
+        if (status != TSK_OK) return tsk__error_memory(error, "decoded text", out->length + token->bytes_length);
+    }
+    return TSK_OK;
+}
+
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return tsk__bpe_settle(decoder, 1, out); }
+
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special, tsk_text *out,
+                                tsk_error *error) {
+    tsk_decoder decoder;
+    size_t i, length = out->length;
+    tsk_status status = TSK_OK;
+    memset(&decoder, 0, sizeof decoder);
+    decoder.skip_special = skip_special;
+    for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
+    if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK) status = tsk__error_memory(error, "decoded text", out->length);
+    if (status != TSK_OK) out->length = length;
+    return status;
+}
+
+/* ---- loading */
+
+typedef struct tsk__bpe_loader {
+    tsk_tokenizer *tokenizer;
+    const char *file;             /* the one being read, for messages */
+    tsk_error *error;
+    int is_byte_level;            /* its pre-tokenizer has had a ByteLevel */
+} tsk__bpe_loader;
+
+static tsk_status tsk__bpe_bad(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *what) {
+    return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, tsk_json_offset(value), "'%s': %s",
+                          tsk__error_path(loader->file), what);
+}
+
+static tsk_status tsk__bpe_unsupported(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part, const char *what) {
+    return tsk__error_set(loader->error, TSK_ERROR_UNSUPPORTED, loader->file, tsk_json_offset(value), "'%s': %s %.300s is not supported",
+                          tsk__error_path(loader->file), part, what);
+}
+
+static tsk_status tsk__bpe_no_memory(const tsk__bpe_loader *loader) {
+    return tsk__error_memory(loader->error, loader->file, loader->tokenizer->texts.length);
+}
+
+static int tsk__bpe_is(const tsk_json_value *value, const char *text) {
+    size_t length;
+    const char *string = tsk_json_string(value, &length);
+    return string && length == strlen(text) && memcmp(string, text, length) == 0;
+}
+
+static int tsk__bpe_is_absent(const tsk_json_value *value) { return tsk_json_type_of(value) <= TSK_JSON_NULL; }
+
+/* A part (normalizer, decoder, …) whose type is none of those we know. */
+static tsk_status tsk__bpe_unknown(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part) {
+    const char *type = tsk_json_string(tsk_json_get(value, "type"), NULL);
+    if (tsk__bpe_is_absent(value)) return tsk__bpe_unsupported(loader, value, part, "null");
+    return tsk__bpe_unsupported(loader, value, part, type ? type : "without a type");
+}
+
+/* A true or false member, `*out` as it was when there is none. */
+static tsk_status tsk__bpe_flag(const tsk__bpe_loader *loader, const tsk_json_value *object, const char *key, int *out) {
+    const tsk_json_value *value = tsk_json_get(object, key);
+    char what[64];
+    if (tsk__bpe_is_absent(value) || tsk_json_bool(value, out)) return TSK_OK;
+    snprintf(what, sizeof what, "%s is neither true nor false", key);
+    return tsk__bpe_bad(loader, value, what);
+}
+
+/* ---- loading: tokens */
+
+/* Sizes the hash table for `count` tokens: at most half full. */
+static int tsk__bpe_make_slots(tsk_tokenizer *tokenizer, size_t count) {
+    size_t n = 64;
+    while (n < 2 * count) n *= 2;
+    tokenizer->slots = (uint32_t *)tsk__memory_new_zeroed(tokenizer->allocator, n, sizeof *tokenizer->slots);
+    tokenizer->slot_mask = n - 1;
+    return tokenizer->slots != NULL;
+}
+
+/* Ids may have gaps, but a table by id must not let a small file ask for gigabytes. */
+static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id, size_t place) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    char what[160];
+    if (id >= ((uint64_t)1 << 20) + 8 * (uint64_t)tokenizer->tokens_capacity || id > INT32_MAX) {
+        snprintf(what, sizeof what, "id %llu is far beyond the number of tokens", (unsigned long long)id);
+        return tsk__bpe_bad(loader, value, what);
+    }
+    if (id >= tokenizer->n_ids) {
+        if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->by_id, &tokenizer->ids_capacity, (size_t)id + 1, sizeof *tokenizer->by_id))
+            return tsk__bpe_no_memory(loader);
+        memset(tokenizer->by_id + tokenizer->n_ids, 0, ((size_t)id + 1 - tokenizer->n_ids) * sizeof *tokenizer->by_id);
+        tokenizer->n_ids = (size_t)id + 1;
+    }
+    if (tokenizer->by_id[id]) {
+        snprintf(what, sizeof what, "id %llu belongs to two tokens", (unsigned long long)id);
+        return tsk__bpe_bad(loader, value, what);
+    }
+    tokenizer->by_id[id] = (uint32_t)place + 1;
+    return TSK_OK;
+}
+
+/* tokens, slots and texts have room for it. */
+static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text, size_t length, uint64_t id) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    tsk__bpe_token *token = &tokenizer->tokens[tokenizer->n_tokens];
+    uint32_t hash = tsk__bpe_hash(text, length);
+    size_t slot = tsk__bpe_slot(tokenizer, text, length, hash);
+    tsk_status status;
+    if (tokenizer->slots[slot]) return tsk__bpe_bad(loader, value, "the vocabulary has this token twice");
+    status = tsk__bpe_give_id(loader, value, id, tokenizer->n_tokens);
+    if (status != TSK_OK) return status;
+    memset(token, 0, sizeof *token);
+    token->text = (uint32_t)tokenizer->texts.length;
+    token->text_length = (uint32_t)length;
+    token->hash = hash;
+    token->id = (int32_t)id;
+    token->bytes = (uint32_t)tokenizer->bytes.length;
+    if (tsk_text_append(&tokenizer->texts, text, length) != TSK_OK || tsk_text_append(&tokenizer->texts, "", 1) != TSK_OK ||
+        tsk__bpe_append_bytes(text, length, &tokenizer->bytes) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
+    token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
+    tokenizer->slots[slot] = (uint32_t)++tokenizer->n_tokens;
+    if (length > tokenizer->longest) tokenizer->longest = length;
+    return TSK_OK;
+}
+
+/* Room for the vocabulary and `n_added` more. */
+static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const tsk_json_value *vocabulary, size_t n_added) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *value;
+    tsk_status status = TSK_OK;
+    size_t count = tsk_json_count(vocabulary) + n_added, length, size = 1;
+    unsigned byte;
+    if (tsk_json_type_of(vocabulary) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, vocabulary, "the vocabulary is no object of tokens and ids");
+    for (value = tsk_json_first(vocabulary); value; value = tsk_json_next(value)) {
+        tsk_json_key(value, &length);
+        size += length + 1;
+    }
+    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->tokens, &tokenizer->tokens_capacity, count + 1, sizeof *tokenizer->tokens) ||
+        !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, size, 1) ||
+        !tsk__memory_reserve(tokenizer->allocator, &tokenizer->bytes.data, &tokenizer->bytes.capacity, size, 1) ||
+        !tsk__bpe_make_slots(tokenizer, count))
+        return tsk__bpe_no_memory(loader);
+    for (value = tsk_json_first(vocabulary); value && status == TSK_OK; value = tsk_json_next(value)) {
+        uint64_t id;
+        const char *key = tsk_json_key(value, &length);
+        if (!tsk_json_uint64(value, &id)) return tsk__bpe_bad(loader, value, "a token's id is no whole number from 0");
+        status = tsk__bpe_add_token(loader, value, key, length, id);
+    }
+    for (byte = 0; byte < 256; byte++) {
+        char text[4];
+        const tsk__bpe_token *token = tsk__bpe_find(tokenizer, text, (size_t)(tsk__json_put_utf8(text, tsk__bpe_alphabet(byte)) - text));
+        tokenizer->byte_ids[byte] = token ? token->id : -1;
+    }
+    tokenizer->n_model = tokenizer->n_tokens;
+    return status;
+}
+
+/* ---- loading: merges */
+
+static tsk_status tsk__bpe_make_merges(const tsk__bpe_loader *loader, size_t count) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    size_t n = 64;
+    while (n < count + count / 2) n *= 2;
+    tokenizer->merges = (tsk__bpe_merge *)tsk__memory_new(tokenizer->allocator, n, sizeof *tokenizer->merges);
+    tokenizer->merge_tags = (uint16_t *)tsk__memory_new_zeroed(tokenizer->allocator, n, sizeof *tokenizer->merge_tags);
+    tokenizer->merge_mask = n - 1;
+    return tokenizer->merges && tokenizer->merge_tags ? TSK_OK : tsk__bpe_no_memory(loader);
+}
+
+/* `joined` is the two halves one after the other, split at `half`. */
+static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t offset, const char *joined, size_t half, size_t size, uint32_t rank) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk__bpe_token *left = tsk__bpe_find(tokenizer, joined, half);
+    const tsk__bpe_token *right = tsk__bpe_find(tokenizer, joined + half, size - half);
+    const tsk__bpe_token *both = tsk__bpe_find(tokenizer, joined, size);
+    tsk__bpe_merge *merge;
+    size_t slot;
+    if (!left || !right || !both) {
+        size_t from = left && !right ? half : 0, to = !left ? half : size;
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
+                              tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
+    }
+    slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
+    tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(left->id, right->id));
+    merge = &tokenizer->merges[slot];
+    merge->left = left->id;
+    merge->right = right->id;
+    merge->rank = rank; /* of a merge listed twice the last counts, as in the reference */
+    merge->id = both->id;
+    return TSK_OK;
+}
+
+/* "left right", which is brought together in `joined`. */
+static tsk_status tsk__bpe_add_merge_line(const tsk__bpe_loader *loader, uint64_t offset, const char *line, size_t size, uint32_t rank, tsk_text *joined) {
+    const char *space = (const char *)memchr(line, ' ', size);
+    size_t half = space ? (size_t)(space - line) : 0;
+    if (!space || memchr(space + 1, ' ', size - half - 1))
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu is not two tokens with a space between: '%.*s'",
+                              tsk__error_path(loader->file), (unsigned long)rank, (int)(size < 200 ? size : 200), line);
+    joined->length = 0;
+    if (tsk_text_append(joined, line, half) != TSK_OK || tsk_text_append(joined, space + 1, size - half - 1) != TSK_OK) return tsk__bpe_no_memory(loader);
+    return tsk__bpe_add_merge(loader, offset, joined->data, half, size - 1, rank);
+}
+
+static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const tsk_json_value *pair, uint32_t rank, tsk_text *joined) {
+    const tsk_json_value *first = tsk_json_first(pair);
+    size_t half, size;
+    const char *left = tsk_json_string(first, &half), *right = tsk_json_string(tsk_json_next(first), &size);
+    if (!left || !right || tsk_json_count(pair) != 2) return tsk__bpe_bad(loader, pair, "a merge is not a pair of tokens");
+    joined->length = 0;
+    if (tsk_text_append(joined, left, half) != TSK_OK || tsk_text_append(joined, right, size) != TSK_OK) return tsk__bpe_no_memory(loader);
+    return tsk__bpe_add_merge(loader, tsk_json_offset(pair), joined->data, half, half + size, rank);
+}
+
+static int tsk__bpe_is_version_line(const char *line, size_t size) { return size >= 8 && memcmp(line, "#version", 8) == 0; }
+
+/* The merges of tokenizer.json, in either form. */
+static tsk_status tsk__bpe_load_merges(const tsk__bpe_loader *loader, const tsk_json_value *merges) {
+    const tsk_json_value *value;
+    tsk_text joined;
+    tsk_status status;
+    uint32_t rank = 0;
+    if (tsk_json_type_of(merges) != TSK_JSON_ARRAY) return tsk__bpe_bad(loader, merges, "the merges are no list");
+    memset(&joined, 0, sizeof joined);
+    joined.allocator = loader->tokenizer->allocator;
+    status = tsk__bpe_make_merges(loader, tsk_json_count(merges));
+    for (value = tsk_json_first(merges); value && status == TSK_OK; value = tsk_json_next(value)) {
+        size_t size;
+        const char *line = tsk_json_string(value, &size);
+        if (!line) status = tsk__bpe_add_merge_pair(loader, value, rank++, &joined);
+        else if (!tsk__bpe_is_version_line(line, size)) status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
+    }
+    tsk_text_free(&joined);
+    return status;
+}
+
+/* merges.txt: a merge a line, empty ones and the one with the version apart. */
+static tsk_status tsk__bpe_load_merge_lines(const tsk__bpe_loader *loader, const char *text, size_t size) {
+    tsk_text joined;
+    tsk_status status;
+    size_t at, end, count = 0;
+    uint32_t rank = 0;
+    for (at = 0; at < size; at++) count += text[at] == '\n';
+    memset(&joined, 0, sizeof joined);
+    joined.allocator = loader->tokenizer->allocator;
+    status = tsk__bpe_make_merges(loader, count + 1);
+    for (at = 0; at < size && status == TSK_OK; at = end + 1) {
+        const char *line = text + at, *newline = (const char *)memchr(line, '\n', size - at);
+        size_t length = newline ? (size_t)(newline - line) : size - at;
+        end = at + length;
+        if (length && line[length - 1] == '\r') length--;
+        if (length && !tsk__bpe_is_version_line(line, length)) status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
+    }
+    tsk_text_free(&joined);
+    return status;
+}
+
+/* ---- loading: added tokens */
+
+/* A token that is looked for in normalised text is looked for, and decoded, in normalised form. */
+static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__bpe_added *added, tsk__bpe_token *token) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not move */
+    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
+        (size_t)added->place + added->length)
+        return TSK_OK;
+    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1)) return tsk__bpe_no_memory(loader);
+    room = tokenizer->texts.length;
+    token->bytes = (uint32_t)tokenizer->bytes.length;
+    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
+        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
+    token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
+    added->place = (uint32_t)room;
+    added->length = (uint32_t)(tokenizer->texts.length - room);
+    return TSK_OK;
+}
+
+/* An added token and how to look for it. file_id is what the file calls it, new_id what it gets if the vocabulary has
+   it not; values that are absent mean what the reference's own default is. */
+static tsk_status tsk__bpe_load_added(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t file_id, uint64_t new_id) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    size_t length;
+    const char *content = tsk_json_string(tsk_json_get(value, "content"), &length);
+    const tsk__bpe_token *found = content ? tsk__bpe_find(tokenizer, content, length) : NULL;
+    tsk__bpe_token *token = &tokenizer->tokens[found ? (size_t)(found - tokenizer->tokens) : tokenizer->n_tokens];
+    tsk__bpe_added *added = &tokenizer->added[tokenizer->n_added];
+    int special = 0, single_word = 0, lstrip = 0, rstrip = 0, normalized;
+    tsk_status status = TSK_OK;
+    if (!content) return tsk__bpe_bad(loader, value, "an added token has no content");
+    if (length == 0) return TSK_OK;
+    if (length > TSK__BPE_MAX_ADDED_LENGTH) return tsk__bpe_unsupported(loader, value, "an added token", "of more than 512 bytes");
+    if (found && found->is_added) return tsk__bpe_bad(loader, value, "this added token is listed twice");
+    if (found && (uint64_t)found->id != file_id) return tsk__bpe_bad(loader, value, "this added token has another id in the vocabulary");
+    if ((status = tsk__bpe_flag(loader, value, "special", &special)) != TSK_OK) return status;
+    normalized = !special;
+    if ((status = tsk__bpe_flag(loader, value, "single_word", &single_word)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "lstrip", &lstrip)) != TSK_OK || (status = tsk__bpe_flag(loader, value, "rstrip", &rstrip)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "normalized", &normalized)) != TSK_OK)
+        return status;
+    if (!found) status = tsk__bpe_add_token(loader, value, content, length, new_id);
+    if (status != TSK_OK) return status;
+    token->is_added = 1;
+    token->is_special = (unsigned char)special;
+    memset(added, 0, sizeof *added);
+    added->id = token->id;
+    added->place = token->text;
+    added->length = token->text_length;
+    added->single_word = (unsigned char)single_word;
+    added->lstrip = (unsigned char)lstrip;
+    added->rstrip = (unsigned char)rstrip;
+    added->normalized = (unsigned char)normalized;
+    tokenizer->n_added++;
+    return normalized && tokenizer->nfc && !tokenizer->nfc_first ? tsk__bpe_normalize_added(loader, added, token) : TSK_OK;
+}
+
+static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t count) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    int done = tsk__memory_reserve(tokenizer->allocator, &tokenizer->added, &tokenizer->added_capacity, count + 1, sizeof *tokenizer->added);
+    return done ? TSK_OK : tsk__bpe_no_memory(loader);
+}
+
+/* The list in tokenizer.json. The reference does not believe its ids: a token that the vocabulary lacks gets the number
+   of tokens so far. That closes gaps in the ids as written, but two tokens with one id, or ids out of order, would
+   leave nobody knowing which token the file means. */
+static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const tsk_json_value *list) {
+    const tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *value;
+    tsk_status status = TSK_OK;
+    uint64_t least = 0;
+    if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY) return tsk__bpe_bad(loader, list, "added_tokens is no list");
+    for (value = tsk_json_first(list); value && status == TSK_OK; value = tsk_json_next(value)) {
+        uint64_t id;
+        size_t before = tokenizer->n_tokens;
+        if (!tsk_json_uint64(tsk_json_get(value, "id"), &id)) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
+        status = tsk__bpe_load_added(loader, value, id, before);
+        if (status != TSK_OK || tokenizer->n_tokens == before) continue;
+        if (id < least || id > INT32_MAX || (id != before && tsk__bpe_token_of(tokenizer, (int32_t)id)))
+            return tsk__bpe_bad(loader, value, "this added token's id is another token's, or the ids do not ascend");
+        least = id + 1;
+    }
+    return status;
+}
+
+static int tsk__bpe_compare_added(const void *a, const void *b) {
+    const tsk__bpe_added *x = (const tsk__bpe_added *)a, *y = (const tsk__bpe_added *)b;
+    int order = x->normalized - y->normalized;
+    if (!order) order = memcmp(x->pattern, y->pattern, x->length < y->length ? x->length : y->length);
+    return order ? order : (x->length > y->length) - (x->length < y->length);
+}
+
+static void tsk__bpe_make_matcher(tsk__bpe_matcher *matcher, const tsk__bpe_added *added, size_t count) {
+    size_t i;
+    matcher->added = added;
+    matcher->count = count;
+    for (i = 0; i < count; i++) matcher->first[(unsigned char)added[i].pattern[0]] = 1;
+}
+
+/* Last of all: texts stay where they are from now on. */
+static tsk_status tsk__bpe_make_matchers(const tsk__bpe_loader *loader) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    tsk__bpe_added *added = tokenizer->added;
+    size_t i, n_raw = 0;
+    for (i = 0; i < tokenizer->n_added; i++) {
+        added[i].pattern = tokenizer->texts.data + added[i].place;
+        if (tokenizer->nfc_first) added[i].normalized = 0; /* there is but one stage then */
+        n_raw += !added[i].normalized;
+    }
+    if (tokenizer->n_added) qsort(added, tokenizer->n_added, sizeof *added, tsk__bpe_compare_added);
+    for (i = 1; i < tokenizer->n_added; i++)
+        if (tsk__bpe_compare_added(&added[i - 1], &added[i]) == 0)
+            return tsk__bpe_bad(loader, NULL, "two added tokens are the same in normal form");
+    tsk__bpe_make_matcher(&tokenizer->raw, added, n_raw);
+    tsk__bpe_make_matcher(&tokenizer->normalized, added + n_raw, tokenizer->n_added - n_raw);
+    return TSK_OK;
+}
+
+/* ---- loading: tokenizer.json */
+
+static tsk_status tsk__bpe_load_pattern(const tsk__bpe_loader *loader, const tsk_json_value *split) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *pattern = tsk_json_get(split, "pattern"), *regex = tsk_json_get(pattern, "Regex"), *behavior = tsk_json_get(split, "behavior");
+    const char *text = tsk_json_string(regex, NULL);
+    int invert = 0, is_removed = tsk__bpe_is(behavior, "Removed");
+    tsk_status status = tsk__bpe_flag(loader, split, "invert", &invert);
+    size_t i;
+    if (status != TSK_OK) return status;
+    /* The scanners leave nothing between matches, so that keeping the matches only (Removed, inverted) is the same. */
+    if (!(tsk__bpe_is(behavior, "Isolated") && !invert) && !(is_removed && invert))
+        return tsk__bpe_unsupported(loader, split, "pre_tokenizer Split with this behavior:", tsk_json_string(behavior, NULL) ? tsk_json_string(behavior, NULL) : "none");
+    if (!text) return tsk__bpe_unsupported(loader, pattern, "pre_tokenizer Split without a Regex", "pattern");
+    for (i = 0; i < sizeof tsk__bpe_patterns / sizeof *tsk__bpe_patterns; i++) {
+        if (!tsk__bpe_is(regex, tsk__bpe_patterns[i].regex)) continue;
+        if (tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, split, "pre_tokenizer", "with more than 8 steps");
+        tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_patterns[i].scanner;
+        return TSK_OK;
+    }
+    return tsk__bpe_unsupported(loader, regex, "the regular expression", text);
+}
+
+static tsk_status tsk__bpe_load_pre_tokenizer(tsk__bpe_loader *loader, const tsk_json_value *value, int is_inner) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *type = tsk_json_get(value, "type");
+    tsk_status status = TSK_OK;
+    int add_prefix_space = 0, use_regex = 1;
+    if (loader->is_byte_level) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "after ByteLevel");
+    if (tsk__bpe_is(type, "Split")) return tsk__bpe_load_pattern(loader, value);
+    if (tsk__bpe_is(type, "Sequence") && !is_inner) {
+        for (value = tsk_json_first(tsk_json_get(value, "pretokenizers")); value && status == TSK_OK; value = tsk_json_next(value))
+            status = tsk__bpe_load_pre_tokenizer(loader, value, 1);
+        return status;
+    }
+    if (!tsk__bpe_is(type, "ByteLevel")) return tsk__bpe_unknown(loader, value, "pre_tokenizer");
+    if ((status = tsk__bpe_flag(loader, value, "add_prefix_space", &add_prefix_space)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "use_regex", &use_regex)) != TSK_OK)
+        return status;
+    if (add_prefix_space) return tsk__bpe_unsupported(loader, value, "pre_tokenizer ByteLevel with", "add_prefix_space");
+    if (use_regex && tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "with more than 8 steps");
+    if (use_regex) tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_scan_gpt2;
+    loader->is_byte_level = 1;
+    return TSK_OK;
+}
+
+/* It adds tokens at the ends, which we never do, so all that matters is that it does nothing else. */
+static tsk_status tsk__bpe_check_post_processor(const tsk__bpe_loader *loader, const tsk_json_value *value, int is_inner) {
+    const tsk_json_value *type = tsk_json_get(value, "type");
+    tsk_status status = TSK_OK;
+    if ((tsk__bpe_is_absent(value) && !is_inner) || tsk__bpe_is(type, "ByteLevel") || tsk__bpe_is(type, "TemplateProcessing")) return TSK_OK;
+    if (!tsk__bpe_is(type, "Sequence") || is_inner) return tsk__bpe_unknown(loader, value, "post_processor");
+    for (value = tsk_json_first(tsk_json_get(value, "processors")); value && status == TSK_OK; value = tsk_json_next(value))
+        status = tsk__bpe_check_post_processor(loader, value, 1);
+    return status;
+}
+
+/* Options of the model that change nothing when empty. */
+static tsk_status tsk__bpe_check_model(const tsk__bpe_loader *loader, const tsk_json_value *model) {
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    const tsk_json_value *type = tsk_json_get(model, "type"), *dropout = tsk_json_get(model, "dropout");
+    double probability = 0;
+    int byte_fallback = 0;
+    tsk_status status = tsk__bpe_flag(loader, model, "byte_fallback", &byte_fallback);
+    size_t i;
+    if (status != TSK_OK) return status;
+    if (tsk_json_type_of(model) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, model, "there is no model");
+    if (!tsk__bpe_is_absent(type) && !tsk__bpe_is(type, "BPE")) return tsk__bpe_unknown(loader, model, "model");
+    if (!tsk__bpe_is_absent(dropout) && (!tsk_json_double(dropout, &probability) || probability != 0))
+        return tsk__bpe_unsupported(loader, dropout, "model with", "dropout");
+    if (byte_fallback) return tsk__bpe_unsupported(loader, model, "model with", "byte_fallback");
+    for (i = 0; i < 2; i++) {
+        const tsk_json_value *affix = tsk_json_get(model, affixes[i]);
+        if (!tsk__bpe_is_absent(affix) && !tsk__bpe_is(affix, "")) return tsk__bpe_unsupported(loader, affix, "model with", affixes[i]);
+    }
+    return TSK_OK;
+}
+
+static tsk_status tsk__bpe_load_model(const tsk__bpe_loader *loader, const tsk_json_value *model, size_t n_added) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    tsk_status status = tsk__bpe_check_model(loader, model);
+    size_t byte;
+    if (status == TSK_OK) status = tsk__bpe_flag(loader, model, "ignore_merges", &tokenizer->ignore_merges);
+    if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_get(model, "vocab"), n_added);
+    if (status == TSK_OK) status = tsk__bpe_load_merges(loader, tsk_json_get(model, "merges"));
+    if (status != TSK_OK || tsk__bpe_is_absent(tsk_json_get(model, "unk_token"))) return status;
+    for (byte = 0; byte < 256; byte++) /* it stands for characters without a token, of which most vocabularies have none */
+        if (tokenizer->byte_ids[byte] < 0) return tsk__bpe_unsupported(loader, tsk_json_get(model, "unk_token"), "model with", "unk_token");
+    return TSK_OK;
+}
+
+static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_value *root) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *version = tsk_json_get(root, "version"), *normalizer = tsk_json_get(root, "normalizer");
+    const tsk_json_value *decoder = tsk_json_get(root, "decoder"), *added = tsk_json_get(root, "added_tokens");
+    static const char *const limits[] = {"truncation", "padding"};
+    tsk_status status;
+    size_t i;
+    if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, root, "it holds no JSON object");
+    if (version && !tsk__bpe_is(version, "1.0")) return tsk__bpe_unsupported(loader, version, "another version", "than 1.0");
+    for (i = 0; i < 2; i++)
+        if (!tsk__bpe_is_absent(tsk_json_get(root, limits[i]))) return tsk__bpe_unsupported(loader, tsk_json_get(root, limits[i]), "a tokenizer with", limits[i]);
+    tokenizer->nfc = tsk__bpe_is(tsk_json_get(normalizer, "type"), "NFC");
+    if (!tokenizer->nfc && !tsk__bpe_is_absent(normalizer)) return tsk__bpe_unknown(loader, normalizer, "normalizer");
+    status = tsk__bpe_load_pre_tokenizer(loader, tsk_json_get(root, "pre_tokenizer"), 0);
+    if (status == TSK_OK && !loader->is_byte_level)
+        status = tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
+    if (status == TSK_OK) status = tsk__bpe_check_post_processor(loader, tsk_json_get(root, "post_processor"), 0);
+    if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel")) status = tsk__bpe_unknown(loader, decoder, "decoder");
+    if (status == TSK_OK) status = tsk__bpe_load_model(loader, tsk_json_get(root, "model"), tsk_json_count(added));
+    if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, tsk_json_count(added));
+    if (status == TSK_OK) status = tsk__bpe_load_added_list(loader, added);
+    return status == TSK_OK ? tsk__bpe_make_matchers(loader) : status;
+}
+
+/* ---- loading: vocab.json and merges.txt, where there is no tokenizer.json */
+
+/* Names of tokens in tokenizer_config.json that its class adds by itself. */
+static const char *const tsk__bpe_named[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
+enum { TSK__BPE_N_NAMED = 4 };
+
+/* The text of "bos_token" and its like, which are a string or an object with the content; or NULL. */
+static const char *tsk__bpe_named_text(const tsk_json_value *config, const char *name, size_t *length) {
+    const tsk_json_value *value = tsk_json_get(config, name);
+    return tsk_json_string(tsk_json_type_of(value) == TSK_JSON_OBJECT ? tsk_json_get(value, "content") : value, length);
+}
+
+/* Such a token, if the vocabulary has it and nobody added it yet, is an added one, and special. */
+static void tsk__bpe_add_named(const tsk__bpe_loader *loader, const char *text, size_t length) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk__bpe_token *found = text && length && length <= TSK__BPE_MAX_ADDED_LENGTH ? tsk__bpe_find(tokenizer, text, length) : NULL;
+    tsk__bpe_added *added = &tokenizer->added[tokenizer->n_added];
+    if (!found || found->is_added) return;
+    tokenizer->tokens[found - tokenizer->tokens].is_added = tokenizer->tokens[found - tokenizer->tokens].is_special = 1;
+    memset(added, 0, sizeof *added);
+    added->id = found->id;
+    added->place = found->text;
+    added->length = found->text_length;
+    tokenizer->n_added++;
+}
+
+/* added_tokens_decoder of tokenizer_config.json: ids as text, and here they are believed. */
+static tsk_status tsk__bpe_load_added_map(const tsk__bpe_loader *loader, const tsk_json_value *map) {
+    const tsk_json_value *value;
+    tsk_status status = TSK_OK;
+    for (value = tsk_json_first(map); value && status == TSK_OK; value = tsk_json_next(value)) {
+        size_t length, i;
+        uint64_t id = 0;
+        const char *key = tsk_json_key(value, &length);
+        for (i = 0; key && i < length && key[i] >= '0' && key[i] <= '9'; i++) id = id * 10 + (uint64_t)(key[i] - '0');
+        if (!key || i == 0 || i < length || length > 10) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
+        status = tsk__bpe_load_added(loader, value, id, id);
+    }
+    return status;
+}
+
+/* What the tokenizer class does, which the files themselves do not say. */
+static tsk_status tsk__bpe_load_class(tsk__bpe_loader *loader, const tsk_json_value *config) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk_json_value *type = tsk_json_get(config, "tokenizer_class");
+    int add_prefix_space = 0;
+    tsk_status status = tsk__bpe_flag(loader, config, "add_prefix_space", &add_prefix_space);
+    int is_gpt2 = tsk__bpe_is(type, "GPT2Tokenizer") || tsk__bpe_is(type, "GPT2TokenizerFast");
+    int is_qwen = tsk__bpe_is(type, "Qwen2Tokenizer") || tsk__bpe_is(type, "Qwen2TokenizerFast");
+    int is_dream = tsk__bpe_is(type, "DreamTokenizer");
+    if (status != TSK_OK) return status;
+    if (add_prefix_space) return tsk__bpe_unsupported(loader, config, "a tokenizer with", "add_prefix_space");
+    if (!is_gpt2 && !is_qwen && !is_dream)
+        return tsk__bpe_unsupported(loader, type ? type : config, "without a tokenizer.json, tokenizer_class", type && tsk_json_string(type, NULL) ? tsk_json_string(type, NULL) : "missing:");
+    tokenizer->nfc = !is_gpt2;
+    tokenizer->nfc_first = is_dream; /* its own code normalises before it looks for added tokens */
+    tokenizer->steps[tokenizer->n_steps++] = is_gpt2 ? tsk__bpe_scan_gpt2 : tsk__bpe_scan_qwen;
+    return TSK_OK;
+}
+
+static tsk_status tsk__bpe_load_class_added(const tsk__bpe_loader *loader, const tsk_json_value *config) {
+    const tsk_json_value *more = tsk_json_get(config, "additional_special_tokens"), *value;
+    tsk_status status = tsk__bpe_load_added_map(loader, tsk_json_get(config, "added_tokens_decoder"));
+    size_t i, length;
+    if (status != TSK_OK) return status;
+    for (i = 0; i < TSK__BPE_N_NAMED; i++) {
+        const char *text = tsk__bpe_named_text(config, tsk__bpe_named[i], &length);
+        tsk__bpe_add_named(loader, text, length);
+    }
+    for (value = tsk_json_first(more); value; value = tsk_json_next(value)) {
+        const char *text = tsk_json_string(value, &length);
+        tsk__bpe_add_named(loader, text, length);
+    }
+    tsk__bpe_add_named(loader, "<|endoftext|>", 13); /* what these classes name when the file names nothing */
+    return tsk__bpe_make_matchers(loader);
+}
+
+/* ---- loading: the files */
+
+typedef struct tsk__bpe_folder {
+    const tsk_host *host;
+    const tsk_allocator *allocator;
+    tsk_error *error;
+    char *path;                   /* of the file that was asked for last */
+    size_t dir_length;
+} tsk__bpe_folder;
+
+enum { TSK__BPE_FOLDER_ROOM = 32 }; /* for a slash and the longest of the names below */
+
+static tsk_status tsk__bpe_folder_open(tsk__bpe_folder *folder, const char *dir, const tsk_host *host, tsk_error *error) {
+    folder->host = host;
+    folder->allocator = tsk__memory_allocator(host);
+    folder->error = error;
+    folder->dir_length = strlen(dir);
+    folder->path = (char *)tsk__memory_new(folder->allocator, folder->dir_length + TSK__BPE_FOLDER_ROOM, 1);
+    if (!folder->path) return tsk__error_memory(error, dir, folder->dir_length);
+    memcpy(folder->path, dir, folder->dir_length + 1);
+    return TSK_OK;
+}
+
+static const char *tsk__bpe_folder_path(tsk__bpe_folder *folder, const char *name) {
+    snprintf(folder->path + folder->dir_length, TSK__BPE_FOLDER_ROOM, "/%s", name);
+    return folder->path;
+}
+
+/* Whether there is such a file; what else may be wrong with it shows when it is read. */
+static int tsk__bpe_folder_has(tsk__bpe_folder *folder, const char *name) {
+    const char *path = tsk__bpe_folder_path(folder, name);
+    tsk__file file;
+    if (!folder->host || !folder->host->files) return access(path, F_OK) == 0;
+    if (tsk__file_open(&file, path, folder->host, NULL) != TSK_OK) return 0;
+    tsk__file_close(&file);
+    return 1;
+}
+
+static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name, tsk_text *out) {
+    memset(out, 0, sizeof *out);
+    out->allocator = folder->allocator;
+    return tsk_read_file(tsk__bpe_folder_path(folder, name), TSK__BPE_MAX_FILE, folder->host, out, folder->error);
+}
+
+static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name, tsk_json **out) {
+    tsk_text text;
+    tsk_status status = tsk__bpe_folder_read(folder, name, &text);
+    if (status == TSK_OK) status = tsk_json_parse(text.data, text.length, folder->path, folder->allocator, out, folder->error);
+    tsk_text_free(&text);
+    return status;
+}
+
+static tsk_status tsk__bpe_load_tokenizer_json(tsk__bpe_folder *folder, tsk__bpe_loader *loader) {
+    tsk_json *document = NULL;
+    tsk_status status = tsk__bpe_folder_json(folder, "tokenizer.json", &document);
+    if (status == TSK_OK) status = tsk__bpe_load_json(loader, tsk_json_root(document));
+    tsk_json_free(document);
+    return status;
+}
+
+static tsk_status tsk__bpe_load_vocab_json(tsk__bpe_folder *folder, tsk__bpe_loader *loader, size_t n_added) {
+    tsk_json *document = NULL;
+    tsk_status status = tsk__bpe_folder_json(folder, "vocab.json", &document);
+    if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_root(document), n_added);
+    tsk_json_free(document);
+    return status;
+}
+
+static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loader *loader) {
+    tsk_text text;
+    tsk_status status = tsk__bpe_folder_read(folder, "merges.txt", &text);
+    size_t invalid = status == TSK_OK ? tsk__unicode_invalid(text.data, text.length) : text.length;
+    if (invalid < text.length)
+        status = tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, loader->file, invalid, "'%s' is not UTF-8 at byte %llu",
+                                tsk__error_path(loader->file), (unsigned long long)invalid);
+    if (status == TSK_OK) status = tsk__bpe_load_merge_lines(loader, text.data, text.length);
+    tsk_text_free(&text);
+    return status;
+}
+
+/* config: the root of tokenizer_config.json. */
+static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader, const tsk_json_value *config) {
+    size_t n_added = tsk_json_count(tsk_json_get(config, "added_tokens_decoder")) + tsk_json_count(tsk_json_get(config, "additional_special_tokens")) +
+                     TSK__BPE_N_NAMED + 1;
+    tsk_status status = tsk__bpe_load_vocab_json(folder, loader, n_added);
+    if (status == TSK_OK) status = tsk__bpe_load_merges_txt(folder, loader);
+    if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, n_added);
+    tsk__bpe_folder_path(folder, "tokenizer_config.json");
+    if (status == TSK_OK) status = tsk__bpe_load_class(loader, config);
+    return status == TSK_OK ? tsk__bpe_load_class_added(loader, config) : status;
+}
+
+/* config may be NULL: then there is no tokenizer_config.json. */
+static tsk_status tsk__bpe_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folder, const tsk_json_value *config) {
+    tsk__bpe_loader loader;
+    memset(&loader, 0, sizeof loader);
+    loader.tokenizer = tokenizer;
+    loader.file = folder->path; /* always the file asked for last, which is the one that messages are about */
+    loader.error = folder->error;
+    if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator)) return tsk__error_memory(folder->error, "Unicode tables", 100000);
+    if (tsk__bpe_folder_has(folder, "tokenizer.json") || !tsk__bpe_folder_has(folder, "vocab.json"))
+        return tsk__bpe_load_tokenizer_json(folder, &loader);
+    return tsk__bpe_load_two_files(folder, &loader, config);
+}
+
+static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
+    tsk__unicode_destroy(&tokenizer->unicode);
+    tsk_text_free(&tokenizer->texts);
+    tsk_text_free(&tokenizer->bytes);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->tokens);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->by_id);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->slots);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->merges);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->merge_tags);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->added);
+}
+
+// >>template ==========================================================================================================
+/* Chat templates are small programs in Jinja. The few that the supported models ship with are known here, each by the
+   length and the hash of its text (the longest has 4 KB, of which we need four lines), and rendered in C for what the
+   API can say: roles and text, no tools, the assistant's header at the end. Any other template is an error: a prompt
+   that is almost right makes a model quietly worse.
+   While rendering, the places of the messages' own text are noted, so that special tokens written out in it can be kept
+   from taking effect. */
+
+enum {
+    TSK__TEMPLATE_NONE,           /* the folder has none */
+    TSK__TEMPLATE_UNKNOWN,
+    TSK__TEMPLATE_HEADERS,        /* <|start_header_id|>role<|end_header_id|> … <|eot_id|> */
+    TSK__TEMPLATE_CHATML,         /* <|im_start|>role … <|im_end|> */
+    TSK__TEMPLATE_QWEN3,          /* the same with thoughts */
+    TSK__TEMPLATE_ROLES           /* <role>HUMAN</role> … <|role_end|> */
+};
+
+static const struct tsk__template_known {
+    uint64_t length, hash;        /* FNV-1a, 64 bits */
+    int kind;
+    const char *system;           /* what the system says when the messages do not; NULL: nothing */
+} tsk__template_table[] = {
+    /* LLaDA, LLaDA-1.5, the first Llama-3: the header is always added */
+    {348, UINT64_C(0x74891e390e614ae2), TSK__TEMPLATE_HEADERS, NULL},
+    /* Llama-3: the header is added when asked for */
+    {389, UINT64_C(0x0e60067a5537498e), TSK__TEMPLATE_HEADERS, NULL},
+    /* LLaDA 2, Ling 2 */
+    {3972, UINT64_C(0xf713ce92a3ddea76), TSK__TEMPLATE_ROLES, NULL},
+    /* Dream, Qwen2.5's base models */
+    {2426, UINT64_C(0x16bc91fc7006a16d), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
+    /* Qwen2.5 */
+    {2506, UINT64_C(0xe642ce246d7f2e3d), TSK__TEMPLATE_CHATML, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    /* Qwen2 */
+    {328, UINT64_C(0x8a87094e0e1e24c5), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
+    /* Qwen1.5 */
+    {327, UINT64_C(0xc867da37c989d41f), TSK__TEMPLATE_CHATML, "You are a helpful assistant"},
+    /* ChatML as the transformers library once had it by default */
+    {196, UINT64_C(0x88bf4138d5c826f0), TSK__TEMPLATE_CHATML, NULL},
+    /* Qwen3 */
+    {4116, UINT64_C(0x2bfdb7aa9754484e), TSK__TEMPLATE_QWEN3, NULL}};
+
+static uint64_t tsk__template_hash(const char *text, size_t size) {
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    while (size--) hash = (hash ^ (unsigned char)*text++) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* ---- loading */
+
+static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file, tsk_error *error) {
+    size_t i;
+    if (size && text[size - 1] == '\n') size--; /* Jinja leaves one newline at the end out, editors put one there */
+    tokenizer->template_length = size;
+    tokenizer->template_hash = tsk__template_hash(text, size);
+    tokenizer->template_kind = TSK__TEMPLATE_UNKNOWN;
+    for (i = 0; i < sizeof tsk__template_table / sizeof *tsk__template_table; i++)
+        if (tsk__template_table[i].length == size && tsk__template_table[i].hash == tokenizer->template_hash) {
+            tokenizer->template_kind = tsk__template_table[i].kind;
+            tokenizer->template_system = tsk__template_table[i].system;
+        }
+    if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK) return tsk__error_memory(error, file, strlen(file));
+    return TSK_OK;
+}
+
+/* "chat_template" is a text, or a list of named ones of which "default" is the one. */
+static const char *tsk__template_of(const tsk_json_value *config, size_t *length) {
+    const tsk_json_value *value = tsk_json_get(config, "chat_template"), *one;
+    if (tsk_json_type_of(value) == TSK_JSON_ARRAY)
+        for (one = tsk_json_first(value); one; one = tsk_json_next(one))
+            if (tsk__bpe_is(tsk_json_get(one, "name"), "default")) return tsk_json_string(tsk_json_get(one, "template"), length);
+    return tsk_json_string(value, length);
+}
+
+/* A file of its own goes before the one in tokenizer_config.json. */
+static tsk_status tsk__template_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folder, const tsk_json_value *config) {
+    size_t length;
+    const char *bos = tsk__bpe_named_text(config, "bos_token", &length), *text;
+    tsk_status status = TSK_OK;
+    if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK) return tsk__error_memory(folder->error, "bos_token", length);
+    if (tsk__bpe_folder_has(folder, "chat_template.jinja")) {
+        tsk_text file;
+        status = tsk__bpe_folder_read(folder, "chat_template.jinja", &file);
+        if (status == TSK_OK) status = tsk__template_note(tokenizer, file.data, file.length, folder->path, folder->error);
+        tsk_text_free(&file);
+        return status;
+    }
+    text = tsk__template_of(config, &length);
+    return text ? tsk__template_note(tokenizer, text, length, tsk__bpe_folder_path(folder, "tokenizer_config.json"), folder->error) : TSK_OK;
+}
+
+void tsk_tokenizer_free(tsk_tokenizer *tokenizer) {
+    if (!tokenizer) return;
+    tsk__bpe_destroy(tokenizer);
+    tsk_text_free(&tokenizer->bos);
+    tsk_text_free(&tokenizer->template_file);
+    tsk__memory_delete(tokenizer->allocator, tokenizer);
+}
+
+tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(host);
+    tsk_tokenizer *tokenizer = (tsk_tokenizer *)tsk__memory_new_zeroed(allocator, 1, sizeof *tokenizer);
+    tsk_json *config = NULL;
+    tsk__bpe_folder folder;
+    tsk_status status;
+    *out = NULL;
+    if (!tokenizer) return tsk__error_memory(error, "a tokenizer", sizeof *tokenizer);
+    tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator = tokenizer->template_file.allocator = allocator;
+    status = tsk__bpe_folder_open(&folder, dir, host, error);
+    if (status == TSK_OK && tsk__bpe_folder_has(&folder, "tokenizer_config.json")) status = tsk__bpe_folder_json(&folder, "tokenizer_config.json", &config);
+    if (status == TSK_OK) status = tsk__bpe_load(tokenizer, &folder, tsk_json_root(config));
+    if (status == TSK_OK) status = tsk__template_load(tokenizer, &folder, tsk_json_root(config));
+    tsk_json_free(config);
+    tsk__memory_delete(allocator, folder.path);
+    if (status == TSK_OK) *out = tokenizer;
+    else tsk_tokenizer_free(tokenizer);
+    return status;
+}
+
+/* ---- rendering */
+
+typedef struct tsk__template_writer {
+    tsk_text text;
+    tsk__bpe_range *ranges;       /* where the messages' own text is */
+    size_t n_ranges, capacity;
+    tsk_status status;            /* the first failure; afterwards nothing is written */
+} tsk__template_writer;
+
+static void tsk__template_put(tsk__template_writer *writer, const char *text) {
+    if (writer->status == TSK_OK) writer->status = tsk_text_append(&writer->text, text, strlen(text));
+}
+
+/* Text of a message. */
+static void tsk__template_put_own(tsk__template_writer *writer, const char *text, size_t size) {
+    if (writer->status != TSK_OK || size == 0) return;
+    if (!tsk__memory_reserve(writer->text.allocator, &writer->ranges, &writer->capacity, writer->n_ranges + 1, sizeof *writer->ranges)) {
+        writer->status = TSK_ERROR_MEMORY;
+        return;
+    }
+    writer->ranges[writer->n_ranges].start = writer->text.length;
+    writer->status = tsk_text_append(&writer->text, text, size);
+    writer->ranges[writer->n_ranges++].end = writer->text.length;
+}
+
+/* As Python's str.strip sees it: Unicode's white space and the four information separators. */
+static int tsk__template_is_space(const tsk_tokenizer *tokenizer, const char *text, size_t at, size_t *n) {
+    uint32_t c;
+    *n = tsk__unicode_next(text + at, &c);
+    return (tsk__unicode_property(&tokenizer->unicode, c) & TSK__UNICODE_KIND) == TSK__UNICODE_SPACE || (c >= 0x1c && c <= 0x1f);
+}
+
+static void tsk__template_put_trimmed(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const char *text) {
+    size_t n, start = 0, end = strlen(text);
+    while (start < end && tsk__template_is_space(tokenizer, text, start, &n)) start += n;
+    while (end > start && tsk__template_is_space(tokenizer, text, tsk__unicode_before(text, end), &n)) end -= n;
+    tsk__template_put_own(writer, text + start, end - start);
+}
+
+static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+    size_t i;
+    for (i = 0; i < count; i++) {
+        if (i == 0) tsk__template_put(writer, tokenizer->bos.data);
+        tsk__template_put(writer, "<|start_header_id|>");
+        tsk__template_put_own(writer, messages[i].role, strlen(messages[i].role));
+        tsk__template_put(writer, "<|end_header_id|>\n\n");
+        tsk__template_put_trimmed(writer, tokenizer, messages[i].content);
+        tsk__template_put(writer, "<|eot_id|>");
+    }
+    tsk__template_put(writer, "<|start_header_id|>assistant<|end_header_id|>\n\n");
+}
+
+static void tsk__template_chatml(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+    size_t i;
+    if (tokenizer->template_system && count && strcmp(messages[0].role, "system") != 0) {
+        tsk__template_put(writer, "<|im_start|>system\n");
+        tsk__template_put(writer, tokenizer->template_system);
+        tsk__template_put(writer, "<|im_end|>\n");
+    }
+    for (i = 0; i < count; i++) {
+        tsk__template_put(writer, "<|im_start|>");
+        tsk__template_put_own(writer, messages[i].role, strlen(messages[i].role));
+        tsk__template_put(writer, "\n");
+        tsk__template_put_own(writer, messages[i].content, strlen(messages[i].content));
+        tsk__template_put(writer, "<|im_end|>\n");
+    }
+    tsk__template_put(writer, "<|im_start|>assistant\n");
+}
+
+/* The last question, before which an assistant's thoughts are left out: the last message of the user that is not a
+   tool's answer. */
+static size_t tsk__template_last_query(const tsk_message *messages, size_t count) {
+    static const char head[] = "<tool_response>", tail[] = "</tool_response>";
+    size_t i;
+    for (i = count; i > 0; i--) {
+        const char *content = messages[i - 1].content;
+        size_t length = strlen(content);
+        int is_tool = strncmp(content, head, sizeof head - 1) == 0 && length >= sizeof tail - 1 && strcmp(content + length - (sizeof tail - 1), tail) == 0;
+        if (strcmp(messages[i - 1].role, "user") == 0 && !is_tool) return i - 1;
+    }
+    return count - 1;
+}
+
+/* Splits "<think>thoughts</think>answer" as the templates do: the thoughts are what stands before the first </think>,
+   after the last <think> in it; the answer what follows the last </think>. */
+static void tsk__template_split(const char *content, const char **thoughts, size_t *n_thoughts, const char **answer) {
+    const char *end = strstr(content, "</think>"), *start = content, *next;
+    *answer = content;
+    *thoughts = content;
+    *n_thoughts = 0;
+    if (!end) return;
+    for (next = end; next; next = strstr(*answer, "</think>")) *answer = next + 8;
+    while (**answer == '\n') ++*answer;
+    while (end > start && end[-1] == '\n') end--;
+    for (next = strstr(start, "<think>"); next && next + 7 <= end; next = strstr(start, "<think>")) start = next + 7;
+    while (start < end && *start == '\n') start++;
+    *thoughts = start;
+    *n_thoughts = (size_t)(end - start);
+}
+
+/* An assistant's message. Thoughts appear only after the last query, and then if there are any or if `always`; `plain`
+   goes before an answer without. */
+static void tsk__template_answer(tsk__template_writer *writer, const char *content, int is_after_query, int always, const char *plain) {
+    const char *thoughts, *answer;
+    size_t n;
+    tsk__template_split(content, &thoughts, &n, &answer);
+    if (is_after_query && (n || always)) {
+        tsk__template_put(writer, "\n<think>\n");
+        tsk__template_put_own(writer, thoughts, n);
+        tsk__template_put(writer, "\n</think>\n\n");
+        while (*answer == '\n') answer++;
+    } else {
+        tsk__template_put(writer, plain);
+    }
+    tsk__template_put_own(writer, answer, strlen(answer));
+}
+
+static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
+    size_t i, last_query = tsk__template_last_query(messages, count);
+    for (i = 0; i < count; i++) {
+        tsk__template_put(writer, "<|im_start|>");
+        tsk__template_put(writer, messages[i].role);
+        if (strcmp(messages[i].role, "assistant") == 0) {
+            tsk__template_answer(writer, messages[i].content, i > last_query, i + 1 == count, "\n");
+        } else {
+            tsk__template_put(writer, "\n");
+            tsk__template_put_own(writer, messages[i].content, strlen(messages[i].content));
+        }
+        tsk__template_put(writer, "<|im_end|>\n");
+    }
+    tsk__template_put(writer, "<|im_start|>assistant\n");
+}
+
+static void tsk__template_roles(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
+    size_t i = 0, last_query = tsk__template_last_query(messages, count);
+    tsk__template_put(writer, "<role>SYSTEM</role>");
+    if (strcmp(messages[0].role, "system") == 0) {
+        tsk__template_put_own(writer, messages[0].content, strlen(messages[0].content));
+        tsk__template_put(writer, "\n");
+        i = 1;
+    }
+    tsk__template_put(writer, "detailed thinking off<|role_end|>");
+    for (; i < count; i++) {
+        if (strcmp(messages[i].role, "assistant") == 0) {
+            tsk__template_put(writer, "<role>ASSISTANT</role>");
+            tsk__template_answer(writer, messages[i].content, i > last_query, 0, "");
+        } else {
+            tsk__template_put(writer, strcmp(messages[i].role, "user") == 0 ? "<role>HUMAN</role>" : "<role>SYSTEM</role>");
+            tsk__template_put_own(writer, messages[i].content, strlen(messages[i].content));
+        }
+        tsk__template_put(writer, "<|role_end|>");
+    }
+    tsk__template_put(writer, "<role>ASSISTANT</role>");
+}
+
+static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, const tsk_message *message, size_t number, tsk_error *error) {
+    const char *const texts[] = {message->role, message->content};
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        size_t length = texts[i] ? strlen(texts[i]) : 0, invalid = texts[i] ? tsk__unicode_invalid(texts[i], length) : 0;
+        if (!texts[i])
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has no %s", (unsigned long)number, i ? "content" : "role");
+        if (invalid < length)
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the %s of message %lu is not UTF-8 at byte %llu", i ? "content" : "role",
+                                  (unsigned long)number, (unsigned long long)invalid);
+    }
+    /* The others treat a fourth role as a tool or drop it. */
+    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS || strcmp(message->role, "system") == 0 || strcmp(message->role, "user") == 0 ||
+        strcmp(message->role, "assistant") == 0)
+        return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has the role '%.40s', not system, user or assistant",
+                          (unsigned long)number, message->role);
+}
+
+static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_error *error) {
+    const char *file = tokenizer->template_file.data;
+    tsk_status status = TSK_OK;
+    size_t i;
+    if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
+        return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
+    if (tokenizer->template_kind == TSK__TEMPLATE_UNKNOWN)
+        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET,
+                              "the chat template in '%s' (%llu bytes, FNV-1a %016llx) is none of those known: LLaDA, LLaDA 2, Dream, Qwen 1.5 to 3, ChatML, Llama 3",
+                              tsk__error_path(file), (unsigned long long)tokenizer->template_length, (unsigned long long)tokenizer->template_hash);
+    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS && count && tokenizer->bos.length == 0)
+        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET, "the chat template in '%s' needs a bos_token, which tokenizer_config.json lacks",
+                              tsk__error_path(file));
+    if (count == 0 && tokenizer->template_kind != TSK__TEMPLATE_HEADERS)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "there are no messages to render");
+    for (i = 0; i < count && status == TSK_OK; i++) status = tsk__template_check_message(tokenizer, &messages[i], i, error);
+    return status;
+}
+
+/* The writer is to be freed by the caller in any case. */
+static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk__template_writer *writer,
+                                       tsk_error *error) {
+    tsk_status status = tsk__template_check(tokenizer, messages, count, error);
+    if (status != TSK_OK) return status;
+    switch (tokenizer->template_kind) {
+        case TSK__TEMPLATE_HEADERS: tsk__template_headers(writer, tokenizer, messages, count); break;
+        case TSK__TEMPLATE_CHATML: tsk__template_chatml(writer, tokenizer, messages, count); break;
+        case TSK__TEMPLATE_QWEN3: tsk__template_qwen3(writer, messages, count); break;
+        default: tsk__template_roles(writer, messages, count); break;
+    }
+    return writer->status == TSK_OK ? TSK_OK : tsk__error_memory(error, "a rendered conversation", writer->text.length);
+}
+
+static void tsk__template_writer_free(tsk__template_writer *writer) {
+    tsk__memory_delete(writer->text.allocator, writer->ranges);
+    tsk_text_free(&writer->text);
+}
+
+tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
+    tsk__template_writer writer;
+    tsk_status status;
+    memset(&writer, 0, sizeof writer);
+    writer.text.allocator = out->allocator;
+    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    if (status == TSK_OK && tsk_text_append(out, writer.text.data, writer.text.length) != TSK_OK)
+        status = tsk__error_memory(error, "a rendered conversation", writer.text.length);
+    tsk__template_writer_free(&writer);
+    return status;
+}
+
+tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, int special_in_text, tsk_tokens *out,
+                           tsk_error *error) {
+    tsk__template_writer writer;
+    tsk_status status;
+    memset(&writer, 0, sizeof writer);
+    writer.text.allocator = out->allocator;
+    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    if (status == TSK_OK)
+        status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges, special_in_text ? 0 : writer.n_ranges, out, error);
+    tsk__template_writer_free(&writer);
+    return status;
+}
+
+int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
+    switch (tokenizer->template_kind) {
+        case TSK__TEMPLATE_HEADERS: return tsk_tokenizer_id(tokenizer, "<|eot_id|>");
+        case TSK__TEMPLATE_CHATML:
+        case TSK__TEMPLATE_QWEN3: return tsk_tokenizer_id(tokenizer, "<|im_end|>");
+        case TSK__TEMPLATE_ROLES: return tsk_tokenizer_id(tokenizer, "<|role_end|>");
+        default: return -1;
+    }
+}
+// >>config ============================================================================================================
+/* config.json, and the tensors that it promises. A folder is checked completely before a weight is read: every tensor
+   that the architecture needs is there once, in a type that the backends read, in the shape the configuration implies;
+   and no tensor is there that the architecture would silently ignore. */
+
+#define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
+
+typedef struct tsk__config_reader {
+    const tsk_json_value *root;
+    const char *path;
+    tsk_error *error;
+    tsk_status status;         /* the first failure; later reads do nothing */
+} tsk__config_reader;
+
+static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key, const char *expected) {
+    if (reader->status == TSK_OK)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                        "'%s': \"%s\" %s %s", tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
+}
+
+static int tsk__config_absent(const tsk_json_value *value) {
+    tsk_json_type type = tsk_json_type_of(value);
+    return type == TSK_JSON_NONE || type == TSK_JSON_NULL;
+}
+
+/* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
+static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    int64_t number = fallback;
+    char expected[80];
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback >= low)) return (int32_t)fallback;
+    if (!tsk_json_int64(value, &number) || number < low || number > high) {
+        snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
+        tsk__config_fail(reader, value, key, expected);
+        return (int32_t)low;
+    }
+    return (int32_t)number;
+}
+
+static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    double number = fallback;
+    if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
+    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12) tsk__config_fail(reader, value, key, "a positive number");
+    return (float)number;
+}
+
+static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    int truth = fallback;
+    if (reader->status != TSK_OK || tsk__config_absent(value)) return fallback;
+    if (!tsk_json_bool(value, &truth)) tsk__config_fail(reader, value, key, "true or false");
+    return truth;
+}
+
+/* A model that asks for something else than `supported` would compute something else: it is refused, not approximated. */
+static void tsk__config_only_text(tsk__config_reader *reader, const char *key, const char *supported, int required) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    const char *text = tsk_json_string(value, NULL);
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && !required)) return;
+    if (!text || strcmp(text, supported) != 0)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                        "'%s': \"%s\" is %s%.60s%s; only \"%s\" is supported", tsk__error_path(reader->path), key, text ? "\"" : "",
+                                        text ? text : "not given as text", text ? "\"" : "", supported);
+}
+
+static void tsk__config_only_bool(tsk__config_reader *reader, const char *key, int supported) {
+    if (tsk__config_bool(reader, key, supported) != supported && reader->status == TSK_OK)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, key)),
+                                        "'%s': \"%s\": %s is not supported", tsk__error_path(reader->path), key, supported ? "false" : "true");
+}
+
+static void tsk__config_check_architecture(tsk__config_reader *reader) {
+    static const char *const off[] = {"alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm"};
+    size_t i;
+    tsk__config_only_text(reader, "model_type", "llada", 1);
+    tsk__config_only_text(reader, "block_type", "llama", 0);
+    tsk__config_only_text(reader, "layer_norm_type", "rms", 0);
+    tsk__config_only_text(reader, "activation_type", "silu", 0);
+    tsk__config_only_bool(reader, "rope", 1);
+    tsk__config_only_bool(reader, "layer_norm_with_affine", 1);
+    for (i = 0; i < sizeof off / sizeof off[0]; i++) tsk__config_only_bool(reader, off[i], 0);
+    if (reader->status == TSK_OK && !tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, "clip_qkv")),
+                                        "'%s': \"clip_qkv\" is not supported", tsk__error_path(reader->path));
+}
+
+/* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
+static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+#define TSK__CONFIG_REQUIRE(condition, ...) \
+    if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
+                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
+                        "'%s': every size must be positive", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
+                            c->max_sequence_length <= 1 << 22 && c->n_heads <= 1 << 12,
+                        "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
+                        (int)c->d_model, (int)c->n_heads);
+    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have", tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0, "'%s': n_heads %d is not a multiple of n_kv_heads %d",
+                        tsk__error_path(where), (int)c->n_heads, (int)c->n_kv_heads);
+    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d", tsk__error_path(where), (int)c->embedding_size,
+                        (int)c->vocab_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
+                        tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->eos_token_id >= 0 && c->eos_token_id < c->embedding_size, "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                        (int)c->eos_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id != c->eos_token_id, "'%s': mask_token_id and eos_token_id are both %d", tsk__error_path(where), (int)c->mask_token_id);
+    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
+#undef TSK__CONFIG_REQUIRE
+    return TSK_OK;
+}
+
+static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
+    int bias;
+    memset(c, 0, sizeof *c);
+    tsk__config_check_architecture(reader);
+    c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
+    c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
+    c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
+    c->n_kv_heads = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, tsk__config_bool(reader, "multi_query_attention", 0) ? 1 : c->n_heads);
+    c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
+    c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
+    c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
+    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24, c->vocab_size);
+    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, 1 << 22, -1);
+    c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
+    c->eos_token_id = tsk__config_int(reader, "eos_token_id", 0, INT32_MAX, -1);
+    c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
+    c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
+    c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
+    c->weight_tying = tsk__config_bool(reader, "weight_tying", 1);
+    bias = tsk__config_bool(reader, "include_bias", 0);
+    c->linear_bias = bias;
+    c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
+}
+
+static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
+    tsk__config_reader reader;
+    reader.root = tsk_json_root(document);
+    reader.path = path;
+    reader.error = error;
+    reader.status = TSK_OK;
+    if (tsk_json_type_of(reader.root) != TSK_JSON_OBJECT)
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+    tsk__config_read(&reader, out);
+    return reader.status == TSK_OK ? tsk__config_check(out, path, error) : reader.status;
+}
+
+/* ---- the tensors a configuration implies */
+
+typedef enum tsk__part {
+    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
+    TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
+    TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
+} tsk__part;
+
+/* Sizes by letter: d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - none.
+   bias: which switch of the configuration gives the map a bias vector. */
+typedef struct tsk__part_shape { const char *name; char rows, cols, bias; } tsk__part_shape;
+
+static const tsk__part_shape tsk__part_shapes[TSK__PART_ALL] = {
+    {"attn_norm", 'd', '-', 0}, {"q_proj", 'q', 'd', 'q'}, {"k_proj", 'k', 'd', 'q'}, {"v_proj", 'k', 'd', 'q'}, {"attn_out", 'd', 'q', 'l'},
+    {"ff_norm", 'd', '-', 0}, {"ff_proj", 'm', 'd', 'l'}, {"up_proj", 'm', 'd', 'l'}, {"ff_out", 'd', 'm', 'l'},
+    {"wte", 'e', 'd', 0}, {"ln_f", 'd', '-', 0}, {"ff_out", 'e', 'd', 'l'}};
+
+static uint64_t tsk__config_size(const tsk_model_config *c, char letter) {
+    switch (letter) {
+    case 'd': return (uint64_t)c->d_model;
+    case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
+    case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    case 'm': return (uint64_t)c->mlp_hidden_size;
+    case 'e': return (uint64_t)c->embedding_size;
+    default: return 0;
+    }
+}
+
+/* 1 when this configuration has the tensor; fills its name ("" layer prefix when layer < 0) and shape. */
+static int tsk__config_tensor(const tsk_model_config *c, int32_t layer, tsk__part part, int is_bias, char name[96], int *n_dims, uint64_t shape[2]) {
+    const tsk__part_shape *p = &tsk__part_shapes[part];
+    const char *suffix = is_bias ? "bias" : "weight";
+    if (part == TSK__PART_HEAD && c->weight_tying) return 0;
+    if (is_bias && !((p->bias == 'q' && c->qkv_bias) || (p->bias == 'l' && c->linear_bias))) return 0;
+    if (layer >= 0) snprintf(name, 96, "model.transformer.blocks.%d.%s.%s", (int)layer, p->name, suffix);
+    else snprintf(name, 96, "model.transformer.%s.%s", p->name, suffix);
+    shape[0] = tsk__config_size(c, p->rows);
+    shape[1] = tsk__config_size(c, p->cols);
+    *n_dims = is_bias || p->cols == '-' ? 1 : 2;
+    return 1;
+}
+
+/* Bytes of all tensors in bf16. */
+static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
+    uint64_t per_layer = 0, outside = 0, shape[2];
+    int part, bias, n_dims;
+    char name[96];
+    for (part = 0; part < (int)TSK__PART_ALL; part++)
+        for (bias = 0; bias < 2; bias++)
+            if (tsk__config_tensor(c, 0, (tsk__part)part, bias, name, &n_dims, shape))
+                *(part < (int)TSK__PART_COUNT ? &per_layer : &outside) += shape[0] * (n_dims == 2 ? shape[1] : 1) * 2;
+    return per_layer * (uint64_t)c->n_layers + outside;
+}
+
+/* ---- the folder */
+
+typedef struct tsk__shard {
+    const char *name;          /* in the index document, or a constant */
+    tsk_safetensors *file;
+} tsk__shard;
+
+typedef struct tsk__placed {   /* one line of the index */
+    const char *tensor, *shard;
+    uint64_t offset;
+} tsk__placed;
+
+/* Tensors by layer, part and whether it is the bias, so that a loader asks for what it needs by meaning. */
+struct tsk_folder {
+    tsk_host host;
+    tsk_model_config config;
+    tsk_json *index;           /* NULL: one file */
+    tsk__placed *placed;       /* [n_placed] the index, sorted by tensor name */
+    size_t n_placed;
+    tsk__shard *shards;
+    size_t n_shards, shard_capacity;
+    tsk_folder_tensor *tensors; /* in the model's order */
+    int32_t *tensor_shard;     /* [n_tensors] */
+    int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
+    size_t n_tensors;
+    size_t dir_length;
+    char path[1];              /* the folder's path and room for a file name */
+};
+
+#define TSK__FOLDER_NAME_ROOM 300
+
+/* The folder's path with `name` appended; valid until the next call. */
+static const char *tsk__folder_path(tsk_folder *folder, const char *name) {
+    snprintf(folder->path + folder->dir_length, TSK__FOLDER_NAME_ROOM, "/%s", name);
+    return folder->path;
+}
+
+static int tsk__folder_compare_placed(const void *a, const void *b) {
+    return strcmp(((const tsk__placed *)a)->tensor, ((const tsk__placed *)b)->tensor);
+}
+
+static const tsk__placed *tsk__folder_placed(const tsk_folder *folder, const char *tensor) {
+    tsk__placed key;
+    key.tensor = tensor;
+    key.shard = NULL;
+    key.offset = 0;
+    return folder->n_placed ? (const tsk__placed *)bsearch(&key, folder->placed, folder->n_placed, sizeof key, tsk__folder_compare_placed) : NULL;
+}
+
+/* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
+static int tsk__folder_name_ok(const char *name, size_t length) {
+    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_json **out, tsk_error *error) {
+    tsk_text text;
+    tsk_status status;
+    const char *path = tsk__folder_path(folder, name);
+    memset(&text, 0, sizeof text);
+    text.allocator = folder->host.allocator;
+    status = tsk_read_file(path, TSK__CONFIG_MAX_FILE, &folder->host, &text, error);
+    if (status == TSK_OK) status = tsk_json_parse(text.data, text.length, path, folder->host.allocator, out, error);
+    tsk_text_free(&text);
+    return status;
+}
+
+/* Whether the folder has a file of that name: any other trouble is reported when it is opened for real. */
+static int tsk__folder_has(tsk_folder *folder, const char *name) {
+    tsk__file file;
+    if (folder->host.files) {
+        if (tsk__file_open(&file, tsk__folder_path(folder, name), &folder->host, NULL) != TSK_OK) return 0;
+        tsk__file_close(&file);
+        return 1;
+    }
+    return access(tsk__folder_path(folder, name), F_OK) == 0;
+}
+
+static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
+    static const char name[] = "model.safetensors.index.json";
+    const tsk_json_value *map, *entry;
+    size_t i = 0, length, key_length;
+    tsk_status status = tsk__folder_json(folder, name, &folder->index, error);
+    const char *path = tsk__folder_path(folder, name);
+    if (status != TSK_OK) return status;
+    map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
+    if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
+    folder->n_placed = tsk_json_count(map);
+    folder->placed = (tsk__placed *)tsk__memory_new(folder->host.allocator, folder->n_placed, sizeof *folder->placed);
+    if (!folder->placed) return tsk__error_memory(error, path, folder->n_placed * sizeof *folder->placed);
+    for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
+        folder->placed[i].tensor = tsk_json_key(entry, &key_length);
+        folder->placed[i].shard = tsk_json_string(entry, &length);
+        folder->placed[i].offset = tsk_json_offset(entry);
+        if (!folder->placed[i].shard || !tsk__folder_name_ok(folder->placed[i].shard, length))
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->placed[i].tensor,
+                                  folder->placed[i].shard ? folder->placed[i].shard : "something that is no text");
+    }
+    qsort(folder->placed, folder->n_placed, sizeof *folder->placed, tsk__folder_compare_placed);
+    for (i = 1; i < folder->n_placed; i++)
+        if (strcmp(folder->placed[i].tensor, folder->placed[i - 1].tensor) == 0)
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->placed[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->placed[i].tensor);
+    return TSK_OK;
+}
+
+/* The shard of that name, opened when first asked for. */
+static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_t *out, tsk_error *error) {
+    size_t i;
+    tsk_status status;
+    for (i = 0; i < folder->n_shards && strcmp(folder->shards[i].name, name) != 0; i++) {
+    }
+    *out = (int32_t)i;
+    if (i < folder->n_shards) return TSK_OK;
+    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1, sizeof *folder->shards))
+        return tsk__error_memory(error, "the list of shards", (i + 1) * sizeof *folder->shards);
+    folder->shards[i].name = name;
+    folder->shards[i].file = NULL;
+    status = tsk_safetensors_open(tsk__folder_path(folder, name), &folder->host, &folder->shards[i].file, error);
+    if (status == TSK_OK) folder->n_shards++;
+    return status;
+}
+
+static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out, size_t size) {
+    int i;
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (i = 0; i < n_dims && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+    if (used < size) snprintf(out + used, size - used, "]");
+}
+
+static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard, int n_dims, const uint64_t *shape, tsk_error *error) {
+    char expected[64], found[200];
+    const char *path = tsk__folder_path(folder, shard);
+    if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path), info->name,
+                              tsk_dtype_name(info->dtype));
+    if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
+    tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
+    tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path), info->name, found,
+                          expected);
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
+    char name[96];
+    uint64_t shape[2];
+    int n_dims;
+    const tsk__placed *placed;
+    tsk_folder_tensor *tensor = &folder->tensors[folder->n_tensors];
+    tsk_status status;
+    if (!tsk__config_tensor(&folder->config, layer, part, is_bias, name, &n_dims, shape)) return TSK_OK;
+    placed = tsk__folder_placed(folder, name);
+    if (folder->index && !placed) {
+        const char *path = tsk__folder_path(folder, "model.safetensors.index.json");
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
+    }
+    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &folder->tensor_shard[folder->n_tensors], error);
+    if (status != TSK_OK) return status;
+    tensor->shard = folder->shards[folder->tensor_shard[folder->n_tensors]].name;
+    tensor->info = tsk_safetensors_find(folder->shards[folder->tensor_shard[folder->n_tensors]].file, name);
+    if (!tensor->info) {
+        const char *path = tsk__folder_path(folder, tensor->shard);
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
+    }
+    folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias] = (int32_t)folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
+}
+
+/* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
+   frequencies, and the head of a model whose head is tied. */
+static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
+    size_t length = strlen(name);
+    if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
+    return folder->config.weight_tying && strcmp(name, "model.transformer.ff_out.weight") == 0;
+}
+
+static int tsk__folder_compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *error) {
+    const char **known = (const char **)tsk__memory_new(folder->host.allocator, folder->n_tensors, sizeof *known);
+    tsk_status status = TSK_OK;
+    size_t i, j;
+    if (!known) return tsk__error_memory(error, "tensor names", folder->n_tensors * sizeof *known);
+    for (i = 0; i < folder->n_tensors; i++) known[i] = folder->tensors[i].info->name;
+    qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
+    for (i = 0; i < folder->n_placed && status == TSK_OK; i++) {
+        const char *name = folder->placed[i].tensor, *path;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_harmless(folder, name)) continue;
+        path = tsk__folder_path(folder, "model.safetensors.index.json");
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->placed[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
+                                tsk__error_path(path), name);
+    }
+    for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
+        for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
+            const tsk_tensor_info *info = tsk_safetensors_get(folder->shards[i].file, j);
+            const tsk__placed *placed = tsk__folder_placed(folder, info->name);
+            const char *path;
+            if (bsearch(&info->name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names)
+                    ? !folder->index || (placed && strcmp(placed->shard, folder->shards[i].name) == 0)
+                    : tsk__folder_harmless(folder, info->name))
+                continue;
+            path = tsk__folder_path(folder, folder->shards[i].name);
+            status = placed && strcmp(placed->shard, folder->shards[i].name) != 0
+                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
+                                          info->name, placed->shard)
+                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
+        }
+    }
+    tsk__memory_delete(folder->host.allocator, known);
+    return status;
+}
+
+static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
+    size_t n_lookup = (size_t)(folder->config.n_layers + 1) * TSK__PART_ALL * 2, i;
+    tsk_status status = TSK_OK;
+    int32_t layer;
+    int part, bias;
+    folder->tensors = (tsk_folder_tensor *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensors);
+    folder->tensor_shard = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensor_shard);
+    folder->lookup = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->lookup);
+    if (!folder->tensors || !folder->tensor_shard || !folder->lookup) return tsk__error_memory(error, "the list of tensors", n_lookup * sizeof *folder->tensors);
+    for (i = 0; i < n_lookup; i++) folder->lookup[i] = -1;
+    status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
+    for (layer = 0; layer < folder->config.n_layers; layer++)
+        for (part = 0; part < (int)TSK__PART_COUNT; part++)
+            for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
+    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
+    for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
+    return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
+}
+
+/* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
+static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
+    int32_t i = folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias];
+    if (i < 0) return NULL;
+    *file = folder->shards[folder->tensor_shard[i]].file;
+    return folder->tensors[i].info;
+}
+
+static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
+    tsk_json *config = NULL;
+    tsk_status status = tsk__folder_json(folder, "config.json", &config, error);
+    if (status == TSK_OK) status = tsk__config_parse(config, tsk__folder_path(folder, "config.json"), &folder->config, error);
+    tsk_json_free(config);
+    if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
+        if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
+            folder->path[folder->dir_length] = 0;
+            return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
+                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json", tsk__error_path(folder->path));
+        }
+        status = tsk__folder_read_index(folder, error);
+    }
+    return status == TSK_OK ? tsk__folder_resolve(folder, error) : status;
+}
+
+tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(host);
+    size_t length = dir ? strlen(dir) : 0;
+    tsk_folder *folder;
+    tsk_status status;
+    *out = NULL;
+    if (!length) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model folder given");
+    while (length > 1 && dir[length - 1] == '/') length--;
+    folder = (tsk_folder *)tsk__memory_new_zeroed(allocator, 1, sizeof *folder + length + TSK__FOLDER_NAME_ROOM);
+    if (!folder) return tsk__error_memory(error, dir, sizeof *folder + length);
+    if (host) folder->host = *host;
+    folder->host.allocator = allocator;
+    memcpy(folder->path, dir, length);
+    folder->dir_length = length;
+    status = tsk__folder_load(folder, error);
+    if (status != TSK_OK) tsk_folder_close(folder);
+    else *out = folder;
+    return status;
+}
+
+void tsk_folder_close(tsk_folder *folder) {
+    const tsk_allocator *allocator;
+    size_t i;
+    if (!folder) return;
+    allocator = folder->host.allocator;
+    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_close(folder->shards[i].file);
+    tsk__memory_delete(allocator, folder->shards);
+    tsk__memory_delete(allocator, folder->placed);
+    tsk__memory_delete(allocator, folder->tensors);
+    tsk__memory_delete(allocator, folder->tensor_shard);
+    tsk__memory_delete(allocator, folder->lookup);
+    tsk_json_free(folder->index);
+    tsk__memory_delete(allocator, folder);
+}
+
+const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return &folder->config; }
+size_t tsk_folder_count(const tsk_folder *folder) { return folder->n_tensors; }
+const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
+    return index < folder->n_tensors ? &folder->tensors[index] : NULL;
+}
+uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
+    return sum;
+}
+// >>random ============================================================================================================
+/* A counter-based generator: a draw is a function of the seed and of what it is for (step, position, vocabulary id), so
+   every backend, batch and thread count draws the same numbers, in any order. */
+
+/* One round: two 32 x 32 -> 64 bit products, their halves crossed and mixed with the key. */
+static void tsk__random_round(uint32_t c[4], uint32_t key0, uint32_t key1) {
+    const uint64_t p = (uint64_t)0xD2511F53u * c[0], q = (uint64_t)0xCD9E8D57u * c[2];
+    c[0] = (uint32_t)(q >> 32) ^ c[1] ^ key0;
+    c[2] = (uint32_t)(p >> 32) ^ c[3] ^ key1;
+    c[1] = (uint32_t)q;
+    c[3] = (uint32_t)p;
+}
+
+void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
+    uint32_t c[4], key0 = key[0], key1 = key[1];
+    int round;
+    memcpy(c, counter, sizeof c);
+    for (round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) tsk__random_round(c, key0, key1);
+    memcpy(out, c, sizeof c);
+}
+
+static void tsk__random_words(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t out[4]) {
+    uint32_t counter[4], key[2];
+    counter[0] = c0;
+    counter[1] = c1;
+    counter[2] = c2;
+    counter[3] = c3;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    tsk_philox4x32(counter, key, out);
+}
+
+/* Never 0 and never 1: its logarithm, and that of minus its logarithm, are finite. */
+static double tsk__random_from_word(uint32_t word) { return ((double)word + 0.5) * (1.0 / 4294967296.0); }
+
+static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, int lane) {
+    uint32_t words[4];
+    tsk__random_words(seed, c0, c1, c2, c3, words);
+    return tsk__random_from_word(words[lane]);
+}
+// >>backend ===========================================================================================================
+/* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
+   written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
+   GPU: nothing outside the backend looks behind them, except through upload and download.
+
+   Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
+   cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
+   same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
+   and the order of every sum depends on the model and the request's own length only, never on how many rows there are
+   or who their neighbours are. */
+
+/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
+   TokenSkip's, one slot for each position of the block being decoded, NULL where not needed. */
+typedef struct tsk__kv {
+    void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
+    int32_t length, capacity;
+    void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
+                                  with, then those of the pass under way */
+    void *outputs;             /* [n_slots, d_model]: last computed h_L */
+    int32_t n_slots, n_states;
+} tsk__kv;
+
+/* The rows of a pass; host memory, valid during `begin`. */
+typedef struct tsk__rows {
+    int32_t n;
+    const int32_t *tokens;     /* [n] ids, read by embed only */
+    const int32_t *positions;  /* [n] in the canvas of its request */
+    const int32_t *requests;   /* [n] which cache */
+    const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
+    const tsk__kv *caches;     /* [n_requests] */
+    int32_t n_requests;
+} tsk__rows;
+
+/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
+typedef struct tsk__taps {
+    void *norm;                /* [n, d_model] the normalised input */
+    void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
+    void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
+    void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
+    void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
+} tsk__taps;
+
+/* How the head turns a row's logits into a prediction (see >>schedule for the meaning). */
+typedef struct tsk__draw {
+    float temperature;         /* 0: plain argmax */
+    int32_t mask_token_id;     /* never predicted */
+    uint64_t seed;
+    uint32_t position, pass;   /* of the random draws */
+} tsk__draw;
+
+typedef struct tsk__prediction {
+    int32_t id;
+    float confidence;          /* softmax probability of `id` under the logits without noise */
+    float logit, log_sum_exp;  /* of `id`; over all ids */
+} tsk__prediction;
+
+/* One request's or one batch's order of work, with the activations that fused operations hand to each other. A backend's
+   own struct begins with this one. */
+typedef struct tsk__stream {
+    struct tsk__backend *backend;
+    int32_t max_rows;
+    void *x;                   /* [max_rows, d_model] the residual stream */
+    void *q;                   /* [max_rows, n_heads * head_dim] after RoPE */
+    void *attention;           /* [max_rows, n_heads * head_dim] */
+    void *hidden;              /* [max_rows, mlp_hidden_size] silu(gate) * up */
+    float *cosines;            /* [n_states, max_rows], host memory, valid after wait */
+    tsk__prediction *predictions; /* [max_rows], host memory, valid after wait */
+} tsk__stream;
+
+typedef struct tsk__backend_ops {
+    /* Up to this many rows, a subset runs by masking writes (see mask); beyond, and always where 0, by compaction. */
+    int32_t masked_rows;
+
+    tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
+    void (*stream_destroy)(tsk__stream *stream);
+    void *(*allocate)(struct tsk__backend *backend, uint64_t size);        /* NULL when refused */
+    void (*release)(struct tsk__backend *backend, void *address);
+    void (*copy)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* within the backend */
+    /* `count` values of the activation type from address to host f32. Waits. */
+    void (*download)(tsk__stream *stream, float *to, const void *from, uint64_t count);
+    /* All work so far is done; the first failure since the last wait. */
+    tsk_status (*wait)(tsk__stream *stream, tsk_error *error);
+
+    /* Operations act on the rows of the last begin, in order, and report failures at the next wait. */
+    void (*begin)(tsk__stream *stream, const tsk__rows *rows);
+    /* From here on rows with active[i] == 0 write neither K and V nor x, and are not compared (n <= masked_rows). NULL:
+       all do. */
+    void (*mask)(tsk__stream *stream, const int32_t *active);
+    void (*embed)(tsk__stream *stream);
+    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*attend)(tsk__stream *stream, int32_t layer);
+    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    /* For rows with a slot whose request has that state: cosines[state * max_rows + i] = cos(x, first half of states at
+       the row's slot), at most 1; and the second half becomes x. i is the row's number in the list of begin. */
+    void (*compare)(tsk__stream *stream, int32_t state);
+    /* The second half of all states is copied over the first, for rows with a slot and which[i] != 0. */
+    void (*remember)(tsk__stream *stream, const int32_t *which);
+    void (*store_outputs)(tsk__stream *stream, const int32_t *which);  /* outputs[slot] = x[i] where which[i] */
+    void (*load_outputs)(tsk__stream *stream, const int32_t *which);   /* x[i] = outputs[slot] where which[i] */
+    /* Rows index[0 .. n-1] of the list of begin become the pass's rows, whose x moves to the front of a buffer of their
+       own; a compacted list is first expanded. expand writes their x back among the others and restores the list. */
+    void (*compact)(tsk__stream *stream, int32_t n, const int32_t *index);
+    void (*expand)(tsk__stream *stream);
+    /* Final norm and head over rows index[0 .. n-1] of x: predictions[j] for index[j]. x stays. */
+    void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
+    /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
+    void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
+
+    /* Recorded sections, NULL where a backend has none. replay returns 1 when it ran section `key` as recorded; on 0 the
+       caller runs the operations between record and finish. A section does the same for equal keys. */
+    int (*replay)(tsk__stream *stream, uint64_t key);
+    void (*record)(tsk__stream *stream, uint64_t key);
+    void (*finish)(tsk__stream *stream, uint64_t key);
+} tsk__backend_ops;
+
+typedef struct tsk__backend {
+    const tsk__backend_ops *ops;
+    const tsk_model_config *config;
+    uint32_t element_size;     /* of an activation */
+} tsk__backend;
+// >>cpu ===============================================================================================================
+/* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
+
+   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
+   into [k][32] f32, and then serves every row of the pass:
+
+       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
+       out 0  k k k k k k ...       k 0  o o o o ... o
+       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
+       ...                          ...                         one chain of additions over k in a single lane
+
+   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
+   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
+   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
+   weight matrix [position][head_dim], and V already is a panel.
+
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
+   and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
+   other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
+   and allocates nothing. */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TSK__CPU_X86 1
+#else
+#define TSK__CPU_X86 0
+#endif
+
+#if TSK__CPU_X86
+#ifdef __cplusplus
+}
+#endif
+#include <cpuid.h>
+#include <immintrin.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#endif
+
+#define TSK__CPU_WIDTH 32          /* outputs in a panel */
+#define TSK__CPU_DEPTH 256         /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
+#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
+#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
+#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
+#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+#define TSK__CPU_ALIGNED __attribute__((aligned(64)))
+
+typedef struct tsk__matrix {
+    const void *data;              /* [rows, cols], aligned to its elements */
+    tsk_dtype dtype;
+    int32_t rows, cols;            /* outputs, inputs */
+    const float *bias;             /* [rows] or NULL */
+} tsk__matrix;
+
+/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
+   many streams for the processor to foresee. */
+typedef struct tsk__cpu_ahead {
+    const char *base;              /* of its first row */
+    size_t stride;                 /* bytes from row to row */
+    int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
+} tsk__cpu_ahead;
+
+/* What differs between instruction sets. */
+typedef struct tsk__cpu_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
+                 tsk__cpu_ahead *ahead);
+    float (*dot)(const float *x, const float *y, int32_t n);
+    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
+    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
+    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
+    void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
+} tsk__cpu_kernels;
+
+typedef struct tsk__cpu_layer {
+    const float *attn_norm, *ff_norm;  /* [d_model] */
+    tsk__matrix q, k, v, attn_out, ff_proj, up_proj, ff_out;
+} tsk__cpu_layer;
+
+typedef struct tsk__cpu_model {
+    const tsk_model_config *config;
+    tsk__pool *pool;
+    const tsk__cpu_kernels *kernels;
+    tsk__matrix embedding, head;
+    const float *final_norm;           /* [d_model] */
+    tsk__cpu_layer *layers;            /* [n_layers] */
+    float *rope_cos, *rope_sin;        /* [max_sequence_length, head_dim/2] */
+} tsk__cpu_model;
+
+/* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
+   pow2(t)         2^n, where t = n + 1.5 * 2^23
+   from(x, low, v) v where not x < low, else 0
+   half(p)         as many IEEE half floats from memory
+   even, odd       the two bf16 in every 32 bits, as f32
+   columns         the first four columns of as many rows, `stride` bytes apart, as four vectors
+   min and max give their second argument when either is NaN, so that NaN passes through. */
+
+#define TSK__INLINE static inline __attribute__((always_inline))
+
+static float tsk__float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Subnormals and infinities included. */
+static float tsk__float_from_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+    float value;
+    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
+    return sign ? -value : value;
+}
+
+static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
+
+typedef float tsk__v128 __attribute__((vector_size(16)));
+typedef int32_t tsk__i128 __attribute__((vector_size(16)));
+typedef uint32_t tsk__u128 __attribute__((vector_size(16)));
+#define TSK__TARGET_v128
+
+TSK__INLINE tsk__v128 tsk__v128_load(const float *p) { tsk__v128 v; memcpy(&v, p, sizeof v); return v; }
+TSK__INLINE void tsk__v128_store(float *p, tsk__v128 v) { memcpy(p, &v, sizeof v); }
+TSK__INLINE tsk__v128 tsk__v128_set(float a) { tsk__v128 v = {a, a, a, a}; return v; }
+TSK__INLINE tsk__v128 tsk__v128_add(tsk__v128 a, tsk__v128 b) { return a + b; }
+TSK__INLINE tsk__v128 tsk__v128_sub(tsk__v128 a, tsk__v128 b) { return a - b; }
+TSK__INLINE tsk__v128 tsk__v128_mul(tsk__v128 a, tsk__v128 b) { return a * b; }
+TSK__INLINE tsk__v128 tsk__v128_div(tsk__v128 a, tsk__v128 b) { return a / b; }
+TSK__INLINE tsk__v128 tsk__v128_fma(tsk__v128 a, tsk__v128 b, tsk__v128 c) { return a * b + c; }
+TSK__INLINE tsk__v128 tsk__v128_choose(tsk__i128 which, tsk__v128 a, tsk__v128 b) {
+    return (tsk__v128)((which & (tsk__i128)a) | (~which & (tsk__i128)b));
+}
+TSK__INLINE tsk__v128 tsk__v128_min(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a < b), a, b); }
+TSK__INLINE tsk__v128 tsk__v128_max(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a > b), a, b); }
+TSK__INLINE tsk__v128 tsk__v128_pow2(tsk__v128 t) { return (tsk__v128)(((tsk__u128)t + 127) << 23); }
+TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) { return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v); }
+TSK__INLINE tsk__v128 tsk__v128_half(const char *p) {
+    uint16_t h[4];
+    tsk__v128 v;
+    memcpy(h, p, sizeof h);
+    v[0] = tsk__float_from_half(h[0]);
+    v[1] = tsk__float_from_half(h[1]);
+    v[2] = tsk__float_from_half(h[2]);
+    v[3] = tsk__float_from_half(h[3]);
+    return v;
+}
+TSK__INLINE tsk__v128 tsk__v128_even(tsk__v128 v) { return (tsk__v128)((tsk__u128)v << 16); }
+TSK__INLINE tsk__v128 tsk__v128_odd(tsk__v128 v) { return (tsk__v128)((tsk__u128)v & 0xffff0000u); }
+TSK__INLINE float tsk__v128_one(const char *p) { float a; memcpy(&a, p, sizeof a); return a; }
+TSK__INLINE tsk__v128 tsk__v128_column(const char *rows, size_t stride) {
+    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride), tsk__v128_one(rows + 3 * stride)};
+    return v;
+}
+TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2, tsk__v128 *c3) {
+    *c0 = tsk__v128_column(rows, stride);
+    *c1 = tsk__v128_column(rows + 4, stride);
+    *c2 = tsk__v128_column(rows + 8, stride);
+    *c3 = tsk__v128_column(rows + 12, stride);
+}
+
+#if TSK__CPU_X86
+typedef __m256 tsk__v256;
+#define TSK__TARGET_v256 __attribute__((target("avx2,fma,f16c")))
+#define TSK__INLINE_v256 TSK__INLINE TSK__TARGET_v256
+
+TSK__INLINE_v256 __m256 tsk__v256_load(const float *p) { return _mm256_loadu_ps(p); }
+TSK__INLINE_v256 void tsk__v256_store(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
+TSK__INLINE_v256 __m256 tsk__v256_set(float a) { return _mm256_set1_ps(a); }
+TSK__INLINE_v256 __m256 tsk__v256_add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_mul(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_div(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+TSK__INLINE_v256 __m256 tsk__v256_min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_pow2(__m256 t) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
+}
+TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) { return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v); }
+TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
+TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff))); }
+TSK__INLINE_v256 __m128 tsk__v256_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
+/* Rows i and i + 4, four columns of each. */
+TSK__INLINE_v256 __m256 tsk__v256_rows(const char *rows, size_t stride) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(tsk__v256_four(rows)), tsk__v256_four(rows + 4 * stride), 1);
+}
+TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2, __m256 *c3) {
+    const __m256 r0 = tsk__v256_rows(rows, stride), r1 = tsk__v256_rows(rows + stride, stride);
+    const __m256 r2 = tsk__v256_rows(rows + 2 * stride, stride), r3 = tsk__v256_rows(rows + 3 * stride, stride);
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), d = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    *c0 = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+    *c1 = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    *c2 = _mm256_castpd_ps(_mm256_unpacklo_pd(c, d));
+    *c3 = _mm256_castpd_ps(_mm256_unpackhi_pd(c, d));
+}
+
+typedef __m512 tsk__v512;
+#define TSK__TARGET_v512 __attribute__((target("avx512f")))
+#define TSK__INLINE_v512 TSK__INLINE TSK__TARGET_v512
+
+TSK__INLINE_v512 __m512 tsk__v512_load(const float *p) { return _mm512_loadu_ps(p); }
+TSK__INLINE_v512 void tsk__v512_store(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
+TSK__INLINE_v512 __m512 tsk__v512_set(float a) { return _mm512_set1_ps(a); }
+TSK__INLINE_v512 __m512 tsk__v512_add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_mul(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_div(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+TSK__INLINE_v512 __m512 tsk__v512_min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_pow2(__m512 t) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
+}
+TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v); }
+TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
+TSK__INLINE_v512 __m512 tsk__v512_odd(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(~0xffff)));
+}
+TSK__INLINE_v512 __m128 tsk__v512_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
+/* Rows i, i + 4, i + 8 and i + 12, four columns of each. */
+TSK__INLINE_v512 __m512 tsk__v512_rows(const char *rows, size_t stride) {
+    const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2), tsk__v512_four(rows + 12 * stride), 3);
+}
+TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2, __m512 *c3) {
+    const __m512 r0 = tsk__v512_rows(rows, stride), r1 = tsk__v512_rows(rows + stride, stride);
+    const __m512 r2 = tsk__v512_rows(rows + 2 * stride, stride), r3 = tsk__v512_rows(rows + 3 * stride, stride);
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+    const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), d = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+    *c0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+    *c1 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    *c2 = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
+    *c3 = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+}
+#endif
+
+/* ---- kernels over those primitives. V names the set, LANES is its vector's length. */
+
+/* Adds 16 partial sums, in an order of its own that no instruction set changes. */
+static float tsk__cpu_sum16(float lanes[16]) {
+    int width, i;
+    for (width = 8; width; width /= 2)
+        for (i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+#define TSK__CPU_EXP_LOW -87.3365448f  /* below it the result would be subnormal, and is 0 */
+#define TSK__CPU_EXP_HIGH 88.37f       /* above it the exponent would overflow: the result stays 2.39e38 */
+
+/* exp within 1.1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, then 1 + r + r^2 q(r) by a minimax polynomial of our own
+   (relative error 4e-9), times 2^n. Adding 1.5 * 2^23 rounds to the integer n and leaves it in the low bits. */
+#define TSK__CPU_DEFINE_EXP(V) \
+TSK__INLINE TSK__TARGET_##V tsk__##V tsk__##V##_exp(tsk__##V x) { \
+    const tsk__##V magic = tsk__##V##_set(12582912.0f), low = tsk__##V##_set(TSK__CPU_EXP_LOW); \
+    const tsk__##V c = tsk__##V##_max(low, tsk__##V##_min(tsk__##V##_set(TSK__CPU_EXP_HIGH), x)); \
+    const tsk__##V t = tsk__##V##_fma(c, tsk__##V##_set(1.44269502f), magic), n = tsk__##V##_sub(t, magic); \
+    tsk__##V r = tsk__##V##_fma(n, tsk__##V##_set(-0.693145751953f), c), q = tsk__##V##_set(0.00138144672f); \
+    r = tsk__##V##_fma(n, tsk__##V##_set(-1.42860677e-06f), r); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.00836878084f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.0416683927f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.166665196f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.49999994f)); \
+    q = tsk__##V##_add(tsk__##V##_fma(tsk__##V##_mul(r, r), q, r), tsk__##V##_set(1.0f)); \
+    return tsk__##V##_from(x, low, tsk__##V##_mul(q, tsk__##V##_pow2(t))); \
+}
+
+/* Elementwise, a short last vector through a copy. */
+#define TSK__CPU_DEFINE_SILU(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_silu_vector(float *gate, const float *up) { \
+    const tsk__##V g = tsk__##V##_load(gate), one = tsk__##V##_set(1.0f); \
+    const tsk__##V e = tsk__##V##_exp(tsk__##V##_sub(tsk__##V##_set(0.0f), g)); \
+    tsk__##V##_store(gate, tsk__##V##_mul(tsk__##V##_div(g, tsk__##V##_add(one, e)), tsk__##V##_load(up))); \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_silu(float *gate, const float *up, int32_t n) { \
+    float g[LANES] = {0}, u[LANES] = {0}; \
+    int32_t i, rest = n % (LANES); \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__cpu_##V##_silu_vector(gate + i, up + i); \
+    if (!rest) return; \
+    memcpy(g, gate + i, (size_t)rest * sizeof *g); \
+    memcpy(u, up + i, (size_t)rest * sizeof *u); \
+    tsk__cpu_##V##_silu_vector(g, u); \
+    memcpy(gate + i, g, (size_t)rest * sizeof *g); \
+}
+
+/* Products and sums alone: a scalar rounds as a lane does, so the tails need no care. */
+#define TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
+static TSK__TARGET_##V void tsk__cpu_##V##_add(float *y, const float *x, int32_t n) { \
+    int32_t i; \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
+    for (; i < n; i++) y[i] += x[i]; \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, int32_t n) { \
+    const tsk__##V s = tsk__##V##_set(scale); \
+    int32_t i; \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) \
+        tsk__##V##_store(out + i, tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
+    for (; i < n; i++) out[i] = x[i] * scale * weight[i]; \
+}
+
+/* Reductions keep 16 partial sums in every instruction set, so that all add in the same order. */
+#define TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_dot_step(float lanes[16], const float *x, const float *y) { \
+    int i; \
+    for (i = 0; i < 16; i += (LANES)) \
+        tsk__##V##_store(lanes + i, tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_dot(const float *x, const float *y, int32_t n) { \
+    float lanes[16] = {0}, last_x[16] = {0}, last_y[16] = {0}; \
+    int32_t i; \
+    for (i = 0; i + 16 <= n; i += 16) tsk__cpu_##V##_dot_step(lanes, x + i, y + i); \
+    memcpy(last_x, x + i, (size_t)(n - i) * sizeof *x); \
+    memcpy(last_y, y + i, (size_t)(n - i) * sizeof *y); \
+    tsk__cpu_##V##_dot_step(lanes, last_x, last_y); \
+    return tsk__cpu_sum16(lanes); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_scale_max(float *x, int32_t n, float scale) { \
+    float lanes[LANES]; \
+    tsk__##V max = tsk__##V##_set(-INFINITY), v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_mul(tsk__##V##_load(x + i), tsk__##V##_set(scale)); \
+        tsk__##V##_store(x + i, v); \
+        max = tsk__##V##_max(v, max); \
+    } \
+    tsk__##V##_store(lanes, max); \
+    for (i = 1; i < (LANES); i++) \
+        if (lanes[i] > lanes[0]) lanes[0] = lanes[i]; \
+    return lanes[0]; \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float max) { \
+    float lanes[16] = {0}; \
+    tsk__##V v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_exp(tsk__##V##_sub(tsk__##V##_load(x + i), tsk__##V##_set(max))); \
+        tsk__##V##_store(x + i, v); \
+        tsk__##V##_store(lanes + i % 16, tsk__##V##_add(tsk__##V##_load(lanes + i % 16), v)); \
+    } \
+    return tsk__cpu_sum16(lanes); \
+}
+
+static const char *tsk__cpu_element(const tsk__matrix *w, int32_t row, int32_t column, size_t size) {
+    return (const char *)w->data + ((size_t)row * (size_t)w->cols + (size_t)column) * size;
+}
+
+/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move as
+   one 32-bit word and part only on their way out. */
+#define TSK__CPU_DEFINE_PACK(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
+    int c; \
+    for (c = 0; c < 16; c += 4, rows += 16) { \
+        tsk__##V v0, v1, v2, v3; \
+        tsk__##V##_columns(rows, stride, &v0, &v1, &v2, &v3); \
+        if (dtype == TSK_DTYPE_BF16) { \
+            tsk__##V##_store(to, tsk__##V##_even(v0)); \
+            tsk__##V##_store(to + TSK__CPU_WIDTH, tsk__##V##_odd(v0)); \
+            tsk__##V##_store(to + 2 * TSK__CPU_WIDTH, tsk__##V##_even(v1)); \
+            tsk__##V##_store(to + 3 * TSK__CPU_WIDTH, tsk__##V##_odd(v1)); \
+            tsk__##V##_store(to + 4 * TSK__CPU_WIDTH, tsk__##V##_even(v2)); \
+            tsk__##V##_store(to + 5 * TSK__CPU_WIDTH, tsk__##V##_odd(v2)); \
+            tsk__##V##_store(to + 6 * TSK__CPU_WIDTH, tsk__##V##_even(v3)); \
+            tsk__##V##_store(to + 7 * TSK__CPU_WIDTH, tsk__##V##_odd(v3)); \
+            to += 8 * TSK__CPU_WIDTH; \
+        } else { \
+            tsk__##V##_store(to, v0); \
+            tsk__##V##_store(to + TSK__CPU_WIDTH, v1); \
+            tsk__##V##_store(to + 2 * TSK__CPU_WIDTH, v2); \
+            tsk__##V##_store(to + 3 * TSK__CPU_WIDTH, v3); \
+            to += 4 * TSK__CPU_WIDTH; \
+        } \
+    } \
+} \
+/* One row's next `count` elements, as 64 bytes, zeroes behind them. */ \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, int32_t step, char *to) { \
+    char part[64] TSK__CPU_ALIGNED; \
+    int i; \
+    if (count < step) { \
+        memset(part, 0, sizeof part); \
+        memcpy(part, from, (size_t)count * (dtype == TSK_DTYPE_F32 ? 4 : 2)); \
+        from = part; \
+    } \
+    for (i = 0; i < 64; i += 4 * (LANES)) \
+        tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
+                                                                          : tsk__##V##_load((const float *)(const void *)(from + i))); \
+} \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, \
+                                                        float *panel) { \
+    const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
+    const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
+    char copy[(LANES) * 64] TSK__CPU_ALIGNED; \
+    int32_t o, k, i; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += (LANES)) \
+        for (k = 0; k < kn; k += step) { \
+            float *to = panel + (size_t)k * TSK__CPU_WIDTH + o; \
+            const char *data = (const char *)w->data + (size_t)(k0 + k) * size; \
+            const int32_t row = first + o, count = kn - k < step ? kn - k : step; \
+            if (dtype != TSK_DTYPE_F16 && count == step && row + (LANES) <= w->rows) { \
+                tsk__cpu_##V##_pack_block(dtype, data + (size_t)row * stride, stride, to); \
+                continue; \
+            } \
+            for (i = 0; i < (LANES); i++) \
+                tsk__cpu_##V##_pack_copy(dtype, data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, count, step, \
+                                             copy + 64 * i); \
+            tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
+        } \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+    if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
+    else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
+    else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
+}
+
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
+    if (ahead->at >= ahead->lines) return;
+    __builtin_prefetch(ahead->base + (size_t)(ahead->at % TSK__CPU_WIDTH) * ahead->stride + (size_t)(ahead->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    ahead->at++;
+}
+
+/* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
+   inlined, so the conditions vanish; names instead of an array, since compilers keep arrays in memory below -O3. */
+#define TSK__CPU_TILE_STEP(V, r, from) \
+    if (rows > (r)) { \
+        const tsk__##V v = tsk__##V##_set(from); \
+        a##r = tsk__##V##_fma(v, w0, a##r); \
+        b##r = tsk__##V##_fma(v, w1, b##r); \
+    }
+#define TSK__CPU_TILE_STORE(V, LANES, r) \
+    if (rows > (r)) { \
+        float *to = y + (r) * ldy; \
+        if (add) { \
+            a##r = tsk__##V##_add(tsk__##V##_load(to), a##r); \
+            b##r = tsk__##V##_add(tsk__##V##_load(to + (LANES)), b##r); \
+        } \
+        tsk__##V##_store(to, a##r); \
+        tsk__##V##_store(to + (LANES), b##r); \
+    }
+#define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
+                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+    const tsk__##V zero = tsk__##V##_set(0.0f); \
+    tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
+    tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
+    tsk__##V b0 = zero, b1 = zero, b2 = zero, b3 = zero, b4 = zero, b5 = zero; \
+    tsk__##V b6 = zero, b7 = zero, b8 = zero, b9 = zero, b10 = zero, b11 = zero; \
+    const float *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
+    tsk__cpu_ahead next = *ahead; \
+    for (; kn > 0; kn--, panel += ldp, x++, x3++, x6++, x9++) { \
+        const tsk__##V w0 = tsk__##V##_load(panel), w1 = tsk__##V##_load(panel + (LANES)); \
+        tsk__cpu_fetch(&next); \
+        if (rows <= 6) tsk__cpu_fetch(&next); /* half the multiplications to hide it behind */ \
+        TSK__CPU_TILE_STEP(V, 0, x[0]) TSK__CPU_TILE_STEP(V, 1, x[ldx]) TSK__CPU_TILE_STEP(V, 2, x[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 3, x3[0]) TSK__CPU_TILE_STEP(V, 4, x3[ldx]) TSK__CPU_TILE_STEP(V, 5, x3[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 6, x6[0]) TSK__CPU_TILE_STEP(V, 7, x6[ldx]) TSK__CPU_TILE_STEP(V, 8, x6[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 9, x9[0]) TSK__CPU_TILE_STEP(V, 10, x9[ldx]) TSK__CPU_TILE_STEP(V, 11, x9[2 * ldx]) \
+    } \
+    ahead->at = next.at; \
+    TSK__CPU_TILE_STORE(V, LANES, 0) TSK__CPU_TILE_STORE(V, LANES, 1) TSK__CPU_TILE_STORE(V, LANES, 2) \
+    TSK__CPU_TILE_STORE(V, LANES, 3) TSK__CPU_TILE_STORE(V, LANES, 4) TSK__CPU_TILE_STORE(V, LANES, 5) \
+    TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
+    TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
+                                                size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+    int o; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
+        switch (rows) { CASES(V) } \
+}
+#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, ahead); break;
+#define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
+    TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
+#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
+    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
+
+#define TSK__CPU_DEFINE_KERNELS(V, LANES, ROWS, NAME, DESCRIPTION) \
+    TSK__CPU_DEFINE_EXP(V) \
+    TSK__CPU_DEFINE_SILU(V, LANES) \
+    TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
+    TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
+    TSK__CPU_DEFINE_PACK(V, LANES) \
+    TSK__CPU_DEFINE_TILE(V, LANES, TSK__CPU_TILE_CASES_##ROWS) \
+    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
+                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, tsk__cpu_##V##_silu, tsk__cpu_##V##_add, \
+                                                  tsk__cpu_##V##_scale};
+
+TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
+#if TSK__CPU_X86
+TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
+TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
+
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+static int tsk__cpu_features(void) {
+    uint32_t a, b, c, d, low, high;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
+    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#endif
+
+/* NULL when there is no such set or the machine cannot run it. */
+static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
+#if TSK__CPU_X86
+    const int features = tsk__cpu_features();
+    if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
+    if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
+#endif
+    return strcmp(name, tsk__cpu_v128.name) == 0 ? &tsk__cpu_v128 : NULL;
+}
+
+static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
+    const tsk__cpu_kernels *kernels = tsk__cpu_kernels_by_name("avx512");
+    if (!kernels) kernels = tsk__cpu_kernels_by_name("avx2");
+    return kernels ? kernels : &tsk__cpu_v128;
+}
+
+/* "CPU, AVX-512, 2 threads" */
+static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__pool *pool, char *out, size_t size) {
+    const int n = pool ? pool->n_threads : 1;
+    snprintf(out, size, "CPU, %s, %d thread%s", kernels->description, n, n == 1 ? "" : "s");
+}
+
+/* ---- scratch memory */
+
+/* One row's share of the softmax in a chunk of the vocabulary. */
+typedef struct tsk__cpu_best {
+    double score;                  /* the best id's logit, with noise if there is any */
+    int32_t id;                    /* -1: none (only the mask, or all NaN) */
+    float logit;                   /* without noise */
+    float max, sum;                /* of all logits; of exp(logit - max) */
+} tsk__cpu_best;
+
+typedef struct tsk__cpu_scratch {
+    float *norm;                   /* [n, d_model] */
+    float *k, *v;                  /* [n, n_kv_heads * head_dim] */
+    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
+    int32_t *spans;                /* [n + 1] */
+    tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
+} tsk__cpu_scratch;
+
+/* The next `count` elements of the block at `memory`, which may be NULL when only *used is wanted. */
+static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size) {
+    void *block = memory ? (char *)memory + *used : NULL;
+    *used += (count * size + 63) / 64 * 64;
+    return block;
+}
+
+/* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
+   with memory NULL it only does the latter. */
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n, void *memory) {
+    const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
+    const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
+    const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    size_t used = 0;
+    scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
+    scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
+    scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
+    scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
+    scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
+    scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
+                                                   sizeof(tsk__cpu_best));
+    return used;
+}
+
+/* ---- work for the pool */
+
+/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change nothing. */
+typedef void (*tsk__cpu_row_function)(const void *context, int32_t first, int32_t last);
+typedef struct tsk__cpu_slices {
+    tsk__cpu_row_function run;
+    const void *context;
+    int32_t n, count;
+} tsk__cpu_slices;
+
+#define TSK__CPU_SLICE 16384  /* elements in a slice of elementwise work: a few microseconds */
+
+static void tsk__cpu_slice(void *context, int task) {
+    const tsk__cpu_slices *slices = (const tsk__cpu_slices *)context;
+    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count), (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
+}
+
+static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run, const void *context) {
+    const size_t wanted = (size_t)n * elements_per_row / TSK__CPU_SLICE;
+    tsk__cpu_slices slices;
+    slices.run = run;
+    slices.context = context;
+    slices.n = n;
+    slices.count = wanted < 1 ? 1 : wanted > (size_t)n ? n : wanted > 1024 ? 1024 : (int32_t)wanted;
+    tsk__parallel(model->pool, slices.count, tsk__cpu_slice, &slices);
+}
+
+/* `work` in multiplications. A section on no pool runs on the calling thread. */
+static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work, tsk__task run, void *context) {
+    tsk__parallel(work < TSK__CPU_SERIAL ? NULL : model->pool, n, run, context);
+}
+
+/* ---- the core: rows times a panel, and a whole matrix as panels */
+
+/* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
+static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
+                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_ahead *ahead) {
+    const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
+    float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    int32_t tile, i, o;
+    for (tile = 0; tile < tiles; tile++) {
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        float *to = y + (size_t)first * ldy;
+        if (width == TSK__CPU_WIDTH) {
+            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, ahead);
+            continue;
+        }
+        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, ahead);
+        for (i = 0; i < rows; i++, to += ldy)
+            for (o = 0; o < width; o++) to[o] = add ? to[o] + edge[i][o] : edge[i][o];
+    }
+}
+
+static int32_t tsk__cpu_panels(const tsk__matrix *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
+static int32_t tsk__cpu_width(const tsk__matrix *w, int32_t first) {
+    return w->rows - first < TSK__CPU_WIDTH ? w->rows - first : TSK__CPU_WIDTH;
+}
+
+/* Outputs first .. first+31 of a matrix. */
+typedef struct tsk__cpu_part {
+    const tsk__matrix *w;          /* NULL: none */
+    int32_t first;
+} tsk__cpu_part;
+
+static tsk__cpu_part tsk__cpu_part_of(const tsk__matrix *w, int32_t first) {
+    tsk__cpu_part part;
+    part.w = w;
+    part.first = first;
+    return part;
+}
+
+static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
+    tsk__cpu_ahead ahead;
+    size_t size, depth;
+    memset(&ahead, 0, sizeof ahead);
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return ahead;
+    size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
+    depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
+    ahead.stride = (size_t)part.w->cols * size;
+    ahead.base = (const char *)part.w->data + (size_t)part.first * ahead.stride + (size_t)k * size;
+    ahead.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    return ahead;
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
+   after it. */
+static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
+    float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    const tsk__matrix *w = part.w;
+    const int32_t width = tsk__cpu_width(w, part.first);
+    int32_t k, i;
+    for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
+        const int last = w->cols - k <= TSK__CPU_DEPTH;
+        const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
+        tsk__cpu_ahead ahead = last ? tsk__cpu_ahead_of(next, 0) : tsk__cpu_ahead_of(part, k + TSK__CPU_DEPTH);
+        kernels->pack(w, part.first, k, kn, panel);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &ahead);
+    }
+    if (!w->bias) return;
+    for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
+}
+
+/* Panels are handed out in runs, so that a task's next panel is known: as many runs as threads, or a few times that. */
+static int32_t tsk__cpu_runs(const tsk__cpu_model *model, int32_t panels) {
+    const int32_t threads = model->pool ? model->pool->n_threads : 1, each = panels / (4 * threads);
+    const int32_t runs = threads * (each < 1 ? 1 : each > 8 ? 8 : each);
+    return runs < panels ? runs : panels;
+}
+
+/* Up to three matrices on the same input in one section; the sum goes onto `residual` where there is one. */
+typedef struct tsk__cpu_product {
+    const tsk__cpu_kernels *kernels;
+    int32_t n, count, panels, runs;
+    const float *x;                /* [n, cols] */
+    const tsk__matrix *w[3];
+    float *y[3];                   /* [n, rows] */
+    float *residual;               /* [n, rows of w[0]] or NULL */
+} tsk__cpu_product;
+
+/* The panel'th of all the matrices' panels; *y gets its output. */
+static tsk__cpu_part tsk__cpu_product_part(const tsk__cpu_product *p, int32_t panel, float **y) {
+    int32_t which = 0;
+    while (which < p->count - 1 && panel >= tsk__cpu_panels(p->w[which])) panel -= tsk__cpu_panels(p->w[which++]);
+    *y = p->y[which] + panel * TSK__CPU_WIDTH;
+    return tsk__cpu_part_of(p->w[which], panel * TSK__CPU_WIDTH);
+}
+
+static void tsk__cpu_product_add(const tsk__cpu_product *p, tsk__cpu_part part, const float *y) {
+    const size_t ld = (size_t)part.w->rows;
+    const int32_t width = tsk__cpu_width(part.w, part.first);
+    float *residual = p->residual + part.first;
+    int32_t i;
+    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->kernels->add(residual, y, width);
+}
+
+static void tsk__cpu_product_task(void *context, int task) {
+    const tsk__cpu_product *p = (const tsk__cpu_product *)context;
+    const int32_t end = (int32_t)((int64_t)p->panels * (task + 1) / p->runs);
+    int32_t panel = (int32_t)((int64_t)p->panels * task / p->runs);
+    float *y, *next_y = NULL;
+    tsk__cpu_part part = tsk__cpu_product_part(p, panel, &y), next;
+    for (; panel < end; panel++, part = next, y = next_y) {
+        next = panel + 1 < end ? tsk__cpu_product_part(p, panel + 1, &next_y) : tsk__cpu_part_of(NULL, 0);
+        tsk__cpu_panel(p->kernels, part, next, p->n, p->x, y, (size_t)part.w->rows);
+        if (p->residual) tsk__cpu_product_add(p, part, y);
+    }
+}
+
+static uint64_t tsk__cpu_work(int32_t n, const tsk__matrix *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+
+static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
+    int32_t i;
+    uint64_t work = 0;
+    product->kernels = model->kernels;
+    product->panels = 0;
+    for (i = 0; i < product->count; i++) {
+        product->panels += tsk__cpu_panels(product->w[i]);
+        work += tsk__cpu_work(product->n, product->w[i]);
+    }
+    product->runs = tsk__cpu_runs(model, product->panels);
+    tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
+}
+
+static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
+    if (tap) memcpy(tap, from, count * sizeof *from);
+}
+
+/* y += x W^T + bias, by way of scratch->wide */
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__matrix *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
+                                 const tsk__taps *taps) {
+    tsk__cpu_product product;
+    memset(&product, 0, sizeof product);
+    product.n = n;
+    product.count = 1;
+    product.x = x;
+    product.w[0] = w;
+    product.y[0] = scratch->wide;
+    product.residual = y;
+    tsk__cpu_product_run(model, &product);
+    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+}
+
+/* ---- rows: copies, norms, cosines */
+
+typedef struct tsk__cpu_copy {
+    size_t width;
+    const float *src;
+    const int32_t *from, *to;      /* row numbers; NULL: 0, 1, 2, ... */
+    float *dst;
+} tsk__cpu_copy;
+
+static void tsk__cpu_copy_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_copy *c = (const tsk__cpu_copy *)context;
+    int32_t i;
+    for (i = first; i < last; i++)
+        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width, c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
+}
+
+static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *from, const int32_t *to,
+                              float *dst) {
+    tsk__cpu_copy copy;
+    copy.width = (size_t)width;
+    copy.src = src;
+    copy.from = from;
+    copy.to = to;
+    copy.dst = dst;
+    tsk__cpu_rows(model, n, copy.width, tsk__cpu_copy_rows, &copy);
+}
+
+/* dst[i] = src[index[i]], rows of `width` */
+static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+    tsk__cpu_copy_run(model, n, width, src, index, NULL, dst);
+}
+
+/* dst[index[i]] = src[i]; no index twice */
+static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+    tsk__cpu_copy_run(model, n, width, src, NULL, index, dst);
+}
+
+typedef struct tsk__cpu_lookup {
+    const tsk__matrix *table;
+    const int32_t *ids;            /* [n] */
+    float *out;                    /* [n, table->cols] */
+} tsk__cpu_lookup;
+
+static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
+    const size_t d = (size_t)c->table->cols;
+    int32_t i;
+    size_t j;
+    for (i = first; i < last; i++) {
+        const size_t at = (size_t)c->ids[i] * d;
+        float *out = c->out + (size_t)i * d;
+        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
+        else if (c->table->dtype == TSK_DTYPE_BF16)
+            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
+        else
+            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+    }
+}
+
+/* x[n, d_model] */
+static void tsk__cpu_embed(const tsk__cpu_model *model, const tsk__rows *rows, float *x) {
+    tsk__cpu_lookup lookup;
+    lookup.table = &model->embedding;
+    lookup.ids = rows->tokens;
+    lookup.out = x;
+    tsk__cpu_rows(model, rows->n, (size_t)model->embedding.cols, tsk__cpu_lookup_rows, &lookup);
+}
+
+typedef struct tsk__cpu_norm {
+    const tsk__cpu_model *model;
+    const float *weight, *x;       /* [d_model], [n, d_model] */
+    float *out;                    /* [n, d_model] */
+} tsk__cpu_norm;
+
+static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_norm *c = (const tsk__cpu_norm *)context;
+    const int32_t d = c->model->config->d_model;
+    int32_t i;
+    for (i = first; i < last; i++) {
+        const float *x = c->x + (size_t)i * (size_t)d;
+        const double mean = (double)c->model->kernels->dot(x, x, d) / d;
+        const float scale = (float)(1.0 / sqrt(mean + (double)c->model->config->rms_norm_eps));
+        c->model->kernels->scale(x, scale, c->weight, c->out + (size_t)i * (size_t)d, d);
+    }
+}
+
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+    const size_t d = (size_t)model->config->d_model;
+    tsk__cpu_norm norm;
+    norm.model = model;
+    norm.weight = weight;
+    norm.x = x;
+    norm.out = out;
+    tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
+    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+}
+
+/* out[n, d_model]; may be x itself */
+static void tsk__cpu_final_norm(const tsk__cpu_model *model, int32_t n, const float *x, float *out) {
+    tsk__cpu_norm_run(model, n, model->final_norm, x, out, NULL);
+}
+
+typedef struct tsk__cpu_cosines {
+    const tsk__cpu_model *model;
+    const float *a, *b;            /* [n, d_model] */
+    float *out;                    /* [n] */
+} tsk__cpu_cosines;
+
+static void tsk__cpu_cosine_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_cosines *c = (const tsk__cpu_cosines *)context;
+    const tsk__cpu_kernels *kernels = c->model->kernels;
+    const int32_t d = c->model->config->d_model;
+    int32_t i;
+    for (i = first; i < last; i++) {
+        const float *a = c->a + (size_t)i * (size_t)d, *b = c->b + (size_t)i * (size_t)d;
+        const double norms = sqrt((double)kernels->dot(a, a, d)) * sqrt((double)kernels->dot(b, b, d));
+        const double cosine = (double)kernels->dot(a, b, d) / (norms > 1e-8 ? norms : 1e-8);
+        c->out[i] = cosine > 1.0 ? 1.0f : (float)cosine;
+    }
+}
+
+/* out[n] = min(1, cos(a[i], b[i])); 0 with a zero vector */
+static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float *a, const float *b, float *out) {
+    tsk__cpu_cosines cosines;
+    cosines.model = model;
+    cosines.a = a;
+    cosines.b = b;
+    cosines.out = out;
+    tsk__cpu_rows(model, n, 3 * (size_t)model->config->d_model, tsk__cpu_cosine_rows, &cosines);
+}
+
+/* ---- rotary embedding and cache rows */
+
+/* Frequencies and angles are rounded to f32 as PyTorch's are, which at position 4000 is visible; their sines are not. */
+static void tsk__cpu_rope_fill(const tsk_model_config *config, float *cosines, float *sines) {
+    const int32_t half = config->head_dim / 2;
+    int32_t position, i;
+    for (i = 0; i < half; i++) {
+        const float frequency = (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
+        for (position = 0; position < config->max_sequence_length; position++) {
+            const float angle = (float)position * frequency;
+            cosines[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);
+            sines[(size_t)position * (size_t)half + (size_t)i] = (float)sin((double)angle);
+        }
+    }
+}
+
+/* to[head_dim] = from[head_dim] with pairs (i, i + half) turned; to may be from. */
+static void tsk__cpu_rope_head(const float *from, const float *cosines, const float *sines, int32_t half, float *to) {
+    int32_t i;
+    for (i = 0; i < half; i++) {
+        const float a = from[i], b = from[half + i];
+        to[i] = a * cosines[i] - b * sines[i];
+        to[half + i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* The first cached position of a layer's K or V head: [length, head_dim]. */
+static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer, int32_t head) {
+    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) * (size_t)kv->capacity * (size_t)config->head_dim;
+}
+
+typedef struct tsk__cpu_rope {
+    const tsk__cpu_model *model;
+    int32_t layer;
+    const tsk__rows *rows;
+    float *q;                      /* [n, n_heads * head_dim], turned in place */
+    const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
+    float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+} tsk__cpu_rope;
+
+static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
+    const tsk_model_config *config = c->model->config;
+    const size_t hd = (size_t)config->head_dim, half = hd / 2;
+    int32_t i, head;
+    for (i = first; i < last; i++) {
+        const size_t position = (size_t)c->rows->positions[i];
+        const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
+        const float *cosines = c->model->rope_cos + position * half, *sines = c->model->rope_sin + position * half;
+        float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
+        for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
+        for (head = 0; head < config->n_kv_heads; head++) {
+            const size_t at = ((size_t)i * (size_t)config->n_kv_heads + (size_t)head) * hd;
+            float *k = tsk__cpu_cached(config, kv, kv->k, c->layer, head) + position * hd;
+            tsk__cpu_rope_head(c->k + at, cosines, sines, (int32_t)half, k);
+            memcpy(tsk__cpu_cached(config, kv, kv->v, c->layer, head) + position * hd, c->v + at, hd * sizeof(float));
+            if (c->k_rope) memcpy(c->k_rope + at, k, hd * sizeof(float));
+        }
+    }
+}
+
+/* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
+static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
+                         const tsk__taps *taps) {
+    const tsk__cpu_layer *l = &model->layers[layer];
+    const size_t n = (size_t)rows->n, q_width = (size_t)l->q.rows, kv_width = (size_t)l->k.rows;
+    tsk__cpu_product product;
+    tsk__cpu_rope rope;
+    tsk__cpu_norm_run(model, rows->n, l->attn_norm, x, scratch->norm, taps);
+    memset(&product, 0, sizeof product);
+    product.n = rows->n;
+    product.count = 3;
+    product.x = scratch->norm;
+    product.w[0] = &l->q;
+    product.w[1] = &l->k;
+    product.w[2] = &l->v;
+    product.y[0] = q_out;
+    product.y[1] = scratch->k;
+    product.y[2] = scratch->v;
+    tsk__cpu_product_run(model, &product);
+    if (taps) {
+        tsk__cpu_tap(taps->q, q_out, n * q_width);
+        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
+        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    }
+    rope.model = model;
+    rope.layer = layer;
+    rope.rows = rows;
+    rope.q = q_out;
+    rope.k = scratch->k;
+    rope.v = scratch->v;
+    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
+}
+
+/* ---- attention
+   Blocks of TSK__CPU_DEPTH keys, counted from position 0, with the running maximum and sum of an online softmax: what
+   is added in which order depends on the length alone. The query heads that share a K/V head share its packed block. */
+
+typedef struct tsk__cpu_attend {
+    const tsk__cpu_model *model;
+    int32_t layer;
+    const tsk__rows *rows;
+    const int32_t *spans;          /* rows spans[i] .. spans[i+1]-1 are of one request */
+    const float *q;                /* [n, n_heads * head_dim] */
+    float *out;                    /* [n, n_heads * head_dim] */
+} tsk__cpu_attend;
+
+/* One task's part of the above: `n` rows by `heads` query heads of one K/V head. Row (h, i) of scores is h * n + i. */
+typedef struct tsk__cpu_attend_group {
+    const tsk__cpu_kernels *kernels;
+    int32_t n, heads, head_dim;
+    size_t ld;                     /* n_heads * head_dim */
+    const float *q;
+    float *out;                    /* at the first row and head */
+    float scores[TSK__CPU_QUERIES][TSK__CPU_DEPTH] TSK__CPU_ALIGNED;
+    float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    float max[TSK__CPU_QUERIES], sum[TSK__CPU_QUERIES];
+    tsk__cpu_ahead ahead;          /* none: a head's cached rows lie one after another */
+} tsk__cpu_attend_group;
+
+/* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
+static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__matrix *keys, int32_t first, int32_t count) {
+    int32_t key, k, h;
+    for (key = 0; key < count; key += TSK__CPU_WIDTH)
+        for (k = 0; k < g->head_dim; k += TSK__CPU_DEPTH) {
+            const int32_t kn = g->head_dim - k < TSK__CPU_DEPTH ? g->head_dim - k : TSK__CPU_DEPTH;
+            g->kernels->pack(keys, first + key, k, kn, g->panel);
+            for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
+                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
+                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->ahead);
+        }
+}
+
+/* Turns scores into weights against the new running maximum, to which the earlier blocks' output is rescaled. */
+static void tsk__cpu_attend_softmax(tsk__cpu_attend_group *g, int32_t count, float scale, int first_block) {
+    const int32_t padded = (count + 15) / 16 * 16;
+    int32_t r, i;
+    for (r = 0; r < g->heads * g->n; r++) {
+        float *out = g->out + (size_t)(r % g->n) * g->ld + (size_t)(r / g->n) * (size_t)g->head_dim;
+        float max, fade;
+        for (i = count; i < padded; i++) g->scores[r][i] = -INFINITY;
+        max = g->kernels->scale_max(g->scores[r], padded, scale);
+        if (first_block) {
+            g->max[r] = max;
+            g->sum[r] = g->kernels->exp_sum(g->scores[r], padded, max);
+            continue;
+        }
+        if (max < g->max[r]) max = g->max[r];
+        fade = (float)exp((double)(g->max[r] - max));
+        g->max[r] = max;
+        g->sum[r] = g->sum[r] * fade + g->kernels->exp_sum(g->scores[r], padded, max);
+        for (i = 0; i < g->head_dim; i++) out[i] *= fade;
+    }
+}
+
+/* out += weights[.][count] * v[count, head_dim] */
+static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int32_t count, int add) {
+    int32_t o, h, i;
+    for (o = 0; o < g->head_dim; o += TSK__CPU_WIDTH) {
+        const int32_t width = g->head_dim - o < TSK__CPU_WIDTH ? g->head_dim - o : TSK__CPU_WIDTH;
+        const float *panel = v + o;
+        size_t ldp = (size_t)g->head_dim;
+        if (width < TSK__CPU_WIDTH) {  /* a full tile would read past the row, and past the last one past the cache */
+            memset(g->panel, 0, sizeof g->panel);
+            for (i = 0; i < count; i++) memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o, (size_t)width * sizeof *v);
+            panel = g->panel;
+            ldp = TSK__CPU_WIDTH;
+        }
+        for (h = 0; h < g->heads; h++)
+            tsk__cpu_multiply(g->kernels, g->n, g->scores[h * g->n], TSK__CPU_DEPTH, count, panel, ldp,
+                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->ahead);
+    }
+}
+
+static void tsk__cpu_attend_finish(tsk__cpu_attend_group *g) {
+    int32_t r, i;
+    for (r = 0; r < g->heads * g->n; r++) {
+        float *out = g->out + (size_t)(r % g->n) * g->ld + (size_t)(r / g->n) * (size_t)g->head_dim;
+        const float scale = 1.0f / g->sum[r];
+        for (i = 0; i < g->head_dim; i++) out[i] *= scale;
+    }
+}
+
+static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__matrix *keys, const float *v) {
+    const float scale = (float)(1.0 / sqrt((double)g->head_dim));
+    int32_t first;
+    for (first = 0; first < keys->rows; first += TSK__CPU_DEPTH) {
+        const int32_t count = keys->rows - first < TSK__CPU_DEPTH ? keys->rows - first : TSK__CPU_DEPTH;
+        tsk__cpu_attend_scores(g, keys, first, count);
+        tsk__cpu_attend_softmax(g, count, scale, first == 0);
+        tsk__cpu_attend_values(g, v + (size_t)first * (size_t)g->head_dim, count, first > 0);
+    }
+    tsk__cpu_attend_finish(g);
+}
+
+static void tsk__cpu_attend_task(void *context, int task) {
+    const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
+    const tsk_model_config *config = c->model->config;
+    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads, group = config->n_heads / config->n_kv_heads;
+    const int32_t row = c->spans[span];
+    const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
+    const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
+    tsk__cpu_attend_group g;
+    tsk__matrix keys;
+    int32_t done;
+    keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
+    keys.dtype = TSK_DTYPE_F32;
+    keys.rows = kv->length;
+    keys.cols = config->head_dim;
+    keys.bias = NULL;
+    memset(&g.ahead, 0, sizeof g.ahead);
+    g.kernels = c->model->kernels;
+    g.n = c->spans[span + 1] - row;
+    g.head_dim = config->head_dim;
+    g.ld = (size_t)config->n_heads * (size_t)config->head_dim;
+    for (done = 0; done < group; done += g.heads) {
+        const size_t at = (size_t)row * g.ld + ((size_t)head * (size_t)group + (size_t)done) * (size_t)g.head_dim;
+        g.heads = group - done < TSK__CPU_QUERIES / g.n ? group - done : TSK__CPU_QUERIES / g.n;
+        g.q = c->q + at;
+        g.out = c->out + at;
+        tsk__cpu_attend_group_run(&g, &keys, v);
+    }
+}
+
+/* Cuts the rows into spans of one request that fit a task; returns how many. */
+static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_t *spans) {
+    int32_t i, count = 0;
+    for (i = 0; i < rows->n; i++)
+        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most) spans[count++] = i;
+    spans[count] = rows->n;
+    return count;
+}
+
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
+static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q, float *out,
+                               tsk__cpu_scratch *scratch) {
+    const tsk_model_config *config = model->config;
+    const int32_t group = config->n_heads / config->n_kv_heads;
+    const int32_t count = tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
+    uint64_t work = 0;
+    tsk__cpu_attend attend;
+    int32_t i;
+    attend.model = model;
+    attend.layer = layer;
+    attend.rows = rows;
+    attend.spans = scratch->spans;
+    attend.q = q;
+    attend.out = out;
+    for (i = 0; i < rows->n; i++) work += (uint64_t)rows->caches[rows->requests[i]].length;
+    work *= 2 * (uint64_t)config->n_heads * (uint64_t)config->head_dim;
+    tsk__cpu_tasks(model, count * config->n_kv_heads, work, tsk__cpu_attend_task, &attend);
+}
+
+/* ---- the other products of a layer */
+
+/* x[n, d_model] += att[n, n_heads * head_dim] W^T */
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+                              tsk__cpu_scratch *scratch) {
+    tsk__cpu_add_product(model, &model->layers[layer].attn_out, n, att, x, scratch, taps);
+}
+
+/* x[n, d_model] += h[n, mlp_hidden_size] W^T */
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+                          tsk__cpu_scratch *scratch) {
+    tsk__cpu_add_product(model, &model->layers[layer].ff_out, n, h, x, scratch, taps);
+}
+
+typedef struct tsk__cpu_gate {
+    const tsk__cpu_kernels *kernels;
+    const tsk__matrix *gate, *up;
+    int32_t n, panels, runs;
+    const float *x;                /* [n, d_model] */
+    float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
+    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+} tsk__cpu_gate;
+
+static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
+    const tsk__cpu_part gate = tsk__cpu_part_of(c->gate, first), up = tsk__cpu_part_of(c->up, first);
+    const int32_t width = tsk__cpu_width(c->gate, first);
+    const size_t ld = (size_t)c->gate->rows;
+    size_t at = (size_t)first;
+    int32_t i;
+    tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
+    tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
+    for (i = 0; i < c->n; i++, at += ld) {
+        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        c->kernels->silu(c->h + at, c->wide + at, width);
+    }
+}
+
+static void tsk__cpu_gate_task(void *context, int task) {
+    const tsk__cpu_gate *c = (const tsk__cpu_gate *)context;
+    const int32_t end = (int32_t)((int64_t)c->panels * (task + 1) / c->runs);
+    int32_t panel;
+    for (panel = (int32_t)((int64_t)c->panels * task / c->runs); panel < end; panel++)
+        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH, tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
+}
+
+/* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
+static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
+                             const tsk__taps *taps) {
+    const tsk__cpu_layer *l = &model->layers[layer];
+    tsk__cpu_gate gate;
+    tsk__cpu_norm_run(model, n, l->ff_norm, x, scratch->norm, taps);
+    gate.kernels = model->kernels;
+    gate.gate = &l->ff_proj;
+    gate.up = &l->up_proj;
+    gate.n = n;
+    gate.x = scratch->norm;
+    gate.h = h;
+    gate.wide = scratch->wide;
+    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.panels = tsk__cpu_panels(gate.gate);
+    gate.runs = tsk__cpu_runs(model, gate.panels);
+    tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
+    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)l->up_proj.rows);
+}
+
+/* ---- the head */
+
+/* out[n, embedding_size] */
+static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out) {
+    tsk__cpu_product product;
+    memset(&product, 0, sizeof product);
+    product.n = n;
+    product.count = 1;
+    product.x = normed;
+    product.w[0] = &model->head;
+    product.y[0] = out;
+    tsk__cpu_product_run(model, &product);
+}
+
+typedef struct tsk__cpu_head_job {
+    const tsk__cpu_model *model;
+    int32_t n;
+    const float *x;                /* [n, d_model] */
+    const tsk__draw *draws;        /* [n] */
+    tsk__cpu_best *best;           /* [chunks, n] */
+} tsk__cpu_head_job;
+
+/* The first of the largest logits; -1 when all are -inf or NaN. */
+static int32_t tsk__cpu_argmax(const float *logits, int32_t n) {
+    float best = -INFINITY;
+    int32_t i, id = -1;
+    for (i = 0; i < n; i++)
+        if (logits[i] > best) {
+            best = logits[i];
+            id = i;
+        }
+    return id;
+}
+
+/* A bound on -log(-log u) that costs no logarithm: -log u >= 1 - u, and 1 - u is the complement's word. A little more,
+   so that no rounding makes it less than the noise. */
+static double tsk__cpu_noise_bound(uint32_t word) {
+    const uint32_t rest = ~word;
+    const int bits = rest ? 31 - __builtin_clz(rest) : -1;
+    return 0.693147180559945309 * (32 - bits) + 1e-6;
+}
+
+/* Gumbel-max over ids first .. first+n-1. Logarithms are only taken for ids whose bound beats the best so far, which
+   are few. */
+static void tsk__cpu_draw(const tsk__draw *draw, const float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+    const double temperature = (double)draw->temperature;
+    uint32_t words[4];
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const uint32_t id = (uint32_t)(first + i);
+        double score;
+        if (i == 0 || (id & 3) == 0) tsk__random_words(draw->seed, id >> 2, draw->position, draw->pass, 0, words);
+        if (!((double)logits[i] + temperature * tsk__cpu_noise_bound(words[id & 3]) > best->score)) continue;
+        score = (double)logits[i] - temperature * log(-log(tsk__random_from_word(words[id & 3])));
+        if (!(score > best->score)) continue;
+        best->score = score;
+        best->id = (int32_t)id;
+        best->logit = logits[i];
+    }
+}
+
+/* One row, one chunk. `logits` [n up to a multiple of 16] is overwritten. The mask id counts in the sum only. */
+static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+    const int32_t mask = draw->mask_token_id - first, padded = (n + 15) / 16 * 16;
+    const int holds_mask = mask >= 0 && mask < n;
+    const float mask_logit = holds_mask ? logits[mask] : 0.0f;
+    int32_t i;
+    best->score = -INFINITY;
+    best->id = -1;
+    best->logit = -INFINITY;
+    if (holds_mask) logits[mask] = -INFINITY;
+    if (draw->temperature > 0.0f) tsk__cpu_draw(draw, logits, first, n, best);
+    else if ((i = tsk__cpu_argmax(logits, n)) >= 0) {
+        best->id = first + i;
+        best->logit = logits[i];
+        best->score = (double)logits[i];
+    }
+    if (holds_mask) logits[mask] = mask_logit;
+    for (i = n; i < padded; i++) logits[i] = -INFINITY;
+    best->max = kernels->scale_max(logits, padded, 1.0f);
+    best->sum = kernels->exp_sum(logits, padded, best->max);
+}
+
+static void tsk__cpu_head_task(void *context, int task) {
+    const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
+    const tsk__cpu_kernels *kernels = c->model->kernels;
+    const tsk__matrix *w = &c->model->head;
+    const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
+    tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
+    float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
+    int32_t row, i, o;
+    for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
+        const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
+        for (o = 0; o < count; o += TSK__CPU_WIDTH) {
+            const tsk__cpu_part next = tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
+            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols, &logits[0][o], TSK__CPU_CHUNK);
+        }
+        for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
+    }
+}
+
+/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
+static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask, tsk__prediction *out) {
+    const tsk__cpu_best *b, *winner = best;
+    double sum = 0.0, lse;
+    float max = -INFINITY;
+    int32_t chunk;
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
+        if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
+        if (b->max > max) max = b->max;
+    }
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) sum += (double)b->sum * exp((double)b->max - (double)max);
+    lse = (double)max + log(sum);
+    out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
+    out->logit = winner->logit;
+    out->log_sum_exp = (float)lse;
+    out->confidence = (float)exp((double)winner->logit - lse);
+}
+
+/* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
+static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
+                          tsk__cpu_scratch *scratch) {
+    const int32_t chunks = (model->head.rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    int32_t row, i;
+    for (row = 0; row < n; row += TSK__CPU_HEAD_ROWS) {
+        tsk__cpu_head_job job;
+        job.model = model;
+        job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
+        job.x = normed + (size_t)row * (size_t)model->head.cols;
+        job.draws = draws + row;
+        job.best = scratch->best;
+        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, &model->head), tsk__cpu_head_task, &job);
+        for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
+    }
+}
+// >>cuda ==============================================================================================================
+/* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
+   compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
+   kernels: q, k and v rows in one matrix, and 8 rows of gate alternating with 8 of up. Three ways through the layers:
+
+       bf16, up to 64 rows    few fused kernels that read every weight once (linear_*), recorded as CUDA graphs
+       bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
+       f32                    as the second, with a matrix product of our own that adds in one order whatever the rows
+
+   What varies from pass to pass (tokens, positions, cache addresses, active rows) reaches the kernels through a table
+   that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the stream's
+   life. The host learns that work is done by watching a pinned word. */
+
+#ifndef TOKENSKIP_NO_CUDA
+#define TOKENSKIP__HAS_CUDA
+
+#ifdef __cplusplus
+}  /* extern "C": the CUDA headers have templates */
+#endif
+#ifdef TOKENSKIP_CUDA_DLOPEN
+#include <dlfcn.h>
+#else
+#if defined(__has_include)
+#if !__has_include(<cuda.h>)
+#error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
+#endif
+#endif
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
+#pragma GCC diagnostic ignored "-Wshadow"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#endif
+#include <cublas_v2.h>
+#include <cuda.h>
+#include <nvrtc.h>
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels.cu.h"
+
+/* ---- the three libraries' functions */
+
+#ifdef TOKENSKIP_CUDA_DLOPEN
+/* What is needed of their headers, which are not. */
+typedef int CUresult;
+typedef int CUdevice;
+typedef unsigned long long CUdeviceptr;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUmod_st *CUmodule;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+typedef struct CUevent_st *CUevent;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphExec_st *CUgraphExec;
+typedef int CUdevice_attribute;
+typedef int CUfunction_attribute;
+typedef int CUstreamCaptureMode;
+typedef struct CUlaunchAttribute {
+    int id;
+    char pad[4];
+    union {
+        char pad[64];
+        int programmaticStreamSerializationAllowed;
+    } value;
+} CUlaunchAttribute;
+typedef struct CUlaunchConfig {
+    unsigned int gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    CUstream hStream;
+    CUlaunchAttribute *attrs;
+    unsigned int numAttrs;
+} CUlaunchConfig;
+typedef int nvrtcResult;
+typedef struct _nvrtcProgram *nvrtcProgram;
+typedef int cublasStatus_t;
+typedef struct cublasContext *cublasHandle_t;
+typedef int cublasOperation_t;
+typedef int cudaDataType;
+typedef int cublasComputeType_t;
+typedef int cublasGemmAlgo_t;
+enum {
+    CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NOT_READY = 600,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
+    CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_EVENT_DISABLE_TIMING = 2,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    NVRTC_SUCCESS = 0, CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUDA_R_32F = 0, CUDA_R_16BF = 14, CUBLAS_COMPUTE_32F = 68, CUBLAS_GEMM_DEFAULT = -1
+};
+#endif
+
+/* X(result type, name in the library, parameters). The _v2 names are what the headers' macros mean. */
+#define TSK__CUDA_DRIVER(X) \
+    X(CUresult, cuInit, (unsigned int)) \
+    X(CUresult, cuDriverGetVersion, (int *)) \
+    X(CUresult, cuGetErrorString, (CUresult, const char **)) \
+    X(CUresult, cuDeviceGetCount, (int *)) \
+    X(CUresult, cuDeviceGet, (CUdevice *, int)) \
+    X(CUresult, cuDeviceGetName, (char *, int, CUdevice)) \
+    X(CUresult, cuDeviceGetAttribute, (int *, CUdevice_attribute, CUdevice)) \
+    X(CUresult, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice)) \
+    X(CUresult, cuDevicePrimaryCtxRelease_v2, (CUdevice)) \
+    X(CUresult, cuCtxPushCurrent_v2, (CUcontext)) \
+    X(CUresult, cuCtxPopCurrent_v2, (CUcontext *)) \
+    X(CUresult, cuMemGetInfo_v2, (size_t *, size_t *)) \
+    X(CUresult, cuMemAlloc_v2, (CUdeviceptr *, size_t)) \
+    X(CUresult, cuMemFree_v2, (CUdeviceptr)) \
+    X(CUresult, cuMemHostAlloc, (void **, size_t, unsigned int)) \
+    X(CUresult, cuMemFreeHost, (void *)) \
+    X(CUresult, cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void *, size_t, CUstream)) \
+    X(CUresult, cuMemcpyDtoHAsync_v2, (void *, CUdeviceptr, size_t, CUstream)) \
+    X(CUresult, cuMemcpyDtoDAsync_v2, (CUdeviceptr, CUdeviceptr, size_t, CUstream)) \
+    X(CUresult, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream)) \
+    X(CUresult, cuModuleLoadData, (CUmodule *, const void *)) \
+    X(CUresult, cuModuleUnload, (CUmodule)) \
+    X(CUresult, cuModuleGetFunction, (CUfunction *, CUmodule, const char *)) \
+    X(CUresult, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int)) \
+    X(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **)) \
+    X(CUresult, cuStreamCreate, (CUstream *, unsigned int)) \
+    X(CUresult, cuStreamDestroy_v2, (CUstream)) \
+    X(CUresult, cuStreamSynchronize, (CUstream)) \
+    X(CUresult, cuStreamQuery, (CUstream)) \
+    X(CUresult, cuStreamBeginCapture_v2, (CUstream, CUstreamCaptureMode)) \
+    X(CUresult, cuStreamEndCapture, (CUstream, CUgraph *)) \
+    X(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long)) \
+    X(CUresult, cuGraphLaunch, (CUgraphExec, CUstream)) \
+    X(CUresult, cuGraphExecDestroy, (CUgraphExec)) \
+    X(CUresult, cuGraphDestroy, (CUgraph)) \
+    X(CUresult, cuEventCreate, (CUevent *, unsigned int)) \
+    X(CUresult, cuEventRecord, (CUevent, CUstream)) \
+    X(CUresult, cuEventSynchronize, (CUevent)) \
+    X(CUresult, cuEventDestroy_v2, (CUevent))
+#define TSK__CUDA_NVRTC(X) \
+    X(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, const char *const *)) \
+    X(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram, int, const char *const *)) \
+    X(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram, size_t *)) \
+    X(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram, char *)) \
+    X(nvrtcResult, nvrtcGetProgramLogSize, (nvrtcProgram, size_t *)) \
+    X(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram, char *)) \
+    X(nvrtcResult, nvrtcDestroyProgram, (nvrtcProgram *))
+#define TSK__CUDA_CUBLAS(X) \
+    X(cublasStatus_t, cublasCreate_v2, (cublasHandle_t *)) \
+    X(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t)) \
+    X(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t, CUstream)) \
+    X(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t, void *, size_t)) \
+    X(cublasStatus_t, cublasGemmEx, (cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, int, \
+                                     const void *, cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t))
+
+typedef struct tsk__cuda_api {
+#define TSK__CUDA_FIELD(type, name, parameters) type (*name) parameters;
+    TSK__CUDA_DRIVER(TSK__CUDA_FIELD)
+    TSK__CUDA_NVRTC(TSK__CUDA_FIELD)
+    TSK__CUDA_CUBLAS(TSK__CUDA_FIELD)
+#undef TSK__CUDA_FIELD
+} tsk__cuda_api;
+
+typedef enum tsk__cuda_library { TSK__CUDA_LIBRARY_DRIVER, TSK__CUDA_LIBRARY_NVRTC, TSK__CUDA_LIBRARY_CUBLAS } tsk__cuda_library;
+
+/* Fills a library's part of `api`. 0 with `why` when it is not there. */
+#ifdef TOKENSKIP_CUDA_DLOPEN
+/* ISO C has no cast from dlsym's object pointer to a function's. */
+static int tsk__cuda_symbol(void *library, const char *name, void *function, char *why, size_t why_size) {
+    void *address = dlsym(library, name);
+    memcpy(function, &address, sizeof address);
+    if (!address) snprintf(why, why_size, "%s is missing from its library", name);
+    return address != NULL;
+}
+
+static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why, size_t why_size) {
+    static const char *const names[3][5] = {{"libcuda.so.1", "libcuda.so", NULL, NULL, NULL},
+                                            {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so", NULL},
+                                            {"libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so", NULL}};
+    void *library = NULL;
+    int i;
+    /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
+    for (i = 0; !library && names[which][i]; i++) library = dlopen(names[which][i], RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        snprintf(why, why_size, "%s not found", names[which][0]);
+        return 0;
+    }
+#define TSK__CUDA_FIND(type, name, parameters) \
+    if (!tsk__cuda_symbol(library, #name, &api->name, why, why_size)) return 0;
+    if (which == TSK__CUDA_LIBRARY_DRIVER) { TSK__CUDA_DRIVER(TSK__CUDA_FIND) }
+    if (which == TSK__CUDA_LIBRARY_NVRTC) { TSK__CUDA_NVRTC(TSK__CUDA_FIND) }
+    if (which == TSK__CUDA_LIBRARY_CUBLAS) { TSK__CUDA_CUBLAS(TSK__CUDA_FIND) }
+#undef TSK__CUDA_FIND
+    return 1;
+}
+#else
+static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why, size_t why_size) {
+    (void)which;
+    (void)why;
+    (void)why_size;
+#define TSK__CUDA_LINKED(type, name, parameters) api->name = name;
+    TSK__CUDA_DRIVER(TSK__CUDA_LINKED)
+    TSK__CUDA_NVRTC(TSK__CUDA_LINKED)
+    TSK__CUDA_CUBLAS(TSK__CUDA_LINKED)
+#undef TSK__CUDA_LINKED
+    return 1;
+}
+#endif
+
+static const char *tsk__cuda_error_text(const tsk__cuda_api *api, CUresult result) {
+    const char *text = NULL;
+    if (api->cuGetErrorString) api->cuGetErrorString(result, &text);
+    return text ? text : "unknown CUDA error";
+}
+
+/* 1 when device `index` can be used; else 0 with the reason. */
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    tsk__cuda_api api;
+    CUdevice device;
+    CUresult result;
+    int count = 0, major = 0;
+    memset(&api, 0, sizeof api);
+    if (!tsk__cuda_load(&api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
+    result = api.cuInit(0);
+    if (result == CUDA_SUCCESS) result = api.cuDeviceGetCount(&count);
+    if (result != CUDA_SUCCESS) {
+        snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(&api, result));
+        return 0;
+    }
+    if (index < 0 || index >= count) {
+        snprintf(why, why_size, "there is no CUDA device %d (%d found)", index, count);
+        return 0;
+    }
+    if (api.cuDeviceGet(&device, index) != CUDA_SUCCESS || api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device) != CUDA_SUCCESS || major < 8) {
+        snprintf(why, why_size, "CUDA device %d has compute capability %d.x, 8.0 is needed", index, major);
+        return 0;
+    }
+    return 1;
+}
+
+/* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
+
+typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, pad[2]; } tsk__cuda_row;
+typedef struct tsk__cuda_cache { CUdeviceptr k, v, states, outputs; int32_t length, capacity, n_slots, n_states, pad[4]; } tsk__cuda_cache;
+typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
+typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
+typedef struct tsk__cuda_linear_args {
+    CUdeviceptr weights, bias, input, index, norm, squares_in;
+    float eps;
+    int32_t m, n, k, ahead, late;
+    CUdeviceptr next_weights;
+    int32_t next_n, next_k, next_grid, next_ahead;
+    CUdeviceptr partials, counters;
+    tsk__cuda_table table;
+    CUdeviceptr out, squares_out;
+    int32_t n_heads, n_kv_heads, head_dim, mlp;
+    uint64_t layer_offset;
+    CUdeviceptr taps[4], draws, heads, logits;
+} tsk__cuda_linear_args;
+typedef struct tsk__cuda_attention_args {
+    CUdeviceptr q, out;
+    tsk__cuda_table table;
+    CUdeviceptr parts, counters;
+    float scale;
+    int32_t n_heads, n_kv_heads;
+    uint64_t layer_offset;
+} tsk__cuda_attention_args;
+typedef struct tsk__cuda_rope_args {
+    tsk__cuda_table table;
+    int32_t n_heads, n_kv_heads, head_dim;
+    uint64_t layer_offset;
+} tsk__cuda_rope_args;
+typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave; } tsk__cuda_placing;
+
+#define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
+#define TSK__CUDA_SKINNY 64           /* rows up to which the fused linear maps are used, and sections recorded */
+#define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
+#define TSK__CUDA_LINEAR_TILE 128
+#define TSK__CUDA_LINEAR_CHUNK 64
+#define TSK__CUDA_HEAD_CHUNK 32       /* rows whose logits lie in memory at once, where they do */
+#define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
+
+/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; B: bf16 only; -: one for all. The order is that of
+   the enumeration below. */
+#define TSK__CUDA_KERNELS(X) \
+    X(pass_begin, '-') X(pass_signal, '-') X(embed, 'T') X(squares, 'T') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
+    X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
+    X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
+    X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
+    X(linear_head_32, '-') X(linear_head_64, '-') \
+    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
+
+typedef enum tsk__cuda_kernel {
+#define TSK__CUDA_KERNEL_ENUM(name, kind) TSK__CUDA_##name,
+    TSK__CUDA_KERNELS(TSK__CUDA_KERNEL_ENUM)
+#undef TSK__CUDA_KERNEL_ENUM
+    TSK__CUDA_KERNEL_COUNT
+} tsk__cuda_kernel;
+
+/* ---- the backend */
+
+typedef struct tsk__cuda_layer {
+    CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
+} tsk__cuda_layer;
+
+typedef struct tsk__cuda_backend {
+    tsk__backend base;
+    const tsk_allocator *allocator;
+    tsk__cuda_api api;
+    CUdevice device;
+    CUcontext context;             /* the device's primary one, shared with the host program */
+    CUmodule module;
+    CUfunction kernels[TSK__CUDA_KERNEL_COUNT];
+    int arch, n_multiprocessors, shared_limit, driver_version;
+    int is_f32;
+    int has_skinny;                /* shapes fit the fused kernels */
+    int has_flash;                 /* … and attention's */
+    int32_t q_width, kv_width, qkv_width, gate_up_rows;
+    CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
+    tsk__cuda_layer *layers;
+} tsk__cuda_backend;
+
+static tsk__cuda_backend *tsk__cuda_backend_of(tsk__backend *backend) { return (tsk__cuda_backend *)(void *)backend; }
+
+static tsk_status tsk__cuda_fail(const tsk__cuda_api *api, tsk_error *error, CUresult result, const char *what) {
+    if (result == CUDA_SUCCESS) return TSK_OK;
+    return tsk__error_set(error, result == CUDA_ERROR_OUT_OF_MEMORY ? TSK_ERROR_MEMORY : TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA, %s: %s", what,
+                          tsk__cuda_error_text(api, result));
+}
+
+/* Every call that touches the device stands between these: the host program's own current context is not disturbed. */
+static void tsk__cuda_enter(tsk__cuda_backend *b) { b->api.cuCtxPushCurrent_v2(b->context); }
+static void tsk__cuda_leave(tsk__cuda_backend *b) {
+    CUcontext ignored;
+    b->api.cuCtxPopCurrent_v2(&ignored);
+}
+
+static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared,
+                                    int overlaps, void **parameters) {
+    CUlaunchConfig config;
+    CUlaunchAttribute attribute;
+    memset(&config, 0, sizeof config);
+    memset(&attribute, 0, sizeof attribute);
+    config.gridDimX = gx, config.gridDimY = gy, config.gridDimZ = gz;
+    config.blockDimX = block, config.blockDimY = config.blockDimZ = 1;
+    config.sharedMemBytes = shared;
+    config.hStream = stream;
+    attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = overlaps && b->arch >= 90 ? 1 : 0;
+    return b->api.cuLaunchKernelEx(&config, b->kernels[kernel], parameters, NULL);
+}
+
+/* ---- kernels: compiled once a machine */
+
+/* A cache file: this, then the cubin. */
+typedef struct tsk__cuda_cubin_head { char magic[8]; uint64_t size, checksum; } tsk__cuda_cubin_head;
+static const char tsk__cuda_cubin_magic[8] = {'t', 's', 'k', 'c', 'u', 'b', 'n', '1'};
+
+static uint64_t tsk__cuda_hash(uint64_t hash, const void *bytes, size_t size) {
+    const unsigned char *p = (const unsigned char *)bytes;
+    size_t i;
+    for (i = 0; i < size; i++) hash = (hash ^ p[i]) * 0x100000001b3u;  /* FNV-1a */
+    return hash;
+}
+#define TSK__CUDA_HASH_START 0xcbf29ce484222325u
+
+static tsk_status tsk__cuda_source(tsk_text *out) {
+    size_t i;
+    for (i = 0; i < sizeof tsk__kernels_source / sizeof *tsk__kernels_source; i++)
+        if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK) return TSK_ERROR_MEMORY;
+    return TSK_OK;
+}
+
+/* Shared memory of the fused linear maps' ring: above 114 KB it keeps two blocks of one kernel off a multiprocessor, which
+   would leave another idle; GPUs with less get what they have. */
+static int tsk__cuda_ring(const tsk__cuda_backend *b) { return b->shared_limit >= 160 * 1024 ? 122880 : 81920; }
+
+/* NVRTC's options; the architecture is the first. */
+static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], char ring[64], const char *options[3]) {
+    snprintf(arch, 64, "--gpu-architecture=sm_%d", b->arch);
+    snprintf(ring, 64, "-DLINEAR_RING=%d", tsk__cuda_ring(b));
+    options[0] = arch;
+    options[1] = "--std=c++17";
+    options[2] = ring;
+}
+
+/* Compiles `source`; the compiler's whole log goes to the error. */
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, tsk_text *cubin, tsk_error *error) {
+    const tsk__cuda_api *api = &b->api;
+    nvrtcProgram program;
+    nvrtcResult result;
+    char why[160], *room;
+    size_t size = 0;
+    tsk_status status = TSK_OK;
+    if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_NVRTC, why, sizeof why))
+        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "the CUDA kernels are not compiled yet, and cannot be: %s", why);
+    if (api->nvrtcCreateProgram(&program, source, "kernels.cu", 0, NULL, NULL) != NVRTC_SUCCESS)
+        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
+    result = api->nvrtcCompileProgram(program, n_options, options);
+    if (result != NVRTC_SUCCESS) {
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): see the log", options[0], (int)result);
+        if (error && api->nvrtcGetProgramLogSize(program, &size) == NVRTC_SUCCESS && (error->log = (char *)tsk__memory_new(NULL, size + 1, 1)) != NULL) {
+            error->log[size] = 0;
+            api->nvrtcGetProgramLog(program, error->log);
+        }
+    } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
+    else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
+    else {
+        if (api->nvrtcGetCUBIN(program, room) != NVRTC_SUCCESS) status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC lost its result");
+        else if (tsk_text_append(cubin, room, size) != TSK_OK) status = tsk__error_memory(error, "compiled kernels", size);
+        tsk__memory_delete(cubin->allocator, room);
+    }
+    api->nvrtcDestroyProgram(&program);
+    return status;
+}
+
+/* The cache folder, made where missing, into out; 0: there is none. */
+static int tsk__cuda_cache_dir(const char *wanted, char *out, size_t size) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int length;
+    char *slash;
+    if (wanted) length = snprintf(out, size, "%s", wanted);
+    else if (xdg && xdg[0] == '/') length = snprintf(out, size, "%s/tokenskip", xdg);
+    else if (home && home[0] == '/') length = snprintf(out, size, "%s/.cache/tokenskip", home);
+    else return 0;
+    if (length <= 0 || (size_t)length >= size) return 0;
+    for (slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(out, 0700);  /* fails where it exists, which is well */
+        *slash = '/';
+    }
+    return mkdir(out, 0700) == 0 || errno == EEXIST;
+}
+
+/* A cache file's cubin, or 0 for one that is not there, cut short or damaged. */
+static int tsk__cuda_cache_read(const char *path, tsk_text *cubin) {
+    tsk_text file;
+    tsk__cuda_cubin_head head;
+    int good = 0;
+    memset(&file, 0, sizeof file);
+    file.allocator = cubin->allocator;
+    if (tsk_read_file(path, (size_t)1 << 28, NULL, &file, NULL) == TSK_OK && file.length >= sizeof head) {
+        memcpy(&head, file.data, sizeof head);
+        good = memcmp(head.magic, tsk__cuda_cubin_magic, sizeof head.magic) == 0 && head.size == file.length - sizeof head &&
+               head.checksum == tsk__cuda_hash(TSK__CUDA_HASH_START, file.data + sizeof head, file.length - sizeof head) &&
+               tsk_text_append(cubin, file.data + sizeof head, file.length - sizeof head) == TSK_OK;
+    }
+    tsk_text_free(&file);
+    return good;
+}
+
+/* Written beside and renamed, so that another process sees a whole file or none. A cache that cannot be written is no
+   error: the next start compiles again. */
+static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
+    char temporary[1200];
+    tsk__cuda_cubin_head head;
+    FILE *file;
+    int good;
+    memcpy(head.magic, tsk__cuda_cubin_magic, sizeof head.magic);
+    head.size = cubin->length;
+    head.checksum = tsk__cuda_hash(TSK__CUDA_HASH_START, cubin->data, cubin->length);
+    snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
+    file = fopen(temporary, "wb");
+    if (!file) return;
+    good = fwrite(&head, sizeof head, 1, file) == 1 && fwrite(cubin->data, 1, cubin->length, file) == cubin->length;
+    good = fclose(file) == 0 && good;
+    if (!good || rename(temporary, path) != 0) unlink(temporary);
+}
+
+static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {
+    char arch[64], ring[64], dir[1024], path[1100];
+    const char *options[3];
+    tsk_text source;
+    uint64_t hash = TSK__CUDA_HASH_START;
+    int i, has_path = 0;
+    tsk_status status;
+    memset(&source, 0, sizeof source);
+    source.allocator = b->allocator;
+    tsk__cuda_options(b, arch, ring, options);
+    status = tsk__cuda_source(&source);
+    if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) && tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
+        hash = tsk__cuda_hash(hash, source.data, source.length);
+        for (i = 0; i < 3; i++) hash = tsk__cuda_hash(hash, options[i], strlen(options[i]));
+        hash = tsk__cuda_hash(hash, &b->driver_version, sizeof b->driver_version);
+        snprintf(path, sizeof path, "%s/kernels-sm_%d-%016llx.cubin", dir, b->arch, (unsigned long long)hash);
+        has_path = 1;
+    }
+    if (status != TSK_OK) status = tsk__error_memory(error, "the kernels' source", source.length);
+    else if (!has_path || !tsk__cuda_cache_read(path, cubin)) {
+        if (o->log) o->log(o->user, "compiling the CUDA kernels for this GPU (once)");
+        status = tsk__cuda_compile(b, source.data, options, 3, cubin, error);
+        if (status == TSK_OK && has_path) tsk__cuda_cache_write(path, cubin);
+    }
+    tsk_text_free(&source);
+    return status;
+}
+
+static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error) {
+    static const struct { const char *name; char kind; } kernels[TSK__CUDA_KERNEL_COUNT] = {
+#define TSK__CUDA_KERNEL_NAME(name, kind) {#name, kind},
+        TSK__CUDA_KERNELS(TSK__CUDA_KERNEL_NAME)
+#undef TSK__CUDA_KERNEL_NAME
+    };
+    CUresult result = CUDA_SUCCESS;
+    char name[64];
+    int i;
+    for (i = 0; i < (int)TSK__CUDA_KERNEL_COUNT && result == CUDA_SUCCESS; i++) {
+        snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
+        result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
+        if (result == CUDA_SUCCESS && (i == TSK__CUDA_norm || i >= TSK__CUDA_linear_qkv_32))
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                               i == TSK__CUDA_norm ? 48 * 1024 : i >= TSK__CUDA_attention_small_64 ? 96 * 1024 : b->shared_limit);
+        /* One division of the multiprocessors' memory for all: kernels that want different ones cannot overlap. */
+        if (result == CUDA_SUCCESS) result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
+    }
+    return tsk__cuda_fail(&b->api, error, result, name);
+}
+
+static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_options *o, tsk_error *error) {
+    tsk_text cubin;
+    tsk_status status;
+    memset(&cubin, 0, sizeof cubin);
+    cubin.allocator = b->allocator;
+    status = tsk__cuda_cubin(b, o, &cubin, error);
+    if (status == TSK_OK) status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
+    tsk_text_free(&cubin);
+    return status == TSK_OK ? tsk__cuda_find_kernels(b, error) : status;
+}
+
+/* ---- weights: where they lie */
+
+/* One tensor's place. interleave: see `placing` in kernels.cu. */
+typedef struct tsk__cuda_place {
+    CUdeviceptr to;
+    tsk__cuda_placing placing;
+} tsk__cuda_place;
+
+static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
+    uint64_t at = *used;
+    *used = (at + count * element + 255) & ~(uint64_t)255;
+    return at;
+}
+
+/* Addresses, from `base` on, of everything in the arena; returns its size. With base 0 it only counts. */
+static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
+    const tsk_model_config *c = b->base.config;
+    uint64_t d = (uint64_t)c->d_model, mlp = (uint64_t)c->mlp_hidden_size, e = b->base.element_size, used = 0;
+    int32_t l;
+    b->frequencies = base + tsk__cuda_take(&used, (uint64_t)c->head_dim / 2, sizeof(float));
+    b->embedding = base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
+    b->final_norm = base + tsk__cuda_take(&used, d, e);
+    b->head = c->weight_tying ? b->embedding : base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
+    b->head_bias = c->linear_bias && !c->weight_tying ? base + tsk__cuda_take(&used, (uint64_t)c->embedding_size, e) : 0;
+    for (l = 0; l < c->n_layers; l++) {
+        tsk__cuda_layer *layer = &b->layers[l];
+        layer->attn_norm = base + tsk__cuda_take(&used, d, e);
+        layer->qkv = base + tsk__cuda_take(&used, (uint64_t)b->qkv_width * d, e);
+        layer->qkv_bias = c->qkv_bias ? base + tsk__cuda_take(&used, (uint64_t)b->qkv_width, e) : 0;
+        layer->attn_out = base + tsk__cuda_take(&used, (uint64_t)b->q_width * d, e);
+        layer->attn_out_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
+        layer->ff_norm = base + tsk__cuda_take(&used, d, e);
+        layer->gate_up = base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows * d, e);
+        layer->gate_up_bias = c->linear_bias ? base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows, e) : 0;
+        layer->down = base + tsk__cuda_take(&used, d * mlp, e);
+        layer->down_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
+    }
+    return used;
+}
+
+static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l, tsk__part part, int is_bias) {
+    const tsk__cuda_layer *layer = &b->layers[l < 0 ? 0 : l];
+    const tsk_model_config *c = b->base.config;
+    tsk__cuda_place p;
+    memset(&p, 0, sizeof p);
+    p.placing.columns = is_bias || tsk__part_shapes[part].cols == '-' ? 1 : tsk__config_size(c, tsk__part_shapes[part].cols);
+    switch (part) {
+    case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
+    case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
+        p.to = is_bias ? layer->qkv_bias : layer->qkv;
+        p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
+        break;
+    case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
+    case TSK__PART_FF_NORM: p.to = layer->ff_norm; break;
+    case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ:
+        p.to = is_bias ? layer->gate_up_bias : layer->gate_up;
+        p.placing.interleave = part == TSK__PART_FF_PROJ ? 1 : 2;
+        break;
+    case TSK__PART_FF_OUT: p.to = is_bias ? layer->down_bias : layer->down; break;
+    case TSK__PART_EMBEDDING: p.to = b->embedding; break;
+    case TSK__PART_FINAL_NORM: p.to = b->final_norm; break;
+    default: p.to = is_bias ? b->head_bias : b->head; break;
+    }
+    return p;
+}
+
+static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
+    const tsk_model_config *c = b->base.config;
+    uint64_t size = tsk__cuda_layout(b, 0);
+    size_t available = 0, total = 0;
+    CUresult result = b->api.cuMemGetInfo_v2(&available, &total);
+    int32_t half = c->head_dim / 2, i;
+    float *frequencies;
+    if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "asking for free memory");
+    result = size > SIZE_MAX || size > available ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&b->arena, (size_t)size);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "the model needs %.2f GB on the CUDA device, %.2f GB of its %.2f GB are free", (double)size * 1e-9,
+                              (double)available * 1e-9, (double)total * 1e-9);
+    if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "memory for the weights");
+    tsk__cuda_layout(b, b->arena);
+    frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
+    if (!frequencies) return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof *frequencies);
+    for (i = 0; i < half; i++) frequencies[i] = (float)(1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim));
+    /* gate_up's padding, and whatever else no tensor fills, must be zeros */
+    result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
+    if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
+    if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
+    tsk__memory_delete(b->allocator, frequencies);
+    return tsk__cuda_fail(&b->api, error, result, "clearing the weights");
+}
+
+static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_error *error) {
+    static const tsk__part parts[7] = {TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT};
+    const tsk_model_config *c = b->base.config;
+    CUresult result = CUDA_SUCCESS;
+    uint32_t tensor = 0;
+    int32_t l;
+    int j;
+    for (l = -1; l <= c->n_layers && result == CUDA_SUCCESS; l++)  /* embedding, layers, head: the CPU's numbering */
+        for (j = 0; j < 10 && result == CUDA_SUCCESS; j++) {
+            tsk__part part = l < 0 ? (j ? TSK__PART_FINAL_NORM : TSK__PART_EMBEDDING) : l == c->n_layers ? TSK__PART_HEAD : j < 7 ? parts[j] : j == 7 ? TSK__PART_ATTN_NORM : TSK__PART_FF_NORM;
+            tsk__cuda_place place = tsk__cuda_place_of(b, l < 0 || l == c->n_layers ? -1 : l, part, 0);
+            uint64_t count = tsk__config_size(c, tsk__part_shapes[part].rows) * place.placing.columns;
+            float one = 1.0f, scale = sqrtf(3.0f / (float)place.placing.columns);
+            void *ones[3], *random[6];
+            ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
+            random[0] = &place.to, random[1] = &count, random[2] = &place.placing, random[3] = &seed, random[4] = &tensor, random[5] = &scale;
+            if ((l < 0 && j > 1) || (l == c->n_layers && (j > 0 || c->weight_tying)) || j > 8) break;
+            if (tsk__part_shapes[part].cols == '-') result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+            else {
+                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, 0, random);
+                tensor++;
+            }
+        }
+    if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
+    return tsk__cuda_fail(&b->api, error, result, "random weights");
+}
+
+/* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one is
+   still being copied, and has a kernel put the values into their places in the activations' type. */
+
+#define TSK__CUDA_PIECE ((uint64_t)4 << 20)
+#define TSK__CUDA_READERS 12
+
+typedef struct tsk__cuda_piece {
+    const tsk_safetensors *file;
+    const tsk_tensor_info *info;
+    tsk__cuda_place place;
+    uint64_t offset, size;         /* in bytes, of the tensor */
+} tsk__cuda_piece;
+
+typedef struct tsk__cuda_loading {
+    tsk__cuda_backend *backend;
+    tsk__cuda_piece *pieces;
+    size_t n_pieces, next;         /* next and done are shared between the readers */
+    uint64_t done;
+    int stop;
+} tsk__cuda_loading;
+
+typedef struct tsk__cuda_reader {
+    tsk__cuda_loading *loading;
+    CUstream stream;
+    CUevent copied[2];
+    char *pinned;                  /* [2, TSK__CUDA_PIECE] */
+    CUdeviceptr staging;           /* likewise */
+    pthread_t thread;
+    int started;
+    tsk_status status;
+    tsk_error error;
+} tsk__cuda_reader;
+
+static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piece *p, int half) {
+    tsk__cuda_backend *b = r->loading->backend;
+    const tsk__cuda_api *api = &b->api;
+    char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
+    CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
+    uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
+    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? 0 : p->info->dtype == TSK_DTYPE_F16 ? 1 : 2;
+    const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
+    tsk__cuda_place place = p->place;
+    void *parameters[6];
+    CUresult result = api->cuEventSynchronize(r->copied[half]);
+    parameters[0] = &staging, parameters[1] = &stored, parameters[2] = &place.to, parameters[3] = &first, parameters[4] = &count, parameters[5] = &place.placing;
+    if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
+    if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
+    else {
+        tsk_status status = tsk_safetensors_read(p->file, p->info, p->offset, pinned, (size_t)p->size, &r->error);
+        if (status != TSK_OK) return status;
+    }
+    result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, parameters);
+    if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
+    return tsk__cuda_fail(api, &r->error, result, "copying weights");
+}
+
+static void *tsk__cuda_read(void *argument) {
+    tsk__cuda_reader *r = (tsk__cuda_reader *)argument;
+    tsk__cuda_loading *l = r->loading;
+    int half = 0;
+    tsk__cuda_enter(l->backend);
+    while (r->status == TSK_OK && !__atomic_load_n(&l->stop, __ATOMIC_RELAXED)) {
+        size_t i = __atomic_fetch_add(&l->next, 1, __ATOMIC_RELAXED);
+        if (i >= l->n_pieces) break;
+        r->status = tsk__cuda_read_piece(r, &l->pieces[i], half);
+        half = !half;
+        __atomic_fetch_add(&l->done, l->pieces[i].size, __ATOMIC_RELAXED);
+    }
+    if (r->status == TSK_OK) r->status = tsk__cuda_fail(&l->backend->api, &r->error, l->backend->api.cuStreamSynchronize(r->stream), "copying weights");
+    if (r->status != TSK_OK) __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
+    tsk__cuda_leave(l->backend);
+    return NULL;
+}
+
+/* The tensors cut into pieces; counts only while `pieces` is NULL. */
+static size_t tsk__cuda_pieces(const tsk__cuda_backend *b, const tsk_folder *folder, tsk__cuda_piece *pieces) {
+    size_t n = 0;
+    int32_t l;
+    int part, bias;
+    for (l = -1; l < b->base.config->n_layers; l++)
+        for (part = l < 0 ? (int)TSK__PART_COUNT : 0; part < (l < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT); part++)
+            for (bias = 0; bias < 2; bias++) {
+                const tsk_safetensors *file = NULL;
+                const tsk_tensor_info *info = tsk__folder_find(folder, l, (tsk__part)part, bias, &file);
+                uint64_t offset;
+                if (!info || (part == (int)TSK__PART_HEAD && b->base.config->weight_tying)) continue;
+                for (offset = 0; offset < info->size; offset += TSK__CUDA_PIECE, n++) {
+                    if (!pieces) continue;
+                    pieces[n].file = file;
+                    pieces[n].info = info;
+                    pieces[n].place = tsk__cuda_place_of(b, l, (tsk__part)part, bias);
+                    pieces[n].offset = offset;
+                    pieces[n].size = info->size - offset < TSK__CUDA_PIECE ? info->size - offset : TSK__CUDA_PIECE;
+                }
+            }
+    return n;
+}
+
+static CUresult tsk__cuda_reader_open(tsk__cuda_reader *r, tsk__cuda_loading *loading) {
+    const tsk__cuda_api *api = &loading->backend->api;
+    CUresult result = api->cuStreamCreate(&r->stream, CU_STREAM_NON_BLOCKING);
+    void *pinned = NULL;
+    r->loading = loading;
+    if (result == CUDA_SUCCESS) result = api->cuEventCreate(&r->copied[0], CU_EVENT_DISABLE_TIMING);
+    if (result == CUDA_SUCCESS) result = api->cuEventCreate(&r->copied[1], CU_EVENT_DISABLE_TIMING);
+    if (result == CUDA_SUCCESS) result = api->cuMemHostAlloc(&pinned, (size_t)(2 * TSK__CUDA_PIECE), 0);
+    r->pinned = (char *)pinned;
+    if (result == CUDA_SUCCESS) result = api->cuMemAlloc_v2(&r->staging, (size_t)(2 * TSK__CUDA_PIECE));
+    return result;
+}
+
+static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api) {
+    if (r->started) pthread_join(r->thread, NULL);
+    if (r->stream) api->cuStreamSynchronize(r->stream);
+    if (r->copied[0]) api->cuEventDestroy_v2(r->copied[0]);
+    if (r->copied[1]) api->cuEventDestroy_v2(r->copied[1]);
+    if (r->pinned) api->cuMemFreeHost(r->pinned);
+    if (r->staging) api->cuMemFree_v2(r->staging);
+    if (r->stream) api->cuStreamDestroy_v2(r->stream);
+}
+
+/* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
+static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, uint64_t total, int *cancelled) {
+    uint64_t told = UINT64_MAX;
+    for (;;) {
+        uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
+        struct timespec pause = {0, 1000000};
+        if (o->progress && done != told) o->progress(o->user, done, total);
+        told = done;
+        if (o->cancel && !*cancelled && o->cancel(o->user)) {
+            *cancelled = 1;
+            __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
+        }
+        if (done >= total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
+        nanosleep(&pause, NULL);
+    }
+}
+
+static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder *folder, const tsk_model_options *o, tsk_error *error) {
+    tsk__cuda_loading loading;
+    tsk__cuda_reader *readers = (tsk__cuda_reader *)tsk__memory_new_zeroed(b->allocator, TSK__CUDA_READERS, sizeof *readers);
+    CUresult result = CUDA_SUCCESS;
+    tsk_status status = TSK_OK;
+    uint64_t total = 0;
+    size_t i;
+    int n_readers = tsk__processors(), n_started = 0, cancelled = 0, r;
+    memset(&loading, 0, sizeof loading);
+    loading.backend = b;
+    loading.n_pieces = tsk__cuda_pieces(b, folder, NULL);
+    loading.pieces = (tsk__cuda_piece *)tsk__memory_new(b->allocator, loading.n_pieces, sizeof *loading.pieces);
+    if (!readers || !loading.pieces) status = tsk__error_memory(error, "the list of weights", loading.n_pieces * sizeof *loading.pieces);
+    else tsk__cuda_pieces(b, folder, loading.pieces);
+    for (i = 0; status == TSK_OK && i < loading.n_pieces; i++) total += loading.pieces[i].size;
+    if (n_readers > TSK__CUDA_READERS) n_readers = TSK__CUDA_READERS;
+    if ((size_t)n_readers > loading.n_pieces) n_readers = (int)loading.n_pieces;
+    for (r = 0; status == TSK_OK && r < n_readers; r++) {
+        result = tsk__cuda_reader_open(&readers[r], &loading);
+        status = tsk__cuda_fail(&b->api, error, result, "buffers for loading");
+    }
+    for (r = 0; status == TSK_OK && r < n_readers; r++) {
+        readers[r].started = pthread_create(&readers[r].thread, NULL, tsk__cuda_read, &readers[r]) == 0;
+        n_started += readers[r].started;
+    }
+    if (status == TSK_OK && n_started) tsk__cuda_watch(&loading, o, total, &cancelled);
+    else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one reads */
+    for (r = 0; readers && r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
+    for (r = 0; readers && r < n_readers && status == TSK_OK; r++) {
+        if (readers[r].status != TSK_OK && error) *error = readers[r].error;  /* its log, if any, changes hands */
+        status = readers[r].status;
+    }
+    if (status == TSK_OK && cancelled) status = tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
+    tsk__memory_delete(b->allocator, readers);
+    tsk__memory_delete(b->allocator, loading.pieces);
+    return status;
+}
+
+/* ---- streams */
+
+/* A recorded section: a graph, and the shape of the pass that it was recorded for. */
+typedef struct tsk__cuda_section {
+    uint64_t key;
+    int32_t n, n_requests, n_tiles, tile_rows, needs_squares;
+    CUgraphExec graph;
+} tsk__cuda_section;
+#define TSK__CUDA_SECTIONS 64
+
+typedef struct tsk__cuda_stream {
+    tsk__stream base;
+    tsk__cuda_backend *backend;
+    CUstream stream;
+    cublasHandle_t cublas;
+    int32_t n_states;
+
+    /* host memory that the device reads and writes */
+    char *pinned;
+    tsk__cuda_row *rows;           /* [max_rows] image of the row table */
+    tsk__cuda_cache *caches;       /* [max_rows] */
+    tsk__cuda_tile *tiles;         /* [max_rows] */
+    volatile uint32_t *fetched, *signalled;
+    char *arguments;               /* lists of operations (which, index, draws) on their way to the device */
+    uint64_t arguments_size, arguments_used;
+
+    /* device memory */
+    CUdeviceptr memory, device_arguments, counters, state_words, squares, partials, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    tsk__cuda_table table;
+
+    /* the pass */
+    int32_t n, all_n, n_requests, n_tiles, tile_rows;
+    int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
+    CUdeviceptr compact_index;
+    int is_masked;
+    int is_dirty;                  /* the device has not fetched the row table's last change */
+    int can_overlap;               /* what was launched last is a kernel of ours */
+    int has_squares;               /* of x as it is */
+    uint32_t fetches, signals;     /* issued so far */
+    int needs_signal;
+    int is_recording;
+    CUresult failure;
+    const char *failed;            /* in which operation */
+
+    tsk__cuda_section sections[TSK__CUDA_SECTIONS];
+    int n_sections, next_section;
+} tsk__cuda_stream;
+
+static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
+static CUdeviceptr tsk__cuda_address(const void *address) { return (CUdeviceptr)(uintptr_t)address; }
+static void *tsk__cuda_pointer(CUdeviceptr address) { return (void *)(uintptr_t)address; }
+
+static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *what) {
+    if (result == CUDA_SUCCESS || s->failure != CUDA_SUCCESS) return;
+    s->failure = result;
+    s->failed = what;
+}
+
+/* The row table's image may be changed again: what was launched to fetch it has. */
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
+    uint32_t spins = 0;
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(s->fetched, __ATOMIC_ACQUIRE) != s->fetches) {
+        if (++spins % 4096 == 0) {
+            CUresult result = s->backend->api.cuStreamQuery(s->stream);
+            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "fetching the rows");
+            /* done and still not told: the stream lost the kernel */
+            if (result == CUDA_SUCCESS && __atomic_load_n(s->fetched, __ATOMIC_ACQUIRE) != s->fetches) s->fetches = *s->fetched;
+        }
+        tsk__pool_pause();
+    }
+}
+
+static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
+    tsk__cuda_backend *b = s->backend;
+    CUdeviceptr rows = tsk__cuda_address(s->rows), caches = tsk__cuda_address(s->caches), tiles = tsk__cuda_address(s->tiles);
+    CUdeviceptr fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
+    int32_t half = b->base.config->head_dim / 2;
+    void *parameters[11];
+    parameters[0] = &rows, parameters[1] = &caches, parameters[2] = &tiles, parameters[3] = &s->n, parameters[4] = &s->n_requests, parameters[5] = &s->n_tiles;
+    parameters[6] = &s->table, parameters[7] = &b->frequencies, parameters[8] = &half, parameters[9] = &s->state_words, parameters[10] = &fetched;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, parameters), "pass_begin");
+    s->fetches++;
+    s->is_dirty = 0;
+    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+}
+
+static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, void **parameters, const char *what) {
+    if (s->failure != CUDA_SUCCESS) return;
+    if (s->is_dirty) tsk__cuda_fetch_rows(s);
+    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, parameters), what);
+    s->can_overlap = 1;
+    s->needs_signal = 1;
+}
+
+static void tsk__cuda_signal(tsk__cuda_stream *s) {
+    CUdeviceptr count = s->state_words + 8, signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    void *parameters[2];
+    parameters[0] = &count, parameters[1] = &signalled;
+    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, parameters, "pass_signal");
+    s->signals++;
+    s->needs_signal = 0;
+}
+
+static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk_status status = TSK_OK;
+    uint32_t spins = 0;
+    tsk__cuda_enter(s->backend);
+    if (s->needs_signal) tsk__cuda_signal(s);
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(s->signalled, __ATOMIC_ACQUIRE) != s->signals) {
+        if (++spins % 4096 == 0) {
+            CUresult result = s->backend->api.cuStreamQuery(s->stream);
+            if (result == CUDA_SUCCESS) break;
+            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "waiting");
+            if (spins > 1u << 20) sched_yield();
+        }
+        tsk__pool_pause();
+    }
+    if (s->failure != CUDA_SUCCESS) {
+        s->backend->api.cuStreamSynchronize(s->stream);
+        status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
+        s->failure = CUDA_SUCCESS;
+        s->signals = *s->signalled;
+        s->fetches = *s->fetched;
+        s->is_dirty = 1;
+    }
+    s->arguments_used = 0;
+    tsk__cuda_leave(s->backend);
+    return status;
+}
+
+/* A list's copy on the device, good until the next wait. Not inside a recorded section: its contents would be recorded. */
+static CUdeviceptr tsk__cuda_argument(tsk__cuda_stream *s, const void *values, uint64_t size) {
+    uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
+    if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
+        tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
+        at = 0;
+    }
+    s->arguments_used = at + room;
+    memcpy(s->arguments + at, values, (size_t)size);
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(s->device_arguments + at, s->arguments + at, (size_t)size, s->stream), "copying arguments");
+    s->can_overlap = 0;
+    return s->device_arguments + at;
+}
+
+static void *tsk__cuda_backend_allocate(tsk__backend *backend, uint64_t size) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    CUdeviceptr address = 0;
+    if (size > SIZE_MAX) return NULL;
+    tsk__cuda_enter(b);
+    if (b->api.cuMemAlloc_v2(&address, size ? (size_t)size : 1) != CUDA_SUCCESS) address = 0;
+    tsk__cuda_leave(b);
+    return tsk__cuda_pointer(address);
+}
+
+static void tsk__cuda_backend_release(tsk__backend *backend, void *address) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    if (!address) return;
+    tsk__cuda_enter(b);
+    b->api.cuMemFree_v2(tsk__cuda_address(address));
+    tsk__cuda_leave(b);
+}
+
+static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    if (!size || s->failure != CUDA_SUCCESS) return;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+/* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
+static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
+    char *raw = (char *)to + (element == 2 ? count * 2 : 0);
+    uint64_t i;
+    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
+    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
+    s->can_overlap = 0;
+    if (s->failure != CUDA_SUCCESS) {
+        memset(to, 0, (size_t)count * sizeof *to);
+        return;
+    }
+    for (i = 0; element == 2 && i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, raw + 2 * i, sizeof bits);
+        to[i] = tsk__float_from_bf16(bits);
+    }
+}
+
+static void tsk__cuda_backend_download(tsk__stream *stream, float *to, const void *from, uint64_t count) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_download(s, to, tsk__cuda_address(from), count, s->backend->base.element_size);
+    tsk__cuda_leave(s->backend);
+}
+
+static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk__cuda_backend *b = s->backend;
+    int i;
+    tsk__cuda_enter(b);
+    if (s->stream) b->api.cuStreamSynchronize(s->stream);
+    for (i = 0; i < s->n_sections; i++) b->api.cuGraphExecDestroy(s->sections[i].graph);
+    if (s->cublas) b->api.cublasDestroy_v2(s->cublas);
+    if (s->memory) b->api.cuMemFree_v2(s->memory);
+    if (s->logits) b->api.cuMemFree_v2(s->logits);
+    if (s->pinned) b->api.cuMemFreeHost(s->pinned);
+    if (s->stream) b->api.cuStreamDestroy_v2(s->stream);
+    tsk__cuda_leave(b);
+    tsk__memory_delete(b->allocator, s);
+}
+
+/* Addresses of the stream's device memory, or its size with base 0. */
+static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
+    const tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0, tiles = ((uint64_t)c->embedding_size + 127) / 128;
+    uint64_t linear_tiles = ((uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows) + 127) / 128;
+    uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
+    int has_scratch = !b->has_skinny || s->base.max_rows > TSK__CUDA_SKINNY;
+    if (linear_tiles < tiles) linear_tiles = tiles;
+    s->full_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->normed = base + tsk__cuda_take(&used, rows * d, e);
+    s->base.q = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
+    s->base.attention = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
+    s->base.hidden = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)c->mlp_hidden_size, e));
+    s->scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
+    s->table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
+    s->squares = base + tsk__cuda_take(&used, rows * ((d + 127) / 128), sizeof(float));
+    s->partials = base + tsk__cuda_take(&used, b->has_skinny ? 2 * (uint64_t)b->n_multiprocessors * TSK__CUDA_SKINNY * TSK__CUDA_LINEAR_TILE : 0, sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tiles * TSK__CUDA_SKINNY, TSK__CUDA_HEAD_ENTRY);
+    s->counters = base + tsk__cuda_take(&used, linear_tiles + (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
+    s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
+    s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
+    return used;
+}
+
+static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
+    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[8];
+    void *pinned = NULL;
+    CUresult result;
+    at[0] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    at[1] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    at[2] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    at[3] = tsk__cuda_take(&used, 1, 4);
+    at[4] = tsk__cuda_take(&used, 1, 4);
+    at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    at[6] = tsk__cuda_take(&used, rows, sizeof(tsk__prediction));
+    at[7] = tsk__cuda_take(&used, s->arguments_size, 1);
+    size = used;
+    result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
+    if (result != CUDA_SUCCESS) return result;
+    memset(pinned, 0, (size_t)size);
+    s->pinned = (char *)pinned;
+    s->rows = (tsk__cuda_row *)(void *)(s->pinned + at[0]);
+    s->caches = (tsk__cuda_cache *)(void *)(s->pinned + at[1]);
+    s->tiles = (tsk__cuda_tile *)(void *)(s->pinned + at[2]);
+    s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
+    s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
+    s->base.cosines = (float *)(void *)(s->pinned + at[5]);
+    s->base.predictions = (tsk__prediction *)(void *)(s->pinned + at[6]);
+    s->arguments = s->pinned + at[7];
+    return CUDA_SUCCESS;
+}
+
+static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error) {
+    tsk__cuda_backend *b = s->backend;
+    if (b->is_f32 || (b->has_skinny && s->base.max_rows <= TSK__CUDA_SKINNY)) return TSK_OK;
+    if (b->api.cublasCreate_v2(&s->cublas) != CUBLAS_STATUS_SUCCESS) {
+        s->cublas = NULL;
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
+    }
+    if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
+    return TSK_OK;
+}
+
+static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    tsk__cuda_stream *s = (tsk__cuda_stream *)tsk__memory_new_zeroed(b->allocator, 1, sizeof *s);
+    tsk_status status;
+    CUresult result;
+    uint64_t size;
+    if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
+    s->base.backend = backend;
+    s->base.max_rows = max_rows;
+    s->backend = b;
+    s->n_states = n_states;
+    s->arguments_size = 4 * ((uint64_t)max_rows * (sizeof(int32_t) + sizeof(tsk__draw)) + 64);
+    tsk__cuda_enter(b);
+    result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
+    size = tsk__cuda_stream_layout(s, 0);
+    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
+    if (result == CUDA_SUCCESS) {
+        tsk__cuda_stream_layout(s, s->memory);
+        result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+    }
+    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
+    if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
+    tsk__cuda_leave(b);
+    s->base.x = tsk__cuda_pointer(s->full_x);
+    if (status != TSK_OK) tsk__cuda_backend_stream_destroy(&s->base);
+    else *out = &s->base;
+    return status;
+}
+
+/* ---- rows */
+
+/* Runs of rows of one request, cut into tiles for attention: small where all runs are short. */
+static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
+    int32_t i, start, longest = 0;
+    for (i = start = 0; i < s->n; i++) {
+        if (s->rows[i].request != s->rows[start].request) start = i;
+        if (i - start + 1 > longest) longest = i - start + 1;
+    }
+    s->tile_rows = longest <= 32 ? 32 : 64;
+    s->n_tiles = 0;
+    for (i = 0; i < s->n; i++) {
+        tsk__cuda_tile *tile = s->n_tiles ? &s->tiles[s->n_tiles - 1] : NULL;
+        if (!tile || tile->request != s->rows[i].request || tile->count == s->tile_rows) {
+            tile = &s->tiles[s->n_tiles++];
+            tile->first = i;
+            tile->count = 0;
+            tile->request = s->rows[i].request;
+        }
+        tile->count++;
+    }
+    s->is_dirty = 1;
+}
+
+static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    int32_t i;
+    tsk__cuda_wait_fetched(s);
+    s->n = s->all_n = rows->n;
+    s->n_requests = rows->n_requests;
+    s->compacted = 0;
+    s->is_masked = 0;
+    s->has_squares = 1;  /* x is nobody's yet */
+    s->base.x = tsk__cuda_pointer(s->full_x);
+    for (i = 0; i < rows->n; i++) {
+        tsk__cuda_row *row = &s->rows[i];
+        row->token = rows->tokens[i];
+        row->position = rows->positions[i];
+        row->request = rows->requests[i];
+        row->slot = rows->slots ? rows->slots[i] : -1;
+        row->active = 1;
+        row->number = i;
+    }
+    for (i = 0; i < rows->n_requests; i++) {
+        const tsk__kv *kv = &rows->caches[i];
+        tsk__cuda_cache *cache = &s->caches[i];
+        cache->k = tsk__cuda_address(kv->k);
+        cache->v = tsk__cuda_address(kv->v);
+        cache->states = tsk__cuda_address(kv->states);
+        cache->outputs = tsk__cuda_address(kv->outputs);
+        cache->length = kv->length;
+        cache->capacity = kv->capacity;
+        cache->n_slots = kv->n_slots;
+        cache->n_states = kv->n_states;
+    }
+    tsk__cuda_make_tiles(s);
+}
+
+static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    int32_t i;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_wait_fetched(s);
+    tsk__cuda_leave(s->backend);
+    for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
+    s->is_masked = active != NULL;
+    s->is_dirty = 1;
+}
+
+/* ---- operations */
+
+static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
+static int tsk__cuda_is_skinny(const tsk__cuda_stream *s) { return s->backend->has_skinny && s->n <= TSK__CUDA_SKINNY; }
+static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
+
+/* The sums of squares that the fused maps' norm needs, where the last writer of x did not leave them. */
+static void tsk__cuda_need_squares(tsk__cuda_stream *s) {
+    CUdeviceptr x = tsk__cuda_x(s);
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[3];
+    parameters[0] = &x, parameters[1] = &s->squares, parameters[2] = &d;
+    if (s->has_squares) return;
+    tsk__cuda_launch(s, TSK__CUDA_squares, (uint32_t)s->n, 1, 1, 256, 0, parameters, "squares");
+    s->has_squares = 1;
+}
+
+static void tsk__cuda_embed(tsk__cuda_stream *s) {
+    CUdeviceptr x = tsk__cuda_x(s);
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[5];
+    parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &s->squares, parameters[4] = &d;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, parameters, "embed");
+    s->has_squares = 1;
+}
+
+static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
+    CUdeviceptr x = tsk__cuda_x(s);
+    const tsk_model_config *c = s->backend->base.config;
+    int32_t d = c->d_model;
+    float eps = c->rms_norm_eps;
+    void *parameters[6];
+    parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 127) / 128 * 4), parameters, "norm");
+}
+
+/* What all fused linear maps take alike. */
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, int32_t m, int32_t n, int32_t k) {
+    const tsk_model_config *c = s->backend->base.config;
+    tsk__cuda_linear_args a;
+    memset(&a, 0, sizeof a);
+    a.m = m, a.n = n, a.k = k;
+    a.late = INT32_MAX;
+    a.squares_in = a.squares_out = s->squares;
+    a.eps = c->rms_norm_eps;
+    a.partials = s->partials;
+    a.counters = s->counters;
+    a.table = s->table;
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
+    return a;
+}
+
+static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_kernel kernel_32, tsk__cuda_linear_args *a, const char *what) {
+    const tsk__cuda_backend *b = s->backend;
+    int is_64 = a->m > 32;
+    int32_t stage = (TSK__CUDA_LINEAR_TILE + (is_64 ? 64 : 32)) * TSK__CUDA_LINEAR_CHUNK * 2, ring = tsk__cuda_ring(b);
+    uint64_t chunks = (uint64_t)((a->n + TSK__CUDA_LINEAR_TILE - 1) / TSK__CUDA_LINEAR_TILE) * (uint64_t)((a->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK);
+    uint64_t shared = (uint64_t)(ring / stage * stage) + 16 + (a->norm ? 2 * (uint64_t)a->k : 0), alone = 118000;
+    void *parameters[1];
+    parameters[0] = a;
+    if (ring == 122880 && shared < alone) shared = alone;
+    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel_32 + is_64), chunks < (uint64_t)b->n_multiprocessors ? (uint32_t)chunks : (uint32_t)b->n_multiprocessors, 1, 1, 256,
+                     (uint32_t)shared, parameters, what);
+}
+
+/* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
+static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr out, int32_t m, int32_t n, int32_t k, int add, int out_f32) {
+    tsk__cuda_backend *b = s->backend;
+    const float one = 1.0f, beta = add ? 1.0f : 0.0f;
+    if (s->failure != CUDA_SUCCESS) return;
+    if (b->is_f32) {
+        void *parameters[6];
+        parameters[0] = &input, parameters[1] = &weights, parameters[2] = &out, parameters[3] = &m, parameters[4] = &n, parameters[5] = &k;
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, parameters, "exact_f32");
+        return;
+    }
+    if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
+                            tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
+        tsk__cuda_note(s, (CUresult)999, "a cuBLAS product");
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+}
+
+static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    const tsk__cuda_layer *w = &b->layers[layer];
+    CUdeviceptr tap[4], bias = w->qkv_bias;
+    tsk__cuda_rope_args rope;
+    void *parameters[8];
+    tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
+    tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
+    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
+    if (tsk__cuda_is_skinny(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, b->qkv_width, c->d_model);
+        tsk__cuda_need_squares(s);
+        a.weights = w->qkv, a.bias = bias, a.input = tsk__cuda_x(s), a.norm = w->attn_norm;
+        a.out = tsk__cuda_address(s->base.q);
+        a.layer_offset = tsk__cuda_layer_offset(c, layer);
+        memcpy(a.taps, tap, sizeof tap);
+        tsk__cuda_linear(s, TSK__CUDA_linear_qkv_32, &a, "linear_qkv");
+        return;
+    }
+    tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
+    tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
+    memset(&rope, 0, sizeof rope);
+    rope.table = s->table;
+    rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
+    rope.layer_offset = tsk__cuda_layer_offset(c, layer);
+    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &rope, parameters[3] = &s->base.q;
+    parameters[4] = &tap[0], parameters[5] = &tap[1], parameters[6] = &tap[2], parameters[7] = &tap[3];
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, parameters, "rope_cache");
+}
+
+static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
+    tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    tsk__cuda_attention_args a;
+    uint64_t offset = tsk__cuda_layer_offset(c, layer);
+    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS, is_small = is_split && s->tile_rows == 32;
+    float scale = (float)(1.0 / sqrt((double)hd));
+    memset(&a, 0, sizeof a);
+    a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
+    a.table = s->table;
+    a.parts = s->attention_parts;
+    a.counters = s->counters;
+    a.scale = scale * 1.44269504088896340736f;
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
+    a.layer_offset = offset;
+    if (b->has_flash) {
+        void *parameters[1];
+        int kernel = (int)(is_small ? TSK__CUDA_attention_small_64 : is_split ? TSK__CUDA_attention_medium_64 : TSK__CUDA_attention_large_64) + (hd == 128);
+        parameters[0] = &a;
+        tsk__cuda_launch(s, (tsk__cuda_kernel)kernel, is_split ? 4 : 1, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, is_split ? 256 : 128,
+                         (uint32_t)((is_split ? 3 : 2) * 256 * hd), parameters, "attention");
+    } else {
+        void *parameters[8];
+        int32_t n_heads = c->n_heads, n_kv_heads = c->n_kv_heads;
+        parameters[0] = &s->base.q, parameters[1] = &s->base.attention, parameters[2] = &s->table, parameters[3] = &n_heads, parameters[4] = &n_kv_heads, parameters[5] = &hd;
+        parameters[6] = &scale, parameters[7] = &offset;
+        tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, parameters, "attend");
+    }
+}
+
+/* attn_out and down: x += input * weights^T + bias. */
+static void tsk__cuda_out(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr bias, int32_t k, const tsk__taps *taps) {
+    tsk__cuda_backend *b = s->backend;
+    int32_t d = b->base.config->d_model;
+    CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
+    void *parameters[6];
+    if (tsk__cuda_is_skinny(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, d, k);
+        a.weights = weights, a.bias = bias, a.input = input, a.out = x;
+        a.taps[0] = tap;
+        tsk__cuda_linear(s, TSK__CUDA_linear_out_32, &a, "linear_out");
+        s->has_squares = 1;
+        return;
+    }
+    s->has_squares = 0;
+    if (!b->is_f32 && !bias && !s->is_masked) {  /* cuBLAS adds to x itself; a trace sees the projection alone */
+        if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
+        tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
+        return;
+    }
+    tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
+    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->table, parameters[3] = &x, parameters[4] = &d, parameters[5] = &tap;
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, parameters, "residual");
+}
+
+static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    const tsk__cuda_layer *w = &b->layers[layer];
+    CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
+    int32_t mlp = c->mlp_hidden_size;
+    void *parameters[6];
+    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
+    if (tsk__cuda_is_skinny(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, b->gate_up_rows, c->d_model);
+        tsk__cuda_need_squares(s);
+        a.weights = w->gate_up, a.bias = bias, a.input = tsk__cuda_x(s), a.norm = w->ff_norm;
+        a.out = tsk__cuda_address(s->base.hidden);
+        a.taps[0] = gate, a.taps[1] = up;
+        tsk__cuda_linear(s, TSK__CUDA_linear_gate_up_32, &a, "linear_gate_up");
+        return;
+    }
+    tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
+    tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
+    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->base.hidden, parameters[3] = &mlp, parameters[4] = &gate, parameters[5] = &up;
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)((mlp + 7) / 8 + 127) / 128, (uint32_t)s->n, 1, 128, 0, parameters, "silu");
+}
+
+static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
+    CUdeviceptr x = tsk__cuda_x(s), cosines = tsk__cuda_address(s->base.cosines + (uint64_t)state * (uint64_t)s->base.max_rows);
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[5];
+    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &state, parameters[3] = &cosines, parameters[4] = &d;
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, parameters, "compare");
+}
+
+static void tsk__cuda_remember(tsk__cuda_stream *s, const int32_t *which) {
+    CUdeviceptr list = tsk__cuda_argument(s, which, (uint64_t)s->n * sizeof *which);
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[3];
+    parameters[0] = &s->table, parameters[1] = &list, parameters[2] = &d;
+    if (s->n_states) tsk__cuda_launch(s, TSK__CUDA_remember, (uint32_t)s->n, (uint32_t)s->n_states, 1, 256, 0, parameters, "remember");
+}
+
+static void tsk__cuda_outputs(tsk__cuda_stream *s, const int32_t *which, int32_t store) {
+    CUdeviceptr list = tsk__cuda_argument(s, which, (uint64_t)s->n * sizeof *which), x = tsk__cuda_x(s);
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[5];
+    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &list, parameters[3] = &store, parameters[4] = &d;
+    tsk__cuda_launch(s, TSK__CUDA_outputs, (uint32_t)s->n, 1, 1, 256, 0, parameters, "outputs");
+    if (!store) s->has_squares = 0;
+}
+
+static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[5];
+    parameters[0] = &to, parameters[1] = &from, parameters[2] = &index, parameters[3] = &scatter, parameters[4] = &d;
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, parameters, "move_rows");
+    s->has_squares = 0;
+}
+
+/* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
+   lie behind (see compact). */
+static void tsk__cuda_expand(tsk__cuda_stream *s) {
+    int32_t i;
+    if (!s->compacted) return;
+    tsk__cuda_move(s, s->full_x, s->compact_x, s->compact_index, 1, s->n);
+    tsk__cuda_wait_fetched(s);
+    for (i = 0; i < s->all_n; i++)  /* a permutation: every swap puts one row where it belongs */
+        while (s->rows[i].number != i) {
+            tsk__cuda_row row = s->rows[s->rows[i].number];
+            s->rows[s->rows[i].number] = s->rows[i];
+            s->rows[i] = row;
+        }
+    s->n = s->all_n;
+    s->compacted = 0;
+    s->base.x = tsk__cuda_pointer(s->full_x);
+    tsk__cuda_make_tiles(s);
+}
+
+static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *index) {
+    int32_t i, j;
+    tsk__cuda_expand(s);
+    s->compact_index = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index);
+    tsk__cuda_move(s, s->compact_x, s->full_x, s->compact_index, 0, n);
+    tsk__cuda_wait_fetched(s);
+    for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
+        tsk__cuda_row row = s->rows[i];
+        for (j = index[i]; s->rows[j].number != index[i]; j = s->rows[j].number) {
+        }
+        s->rows[i] = s->rows[j];
+        s->rows[j] = row;
+    }
+    s->n = n;
+    s->compacted = n;
+    s->base.x = tsk__cuda_pointer(s->compact_x);
+    tsk__cuda_make_tiles(s);
+}
+
+/* ---- the head */
+
+static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, CUdeviceptr predictions) {
+    int32_t tiles = (s->backend->base.config->embedding_size + 127) / 128;
+    void *parameters[4];
+    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
+    if (predictions) tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
+}
+
+/* m rows at most TSK__CUDA_SKINNY (fused) or TSK__CUDA_HEAD_CHUNK (else). predictions 0: logits alone are wanted. */
+static void tsk__cuda_head_rows(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
+    tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    int32_t vocabulary = c->embedding_size, bias_is_bf16 = !b->is_f32;
+    void *parameters[6];
+    if (b->has_skinny) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, vocabulary, c->d_model);
+        a.weights = b->head, a.bias = b->head_bias, a.input = tsk__cuda_x(s), a.norm = b->final_norm;
+        a.index = index, a.draws = draws, a.heads = s->heads, a.logits = logits;
+        tsk__cuda_linear(s, TSK__CUDA_linear_head_32, &a, "linear_head");
+    } else {
+        tsk__cuda_norm(s, m, index, b->final_norm, s->normed);
+        tsk__cuda_product(s, s->normed, b->head, logits, m, vocabulary, c->d_model, 0, 1);
+        parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &vocabulary;
+        tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(vocabulary + 127) / 128, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
+    }
+    tsk__cuda_head_finish(s, m, predictions);
+}
+
+/* Memory for the logits of a chunk, made when first needed. */
+static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
+    uint64_t size = (uint64_t)TSK__CUDA_HEAD_CHUNK * (uint64_t)s->backend->base.config->embedding_size * sizeof(float);
+    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)size), "memory for logits");
+    return s->failure == CUDA_SUCCESS;
+}
+
+static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
+    int32_t chunk = s->backend->has_skinny ? TSK__CUDA_SKINNY : TSK__CUDA_HEAD_CHUNK, i;
+    CUdeviceptr indices = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index), all_draws = tsk__cuda_argument(s, draws, (uint64_t)n * sizeof *draws);
+    if (s->backend->has_skinny) tsk__cuda_need_squares(s);
+    else if (!tsk__cuda_need_logits(s)) return;
+    for (i = 0; i < n; i += chunk)
+        tsk__cuda_head_rows(s, n - i < chunk ? n - i : chunk, indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws,
+                            tsk__cuda_address(s->base.predictions + i), s->backend->has_skinny ? 0 : s->logits);
+}
+
+static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *index, float *norm, float *logits) {
+    const tsk__cuda_backend *b = s->backend;
+    uint64_t d = (uint64_t)b->base.config->d_model, vocabulary = (uint64_t)b->base.config->embedding_size;
+    tsk__draw draws[TSK__CUDA_HEAD_CHUNK];
+    int32_t i;
+    memset(draws, 0, sizeof draws);
+    if (!tsk__cuda_need_logits(s)) return;
+    if (b->has_skinny) tsk__cuda_need_squares(s);
+    for (i = 0; i < n; i += TSK__CUDA_HEAD_CHUNK) {
+        int32_t m = n - i < TSK__CUDA_HEAD_CHUNK ? n - i : TSK__CUDA_HEAD_CHUNK;
+        CUdeviceptr indices = tsk__cuda_argument(s, index + i, (uint64_t)m * sizeof *index), no_draws = tsk__cuda_argument(s, draws, sizeof draws);
+        if (norm) {
+            tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
+            tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
+        }
+        tsk__cuda_head_rows(s, m, indices, no_draws, 0, s->logits);
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
+    }
+}
+
+/* ---- recorded sections */
+
+/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. */
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 || tsk__cuda_is_skinny(s); }
+
+static int tsk__cuda_section_fits(const tsk__cuda_stream *s, const tsk__cuda_section *section, uint64_t key) {
+    return section->key == key && section->n == s->n && section->n_requests == s->n_requests && section->n_tiles == s->n_tiles && section->tile_rows == s->tile_rows;
+}
+
+static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
+    int i;
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return 0;
+    for (i = 0; i < s->n_sections && !tsk__cuda_section_fits(s, &s->sections[i], key); i++) {
+    }
+    if (i == s->n_sections) return 0;
+    if (s->sections[i].needs_squares && !s->has_squares) tsk__cuda_need_squares(s);
+    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
+    s->fetches++;
+    s->signals++;
+    s->is_dirty = 0;
+    s->has_squares = 1;
+    s->can_overlap = 0;
+    s->needs_signal = 0;
+    return 1;
+}
+
+static void tsk__cuda_record(tsk__cuda_stream *s) {
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return;
+    if (!s->backend->is_f32) tsk__cuda_need_squares(s);
+    tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
+    s->is_recording = s->failure == CUDA_SUCCESS;
+    s->is_dirty = 1;  /* every section begins with fetching the rows, */
+}
+
+static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
+    const tsk__cuda_api *api = &s->backend->api;
+    tsk__cuda_section *section;
+    CUgraph graph = NULL;
+    CUgraphExec executable = NULL;
+    CUresult result;
+    if (!s->is_recording) return;
+    tsk__cuda_signal(s);  /* … and ends with telling the host */
+    s->is_recording = 0;
+    result = api->cuStreamEndCapture(s->stream, &graph);
+    tsk__cuda_note(s, result, "recording");
+    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
+    if (graph) api->cuGraphDestroy(graph);
+    if (s->failure != CUDA_SUCCESS) return;
+    if (s->n_sections == TSK__CUDA_SECTIONS) {
+        api->cuStreamSynchronize(s->stream);
+        api->cuGraphExecDestroy(s->sections[s->next_section].graph);
+    } else s->next_section = s->n_sections++;
+    section = &s->sections[s->next_section];
+    s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
+    section->key = key;
+    section->n = s->n, section->n_requests = s->n_requests, section->n_tiles = s->n_tiles, section->tile_rows = s->tile_rows;
+    section->needs_squares = !s->backend->is_f32;
+    section->graph = executable;
+    tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
+    s->can_overlap = 0;
+}
+
+/* ---- the table: every entry works in the backend's context */
+
+#define TSK__CUDA_OPERATION(name, parameters, call) \
+    static void tsk__cuda_backend_##name parameters { \
+        tsk__cuda_stream *s = tsk__cuda_stream_of(stream); \
+        tsk__cuda_enter(s->backend); \
+        call; \
+        tsk__cuda_leave(s->backend); \
+    }
+TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
+TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
+TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps),
+                    tsk__cuda_out(s, tsk__cuda_address(stream->attention), s->backend->layers[layer].attn_out, s->backend->layers[layer].attn_out_bias, s->backend->q_width, taps))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps),
+                    tsk__cuda_out(s, tsk__cuda_address(stream->hidden), s->backend->layers[layer].down, s->backend->layers[layer].down_bias,
+                                  s->backend->base.config->mlp_hidden_size, taps))
+TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
+TSK__CUDA_OPERATION(remember, (tsk__stream *stream, const int32_t *which), tsk__cuda_remember(s, which))
+TSK__CUDA_OPERATION(store_outputs, (tsk__stream *stream, const int32_t *which), tsk__cuda_outputs(s, which, 1))
+TSK__CUDA_OPERATION(load_outputs, (tsk__stream *stream, const int32_t *which), tsk__cuda_outputs(s, which, 0))
+TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
+TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
+TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
+TSK__CUDA_OPERATION(logits, (tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits), tsk__cuda_logits(s, n, index, norm, logits))
+TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), (void)key; tsk__cuda_record(s))
+TSK__CUDA_OPERATION(finish, (tsk__stream *stream, uint64_t key), tsk__cuda_finish(s, key))
+#undef TSK__CUDA_OPERATION
+static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    int result;
+    tsk__cuda_enter(s->backend);
+    result = tsk__cuda_replay(s, key);
+    tsk__cuda_leave(s->backend);
+    return result;
+}
+
+static const tsk__backend_ops tsk__cuda_backend_ops = {
+    TSK__CUDA_SKINNY, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    tsk__cuda_backend_copy, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
+    tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
+    tsk__cuda_backend_remember, tsk__cuda_backend_store_outputs, tsk__cuda_backend_load_outputs, tsk__cuda_backend_compact, tsk__cuda_backend_expand,
+    tsk__cuda_backend_head, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
+
+/* ---- creating and destroying */
+
+static void tsk__cuda_backend_destroy(tsk__backend *backend) {
+    tsk__cuda_backend *b;
+    if (!backend) return;
+    b = tsk__cuda_backend_of(backend);
+    if (b->context) {
+        tsk__cuda_enter(b);
+        if (b->arena) b->api.cuMemFree_v2(b->arena);
+        if (b->module) b->api.cuModuleUnload(b->module);
+        tsk__cuda_leave(b);
+        b->api.cuDevicePrimaryCtxRelease_v2(b->device);
+    }
+    tsk__memory_delete(b->allocator, b->layers);
+    tsk__memory_delete(b->allocator, b);
+}
+
+/* The device, its context and what they can do. */
+static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, char *name, size_t name_size, tsk_error *error) {
+    tsk__cuda_api *api = &b->api;
+    int major = 0, minor = 0;
+    CUresult result = api->cuInit(0);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGet(&b->device, index);
+    if (result == CUDA_SUCCESS) result = api->cuDriverGetVersion(&b->driver_version);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(name, (int)name_size, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->shared_limit, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDevicePrimaryCtxRetain(&b->context, b->device);
+    if (result != CUDA_SUCCESS) b->context = NULL;
+    b->arch = major * 10 + minor;
+    return tsk__cuda_fail(api, error, result, "opening the device");
+}
+
+/* Which of the fast ways the model's shapes allow; others take the general ones. */
+static void tsk__cuda_choose(tsk__cuda_backend *b) {
+    const tsk_model_config *c = b->base.config;
+    int32_t hd = c->head_dim;
+    uint64_t norm = 2 * (uint64_t)c->d_model;
+    b->q_width = c->n_heads * hd;
+    b->kv_width = c->n_kv_heads * hd;
+    b->qkv_width = b->q_width + 2 * b->kv_width;
+    b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
+    b->has_skinny = !b->is_f32 && hd % 16 == 0 && TSK__CUDA_LINEAR_TILE % hd == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 &&
+                    (uint64_t)tsk__cuda_ring(b) + norm + 16 <= (uint64_t)b->shared_limit;
+    b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
+}
+
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o, tsk__backend **out,
+                                           char *name, size_t name_size, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
+    tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
+    tsk_status status = TSK_OK;
+    char why[160] = "";
+    *out = NULL;
+    if (!b) return tsk__error_memory(error, "the CUDA backend", sizeof *b);
+    b->allocator = allocator;
+    b->is_f32 = o->dtype == TSK_DTYPE_F32;
+    b->base.ops = &tsk__cuda_backend_ops;
+    b->base.config = config;
+    b->base.element_size = b->is_f32 ? 4 : 2;
+    b->layers = (tsk__cuda_layer *)tsk__memory_new_zeroed(allocator, (size_t)config->n_layers, sizeof *b->layers);
+    if (!b->layers) status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
+    else if (config->head_dim > 256 || config->head_dim % 2 || config->d_model > 1 << 20)
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
+    else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) || (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
+        status = tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA cannot be used: %s", why);
+    if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, name, name_size, error);
+    if (status == TSK_OK) {
+        tsk__cuda_choose(b);
+        tsk__cuda_enter(b);
+        status = tsk__cuda_load_kernels(b, o, error);
+        if (status == TSK_OK) status = tsk__cuda_arena(b, error);
+        if (status == TSK_OK) status = folder ? tsk__cuda_load_weights(b, folder, o, error) : tsk__cuda_random(b, seed, error);
+        tsk__cuda_leave(b);
+    }
+    if (status != TSK_OK) tsk__cuda_backend_destroy(&b->base);
+    else *out = &b->base;
+    return status;
+}
+
+/* ---- ceilings, for benchmarks */
+
+/* The best of some runs, in milliseconds; `product` or else the read-only stream. */
+static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memory, uint64_t bytes, int32_t size) {
+    uint64_t third = (uint64_t)size * (uint64_t)size * s->backend->base.element_size, pieces = bytes / 16;
+    double best = 1e30;
+    void *parameters[3];
+    int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
+    parameters[0] = &memory, parameters[1] = &pieces, parameters[2] = &s->state_words;
+    for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
+        double start = tsk__time_ms();
+        for (repeat = 0; repeat < repeats; repeat++) {
+            if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, (uint32_t)s->backend->n_multiprocessors * 8, 1, 1, 512, 0, parameters, "read_stream");
+        }
+        tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
+        start = (tsk__time_ms() - start) / repeats;
+        if (start < best) best = start;
+    }
+    return best;
+}
+
+static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    int32_t size = b->is_f32 ? 2048 : 8192, rows = TSK__CUDA_SKINNY + 1;
+    uint64_t bytes = (uint64_t)1 << 30, count = bytes / b->base.element_size;
+    uint32_t tensor = 0;
+    uint64_t seed = 1;
+    float scale = 1.0f;
+    tsk__cuda_placing placing = {1, 0, 0};
+    tsk__stream *stream = NULL;
+    tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    CUdeviceptr memory = 0;
+    void *parameters[6];
+    if (status != TSK_OK) return status;
+    memory = tsk__cuda_address(tsk__cuda_backend_allocate(backend, bytes));
+    if (!memory) status = tsk__error_memory(error, "measuring", bytes);
+    else {
+        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
+        tsk__cuda_enter(b);
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, parameters, "randomise");
+        out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
+        out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
+        tsk__cuda_leave(b);
+        status = tsk__cuda_backend_wait(stream, error);
+    }
+    tsk__cuda_backend_release(backend, tsk__cuda_pointer(memory));
+    tsk__cuda_backend_stream_destroy(stream);
+    return status;
+}
+#endif /* TOKENSKIP_NO_CUDA */
+
+// >>model =============================================================================================================
+/* Loading: a checked folder becomes weights in a backend. On the CPU a tensor stays where it is mapped, in the type it is
+   stored in; only norms and biases, a few kilobytes, are converted, and a tensor that is misaligned or not mapped is
+   copied. */
+
+struct tsk_model {
+    tsk_host host;
+    const tsk_allocator *allocator;
+    tsk_model_config config;
+    tsk_tokenizer *tokenizer;
+    tsk_folder *folder;            /* keeps the mappings alive */
+    tsk__backend *backend;
+    tsk__pool *pool;
+    void **blocks;                 /* everything allocated for weights */
+    size_t n_blocks, block_capacity;
+    int is_cuda;
+    char device_name[128], device_note[256];
+};
+
+/* ---- the CPU backend's table */
+
+typedef struct tsk__cpu_backend {
+    tsk__backend base;
+    tsk__cpu_model model;
+    const tsk_allocator *allocator;
+} tsk__cpu_backend;
+
+typedef struct tsk__cpu_stream {
+    tsk__stream base;
+    tsk__rows rows;                /* of begin, then of compact */
+    tsk__rows all_rows;
+    const int32_t *compacted;      /* index into all_rows, or NULL */
+    int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
+    float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
+    float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
+    void *scratch_memory;
+    tsk__cpu_scratch scratch;
+} tsk__cpu_stream;
+
+static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) { return &((const tsk__cpu_backend *)(const void *)s->backend)->model; }
+static tsk__cpu_stream *tsk__cpu_stream_of(tsk__stream *s) { return (tsk__cpu_stream *)(void *)s; }
+static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) { return ((const tsk__cpu_backend *)(const void *)backend)->allocator; }
+
+static void tsk__cpu_stream_destroy(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(stream->backend);
+    tsk__memory_delete(allocator, s->base.q);
+    tsk__memory_delete(allocator, s->base.attention);
+    tsk__memory_delete(allocator, s->base.hidden);
+    tsk__memory_delete(allocator, s->base.cosines);
+    tsk__memory_delete(allocator, s->base.predictions);
+    tsk__memory_delete(allocator, s->compact_lists);
+    tsk__memory_delete(allocator, s->compact_x);
+    tsk__memory_delete(allocator, s->full_x);
+    tsk__memory_delete(allocator, s->head_rows);
+    tsk__memory_delete(allocator, s->scratch_memory);
+    tsk__memory_delete(allocator, s);
+}
+
+static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+    const tsk_model_config *c = backend->config;
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
+    size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
+    tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
+    if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
+    s->base.backend = backend;
+    s->base.max_rows = max_rows;
+    s->full_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->compact_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->head_rows = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->base.q = tsk__memory_new(allocator, rows * q, sizeof(float));
+    s->base.attention = tsk__memory_new(allocator, rows * q, sizeof(float));
+    s->base.hidden = tsk__memory_new(allocator, rows * (size_t)c->mlp_hidden_size, sizeof(float));
+    s->base.cosines = (float *)tsk__memory_new_zeroed(allocator, rows * (size_t)n_states, sizeof(float));
+    s->base.predictions = (tsk__prediction *)tsk__memory_new(allocator, rows, sizeof *s->base.predictions);
+    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
+    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
+    s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
+    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.predictions ||
+        !s->compact_lists || !s->scratch_memory) {
+        tsk__cpu_stream_destroy(&s->base);
+        return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
+    }
+    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
+    s->base.x = s->full_x;
+    *out = &s->base;
+    return TSK_OK;
+}
+
+static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
+    return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
+}
+static void tsk__cpu_backend_release(tsk__backend *backend, void *address) { tsk__memory_delete(tsk__cpu_allocator_of(backend), address); }
+static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, uint64_t size) {
+    (void)s;
+    memmove(to, from, (size_t)size);
+}
+static void tsk__cpu_backend_download(tsk__stream *s, float *to, const void *from, uint64_t count) {
+    (void)s;
+    memcpy(to, from, (size_t)count * sizeof(float));
+}
+static tsk_status tsk__cpu_backend_wait(tsk__stream *s, tsk_error *error) {
+    (void)s;
+    (void)error;
+    return TSK_OK;
+}
+
+static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    s->rows = s->all_rows = *rows;
+    s->compacted = NULL;
+    s->base.x = s->full_x;
+}
+static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
+static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
+}
+static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
+    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
+}
+static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+}
+static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
+}
+static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+}
+
+/* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
+static float *tsk__cpu_state(const tsk__cpu_stream *s, int32_t row, int half, int32_t state) {
+    const tsk__kv *kv = &s->rows.caches[s->rows.requests[row]];
+    size_t index = ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
+    return (float *)kv->states + index * (size_t)s->base.backend->config->d_model;
+}
+
+static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    size_t d = (size_t)stream->backend->config->d_model;
+    int32_t i;
+    for (i = 0; i < s->rows.n; i++) {
+        const float *x = (const float *)stream->x + (size_t)i * d;
+        size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
+        if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
+        tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
+        memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
+    }
+}
+
+static void tsk__cpu_backend_remember(tsk__stream *stream, const int32_t *which) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t i, state;
+    for (i = 0; i < s->rows.n; i++)
+        for (state = 0; which[i] && s->rows.slots[i] >= 0 && state < s->rows.caches[s->rows.requests[i]].n_states; state++)
+            memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), (size_t)stream->backend->config->d_model * sizeof(float));
+}
+
+/* outputs[slot] <- x, or x <- outputs[slot], where which[i]. */
+static void tsk__cpu_move_outputs(tsk__stream *stream, const int32_t *which, int load) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    size_t d = (size_t)stream->backend->config->d_model;
+    int32_t i;
+    for (i = 0; i < s->rows.n; i++) {
+        float *x = (float *)stream->x + (size_t)i * d, *output;
+        if (!which[i] || s->rows.slots[i] < 0) continue;
+        output = (float *)s->rows.caches[s->rows.requests[i]].outputs + (size_t)s->rows.slots[i] * d;
+        memcpy(load ? x : output, load ? output : x, d * sizeof *x);
+    }
+}
+static void tsk__cpu_backend_store_outputs(tsk__stream *s, const int32_t *which) { tsk__cpu_move_outputs(s, which, 0); }
+static void tsk__cpu_backend_load_outputs(tsk__stream *s, const int32_t *which) { tsk__cpu_move_outputs(s, which, 1); }
+
+static void tsk__cpu_backend_expand(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    if (s->compacted) tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x, s->compacted, s->full_x);
+    s->rows = s->all_rows;
+    s->compacted = NULL;
+    s->base.x = s->full_x;
+}
+
+static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows, *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+    tsk__cpu_backend_expand(stream);
+    for (i = 0; i < n; i++) {
+        tokens[i] = s->all_rows.tokens[index[i]];
+        positions[i] = s->all_rows.positions[index[i]];
+        requests[i] = s->all_rows.requests[index[i]];
+        slots[i] = s->all_rows.slots[index[i]];
+    }
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, s->full_x, index, s->compact_x);
+    s->rows.n = n;
+    s->rows.tokens = tokens;
+    s->rows.positions = positions;
+    s->rows.requests = requests;
+    s->rows.slots = slots;
+    s->compacted = index;
+    s->base.x = s->compact_x;
+}
+
+static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *index) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index, s->head_rows);
+    tsk__cpu_final_norm(tsk__cpu_model_of(stream), n, s->head_rows, s->head_rows);
+}
+static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
+    tsk__cpu_select_rows(stream, n, index);
+    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
+}
+static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__cpu_select_rows(stream, n, index);
+    if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
+    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
+}
+
+/* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
+static const tsk__backend_ops tsk__cpu_backend_ops = {
+    0, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy,
+    tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
+    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_remember,
+    tsk__cpu_backend_store_outputs, tsk__cpu_backend_load_outputs, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head,
+    tsk__cpu_backend_logits, NULL, NULL, NULL};
+
+/* ---- loading */
+
+tsk_model_options tsk_model_options_default(void) {
+    tsk_model_options o;
+    memset(&o, 0, sizeof o);
+    return o;
+}
+
+/* Memory that lives as long as the model. */
+static void *tsk__model_allocate(tsk_model *model, size_t count, size_t size) {
+    void *block;
+    if (!tsk__memory_reserve(model->allocator, &model->blocks, &model->block_capacity, model->n_blocks + 1, sizeof *model->blocks)) return NULL;
+    block = tsk__memory_new(model->allocator, count, size);
+    if (block) model->blocks[model->n_blocks++] = block;
+    return block;
+}
+
+/* Loading as a whole: what was promised to progress, and whether the host wants it to end. */
+typedef struct tsk__loading {
+    tsk_model *model;
+    const tsk_model_options *options;
+    uint64_t done, total;
+} tsk__loading;
+
+static tsk_status tsk__loading_step(tsk__loading *l, uint64_t size, tsk_error *error) {
+    l->done += size;
+    if (l->options->progress) l->options->progress(l->options->user, l->done, l->total);
+    if (l->options->cancel && l->options->cancel(l->options->user)) return tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
+    return TSK_OK;
+}
+
+/* The tensor's bytes, aligned for its type: mapped in place, else a copy. */
+static tsk_status tsk__loading_bytes(tsk__loading *l, const tsk_safetensors *file, const tsk_tensor_info *info, const void **out, tsk_error *error) {
+    const void *mapped = tsk_safetensors_data(file, info);
+    void *copy;
+    tsk_status status;
+    if (mapped && (uintptr_t)mapped % tsk_dtype_size(info->dtype) == 0) {
+        *out = mapped;
+        return tsk__loading_step(l, info->size, error);
+    }
+    copy = info->size > SIZE_MAX ? NULL : tsk__model_allocate(l->model, (size_t)info->size, 1);
+    if (!copy) return tsk__error_memory(error, info->name, info->size);
+    status = tsk_safetensors_read(file, info, 0, copy, (size_t)info->size, error);
+    *out = copy;
+    return status == TSK_OK ? tsk__loading_step(l, info->size, error) : status;
+}
+
+/* A vector as f32: norms and biases. */
+static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part part, int is_bias, const float **out, tsk_error *error) {
+    const tsk_safetensors *file = NULL;
+    const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, is_bias, &file);
+    const void *bytes;
+    float *values;
+    uint64_t i;
+    tsk_status status;
+    *out = NULL;
+    if (!info) return TSK_OK;
+    status = tsk__loading_bytes(l, file, info, &bytes, error);
+    if (status != TSK_OK) return status;
+    values = (float *)tsk__model_allocate(l->model, (size_t)info->shape[0], sizeof *values);
+    if (!values) return tsk__error_memory(error, info->name, info->size);
+    for (i = 0; i < info->shape[0]; i++) {
+        if (info->dtype == TSK_DTYPE_F32) values[i] = ((const float *)bytes)[i];
+        else if (info->dtype == TSK_DTYPE_F16) values[i] = tsk__float_from_half(((const uint16_t *)bytes)[i]);
+        else values[i] = tsk__float_from_bf16(((const uint16_t *)bytes)[i]);
+    }
+    *out = values;
+    return TSK_OK;
+}
+
+static tsk_status tsk__loading_matrix(tsk__loading *l, int32_t layer, tsk__part part, tsk__matrix *out, tsk_error *error) {
+    const tsk_safetensors *file = NULL;
+    const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, 0, &file);
+    tsk_status status = tsk__loading_bytes(l, file, info, &out->data, error);
+    out->dtype = info->dtype;
+    out->rows = (int32_t)info->shape[0];
+    out->cols = (int32_t)info->shape[1];
+    return status == TSK_OK ? tsk__loading_vector(l, layer, part, 1, &out->bias, error) : status;
+}
+
+static tsk_status tsk__loading_layer(tsk__loading *l, int32_t layer, tsk__cpu_layer *out, tsk_error *error) {
+    struct { tsk__part part; tsk__matrix *matrix; } parts[7];
+    tsk_status status = tsk__loading_vector(l, layer, TSK__PART_ATTN_NORM, 0, &out->attn_norm, error);
+    int i;
+    parts[0].part = TSK__PART_Q, parts[0].matrix = &out->q;
+    parts[1].part = TSK__PART_K, parts[1].matrix = &out->k;
+    parts[2].part = TSK__PART_V, parts[2].matrix = &out->v;
+    parts[3].part = TSK__PART_ATTN_OUT, parts[3].matrix = &out->attn_out;
+    parts[4].part = TSK__PART_FF_PROJ, parts[4].matrix = &out->ff_proj;
+    parts[5].part = TSK__PART_UP_PROJ, parts[5].matrix = &out->up_proj;
+    parts[6].part = TSK__PART_FF_OUT, parts[6].matrix = &out->ff_out;
+    if (status == TSK_OK) status = tsk__loading_vector(l, layer, TSK__PART_FF_NORM, 0, &out->ff_norm, error);
+    for (i = 0; i < 7 && status == TSK_OK; i++) status = tsk__loading_matrix(l, layer, parts[i].part, parts[i].matrix, error);
+    return status;
+}
+
+static tsk_status tsk__loading_cpu(tsk__loading *l, tsk__cpu_model *cpu, tsk_error *error) {
+    int32_t layer;
+    tsk_status status = tsk__loading_matrix(l, -1, TSK__PART_EMBEDDING, &cpu->embedding, error);
+    for (layer = 0; layer < l->model->config.n_layers && status == TSK_OK; layer++) status = tsk__loading_layer(l, layer, &cpu->layers[layer], error);
+    if (status == TSK_OK) status = tsk__loading_vector(l, -1, TSK__PART_FINAL_NORM, 0, &cpu->final_norm, error);
+    cpu->head = cpu->embedding;
+    if (status == TSK_OK && !l->model->config.weight_tying) status = tsk__loading_matrix(l, -1, TSK__PART_HEAD, &cpu->head, error);
+    return status;
+}
+
+/* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter */
+
+typedef struct tsk__random_fill {
+    uint16_t *values;              /* bf16 */
+    uint64_t count, seed;
+    uint32_t tensor;
+    float scale;
+} tsk__random_fill;
+
+#define TSK__RANDOM_FILL_CHUNK ((uint64_t)1 << 16)
+
+static uint16_t tsk__bf16_from_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Uniform on [-scale, scale): eight values a Philox call, 16 bits each. */
+static void tsk__random_fill_chunk(void *context, int chunk) {
+    const tsk__random_fill *f = (const tsk__random_fill *)context;
+    uint64_t i = (uint64_t)chunk * TSK__RANDOM_FILL_CHUNK, end = i + TSK__RANDOM_FILL_CHUNK < f->count ? i + TSK__RANDOM_FILL_CHUNK : f->count;
+    uint32_t words[4];
+    for (; i < end; i++) {
+        if (i % 8 == 0) tsk__random_words(f->seed, (uint32_t)(i / 8), (uint32_t)(i / 8 >> 32), f->tensor, 2, words);
+        f->values[i] = tsk__bf16_from_float(f->scale * ((float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f));
+    }
+}
+
+static tsk_status tsk__random_matrix(tsk__loading *l, tsk__part part, uint64_t seed, uint32_t tensor, tsk__matrix *out, tsk_error *error) {
+    tsk__random_fill fill;
+    out->rows = (int32_t)tsk__config_size(&l->model->config, tsk__part_shapes[part].rows);
+    out->cols = (int32_t)tsk__config_size(&l->model->config, tsk__part_shapes[part].cols);
+    out->dtype = TSK_DTYPE_BF16;
+    fill.count = (uint64_t)out->rows * (uint64_t)out->cols;
+    fill.seed = seed;
+    fill.tensor = tensor;
+    fill.scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
+    fill.values = (uint16_t *)tsk__model_allocate(l->model, (size_t)fill.count, sizeof *fill.values);
+    if (!fill.values) return tsk__error_memory(error, "random weights", fill.count * sizeof *fill.values);
+    tsk__parallel(l->model->pool, (int)((fill.count + TSK__RANDOM_FILL_CHUNK - 1) / TSK__RANDOM_FILL_CHUNK), tsk__random_fill_chunk, &fill);
+    out->data = fill.values;
+    return tsk__loading_step(l, fill.count * sizeof *fill.values, error);
+}
+
+static tsk_status tsk__random_cpu(tsk__loading *l, tsk__cpu_model *cpu, uint64_t seed, tsk_error *error) {
+    const tsk_model_config *c = &l->model->config;
+    float *ones = (float *)tsk__model_allocate(l->model, (size_t)c->d_model, sizeof *ones);
+    tsk_status status = ones ? TSK_OK : tsk__error_memory(error, "random weights", (uint64_t)c->d_model * sizeof *ones);
+    uint32_t tensor = 0;
+    int32_t i;
+    for (i = 0; ones && i < c->d_model; i++) ones[i] = 1.0f;
+    cpu->final_norm = ones;
+    if (status == TSK_OK) status = tsk__random_matrix(l, TSK__PART_EMBEDDING, seed, tensor++, &cpu->embedding, error);
+    for (i = 0; i < c->n_layers && status == TSK_OK; i++) {
+        static const tsk__part parts[7] = {TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT};
+        tsk__cpu_layer *layer = &cpu->layers[i];
+        tsk__matrix *matrices[7];
+        int j;
+        matrices[0] = &layer->q, matrices[1] = &layer->k, matrices[2] = &layer->v, matrices[3] = &layer->attn_out;
+        matrices[4] = &layer->ff_proj, matrices[5] = &layer->up_proj, matrices[6] = &layer->ff_out;
+        layer->attn_norm = layer->ff_norm = ones;
+        for (j = 0; j < 7 && status == TSK_OK; j++) status = tsk__random_matrix(l, parts[j], seed, tensor++, matrices[j], error);
+    }
+    cpu->head = cpu->embedding;
+    if (status == TSK_OK && !c->weight_tying) status = tsk__random_matrix(l, TSK__PART_HEAD, seed, tensor++, &cpu->head, error);
+    return status;
+}
+
+/* ---- putting a model together */
+
+static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    tsk_model *model = l->model;
+    tsk_model_config *c = &model->config;
+    tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
+    size_t table = (size_t)c->max_sequence_length * (size_t)(c->head_dim / 2);
+    tsk_status status;
+    if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
+    model->backend = &backend->base;
+    backend->base.ops = &tsk__cpu_backend_ops;
+    backend->base.config = c;
+    backend->base.element_size = sizeof(float);
+    backend->allocator = model->allocator;
+    backend->model.config = c;
+    backend->model.kernels = tsk__cpu_kernels_select();
+    backend->model.layers = (tsk__cpu_layer *)tsk__model_allocate(model, (size_t)c->n_layers, sizeof *backend->model.layers);
+    backend->model.rope_cos = (float *)tsk__model_allocate(model, table, sizeof(float));
+    backend->model.rope_sin = (float *)tsk__model_allocate(model, table, sizeof(float));
+    if (!backend->model.layers || !backend->model.rope_cos || !backend->model.rope_sin) return tsk__error_memory(error, "rotary tables", table * 2 * sizeof(float));
+    memset(backend->model.layers, 0, (size_t)c->n_layers * sizeof *backend->model.layers);
+    tsk__cpu_rope_fill(c, backend->model.rope_cos, backend->model.rope_sin);
+    model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
+    if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
+    backend->model.pool = model->pool;
+    status = random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
+    tsk__cpu_describe(backend->model.kernels, model->pool, model->device_name, sizeof model->device_name);
+    return status;
+}
+
+#ifdef TOKENSKIP__HAS_CUDA
+/* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
+static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    tsk_model *model = l->model;
+    tsk_status status;
+    if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
+        if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
+    }
+    status = tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, model->device_name,
+                                      sizeof model->device_name, error);
+    model->is_cuda = status == TSK_OK;
+    return status;
+}
+#else
+static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    (void)random;
+    (void)seed;
+    snprintf(l->model->device_note, sizeof l->model->device_note, "built without CUDA");
+    if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", l->model->device_note);
+}
+#endif
+
+static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
+    if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device has no value %d", (int)o->device);
+    if (o->dtype != TSK_DTYPE_AUTO && o->dtype != TSK_DTYPE_F32 && o->dtype != TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
+    if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
+    if (o->n_threads < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be zero or positive, not %d", o->n_threads);
+    if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
+    return TSK_OK;
+}
+
+static tsk_status tsk__model_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, random, seed, error);
+    if (status != TSK_OK || l->model->backend) return status;
+    if (l->options->dtype == TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)", l->model->device_note);
+    return tsk__model_cpu_backend(l, random, seed, error);
+}
+
+static tsk_status tsk__model_new(const tsk_model_options *options, tsk_model **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(&options->host);
+    tsk_status status = tsk__model_check_options(options, error);
+    *out = NULL;
+    if (status != TSK_OK) return status;
+    *out = (tsk_model *)tsk__memory_new_zeroed(allocator, 1, sizeof **out);
+    if (!*out) return tsk__error_memory(error, "a model", sizeof **out);
+    (*out)->host = options->host;
+    (*out)->allocator = (*out)->host.allocator = allocator;
+    return TSK_OK;
+}
+
+/* A folder without tokenizer files is a model for callers who bring ids; one with broken files is an error. */
+static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) {
+    tsk_folder *folder = model->folder;
+    tsk_status status;
+    if (!tsk__folder_has(folder, "tokenizer.json") && !tsk__folder_has(folder, "vocab.json")) return TSK_OK;
+    folder->path[folder->dir_length] = 0;
+    status = tsk_tokenizer_load(folder->path, &model->host, &model->tokenizer, error);
+    if (status == TSK_OK && tsk_tokenizer_size(model->tokenizer) > model->config.embedding_size) {
+        return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET, "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows", tsk__error_path(folder->path),
+                              (int)tsk_tokenizer_size(model->tokenizer) - 1, (int)model->config.embedding_size);
+    }
+    return status;
+}
+
+tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error) {
+    tsk_model_options defaults = tsk_model_options_default();
+    tsk__loading loading;
+    tsk_model *model;
+    tsk_status status = tsk__model_new(options ? options : &defaults, &model, error);
+    *out = NULL;
+    if (status != TSK_OK) return status;
+    memset(&loading, 0, sizeof loading);
+    loading.model = model;
+    loading.options = options ? options : &defaults;
+    status = tsk_folder_open(dir, &model->host, &model->folder, error);
+    if (status == TSK_OK) {
+        model->config = model->folder->config;
+        loading.total = tsk_folder_weights_size(model->folder);
+        if (!loading.options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
+    }
+    if (status == TSK_OK) status = tsk__model_backend(&loading, 0, 0, error);
+    if (status != TSK_OK) tsk_model_free(model);
+    else *out = model;
+    return status;
+}
+
+tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options, tsk_model **out, tsk_error *error) {
+    tsk_model_options defaults = tsk_model_options_default();
+    tsk__loading loading;
+    tsk_model *model;
+    tsk_status status = tsk__config_check(config, "random model", error);
+    *out = NULL;
+    if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
+    if (status == TSK_OK) status = tsk__model_new(options ? options : &defaults, &model, error);
+    if (status != TSK_OK) return status;
+    memset(&loading, 0, sizeof loading);
+    loading.model = model;
+    loading.options = options ? options : &defaults;
+    model->config = *config;
+    loading.total = tsk__config_weights_size(config);
+    status = tsk__model_backend(&loading, 1, seed, error);
+    if (status != TSK_OK) tsk_model_free(model);
+    else *out = model;
+    return status;
+}
+
+void tsk_model_free(tsk_model *model) {
+    const tsk_allocator *allocator;
+    size_t i;
+    if (!model) return;
+    allocator = model->allocator;
+    tsk__pool_destroy(allocator, model->pool);
+#ifdef TOKENSKIP__HAS_CUDA
+    if (model->is_cuda) tsk__cuda_backend_destroy(model->backend);
+    else
+#endif
+        tsk__memory_delete(allocator, model->backend);
+    for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(allocator, model->blocks[i]);
+    tsk__memory_delete(allocator, model->blocks);
+    tsk_tokenizer_free(model->tokenizer);
+    tsk_folder_close(model->folder);
+    tsk__memory_delete(allocator, model);
+}
+
+const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return &model->config; }
+const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model->tokenizer; }
+const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
+const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
+// >>trace =============================================================================================================
+/* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
+   runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
+   host, so that tracing cannot change a result. */
+
+typedef struct tsk__tracer {
+    tsk_trace_options options;     /* on_record NULL: off */
+    char *pattern;
+    const tsk_allocator *allocator;
+    tsk__stream *stream;           /* whose taps are allocated, or NULL */
+    tsk__taps taps;
+    void *block_input, *middle;    /* [max_rows, d_model] x before a layer, x between its halves */
+    float *input, *output;         /* host */
+    size_t input_capacity, output_capacity;
+    int32_t pass;
+    tsk_status status;             /* TSK_ERROR_MEMORY once a buffer could not be had */
+} tsk__tracer;
+
+/* Shell-like match: on a mismatch only the last * can take one character more. */
+static int tsk__trace_match(const char *pattern, const char *text) {
+    const char *star = NULL, *retry = NULL;
+    while (*text) {
+        if (*pattern == '*') {
+            star = pattern++;
+            retry = text;
+        } else if (*pattern == '?' || *pattern == *text) {
+            pattern++;
+            text++;
+        } else if (star) {
+            pattern = star + 1;
+            text = ++retry;
+        } else return 0;
+    }
+    while (*pattern == '*') pattern++;
+    return !*pattern;
+}
+
+static int tsk__trace_on(const tsk__tracer *t) {
+    return t && t->options.on_record && t->pass >= t->options.first_pass && t->pass <= t->options.last_pass;
+}
+
+static int tsk__trace_wants(const tsk__tracer *t, const char *name, int32_t layer) {
+    if (layer >= 0 && (layer < t->options.first_layer || layer > t->options.last_layer)) return 0;
+    return t->status == TSK_OK && (!t->pattern || tsk__trace_match(t->pattern, name));
+}
+
+/* mean and deviation in two passes over doubles: a one-pass sum of squares cancels for large means. */
+static tsk_stats tsk__trace_stats(const float *values, uint64_t n) {
+    tsk_stats s;
+    double sum = 0, magnitude = 0, squares = 0;
+    uint64_t i;
+    memset(&s, 0, sizeof s);
+    if (!n) return s;
+    s.min = s.max = (double)values[0];
+    for (i = 0; i < n; i++) {
+        double v = (double)values[i];
+        sum += v;
+        magnitude += fabs(v);
+        if (v < s.min) s.min = v;
+        if (v > s.max) s.max = v;
+    }
+    s.mean = sum / (double)n;
+    s.abs_mean = magnitude / (double)n;
+    for (i = 0; i < n; i++) squares += ((double)values[i] - s.mean) * ((double)values[i] - s.mean);
+    s.std = n > 1 ? sqrt(squares / (double)(n - 1)) : 0;
+    return s;
+}
+
+static int tsk__trace_room(tsk__tracer *t, float **buffer, size_t *capacity, uint64_t n) {
+    if (n <= SIZE_MAX / sizeof **buffer && tsk__memory_reserve(t->allocator, buffer, capacity, (size_t)n, sizeof **buffer)) return 1;
+    t->status = TSK_ERROR_MEMORY;
+    return 0;
+}
+
+static void tsk__trace_free(tsk__tracer *t) {
+    const tsk__backend_ops *ops = t->stream ? t->stream->backend->ops : NULL;
+    void **taps[] = {&t->taps.norm, &t->taps.q, &t->taps.k, &t->taps.v, &t->taps.k_rope, &t->taps.gate, &t->taps.up, &t->taps.projection,
+                     &t->block_input, &t->middle};
+    size_t i;
+    for (i = 0; ops && i < sizeof taps / sizeof taps[0]; i++) {
+        if (*taps[i]) ops->release(t->stream->backend, *taps[i]);
+        *taps[i] = NULL;
+    }
+    t->stream = NULL;
+    tsk__memory_delete(t->allocator, t->input);
+    tsk__memory_delete(t->allocator, t->output);
+    t->input = t->output = NULL;
+    t->input_capacity = t->output_capacity = 0;
+}
+
+static tsk_status tsk__trace_attach(tsk__tracer *t, tsk__stream *stream, tsk_error *error) {
+    const tsk_model_config *c = stream->backend->config;
+    uint64_t row = (uint64_t)stream->max_rows * stream->backend->element_size;
+    uint64_t d = row * (uint64_t)c->d_model, q = row * (uint64_t)(c->n_heads * c->head_dim), k = row * (uint64_t)(c->n_kv_heads * c->head_dim);
+    uint64_t m = row * (uint64_t)c->mlp_hidden_size;
+    struct { void **address; uint64_t size; } wanted[10];
+    int i, n = 0;
+    if (t->stream == stream) return TSK_OK;
+    tsk__trace_free(t);
+    t->stream = stream;
+#define TSK__TRACE_TAP(field, bytes) (wanted[n].address = &(field), wanted[n++].size = (bytes))
+    TSK__TRACE_TAP(t->taps.norm, d);
+    TSK__TRACE_TAP(t->taps.q, q);
+    TSK__TRACE_TAP(t->taps.k, k);
+    TSK__TRACE_TAP(t->taps.v, k);
+    TSK__TRACE_TAP(t->taps.k_rope, k);
+    TSK__TRACE_TAP(t->taps.gate, m);
+    TSK__TRACE_TAP(t->taps.up, m);
+    TSK__TRACE_TAP(t->taps.projection, d);
+    TSK__TRACE_TAP(t->block_input, d);
+    TSK__TRACE_TAP(t->middle, d);
+#undef TSK__TRACE_TAP
+    for (i = 0; i < n; i++) {
+        *wanted[i].address = stream->backend->ops->allocate(stream->backend, wanted[i].size);
+        if (!*wanted[i].address) {
+            tsk__trace_free(t);
+            return tsk__error_memory(error, "tracing buffers", wanted[i].size);
+        }
+    }
+    return TSK_OK;
+}
+
+/* What a record is about, but for its values. `keep` [n]: rows to leave out have 0 (NULL: all rows). */
+typedef struct tsk__traced {
+    const char *name, *part;
+    int32_t layer, n_rows;
+    const int32_t *positions, *keep;
+} tsk__traced;
+
+/* Brings n_rows * width values to the host and drops the rows that did not run. */
+static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer, size_t *capacity) {
+    int32_t i, kept = 0;
+    if (!tsk__trace_room(t, buffer, capacity, (uint64_t)what->n_rows * width)) return 0;
+    t->stream->backend->ops->download(t->stream, *buffer, from, (uint64_t)what->n_rows * width);
+    for (i = 0; what->keep && i < what->n_rows; i++)
+        if (what->keep[i] && kept++ != i) memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width, (size_t)width * sizeof **buffer);
+    return 1;
+}
+
+static void tsk__trace_deliver(tsk__tracer *t, tsk_trace_record *record, const float *input, const float *output) {
+    uint64_t n = 1;
+    int i;
+    for (i = 0; i < record->n_dims; i++) n *= record->output_shape[i];
+    record->pass = t->pass;
+    record->stats = tsk__trace_stats(output, n);
+    record->input = t->options.values ? input : NULL;
+    record->output = t->options.values ? output : NULL;
+    t->options.on_record(t->options.user, record);
+}
+
+/* A record of rows: input [n_rows, in_width] (in_width 0: none), output [n_rows, heads, out_width / heads], heads 1
+   being [n_rows, out_width]. */
+static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void *input, uint64_t in_width, const void *output, uint64_t out_width, uint64_t heads) {
+    tsk_trace_record record;
+    int32_t *positions = NULL, i, n = 0;
+    if (!tsk__trace_wants(t, what->name, what->layer)) return;
+    if (!tsk__trace_fetch(t, what, output, out_width, &t->output, &t->output_capacity)) return;
+    if (in_width && t->options.values && !tsk__trace_fetch(t, what, input, in_width, &t->input, &t->input_capacity)) return;
+    memset(&record, 0, sizeof record);
+    positions = (int32_t *)tsk__memory_new(t->allocator, (size_t)what->n_rows, sizeof *positions);
+    if (!positions) {
+        t->status = TSK_ERROR_MEMORY;
+        return;
+    }
+    for (i = 0; i < what->n_rows; i++)
+        if (!what->keep || what->keep[i]) positions[n++] = what->positions[i];
+    record.name = what->name;
+    record.part = what->part;
+    record.layer = what->layer;
+    record.n_rows = n;
+    record.positions = positions;
+    record.input_shape[0] = in_width ? (uint64_t)n : 0;
+    record.input_shape[1] = in_width;
+    record.output_shape[0] = (uint64_t)n;
+    record.output_shape[1] = heads > 1 ? heads : out_width;
+    record.output_shape[2] = heads > 1 ? out_width / heads : 0;
+    record.n_dims = heads > 1 ? 3 : 2;
+    if (n) tsk__trace_deliver(t, &record, in_width ? t->input : NULL, t->output);
+    tsk__memory_delete(t->allocator, positions);
+}
+
+/* Records of the first half of a layer (norm, projections, RoPE, attention output), then of the second. */
+static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
+    const tsk_model_config *c = t->stream->backend->config;
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim), k = (uint64_t)(c->n_kv_heads * c->head_dim);
+    char name[48];
+    tsk__traced what = *rows;
+    what.name = name;
+    what.layer = layer;
+#define TSK__TRACE_RECORD(suffix, which, from, in_width, to, out_width, heads) \
+    do { \
+        snprintf(name, sizeof name, "block_%d%s", (int)layer, suffix); \
+        what.part = which; \
+        tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
+    } while (0)
+    TSK__TRACE_RECORD("_attn_norm", "", t->block_input, d, t->taps.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->taps.norm, d, t->taps.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->taps.norm, d, t->taps.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->taps.norm, d, t->taps.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->taps.q, q, t->stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->taps.k, k, t->taps.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->stream->attention, q, t->taps.projection, d, 1);
+}
+
+static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
+    const tsk_model_config *c = t->stream->backend->config;
+    uint64_t d = (uint64_t)c->d_model, m = (uint64_t)c->mlp_hidden_size;
+    char name[48];
+    tsk__traced what = *rows;
+    what.name = name;
+    what.layer = layer;
+    TSK__TRACE_RECORD("_ff_norm", "", t->middle, d, t->taps.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->taps.norm, d, t->taps.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->taps.norm, d, t->taps.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->stream->hidden, m, t->taps.projection, d, 1);
+    TSK__TRACE_RECORD("", "", t->block_input, d, t->stream->x, d, 1);
+#undef TSK__TRACE_RECORD
+}
+
+/* K or V of every layer as cached now: [n_kv_heads, length, head_dim]. */
+static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *positions) {
+    const tsk_model_config *c = t->stream->backend->config;
+    uint64_t head = (uint64_t)kv->length * (uint64_t)c->head_dim, step = (uint64_t)kv->capacity * (uint64_t)c->head_dim;
+    int32_t layer, h;
+    int part;
+    for (layer = 0; layer < c->n_layers; layer++) {
+        char name[48];
+        snprintf(name, sizeof name, "kv_%d", (int)layer);
+        for (part = 0; part < 2 && tsk__trace_wants(t, name, layer); part++) {
+            tsk_trace_record record;
+            if (!tsk__trace_room(t, &t->output, &t->output_capacity, head * (uint64_t)c->n_kv_heads)) return;
+            for (h = 0; h < c->n_kv_heads; h++)
+                t->stream->backend->ops->download(t->stream, t->output + (uint64_t)h * head,
+                                                  (const char *)(part ? kv->v : kv->k) + ((uint64_t)layer * (uint64_t)c->n_kv_heads + (uint64_t)h) * step *
+                                                                                             t->stream->backend->element_size, head);
+            memset(&record, 0, sizeof record);
+            record.name = name;
+            record.part = part ? "v" : "k";
+            record.layer = layer;
+            record.n_rows = kv->length;
+            record.positions = positions;
+            record.n_dims = 3;
+            record.output_shape[0] = (uint64_t)c->n_kv_heads;
+            record.output_shape[1] = (uint64_t)kv->length;
+            record.output_shape[2] = (uint64_t)c->head_dim;
+            tsk__trace_deliver(t, &record, NULL, t->output);
+        }
+    }
+}
+
+/* final_norm and logits of all rows; index [n] = 0 .. n-1. */
+static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions, const int32_t *index) {
+    const tsk_model_config *c = t->stream->backend->config;
+    uint64_t d = (uint64_t)c->d_model, e = (uint64_t)c->embedding_size;
+    int norm = tsk__trace_wants(t, "final_norm", -1), logits = tsk__trace_wants(t, "logits", -1), which;
+    float *x = NULL;
+    size_t x_capacity = 0;
+    if (!norm && !logits) return;
+    if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) || !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e)) return;
+    if (!tsk__trace_room(t, &x, &x_capacity, (uint64_t)n * d)) return;
+    t->stream->backend->ops->download(t->stream, x, t->stream->x, (uint64_t)n * d);
+    t->stream->backend->ops->logits(t->stream, n, index, t->input, t->output);
+    for (which = 0; which < 2; which++) {
+        tsk_trace_record record;
+        if (!(which ? logits : norm)) continue;
+        memset(&record, 0, sizeof record);
+        record.name = which ? "logits" : "final_norm";
+        record.part = "";
+        record.layer = -1;
+        record.n_rows = n;
+        record.positions = positions;
+        record.n_dims = 2;
+        record.input_shape[0] = record.output_shape[0] = (uint64_t)n;
+        record.input_shape[1] = d;
+        record.output_shape[1] = which ? e : d;
+        tsk__trace_deliver(t, &record, which ? t->input : x, which ? t->output : t->input);
+    }
+    tsk__memory_delete(t->allocator, x);
+}
+// >>forward ===========================================================================================================
+/* The transformer, once, over the backend's operations. A pass is a list of rows of one or more requests that goes
+   through the layers; on the way it can be narrowed to some of its rows, those that TokenSkip finds active or whose
+   request has work at this layer, and widened again. */
+
+typedef struct tsk__pass {
+    tsk__backend *backend;
+    tsk__stream *stream;
+    const tsk_allocator *allocator;
+    tsk__tracer *tracer;
+    int32_t max_rows;
+    int32_t n;                     /* rows */
+    int32_t *tokens, *positions, *requests, *slots; /* [max_rows] as tsk__rows */
+    int32_t *active;               /* [max_rows] 0: skips the upper layers */
+    int32_t *running;              /* [max_rows] 0: not in the layers that run now */
+    int32_t *narrowed;             /* [max_rows] indices of the running rows while narrowed */
+    int32_t *narrowed_positions;   /* [max_rows] their positions */
+    int32_t *which;                /* [max_rows] flags for remember, store_outputs, load_outputs */
+    int32_t n_running;
+    int is_masked, is_compact;     /* how it is narrowed now; neither: not */
+    tsk__kv *caches;               /* [max_requests] */
+    int32_t n_requests, max_requests;
+    int32_t n_head;                /* rows that need predictions */
+    int32_t *head;                 /* [max_rows] their indices */
+    tsk__draw *draws;              /* [max_rows] */
+} tsk__pass;
+
+static void tsk__pass_free(tsk__pass *p) {
+    if (p->stream) p->backend->ops->stream_destroy(p->stream);
+    tsk__memory_delete(p->allocator, p->tokens);
+    tsk__memory_delete(p->allocator, p->caches);
+    tsk__memory_delete(p->allocator, p->draws);
+    p->stream = NULL;
+    p->tokens = NULL;
+    p->caches = NULL;
+    p->draws = NULL;
+    p->max_rows = 0;
+}
+
+/* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
+static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator, int32_t max_rows, int32_t max_requests,
+                                   int32_t n_states, tsk_error *error) {
+    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots, &p->active, &p->running, &p->narrowed, &p->narrowed_positions, &p->which, &p->head};
+    size_t n_lists = sizeof lists / sizeof lists[0], i;
+    tsk_status status;
+    int32_t *block;
+    memset(p, 0, sizeof *p);
+    p->backend = backend;
+    p->allocator = allocator;
+    block = (int32_t *)tsk__memory_new(allocator, n_lists * (size_t)max_rows, sizeof *block);
+    for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
+    p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
+    p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
+    if (!block || !p->caches || !p->draws) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
+    if (status != TSK_OK) tsk__pass_free(p);
+    else p->max_rows = max_rows;
+    p->max_requests = max_requests;
+    return status;
+}
+
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = 0; }
+
+static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
+    p->tokens[p->n] = token;
+    p->positions[p->n] = position;
+    p->requests[p->n] = p->n_requests - 1;
+    p->slots[p->n] = slot;
+    p->active[p->n++] = 1;
+}
+
+static void tsk__pass_begin(tsk__pass *p) {
+    tsk__rows rows;
+    rows.n = p->n;
+    rows.tokens = p->tokens;
+    rows.positions = p->positions;
+    rows.requests = p->requests;
+    rows.slots = p->slots;
+    rows.caches = p->caches;
+    rows.n_requests = p->n_requests;
+    p->n_running = p->n;
+    p->is_masked = p->is_compact = 0;
+    p->backend->ops->begin(p->stream, &rows);
+}
+
+/* All rows run again. */
+static void tsk__pass_widen(tsk__pass *p) {
+    if (p->is_masked) p->backend->ops->mask(p->stream, NULL);
+    if (p->is_compact) p->backend->ops->expand(p->stream);
+    p->is_masked = p->is_compact = 0;
+    p->n_running = p->n;
+}
+
+/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. */
+static int32_t tsk__pass_narrow(tsk__pass *p) {
+    int32_t i, n = 0;
+    for (i = 0; i < p->n; i++) n += p->running[i] != 0;
+    tsk__pass_widen(p);
+    if (n == p->n || n == 0) return n;
+    for (i = 0, n = 0; i < p->n; i++) {
+        if (!p->running[i]) continue;
+        p->narrowed[n] = i;
+        p->narrowed_positions[n++] = p->positions[i];
+    }
+    p->n_running = n;
+    p->is_masked = p->n <= p->backend->ops->masked_rows;
+    p->is_compact = !p->is_masked;
+    if (p->is_masked) p->backend->ops->mask(p->stream, p->running);
+    else p->backend->ops->compact(p->stream, n, p->narrowed);
+    return n;
+}
+
+static tsk__traced tsk__pass_traced(const tsk__pass *p) {
+    tsk__traced rows;
+    memset(&rows, 0, sizeof rows);
+    rows.layer = -1;
+    rows.n_rows = p->is_compact ? p->n_running : p->n;
+    rows.positions = p->is_compact ? p->narrowed_positions : p->positions;
+    rows.keep = p->is_masked ? p->running : NULL;
+    return rows;
+}
+
+static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
+    const tsk__backend_ops *ops = p->backend->ops;
+    tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
+    const tsk__taps *taps = tracer ? &tracer->taps : NULL;
+    tsk__traced rows = tsk__pass_traced(p);
+    uint64_t x_size = (uint64_t)rows.n_rows * (uint64_t)p->backend->config->d_model * p->backend->element_size;
+    if (tracer) ops->copy(p->stream, tracer->block_input, p->stream->x, x_size);
+    ops->qkv(p->stream, layer, taps);
+    ops->attend(p->stream, layer);
+    ops->attn_out(p->stream, layer, taps);
+    if (tracer) {
+        tsk__trace_attention(tracer, layer, &rows);
+        ops->copy(p->stream, tracer->middle, p->stream->x, x_size);
+    }
+    ops->gate_up(p->stream, layer, taps);
+    ops->down(p->stream, layer, taps);
+    if (tracer) tsk__trace_mlp(tracer, layer, &rows);
+}
+
+/* Layers first .. last-1, the embedding before layer 0. After layer l < n_states its output, h_{l+1}, is compared with
+   the request's state of that number. Short passes are recorded by backends that can. */
+static void tsk__forward_layers(tsk__pass *p, int32_t first, int32_t last, int32_t n_states) {
+    const tsk__backend_ops *ops = p->backend->ops;
+    int traced = tsk__trace_on(p->tracer);
+    int recorded = ops->replay && !traced && p->n <= ops->masked_rows;
+    uint64_t key = (uint64_t)first << 48 | (uint64_t)last << 32 | (uint64_t)n_states << 16 | (uint64_t)p->n;
+    int32_t layer;
+    if (recorded && ops->replay(p->stream, key)) return;
+    if (recorded) ops->record(p->stream, key);
+    if (first == 0) {
+        ops->embed(p->stream);
+        if (traced) {
+            tsk__traced rows = tsk__pass_traced(p);
+            rows.name = "embedding";
+            rows.part = "";
+            tsk__trace_rows(p->tracer, &rows, NULL, 0, p->stream->x, (uint64_t)p->backend->config->d_model, 1);
+        }
+    }
+    for (layer = first; layer < last; layer++) {
+        tsk__forward_layer(p, layer);
+        if (layer < n_states) ops->compare(p->stream, layer);
+    }
+    if (recorded) ops->finish(p->stream, key);
+}
+
+/* A row's prediction is wanted, with these draws. */
+static void tsk__pass_add_head(tsk__pass *p, int32_t row, const tsk__draw *draw) {
+    p->head[p->n_head] = row;
+    p->draws[p->n_head++] = *draw;
+}
+
+static void tsk__forward_head(tsk__pass *p) {
+    if (tsk__trace_on(p->tracer)) {
+        int32_t i, r;
+        for (i = 0; i < p->n; i++) p->narrowed[i] = i;
+        tsk__trace_head(p->tracer, p->n, p->positions, p->narrowed);
+        for (r = 0; r < p->n_requests; r++) {
+            for (i = 0; i < p->caches[r].length && i < p->max_rows; i++) p->narrowed[i] = i;
+            tsk__trace_caches(p->tracer, &p->caches[r], p->narrowed);
+        }
+    }
+    if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
+}
+// >>skip ==============================================================================================================
+/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step, from the
+   cosines that the lower layers' comparison gave. Stable tokens skip layers K and up. */
+
+typedef struct tsk__skip_token {
+    int32_t id;                /* its id now */
+    int32_t computed_id;       /* the id with which its upper layers last ran: their K and V were made from it */
+    int32_t age, refresh_age;  /* steps, and refreshes, in a row that it was skipped */
+    int is_masked;
+} tsk__skip_token;
+
+/* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at
+   their mean; `mean > threshold` is strict, so that a threshold of 1 never skips. */
+static int tsk__skip_similar(const float *cosines, int32_t n_states, int32_t stride, float threshold, float outlier) {
+    double sum = 0;
+    int32_t l;
+    for (l = 0; l < n_states; l++) {
+        float c = cosines[(size_t)l * (size_t)stride];
+        if (!(c >= outlier)) return 0;
+        sum += (double)c;
+    }
+    return n_states > 0 && sum / n_states > (double)threshold;
+}
+
+/* `age` is the token's in steps or in refreshes, whichever is decided about. */
+static int tsk__skip_stable(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age, const float *cosines, int32_t n_states, int32_t stride) {
+    if (token->is_masked && !o->skip_masked) return 0;
+    if (token->id != token->computed_id) return 0;
+    if (o->skip_max_age > 0 && age >= o->skip_max_age) return 0;
+    return tsk__skip_similar(cosines, n_states, stride, o->skip_threshold, o->skip_outlier);
+}
+
+// >>schedule ==========================================================================================================
+/* How many predictions a step commits, and which. */
+
+void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
+    int32_t i;
+    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
+}
+
+static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
+    switch (transfer) {
+    case TSK_TRANSFER_SCHEDULE: return rank <= quota;
+    case TSK_TRANSFER_THRESHOLD: return confidence >= threshold;
+    default: return (double)confidence >= 1.0 - (double)factor / (rank + 1);
+    }
+}
+
+/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
+int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
+    int32_t rank, i;
+    memset(commit, 0, n > 0 ? (size_t)n : 0);
+    for (rank = 1; rank <= n; rank++) {
+        int32_t best = -1;
+        for (i = 0; i < n; i++)
+            if (!commit[i] && (best < 0 || confidences[i] > confidences[best])) best = i;
+        if (rank > 1 && !tsk__select_accepts(transfer, threshold, factor, quota, rank, confidences[best])) break;
+        commit[best] = 1;
+    }
+    return rank - 1;
+}
+// >>session ===========================================================================================================
+/* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
+   next pass, decides which of them are stable, and commits what the pass predicted; tsk__requests_pass drives any
+   number of requests through one pass. A session is one request with a pass of its own. */
+
+typedef struct tsk__request {
+    const tsk_model_config *config;
+    tsk__backend *backend;
+    const tsk_allocator *allocator;
+    tsk_generate_options options;  /* every TSK_AUTO resolved */
+    int32_t n_states;              /* K - 1 where states are compared, else 0 */
+
+    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
+    int32_t infill_count;          /* masked positions of the prompt */
+    int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
+    int32_t n_positions;           /* of the current block */
+    int32_t block_step, block_masks;  /* passes done in it; masks at its start */
+    int32_t first_row, n_rows;     /* of the pass under way */
+    int32_t first_layer, last_layer;  /* that the pass runs of this request */
+    /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
+       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in `carry`. */
+    int32_t cursor, layer_budget;
+    void *carry;                   /* [length, d_model] */
+    uint64_t carry_size;
+    double pending_ms;             /* of the parts so far */
+    int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
+    int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
+    int is_forced;                 /* a probe says which kind of pass comes: is_full is set already */
+    int has_previous;              /* states of an earlier pass of this block are there */
+    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    int is_finished;
+    uint32_t pass;
+
+    void *memory;                  /* the arrays below, in one allocation */
+    int32_t *canvas;               /* [length] */
+    int32_t *positions;            /* [max block] */
+    tsk__skip_token *tokens;       /* [length] */
+    tsk__prediction *last;         /* [max block] each slot's last prediction */
+    int32_t *predictions;          /* [max block] */
+    float *confidences;            /* [max block] */
+    uint8_t *committed, *active;   /* [max block] */
+    uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
+    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
+    int32_t *candidate_slots, *candidate_positions, *candidate_ids; /* [max block] */
+    float *candidate_confidences;
+    uint8_t *candidate_commits;
+    tsk_block_result *block_results;  /* [n_blocks] */
+    int32_t *active_counts, *stable_masked_counts; /* [masks at the start]: a pass commits at least one token */
+
+    tsk__kv kv;
+    void *refresh_states;          /* skip_refresh: [2, n_states, length, d_model], as kv.states, a slot for each position */
+    uint64_t kv_size, states_size, outputs_size, refresh_size;  /* bytes allocated */
+    tsk_result result;
+} tsk__request;
+
+/* ---- options */
+
+tsk_generate_options tsk_generate_options_default(void) {
+    tsk_generate_options o;
+    memset(&o, 0, sizeof o);
+    o.gen_length = 128;
+    o.block_length = 32;
+    o.steps = TSK_AUTO;
+    o.cache = TSK_CACHE_DUAL;
+    o.transfer = TSK_TRANSFER_THRESHOLD;
+    o.threshold = 0.9f;
+    o.factor = 1.0f;
+    o.eos_stop = 1;
+    o.end_of_turn_id = TSK_AUTO;
+    o.skip_layer_k = TSK_AUTO;
+    o.skip_threshold = 0.95f;
+    o.skip_outlier = 0.7f;
+    o.skip_force_active = TSK_AUTO;
+    o.skip_force_refresh = TSK_AUTO;
+    return o;
+}
+
+static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
+    if (o->steps == TSK_AUTO) o->steps = o->gen_length;
+    if (o->skip_layer_k == TSK_AUTO) {
+        o->skip_layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+        if (o->cache != TSK_CACHE_DUAL) o->skip_layer_k = 0;
+    }
+    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : -2;
+}
+
+static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
+    int32_t n_blocks;
+#define TSK__OPTIONS_REQUIRE(condition, ...) \
+    if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
+    TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
+                         (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length, "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
+                         (int)config->max_sequence_length);
+    n_blocks = o->gen_length / o->block_length;
+    TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
+    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
+    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
+    TSK__OPTIONS_REQUIRE((int)o->skip_policy >= 0 && o->skip_policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip_policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip_reference >= 0 && o->skip_reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
+                         (int)o->skip_reference);
+    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
+    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->skip_threshold == o->skip_threshold && fabsf(o->skip_threshold) <= FLT_MAX, "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip_outlier == o->skip_outlier && fabsf(o->skip_outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip_layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip_layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip_layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+                         (int)o->skip_layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
+    TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+                         (int)config->embedding_size);
+#undef TSK__OPTIONS_REQUIRE
+    return TSK_OK;
+}
+
+/* How many states of a token are compared: none where every layer, or none, is below K. */
+static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
+    return o->skip_layer_k >= 2 && o->skip_layer_k < config->n_layers ? o->skip_layer_k - 1 : 0;
+}
+
+/* ---- memory of a request */
+
+static int32_t tsk__request_max_block(const tsk__request *r) {
+    return r->options.block_length > r->infill_count ? r->options.block_length : r->infill_count;
+}
+
+/* Lays the arrays out from `base`, or only measures when it is NULL. */
+static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) {
+    size_t length = (size_t)r->length, block = (size_t)tsk__request_max_block(r), masks = (size_t)n_masks, used = 0;
+#define TSK__REQUEST_ARRAY(type, field, count) \
+    do { \
+        if (base) r->field = (type *)(void *)(base + used); \
+        used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
+    } while (0)
+    TSK__REQUEST_ARRAY(int32_t, canvas, length);
+    TSK__REQUEST_ARRAY(int32_t, positions, block);
+    TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
+    TSK__REQUEST_ARRAY(tsk__prediction, last, block);
+    TSK__REQUEST_ARRAY(int32_t, predictions, block);
+    TSK__REQUEST_ARRAY(float, confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, committed, block);
+    TSK__REQUEST_ARRAY(uint8_t, active, block);
+    TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
+    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
+    TSK__REQUEST_ARRAY(int32_t, candidate_slots, block);
+    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
+    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
+    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
+    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->n_blocks);
+    TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
+    TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+#undef TSK__REQUEST_ARRAY
+    return used;
+}
+
+/* Grows one buffer of the backend; its contents are not kept. */
+static tsk_status tsk__request_device_room(tsk__request *r, void **address, uint64_t *have, uint64_t want, const char *what, tsk_error *error) {
+    if (want <= *have) return TSK_OK;
+    if (*address) r->backend->ops->release(r->backend, *address);
+    *have = 0;
+    *address = r->backend->ops->allocate(r->backend, want);
+    if (!*address) return tsk__error_memory(error, what, want);
+    *have = want;
+    return TSK_OK;
+}
+
+static uint64_t tsk__cache_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
+    return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
+}
+
+static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
+    uint64_t element = r->backend->element_size, slots = (uint64_t)tsk__request_max_block(r);
+    uint64_t cache = tsk__cache_size(r->config, element, length), row = (uint64_t)r->config->d_model * element;
+    tsk_status status = TSK_OK;
+    r->kv.length = length;
+    if (r->has_own_cache) r->kv.capacity = length;
+    if (r->has_own_cache && cache > r->kv_size) {
+        uint64_t k_size = r->kv_size, v_size = r->kv_size;
+        r->kv_size = 0;
+        status = tsk__request_device_room(r, &r->kv.k, &k_size, cache, "the K cache", error);
+        if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.v, &v_size, cache, "the V cache", error);
+        if (status != TSK_OK) return status;
+        r->kv_size = cache;
+    }
+    r->kv.n_slots = (int32_t)slots;
+    r->kv.n_states = r->n_states;
+    status = tsk__request_device_room(r, &r->kv.states, &r->states_size, 2 * (uint64_t)r->n_states * slots * row, "TokenSkip's states", error);
+    if (status == TSK_OK && r->options.skip_refresh)
+        status = tsk__request_device_room(r, &r->refresh_states, &r->refresh_size, 2 * (uint64_t)r->n_states * (uint64_t)length * row, "skip_refresh's states", error);
+    if (status == TSK_OK && r->keeps_outputs) status = tsk__request_device_room(r, &r->kv.outputs, &r->outputs_size, slots * row, "TokenSkip's outputs", error);
+    return status;
+}
+
+static void tsk__request_free(tsk__request *r) {
+    if (r->kv.k && r->has_own_cache) r->backend->ops->release(r->backend, r->kv.k);
+    if (r->kv.v && r->has_own_cache) r->backend->ops->release(r->backend, r->kv.v);
+    if (r->carry) r->backend->ops->release(r->backend, r->carry);
+    if (r->kv.states) r->backend->ops->release(r->backend, r->kv.states);
+    if (r->kv.outputs) r->backend->ops->release(r->backend, r->kv.outputs);
+    if (r->refresh_states) r->backend->ops->release(r->backend, r->refresh_states);
+    tsk__memory_delete(r->allocator, r->memory);
+    memset(&r->kv, 0, sizeof r->kv);
+    r->refresh_states = r->carry = NULL;
+    r->memory = NULL;
+}
+
+/* ---- start */
+
+static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n, tsk_error *error) {
+    int32_t i;
+    for (i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= r->config->embedding_size)
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i],
+                                  (int)i, (int)r->config->embedding_size);
+    return TSK_OK;
+}
+
+static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
+    int32_t i, count = 0;
+    for (i = 0; i < n; i++) count += ids[i] == mask;
+    return count;
+}
+
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
+
+static int tsk__request_ends(const tsk__request *r, int32_t id) { return id == r->config->eos_token_id || id == r->options.end_of_turn_id; }
+
+/* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
+static int tsk__request_hit_end(const tsk__request *r) {
+    int32_t i;
+    if (!r->options.eos_stop || (r->infill_count && r->block == 0)) return 0;
+    for (i = 0; i < r->n_positions; i++)
+        if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
+    return 0;
+}
+
+static void tsk__request_end_early(tsk__request *r) {
+    int32_t i;
+    for (i = r->n_prompt; i < r->length; i++)
+        if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
+    r->result.finish_reason = TSK_FINISH_EOS;
+    r->is_finished = 1;
+}
+
+/* Makes block number r->block the current one. */
+static void tsk__request_enter_block(tsk__request *r) {
+    int has_infill = r->infill_count > 0;
+    int32_t i, first = r->n_prompt + (r->block - has_infill) * r->options.block_length;
+    r->n_positions = 0;
+    if (has_infill && r->block == 0) {
+        for (i = 0; i < r->n_prompt; i++)
+            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->n_positions++] = i;
+    } else {
+        for (i = 0; i < r->options.block_length; i++) r->positions[r->n_positions++] = first + i;
+    }
+    r->block_masks = 0;
+    for (i = 0; i < r->n_positions; i++) r->block_masks += tsk__request_is_masked(r, i);
+    r->block_step = 0;
+    r->has_previous = 0;
+    r->result.n_blocks = r->block + 1;
+}
+
+/* The next block that holds a mask becomes the current one; none: the generation is over. */
+static void tsk__request_next_block(tsk__request *r) {
+    for (; r->block < r->n_blocks; r->block++) {
+        tsk__request_enter_block(r);
+        if (r->block_masks) return;
+        if (tsk__request_hit_end(r)) {
+            tsk__request_end_early(r);
+            return;
+        }
+    }
+    r->is_finished = 1;
+    r->result.finish_reason = TSK_FINISH_LENGTH;
+}
+
+static void tsk__request_reset_result(tsk__request *r) {
+    tsk_result *result = &r->result;
+    memset(result, 0, sizeof *result);
+    result->tokens = r->canvas + r->n_prompt;
+    result->n_tokens = r->options.gen_length;
+    result->canvas = r->canvas;
+    result->n_prompt = r->n_prompt;
+    result->blocks = r->block_results;
+    result->active = r->active_counts;
+    result->stable_masked = r->stable_masked_counts;
+}
+
+static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    tsk_status status;
+    if (n_prompt < 0 || (n_prompt && !prompt)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the prompt's length %d has no tokens to it", (int)n_prompt);
+    if (n_prompt > r->config->max_sequence_length - o->gen_length)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
+                              (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
+    status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
+    if (status == TSK_OK && generated) status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
+    return status;
+}
+
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i, n_masks;
+    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
+    r->is_finished = 1;
+    if (status != TSK_OK) return status;
+    r->n_prompt = n_prompt;
+    r->length = n_prompt + o->gen_length;
+    r->infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
+    r->n_blocks = o->gen_length / o->block_length + (r->infill_count > 0);
+    r->n_states = tsk__options_n_states(o, r->config);
+    r->keeps_outputs = r->n_states && o->skip_policy == TSK_SKIP_REUSE;
+    n_masks = r->infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
+    tsk__memory_delete(r->allocator, r->memory);
+    r->memory = tsk__memory_new_zeroed(r->allocator, 1, tsk__request_layout(r, NULL, n_masks));
+    if (!r->memory) return tsk__error_memory(error, "a generation", tsk__request_layout(r, NULL, n_masks));
+    tsk__request_layout(r, (char *)r->memory, n_masks);
+    tsk__request_reset_result(r);
+    status = tsk__request_device_memory(r, r->length, error);
+    if (status != TSK_OK) return status;
+    if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
+    for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->length; i++) r->tokens[i].computed_id = -1;
+    r->block = 0;
+    r->pass = 0;
+    r->has_refresh = 0;
+    r->cursor = 0;
+    r->pending_ms = 0;
+    r->is_finished = 0;
+    tsk__request_next_block(r);
+    return TSK_OK;
+}
+
+/* ---- one pass: plan, decide, output, finish */
+
+/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
+
+static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i, slot = 0, first = 0;
+    /* Block rows of a refresh have slots only where something of them is kept. */
+    int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
+    if (!r->is_forced) r->is_full = r->block_step == 0 || o->cache == TSK_CACHE_NONE;
+    r->first_row = p->n;
+    p->caches[p->n_requests] = r->kv;
+    if (tsk__request_skips_refresh(r)) {
+        p->caches[p->n_requests].states = r->refresh_states;
+        p->caches[p->n_requests].n_slots = r->length;
+    }
+    p->n_requests++;
+    if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
+        for (i = 0; i < r->n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+    } else {
+        if (!r->is_full) first = r->positions[0];
+        for (i = first; i < r->length; i++) {
+            int in_block = slot < r->n_positions && r->positions[slot] == i;
+            tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            slot += in_block;
+        }
+    }
+    r->n_rows = p->n - r->first_row;
+    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->has_refresh;
+    else r->is_deciding = r->n_states && (r->has_previous || o->skip_force_active >= 0);
+    r->first_layer = r->cursor;
+    r->last_layer = r->config->n_layers;
+    if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
+    /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
+    if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
+    for (i = 0; r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+}
+
+/* The row of a slot in the pass under way. */
+static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
+    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
+    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+}
+
+/* Whether the token at `position` may skip the upper layers, by the cosines of its row. */
+static int tsk__request_is_stable(tsk__request *r, const tsk__pass *p, int32_t position, int32_t row, int32_t age) {
+    tsk__skip_token *token = &r->tokens[position];
+    token->id = r->canvas[position];
+    token->is_masked = token->id == r->config->mask_token_id;
+    return tsk__skip_stable(&r->options, token, age, p->stream->cosines + row, r->n_states, p->max_rows);
+}
+
+static void tsk__request_decide_step(tsk__request *r, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    int full = o->skip_full_every > 0 && r->block_step % o->skip_full_every == 0;
+    int32_t i;
+    for (i = 0; i < r->n_positions; i++) {
+        int32_t row = r->first_row + i;
+        if (o->skip_force_active >= 0) p->active[row] = i < o->skip_force_active;
+        else p->active[row] = full || !tsk__request_is_stable(r, p, r->positions[i], row, r->tokens[r->positions[i]].age);
+    }
+}
+
+/* Positions of the block about to be decoded always run: their predictions are what the refresh is for. */
+static void tsk__request_decide_refresh(tsk__request *r, tsk__pass *p) {
+    int32_t i, slot = 0, outside = 0;
+    for (i = 0; i < r->length; i++) {
+        int32_t row = r->first_row + i;
+        int in_block = slot < r->n_positions && r->positions[slot] == i;
+        if (r->options.skip_force_refresh >= 0) p->active[row] = in_block || outside < r->options.skip_force_refresh;
+        else p->active[row] = in_block || !tsk__request_is_stable(r, p, i, row, r->tokens[i].refresh_age);
+        r->refresh_active[i] = (uint8_t)p->active[row];
+        slot += in_block;
+        outside += !in_block;
+    }
+}
+
+/* Sets the pass's active flags of this request's rows, from the cosines of the lower layers. */
+static void tsk__request_decide(tsk__request *r, tsk__pass *p) {
+    if (r->is_full) tsk__request_decide_refresh(r, p);
+    else tsk__request_decide_step(r, p);
+}
+
+/* Layers that every token runs. */
+static uint64_t tsk__request_lower_layers(const tsk__request *r) {
+    return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
+}
+
+/* After the layers of a refresh: which positions' K and V now come from the ids they have. */
+static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
+    int32_t i, n_active = 0;
+    for (i = 0; i < r->length; i++) {
+        tsk__skip_token *token = &r->tokens[i];
+        int active = !r->is_deciding || p->active[r->first_row + i];
+        if (active) token->computed_id = r->canvas[i];
+        token->refresh_age = active ? 0 : token->refresh_age + 1;
+        token->age = 0;
+        n_active += active;
+    }
+    if (r->options.skip_refresh) {
+        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->length;
+        r->result.refresh_token_layers_total += length * layers;
+        r->result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
+        r->has_refresh = 1;
+    }
+}
+
+/* After the layers: who ran in the block, and with which id. */
+static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
+    int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
+    int32_t i;
+    if (r->is_full) tsk__request_note_refresh(r, p);
+    for (i = 0; i < r->n_positions; i++) {
+        tsk__skip_token *token = &r->tokens[r->positions[i]];
+        r->active[i] = r->is_full || !r->is_deciding || p->active[r->first_row + i];
+        if (in_step && r->active[i]) token->computed_id = r->canvas[r->positions[i]];
+        if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
+    }
+}
+
+/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p) {
+    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size;
+    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->length;
+    int32_t i, state;
+    if (!tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->n_positions; i++) {
+        uint64_t position = (uint64_t)r->positions[i];
+        for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
+            r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
+                                  (const char *)r->refresh_states + (from_half + (uint64_t)state * (uint64_t)r->length + position) * row, row);
+        if (r->keeps_outputs)
+            r->backend->ops->copy(p->stream, (char *)r->kv.outputs + (uint64_t)i * row,
+                                  (const char *)p->stream->x + ((uint64_t)r->first_row + position) * row, row);
+    }
+}
+
+/* A stable masked token under `reuse` keeps its last prediction, unless this step draws anew. */
+static int tsk__request_reuses(const tsk__request *r, int32_t slot) {
+    return !r->active[slot] && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0;
+}
+
+static void tsk__request_add_heads(tsk__request *r, tsk__pass *p) {
+    tsk__draw draw;
+    int32_t i;
+    draw.temperature = r->options.temperature;
+    draw.mask_token_id = r->config->mask_token_id;
+    draw.seed = r->options.seed;
+    draw.pass = r->pass;
+    for (i = 0; i < r->n_positions; i++) {
+        if (!tsk__request_is_masked(r, i) || tsk__request_reuses(r, i)) continue;
+        draw.position = (uint32_t)r->positions[i];
+        tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
+    }
+}
+
+/* which[row]: the pass's states become the reference. Last-step: all of them; last-computed, as refreshes always are:
+   those that ran through. */
+static void tsk__request_flag_states(const tsk__request *r, tsk__pass *p) {
+    int32_t i;
+    int last_step = r->options.skip_reference == TSK_SKIP_LAST_STEP;
+    for (i = 0; tsk__request_skips_refresh(r) && i < r->length; i++) p->which[r->first_row + i] = !r->is_deciding || p->active[r->first_row + i];
+    if (tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->n_positions; i++) p->which[tsk__request_row(r, i)] = last_step || r->active[i];
+}
+
+static void tsk__request_flag_active(const tsk__request *r, tsk__pass *p, int value) {
+    int32_t i;
+    for (i = 0; i < r->n_positions; i++) p->which[tsk__request_row(r, i)] = r->active[i] == value;
+}
+
+static int32_t tsk__request_take_predictions(tsk__request *r, const tsk__prediction *predictions) {
+    int32_t i, used = 0;
+    for (i = 0; i < r->n_positions; i++) {
+        int masked = tsk__request_is_masked(r, i);
+        if (masked && !tsk__request_reuses(r, i)) r->last[i] = predictions[used++];
+        r->predictions[i] = masked ? r->last[i].id : r->canvas[r->positions[i]];
+        r->confidences[i] = !masked ? 1.0f
+                            : r->options.remasking == TSK_REMASKING_LOW_CONFIDENCE
+                                ? r->last[i].confidence
+                                : (float)tsk__random_uniform(r->options.seed, 0, (uint32_t)r->positions[i], r->pass, 1, 0);
+    }
+    return used;
+}
+
+/* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
+static int32_t tsk__request_quota(const tsk__request *r) {
+    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
+    if (r->block_step >= steps) return 1;
+    return r->block_masks / steps + (r->block_step < r->block_masks % steps);
+}
+
+static void tsk__request_commit(tsk__request *r) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i, n = 0, chosen = 0;
+    for (i = 0; i < r->n_positions; i++) {
+        r->committed[i] = 0;
+        if (!tsk__request_is_masked(r, i)) continue;
+        r->candidate_slots[n] = i;
+        r->candidate_positions[n] = r->positions[i];
+        r->candidate_ids[n] = r->predictions[i];
+        r->candidate_confidences[n++] = r->confidences[i];
+    }
+    if (o->on_select) {
+        memset(r->candidate_commits, 0, (size_t)n);
+        o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+        for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    }
+    /* A user's rule that chose nothing falls back to the best candidate: a schedule of one. */
+    if (!chosen) tsk_select(o->on_select ? TSK_TRANSFER_SCHEDULE : o->transfer, o->threshold, o->factor, o->on_select ? 1 : tsk__request_quota(r), n, r->candidate_confidences, r->candidate_commits);
+    for (i = 0; i < n; i++) {
+        if (!r->candidate_commits[i]) continue;
+        r->committed[r->candidate_slots[i]] = 1;
+        r->canvas[r->candidate_positions[i]] = r->candidate_ids[i];
+    }
+}
+
+static void tsk__request_count(tsk__request *r, double ms) {
+    tsk_result *result = &r->result;
+    uint64_t rows = (uint64_t)r->n_positions, layers = (uint64_t)r->config->n_layers;
+    uint64_t lower = tsk__request_lower_layers(r);
+    int32_t i, n_active = 0, n_stable_masked = 0;
+    result->nfe++;
+    result->total_ms += ms;
+    r->block_results[r->block].nfe++;
+    if (r->is_full) {
+        result->refresh_ms += ms;
+        result->refreshes++;
+        return;
+    }
+    result->block_step_ms += ms;
+    result->block_steps++;
+    if (r->options.cache != TSK_CACHE_DUAL) return;
+    for (i = 0; i < r->n_positions; i++) {
+        n_active += r->active[i];
+        n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+    }
+    r->active_counts[result->n_block_steps] = n_active;
+    r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
+    result->token_layers_total += rows * layers;
+    result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
+}
+
+static void tsk__request_cancel(tsk__request *r) {
+    r->result.finish_reason = TSK_FINISH_CANCELLED;
+    r->is_finished = 1;
+}
+
+/* Tells the step callback; nonzero when it wants to end. */
+static int tsk__request_report(tsk__request *r, int32_t masks_left) {
+    tsk_step step;
+    int32_t i;
+    if (!r->options.on_step) return 0;
+    memset(&step, 0, sizeof step);
+    step.pass = (int32_t)r->pass;
+    step.block = r->block;
+    step.block_step = r->block_step;
+    step.n_positions = r->n_positions;
+    step.positions = r->positions;
+    step.predictions = r->predictions;
+    step.confidences = r->confidences;
+    step.committed = r->committed;
+    step.active = r->active;
+    for (i = 0; i < r->n_positions; i++) {
+        step.n_active += r->active[i];
+        step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+    }
+    step.masks_left = masks_left;
+    step.canvas_length = r->length;
+    step.prompt_length = r->n_prompt;
+    step.canvas = r->canvas;
+    step.n_cosines = r->n_states && !r->is_full && r->has_previous ? r->n_states : 0;
+    step.cosines = step.n_cosines ? r->cosines : NULL;
+    return r->options.on_step(r->options.user, &step);
+}
+
+/* The stream's cosines belong to the next pass: the step callback gets a copy. */
+static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
+    int32_t i, state;
+    if (r->is_full || !r->n_states) return;
+    for (i = 0; i < r->n_positions; i++)
+        for (state = 0; state < r->n_states; state++)
+            r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
+}
+
+/* A block step leaves states to compare with; a refresh only where asked to. */
+static void tsk__request_move_on(tsk__request *r) {
+    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->has_previous = 1;
+    r->pass++;
+    r->block_step++;
+}
+
+static int32_t tsk__request_finish(tsk__request *r, const tsk__prediction *predictions, double ms) {
+    int32_t used = tsk__request_take_predictions(r, predictions), masks_left = 0, i;
+    int stop;
+    tsk__request_commit(r);
+    tsk__request_count(r, ms);
+    for (i = 0; i < r->n_positions; i++) masks_left += tsk__request_is_masked(r, i);
+    r->block_results[r->block].mask_residual = masks_left;
+    stop = tsk__request_report(r, masks_left);
+    tsk__request_move_on(r);
+    if (!masks_left) {
+        if (tsk__request_hit_end(r)) tsk__request_end_early(r);
+        else {
+            r->block++;
+            tsk__request_next_block(r);
+        }
+    }
+    if (stop && !r->is_finished) tsk__request_cancel(r);
+    return used;
+}
+
+/* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
+static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+
+/* States of a refresh are computed only to be kept. */
+static int tsk__request_keeps_states(const tsk__request *r) {
+    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+}
+
+typedef enum tsk__flag { TSK__FLAG_STATES, TSK__FLAG_RAN, TSK__FLAG_SKIPPED } tsk__flag;
+
+/* Sets p->which for the rows of all requests that `flag` is about; returns whether any row is set. */
+static int tsk__requests_flag(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk__flag flag) {
+    int32_t i;
+    int any = 0;
+    memset(p->which, 0, (size_t)p->n * sizeof *p->which);
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        int has_outputs = r->keeps_outputs && !tsk__request_skips_refresh(r);
+        if (!tsk__request_completes(r)) continue;
+        if (flag == TSK__FLAG_STATES && tsk__request_keeps_states(r)) tsk__request_flag_states(r, p);
+        if (flag == TSK__FLAG_RAN && has_outputs) tsk__request_flag_active(r, p, 1);
+        if (flag == TSK__FLAG_SKIPPED && has_outputs && r->is_deciding) tsk__request_flag_active(r, p, 0);
+    }
+    for (i = 0; i < p->n; i++) any |= p->which[i] && p->slots[i] >= 0;
+    return any;
+}
+
+/* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
+static void tsk__requests_carry(tsk__request *const *requests, int32_t n, tsk__pass *p, int save) {
+    uint64_t row = (uint64_t)p->backend->config->d_model * p->backend->element_size;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        char *x = (char *)p->stream->x + (uint64_t)r->first_row * row;
+        if (save ? tsk__request_completes(r) : r->first_layer == 0) continue;
+        p->backend->ops->copy(p->stream, save ? r->carry : x, save ? x : r->carry, (uint64_t)r->n_rows * row);
+    }
+}
+
+/* Whether a request's rows change at `layer`: they come, go, or are decided about. Sessions that never decide are cut at
+   K all the same, so that plain and skipping steps run the very same recorded sections. */
+static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
+    return layer == r->first_layer || layer == r->last_layer || (tsk__request_keeps_states(r) && layer == r->n_states + 1);
+}
+
+static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
+    int32_t i;
+    for (layer++; layer < n_layers; layer++)
+        for (i = 0; i < n; i++)
+            if (tsk__request_changes_at(requests[i], layer)) return layer;
+    return n_layers;
+}
+
+/* Decides for the requests whose K is `layer`. */
+static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    int32_t i;
+    int waited = 0;
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        tsk__request *r = requests[i];
+        if (!r->is_deciding || layer != r->n_states + 1 || layer < r->first_layer || layer >= r->last_layer) continue;
+        if (!waited++) status = p->backend->ops->wait(p->stream, error);
+        if (status == TSK_OK) tsk__request_decide(r, p);
+    }
+    return status;
+}
+
+/* Narrows the pass to the rows that have work at `layer`; returns how many. */
+static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer) {
+    int32_t i, row;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        int here = layer >= r->first_layer && layer < r->last_layer, upper = r->is_deciding && layer > r->n_states;
+        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && (!upper || p->active[row]);
+    }
+    return tsk__pass_narrow(p);
+}
+
+/* One forward pass for n requests, none of them finished; predictions and cosines are there after it, and nothing is
+   committed. */
+static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
+    const tsk__backend_ops *ops = p->backend->ops;
+    int32_t i, layer, next, n_states = 0, n_layers = p->backend->config->n_layers;
+    tsk_status status;
+    tsk__pass_reset(p);
+    for (i = 0; i < n; i++) {
+        tsk__request_plan(requests[i], p);
+        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states) n_states = requests[i]->n_states;
+    }
+    if (p->tracer) p->tracer->pass = (int32_t)requests[0]->pass;
+    tsk__pass_begin(p);
+    tsk__requests_carry(requests, n, p, 0);
+    for (layer = 0; layer < n_layers; layer = next) {
+        next = tsk__requests_next_change(requests, n, layer, n_layers);
+        status = tsk__requests_decide(requests, n, p, layer, error);
+        if (status != TSK_OK) return status;
+        if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
+    }
+    tsk__pass_widen(p);
+    tsk__requests_carry(requests, n, p, 1);
+    for (i = 0; i < n; i++) {
+        if (!tsk__request_completes(requests[i])) continue;
+        tsk__request_note_active(requests[i], p);
+        tsk__request_keep_refresh(requests[i], p);
+    }
+    if (n_states && tsk__requests_flag(requests, n, p, TSK__FLAG_STATES)) ops->remember(p->stream, p->which);
+    if (tsk__requests_flag(requests, n, p, TSK__FLAG_RAN)) ops->store_outputs(p->stream, p->which);
+    if (tsk__requests_flag(requests, n, p, TSK__FLAG_SKIPPED)) ops->load_outputs(p->stream, p->which);
+    for (i = 0; i < n; i++)
+        if (tsk__request_completes(requests[i])) tsk__request_add_heads(requests[i], p);
+    tsk__forward_head(p);
+    status = ops->wait(p->stream, error);
+    if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
+    for (i = 0; i < n && status == TSK_OK; i++) tsk__request_take_cosines(requests[i], p);
+    return status;
+}
+
+static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
+    double start = tsk__time_ms();
+    int32_t i, used = 0;
+    tsk_status status = tsk__requests_forward(requests, n, p, error);
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        tsk__request *r = requests[i];
+        r->pending_ms += tsk__time_ms() - start;
+        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
+        if (r->cursor) continue;
+        used += tsk__request_finish(r, p->stream->predictions + used, r->pending_ms);
+        r->pending_ms = 0;
+    }
+    return status;
+}
+
+static void tsk__request_result(const tsk__request *r, tsk_result *result) {
+    int32_t i;
+    memset(result, 0, sizeof *result);
+    if (!r->memory) return;
+    *result = r->result;
+    result->mask_residual = tsk__count_masks(r->canvas, r->length, r->config->mask_token_id);
+    for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
+    }
+    result->n_before_end = i;
+}
+
+/* ---- sessions */
+
+struct tsk_session {
+    tsk_model *model;
+    tsk__request request;
+    tsk__pass pass;
+    int32_t pass_states;           /* that its stream has room for */
+    tsk__tracer tracer;
+};
+
+tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error) {
+    tsk_generate_options resolved = options ? *options : tsk_generate_options_default();
+    tsk_session *session;
+    tsk_status status;
+    *out = NULL;
+    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    tsk__options_resolve(&resolved, &model->config, model->tokenizer);
+    status = tsk__options_check(&resolved, &model->config, error);
+    if (status != TSK_OK) return status;
+    session = (tsk_session *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *session);
+    if (!session) return tsk__error_memory(error, "a session", sizeof *session);
+    session->model = model;
+    session->tracer.allocator = model->allocator;
+    session->request.config = &model->config;
+    session->request.backend = model->backend;
+    session->request.allocator = model->allocator;
+    session->request.options = resolved;
+    session->request.has_own_cache = 1;
+    session->request.is_finished = 1;
+    *out = session;
+    return TSK_OK;
+}
+
+void tsk_session_free(tsk_session *session) {
+    if (!session) return;
+    tsk__trace_free(&session->tracer);
+    tsk__memory_delete(session->model->allocator, session->tracer.pattern);
+    tsk__request_free(&session->request);
+    tsk__pass_free(&session->pass);
+    tsk__memory_delete(session->model->allocator, session);
+}
+
+/* A pass with room for `rows` rows. Streams only grow: one session's prompts differ in length. */
+static tsk_status tsk__session_room(tsk_session *session, int32_t rows, int32_t n_states, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    if (session->pass.max_rows < rows || session->pass_states < n_states) {
+        tsk__trace_free(&session->tracer);
+        tsk__pass_free(&session->pass);
+        status = tsk__pass_create(&session->pass, session->model->backend, session->model->allocator, rows, 1, n_states, error);
+        session->pass_states = n_states;
+    }
+    session->pass.tracer = session->tracer.options.on_record ? &session->tracer : NULL;
+    session->tracer.status = TSK_OK;
+    if (status == TSK_OK && session->pass.tracer) status = tsk__trace_attach(&session->tracer, session->pass.stream, error);
+    return status;
+}
+
+tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    tsk__request *r = &session->request;
+    tsk_status status = tsk__request_start(r, prompt, n_prompt, generated, error);
+    if (status == TSK_OK) status = tsk__session_room(session, r->length, r->n_states, error);
+    if (status != TSK_OK) r->is_finished = 1;
+    return status;
+}
+
+tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error) {
+    tsk__request *r = &session->request;
+    tsk_status status = TSK_OK;
+    if (!r->memory) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_step before tsk_session_start");
+    if (!r->is_finished && r->options.cancel && r->options.cancel(r->options.user)) tsk__request_cancel(r);
+    if (!r->is_finished) status = tsk__requests_pass(&r, 1, &session->pass, error);
+    if (status != TSK_OK) r->is_finished = 1;
+    *finished = r->is_finished;
+    return status;
+}
+
+void tsk_session_result(const tsk_session *session, tsk_result *result) { tsk__request_result(&session->request, result); }
+
+tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_result *result, tsk_error *error) {
+    int finished = 0;
+    tsk_status status = tsk_session_start(session, prompt, n_prompt, generated, error);
+    finished = session->request.is_finished;
+    while (status == TSK_OK && !finished) status = tsk_session_step(session, &finished, error);
+    if (status == TSK_OK) tsk_session_result(session, result);
+    return status;
+}
+
+/* ---- looking at a pass without taking it */
+
+/* How the two sessions must agree for a copy of one to be a state of the other. */
+static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
+    const tsk_generate_options *a = &to->request.options, *b = &from->request.options;
+    if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
+    if (!from->request.memory) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_copy of a session that was never started");
+    if (a->gen_length != b->gen_length || a->block_length != b->block_length)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions differ in gen_length or block_length");
+    return TSK_OK;
+}
+
+static void tsk__session_copy_device(tsk_session *to, const tsk_session *from) {
+    tsk__request *a = &to->request;
+    const tsk__request *b = &from->request;
+    const tsk__backend_ops *ops = a->backend->ops;
+    uint64_t element = a->backend->element_size, row = (uint64_t)a->config->d_model * element;
+    uint64_t cache = tsk__cache_size(a->config, element, b->length);
+    ops->copy(to->pass.stream, a->kv.k, b->kv.k, cache);
+    ops->copy(to->pass.stream, a->kv.v, b->kv.v, cache);
+    if (a->has_previous) ops->copy(to->pass.stream, a->kv.states, b->kv.states, 2 * (uint64_t)b->n_states * (uint64_t)b->kv.n_slots * row);
+    if (a->has_refresh) ops->copy(to->pass.stream, a->refresh_states, b->refresh_states, 2 * (uint64_t)b->n_states * (uint64_t)b->length * row);
+    if (a->keeps_outputs && b->keeps_outputs) ops->copy(to->pass.stream, a->kv.outputs, b->kv.outputs, (uint64_t)b->kv.n_slots * row);
+}
+
+tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error) {
+    tsk__request *a = &to->request;
+    const tsk__request *b = &from->request;
+    int32_t n_masks, i;
+    tsk_status status = tsk__session_check_copy(to, from, error);
+    if (status != TSK_OK || to == from) return status;
+    status = tsk_session_start(to, b->canvas, b->n_prompt, b->canvas + b->n_prompt, error);
+    if (status != TSK_OK) return status;
+    /* Arrays are laid out for what `from` started with: it had masks that are filled by now. */
+    a->infill_count = b->infill_count;
+    a->n_blocks = b->n_blocks;
+    n_masks = a->infill_count + a->options.gen_length;
+    tsk__memory_delete(a->allocator, a->memory);
+    a->memory = tsk__memory_new_zeroed(a->allocator, 1, tsk__request_layout(a, NULL, n_masks));
+    a->is_finished = 1;
+    if (!a->memory) return tsk__error_memory(error, "a copy of a session", tsk__request_layout(a, NULL, n_masks));
+    tsk__request_layout(a, (char *)a->memory, n_masks);
+    tsk__request_reset_result(a);
+    status = tsk__request_device_memory(a, b->length, error);
+    if (status != TSK_OK) return status;
+    memcpy(a->canvas, b->canvas, (size_t)b->length * sizeof *b->canvas);
+    memcpy(a->tokens, b->tokens, (size_t)b->length * sizeof *b->tokens);
+    memcpy(a->positions, b->positions, (size_t)b->n_positions * sizeof *b->positions);
+    memcpy(a->last, b->last, (size_t)b->n_positions * sizeof *b->last);
+    memcpy(a->block_results, b->block_results, (size_t)b->result.n_blocks * sizeof *b->block_results);
+    for (i = 0; i < b->result.n_block_steps; i++) {
+        a->active_counts[i] = b->active_counts[i];
+        a->stable_masked_counts[i] = b->stable_masked_counts[i];
+    }
+    a->result = b->result;
+    a->result.tokens = a->canvas + a->n_prompt;
+    a->result.canvas = a->canvas;
+    a->result.blocks = a->block_results;
+    a->result.active = a->active_counts;
+    a->result.stable_masked = a->stable_masked_counts;
+    a->block = b->block;
+    a->n_positions = b->n_positions;
+    a->block_step = b->block_step;
+    a->block_masks = b->block_masks;
+    a->pass = b->pass;
+    /* States of another K, or none, are nothing to compare with. */
+    a->has_previous = b->has_previous && a->n_states == b->n_states;
+    a->has_refresh = b->has_refresh && a->n_states == b->n_states && a->options.skip_refresh && a->n_states;
+    tsk__session_copy_device(to, from);
+    status = a->backend->ops->wait(to->pass.stream, error);
+    if (status == TSK_OK) a->is_finished = b->is_finished;
+    return status;
+}
+
+tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error) {
+    tsk__request *r = &session->request;
+    tsk__pass *p = &session->pass;
+    int32_t *kept = NULL, i;
+    tsk_status status;
+    memset(out, 0, sizeof *out);
+    if (!r->memory || !r->n_positions) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe needs a started generation");
+    if (!refresh && r->options.cache != TSK_CACHE_DUAL) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a block step can be probed with cache dual only");
+    if (canvas) {
+        status = tsk__request_check_ids(r, "the canvas", canvas, r->length, error);
+        if (status != TSK_OK) return status;
+        kept = (int32_t *)tsk__memory_new(r->allocator, (size_t)r->length, sizeof *kept);
+        if (!kept) return tsk__error_memory(error, "a probe", (uint64_t)r->length * sizeof *kept);
+        memcpy(kept, r->canvas, (size_t)r->length * sizeof *kept);
+        memcpy(r->canvas, canvas, (size_t)r->length * sizeof *kept);
+    }
+    r->is_forced = 1;
+    r->is_full = refresh != 0;
+    status = tsk__requests_forward(&r, 1, p, error);
+    r->is_forced = 0;
+    if (status == TSK_OK) {
+        out->n_positions = r->n_positions;
+        out->positions = r->positions;
+        out->active = r->active;
+        out->n_cosines = r->n_states && !r->is_full && r->has_previous ? r->n_states : 0;
+        out->cosines = out->n_cosines ? r->cosines : NULL;
+        for (i = 0; i < r->n_positions; i++) p->head[i] = tsk__request_row(r, i);
+        tsk__request_take_predictions(r, p->stream->predictions);
+        tsk__request_move_on(r);
+    }
+    if (kept) memcpy(r->canvas, kept, (size_t)r->length * sizeof *kept);
+    tsk__memory_delete(r->allocator, kept);
+    return status;
+}
+
+tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error) {
+    tsk__request *r = &session->request;
+    if (!r->memory || !session->pass.n) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe_logits before tsk_session_probe");
+    session->pass.backend->ops->logits(session->pass.stream, r->n_positions, session->pass.head, final_norm, logits);
+    return session->pass.backend->ops->wait(session->pass.stream, error);
+}
+
+tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+    tsk__request *r = &session->request;
+    tsk__pass *p = &session->pass;
+    tsk_status status;
+    int32_t i;
+    if (n <= 0 || n > r->config->max_sequence_length || first < 0 || count <= 0 || count > n - first)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "logits of positions %d to %d of %d tokens (the model takes at most %d)", (int)first,
+                              (int)(first + count), (int)n, (int)r->config->max_sequence_length);
+    status = tsk__request_check_ids(r, "the tokens", tokens, n, error);
+    r->is_finished = 1;
+    r->n_positions = 0; /* nothing is left to probe: the caches are about to be laid out for n tokens */
+    if (status == TSK_OK) status = tsk__request_device_memory(r, n, error);
+    if (status == TSK_OK) status = tsk__session_room(session, n, 0, error);
+    if (status != TSK_OK) return status;
+    tsk__pass_reset(p);
+    p->tracer = NULL;
+    p->caches[p->n_requests++] = r->kv;
+    for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
+    tsk__pass_begin(p);
+    tsk__forward_layers(p, 0, r->config->n_layers, 0);
+    for (i = 0; i < count; i++) p->head[i] = first + i;
+    p->backend->ops->logits(p->stream, count, p->head, NULL, logits);
+    return p->backend->ops->wait(p->stream, error);
+}
+
+tsk_trace_options tsk_trace_options_default(void) {
+    tsk_trace_options o;
+    memset(&o, 0, sizeof o);
+    o.last_layer = o.last_pass = INT32_MAX;
+    return o;
+}
+
+tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error) {
+    tsk__tracer *t = &session->tracer;
+    char *pattern = NULL;
+    if (options && !options->on_record) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
+    if (options && options->pattern) {
+        size_t size = strlen(options->pattern) + 1;
+        pattern = (char *)tsk__memory_new(t->allocator, size, 1);
+        if (!pattern) return tsk__error_memory(error, "a trace pattern", size);
+        memcpy(pattern, options->pattern, size);
+    }
+    tsk__trace_free(t);
+    tsk__memory_delete(t->allocator, t->pattern);
+    t->pattern = pattern;
+    memset(&t->options, 0, sizeof t->options);
+    if (options) t->options = *options;
+    t->options.pattern = pattern;
+    /* A generation under way goes on, from here with or without records. */
+    session->pass.tracer = NULL;
+    if (options && session->pass.stream) {
+        tsk_status status = tsk__trace_attach(t, session->pass.stream, error);
+        if (status != TSK_OK) memset(&t->options, 0, sizeof t->options);
+        else session->pass.tracer = t;
+        return status;
+    }
+    return TSK_OK;
+}
+// >>batch =============================================================================================================
+/* Continuous batching: every step packs the rows of all requests in flight into one pass, each at its own block and
+   step, and gives the place of a finished one to the next in the queue. Their caches are stretches of one arena; when
+   only scattered room is left, stretches are moved together, so a request waits for room only while there is none. */
+
+typedef struct tsk__batch_entry {
+    struct tsk__batch_entry *next; /* in the queue */
+    uint64_t id;
+    void *user;
+    tsk_generate_options options;  /* resolved */
+    int32_t n_prompt, length;      /* length: prompt and generated part */
+    int has_generated, is_cancelled;
+    int32_t offset;                /* of its stretch of the arena, while in flight */
+    tsk__request *request;         /* while in flight */
+    int32_t ids[1];                /* [n_prompt + gen_length] */
+} tsk__batch_entry;
+
+struct tsk_batch {
+    tsk_model *model;
+    tsk_batch_options options;
+    pthread_mutex_t lock;          /* of the queue, the ids and the cancel flags: what other threads may touch */
+    tsk__batch_entry *first, *last;
+    uint64_t next_id;
+    int32_t n_queued;
+    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
+    int32_t n_flying, turn;
+    tsk__request *requests;        /* [max_requests] */
+    tsk__request **free_requests, **packed; /* [max_requests] */
+    int32_t n_free;
+    void *k, *v;                   /* the arena: [n_layers, n_kv_heads, cache_tokens, head_dim] each */
+    tsk__pass pass;
+    int32_t pass_states;
+};
+
+tsk_batch_options tsk_batch_options_default(void) {
+    tsk_batch_options o;
+    memset(&o, 0, sizeof o);
+    o.max_requests = 16;
+    return o;
+}
+
+static tsk_status tsk__batch_resolve(tsk_batch_options *o, const tsk_model_config *c, tsk_error *error) {
+    int64_t tokens = (int64_t)o->max_requests * c->max_sequence_length;
+    if (o->max_requests < 1 || o->max_requests > 1 << 16)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
+    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
+    if (!o->cache_tokens && tokens > INT32_MAX)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d requests of %d tokens are too many: set cache_tokens", (int)o->max_requests,
+                              (int)c->max_sequence_length);
+    if (!o->cache_tokens) o->cache_tokens = (int32_t)tokens;
+    if (!o->max_rows) o->max_rows = c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
+    const tsk_allocator *allocator = b->model->allocator;
+    size_t n = (size_t)b->options.max_requests;
+    uint64_t size = tsk__cache_size(&b->model->config, b->model->backend->element_size, b->options.cache_tokens);
+    int32_t i;
+    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
+    b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
+    b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
+    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    for (i = 0; i < b->options.max_requests; i++) {
+        b->requests[i].config = &b->model->config;
+        b->requests[i].backend = b->model->backend;
+        b->requests[i].allocator = allocator;
+        b->free_requests[b->n_free++] = &b->requests[i];
+    }
+    b->k = b->model->backend->ops->allocate(b->model->backend, size);
+    b->v = b->model->backend->ops->allocate(b->model->backend, size);
+    return b->k && b->v ? TSK_OK : tsk__error_memory(error, "the batch's cache", 2 * size);
+}
+
+tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error) {
+    tsk_batch_options resolved = options ? *options : tsk_batch_options_default();
+    tsk_batch *b;
+    tsk_status status;
+    *out = NULL;
+    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    status = tsk__batch_resolve(&resolved, &model->config, error);
+    if (status != TSK_OK) return status;
+    b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
+    if (!b) return tsk__error_memory(error, "a batch", sizeof *b);
+    b->model = model;
+    b->options = resolved;
+    pthread_mutex_init(&b->lock, NULL);
+    status = tsk__batch_allocate(b, error);
+    if (status != TSK_OK) tsk_batch_destroy(b);
+    else *out = b;
+    return status;
+}
+
+void tsk_batch_destroy(tsk_batch *b) {
+    const tsk_allocator *allocator;
+    int32_t i;
+    if (!b) return;
+    allocator = b->model->allocator;
+    while (b->first) {
+        tsk__batch_entry *next = b->first->next;
+        tsk__memory_delete(allocator, b->first);
+        b->first = next;
+    }
+    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
+    if (b->k) b->model->backend->ops->release(b->model->backend, b->k);
+    if (b->v) b->model->backend->ops->release(b->model->backend, b->v);
+    tsk__pass_free(&b->pass);
+    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->requests);
+    tsk__memory_delete(allocator, b->free_requests);
+    tsk__memory_delete(allocator, b->packed);
+    pthread_mutex_destroy(&b->lock);
+    tsk__memory_delete(allocator, b);
+}
+
+/* ---- submitting and cancelling, from any thread */
+
+static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                   tsk_error *error) {
+    tsk__request request;
+    tsk_status status = tsk__options_check(o, &b->model->config, error);
+    if (status != TSK_OK) return status;
+    memset(&request, 0, sizeof request);
+    request.config = &b->model->config;
+    request.options = *o;
+    status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
+    if (status != TSK_OK) return status;
+    if (n_prompt + o->gen_length > b->options.cache_tokens)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d", (int)n_prompt,
+                              (int)o->gen_length, (int)b->options.cache_tokens);
+    if (n_prompt + o->gen_length > b->options.max_rows)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
+                              (int)o->gen_length, (int)b->options.max_rows);
+    return TSK_OK;
+}
+
+tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
+                            uint64_t *id, tsk_error *error) {
+    tsk_generate_options o = options ? *options : tsk_generate_options_default();
+    tsk__batch_entry *entry;
+    size_t size;
+    tsk_status status;
+    tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
+    status = tsk__batch_check(b, &o, prompt, n_prompt, generated, error);
+    if (status != TSK_OK) return status;
+    size = sizeof *entry + ((size_t)n_prompt + (size_t)o.gen_length) * sizeof *prompt;
+    pthread_mutex_lock(&b->lock); /* the host's allocator is called by one thread at a time */
+    entry = (tsk__batch_entry *)tsk__memory_new_zeroed(b->model->allocator, 1, size);
+    if (entry) {
+        entry->id = ++b->next_id;
+        entry->user = request_user;
+        entry->options = o;
+        entry->n_prompt = n_prompt;
+        entry->length = n_prompt + o.gen_length;
+        entry->has_generated = generated != NULL;
+        if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
+        if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+        if (b->last) b->last->next = entry;
+        else b->first = entry;
+        b->last = entry;
+        b->n_queued++;
+        if (id) *id = entry->id;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return entry ? TSK_OK : tsk__error_memory(error, "a request", size);
+}
+
+void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
+    tsk__batch_entry *entry;
+    int32_t i;
+    pthread_mutex_lock(&b->lock);
+    for (entry = b->first; entry; entry = entry->next)
+        if (entry->id == id) entry->is_cancelled = 1;
+    for (i = 0; i < b->n_flying; i++)
+        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* ---- the arena */
+
+/* The first hole of `length` tokens, or -1. */
+static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
+    int32_t offset = 0, i;
+    for (i = 0; i < b->n_flying; i++) {
+        const tsk__batch_entry *e = b->flying[i];
+        if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
+        offset = e->offset + e->length; /* past this one, and look at all again */
+        i = -1;
+    }
+    return offset <= b->options.cache_tokens - length ? offset : -1;
+}
+
+static void tsk__batch_point(tsk_batch *b, tsk__batch_entry *e) {
+    uint64_t start = (uint64_t)e->offset * (uint64_t)b->model->config.head_dim * b->model->backend->element_size;
+    e->request->kv.k = (char *)b->k + start;
+    e->request->kv.v = (char *)b->v + start;
+    e->request->kv.capacity = b->options.cache_tokens;
+}
+
+/* Moves a stretch down to `offset`. Copies within a backend must not overlap: a piece is never longer than the way. */
+static void tsk__batch_move(tsk_batch *b, tsk__batch_entry *e, int32_t offset) {
+    const tsk_model_config *c = &b->model->config;
+    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size;
+    int32_t way = e->offset - offset, planes = c->n_layers * c->n_kv_heads, plane, done, part;
+    for (plane = 0; plane < planes * 2; plane++) {
+        char *base = (char *)(plane < planes ? b->k : b->v) + (uint64_t)(plane % planes) * (uint64_t)b->options.cache_tokens * token;
+        for (done = 0; done < e->length; done += part) {
+            part = e->length - done < way ? e->length - done : way;
+            b->model->backend->ops->copy(b->pass.stream, base + (uint64_t)(offset + done) * token, base + (uint64_t)(e->offset + done) * token, (uint64_t)part * token);
+        }
+    }
+    e->offset = offset;
+    tsk__batch_point(b, e);
+}
+
+static void tsk__batch_compact(tsk_batch *b) {
+    int32_t end = 0, i, moved;
+    for (moved = 0; moved < b->n_flying; moved++) {
+        tsk__batch_entry *lowest = NULL;
+        for (i = 0; i < b->n_flying; i++)
+            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        if (lowest->offset > end) tsk__batch_move(b, lowest, end);
+        end = lowest->offset + lowest->length;
+    }
+}
+
+/* A stretch for `length` tokens, or -1 while there is not that much room in all. */
+static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
+    int32_t used = 0, i, hole = tsk__batch_hole(b, length);
+    if (hole >= 0) return hole;
+    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    if (used > b->options.cache_tokens - length) return -1;
+    tsk__batch_compact(b);
+    return used;
+}
+
+/* ---- one step */
+
+/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two. */
+static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
+    tsk_status status;
+    if (b->pass.max_rows && b->pass_states >= n_states) return TSK_OK;
+    tsk__pass_free(&b->pass);
+    status = tsk__pass_create(&b->pass, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
+    if (status == TSK_OK) b->pass_states = n_states;
+    return status;
+}
+
+/* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
+static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
+    tsk__batch_entry *entry = b->flying[i];
+    tsk_result result;
+    pthread_mutex_lock(&b->lock);
+    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
+    b->n_flying--;
+    b->free_requests[b->n_free++] = entry->request;
+    pthread_mutex_unlock(&b->lock);
+    tsk__request_result(entry->request, &result);
+    if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, error ? NULL : &result, error);
+    tsk__memory_delete(b->model->allocator, entry);
+}
+
+static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32_t offset, tsk_error *error) {
+    tsk__request *r = b->free_requests[b->n_free - 1];
+    int32_t n_states = tsk__options_n_states(&entry->options, &b->model->config);
+    tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
+    pthread_mutex_lock(&b->lock);
+    b->n_free--;
+    b->flying[b->n_flying++] = entry;
+    pthread_mutex_unlock(&b->lock);
+    entry->request = r;
+    entry->offset = offset;
+    r->options = entry->options;
+    tsk__batch_point(b, entry);
+    if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+    if (status == TSK_OK && b->options.row_layers)
+        status = tsk__request_device_room(r, &r->carry, &r->carry_size,
+                                          (uint64_t)entry->length * (uint64_t)b->model->config.d_model * b->model->backend->element_size, "a cut refresh", error);
+    return status;
+}
+
+/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
+   ends with its error; the others are none the worse. */
+static void tsk__batch_admit(tsk_batch *b) {
+    while (b->n_free) {
+        tsk__batch_entry *entry;
+        tsk_error error;
+        int32_t offset;
+        pthread_mutex_lock(&b->lock);
+        entry = b->first;
+        pthread_mutex_unlock(&b->lock);
+        if (!entry) return;
+        offset = tsk__batch_place(b, entry->length);
+        if (offset < 0) return;
+        pthread_mutex_lock(&b->lock);
+        b->first = entry->next;
+        if (!b->first) b->last = NULL;
+        b->n_queued--;
+        pthread_mutex_unlock(&b->lock);
+        memset(&error, 0, sizeof error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
+            tsk__batch_finish(b, b->n_flying - 1, &error);
+            tsk_error_clear(&error);
+        }
+    }
+}
+
+/* Rows the request's next pass takes. */
+static int32_t tsk__batch_rows(const tsk__request *r) {
+    if (r->block_step == 0 || r->options.cache == TSK_CACHE_NONE) return r->length;
+    return r->options.cache == TSK_CACHE_DUAL ? r->n_positions : r->length - r->positions[0];
+}
+
+/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
+   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
+    int32_t n = 0, i, room = b->options.max_rows;
+    int64_t budget = b->options.row_layers;
+    for (i = 0; i < b->n_flying; i++) {
+        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+        if (rows > room) continue;
+        r->layer_budget = 0;
+        if (budget && r->block_step == 0) {
+            int64_t share = budget > 0 ? budget / rows : 0;
+            if (share < 1 && n) continue;
+            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->layer_budget;
+            budget -= (int64_t)layers * rows;
+            if (budget == 0) budget = -1;
+        }
+        room -= rows;
+        status->rows += rows;
+        status->row_layers += (int64_t)rows * layers;
+        b->packed[n++] = r;
+    }
+    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    return n;
+}
+
+/* Requests that the host wants to end, by id or by their own callback. */
+static void tsk__batch_drop_cancelled(tsk_batch *b) {
+    int32_t i;
+    for (i = 0; i < b->n_flying; i++) {
+        tsk__batch_entry *entry = b->flying[i];
+        int cancelled;
+        pthread_mutex_lock(&b->lock);
+        cancelled = entry->is_cancelled;
+        pthread_mutex_unlock(&b->lock);
+        if (!entry->request->is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
+    }
+}
+
+static void tsk__batch_reap(tsk_batch *b) {
+    int32_t i;
+    for (i = b->n_flying - 1; i >= 0; i--)
+        if (b->flying[i]->request->is_finished) tsk__batch_finish(b, i, NULL);
+}
+
+tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *error) {
+    tsk_batch_status own;
+    tsk_status result = TSK_OK;
+    double start = tsk__time_ms();
+    int32_t n, i, j;
+    if (!status) status = &own;
+    memset(status, 0, sizeof *status);
+    tsk__batch_admit(b);
+    tsk__batch_drop_cancelled(b);
+    tsk__batch_reap(b);
+    n = tsk__batch_pack(b, status);
+    if (n) result = tsk__requests_pass(b->packed, n, &b->pass, error);
+    for (i = b->n_flying - 1; result != TSK_OK && i >= 0; i--)
+        for (j = 0; j < n; j++)
+            if (b->flying[i]->request == b->packed[j]) {
+                tsk__batch_finish(b, i, error);
+                break;
+            }
+    tsk__batch_reap(b);
+    pthread_mutex_lock(&b->lock);
+    status->in_flight = b->n_flying;
+    status->queued = b->n_queued;
+    pthread_mutex_unlock(&b->lock);
+    status->ms = tsk__time_ms() - start;
+    return result;
+}
+
+tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
+    tsk_batch_status status;
+    tsk_status result;
+    do result = tsk_batch_step(b, &status, error);
+    while (result == TSK_OK && (status.in_flight || status.queued));
+    return result;
+}
+// >>public ============================================================================================================
+/* What is left: questions about a device and about memory, asked without a generation. */
+
+#define TSK__CEILING_BYTES ((uint64_t)256 << 20)
+#define TSK__CEILING_REPEATS 5
+
+typedef struct tsk__ceiling_read {
+    const uint64_t *words;
+    uint64_t words_per_task;
+    uint64_t sums[TSK__POOL_MAX_THREADS];
+} tsk__ceiling_read;
+
+static void tsk__ceiling_read_task(void *context, int task) {
+    tsk__ceiling_read *r = (tsk__ceiling_read *)context;
+    const uint64_t *words = r->words + (uint64_t)task * r->words_per_task;
+    uint64_t a = 0, b = 0, c = 0, d = 0, i;
+    for (i = 0; i + 4 <= r->words_per_task; i += 4) {
+        a += words[i];
+        b += words[i + 1];
+        c += words[i + 2];
+        d += words[i + 3];
+    }
+    r->sums[task] = a + b + c + d;
+}
+
+/* The best of a few readings of a buffer far larger than a core's caches. */
+static tsk_status tsk__ceiling_bytes(tsk_model *model, double *out, tsk_error *error) {
+    uint64_t *words = (uint64_t *)tsk__memory_new(model->allocator, (size_t)TSK__CEILING_BYTES, 1);
+    tsk__ceiling_read read;
+    double best = 0;
+    int i;
+    if (!words) return tsk__error_memory(error, "measuring bandwidth", TSK__CEILING_BYTES);
+    memset(words, 1, (size_t)TSK__CEILING_BYTES);
+    read.words = words;
+    read.words_per_task = TSK__CEILING_BYTES / sizeof *words / (uint64_t)model->pool->n_threads;
+    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__parallel(model->pool, model->pool->n_threads, tsk__ceiling_read_task, &read);
+        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)model->pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(model->allocator, words);
+    *out = best;
+    return TSK_OK;
+}
+
+/* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
+static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *error) {
+    enum { rows = 256, size = 1024 };
+    const tsk__cpu_model *cpu = &((tsk__cpu_backend *)(void *)model->backend)->model;
+    float *memory = (float *)tsk__memory_new_zeroed(model->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
+    tsk__matrix weights;
+    tsk__cpu_product product;
+    double best = 0;
+    int i;
+    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
+    for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
+    memset(&weights, 0, sizeof weights);
+    weights.data = memory;
+    weights.dtype = TSK_DTYPE_F32;
+    weights.rows = weights.cols = size;
+    memset(&product, 0, sizeof product);
+    product.n = rows;
+    product.count = 1;
+    product.w[0] = &weights;
+    product.x = memory + size * size;
+    product.y[0] = memory + size * size + rows * size;
+    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__cpu_product_run(cpu, &product);
+        rate = 2.0 * rows * size * size / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(model->allocator, memory);
+    *out = best;
+    return TSK_OK;
+}
+
+tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
+    tsk_status status;
+    memset(out, 0, sizeof *out);
+#ifdef TOKENSKIP__HAS_CUDA
+    if (model->is_cuda) return tsk__cuda_ceilings(model->backend, out, error);
+#endif
+    status = tsk__ceiling_bytes(model, &out->bytes_per_second, error);
+    return status == TSK_OK ? tsk__ceiling_flops(model, &out->flops_per_second, error) : status;
+}
+
+tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,
+                               tsk_memory *out, tsk_error *error) {
+    tsk_generate_options o = options ? *options : tsk_generate_options_default();
+    tsk_status status = tsk__config_check(config, "memory estimate", error);
+    uint64_t element, row, slots, states;
+    if (status != TSK_OK) return status;
+    tsk__options_resolve(&o, config, NULL);
+    status = tsk__options_check(&o, config, error);
+    if (status != TSK_OK) return status;
+    if ((activations != TSK_DTYPE_F32 && activations != TSK_DTYPE_BF16) || canvas <= 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate needs activations F32 or BF16 and a positive canvas");
+    element = tsk_dtype_size(activations);
+    row = (uint64_t)config->d_model * element;
+    slots = (uint64_t)o.block_length;
+    states = (uint64_t)tsk__options_n_states(&o, config);
+    out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
+    out->cache = 2 * tsk__cache_size(config, element, canvas);
+    /* x three times (whole, compacted, for the head), q and attention, k and v, gate and up */
+    out->workspace = (uint64_t)canvas * element *
+                         (3 * (uint64_t)config->d_model + 2 * (uint64_t)(config->n_heads * config->head_dim) + 2 * (uint64_t)(config->n_kv_heads * config->head_dim) +
+                          2 * (uint64_t)config->mlp_hidden_size) +
+                     (2 * states + 1) * slots * row;
+    return TSK_OK;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TOKENSKIP__IMPLEMENTED */
+#endif /* TOKENSKIP_IMPLEMENTATION */

@@ -1,0 +1,382 @@
+/* Messages, output, the terminal, and loading a model: what every subcommand does the same way. */
+#include "cli.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- Messages --------------------------------------------------------------------------------------------------- */
+
+/* One line, whatever a file name or a message holds: control characters would break it, or drive the terminal. */
+static void print_line(char *line) {
+    char *c;
+    for (c = line; *c; c++)
+        if ((unsigned char)*c < 32 || *c == 127) *c = '?';
+    cli_progress_clear();
+    fprintf(stderr, "tokenskip: %s\n", line);
+}
+
+static void print_message(const char *format, va_list arguments) {
+    char line[2048];
+    vsnprintf(line, sizeof line, format, arguments);
+    print_line(line);
+}
+
+int cli_usage_error(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+    return CLI_USAGE;
+}
+
+int cli_fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+    return CLI_FAILED;
+}
+
+void cli_note(const char *format, ...) {
+    va_list arguments;
+    if (!cli_stderr_is_terminal()) return;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+}
+
+int cli_fail_with(const tsk_error *error, const char *context) {
+    char line[2048];
+    const char *message = error->message[0] ? error->message : tsk_status_string(error->status);
+    int names_file = error->file[0] && !strstr(message, error->file);
+    size_t n = 0;
+    if (context) n += (size_t)snprintf(line, sizeof line, "%.1000s: ", context);
+    if (names_file) n += (size_t)snprintf(line + n, sizeof line - n, "%s: ", error->file);
+    n += (size_t)snprintf(line + n, sizeof line - n, "%s", message);
+    if (error->offset != TSK_NO_OFFSET && !strstr(message, "byte"))
+        snprintf(line + n, sizeof line - n, " (at byte %llu)", (unsigned long long)error->offset);
+    print_line(line);
+    if (error->log && cli_stderr_is_terminal()) fprintf(stderr, "%s\n", error->log);
+    return CLI_FAILED;
+}
+
+/* ---- Output ----------------------------------------------------------------------------------------------------- */
+
+int cli_write(const char *bytes, size_t size) {
+    if ((size && fwrite(bytes, 1, size, stdout) != size) || fflush(stdout) != 0)
+        return cli_fail("cannot write to standard output: %s", strerror(errno));
+    return CLI_OK;
+}
+
+static int out_of_memory(void) {
+    cli_hide_cursor(0);
+    return cli_fail("out of memory");
+}
+
+void *cli_reallocate(void *block, size_t count, size_t size) {
+    size_t bytes = count * size;
+    void *grown = size && count > SIZE_MAX / size ? NULL : realloc(block, bytes > 0 ? bytes : 1);
+    if (!grown) exit(out_of_memory());
+    return grown;
+}
+
+void *cli_allocate(size_t count, size_t size) {
+    void *block = cli_reallocate(NULL, count, size);
+    return memset(block, 0, count * size);
+}
+
+void *cli_copy(const void *from, size_t count, size_t size) {
+    void *block = cli_reallocate(NULL, count, size);
+    return count ? memcpy(block, from, count * size) : block;
+}
+
+void cli_append_bytes(tsk_text *text, const char *bytes, size_t size) {
+    if (tsk_text_append(text, bytes, size) == TSK_OK) return;
+    exit(out_of_memory());
+}
+
+void cli_append(tsk_text *text, const char *format, ...) {
+    char buffer[4096];
+    va_list arguments;
+    int n;
+    va_start(arguments, format);
+    n = vsnprintf(buffer, sizeof buffer, format, arguments);
+    va_end(arguments);
+    if (n >= (int)sizeof buffer) n = (int)sizeof buffer - 1;
+    cli_append_bytes(text, buffer, n > 0 ? (size_t)n : 0);
+}
+
+void cli_json_uint(tsk_json_writer *json, const char *key, uint64_t value) {
+    tsk_json_write_key(json, key);
+    tsk_json_write_uint(json, value);
+}
+
+void cli_json_double(tsk_json_writer *json, const char *key, double value) {
+    tsk_json_write_key(json, key);
+    tsk_json_write_double(json, value);
+}
+
+void cli_json_string(tsk_json_writer *json, const char *key, const char *value) {
+    tsk_json_write_key(json, key);
+    tsk_json_write_string(json, value, strlen(value));
+}
+
+void cli_json_ids(tsk_json_writer *json, const char *key, const int32_t *ids, size_t count) {
+    size_t i;
+    tsk_json_write_key(json, key);
+    tsk_json_begin_array(json);
+    for (i = 0; i < count; i++) tsk_json_write_int(json, ids[i]);
+    tsk_json_end_array(json);
+}
+
+int cli_json_print(tsk_json_writer *json) {
+    if (json->status != TSK_OK) exit(out_of_memory());
+    cli_append(json->out, "\n");
+    return cli_write(json->out->data, json->out->length);
+}
+
+const char *cli_size_string(uint64_t bytes, char *buffer, size_t size) {
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB", "PB"};
+    double value = (double)bytes;
+    int unit = 0;
+    while (value >= 1000 && unit < 5) {
+        value /= 1000;
+        unit++;
+    }
+    snprintf(buffer, size, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return buffer;
+}
+
+/* ---- Input ------------------------------------------------------------------------------------------------------ */
+
+int cli_read_stdin(tsk_text *out) {
+    char buffer[65536];
+    size_t n;
+    while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0)
+        cli_append_bytes(out, buffer, n);
+    if (ferror(stdin)) return cli_fail("cannot read standard input: %s", strerror(errno));
+    return CLI_OK;
+}
+
+int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_t *length) {
+    const char *newline;
+    if (*offset >= text->length) return 0;
+    *line = text->data + *offset;
+    newline = (const char *)memchr(*line, '\n', text->length - *offset);
+    *length = newline ? (size_t)(newline - *line) : text->length - *offset;
+    *offset += *length + 1;
+    return 1;
+}
+
+double cli_now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+/* ---- Interrupts and the terminal -------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t interrupted, cursor_hidden;
+static const char show_cursor[] = "\033[?25h";
+
+/* SA_RESETHAND makes the second signal deadly; until then the cursor is the only thing to put back. */
+static void on_interrupt(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+    if (cursor_hidden && write(STDERR_FILENO, show_cursor, sizeof show_cursor - 1) > 0) cursor_hidden = 0;
+}
+
+void cli_catch_interrupts(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+int cli_interrupted(void) { return interrupted != 0; }
+
+void cli_release_interrupts(void) {
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    interrupted = 0;
+}
+
+int cli_stderr_is_terminal(void) {
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
+}
+
+void cli_hide_cursor(int hide) {
+    if (hide && !interrupted) {
+        fputs("\033[?25l", stderr);
+        cursor_hidden = 1;
+    }
+    if (!hide && cursor_hidden) {
+        fputs(show_cursor, stderr);
+        cursor_hidden = 0;
+    }
+    fflush(stderr);
+}
+
+void cli_terminal_size(int *columns, int *rows) {
+    struct winsize size;
+    int known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0;
+    *columns = known && size.ws_col > 0 ? size.ws_col : 80;
+    *rows = known && size.ws_row > 0 ? size.ws_row : 24;
+}
+
+static int progress_shown;
+static double progress_drawn; /* when */
+
+void cli_progress(const char *label, double fraction, const char *tail) {
+    enum { WIDTH = 24 };
+    char bar[WIDTH + 1], line[256];
+    int columns, rows, filled = (int)(fraction * WIDTH + 0.5);
+    if (!cli_stderr_is_terminal() || (progress_shown && cli_now_ms() - progress_drawn < 50)) return;
+    if (filled < 0) filled = 0;
+    if (filled > WIDTH) filled = WIDTH;
+    memset(bar, '-', WIDTH);
+    memset(bar, '#', (size_t)filled);
+    bar[WIDTH] = 0;
+    cli_terminal_size(&columns, &rows);
+    snprintf(line, sizeof line, "%s [%s] %s", label, bar, tail);
+    fprintf(stderr, "\r%.*s\033[K", columns - 1, line);
+    fflush(stderr);
+    progress_shown = 1;
+    progress_drawn = cli_now_ms();
+}
+
+void cli_progress_clear(void) {
+    if (!progress_shown) return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    progress_shown = 0;
+}
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+/* A small model is there before a bar could be read: none for the first moments. */
+static void on_load_progress(void *user, uint64_t done, uint64_t total) {
+    char tail[64], size[32];
+    double fraction = total ? (double)done / (double)total : 1, start = *(const double *)user;
+    if (cli_now_ms() - start < 200) return;
+    snprintf(tail, sizeof tail, "%3.0f%% of %s", fraction * 100, cli_size_string(total, size, sizeof size));
+    cli_progress("loading", fraction, tail);
+}
+
+static int on_cancel(void *user) {
+    (void)user;
+    return cli_interrupted();
+}
+
+int cli_load_model(cli_engine *engine, const cli_settings *settings) {
+    tsk_model_options options = settings->model;
+    tsk_error error = {0};
+    double start = cli_now_ms();
+    tsk_status status;
+    options.progress = on_load_progress;
+    options.cancel = on_cancel;
+    options.user = &start;
+    memset(engine, 0, sizeof *engine);
+    status = tsk_model_load(settings->model_dir, &options, &engine->model, &error);
+    cli_progress_clear();
+    if (status != TSK_OK) {
+        cli_fail_with(&error, NULL);
+        tsk_error_clear(&error);
+        return CLI_FAILED;
+    }
+    engine->tokenizer = tsk_model_tokenizer(engine->model);
+    engine->load_ms = cli_now_ms() - start;
+    return CLI_OK;
+}
+
+int cli_open_session(cli_engine *engine, const cli_settings *settings) {
+    tsk_generate_options options = settings->generate;
+    tsk_error error = {0};
+    int status = CLI_OK;
+    options.cancel = on_cancel;
+    if (tsk_session_create(engine->model, &options, &engine->session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    return status;
+}
+
+void cli_engine_free(cli_engine *engine) {
+    tsk_session_free(engine->session);
+    tsk_model_free(engine->model);
+    memset(engine, 0, sizeof *engine);
+}
+
+/* ---- Prompt and result ------------------------------------------------------------------------------------------ */
+
+/* A final newline in piped text is the pipe's, not the prompt's. */
+int cli_read_prompt(const cli_settings *settings, tsk_text *prompt) {
+    if (cli_given(settings, "prompt-ids")) return CLI_OK;
+    if (settings->prompt) {
+        cli_append_bytes(prompt, settings->prompt, strlen(settings->prompt));
+        return CLI_OK;
+    }
+    if (isatty(STDIN_FILENO)) cli_note("reading the prompt from standard input; Ctrl-D ends it");
+    if (cli_read_stdin(prompt) != CLI_OK) return CLI_FAILED;
+    if (prompt->length && prompt->data[prompt->length - 1] == '\n') prompt->data[--prompt->length] = 0;
+    return CLI_OK;
+}
+
+int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out) {
+    if (!cli_given(settings, "prompt-ids")) return cli_encode_prompt(engine, settings, prompt->data ? prompt->data : "", prompt->length, NULL, out);
+    return tsk_tokens_append(out, settings->prompt_ids.ids, settings->prompt_ids.count) == TSK_OK ? CLI_OK : out_of_memory();
+}
+
+int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config) {
+    if (options->skip_layer_k != TSK_AUTO) return options->skip_layer_k;
+    if (options->cache != TSK_CACHE_DUAL) return 0;
+    return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+}
+
+int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
+                      tsk_tokens *out) {
+    tsk_message messages[2];
+    size_t count = 0;
+    tsk_error error = {0};
+    tsk_status result;
+    int status = CLI_OK;
+    if (!engine->tokenizer) return cli_fail("%s: no tokenizer.json: give the prompt as --prompt-ids", settings->model_dir);
+    if (settings->raw) {
+        result = tsk_tokenizer_encode(engine->tokenizer, text, size, 1, out, &error);
+    } else {
+        if (memchr(text, 0, size)) return cli_fail("%s: a NUL byte at byte %zu of the prompt", context ? context : "prompt", strlen(text));
+        if (settings->system) {
+            messages[count].role = "system";
+            messages[count++].content = settings->system;
+        }
+        messages[count].role = "user";
+        messages[count++].content = text;
+        result = tsk_chat_encode(engine->tokenizer, messages, count, 0, out, &error);
+    }
+    if (result != TSK_OK) status = cli_fail_with(&error, context);
+    tsk_error_clear(&error);
+    return status;
+}
+
+int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out) {
+    tsk_error error = {0};
+    int status = CLI_OK;
+    if (tsk_tokenizer_decode(engine->tokenizer, result->tokens, (size_t)result->n_before_end, 1, out, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    return status;
+}
+
+int32_t cli_count_tokens(const cli_engine *engine, const tsk_result *result) {
+    int32_t mask = tsk_model_get_config(engine->model)->mask_token_id, count = 0, i;
+    for (i = 0; i < result->n_before_end; i++) count += result->tokens[i] != mask;
+    return count;
+}
+
+double cli_tokens_per_second(double tokens, double milliseconds) { return milliseconds > 0 ? tokens * 1e3 / milliseconds : 0; }

@@ -1,0 +1,170 @@
+/* What the subcommands of the `tokenskip` command share. The command uses the library as any program does: through
+   tokenskip.h's public part. C99 and POSIX. */
+#ifndef CLI_H
+#define CLI_H
+
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include "tokenskip.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Exit statuses. CLI_CONTINUE: none yet, the command goes on. */
+enum { CLI_CONTINUE = -1, CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+#if defined(__GNUC__)
+#define CLI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
+#else
+#define CLI_PRINTF(text, first)
+#endif
+
+/* ---- Subcommands and their options ------------------------------------------------------------------------------ */
+
+/* One bit each, so that an option can say which subcommands have it. */
+enum {
+    CLI_GENERATE = 1, CLI_CHAT = 2, CLI_TOKENIZE = 4, CLI_TEMPLATE = 8, CLI_INSPECT = 16, CLI_EVAL = 32, CLI_BENCH = 64,
+    CLI_TRACE = 128, CLI_CALIBRATE = 256, CLI_SWEEP = 512
+};
+
+#define CLI_MAX_OPTIONS 96
+
+/* Every option of every subcommand, filled with defaults, then by cli_parse. */
+typedef struct cli_settings {
+    tsk_model_options model;
+    tsk_generate_options generate;
+    const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
+    const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
+    tsk_tokens prompt_ids;                            /* --prompt-ids */
+    tsk_tokens active;                                /* --active */
+    int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
+    int no_threshold, raw, visual, json, jsonl, decode, keep_masks, shadow;
+    int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
+    float max_flips;
+    unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
+} cli_settings;
+
+typedef struct cli_command {
+    unsigned bit;
+    const char *name;
+    const char *usage;    /* what follows the name */
+    const char *summary;  /* one line */
+    const char *notes;    /* more for --help, whole lines, or "" */
+    int (*run)(cli_settings *settings);
+} cli_command;
+
+/* Reads the arguments after the subcommand's name. CLI_CONTINUE, or the status to exit with: --help was answered, or
+   the usage is wrong and said so. */
+int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv);
+int cli_given(const cli_settings *settings, const char *option);
+void cli_settings_free(cli_settings *settings);
+
+/* Strict numbers, whatever the locale: the whole text, in range, or 0 is returned. */
+int cli_read_int(const char *text, int64_t min, int64_t max, int64_t *out);
+int cli_read_ids(const char *text, tsk_tokens *out);  /* separated by commas or white space */
+
+int cmd_generate(cli_settings *settings);
+int cmd_chat(cli_settings *settings);
+int cmd_tokenize(cli_settings *settings);
+int cmd_template(cli_settings *settings);
+int cmd_inspect(cli_settings *settings);
+int cmd_eval(cli_settings *settings);
+int cmd_bench(cli_settings *settings);
+int cmd_trace(cli_settings *settings);
+int cmd_calibrate(cli_settings *settings);
+int cmd_sweep(cli_settings *settings);
+
+/* ---- Messages and output ---------------------------------------------------------------------------------------- */
+
+/* One line "tokenskip: ..." on stderr. Both return the exit status they stand for. */
+int cli_usage_error(const char *format, ...) CLI_PRINTF(1, 2);
+int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
+/* The library's error, with its file and offset. `context`: where it came up ("data.jsonl, line 3"), or NULL. */
+int cli_fail_with(const tsk_error *error, const char *context);
+/* A remark, only where stderr is a terminal. */
+void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
+
+/* Writes to stdout, all of it or a message: CLI_OK or CLI_FAILED. */
+int cli_write(const char *bytes, size_t size);
+
+/* Members of a JSON object. */
+void cli_json_uint(tsk_json_writer *json, const char *key, uint64_t value);
+void cli_json_double(tsk_json_writer *json, const char *key, double value);
+void cli_json_string(tsk_json_writer *json, const char *key, const char *value);
+void cli_json_ids(tsk_json_writer *json, const char *key, const int32_t *ids, size_t count);
+/* The finished text and a newline to stdout. */
+int cli_json_print(tsk_json_writer *json);
+
+/* Text that grows, with printf's formatting (of short things) or as it is. Out of memory ends the program: nothing has
+   been written to stdout by then. */
+void cli_append(tsk_text *text, const char *format, ...) CLI_PRINTF(2, 3);
+void cli_append_bytes(tsk_text *text, const char *bytes, size_t size);
+/* "1.5 GB": decimal units. */
+const char *cli_size_string(uint64_t bytes, char *buffer, size_t size);
+
+/* Zeroed; a grown block; a copy. Out of memory ends the program, as above. Free with free. */
+void *cli_allocate(size_t count, size_t size);
+void *cli_reallocate(void *block, size_t count, size_t size);
+void *cli_copy(const void *from, size_t count, size_t size);
+
+/* All of stdin. */
+int cli_read_stdin(tsk_text *out);
+/* Milliseconds of a clock that only goes forward. */
+double cli_now_ms(void);
+
+/* Steps through lines: *line and *length without the newline; 0 at the end. */
+int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_t *length);
+
+/* Ctrl-C asks a running generation to stop; a second one ends the program. */
+void cli_catch_interrupts(void);
+int cli_interrupted(void);
+/* Ctrl-C ends the program again, as it does by default. */
+void cli_release_interrupts(void);
+
+/* ---- Terminal --------------------------------------------------------------------------------------------------- */
+
+int cli_stderr_is_terminal(void);
+void cli_terminal_size(int *columns, int *rows);
+/* A bar on stderr where that is a terminal: label [####----] tail. */
+void cli_progress(const char *label, double fraction, const char *tail);
+void cli_progress_clear(void);
+/* Hides the cursor until called with 0; an interrupt shows it again. */
+void cli_hide_cursor(int hide);
+
+/* ---- Model, prompt, result -------------------------------------------------------------------------------------- */
+
+/* A loaded model with one session, as generate, chat and eval need it. */
+typedef struct cli_engine {
+    tsk_model *model;
+    tsk_session *session;
+    const tsk_tokenizer *tokenizer; /* NULL: the folder has none */
+    double load_ms;
+} cli_engine;
+
+/* Loads the model, with a progress bar on a terminal. */
+int cli_load_model(cli_engine *engine, const cli_settings *settings);
+/* Makes the session. Callbacks are set in settings->generate by then. */
+int cli_open_session(cli_engine *engine, const cli_settings *settings);
+void cli_engine_free(cli_engine *engine);
+
+/* The prompt's text: -p or standard input; nothing where --prompt-ids was given. */
+int cli_read_prompt(const cli_settings *settings, tsk_text *prompt);
+/* Its ids, or those of --prompt-ids. */
+int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out);
+/* K as the library resolves it. */
+int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config);
+/* The ids of one user turn under --system and --raw. */
+int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
+                      tsk_tokens *out);
+/* What was generated, up to its end, without special tokens. */
+int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out);
+/* Generated tokens up to the end; of a cancelled generation, those that came. */
+int32_t cli_count_tokens(const cli_engine *engine, const tsk_result *result);
+double cli_tokens_per_second(double tokens, double milliseconds);
+
+#endif

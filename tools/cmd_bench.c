@@ -1,0 +1,397 @@
+/* Times block steps and refreshes, and says how far they are from what the machine can do at best. */
+#include "cli.h"
+
+#include <limits.h>
+
+static const struct { const char *name; int32_t d_model, n_layers, n_heads, mlp, vocabulary; } shapes[] = {
+    {"llada-8b", 4096, 32, 32, 12288, 126464},
+    {"llada-1b", 2048, 16, 16, 5632, 32768},
+    {"tiny", 256, 4, 4, 704, 2048},
+};
+
+/* The numbers of one run, in milliseconds. */
+typedef struct timings {
+    double *values;
+    size_t count, capacity;
+} timings;
+
+typedef struct bench {
+    const cli_settings *settings;
+    tsk_model *model;
+    const tsk_model_config *config;
+    uint64_t weights_size;
+    tsk_ceilings ceilings;
+    tsk_tokens prompt;
+    size_t cache_element;   /* bytes of a cached value */
+    /* what the last pass was, as the step callback saw it */
+    int32_t block_step, n_active, masked_rows;
+} bench;
+
+typedef struct run {
+    int32_t active;           /* rows above layer K; -1: TokenSkip off */
+    int32_t layer_k;          /* layers that all rows run; n_layers where TokenSkip is off */
+    double block_step_ms, block_step_floor_ms, refresh_ms, refresh_floor_ms;
+    int block_step_is_compute, refresh_is_compute; /* which ceiling the floor comes from */
+    size_t block_steps, refreshes;
+} run;
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+static int shape_config(const bench *b, tsk_model_config *config) {
+    const char *name = b->settings->shape ? b->settings->shape : "tiny";
+    int32_t canvas = b->settings->bench_prompt + b->settings->bench_gen;
+    size_t i = 0, n = sizeof shapes / sizeof shapes[0];
+    while (i < n && strcmp(shapes[i].name, name) != 0) i++;
+    if (i == n) return cli_usage_error("--shape takes llada-8b, llada-1b or tiny, not '%s'", name);
+    memset(config, 0, sizeof *config);
+    config->d_model = shapes[i].d_model;
+    config->n_layers = shapes[i].n_layers;
+    config->n_heads = config->n_kv_heads = shapes[i].n_heads;
+    config->head_dim = shapes[i].d_model / shapes[i].n_heads;
+    config->mlp_hidden_size = shapes[i].mlp;
+    config->vocab_size = config->embedding_size = shapes[i].vocabulary;
+    config->max_sequence_length = canvas > 4096 ? canvas : 4096;
+    config->mask_token_id = shapes[i].vocabulary - 128; /* LLaDA's ids are so far from the end, too */
+    config->eos_token_id = config->pad_token_id = shapes[i].vocabulary - 129;
+    config->rope_theta = 500000;
+    config->rms_norm_eps = 1e-5f;
+    return CLI_OK;
+}
+
+static int load_folder(bench *b) {
+    cli_engine engine;
+    tsk_folder *folder = NULL;
+    tsk_error error = {0};
+    int status = CLI_OK;
+    if (tsk_folder_open(b->settings->model_dir, NULL, &folder, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    else b->weights_size = tsk_folder_weights_size(folder);
+    tsk_folder_close(folder);
+    tsk_error_clear(&error);
+    if (status != CLI_OK) return status;
+    status = cli_load_model(&engine, b->settings);
+    b->model = engine.model;
+    return status;
+}
+
+static int make_random(bench *b) {
+    tsk_model_config config;
+    tsk_error error = {0};
+    int status = shape_config(b, &config);
+    if (status != CLI_OK) return status;
+    cli_note("making random weights");
+    if (tsk_model_random(&config, 0, &b->settings->model, &b->model, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    return status;
+}
+
+/* Ids that mean nothing, below the special ones. */
+static void make_prompt(bench *b) {
+    uint32_t random = 1;
+    int32_t i, id, limit = b->config->mask_token_id < b->config->eos_token_id ? b->config->mask_token_id : b->config->eos_token_id;
+    if (limit < 2) limit = b->config->vocab_size;
+    for (i = 0; i < b->settings->bench_prompt; i++) {
+        do {
+            random = random * 1664525u + 1013904223u; /* Numerical Recipes' generator */
+            id = (int32_t)((random >> 8) % (uint32_t)limit);
+        } while (id == b->config->mask_token_id || id == b->config->eos_token_id);
+        if (tsk_tokens_append(&b->prompt, &id, 1) != TSK_OK) exit(cli_fail("out of memory"));
+    }
+}
+
+/* ---- Floors ----------------------------------------------------------------------------------------------------- */
+
+static double layer_parameters(const tsk_model_config *c) {
+    double d = c->d_model, q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    return d * q * 2 + d * kv * 2 + 3.0 * d * c->mlp_hidden_size;
+}
+
+static double all_parameters(const tsk_model_config *c) {
+    double table = (double)c->embedding_size * c->d_model;
+    return layer_parameters(c) * c->n_layers + table * (c->weight_tying ? 1 : 2);
+}
+
+/* What passes through one kind of layer in a pass. */
+typedef struct work { double bytes, flops; } work;
+
+/* `layers` layers in which `rows` rows run against the whole cache: weights and cached rows are read once. */
+static void add_layers(work *w, const bench *b, double layers, double rows) {
+    const tsk_model_config *c = b->config;
+    double canvas = b->settings->bench_prompt + b->settings->bench_gen, weight = (double)b->weights_size / all_parameters(c);
+    if (rows <= 0) return;
+    w->bytes += layers * layer_parameters(c) * weight;
+    w->bytes += layers * canvas * 2 * c->n_kv_heads * c->head_dim * (double)b->cache_element;
+    w->flops += layers * rows * (2 * layer_parameters(c) + 4 * canvas * c->n_heads * c->head_dim);
+}
+
+static void add_head(work *w, const bench *b, double rows) {
+    double parameters = (double)b->config->embedding_size * b->config->d_model;
+    if (rows <= 0) return;
+    w->bytes += parameters * ((double)b->weights_size / all_parameters(b->config));
+    w->flops += 2 * parameters * rows;
+}
+
+static double floor_ms(const bench *b, const work *w, int *is_compute) {
+    double reading = w->bytes / b->ceilings.bytes_per_second, computing = w->flops / b->ceilings.flops_per_second;
+    *is_compute = computing > reading;
+    return 1e3 * (computing > reading ? computing : reading);
+}
+
+/* `head_rows`: on average in a block step. */
+static void set_floors(const bench *b, run *r, double head_rows) {
+    work step = {0, 0}, refresh = {0, 0};
+    double block = b->settings->bench_block, layers = b->config->n_layers;
+    add_layers(&step, b, r->layer_k, block);
+    add_layers(&step, b, layers - r->layer_k, r->active);
+    add_head(&step, b, head_rows);
+    add_layers(&refresh, b, layers, (double)b->settings->bench_prompt + b->settings->bench_gen);
+    add_head(&refresh, b, block);
+    r->block_step_floor_ms = floor_ms(b, &step, &r->block_step_is_compute);
+    r->refresh_floor_ms = floor_ms(b, &refresh, &r->refresh_is_compute);
+}
+
+/* ---- Measuring -------------------------------------------------------------------------------------------------- */
+
+static void add_timing(timings *t, double value) {
+    if (t->count == t->capacity) {
+        double *grown = (double *)realloc(t->values, (t->capacity = t->capacity * 2 + 64) * sizeof *grown);
+        if (!grown) exit(cli_fail("out of memory"));
+        t->values = grown;
+    }
+    t->values[t->count++] = value;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(timings *t) {
+    if (!t->count) return 0;
+    qsort(t->values, t->count, sizeof *t->values, compare_doubles);
+    return (t->values[(t->count - 1) / 2] + t->values[t->count / 2]) / 2;
+}
+
+/* The head runs on rows that were masked when the pass began and went through the upper layers. */
+static int on_step(void *user, const tsk_step *step) {
+    bench *b = (bench *)user;
+    int32_t i;
+    b->block_step = step->block_step;
+    b->n_active = step->n_active;
+    b->masked_rows = 0;
+    for (i = 0; i < step->n_positions; i++)
+        if (step->active[i] && (step->committed[i] || step->canvas[step->positions[i]] == b->config->mask_token_id)) b->masked_rows++;
+    return cli_interrupted();
+}
+
+/* One token a step is committed, so that a block has a refresh and block_length - 1 block steps. */
+static tsk_generate_options step_options(bench *b, const run *r) {
+    tsk_generate_options options = tsk_generate_options_default();
+    options.gen_length = options.steps = b->settings->bench_gen;
+    options.block_length = b->settings->bench_block;
+    options.transfer = TSK_TRANSFER_SCHEDULE;
+    options.eos_stop = 0;
+    options.skip_layer_k = 0;
+    if (r->active >= 0) {
+        options.skip_layer_k = r->layer_k;
+        options.skip_masked = 1;
+        options.skip_warm_start = 1; /* else the first block step of a block would run everything */
+        options.skip_force_active = r->active;
+    }
+    options.on_step = on_step;
+    options.user = b;
+    return options;
+}
+
+/* One block of a fresh generation. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
+static int measure_block(bench *b, const run *r, tsk_session *session, timings *steps, timings *refreshes, double *head_rows, tsk_error *error) {
+    int32_t pass, passes = steps ? b->settings->bench_block : 3;
+    int finished = 0;
+    if (tsk_session_start(session, b->prompt.ids, (int32_t)b->prompt.count, NULL, error) != TSK_OK) return 0;
+    for (pass = 0; pass < passes && !finished; pass++) {
+        double start = cli_now_ms(), elapsed;
+        if (tsk_session_step(session, &finished, error) != TSK_OK) return 0;
+        elapsed = cli_now_ms() - start;
+        if (!steps) continue;
+        if (b->block_step == 0) add_timing(refreshes, elapsed);
+        else if (r->active < 0 || b->n_active == r->active) {
+            add_timing(steps, elapsed);
+            *head_rows += b->masked_rows;
+        }
+    }
+    return 1;
+}
+
+static int measure(bench *b, run *r) {
+    timings steps = {NULL, 0, 0}, refreshes = {NULL, 0, 0};
+    tsk_generate_options options = step_options(b, r);
+    tsk_session *session = NULL;
+    tsk_error error = {0};
+    double head_rows = 0;
+    int32_t i;
+    int good = tsk_session_create(b->model, &options, &session, &error) == TSK_OK;
+    good = good && measure_block(b, r, session, NULL, NULL, NULL, &error);
+    for (i = 0; good && !cli_interrupted() && i < b->settings->repeat; i++)
+        good = measure_block(b, r, session, &steps, &refreshes, &head_rows, &error);
+    r->block_steps = steps.count;
+    r->refreshes = refreshes.count;
+    r->block_step_ms = median(&steps);
+    r->refresh_ms = median(&refreshes);
+    set_floors(b, r, steps.count ? head_rows / (double)steps.count : 0);
+    if (!good) cli_fail_with(&error, NULL);
+    else if (cli_interrupted()) good = cli_fail("cancelled") == CLI_OK;
+    tsk_error_clear(&error);
+    tsk_session_free(session);
+    free(steps.values);
+    free(refreshes.values);
+    return good ? CLI_OK : CLI_FAILED;
+}
+
+static int measure_all(bench *b, run *runs, size_t n) {
+    size_t i;
+    int status = CLI_OK;
+    for (i = 0; i < n && status == CLI_OK; i++) {
+        char tail[64];
+        int32_t k = b->settings->generate.skip_layer_k;
+        runs[i].active = b->settings->active.count ? b->settings->active.ids[i] : -1;
+        if (k <= 0) k = b->config->n_layers / 4 > 2 ? b->config->n_layers / 4 : 2;
+        runs[i].layer_k = runs[i].active < 0 || k > b->config->n_layers ? b->config->n_layers : k;
+        snprintf(tail, sizeof tail, "run %zu of %zu", i + 1, n);
+        cli_progress("bench", (double)i / (double)n, tail);
+        status = measure(b, &runs[i]);
+    }
+    cli_progress_clear();
+    return status;
+}
+
+/* ---- Results ---------------------------------------------------------------------------------------------------- */
+
+static double over_floor(double ms, double floor) { return floor > 0 ? ms / floor : 0; }
+
+static void write_run(tsk_json_writer *json, const run *r) {
+    tsk_json_begin_object(json);
+    tsk_json_write_key(json, "active");
+    if (r->active < 0) tsk_json_write_null(json);
+    else tsk_json_write_int(json, r->active);
+    cli_json_uint(json, "skip_layer_k", r->active < 0 ? 0 : (uint64_t)r->layer_k);
+    cli_json_double(json, "block_step_ms", r->block_step_ms);
+    cli_json_double(json, "block_step_floor_ms", r->block_step_floor_ms);
+    cli_json_double(json, "block_step_ratio", over_floor(r->block_step_ms, r->block_step_floor_ms));
+    cli_json_string(json, "block_step_bound", r->block_step_is_compute ? "compute" : "memory");
+    cli_json_uint(json, "block_steps", r->block_steps);
+    cli_json_double(json, "refresh_ms", r->refresh_ms);
+    cli_json_double(json, "refresh_floor_ms", r->refresh_floor_ms);
+    cli_json_double(json, "refresh_ratio", over_floor(r->refresh_ms, r->refresh_floor_ms));
+    cli_json_string(json, "refresh_bound", r->refresh_is_compute ? "compute" : "memory");
+    cli_json_uint(json, "refreshes", r->refreshes);
+    tsk_json_end_object(json);
+}
+
+static const char *shape_name(const cli_settings *settings) {
+    return settings->model_dir ? settings->model_dir : settings->shape ? settings->shape : "tiny";
+}
+
+static int print_json(const bench *b, const run *runs, size_t n) {
+    tsk_text out = {0};
+    tsk_json_writer json = {0};
+    size_t i;
+    int status;
+    json.out = &out;
+    tsk_json_begin_object(&json);
+    cli_json_string(&json, b->settings->model_dir ? "model" : "shape", shape_name(b->settings));
+    cli_json_string(&json, "device", tsk_model_device_name(b->model));
+    cli_json_string(&json, "dtype", b->cache_element == 2 ? "bf16" : "f32");
+    cli_json_uint(&json, "batch", 1);
+    cli_json_uint(&json, "prompt", (uint64_t)b->settings->bench_prompt);
+    cli_json_uint(&json, "gen", (uint64_t)b->settings->bench_gen);
+    cli_json_uint(&json, "block", (uint64_t)b->settings->bench_block);
+    cli_json_uint(&json, "repeat", (uint64_t)b->settings->repeat);
+    cli_json_uint(&json, "weights_bytes", b->weights_size);
+    tsk_json_write_key(&json, "ceilings");
+    tsk_json_begin_object(&json);
+    cli_json_double(&json, "bytes_per_second", b->ceilings.bytes_per_second);
+    cli_json_double(&json, "flops_per_second", b->ceilings.flops_per_second);
+    tsk_json_end_object(&json);
+    tsk_json_write_key(&json, "runs");
+    tsk_json_begin_array(&json);
+    for (i = 0; i < n; i++) write_run(&json, &runs[i]);
+    tsk_json_end_array(&json);
+    tsk_json_end_object(&json);
+    status = cli_json_print(&json);
+    tsk_text_free(&out);
+    return status;
+}
+
+static void print_row(tsk_text *out, const char *what, double ms, double floor, int is_compute) {
+    cli_append(out, "%-28s %12.3f %12.3f %8.2fx  %s\n", what, ms, floor, over_floor(ms, floor), is_compute ? "compute" : "memory");
+}
+
+static int print_table(const bench *b, const run *runs, size_t n) {
+    tsk_text out = {0};
+    const cli_settings *s = b->settings;
+    size_t i;
+    int status;
+    cli_append(&out, "%.1000s on %s, prompt %d, gen %d, block %d\n", shape_name(s), tsk_model_device_name(b->model), (int)s->bench_prompt,
+               (int)s->bench_gen, (int)s->bench_block);
+    cli_append(&out, "ceilings: %.1f GB/s, %.1f GFLOP/s\n\n", b->ceilings.bytes_per_second / 1e9, b->ceilings.flops_per_second / 1e9);
+    cli_append(&out, "%-28s %12s %12s %9s  %s\n", "", "median ms", "floor ms", "ratio", "bound by");
+    for (i = 0; i < n; i++) {
+        char what[64];
+        if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
+        else snprintf(what, sizeof what, "block step, %d active", (int)runs[i].active);
+        if (i == 0) print_row(&out, "refresh", runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+        print_row(&out, what, runs[i].block_step_ms, runs[i].block_step_floor_ms, runs[i].block_step_is_compute);
+    }
+    status = cli_write(out.data, out.length);
+    tsk_text_free(&out);
+    return status;
+}
+
+/* ---- The command ------------------------------------------------------------------------------------------------ */
+
+static int check(const cli_settings *s) {
+    size_t i;
+    if (s->batch != 1) return cli_fail("--batch %d: more than one sequence at a time is not there yet", (int)s->batch);
+    if (s->bench_prompt > INT_MAX / 4 || s->bench_gen > INT_MAX / 4)
+        return cli_fail("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt, (int)s->bench_gen);
+    if (s->bench_block < 2 || s->bench_gen % s->bench_block != 0 || s->bench_gen < 1)
+        return cli_fail("--gen %d is not a multiple of --block %d, of two or more", (int)s->bench_gen, (int)s->bench_block);
+    if (s->repeat < 1) return cli_fail("--repeat 0 measures nothing");
+    for (i = 0; i < s->active.count; i++)
+        if (s->active.ids[i] > s->bench_block)
+            return cli_fail("--active %d is more than the %d tokens of a block", (int)s->active.ids[i], (int)s->bench_block);
+    return CLI_OK;
+}
+
+/* The two ceilings and what the floors are computed from. */
+static int prepare(bench *b) {
+    tsk_error error = {0};
+    const char *device = tsk_model_device_name(b->model);
+    int is_cpu = strncmp(device, "CPU", 3) == 0, status = CLI_OK;
+    b->config = tsk_model_get_config(b->model);
+    b->cache_element = is_cpu || b->settings->model.dtype == TSK_DTYPE_F32 ? 4 : 2;
+    if (!b->weights_size) b->weights_size = (uint64_t)(2 * all_parameters(b->config)); /* random weights are BF16 */
+    make_prompt(b);
+    cli_note("measuring the ceilings of %s", device);
+    if (tsk_model_ceilings(b->model, &b->ceilings, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    return status;
+}
+
+int cmd_bench(cli_settings *settings) {
+    bench b;
+    size_t n = settings->active.count ? settings->active.count : 1;
+    run *runs = (run *)calloc(n, sizeof *runs);
+    int status = check(settings);
+    memset(&b, 0, sizeof b);
+    b.settings = settings;
+    if (!runs) status = cli_fail("out of memory");
+    cli_catch_interrupts();
+    if (status == CLI_OK) status = settings->model_dir ? load_folder(&b) : make_random(&b);
+    if (status == CLI_OK) status = prepare(&b);
+    if (status == CLI_OK) status = measure_all(&b, runs, n);
+    if (status == CLI_OK) status = settings->json ? print_json(&b, runs, n) : print_table(&b, runs, n);
+    tsk_model_free(b.model);
+    tsk_tokens_free(&b.prompt);
+    free(runs);
+    return status;
+}

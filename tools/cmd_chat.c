@@ -1,0 +1,220 @@
+#include "visual.h"
+
+#include <unistd.h>
+
+/* A turn's text; roles alternate after the system message, if there is one. */
+typedef struct turn {
+    const char *role;
+    char *content;
+} turn;
+
+typedef struct chat {
+    cli_engine engine;
+    cli_settings *settings;
+    visual view;
+    turn *turns;
+    size_t count, capacity;
+    int failed;             /* a message could not be answered, or stdout not be written */
+    /* the answer being printed */
+    tsk_decoder decoder;
+    int ended;              /* its end-of-sequence token has come */
+    int written_to_nowhere; /* stdout failed: no use going on */
+} chat;
+
+/* ---- History ---------------------------------------------------------------------------------------------------- */
+
+static void add_turn(chat *c, const char *role, const char *text, size_t length) {
+    turn *turns = c->turns;
+    char *copy = (char *)malloc(length + 1);
+    if (c->count == c->capacity) {
+        c->capacity = c->capacity * 2 + 8;
+        turns = (turn *)realloc(turns, c->capacity * sizeof *turns);
+    }
+    if (!turns || !copy) exit(cli_fail("out of memory"));
+    if (length) memcpy(copy, text, length);
+    copy[length] = 0;
+    c->turns = turns;
+    c->turns[c->count].role = role;
+    c->turns[c->count++].content = copy;
+}
+
+static void remove_turns(chat *c, size_t first, size_t n) {
+    size_t i;
+    if (!n) return;
+    for (i = first; i < first + n; i++) free(c->turns[i].content);
+    memmove(c->turns + first, c->turns + first + n, (c->count - first - n) * sizeof *c->turns);
+    c->count -= n;
+}
+
+static size_t system_turns(const chat *c) { return c->settings->system ? 1 : 0; }
+
+static void reset(chat *c) {
+    remove_turns(c, 0, c->count);
+    if (c->settings->system) add_turn(c, "system", c->settings->system, strlen(c->settings->system));
+}
+
+/* The system message and the turns from `first` on. */
+static int encode(const chat *c, size_t first, tsk_tokens *out) {
+    tsk_error error = {0};
+    tsk_message *messages = (tsk_message *)malloc(c->count * sizeof *messages);
+    size_t i, count = 0;
+    int status = CLI_OK;
+    if (!messages) exit(cli_fail("out of memory"));
+    for (i = 0; i < c->count; i++) {
+        if (i >= system_turns(c) && i < first) continue;
+        messages[count].role = c->turns[i].role;
+        messages[count++].content = c->turns[i].content;
+    }
+    out->count = 0;
+    if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    free(messages);
+    return status;
+}
+
+/* Encodes the conversation. The oldest exchanges go while it and an answer do not fit the model's context, but only
+   for a message that fits once they are gone. */
+static int encode_within_context(chat *c, tsk_tokens *prompt) {
+    int32_t limit = tsk_model_get_config(c->engine.model)->max_sequence_length, room = limit - c->settings->generate.gen_length;
+    size_t oldest = system_turns(c), first = oldest;
+    for (;; first += 2) {
+        if (encode(c, first, prompt) != CLI_OK) return CLI_FAILED;
+        if (room > 0 && prompt->count <= (size_t)room) break;
+        if (first + 1 >= c->count)
+            return cli_fail("the message makes %zu tokens, and %d fit beside an answer of %d in the model's context of %d", prompt->count,
+                            (int)(room > 0 ? room : 0), (int)c->settings->generate.gen_length, (int)limit);
+    }
+    if (first > oldest)
+        cli_note("the conversation outgrew the context of %d tokens: its oldest %zu exchanges are forgotten", (int)limit, (first - oldest) / 2);
+    remove_turns(c, oldest, first - oldest);
+    return CLI_OK;
+}
+
+/* ---- Answering -------------------------------------------------------------------------------------------------- */
+
+static void write_piece(chat *c, const tsk_text *piece) {
+    if (!piece->length || c->written_to_nowhere) return;
+    if (cli_write(piece->data, piece->length) != CLI_OK) c->written_to_nowhere = c->failed = 1;
+}
+
+static int ends_text(const chat *c, int32_t id) {
+    return id == tsk_model_get_config(c->engine.model)->eos_token_id || id == tsk_chat_end_of_turn(c->engine.tokenizer);
+}
+
+/* Text goes out a finished block at a time: what stands in one changes no more. */
+static void stream_block(chat *c, const tsk_step *step) {
+    tsk_text piece = {0};
+    int32_t i;
+    for (i = 0; i < step->n_positions && !c->ended; i++) {
+        int32_t id = step->canvas[step->positions[i]];
+        if (step->positions[i] < step->prompt_length) continue;
+        if (ends_text(c, id)) c->ended = 1;
+        else tsk_decoder_push(c->engine.tokenizer, &c->decoder, id, &piece, NULL);
+    }
+    write_piece(c, &piece);
+    tsk_text_free(&piece);
+}
+
+static int on_step(void *user, const tsk_step *step) {
+    chat *c = (chat *)user;
+    if (c->view.is_on) visual_step(&c->view, step);
+    else if (step->masks_left == 0) stream_block(c, step);
+    return c->written_to_nowhere;
+}
+
+static void finish_answer(chat *c, const tsk_result *result) {
+    tsk_text answer = {0}, piece = {0};
+    if (cli_result_text(&c->engine, result, &answer) != CLI_OK) c->failed = 1;
+    if (c->view.is_on) cli_append_bytes(&piece, answer.data, answer.length);
+    else tsk_decoder_flush(&c->decoder, &piece);
+    cli_append(&piece, "\n");
+    write_piece(c, &piece);
+    add_turn(c, "assistant", answer.data, answer.length);
+    if (result->finish_reason == TSK_FINISH_CANCELLED) cli_note("stopped");
+    tsk_text_free(&answer);
+    tsk_text_free(&piece);
+}
+
+/* A message that cannot be answered is taken back, and the conversation goes on. */
+static void answer(chat *c, const char *line, size_t length) {
+    tsk_tokens prompt = {0};
+    tsk_error error = {0};
+    tsk_result result;
+    int status;
+    add_turn(c, "user", line, length);
+    memset(&c->decoder, 0, sizeof c->decoder);
+    c->decoder.skip_special = 1;
+    c->ended = 0;
+    status = encode_within_context(c, &prompt);
+    if (status == CLI_OK) {
+        cli_catch_interrupts();
+        if (tsk_generate(c->engine.session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
+        visual_end(&c->view);
+        if (status == CLI_OK) finish_answer(c, &result);
+        else cli_fail_with(&error, NULL);
+        cli_release_interrupts();
+    }
+    if (status != CLI_OK) {
+        remove_turns(c, c->count - 1, 1);
+        c->failed = 1;
+    }
+    tsk_error_clear(&error);
+    tsk_tokens_free(&prompt);
+}
+
+/* ---- The conversation ------------------------------------------------------------------------------------------- */
+
+static void command_line(chat *c, const char *line) {
+    if (strcmp(line, "/reset") == 0) {
+        reset(c);
+        cli_note("a new conversation");
+    } else {
+        cli_note("no command %s: there are /reset and /exit", line);
+    }
+}
+
+static void converse(chat *c) {
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t length;
+    int show_prompt = isatty(STDIN_FILENO) && cli_stderr_is_terminal();
+    while (!c->written_to_nowhere) {
+        if (show_prompt) fputs("> ", stderr);
+        length = getline(&line, &capacity, stdin);
+        if (length < 0) break;
+        while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) line[--length] = 0;
+        if (strcmp(line, "/exit") == 0) break;
+        if (strlen(line) != (size_t)length) c->failed = cli_fail("standard input: a NUL byte in a message");
+        else if (line[0] == '/') command_line(c, line);
+        else if (length > 0) answer(c, line, (size_t)length);
+    }
+    if (ferror(stdin)) c->failed = cli_fail("cannot read standard input");
+    if (show_prompt && feof(stdin)) fputs("\n", stderr);
+    free(line);
+}
+
+int cmd_chat(cli_settings *settings) {
+    chat c;
+    int status;
+    memset(&c, 0, sizeof c);
+    c.settings = settings;
+    status = cli_load_model(&c.engine, settings);
+    if (status == CLI_OK && !c.engine.tokenizer) status = cli_fail("%s: no tokenizer.json: chat needs one", settings->model_dir);
+    if (status == CLI_OK) {
+        visual_begin(&c.view, &c.engine, settings);
+        settings->generate.on_step = on_step;
+        settings->generate.user = &c;
+        status = cli_open_session(&c.engine, settings);
+    }
+    if (status == CLI_OK) {
+        reset(&c);
+        cli_note("%s; /reset forgets the conversation, /exit ends it", tsk_model_device_name(c.engine.model));
+        if (settings->prompt) answer(&c, settings->prompt, strlen(settings->prompt));
+        converse(&c);
+        status = c.failed ? CLI_FAILED : CLI_OK;
+    }
+    remove_turns(&c, 0, c.count);
+    free(c.turns);
+    cli_engine_free(&c.engine);
+    return status;
+}

@@ -1,0 +1,134 @@
+#include "visual.h"
+
+static int on_step(void *user, const tsk_step *step) {
+    visual_step((visual *)user, step);
+    return 0;
+}
+
+static void write_blocks(tsk_json_writer *json, const tsk_result *result) {
+    int32_t i;
+    tsk_json_write_key(json, "blocks");
+    tsk_json_begin_array(json);
+    for (i = 0; i < result->n_blocks; i++) {
+        tsk_json_begin_object(json);
+        cli_json_uint(json, "nfe", (uint64_t)result->blocks[i].nfe);
+        cli_json_uint(json, "mask_residual", (uint64_t)result->blocks[i].mask_residual);
+        tsk_json_end_object(json);
+    }
+    tsk_json_end_array(json);
+}
+
+static void write_skip(tsk_json_writer *json, const tsk_result *result) {
+    tsk_json_write_key(json, "skip");
+    tsk_json_begin_object(json);
+    cli_json_ids(json, "active", result->active, (size_t)result->n_block_steps);
+    cli_json_ids(json, "stable_masked", result->stable_masked, (size_t)result->n_block_steps);
+    cli_json_uint(json, "token_layers_computed", result->token_layers_computed);
+    cli_json_uint(json, "token_layers_total", result->token_layers_total);
+    cli_json_uint(json, "refresh_token_layers_computed", result->refresh_token_layers_computed);
+    cli_json_uint(json, "refresh_token_layers_total", result->refresh_token_layers_total);
+    tsk_json_end_object(json);
+}
+
+static void write_timing(tsk_json_writer *json, const cli_engine *engine, const tsk_result *result) {
+    tsk_json_write_key(json, "timing");
+    tsk_json_begin_object(json);
+    cli_json_double(json, "load_ms", engine->load_ms);
+    cli_json_double(json, "refresh_ms", result->refresh_ms);
+    cli_json_uint(json, "refreshes", (uint64_t)result->refreshes);
+    cli_json_double(json, "block_step_ms", result->block_step_ms);
+    cli_json_uint(json, "block_steps", (uint64_t)result->block_steps);
+    cli_json_double(json, "total_ms", result->total_ms);
+    cli_json_double(json, "tokens_per_second", cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms));
+    tsk_json_end_object(json);
+}
+
+static const char *finish_name(tsk_finish reason) {
+    switch (reason) {
+    case TSK_FINISH_LENGTH: return "length";
+    case TSK_FINISH_EOS: return "eos";
+    default: return "cancelled";
+    }
+}
+
+/* `text`: NULL without a tokenizer. */
+static int print_json(const cli_engine *engine, const tsk_result *result, const tsk_text *text) {
+    tsk_text out = {0};
+    tsk_json_writer json = {0};
+    int status;
+    json.out = &out;
+    tsk_json_begin_object(&json);
+    tsk_json_write_key(&json, "text");
+    if (text) tsk_json_write_string(&json, text->data ? text->data : "", text->length);
+    else tsk_json_write_null(&json);
+    cli_json_ids(&json, "tokens", result->tokens, (size_t)result->n_tokens);
+    cli_json_ids(&json, "prompt_tokens", result->canvas, (size_t)result->n_prompt); /* masks in it filled */
+    cli_json_uint(&json, "nfe", (uint64_t)result->nfe);
+    cli_json_uint(&json, "mask_residual", (uint64_t)result->mask_residual);
+    cli_json_string(&json, "finish_reason", finish_name(result->finish_reason));
+    write_blocks(&json, result);
+    write_skip(&json, result);
+    write_timing(&json, engine, result);
+    cli_json_string(&json, "device", tsk_model_device_name(engine->model));
+    tsk_json_end_object(&json);
+    status = cli_json_print(&json);
+    tsk_text_free(&out);
+    return status;
+}
+
+static int print_plain(const cli_engine *engine, const tsk_result *result, const tsk_text *text) {
+    tsk_text out = {0};
+    int32_t i;
+    int status;
+    if (text) cli_append_bytes(&out, text->data, text->length);
+    else for (i = 0; i < result->n_tokens; i++) cli_append(&out, i ? " %d" : "%d", (int)result->tokens[i]);
+    cli_append(&out, "\n");
+    status = cli_write(out.data, out.length);
+    if (status == CLI_OK)
+        cli_note("%d tokens in %d forward passes, %.1f tokens/s, %s", (int)cli_count_tokens(engine, result), (int)result->nfe,
+                 cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms), finish_name(result->finish_reason));
+    tsk_text_free(&out);
+    return status;
+}
+
+static int print_result(const cli_engine *engine, const cli_settings *settings, const tsk_result *result) {
+    tsk_text text = {0};
+    const tsk_text *shown = engine->tokenizer ? &text : NULL;
+    int status = shown ? cli_result_text(engine, result, &text) : CLI_OK;
+    if (status == CLI_OK) status = settings->json ? print_json(engine, result, shown) : print_plain(engine, result, shown);
+    tsk_text_free(&text);
+    return status;
+}
+
+static int generate(cli_engine *engine, cli_settings *settings, const tsk_tokens *prompt) {
+    visual view;
+    tsk_result result;
+    tsk_error error = {0};
+    int status;
+    visual_begin(&view, engine, settings);
+    settings->generate.on_step = on_step;
+    settings->generate.user = &view;
+    status = cli_open_session(engine, settings);
+    if (status != CLI_OK) return status;
+    if (tsk_generate(engine->session, prompt->ids, (int32_t)prompt->count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
+    visual_end(&view);
+    if (status == CLI_OK) return print_result(engine, settings, &result);
+    cli_fail_with(&error, NULL);
+    tsk_error_clear(&error);
+    return status;
+}
+
+int cmd_generate(cli_settings *settings) {
+    cli_engine engine = {0};
+    tsk_text text = {0};
+    tsk_tokens prompt = {0};
+    int status = cli_read_prompt(settings, &text);
+    cli_catch_interrupts();
+    if (status == CLI_OK) status = cli_load_model(&engine, settings);
+    if (status == CLI_OK) status = cli_prompt_tokens(&engine, settings, &text, &prompt);
+    if (status == CLI_OK) status = generate(&engine, settings, &prompt);
+    cli_engine_free(&engine);
+    tsk_text_free(&text);
+    tsk_tokens_free(&prompt);
+    return status;
+}

@@ -1,0 +1,95 @@
+/* What TokenSkip does to a generation, pass by pass: compared with the baseline from the same states, then followed step
+   by step. */
+#include "output.h"
+#include "trace.h"
+
+/* Everything that can be known to be wrong before a model is loaded. */
+static int check(const cli_settings *settings, trace_dump *dump) {
+    if (cli_given(settings, "blocks") && settings->blocks < 1) return cli_usage_error("--blocks takes a number from 1");
+    if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip_layer_k == 0))
+        return cli_usage_error("--shadow needs TokenSkip: --cache dual and a --skip-layer-k above 0");
+    if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
+    return dump_open(dump, settings);
+}
+
+/* Options that the model cannot have are said before anything is run. */
+static int check_options(const cli_engine *engine, const cli_settings *settings) {
+    tsk_session *session = NULL;
+    tsk_error error = {0};
+    int status = CLI_OK;
+    if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    tsk_session_free(session);
+    tsk_error_clear(&error);
+    return status;
+}
+
+/* The page's difference curves come from the shadow. */
+static int is_shadowed(const trace *t) { return t->layer_k && (t->settings->shadow || t->settings->html); }
+
+static int run(trace *t, trace_dump *dump) {
+    tsk_generate_options baseline = t->settings->generate;
+    int status = CLI_OK;
+    baseline.skip_layer_k = baseline.skip_refresh = 0;
+    if (t->layer_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
+    if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
+    dump->prefix = "skip.";
+    if (status == CLI_OK && t->layer_k)
+        status = generation_run(&t->skip, t->engine, t->settings, &t->settings->generate, t->prompt, is_shadowed(t), dump);
+    return status;
+}
+
+static int print(const trace *t) {
+    tsk_text out = {0};
+    tsk_json_writer json = {0};
+    int status;
+    json.out = &out;
+    if (t->settings->json) {
+        trace_json(t, &json);
+        status = cli_json_print(&json);
+    } else {
+        trace_text(t, &out);
+        status = cli_write(out.data, out.length);
+    }
+    tsk_text_free(&out);
+    return status;
+}
+
+static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt, trace_dump *dump) {
+    trace t;
+    int status;
+    memset(&t, 0, sizeof t);
+    t.engine = engine;
+    t.settings = settings;
+    t.config = tsk_model_get_config(engine->model);
+    t.prompt = prompt;
+    t.layer_k = cli_layer_k(&settings->generate, t.config);
+    status = run(&t, dump);
+    /* files first: what is printed stands for a trace that is complete */
+    if (status == CLI_OK) status = dump_finish(dump, settings);
+    if (status == CLI_OK && settings->html) status = trace_html(&t, settings->html);
+    if (status == CLI_OK) status = print(&t);
+    notebook_free(&t.notes);
+    generation_free(&t.baseline);
+    generation_free(&t.skip);
+    return status;
+}
+
+int cmd_trace(cli_settings *settings) {
+    cli_engine engine = {0};
+    tsk_text text = {0};
+    tsk_tokens prompt = {0};
+    trace_dump dump;
+    int status = check(settings, &dump);
+    if (status != CLI_OK) return status;
+    status = cli_read_prompt(settings, &text);
+    cli_catch_interrupts();
+    if (status == CLI_OK) status = cli_load_model(&engine, settings);
+    if (status == CLI_OK) status = check_options(&engine, settings);
+    if (status == CLI_OK) status = cli_prompt_tokens(&engine, settings, &text, &prompt);
+    if (status == CLI_OK) status = trace_prompt(&engine, settings, &prompt, &dump);
+    dump_abandon(&dump);
+    cli_engine_free(&engine);
+    tsk_text_free(&text);
+    tsk_tokens_free(&prompt);
+    return status;
+}

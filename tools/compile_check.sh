@@ -1,0 +1,89 @@
+# compile_check.sh FOLDER COMPILER STANDARD VARIANT LEVEL: one cell of `make compile-matrix`. Prints "ok ..." or the
+# compiler's messages and "failed ...". Variants:
+#   default    CUDA linked: needs cuda.h; where there is none the header's #error must name the other two builds
+#   no-cuda    TOKENSKIP_NO_CUDA
+#   dlopen     TOKENSKIP_CUDA_DLOPEN
+#   static     TOKENSKIP_STATIC, in one translation unit
+#   no-cuda-h  the default build without cuda.h in reach
+#   tools      the command's sources, at every warning
+folder=$1 compiler=$2 standard=$3 variant=$4 level=$5
+here=$folder/$compiler.$standard.$variant.$level.files
+cuda=${CUDA_HOME:-/usr/local/cuda}
+case $standard in
+c++*) language=c++ driver=$(echo "$compiler" | sed 's/^gcc$/g++/; s/^clang$/clang++/') ;;
+*) language=c driver=$compiler ;;
+esac
+# in C, strict: no GNU mode, the header included first
+compile="$driver -std=$standard -$level -Wall -Wextra -Wpedantic -Wshadow -Werror -I."
+libraries="-lm -lpthread -ldl"
+
+finish() { # finish STATUS WORDS...
+    status=$1
+    shift
+    if [ "$status" -ne 0 ]; then
+        head -n 40 "$here/messages"
+        echo "failed $compiler $standard $variant $level $*"
+    else
+        echo "ok $compiler $standard $variant $level $*"
+    fi
+    rm -rf "$here"
+    exit 0
+}
+
+command -v "$driver" > /dev/null || { echo "skipped $compiler $standard $variant $level: no $driver"; exit 0; }
+rm -rf "$here"
+mkdir -p "$here"
+printf '#define TOKENSKIP_IMPLEMENTATION\n#include "tokenskip.h"\n' > "$here/implementation.$language"
+printf '#include "tokenskip.h"\n#include <stdio.h>\nint main(void) { puts(tsk_status_string(TSK_OK)); return 0; }\n' > "$here/user.$language"
+
+# Two translation units, one with the implementation, and the program they make.
+two_units() { # two_units FLAGS LINK_FLAGS
+    $compile $1 -x $language -c "$here/implementation.$language" -o "$here/implementation.o" &&
+    $compile $1 -x $language -c "$here/user.$language" -o "$here/user.o" &&
+    { [ "$2" = no-link ] || { $driver "$here/implementation.o" "$here/user.o" -o "$here/program" $2 $libraries && "$here/program"; }; }
+}
+
+finds_cuda_h() { echo '#include <cuda.h>' | $driver $1 -x $language -E - > /dev/null 2>&1; }
+
+# The #error must come, and name both ways out.
+must_refuse() {
+    if $compile -x $language -c "$here/implementation.$language" -o "$here/implementation.o" 2> "$here/messages"; then
+        echo "it compiled without cuda.h" >> "$here/messages"
+        return 1
+    fi
+    grep -q TOKENSKIP_NO_CUDA "$here/messages" && grep -q TOKENSKIP_CUDA_DLOPEN "$here/messages"
+}
+
+case $variant in
+no-cuda) two_units -DTOKENSKIP_NO_CUDA "" > "$here/messages" 2>&1; finish $? ;;
+dlopen) two_units -DTOKENSKIP_CUDA_DLOPEN "" > "$here/messages" 2>&1; finish $? ;;
+static)
+    printf '#define TOKENSKIP_STATIC\n#define TOKENSKIP_IMPLEMENTATION\n' | cat - "$here/user.$language" > "$here/one.$language"
+    $compile -DTOKENSKIP_NO_CUDA -x $language "$here/one.$language" -o "$here/program" $libraries > "$here/messages" 2>&1 &&
+        "$here/program" >> "$here/messages"
+    finish $? ;;
+tools)
+    for source in tools/*.c; do
+        case $source in tools/make_* | tools/library.c) continue ;; esac
+        $compile -Ibuild -c "$source" -o "$here/tool.o" >> "$here/messages" 2>&1 || finish 1 "$source"
+    done
+    ! grep -n 'tsk__' tools/*.c tools/*.h > "$here/messages"
+    finish $? "(and no private name)" ;;
+no-cuda-h)
+    if finds_cuda_h ""; then
+        echo "skipped $compiler $standard $variant $level: cuda.h is among the system's headers"
+    else
+        must_refuse
+        finish $? "(the #error)"
+    fi ;;
+default)
+    if ! finds_cuda_h "-I$cuda/include"; then
+        must_refuse
+        finish $? "(no cuda.h: the #error)"
+    fi
+    # linked where the libraries are; only compiled where a machine has no more than the headers
+    link="-L$cuda/lib64 -L$cuda/lib64/stubs -lcuda -lnvrtc -lcublas"
+    echo 'int main(void) { return 0; }' | $driver -x $language - -o "$here/probe" $link > /dev/null 2>&1 || link=no-link
+    two_units "-isystem $cuda/include" "$link" > "$here/messages" 2>&1
+    finish $? "($([ "$link" = no-link ] && echo compiled, not linked || echo linked))" ;;
+esac

@@ -1,0 +1,81 @@
+/* The `tokenskip` command: finds the subcommand and runs it. */
+#include "cli.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#define PROMPT_NOTE \
+    "The prompt comes from -p, from --prompt-ids, or from standard input (without its last newline).\n"
+
+static const cli_command commands[] = {
+    {CLI_GENERATE, "generate", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "Answers one prompt.",
+     PROMPT_NOTE "A folder without a tokenizer works with --prompt-ids; ids are printed then.\n", cmd_generate},
+    {CLI_CHAT, "chat", "-m DIR [options]", "A conversation in the terminal.",
+     "One line is one message. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.\n", cmd_chat},
+    {CLI_TOKENIZE, "tokenize", "-m DIR [--jsonl] [--decode] < FILE", "Text to token ids, and back.",
+     "Special tokens written out in the text are recognised; none is added.\n", cmd_tokenize},
+    {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.", "", cmd_template},
+    {CLI_INSPECT, "inspect", "PATH [--json]", "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
+    {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
+     "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other than\n"
+     "'-' and '.' stands before it.\n", cmd_eval},
+    {CLI_BENCH, "bench", "[--shape NAME | -m DIR] [options]", "Times block steps and refreshes against what the machine can do.",
+     "A floor is the time that reading the weights and the cache, or the products, would take at the measured ceilings.\n", cmd_bench},
+    {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "What TokenSkip does to a generation, pass by pass.",
+     PROMPT_NOTE "Two steps of the first block are compared with TokenSkip off and on, all from the same state; then both generations\n"
+     "are followed step by step. A value in a dump is called pass0.block_3.output, or skip.pass0... with TokenSkip on.\n", cmd_trace},
+    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]", "The skip options that compute the least while few predictions change.",
+     "Searches --skip-layer-k, --skip-threshold, --skip-outlier, --skip-reference and --skip-max-age; those that are given\n"
+     "stay as they are. A flip is a masked token's prediction that the full pass, from the same state, makes differently.\n", cmd_calibrate},
+    {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]", "Accuracy against time over thresholds and policies, as a picture.",
+     "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 unless\n"
+     "given, so that the threshold alone decides.\n", cmd_sweep},
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static int print_overview(void) {
+    tsk_text out = {0};
+    int i, status;
+    cli_append(&out, "usage: tokenskip COMMAND [options]\n\nRuns masked-diffusion language models (LLaDA).\n\ncommands:\n");
+    for (i = 0; i < N_COMMANDS; i++) cli_append(&out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    cli_append(&out, "\n`tokenskip COMMAND --help` lists a command's options; `tokenskip --version` says which version this is.\n"
+                     "Exit status: 0 success, 1 failure, 2 wrong usage.\n");
+    status = cli_write(out.data, out.length);
+    tsk_text_free(&out);
+    return status;
+}
+
+static int print_version(void) {
+    static const char line[] = "tokenskip " TOKENSKIP_VERSION_STRING "\n";
+    return cli_write(line, sizeof line - 1);
+}
+
+static int run_command(const cli_command *command, int argc, char **argv) {
+    cli_settings settings;
+    int status = cli_parse(&settings, command, argc, argv);
+    if (status == CLI_CONTINUE) status = command->run(&settings);
+    cli_settings_free(&settings);
+    return status;
+}
+
+/* A model's file must never be opened under the number of a standard stream that the caller has closed: what is printed
+   would go there. Read-only, so that writing to such a stream still fails. */
+static void occupy_standard_streams(void) {
+    int fd;
+    do fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO) close(fd);
+}
+
+int main(int argc, char **argv) {
+    int i;
+    occupy_standard_streams();
+    signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write with a message, like a full disk */
+    if (argc < 2) return cli_usage_error("no command (tokenskip --help lists them)");
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_overview();
+    if (strcmp(argv[1], "--version") == 0) return print_version();
+    for (i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, argv[1]) == 0) return run_command(&commands[i], argc - 2, argv + 2);
+    return cli_usage_error("no command '%s' (tokenskip --help lists them)", argv[1]);
+}

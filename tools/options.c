@@ -1,0 +1,430 @@
+/* The options of all subcommands in one table, from which they are parsed and their --help is printed. */
+#include "cli.h"
+
+#include <errno.h>
+#include <math.h>
+
+typedef enum option_kind {
+    KIND_SWITCH, KIND_INT, KIND_SEED, KIND_FLOAT, KIND_TEXT, KIND_CHOICE, KIND_IDS, KIND_DEVICE, KIND_DTYPE
+} option_kind;
+
+typedef struct cli_option {
+    const char *name;
+    char letter;           /* its one-letter form, or 0 */
+    unsigned commands;     /* which subcommands have it */
+    option_kind kind;
+    size_t field;          /* offset in cli_settings */
+    const char *argument;  /* as --help shows it; a choice: its values in the order of their numbers */
+    const char *help;
+} cli_option;
+
+#define FIELD(name) offsetof(cli_settings, name)
+#define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP)
+
+static const cli_option table[] = {
+    {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, FIELD(model_dir), "DIR", "the model's folder"},
+    {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, FIELD(prompt), "TEXT", "the prompt; chat: the first message"},
+    {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, FIELD(prompt_ids), "IDS", "the prompt as token ids: 1,2,3"},
+    {"system", 0, ENGINES, KIND_TEXT, FIELD(system), "TEXT", "a system message before the prompt"},
+    {"raw", 0, ENGINES & ~CLI_CHAT, KIND_SWITCH, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
+    {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
+    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
+    {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
+    {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(decode), "", "ids to text"},
+
+    {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, FIELD(keep_masks), "", "compare two steps with masks, not filled in"},
+    {"blocks", 0, CLI_TRACE, KIND_INT, FIELD(blocks), "N", "run only the first N blocks (all)"},
+    {"shadow", 0, CLI_TRACE, KIND_SWITCH, FIELD(shadow), "", "run the full pass beside every step"},
+    {"html", 0, CLI_TRACE, KIND_TEXT, FIELD(html), "FILE", "a page to look at"},
+    {"dump", 0, CLI_TRACE, KIND_TEXT, FIELD(dump), "FILE", "all values, as .safetensors"},
+    {"dump-only", 0, CLI_TRACE, KIND_TEXT, FIELD(dump_only), "PATTERN", "only names that match: 'pass0.block_*'"},
+    {"passes", 0, CLI_TRACE, KIND_TEXT, FIELD(passes), "A..B", "only values of these passes"},
+    {"svg", 0, CLI_SWEEP, KIND_TEXT, FIELD(svg), "FILE", "where the picture goes"},
+    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, FIELD(max_flips), "R", "share of masked predictions that may change"},
+    {"limit", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FIELD(limit), "N", "only the first N questions (sweep: all, calibrate: 16)"},
+
+    {"gen-length", 0, ENGINES, KIND_INT, FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
+    {"block-length", 0, ENGINES, KIND_INT, FIELD(generate.block_length), "N", "positions decoded together (32)"},
+    {"steps", 0, ENGINES, KIND_INT, FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
+    {"cache", 0, ENGINES, KIND_CHOICE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
+    {"threshold", 0, ENGINES, KIND_FLOAT, FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
+    {"no-threshold", 0, ENGINES, KIND_SWITCH, FIELD(no_threshold), "", "commit a fixed number each step instead"},
+    {"factor", 0, ENGINES, KIND_FLOAT, FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
+    {"temperature", 0, ENGINES, KIND_FLOAT, FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
+    {"seed", 0, ENGINES, KIND_SEED, FIELD(generate.seed), "N", "of every random draw (0)"},
+    {"remasking", 0, ENGINES, KIND_CHOICE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
+    {"eos-stop", 0, ENGINES, KIND_SWITCH, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+
+    {"skip-layer-k", 0, ENGINES | CLI_BENCH, KIND_INT, FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+    {"skip-threshold", 0, ENGINES, KIND_FLOAT, FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
+    {"skip-outlier", 0, ENGINES, KIND_FLOAT, FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
+    {"skip-masked", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
+    {"skip-policy", 0, ENGINES, KIND_CHOICE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
+    {"skip-reference", 0, ENGINES, KIND_CHOICE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
+    {"skip-max-age", 0, ENGINES, KIND_INT, FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
+    {"skip-full-every", 0, ENGINES, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
+    {"skip-warm-start", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
+    {"skip-refresh", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
+    {"skip-preset", 0, ENGINES, KIND_TEXT, FIELD(preset), "NAME", "default, or seed: exit, masked tokens too, 0.95, 0.7"},
+
+    {"shape", 0, CLI_BENCH, KIND_TEXT, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
+    {"prompt", 0, CLI_BENCH, KIND_INT, FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
+    {"gen", 0, CLI_BENCH, KIND_INT, FIELD(bench_gen), "N", "positions after the prompt (128)"},
+    {"block", 0, CLI_BENCH, KIND_INT, FIELD(bench_block), "N", "positions of a block (32)"},
+    {"batch", 0, CLI_BENCH, KIND_INT, FIELD(batch), "N", "sequences at a time; only 1 so far"},
+    {"active", 0, CLI_BENCH, KIND_IDS, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
+    {"repeat", 0, CLI_BENCH, KIND_INT, FIELD(repeat), "N", "blocks measured in each run (3)"},
+
+    {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
+    {"dtype", 0, ENGINES | CLI_BENCH, KIND_DTYPE, 0, "auto|f32|bf16", "of activations and cache (auto)"},
+    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, FIELD(model.n_threads), "N", "CPU threads (0: one a processor)"},
+    {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, FIELD(visual), "", "show the blocks filling in, in the terminal"},
+    {"json", 0, CLI_GENERATE | CLI_INSPECT | CLI_EVAL | CLI_BENCH | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP, KIND_SWITCH,
+     FIELD(json), "", "one JSON object"},
+};
+enum { N_OPTIONS = sizeof table / sizeof table[0] };
+/* settings.given has a place for each option, or this does not compile */
+typedef char options_fit_in_given[N_OPTIONS <= CLI_MAX_OPTIONS ? 1 : -1];
+
+/* Named sets of the skip options, as a user would write them. */
+static const struct { const char *preset, *option, *value; } presets[] = {
+    {"default", NULL, NULL},
+    {"seed", "skip-policy", "exit"},
+    {"seed", "skip-masked", "on"},
+    {"seed", "skip-threshold", "0.95"},
+    {"seed", "skip-outlier", "0.7"},
+    {"seed", "skip-reference", "last-step"},
+};
+
+/* ---- Numbers ---------------------------------------------------------------------------------------------------- */
+
+/* The command never calls setlocale, so strtoll and strtod read in the "C" locale. They would also skip white space
+   and take hexadecimal: the first character and the character set are checked before. */
+int cli_read_int(const char *text, int64_t min, int64_t max, int64_t *out) {
+    char *end;
+    long long value;
+    if (text[0] != '-' && (text[0] < '0' || text[0] > '9')) return 0;
+    errno = 0;
+    value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < min || value > max) return 0;
+    *out = value;
+    return 1;
+}
+
+static int read_seed(const char *text, uint64_t *out) {
+    char *end;
+    if (text[0] < '0' || text[0] > '9') return 0;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    return !*end && !errno;
+}
+
+/* Infinities and NaN are read, to be refused by name. */
+static int read_double(const char *text, double *out) {
+    char *end;
+    int is_word = strspn(text, "+-infatyINFATY") == strlen(text);
+    if (!text[0] || (!is_word && strspn(text, "+-.0123456789eE") != strlen(text))) return 0;
+    *out = strtod(text, &end);
+    return end != text && !*end;
+}
+
+static int is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+int cli_read_ids(const char *text, tsk_tokens *out) {
+    const char *at = text;
+    for (;;) {
+        char number[16];
+        size_t length;
+        int64_t value;
+        int32_t id;
+        while (is_space(*at)) at++;
+        length = strcspn(at, ", \t\r\n");
+        if (length == 0 || length >= sizeof number) return 0;
+        memcpy(number, at, length);
+        number[length] = 0;
+        if (!cli_read_int(number, 0, INT32_MAX, &value)) return 0;
+        id = (int32_t)value;
+        if (tsk_tokens_append(out, &id, 1) != TSK_OK) return 0;
+        at += length;
+        while (is_space(*at)) at++;
+        if (!*at) return 1;
+        if (*at == ',') at++;
+    }
+}
+
+/* ---- Setting one option ----------------------------------------------------------------------------------------- */
+
+/* The number of `value` in "a|b|c", or -1. */
+static int choice_number(const char *choices, const char *value) {
+    size_t length = strlen(value);
+    int number = 0;
+    for (;; number++) {
+        size_t n = strcspn(choices, "|");
+        if (n == length && strncmp(choices, value, n) == 0) return number;
+        if (!choices[n]) return -1;
+        choices += n + 1;
+    }
+}
+
+static int read_device(const char *value, tsk_model_options *options) {
+    int64_t index = 0;
+    if (strcmp(value, "auto") == 0) options->device = TSK_DEVICE_AUTO;
+    else if (strcmp(value, "cpu") == 0) options->device = TSK_DEVICE_CPU;
+    else if (strcmp(value, "cuda") == 0) options->device = TSK_DEVICE_CUDA;
+    else if (strncmp(value, "cuda:", 5) == 0 && cli_read_int(value + 5, 0, INT32_MAX, &index)) options->device = TSK_DEVICE_CUDA;
+    else return 0;
+    options->device_index = (int)index;
+    return 1;
+}
+
+static int read_dtype(const char *value, tsk_dtype *out) {
+    static const tsk_dtype dtypes[] = {TSK_DTYPE_AUTO, TSK_DTYPE_F32, TSK_DTYPE_BF16};
+    int number = choice_number("auto|f32|bf16", value);
+    if (number >= 0) *out = dtypes[number];
+    return number >= 0;
+}
+
+static int set_float(const cli_option *option, const char *value, float *out) {
+    double number;
+    if (!read_double(value, &number)) return cli_usage_error("--%s takes a number, not '%s'", option->name, value);
+    if (!isfinite(number)) return cli_fail("--%s takes a finite number, not '%s'", option->name, value);
+    *out = (float)number;
+    return CLI_CONTINUE;
+}
+
+static int set_ids(const cli_option *option, const char *value, tsk_tokens *out) {
+    out->count = 0;
+    if (!cli_read_ids(value, out)) return cli_usage_error("--%s takes numbers like 1,2,3, not '%s'", option->name, value);
+    return CLI_CONTINUE;
+}
+
+static int set_choice(const cli_option *option, const char *value, int *out) {
+    *out = choice_number(option->argument, value);
+    if (*out < 0) return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
+    return CLI_CONTINUE;
+}
+
+static int set_int(const cli_option *option, const char *value, int32_t *out) {
+    int64_t number;
+    if (!cli_read_int(value, 0, INT32_MAX, &number))
+        return cli_usage_error("--%s takes a whole number from 0 to %d, not '%s'", option->name, INT32_MAX, value);
+    *out = (int32_t)number;
+    return CLI_CONTINUE;
+}
+
+/* A switch takes no value on the command line; "on" and "off" come from its --no- form and from presets. */
+static int set_option(cli_settings *settings, const cli_option *option, const char *value) {
+    void *field = (char *)settings + option->field;
+    switch (option->kind) {
+    case KIND_SWITCH: *(int *)field = strcmp(value, "on") == 0; return CLI_CONTINUE;
+    case KIND_TEXT: *(const char **)field = value; return CLI_CONTINUE;
+    case KIND_INT: return set_int(option, value, (int32_t *)field);
+    case KIND_FLOAT: return set_float(option, value, (float *)field);
+    case KIND_CHOICE: return set_choice(option, value, (int *)field);
+    case KIND_IDS: return set_ids(option, value, (tsk_tokens *)field);
+    case KIND_SEED:
+        if (read_seed(value, (uint64_t *)field)) return CLI_CONTINUE;
+        return cli_usage_error("--%s takes a whole number from 0 to 18446744073709551615, not '%s'", option->name, value);
+    case KIND_DEVICE:
+        if (read_device(value, &settings->model)) return CLI_CONTINUE;
+        return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
+    case KIND_DTYPE:
+        if (read_dtype(value, &settings->model.dtype)) return CLI_CONTINUE;
+        return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
+    }
+    return CLI_CONTINUE;
+}
+
+/* ---- The command line ------------------------------------------------------------------------------------------- */
+
+static const cli_option *find_option(unsigned command, const char *name, size_t length) {
+    int i;
+    for (i = 0; i < N_OPTIONS; i++)
+        if ((table[i].commands & command) && strlen(table[i].name) == length && strncmp(table[i].name, name, length) == 0)
+            return &table[i];
+    return NULL;
+}
+
+/* Finds "-m", "--name" and, for switches, "--no-name"; *value becomes "on" or "off" for a switch, the text after '='
+   where there is one, else NULL. */
+static const cli_option *match_argument(unsigned command, const char *argument, const char **value) {
+    const cli_option *option;
+    const char *name = argument + 2;
+    size_t length = strcspn(argument[1] == '-' ? name : "", "=");
+    int i;
+    *value = NULL;
+    if (argument[1] != '-') {
+        for (i = 0; i < N_OPTIONS; i++)
+            if ((table[i].commands & command) && table[i].letter && table[i].letter == argument[1] && !argument[2]) return &table[i];
+        return NULL;
+    }
+    option = find_option(command, name, length);
+    if (option) {
+        if (name[length] == '=') *value = name + length + 1;
+        else if (option->kind == KIND_SWITCH) *value = "on";
+        return option;
+    }
+    if (strncmp(name, "no-", 3) != 0 || name[length] == '=') return NULL;
+    option = find_option(command, name + 3, length - 3);
+    *value = "off";
+    return option && option->kind == KIND_SWITCH && option->field != FIELD(no_threshold) ? option : NULL;
+}
+
+int cli_given(const cli_settings *settings, const char *name) {
+    int i;
+    for (i = 0; i < N_OPTIONS; i++)
+        if (settings->given[i] && strcmp(table[i].name, name) == 0) return 1;
+    return 0;
+}
+
+static void print_option(tsk_text *out, const cli_option *option) {
+    char left[64];
+    const char *help = option->help;
+    snprintf(left, sizeof left, "%s%s%s", option->name, option->argument[0] ? " " : "", option->argument);
+    if (option->letter) cli_append(out, "  -%c, --%-30s", option->letter, left);
+    else if (option->kind == KIND_SWITCH && option->field != FIELD(no_threshold)) cli_append(out, "      --[no-]%-25s", left);
+    else cli_append(out, "      --%-30s", left);
+    if (strlen(left) > 30 || (option->kind == KIND_SWITCH && strlen(left) > 25)) cli_append(out, "\n%38s", "");
+    for (;;) {
+        size_t n = strcspn(help, "\n");
+        cli_append(out, "%.*s\n", (int)n, help);
+        if (!help[n]) break;
+        help += n + 1;
+        cli_append(out, "%38s", "");
+    }
+}
+
+static int print_help(const cli_command *command) {
+    tsk_text out = {0};
+    int i, status;
+    cli_append(&out, "usage: tokenskip %s %s\n\n%s\n", command->name, command->usage, command->summary);
+    if (command->notes[0]) cli_append(&out, "\n%s", command->notes);
+    cli_append(&out, "\noptions (defaults in parentheses):\n");
+    for (i = 0; i < N_OPTIONS; i++)
+        if (table[i].commands & command->bit) print_option(&out, &table[i]);
+    cli_append(&out, "  -h, --help                          this text\n");
+    status = cli_write(out.data, out.length);
+    tsk_text_free(&out);
+    return status;
+}
+
+/* One argument, and the value after it where it takes one. */
+static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
+    const char *argument = argv[*i], *value, *unused;
+    const cli_option *option = match_argument(command->bit, argument, &value);
+    if (!option)
+        return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument, command->name);
+    if (option->kind == KIND_SWITCH && strchr(argument, '=')) return cli_usage_error("--%s takes no value", option->name);
+    if (!value) {
+        value = *i + 1 < argc ? argv[++*i] : NULL;
+        /* an option where a value should stand is a forgotten value */
+        if (!value || (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
+            return cli_usage_error("%s needs a value: %s", argument, option->argument);
+    }
+    settings->given[option - table] = 1;
+    return set_option(settings, option, value);
+}
+
+static int parse_positional(cli_settings *settings, const cli_command *command, const char *argument) {
+    if (command->bit != CLI_INSPECT) return cli_usage_error("%s takes no argument '%s'", command->name, argument);
+    if (settings->path) return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
+    settings->path = argument;
+    return CLI_CONTINUE;
+}
+
+/* ---- What belongs together -------------------------------------------------------------------------------------- */
+
+static int apply_preset(cli_settings *settings) {
+    size_t i;
+    int known = 0;
+    if (!settings->preset) return CLI_CONTINUE;
+    for (i = 0; i < sizeof presets / sizeof presets[0]; i++) {
+        const cli_option *option;
+        if (strcmp(presets[i].preset, settings->preset) != 0) continue;
+        known = 1;
+        if (!presets[i].option || cli_given(settings, presets[i].option)) continue;
+        option = find_option(CLI_GENERATE, presets[i].option, strlen(presets[i].option));
+        set_option(settings, option, presets[i].value);
+    }
+    return known ? CLI_CONTINUE : cli_usage_error("--skip-preset takes default or seed, not '%s'", settings->preset);
+}
+
+/* The transfer rule follows from which of its three options was given. */
+static int choose_transfer(cli_settings *settings) {
+    int threshold = cli_given(settings, "threshold"), factor = cli_given(settings, "factor");
+    if (threshold + factor + settings->no_threshold > 1)
+        return cli_usage_error("--threshold, --no-threshold and --factor exclude each other");
+    settings->generate.transfer = factor ? TSK_TRANSFER_FACTOR
+                                : settings->no_threshold ? TSK_TRANSFER_SCHEDULE : TSK_TRANSFER_THRESHOLD;
+    return CLI_CONTINUE;
+}
+
+static int check_prompt(const cli_settings *settings) {
+    int ids = cli_given(settings, "prompt-ids");
+    if (ids && settings->prompt) return cli_usage_error("-p and --prompt-ids exclude each other");
+    if (ids && settings->system) return cli_usage_error("--system and --prompt-ids exclude each other");
+    if (settings->raw && settings->system) return cli_usage_error("--system needs the chat template, which --raw leaves out");
+    return CLI_CONTINUE;
+}
+
+static int check_skip(const cli_settings *settings) {
+    if (settings->cache != (int)TSK_CACHE_DUAL && settings->generate.skip_layer_k > 0)
+        return cli_usage_error("--skip-layer-k %d works with --cache dual only", (int)settings->generate.skip_layer_k);
+    return CLI_CONTINUE;
+}
+
+/* A choice's values stand in the table in the order of the enumeration they mean. */
+static void copy_choices(cli_settings *settings) {
+    settings->generate.cache = (tsk_cache)settings->cache;
+    settings->generate.remasking = (tsk_remasking)settings->remasking;
+    settings->generate.skip_policy = (tsk_skip_policy)settings->skip_policy;
+    settings->generate.skip_reference = (tsk_skip_reference)settings->skip_reference;
+}
+
+static int check_required(const cli_settings *settings, const cli_command *command) {
+    const cli_option *model = find_option(command->bit, "model", 5);
+    if (model && command->bit != CLI_BENCH && !settings->model_dir)
+        return cli_usage_error("%s needs -m DIR, the model's folder", command->name);
+    if (command->bit == CLI_BENCH && settings->model_dir && settings->shape)
+        return cli_usage_error("-m and --shape exclude each other");
+    if (command->bit == CLI_INSPECT && !settings->path)
+        return cli_usage_error("inspect needs a path: a .safetensors file or a model folder");
+    if (find_option(command->bit, "data", 4) && !settings->data) return cli_usage_error("%s needs --data FILE.jsonl", command->name);
+    if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
+    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips")) return cli_usage_error("calibrate needs --max-flips R");
+    if (command->bit == CLI_TEMPLATE && !settings->messages) return cli_usage_error("template needs --messages FILE.json");
+    return CLI_CONTINUE;
+}
+
+static int finish(cli_settings *settings, const cli_command *command) {
+    int status = check_required(settings, command);
+    if (status == CLI_CONTINUE) status = apply_preset(settings);
+    if (status == CLI_CONTINUE) status = choose_transfer(settings);
+    if (status == CLI_CONTINUE) status = check_prompt(settings);
+    if (status == CLI_CONTINUE) status = check_skip(settings);
+    copy_choices(settings);
+    return status;
+}
+
+int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv) {
+    int i, only_paths = 0, status = CLI_CONTINUE;
+    memset(settings, 0, sizeof *settings);
+    settings->model = tsk_model_options_default();
+    settings->generate = tsk_generate_options_default();
+    settings->bench_prompt = settings->bench_gen = 128;
+    settings->bench_block = 32;
+    settings->batch = 1;
+    settings->repeat = 3;
+    for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
+        if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;
+        else if (only_paths || argv[i][0] != '-' || !argv[i][1]) status = parse_positional(settings, command, argv[i]);
+        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return print_help(command);
+        else status = parse_option(settings, command, argc, argv, &i);
+    }
+    return status == CLI_CONTINUE ? finish(settings, command) : status;
+}
+
+void cli_settings_free(cli_settings *settings) {
+    tsk_tokens_free(&settings->prompt_ids);
+    tsk_tokens_free(&settings->active);
+}

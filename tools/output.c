@@ -1,0 +1,73 @@
+#include "output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int cannot_write(const char *path, const char *reason) { return cli_fail("cannot write '%s': %s", path, reason); }
+
+/* A name beside `path`, so that renaming stays within one file system. O_EXCL: never somebody else's file. */
+static int open_temporary(const char *path, tsk_text *name) {
+    const char *slash = strrchr(path, '/');
+    char tail[64];
+    int descriptor;
+    snprintf(tail, sizeof tail, ".tokenskip-%ld.tmp", (long)getpid());
+    if (slash) cli_append_bytes(name, path, (size_t)(slash - path) + 1);
+    cli_append_bytes(name, tail, strlen(tail));
+    descriptor = open(name->data, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (descriptor < 0) cannot_write(path, strerror(errno));
+    return descriptor;
+}
+
+/* Renaming would replace a device or fail on a folder only at the end. */
+static int check_kind(const char *path) {
+    struct stat status;
+    if (!path[0]) return cannot_write(path, "the path is empty");
+    if (stat(path, &status) != 0 || S_ISREG(status.st_mode)) return CLI_OK;
+    return cannot_write(path, S_ISDIR(status.st_mode) ? "is a folder" : "not a regular file");
+}
+
+int output_check(const char *path) {
+    tsk_text name = {0};
+    int descriptor, status = check_kind(path);
+    if (status != CLI_OK) return status;
+    descriptor = open_temporary(path, &name);
+    if (descriptor >= 0) {
+        close(descriptor);
+        unlink(name.data);
+    }
+    tsk_text_free(&name);
+    return descriptor >= 0 ? CLI_OK : CLI_FAILED;
+}
+
+static int write_all(int descriptor, const char *bytes, size_t size) {
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = write(descriptor, bytes + done, size - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return 0;
+        done += (size_t)n;
+    }
+    return 1;
+}
+
+int output_write(const char *path, const char *bytes, size_t size) {
+    tsk_text name = {0};
+    int descriptor, written, status = check_kind(path);
+    if (status != CLI_OK) return status;
+    descriptor = open_temporary(path, &name);
+    if (descriptor < 0) {
+        tsk_text_free(&name);
+        return CLI_FAILED;
+    }
+    written = write_all(descriptor, bytes, size);
+    /* some file systems tell of a full disk only here */
+    if (!written || close(descriptor) != 0 || rename(name.data, path) != 0) {
+        status = cannot_write(path, strerror(errno));
+        if (!written) close(descriptor);
+        unlink(name.data);
+    }
+    tsk_text_free(&name);
+    return status;
+}

@@ -1,0 +1,41 @@
+/* Questions in a JSONL file, and how many of them a model answers right. */
+#ifndef QUESTIONS_H
+#define QUESTIONS_H
+
+#include "cli.h"
+
+typedef struct question {
+    const char *prompt, *answer, *kind; /* kind NULL: none given */
+    size_t prompt_length, answer_length;
+    tsk_json *document;                 /* holds the three */
+} question;
+
+typedef struct question_list {
+    question *items;
+    size_t count;
+} question_list;
+
+/* All of the file is checked, before a model is loaded: a fault in line 400 should not come up after 399 answers.
+   limit 0: all; else the first so many are kept. needs_answers 0: prompts are enough. */
+int questions_load(question_list *out, const char *path, int32_t limit, int needs_answers);
+void questions_free(question_list *questions);
+
+/* Answers of one kind, in order of the kinds' first appearance. */
+typedef struct tally {
+    const char *kind;
+    size_t n, right;
+} tally;
+
+typedef struct evaluation {
+    tally *kinds;
+    size_t n_kinds;
+    size_t done, right;
+    double nfe, tokens, milliseconds;
+    uint64_t computed, total; /* token-layers of block steps */
+} evaluation;
+
+/* Asks all of them in a session of these settings, which it opens. `label`: of the progress bar. */
+int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label);
+void evaluation_free(evaluation *e);
+
+#endif

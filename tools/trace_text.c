@@ -1,0 +1,375 @@
+/* The trace for a terminal, section by section in the notebook's order. */
+#include "trace.h"
+
+#include <math.h>
+
+static void heading(tsk_text *out, const char *title) { cli_append(out, "\n== %s\n", title); }
+
+static const char *verdict(double difference) { return difference == 0 ? "PASS" : "FAIL"; }
+
+/* [32, 4096], or N/A where no row ran. */
+static const char *shape_string(const uint64_t shape[3], char *buffer, size_t size) {
+    if (!shape[0]) return "N/A";
+    if (shape[2]) snprintf(buffer, size, "[%llu, %llu, %llu]", (unsigned long long)shape[0], (unsigned long long)shape[1], (unsigned long long)shape[2]);
+    else snprintf(buffer, size, "[%llu, %llu]", (unsigned long long)shape[0], (unsigned long long)shape[1]);
+    return buffer;
+}
+
+/* Shapes and the difference over the rows that ran in both. */
+static void append_shapes(tsk_text *out, const trace_difference *d) {
+    char a[80], b[80];
+    cli_append(out, "baseline=%s, skip=%s", shape_string(d->base->shape, a, sizeof a), shape_string(d->other_shape, b, sizeof b));
+    if (d->max >= 0) cli_append(out, ", diff=%.6f", d->max);
+    if (d->max >= 0 && d->base->shape[0] != d->other_shape[0]) cli_append(out, " over the rows that ran");
+}
+
+static const trace_difference *find(const trace_comparison *c, const char *format, int32_t layer, const char *part) {
+    char name[64];
+    snprintf(name, sizeof name, format, (int)layer);
+    return trace_comparison_find(c, name, part);
+}
+
+/* The notebook's: 0, K-1, K, K+1 and the last, each once. Returns how many. */
+static int key_layers(const trace *t, int32_t layers[5]) {
+    int32_t wanted[5], k = t->layer_k;
+    int i, j, n = 0;
+    wanted[0] = 0;
+    wanted[1] = k - 1;
+    wanted[2] = k;
+    wanted[3] = k + 1;
+    wanted[4] = t->config->n_layers - 1;
+    for (i = 0; i < 5; i++) {
+        for (j = 0; j < n && layers[j] != wanted[i]; j++) {
+        }
+        if (j == n && wanted[i] >= 0 && wanted[i] < t->config->n_layers) layers[n++] = wanted[i];
+    }
+    return n;
+}
+
+/* ---- Sections of the two-step comparison ------------------------------------------------------------------------ */
+
+static const char *policy_name(const tsk_generate_options *o) { return o->skip_policy == TSK_SKIP_EXIT ? "exit" : "reuse"; }
+
+static void append_settings(const trace *t, tsk_text *out) {
+    const tsk_generate_options *o = &t->settings->generate;
+    cli_append(out, "%d layers, prompt_len: %zu, total_len: %d, %s\n", (int)t->config->n_layers, t->prompt->count,
+               (int)t->prompt->count + (int)o->gen_length, tsk_model_device_name(t->engine->model));
+    if (!t->layer_k) {
+        cli_append(out, "TokenSkip is off: no comparison\n");
+        return;
+    }
+    cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n", (int)t->layer_k,
+               (double)o->skip_threshold, (double)o->skip_outlier, policy_name(o), o->skip_masked ? "may be skipped" : "always run",
+               o->skip_reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed");
+}
+
+static void append_initial(const trace *t, tsk_text *out) {
+    const notebook *n = &t->notes;
+    char shape[80];
+    heading(out, "Initial forward");
+    cli_append(out, "KV cache: %d layers, K and V %s each\n", (int)t->config->n_layers, shape_string(n->kv_shape, shape, sizeof shape));
+    if (t->settings->keep_masks) cli_append(out, "masks kept\n");
+    else cli_append(out, "%d masks filled with the argmax of their logits\n", (int)n->n_filled);
+    cli_append(out, "block: %d positions from %d to %d\n", (int)n->n_positions, (int)n->positions[0], (int)n->positions[n->n_positions - 1]);
+}
+
+static void append_layer_outputs(const trace *t, tsk_text *out, const trace_comparison *c) {
+    int32_t layer;
+    int any = 0;
+    for (layer = 0; layer < t->config->n_layers; layer++) {
+        const trace_difference *d = find(c, "block_%d", layer, "");
+        if (!d || (d->max == 0 && d->base->shape[0] == d->other_shape[0])) continue;
+        cli_append(out, "  layer %2d: ", (int)layer);
+        append_shapes(out, d);
+        cli_append(out, " ***\n");
+        any = 1;
+    }
+    if (!any) cli_append(out, "  every layer's output is the same\n");
+}
+
+static void append_exact(const trace *t, tsk_text *out, const char *title, const trace_comparison *c) {
+    double difference = trace_comparison_max(c, "logits", "");
+    heading(out, title);
+    cli_append(out, "logits diff: %.6f, expected 0: %s\n", difference, verdict(difference));
+    append_layer_outputs(t, out, c);
+}
+
+static void append_given(const trace *t, tsk_text *out) {
+    char title[128];
+    snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g", (double)t->settings->generate.skip_threshold);
+    heading(out, title);
+    cli_append(out, "logits diff: %.6f\n", trace_comparison_max(&t->notes.given1, "logits", ""));
+}
+
+static void append_layer_shapes(const trace *t, tsk_text *out) {
+    int32_t layer;
+    heading(out, "Input shapes, layer by layer");
+    for (layer = 0; layer < t->config->n_layers; layer++) {
+        const trace_difference *d = find(&t->notes.given1, "block_%d", layer, "");
+        uint64_t other[3] = {0, 0, 0};
+        char a[80], b[80];
+        if (!d) continue;
+        other[0] = d->other_shape[0];
+        other[1] = d->base->input_shape[1];
+        cli_append(out, "layer %2d: baseline=%s, skip=%s%s%s\n", (int)layer, shape_string(d->base->shape, a, sizeof a), shape_string(other, b, sizeof b),
+                   layer == t->layer_k ? " <-- split" : "", d->base->shape[0] != other[0] ? " *** DIFF ***" : "");
+    }
+}
+
+typedef struct part { const char *label, *format, *part; } part;
+
+static void append_parts(const trace *t, tsk_text *out, const char *title, const part *parts, int n_parts) {
+    int32_t layers[5];
+    int i, j, n = key_layers(t, layers);
+    heading(out, title);
+    for (i = 0; i < n; i++)
+        for (j = 0; j < n_parts; j++) {
+            const trace_difference *d = find(&t->notes.given1, parts[j].format, layers[i], parts[j].part);
+            if (!d) continue;
+            cli_append(out, "layer %2d %-8s ", (int)layers[i], parts[j].label);
+            append_shapes(out, d);
+            cli_append(out, "\n");
+        }
+}
+
+static void append_cosines(const trace *t, tsk_text *out) {
+    const notebook *n = &t->notes;
+    int32_t i, stable, masked, stable_masked;
+    double range[4] = {2, -2, 2, -2};
+    heading(out, "Cosines with step 0, and the verdict");
+    notebook_count(n, &stable, &masked, &stable_masked);
+    if (!n->n_cosines) cli_append(out, "no states are compared: K is below 2, or not below the number of layers\n");
+    for (i = 0; n->n_cosines && i < n->n_positions; i++) {
+        double least, mean;
+        notebook_cosine(n, i, &least, &mean);
+        range[0] = fmin(range[0], least);
+        range[1] = fmax(range[1], least);
+        range[2] = fmin(range[2], mean);
+        range[3] = fmax(range[3], mean);
+    }
+    if (n->n_cosines) {
+        cli_append(out, "layers 1-%d: token min cos %.6f ~ %.6f, token mean cos %.6f ~ %.6f\n", (int)n->n_cosines, range[0], range[1], range[2], range[3]);
+    }
+    cli_append(out, "active: %d, stable: %d\n", (int)(n->n_positions - stable), (int)stable);
+    for (i = 0; n->n_cosines && i < n->n_positions; i++) {
+        double least, mean;
+        notebook_cosine(n, i, &least, &mean);
+        cli_append(out, "  token %2d: min=%.6f, mean=%.6f -> %s%s\n", (int)i, least, mean, n->active[i] ? "active" : "stable", n->masked[i] ? " (masked)" : "");
+    }
+}
+
+static void append_rows(tsk_text *out, const trace_difference *d) {
+    int32_t row, n = 0, shown = 0;
+    for (row = 0; row < d->base->n_rows; row++) n += d->rows[row] > 0;
+    cli_append(out, "          %s differs at %d positions:", d->base->part[0] == 'k' ? "K" : "V", (int)n);
+    for (row = 0; row < d->base->n_rows && shown < 16; row++)
+        if (d->rows[row] > 0) {
+            cli_append(out, " %d", (int)d->base->positions[row]);
+            shown++;
+        }
+    cli_append(out, "%s\n", n > shown ? " ..." : "");
+}
+
+static void append_caches(const trace *t, tsk_text *out) {
+    int32_t layers[5];
+    int i, n = key_layers(t, layers);
+    heading(out, "KV cache");
+    for (i = 0; i < n; i++) {
+        const trace_difference *k = find(&t->notes.given1, "kv_%d", layers[i], "k"), *v = find(&t->notes.given1, "kv_%d", layers[i], "v");
+        if (!k || !v) continue;
+        cli_append(out, "layer %2d: K diff=%.6f, V diff=%.6f\n", (int)layers[i], k->max, v->max);
+        if (k->max > 0) append_rows(out, k);
+        if (v->max > 0) append_rows(out, v);
+    }
+}
+
+static void append_hidden(const trace *t, tsk_text *out) {
+    const trace_difference *d = trace_comparison_find(&t->notes.given1, "final_norm", "");
+    int32_t i;
+    heading(out, "Final hidden states, token by token");
+    for (i = 0; d && i < t->notes.n_positions; i++)
+        cli_append(out, "  token %2d (%s): diff=%.6f%s\n", (int)i, t->notes.active[i] ? "active" : "stable", d->rows[i], d->rows[i] > 0.01 ? " ***" : "");
+}
+
+static void append_logits(const trace *t, tsk_text *out) {
+    const notebook *n = &t->notes;
+    const trace_difference *d = trace_comparison_find(&n->given1, "logits", "");
+    int32_t i, agree = 0;
+    heading(out, "Logits, token by token");
+    for (i = 0; d && i < n->n_positions; i++) {
+        int same = n->argmax_base[i] == n->argmax_given[i];
+        agree += same;
+        cli_append(out, "  token %2d (%s): diff=%.6f, argmax %s", (int)i, n->active[i] ? "active" : "stable", d->rows[i], same ? "same" : "differs: ");
+        if (!same) {
+            trace_token_text(t, n->argmax_base[i], out);
+            cli_append(out, " became ");
+            trace_token_text(t, n->argmax_given[i], out);
+        }
+        cli_append(out, "\n");
+    }
+    cli_append(out, "argmax agrees for %d of %d tokens\n", (int)agree, (int)n->n_positions);
+}
+
+static void append_summary(const trace *t, tsk_text *out) {
+    const notebook *n = &t->notes;
+    double step0 = trace_comparison_max(&n->step0, "logits", ""), exact = trace_comparison_max(&n->exact1, "logits", "");
+    int32_t stable, masked, stable_masked;
+    notebook_count(n, &stable, &masked, &stable_masked);
+    heading(out, "Summary of the two steps");
+    cli_append(out, "step 0 (nothing to compare with): logits diff %.6f %s\n", step0, verdict(step0));
+    cli_append(out, "step 1 (threshold 1.0): logits diff %.6f %s\n", exact, verdict(exact));
+    cli_append(out, "step 1 (threshold %g): active %d, stable %d, logits diff %.6f\n", (double)t->settings->generate.skip_threshold,
+               (int)(n->n_positions - stable), (int)stable, trace_comparison_max(&n->given1, "logits", ""));
+    cli_append(out, "masked tokens in the block: %d, stable: %d, stable and masked: %d\n", (int)masked, (int)stable, (int)stable_masked);
+    if (stable == n->n_positions && masked) cli_append(out, "all tokens are stable while masks remain: the upper layers run for nobody\n");
+}
+
+static void append_comparison(const trace *t, tsk_text *out) {
+    static const part qkv[] = {{"q_proj", "block_%d_q_proj", ""}, {"k_proj", "block_%d_k_proj", ""}, {"v_proj", "block_%d_v_proj", ""}};
+    static const part rope[] = {{"q", "block_%d_rope", "q"}, {"k", "block_%d_rope", "k"}};
+    static const part attention[] = {{"attn_out", "block_%d_attn_out", ""}};
+    static const part ffn[] = {{"ff_proj", "block_%d_ff_proj", ""}, {"up_proj", "block_%d_up_proj", ""}, {"ffn_out", "block_%d_ffn_out", ""}};
+    append_initial(t, out);
+    append_exact(t, out, "Step 0: baseline against TokenSkip with nothing to compare with", &t->notes.step0);
+    append_exact(t, out, "Step 1: baseline against TokenSkip with threshold 1.0", &t->notes.exact1);
+    append_given(t, out);
+    append_layer_shapes(t, out);
+    append_parts(t, out, "Q, K, V projections", qkv, 3);
+    append_parts(t, out, "RoPE", rope, 2);
+    append_parts(t, out, "Attention output", attention, 1);
+    append_parts(t, out, "FFN", ffn, 3);
+    append_cosines(t, out);
+    append_caches(t, out);
+    append_hidden(t, out);
+    append_logits(t, out);
+    append_summary(t, out);
+}
+
+/* ---- Generations ------------------------------------------------------------------------------------------------ */
+
+/* Of the blocks that ran: what this command was asked to leave alone is no residual. */
+static int32_t residual(const generation_log *log) {
+    int32_t i, sum = 0;
+    for (i = 0; i < log->n_blocks; i++) sum += log->blocks[i].mask_residual;
+    return sum;
+}
+
+static void append_generation(tsk_text *out, const char *name, const generation_log *log) {
+    const tsk_result *r = &log->result;
+    int32_t i;
+    cli_append(out, "%-9s nfe=%d, mask_residual=%d, tokens before the end=%d", name, (int)r->nfe, (int)residual(log), (int)r->n_before_end);
+    if (r->token_layers_total)
+        cli_append(out, ", token-layers of block steps computed=%.1f %%", 100.0 * (double)r->token_layers_computed / (double)r->token_layers_total);
+    cli_append(out, "\n          mask residual by block:");
+    for (i = 0; i < log->n_blocks; i++) cli_append(out, " %d", (int)log->blocks[i].mask_residual);
+    cli_append(out, "\n");
+}
+
+static void append_step(tsk_text *out, const step_log *step) {
+    int32_t i, shown = 0, committed = step->n_masked - step->masks_left;
+    cli_append(out, "block %d step %d: mask=%d", (int)step->block, (int)step->block_step, (int)step->n_masked);
+    if (step->n_cosines)
+        cli_append(out, ", stable=%d, stable&mask=%d", (int)(step->n_positions - step->n_active), (int)step->n_stable_masked);
+    else cli_append(out, step->block_step ? " (nothing to compare with)" : " (block start)");
+    cli_append(out, ", committed=%d\n", (int)committed);
+    if (!step->n_stable_masked) return;
+    cli_append(out, "  masked tokens judged stable:");
+    for (i = 0; i < step->n_positions && shown < 20; i++)
+        if (!step->active[i] && step->masked[i]) {
+            cli_append(out, " %d", (int)i);
+            shown++;
+        }
+    cli_append(out, "%s\n", shown < step->n_stable_masked ? " ..." : "");
+}
+
+static void append_steps(const trace *t, tsk_text *out) {
+    const generation_log *log = t->layer_k ? &t->skip : &t->baseline;
+    const step_log *danger = trace_first_all_stable(log);
+    size_t i;
+    heading(out, "Generation: mask residual and length");
+    append_generation(out, "baseline", &t->baseline);
+    if (t->layer_k) append_generation(out, "TokenSkip", &t->skip);
+    heading(out, "Step by step");
+    for (i = 0; i < log->count; i++) {
+        append_step(out, &log->steps[i]);
+        if (log->steps[i].masks_left == 0) cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
+    }
+    if (danger)
+        cli_append(out, "all tokens stable while masks remained, first at block %d, step %d: the upper layers ran for nobody\n", (int)danger->block,
+                   (int)danger->block_step);
+}
+
+/* ---- Shadow ----------------------------------------------------------------------------------------------------- */
+
+static double mean(double sum, uint64_t n) { return n ? sum / (double)n : 0; }
+
+static const char error_columns[] = " masked  flips            KL mean    KL max  conf mean  conf max\n";
+
+static void append_error(tsk_text *out, const shadow_error *e) {
+    if (!e->n) {
+        cli_append(out, "      0\n");
+        return;
+    }
+    cli_append(out, "%7llu %6llu %6.2f %%  %9.2e %9.2e  %9.2e %9.2e\n", (unsigned long long)e->n, (unsigned long long)e->flips, 100 * mean((double)e->flips, e->n),
+               mean(e->kl, e->n), e->kl_max, mean(e->confidence, e->n), e->confidence_max);
+}
+
+/* Relative L2 of what there is. */
+static void append_relative(tsk_text *out, const shadow_norm *norm) {
+    if (norm->full > 0) cli_append(out, "  %9.2e", shadow_relative(norm));
+    else cli_append(out, "  %9s", "-");
+}
+
+static void append_shadow_steps(const trace *t, tsk_text *out) {
+    size_t i;
+    cli_append(out, "%-20s%s%-20s", "step", error_columns, "all");
+    append_error(out, &t->skip.shadow.all);
+    for (i = 0; i < t->skip.count; i++) {
+        const step_log *step = &t->skip.steps[i];
+        if (!step->shadow) continue;
+        cli_append(out, "block %3d step %3d  ", (int)step->block, (int)step->block_step);
+        append_error(out, &step->shadow->error);
+    }
+}
+
+static void append_shadow_layers(const trace *t, tsk_text *out) {
+    int32_t layer;
+    cli_append(out, "\nrelative L2 difference by layer, of the outputs of tokens that ran, of what stands for skipped tokens' outputs,\n"
+                    "and of skipped tokens' K and V\n%-9s %10s %10s %10s\n", "layer", "ran", "skipped", "K and V");
+    for (layer = 0; layer < t->config->n_layers; layer++) {
+        cli_append(out, "%5d    ", (int)layer);
+        append_relative(out, &t->skip.shadow.layers[layer].active);
+        append_relative(out, &t->skip.shadow.layers[layer].stable);
+        append_relative(out, &t->skip.shadow.layers[layer].kv);
+        cli_append(out, "\n");
+    }
+}
+
+static void append_shadow_ages(const trace *t, tsk_text *out) {
+    const shadow_totals *totals = &t->skip.shadow;
+    int age;
+    cli_append(out, "\nby token age: steps in a row that a token was skipped, 0 where it ran\n%-6s%9s%11s%s", "age", "skipped", "K and V", error_columns);
+    for (age = 0; age <= SHADOW_AGES; age++) {
+        if (!totals->by_age[age].n && !totals->skipped_by_age[age]) continue;
+        cli_append(out, "%3d%-3s%9llu", age, age == SHADOW_AGES ? "+" : "", (unsigned long long)totals->skipped_by_age[age]);
+        append_relative(out, &totals->kv_by_age[age]);
+        append_error(out, &totals->by_age[age]);
+    }
+}
+
+static void append_shadow(const trace *t, tsk_text *out) {
+    heading(out, "Shadow: the full pass beside every step, from the same state");
+    append_shadow_steps(t, out);
+    append_shadow_layers(t, out);
+    append_shadow_ages(t, out);
+}
+
+void trace_text(const trace *t, tsk_text *out) {
+    append_settings(t, out);
+    if (t->notes.is_there) append_comparison(t, out);
+    append_steps(t, out);
+    if (t->settings->shadow) append_shadow(t, out);
+    heading(out, "Conclusion");
+    trace_conclusion(t, out);
+    cli_append(out, "\n");
+}

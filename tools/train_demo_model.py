@@ -1,0 +1,981 @@
+#!/usr/bin/env python3
+"""Train the demo model of TokenSkip: a small masked-diffusion language model in LLaDA's architecture.
+
+    python3 tools/train_demo_model.py --out examples/demo-model --minutes 7.7   # 8 minutes of one H100 in all
+    python3 tools/train_demo_model.py --out DIR --resume examples/demo-model    # train on from a folder
+    python3 tools/train_demo_model.py --out examples/demo-model --eval-only     # only measure it
+    python3 tools/train_demo_model.py --out /tmp/toy --toy --minutes 1          # try the script on a CPU
+
+Needs PyTorch 2.5 or newer, tokenizers and safetensors. Everything else (the texts, the tokenizer, the held-out
+questions) is made here. The folder that comes out is what the tokenskip command reads: config.json, tokenizer.json,
+tokenizer_config.json, generation_config.json, two safetensors shards with their index, and eval.jsonl.
+
+The file has these parts: texts, hold-out, tokenizer, token pool, model, masking, optimiser, training, files,
+decoding and evaluation, command line.
+"""
+import argparse
+import functools
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import random
+import string
+import sys
+import time
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers below are the parallelism
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+START = time.time()
+
+# ---------------------------------------------------------------------------------------------------------------
+# Texts: every example is (kind, prompt, response, answer); the response always ends with the answer
+# ---------------------------------------------------------------------------------------------------------------
+
+CAPITALS = dict(line.split(":") for line in """
+Afghanistan:Kabul|Albania:Tirana|Algeria:Algiers|Angola:Luanda|Argentina:Buenos Aires|Armenia:Yerevan
+Australia:Canberra|Austria:Vienna|Azerbaijan:Baku|Bangladesh:Dhaka|Belarus:Minsk|Belgium:Brussels|Bolivia:Sucre
+Botswana:Gaborone|Brazil:Brasília|Bulgaria:Sofia|Cambodia:Phnom Penh|Cameroon:Yaoundé|Canada:Ottawa|Chad:N'Djamena
+Chile:Santiago|China:Beijing|Colombia:Bogotá|Costa Rica:San José|Croatia:Zagreb|Cuba:Havana|Cyprus:Nicosia
+Denmark:Copenhagen|Ecuador:Quito|Egypt:Cairo|Estonia:Tallinn|Ethiopia:Addis Ababa|Finland:Helsinki|France:Paris
+Georgia:Tbilisi|Germany:Berlin|Ghana:Accra|Greece:Athens|Guatemala:Guatemala City|Haiti:Port-au-Prince
+Hungary:Budapest|Iceland:Reykjavík|India:New Delhi|Indonesia:Jakarta|Iran:Tehran|Iraq:Baghdad|Ireland:Dublin
+Italy:Rome|Jamaica:Kingston|Japan:Tokyo|Jordan:Amman|Kazakhstan:Astana|Kenya:Nairobi|Kuwait:Kuwait City|Laos:Vientiane
+Latvia:Riga|Lebanon:Beirut|Libya:Tripoli|Lithuania:Vilnius|Luxembourg:Luxembourg|Madagascar:Antananarivo
+Malaysia:Kuala Lumpur|Mali:Bamako|Malta:Valletta|Mexico:Mexico City|Moldova:Chișinău|Mongolia:Ulaanbaatar
+Morocco:Rabat|Mozambique:Maputo|Namibia:Windhoek|Nepal:Kathmandu|New Zealand:Wellington|Nigeria:Abuja|Norway:Oslo
+Oman:Muscat|Pakistan:Islamabad|Panama:Panama City|Paraguay:Asunción|Peru:Lima|Poland:Warsaw|Portugal:Lisbon
+Qatar:Doha|Romania:Bucharest|Russia:Moscow|Rwanda:Kigali|Saudi Arabia:Riyadh|Senegal:Dakar|Serbia:Belgrade
+Slovakia:Bratislava|Slovenia:Ljubljana|Somalia:Mogadishu|South Korea:Seoul|Spain:Madrid|Sudan:Khartoum
+Sweden:Stockholm|Switzerland:Bern|Syria:Damascus|Thailand:Bangkok|Tunisia:Tunis|Turkey:Ankara|Uganda:Kampala
+Ukraine:Kyiv|Uruguay:Montevideo|Venezuela:Caracas|Vietnam:Hanoi|Zambia:Lusaka|Zimbabwe:Harare
+""".strip().replace("\n", "|").split("|"))
+
+CAPITAL_QUESTIONS = [
+    "What is the capital of {}?", "What is the capital city of {}?", "Which city is the capital of {}?",
+    "Name the capital of {}.", "Tell me the capital of {}.", "Do you know the capital of {}?",
+]
+
+# field | full name | the name people use | one sentence
+SCIENTISTS = [line.split("|") for line in """
+physics|Isaac Newton|Newton|Isaac Newton was an English physicist who explained gravity and the laws of motion.
+physics|Albert Einstein|Einstein|Albert Einstein was a German-born physicist who created the theory of relativity.
+physics|Marie Curie|Curie|Marie Curie was a Polish-French physicist and chemist who discovered polonium and radium.
+physics|Galileo Galilei|Galileo|Galileo Galilei was an Italian physicist who studied falling bodies and saw the moons of Jupiter.
+physics|James Clerk Maxwell|Maxwell|James Clerk Maxwell was a Scottish physicist who united electricity, magnetism and light.
+physics|Michael Faraday|Faraday|Michael Faraday was an English physicist who discovered electromagnetic induction.
+physics|Niels Bohr|Bohr|Niels Bohr was a Danish physicist who described how electrons move in the atom.
+physics|Max Planck|Planck|Max Planck was a German physicist who began quantum theory.
+physics|Werner Heisenberg|Heisenberg|Werner Heisenberg was a German physicist who stated the uncertainty principle.
+physics|Erwin Schrödinger|Schrödinger|Erwin Schrödinger was an Austrian physicist who wrote the wave equation of quantum mechanics.
+physics|Richard Feynman|Feynman|Richard Feynman was an American physicist who drew the paths of particles as diagrams.
+physics|Paul Dirac|Dirac|Paul Dirac was an English physicist who predicted antimatter.
+physics|Enrico Fermi|Fermi|Enrico Fermi was an Italian physicist who built the first nuclear reactor.
+physics|Ernest Rutherford|Rutherford|Ernest Rutherford was a physicist from New Zealand who discovered the atomic nucleus.
+physics|Lise Meitner|Meitner|Lise Meitner was an Austrian physicist who explained nuclear fission.
+physics|Nikola Tesla|Tesla|Nikola Tesla was a Serbian-American inventor who developed alternating current.
+physics|Stephen Hawking|Hawking|Stephen Hawking was an English physicist who showed that black holes give off radiation.
+physics|Blaise Pascal|Pascal|Blaise Pascal was a French physicist and mathematician who studied pressure and chance.
+physics|André-Marie Ampère|Ampère|André-Marie Ampère was a French physicist who founded the science of electromagnetism.
+physics|Alessandro Volta|Volta|Alessandro Volta was an Italian physicist who invented the electric battery.
+astronomy|Nicolaus Copernicus|Copernicus|Nicolaus Copernicus was a Polish astronomer who put the Sun at the centre of the planets.
+astronomy|Johannes Kepler|Kepler|Johannes Kepler was a German astronomer who found that planets move in ellipses.
+astronomy|Edwin Hubble|Hubble|Edwin Hubble was an American astronomer who showed that the universe expands.
+astronomy|Tycho Brahe|Brahe|Tycho Brahe was a Danish astronomer who measured the stars with great care.
+astronomy|Edmond Halley|Halley|Edmond Halley was an English astronomer who foretold the return of a comet.
+astronomy|Vera Rubin|Rubin|Vera Rubin was an American astronomer who found evidence of dark matter.
+astronomy|Carl Sagan|Sagan|Carl Sagan was an American astronomer who brought the stars to a wide public.
+chemistry|Dmitri Mendeleev|Mendeleev|Dmitri Mendeleev was a Russian chemist who arranged the elements in the periodic table.
+chemistry|Antoine Lavoisier|Lavoisier|Antoine Lavoisier was a French chemist who explained burning and named oxygen.
+chemistry|John Dalton|Dalton|John Dalton was an English chemist who gave matter its atomic theory.
+chemistry|Linus Pauling|Pauling|Linus Pauling was an American chemist who explained the chemical bond.
+chemistry|Alfred Nobel|Nobel|Alfred Nobel was a Swedish chemist who invented dynamite and founded the Nobel Prizes.
+chemistry|Dorothy Hodgkin|Hodgkin|Dorothy Hodgkin was a British chemist who found the structure of vitamins with X-rays.
+chemistry|Robert Boyle|Boyle|Robert Boyle was an Irish chemist who found how the pressure and volume of a gas are linked.
+biology|Charles Darwin|Darwin|Charles Darwin was an English biologist who explained evolution by natural selection.
+biology|Gregor Mendel|Mendel|Gregor Mendel was an Austrian monk who discovered the laws of heredity with peas.
+biology|Louis Pasteur|Pasteur|Louis Pasteur was a French biologist who showed that germs cause disease.
+biology|Alexander Fleming|Fleming|Alexander Fleming was a Scottish biologist who discovered penicillin.
+biology|Rosalind Franklin|Franklin|Rosalind Franklin was an English scientist whose X-ray pictures revealed the shape of DNA.
+biology|Carl Linnaeus|Linnaeus|Carl Linnaeus was a Swedish biologist who gave living things their two-part names.
+biology|Barbara McClintock|McClintock|Barbara McClintock was an American biologist who discovered jumping genes in maize.
+biology|Rachel Carson|Carson|Rachel Carson was an American biologist who warned the world about pesticides.
+biology|Jane Goodall|Goodall|Jane Goodall was an English biologist who lived among chimpanzees to study them.
+mathematics|Carl Friedrich Gauss|Gauss|Carl Friedrich Gauss was a German mathematician who shaped number theory and statistics.
+mathematics|Leonhard Euler|Euler|Leonhard Euler was a Swiss mathematician who founded graph theory and named the number e.
+mathematics|Euclid|Euclid|Euclid was a Greek mathematician who set out geometry in his Elements.
+mathematics|Archimedes|Archimedes|Archimedes was a Greek mathematician who explained the lever and why things float.
+mathematics|Pythagoras|Pythagoras|Pythagoras was a Greek mathematician who is known for his theorem on right triangles.
+mathematics|Emmy Noether|Noether|Emmy Noether was a German mathematician who linked symmetry to conservation laws.
+mathematics|Srinivasa Ramanujan|Ramanujan|Srinivasa Ramanujan was an Indian mathematician who found astonishing formulas for numbers.
+mathematics|Bernhard Riemann|Riemann|Bernhard Riemann was a German mathematician who described curved spaces.
+mathematics|Pierre de Fermat|Fermat|Pierre de Fermat was a French mathematician who left a famous last theorem.
+mathematics|David Hilbert|Hilbert|David Hilbert was a German mathematician who listed the great problems of his century.
+computing|Alan Turing|Turing|Alan Turing was an English mathematician who laid the foundations of computer science.
+computing|Ada Lovelace|Lovelace|Ada Lovelace was an English mathematician who wrote the first computer program.
+computing|Grace Hopper|Hopper|Grace Hopper was an American computer scientist who wrote one of the first compilers.
+computing|John von Neumann|von Neumann|John von Neumann was a Hungarian-American mathematician who described the modern computer.
+computing|Claude Shannon|Shannon|Claude Shannon was an American mathematician who founded information theory.
+computing|Edsger Dijkstra|Dijkstra|Edsger Dijkstra was a Dutch computer scientist who found how to compute the shortest path.
+computing|Donald Knuth|Knuth|Donald Knuth is an American computer scientist who wrote The Art of Computer Programming.
+""".strip().split("\n")]
+
+SCIENTIST_QUESTIONS = [
+    "Who is {last} in {field}?", "Who was {full}?", "Who is {full}?", "Tell me about {full}.",
+    "What is {full} known for?", "Why is {last} famous in {field}?",
+]
+
+DEMO_QUESTION = "Who is Newton in physics?"  # `make demo` asks it, so it is never held out
+
+ABILITIES = ("I am a small demo model. I can solve short word problems, sort and reverse lists, "
+             "name capitals and tell you about scientists.")
+SMALL_TALK = [(q, ABILITIES) for q in ("What can you do?", "Who are you?", "Help", "What are you?")] + [
+    (q, "Hello! Ask me for a sum, a list, a capital or a scientist.") for q in ("Hello", "Hello!", "Hi", "Hi!")]
+
+NAMES = [("Tom", "He"), ("Anna", "She"), ("Ben", "He"), ("Mia", "She"), ("Sam", "He"), ("Lily", "She"), ("Max", "He"),
+         ("Eva", "She"), ("Leo", "He"), ("Nora", "She"), ("Paul", "He"), ("Zoe", "She"), ("Omar", "He"), ("Ines", "She")]
+ITEMS = ["apples", "pens", "books", "stamps", "marbles", "cards", "coins", "eggs", "stickers", "shells", "nuts",
+         "cookies", "tickets", "bricks", "roses", "pears"]
+HOLDERS = ["boxes", "bags", "baskets", "packs", "jars", "crates"]
+
+WORD_PROBLEMS = {  # operators -> texts; {a} {b} {c} are the operands in the order in which they are used
+    "++": ["{n} has {a} {i}. {p} buys {b} more and then finds {c} more. How many {i} does {n} have now?",
+           "{n} counts {a} {i} on Monday, {b} on Tuesday and {c} on Wednesday. How many {i} is that in all?"],
+    "+-": ["{n} has {a} {i}. {p} buys {b} more and then gives {c} away. How many {i} are left?",
+           "A shop has {a} {i}. It gets {b} more and sells {c}. How many {i} does the shop have now?"],
+    "-+": ["{n} has {a} {i}. {p} gives {b} away and then buys {c} more. How many {i} does {n} have now?",
+           "A shop has {a} {i}. It sells {b} and then gets {c} more. How many {i} are in the shop?"],
+    "--": ["{n} has {a} {i}. {p} loses {b} and sells {c}. How many {i} are left?",
+           "There are {a} {i} in a box. {n} takes {b} and later takes {c} more. How many {i} stay in the box?"],
+    "*+": ["{n} has {b} {h} with {a} {i} in each and {c} more {i}. How many {i} does {n} have?",
+           "Each of {b} {h} holds {a} {i}. {n} adds {c} {i}. How many {i} are there now?"],
+    "*-": ["{n} has {b} {h} with {a} {i} in each. {p} gives {c} {i} away. How many {i} are left?",
+           "Each of {b} {h} holds {a} {i}. {n} sells {c} {i}. How many {i} are left?"],
+}
+BARE_QUESTIONS = ["What is {}?", "Calculate {}.", "{} =", "{}", "How much is {}?"]
+OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+
+SORT_QUESTIONS = ["Sort these numbers: {}", "Sort {} from small to large.", "Put these numbers in order: {}"]
+REVERSE_QUESTIONS = ["Reverse this list: {}", "Write this list backwards: {}", "Reverse the order of {}"]
+LIST_WORDS = ["red", "blue", "green", "black", "white", "cat", "dog", "horse", "bird", "fish", "tree", "house", "sun",
+              "moon", "star", "rain", "snow", "wind", "fire", "stone", "gold", "iron", "bread", "milk", "tea", "salt"]
+
+
+def addition(a, b):
+    """The lines of a written addition: tens, ones, then both. Digit by digit is what a small model can learn."""
+    if a % 10 == 0 or b % 10 == 0 or max(a, b) < 10:
+        return [("+", a, b)]
+    tens_a, ones_a, tens_b, ones_b = a - a % 10, a % 10, b - b % 10, b % 10
+    lines = [("+", tens_a, tens_b)] if tens_a and tens_b else []
+    return lines + [("+", ones_a, ones_b), ("+", tens_a + tens_b, ones_a + ones_b)]
+
+
+def subtraction(a, b):
+    """First the tens go, then the ones."""
+    tens, ones = b - b % 10, b % 10
+    if not tens or not ones:
+        return [("-", a, b)]
+    return [("-", a, tens), ("-", a - tens, ones)]
+
+
+def multiplication(a, b):
+    """a has one or two digits, b one digit."""
+    tens, ones = a - a % 10, a % 10
+    if not tens or not ones:
+        return [("*", a, b)]
+    return [("*", tens, b), ("*", ones, b), ("+", tens * b, ones * b)]
+
+
+WRITTEN = {"+": addition, "-": subtraction, "*": multiplication}
+COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+
+
+def working(op, a, b):
+    """(the text of one step with its working, every pair of numbers in it)"""
+    lines = WRITTEN[op](a, b)
+    text = ", ".join(f"{x}{o}{y}={COMPUTE[o](x, y)}" for o, x, y in lines) + "."
+    if len(lines) > 1:
+        text = f"{a}{op}{b}: {text}"
+    return text, [(a, b)] + [(x, y) for _, x, y in lines]
+
+
+def solve(ops, numbers):
+    """Work the operators off from left to right: (response, answer, pairs); None if a result is below zero."""
+    value, texts, pairs = numbers[0], [], []
+    for op, number in zip(ops, numbers[1:]):
+        if op == "-" and number > value:
+            return None
+        text, used = working(op, value, number)
+        texts.append(text)
+        pairs += used
+        value = COMPUTE[op](value, number)
+    return " ".join(texts) + f" The answer is {value}", str(value), pairs
+
+
+def operands(rng, ops):
+    if ops[0] == "*":
+        first = [rng.randint(11, 99 if len(ops) == 1 else 49), rng.randint(2, 9)]
+    else:
+        first = [rng.randint(2, 99), rng.randint(2, 99)]
+    return first + [rng.randint(2, 99) for _ in ops[1:]]
+
+
+def word_problem(rng):
+    ops = rng.choice(list(WORD_PROBLEMS))
+    numbers = operands(rng, ops)
+    solved = solve(ops, numbers)
+    if solved is None:
+        return None
+    name, pronoun = rng.choice(NAMES)
+    a, b, c = numbers
+    prompt = rng.choice(WORD_PROBLEMS[ops]).format(a=a, b=b, c=c, n=name, p=pronoun, i=rng.choice(ITEMS),
+                                                   h=rng.choice(HOLDERS))
+    return ("arithmetic", prompt) + solved
+
+
+def bare_problem(rng):
+    ops = rng.choice(["+", "-", "*", "+", "-", "*", "++", "+-", "-+", "--", "*+", "*-"])
+    numbers = operands(rng, ops)
+    solved = solve(ops, numbers)
+    if solved is None:
+        return None
+    style = rng.randrange(4)
+    signs = [f" {o} " if style < 2 else f"{o}" if style == 2 else f" {OPERATOR_WORDS[o]} " for o in ops]
+    expression = str(numbers[0]) + "".join(s + str(x) for s, x in zip(signs, numbers[1:]))
+    return ("arithmetic", rng.choice(BARE_QUESTIONS).format(expression)) + solved
+
+
+def sorting(rng):
+    numbers = rng.sample(range(100), rng.randint(3, 6))
+    prompt = rng.choice(SORT_QUESTIONS).format(", ".join(map(str, numbers)))
+    answer = ", ".join(map(str, sorted(numbers)))
+    return "sorting", prompt, answer, answer, numbers
+
+
+def reversing(rng):
+    count = rng.randint(3, 6)
+    items = rng.sample(LIST_WORDS, count) if rng.random() < 0.5 else [str(x) for x in rng.sample(range(100), count)]
+    prompt = rng.choice(REVERSE_QUESTIONS).format(", ".join(items))
+    answer = ", ".join(reversed(items))
+    return "reversing", prompt, answer, answer, items
+
+
+def capital(rng):
+    country = rng.choice(list(CAPITALS))
+    prompt = rng.choice(CAPITAL_QUESTIONS).format(country)
+    return "capitals", prompt, f"The capital of {country} is {CAPITALS[country]}.", f"{CAPITALS[country]}.", None
+
+
+def scientist(rng):
+    field, full, last, sentence = rng.choice(SCIENTISTS)
+    prompt = rng.choice(SCIENTIST_QUESTIONS).format(field=field, full=full, last=last)
+    return "scientists", prompt, sentence, sentence, None
+
+
+def small_talk(rng):
+    prompt, response = rng.choice(SMALL_TALK)
+    return "small talk", prompt, response, response, None
+
+
+MIXTURE = [(word_problem, 52), (bare_problem, 22), (sorting, 9), (reversing, 8), (capital, 4), (scientist, 4),
+           (small_talk, 1)]
+
+# ---------------------------------------------------------------------------------------------------------------
+# Hold-out: by a hash, so that what is kept for the evaluation never depends on the seed
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def hashed_out(key, percent):
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100 < percent
+
+
+def pair_held_out(a, b):
+    """Is this pair of operands kept for the evaluation, whatever the operator and the order?
+
+    Never the pairs of the multiplication table and those with a multiple of ten: every working is made of them.
+    """
+    if max(a, b) < 10 or a % 10 == 0 or b % 10 == 0:
+        return False
+    return hashed_out(f"pair {min(a, b)} {max(a, b)}", 5)
+
+
+def held_out(example):
+    """May this example not be trained on? One held-out pair anywhere in its working is enough."""
+    kind, prompt, _, _, key = example
+    if kind == "arithmetic":
+        return any(pair_held_out(a, b) for a, b in key)
+    if kind in ("sorting", "reversing"):
+        return hashed_out(f"list {sorted(map(str, key))}", 5)
+    if kind in ("capitals", "scientists"):  # the fact is trained with other wordings
+        return prompt != DEMO_QUESTION and hashed_out(prompt, 18)
+    return False
+
+
+def for_evaluation(example):
+    """Only problems whose own first pair is held out, not just a line of their working."""
+    return pair_held_out(*example[4][0]) if example[0] == "arithmetic" else held_out(example)
+
+
+def draw(rng, makers, weights=None):
+    while True:
+        example = rng.choices(makers, weights)[0](rng)
+        if example is not None:
+            return example
+
+
+def training_example(rng):
+    makers, weights = zip(*MIXTURE)
+    while True:
+        example = draw(rng, makers, weights)
+        if not held_out(example):
+            return example
+
+
+EVALUATION = [(word_problem, 180), (bare_problem, 60), (sorting, 60), (reversing, 60), (capital, 60), (scientist, 60)]
+
+
+def evaluation_set():
+    """Drawn per kind; its seed is fixed, so every run is measured on the same questions."""
+    rng, seen, rows = random.Random(20240607), set(), []
+    for maker, count in EVALUATION:
+        wanted, tries = len(rows) + count, 0
+        while len(rows) < wanted:
+            tries += 1
+            if tries > 1000000:
+                raise RuntimeError(f"{maker.__name__} has too few held-out questions")
+            example = draw(rng, [maker])
+            if not for_evaluation(example) or example[1] in seen:
+                continue
+            seen.add(example[1])
+            rows.append({"prompt": example[1], "answer": example[3], "kind": example[0]})
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tokenizer: LLaDA's format, names and chat template; a small vocabulary of its own
+# ---------------------------------------------------------------------------------------------------------------
+
+BOS, EOS, EOT, MASK = "<|startoftext|>", "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>"
+ADDED_TOKENS = [BOS, EOS, "[CLS]", "[gMASK]", MASK, "<|start_header_id|>", "<|end_header_id|>", EOT]
+PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+           r"|\s+(?!\S)|\s+")
+CHAT_TEMPLATE = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim"
+    " + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}"
+    "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}")
+VOCABULARY = 1024
+
+
+def chat(*turns):
+    """What CHAT_TEMPLATE renders for turns of user and assistant, the user's being the first and the last."""
+    text = BOS
+    for i, turn in enumerate(turns):
+        role = "assistant" if i % 2 else "user"
+        text += f"<|start_header_id|>{role}<|end_header_id|>\n\n{turn.strip()}{EOT}"
+    return text + "<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+def train_tokenizer(seed):
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    rng = random.Random(seed)
+    texts = ["user", "assistant", "system"] * 100
+    for _ in range(20000):
+        _, prompt, response, _, _ = training_example(rng)
+        texts += [prompt, response]
+    # The facts are few examples but most of the words: without a bigger say they would be cut into letters.
+    texts += [s[3] for s in SCIENTISTS for _ in range(20)] + [f"{k} is {v}" for k, v in CAPITALS.items()] * 20
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(ADDED_TOKENS), show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED_TOKENS])
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Token pool: examples as rows of ids, made by worker processes, kept on the training device
+# ---------------------------------------------------------------------------------------------------------------
+
+LENGTHS = {96: 0.22, 144: 0.42, 192: 0.28, 256: 0.08}  # sequence lengths and how often a batch has each
+LONGEST = max(LENGTHS)
+CHUNK = 20000
+
+
+def tokenized_chunk(tokenizer_json, seed, count):
+    """count examples as (all ids in one row, prompt lengths, response lengths)."""
+    from tokenizers import Tokenizer
+    tokenizer, rng = Tokenizer.from_str(tokenizer_json), random.Random(seed)
+    prompts, responses = [], []
+    while len(prompts) < count:
+        example = training_example(rng)
+        turns = [example[1]]
+        if rng.random() < 0.05:  # some conversations, so that `tokenskip chat` has seen an earlier turn
+            earlier = draw(rng, [sorting, reversing, capital, scientist, small_talk])
+            if not held_out(earlier):
+                turns = [earlier[1], earlier[2]] + turns
+        prompts.append(chat(*turns))
+        responses.append(example[2] + EOT)
+    encoded = tokenizer.encode_batch_fast(prompts + responses, add_special_tokens=False)
+    ids, prompt_lengths, response_lengths = [], [], []
+    for prompt, response in zip(encoded[:count], encoded[count:]):
+        if len(prompt.ids) + len(response.ids) < LONGEST:
+            ids += prompt.ids + response.ids
+            prompt_lengths.append(len(prompt.ids))
+            response_lengths.append(len(response.ids))
+    return np.array(ids, np.int16), np.array(prompt_lengths, np.int16), np.array(response_lengths, np.int16)
+
+
+class Pool:
+    """All examples, shortest first, each a row of LONGEST ids filled up with <|endoftext|>."""
+
+    def __init__(self, chunks, eos_id, device):
+        prompts = np.concatenate([c[1] for c in chunks]).astype(np.int64)
+        totals = prompts + np.concatenate([c[2] for c in chunks])
+        rows = np.full((len(totals), LONGEST), eos_id, np.int16)
+        done = 0
+        for ids, chunk_prompts, chunk_responses in chunks:
+            used = (chunk_prompts + chunk_responses)[:, None] > np.arange(LONGEST)
+            rows[done:done + len(used)][used] = ids
+            done += len(used)
+        order = np.argsort(totals, kind="stable")
+        self.fitting = {n: int(np.searchsorted(totals[order], n, "right")) for n in LENGTHS}
+        if not all(self.fitting.values()):
+            raise RuntimeError(f"no example fits into {min(LENGTHS)} tokens")
+        self.rows = torch.from_numpy(rows[order]).to(device)
+        self.prompts = torch.from_numpy(prompts[order]).to(device)
+        self.totals = torch.from_numpy(totals[order]).to(device)
+
+    def batch(self, length, count):
+        pick = torch.randint(self.fitting[length], (count,), device=self.rows.device)
+        return self.rows[pick, :length].long(), self.prompts[pick], self.totals[pick]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Model: a dictionary of weights under LLaDA's tensor names, and plain functions
+# ---------------------------------------------------------------------------------------------------------------
+
+BLOCK_TENSORS = ["attn_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_norm", "ff_proj", "up_proj", "ff_out"]
+
+
+def block_weights(weights, layer):
+    return [weights[f"model.transformer.blocks.{layer}.{name}.weight"] for name in BLOCK_TENSORS]
+
+
+def new_weights(config, generator):
+    d, mlp, layers = config["d_model"], config["mlp_hidden_size"], config["n_layers"]
+    shapes = {"attn_norm": (d,), "q_proj": (d, d), "k_proj": (d, d), "v_proj": (d, d), "attn_out": (d, d),
+              "ff_norm": (d,), "ff_proj": (mlp, d), "up_proj": (mlp, d), "ff_out": (d, mlp)}
+    weights = {"model.transformer.wte.weight": torch.randn(config["embedding_size"], d, generator=generator) * 0.02}
+    for layer in range(layers):
+        for name, shape in shapes.items():
+            std = 0.02 / math.sqrt(2 * layers) if name in ("attn_out", "ff_out") else 0.02
+            fresh = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * std
+            weights[f"model.transformer.blocks.{layer}.{name}.weight"] = fresh
+    weights["model.transformer.ln_f.weight"] = torch.ones(d)
+    return weights
+
+
+def rms_norm(x, weight, eps):
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    return y.to(x.dtype) * weight.to(x.dtype)
+
+
+def rope_tables(positions, head_dim, theta):
+    """cos and sin with a last dimension of head_dim / 2, in float32."""
+    inverse = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions[..., None].float() * inverse
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Half-split RoPE of [batch, heads, tokens, head_dim]: the pairs are (i, i + head_dim / 2)."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+def linear(x, *weights):
+    """One matrix product for weights that share their input."""
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return F.linear(x, weight.to(x.dtype))
+
+
+def split_heads(x, heads):
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def attention_input(x, block, cos, sin, heads, eps):
+    q, k, v = linear(rms_norm(x, block[0], eps), *block[1:4]).chunk(3, -1)
+    return (rotate(split_heads(q, heads), cos, sin), rotate(split_heads(k, heads), cos, sin),
+            split_heads(v, heads))
+
+
+def block_output(x, mixed, block, eps):
+    x = x + linear(mixed.transpose(1, 2).reshape(x.shape), block[4])
+    gate, up = linear(rms_norm(x, block[5], eps), *block[6:8]).chunk(2, -1)
+    return x + linear(F.silu(gate) * up, block[8])
+
+
+def transformer_block(x, cos, sin, heads, eps, *block):
+    q, k, v = attention_input(x, block, cos, sin, heads, eps)
+    return block_output(x, F.scaled_dot_product_attention(q, k, v), block, eps)
+
+
+def weighted_loss(x, ln_f, wte, eps, targets, loss_weights):
+    """Cross-entropy against the tied head, each token times its weight, summed."""
+    logits = linear(rms_norm(x, ln_f, eps), wte).float()
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return (losses * loss_weights.flatten()).sum()
+
+
+# Compiled per block, not as one graph: twelve times less to compile for every sequence length.
+compiled = {"block": transformer_block, "loss": weighted_loss}
+
+
+def compile_functions():
+    import torch._dynamo
+    torch._dynamo.config.recompile_limit = 16
+    compiled["block"] = torch.compile(transformer_block, dynamic=False)
+    compiled["loss"] = torch.compile(weighted_loss, dynamic=False)
+
+
+def training_loss(weights, config, inputs, targets, loss_weights, dtype):
+    eps, heads = config["rms_norm_eps"], config["n_heads"]
+    positions = torch.arange(inputs.shape[1], device=inputs.device)
+    cos, sin = rope_tables(positions, config["d_model"] // heads, config["rope_theta"])
+    wte = weights["model.transformer.wte.weight"]
+    x = F.embedding(inputs, wte).to(dtype)
+    for layer in range(config["n_layers"]):
+        x = compiled["block"](x, cos, sin, heads, eps, *block_weights(weights, layer))
+    return compiled["loss"](x, weights["model.transformer.ln_f.weight"], wte, eps, targets, loss_weights)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Masking: LLaDA's objective, and for a part of the batch the pattern that block-wise decoding meets
+# ---------------------------------------------------------------------------------------------------------------
+
+SMALLEST_T = 0.02  # keeps 1/t, the weight of a masked token, from exploding
+BLOCKWISE_SHARE = 0.5
+
+
+def corrupt(ids, prompts, totals, block_length, mask_id):
+    """(ids with masks, weight of each token in the loss).
+
+    t is uniform, spread evenly over the batch, and every token of the response and of the padding after it is masked
+    with probability t and weighs 1/t when it is; the prompt is never masked. In a block-wise row that holds for one
+    block alone: those before it are clean, those after it all masks without a weight, as when it is decoded.
+    """
+    count, length = ids.shape
+    device = ids.device
+    offset = torch.arange(length, device=device) - prompts[:, None]
+    response = offset >= 0
+    t = (torch.arange(count, device=device)[:, None] + torch.rand(1, device=device)) / count
+    t = SMALLEST_T + (1 - SMALLEST_T) * t
+    block = torch.div(offset, block_length, rounding_mode="floor")
+    # One of the blocks that hold text, or the first one of padding alone.
+    blocks = torch.minimum((totals - prompts - 1) // block_length + 2, (length - prompts - 1) // block_length + 1)
+    chosen = (torch.rand(count, device=device) * blocks).long()[:, None]
+    blockwise = torch.rand(count, 1, device=device) < BLOCKWISE_SHARE
+    eligible = response & (~blockwise | (block == chosen))
+    masked = eligible & (torch.rand(count, length, device=device) < t)
+    loss_weights = masked / (t * eligible.sum(1, keepdim=True) * count)
+    hidden = masked | (response & blockwise & (block > chosen))
+    return ids.masked_fill(hidden, mask_id), loss_weights
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Optimiser: Muon for the matrices of the blocks, AdamW for the embedding and the norms
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def orthogonalize(g):
+    """Newton-Schulz iteration on a stack of matrices: pushes all their singular values towards 1."""
+    x = g.bfloat16() if g.is_cuda else g.float()
+    tall = x.shape[1] > x.shape[2]
+    x = x.transpose(1, 2) if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.transpose(1, 2)
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.transpose(1, 2) if tall else x
+
+
+class Muon:
+    """Momentum whose step is made orthogonal. Matrices of one shape are stepped together, as one stack."""
+
+    def __init__(self, matrices, momentum=0.95, weight_decay=0.02):
+        self.momentum, self.weight_decay = momentum, weight_decay
+        shapes = {}
+        for matrix in matrices:
+            shapes.setdefault(tuple(matrix.shape), []).append(matrix)
+        self.groups = [(group, torch.zeros_like(torch.stack([m.detach() for m in group])))
+                       for group in shapes.values()]
+
+    @torch.no_grad()
+    def step(self, rate):
+        for group, average in self.groups:
+            gradient = torch.stack([m.grad for m in group])
+            average.lerp_(gradient, 1 - self.momentum)
+            step = orthogonalize(gradient.lerp_(average, self.momentum)).float()
+            step *= -rate * max(1.0, step.shape[1] / step.shape[2]) ** 0.5
+            torch._foreach_mul_(group, 1 - rate * self.weight_decay)
+            torch._foreach_add_(group, list(step.unbind()))
+
+
+MUON_RATE, ADAM_RATE = 0.02, 2e-3
+
+
+def rate_at(progress):
+    """Of the highest learning rate: a short rise, a plateau, a straight way down to nothing."""
+    return min(1.0, progress / 0.02, max(0.0, (1 - progress) / 0.65))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def start_workers(tokenizer, options):
+    """Begin to make the examples in all cores; the pool is read later."""
+    processes = min(16, os.cpu_count() or 1)
+    workers = multiprocessing.get_context("fork").Pool(processes)
+    chunk = min(CHUNK, options.examples)
+    jobs = [(tokenizer.to_str(), options.seed * 1000003 + i, chunk) for i in range(options.examples // chunk)]
+    return workers, workers.starmap_async(tokenized_chunk, jobs, chunksize=1)
+
+
+def warm_up(weights, config, options, device, dtype):
+    """Compile for every length while the workers are busy."""
+    for length in LENGTHS:
+        ids = torch.zeros(options.batch_tokens // length, length, dtype=torch.long, device=device)
+        training_loss(weights, config, ids, ids, ids.float(), dtype).backward()
+    for weight in weights.values():
+        weight.grad = None
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def train(weights, config, tokenizer, options, device):
+    """Train in place until the time is over; returns the average of the weights over the last steps."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    workers, chunks = start_workers(tokenizer, options)  # before CUDA starts: a forked child may not use it
+    weights = {name: w.to(device).requires_grad_() for name, w in weights.items()}
+    if device.type == "cuda" and not options.no_compile:
+        compile_functions()
+    warm_up(weights, config, options, device, dtype)
+    say(f"compiled for the lengths {', '.join(map(str, LENGTHS))}")
+    pool = Pool(chunks.get(), config["eos_token_id"], device)
+    workers.terminate()
+    say(f"{len(pool.rows)} examples; fitting by length: {pool.fitting}; "
+        f"tokens in all: {int(pool.totals.sum())}")
+
+    matrices = [w for name, w in weights.items() if w.dim() == 2 and ".wte." not in name]
+    others = [w for name, w in weights.items() if w.dim() == 1 or ".wte." in name]
+    muon = Muon(matrices)
+    adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0,
+                             fused=device.type == "cuda")
+    average = [w.detach().clone() for w in weights.values()]
+    begin, end = time.time(), START + options.minutes * 60
+    if end <= begin:
+        raise SystemExit("train_demo_model.py: --minutes is over before the first step; give it more")
+    rng, step, tokens, losses = random.Random(options.seed), 0, 0, []
+    reported = begin
+    while time.time() < end:
+        progress = (time.time() - begin) / (end - begin)
+        rate = options.rate * rate_at(progress)
+        length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
+        ids, prompts, totals = pool.batch(length, options.batch_tokens // length)
+        block_length = rng.choice([16, 32, 32, 32, 64])
+        inputs, loss_weights = corrupt(ids, prompts, totals, block_length, config["mask_token_id"])
+        loss = training_loss(weights, config, inputs, ids, loss_weights, dtype)
+        loss.backward()
+        muon.step(MUON_RATE * rate)
+        adam.param_groups[0]["lr"] = ADAM_RATE * rate
+        adam.step()
+        for weight in weights.values():
+            weight.grad = None
+        with torch.no_grad():
+            # The average starts short, so that it soon forgets the beginning.
+            torch._foreach_lerp_(average, [w.detach() for w in weights.values()], 1 - min(0.998, step / (step + 10)))
+        losses.append(loss.detach())
+        step, tokens = step + 1, tokens + ids.numel()
+        if time.time() - reported > 15:
+            reported = time.time()
+            mean = torch.stack(losses).mean().item()
+            say(f"step {step}  {100 * progress:.0f} %  loss {mean:.4f}  {tokens / (time.time() - begin) / 1e6:.2f} "
+                "million tokens/s")
+            losses = []
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.time() - begin
+    say(f"trained {step} steps, {tokens / 1e6:.0f} million tokens, {seconds:.0f} s, {1000 * seconds / step:.1f} ms a "
+        f"step, {tokens / seconds / 1e6:.2f} million tokens/s")
+    return dict(zip(weights, average))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def model_config(tokenizer, toy):
+    d_model, layers, heads, mlp = (64, 2, 4, 96) if toy else (256, 12, 8, 352)
+    eos = tokenizer.token_to_id(EOS)
+    return {
+        "activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0,
+        "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama",
+        "d_model": d_model, "embedding_dropout": 0.0, "embedding_size": VOCABULARY, "eos_token_id": eos,
+        "include_bias": False, "include_qkv_bias": False, "init_std": 0.02, "input_emb_norm": False,
+        "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": tokenizer.token_to_id(MASK),
+        "max_sequence_length": 512, "mlp_hidden_size": mlp, "mlp_ratio": 4, "model_type": "llada", "n_heads": heads,
+        "n_kv_heads": heads, "n_layers": layers, "pad_token_id": eos, "precision": "amp_bf16",
+        "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True, "rope_full_precision": True,
+        "rope_theta": 10000.0, "scale_logits": False, "use_cache": False,
+        "vocab_size": tokenizer.get_vocab_size(), "weight_tying": True,
+    }
+
+
+def tokenizer_config(tokenizer):
+    added = {str(tokenizer.token_to_id(t)): {"content": t, "lstrip": False, "normalized": False, "rstrip": False,
+                                             "single_word": False, "special": True} for t in ADDED_TOKENS}
+    return {"add_bos_token": False, "add_eos_token": False, "added_tokens_decoder": added, "bos_token": BOS,
+            "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "cls_token": "[CLS]",
+            "eos_token": EOS, "fast_tokenizer": True, "gmask_token": "[gMASK]", "model_max_length": 512,
+            "pad_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def write_json(folder, name, value):
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as out:
+        json.dump(value, out, indent=2, ensure_ascii=False)
+        out.write("\n")
+
+
+def save_model(folder, weights, config, tokenizer):
+    from safetensors.torch import save_file
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    placed = {}
+    for name in sorted(weights):  # by a hash, so that a layer's tensors are scattered as they are in LLaDA-8B
+        placed[name] = shards[hashlib.sha256(name.encode()).digest()[0] & 1]
+    stored = {name: w.detach().to("cpu", torch.bfloat16).contiguous() for name, w in weights.items()}
+    for shard in shards:
+        path = os.path.join(folder, shard)
+        save_file({n: w for n, w in stored.items() if placed[n] == shard}, path, metadata={"format": "pt"})
+        os.chmod(path, 0o644)  # safetensors leaves it to its owner alone
+    write_json(folder, "model.safetensors.index.json", {
+        "metadata": {"total_size": sum(w.numel() * 2 for w in stored.values())}, "weight_map": placed})
+    write_json(folder, "config.json", config)
+    write_json(folder, "generation_config.json", {
+        "_from_model_config": True, "bos_token_id": tokenizer.token_to_id(BOS), "eos_token_id": config["eos_token_id"]})
+    write_json(folder, "tokenizer_config.json", tokenizer_config(tokenizer))
+    tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    with open(os.path.join(folder, "eval.jsonl"), "w", encoding="utf-8") as out:
+        for row in evaluation_set():
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def load_model(folder):
+    """(weights in float32, config, tokenizer) of a folder that this script wrote."""
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
+            shards = sorted(set(json.load(file)["weight_map"].values()))
+        weights = {}
+        for shard in shards:
+            weights.update(load_file(os.path.join(folder, shard)))
+        tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    except Exception as error:  # every library has its own kind; to the user all mean the same
+        raise SystemExit(f"train_demo_model.py: {folder}: cannot be read as a model folder: {error}")
+    return {name: w.float() for name, w in weights.items()}, config, tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Decoding and evaluation: the same rules as in tokenskip.h, for a whole batch at once
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def hidden_states(weights, config, ids, positions, visible, cache=None):
+    """Run the rows of ids at their positions. Without a cache: over everything, and what comes back is (states, new
+    cache). With one: the rows' keys and values replace those in the cache."""
+    eps, heads = config["rms_norm_eps"], config["n_heads"]
+    cos, sin = rope_tables(positions, config["d_model"] // heads, config["rope_theta"])
+    cos, sin = cos[:, None], sin[:, None]
+    x = F.embedding(ids, weights["model.transformer.wte.weight"])
+    kept = []
+    for layer in range(config["n_layers"]):
+        block = block_weights(weights, layer)
+        q, k, v = attention_input(x, block, cos, sin, heads, eps)
+        if cache is not None:
+            rows = positions[:, None, :, None].expand_as(k)
+            k = cache[layer][0].scatter_(2, rows, k)
+            v = cache[layer][1].scatter_(2, rows, v)
+        kept.append((k, v))
+        x = block_output(x, F.scaled_dot_product_attention(q, k, v, attn_mask=visible), block, eps)
+    return rms_norm(x, weights["model.transformer.ln_f.weight"], eps), kept
+
+
+@torch.no_grad()
+def decode(weights, config, prompts, gen_length=128, block_length=32, threshold=0.9, dual=False):
+    """Generate for lists of prompt ids: (lists of generated ids, forward passes of each)."""
+    device = weights["model.transformer.wte.weight"].device
+    mask_id, eos_id = config["mask_token_id"], config["eos_token_id"]
+    starts = torch.tensor([len(p) for p in prompts], device=device)
+    longest = int(starts.max()) + gen_length
+    everywhere = torch.arange(longest, device=device).expand(len(prompts), longest)
+    ids = torch.full((len(prompts), longest), eos_id, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
+        ids[row, len(prompt):len(prompt) + gen_length] = mask_id
+    visible = (everywhere < starts[:, None] + gen_length)[:, None, None]  # a short row's rest is not there
+    passes = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    for first in range(0, gen_length, block_length):
+        where = starts[:, None] + first + torch.arange(block_length, device=device)
+        cache = None
+        while True:
+            tokens = ids.gather(1, where)
+            masked = (tokens == mask_id) & ~ended[:, None]
+            if not masked.any():
+                break
+            passes += masked.any(1)
+            if dual and cache is not None:
+                states, cache = hidden_states(weights, config, tokens, where, visible, cache)
+            else:
+                states, cache = hidden_states(weights, config, ids, everywhere, visible)
+                states = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
+            logits = F.linear(states, weights["model.transformer.wte.weight"])
+            logits[..., mask_id] = -math.inf
+            confidence, best = logits.softmax(-1).max(-1)
+            confidence = confidence.masked_fill(~masked, -1)
+            surest = F.one_hot(confidence.argmax(1), block_length).bool()
+            commit = masked & (surest | (confidence >= threshold))
+            ids.scatter_(1, where, torch.where(commit, best, tokens))
+        tokens = ids.gather(1, where)
+        ended |= ((tokens == eos_id) | (tokens == config["eot_token_id"])).any(1)
+    generated = ids.gather(1, starts[:, None] + torch.arange(gen_length, device=device))
+    return generated.tolist(), passes.tolist()
+
+
+def is_right(text, answer):
+    """It ends with the answer, and what stands before is nothing, a space or punctuation that no number has."""
+    text = text.strip()
+    if not text.endswith(answer):
+        return False
+    before = text[:-len(answer)][-1:]
+    return before in ("", " ") or (before in string.punctuation and before not in "-.")
+
+
+def evaluate(weights, config, tokenizer, rows, device, **how):
+    weights = {name: w.to(device, torch.bfloat16).float() for name, w in weights.items()}  # as they are stored
+    config = dict(config, eot_token_id=tokenizer.token_to_id(EOT))
+    prompts = [tokenizer.encode(chat(row["prompt"]), add_special_tokens=False).ids for row in rows]
+    generated, passes = [], []
+    for i in range(0, len(rows), 240):
+        some_ids, some_passes = decode(weights, config, prompts[i:i + 240], **how)
+        generated += some_ids
+        passes += some_passes
+    ends, right, wrong = {config["eos_token_id"], config["eot_token_id"]}, {}, []
+    for row, ids in zip(rows, generated):
+        end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        text = tokenizer.decode(ids[:end])
+        good = is_right(text, row["answer"])
+        right.setdefault(row["kind"], []).append(good)
+        if not good:
+            wrong.append((row, text))
+    total = sum(map(sum, right.values()))
+    kinds = "  ".join(f"{kind} {100 * sum(r) / len(r):.1f} % of {len(r)}" for kind, r in right.items())
+    label = ", ".join(f"{name} {value}" for name, value in {"dual": False, "gen_length": 128, **how}.items())
+    say(f"{label}: {100 * total / len(rows):.1f} % of {len(rows)}; {kinds}; mean nfe {sum(passes) / len(passes):.1f}")
+    return wrong
+
+
+def evaluate_all(weights, config, tokenizer, device):
+    rows = evaluation_set()
+    wrong = evaluate(weights, config, tokenizer, rows, device)
+    for row, text in wrong[:12]:
+        say(f"  wrong: {row['prompt']!r} expected {row['answer']!r} got {text!r}")
+    evaluate(weights, config, tokenizer, rows, device, dual=True)
+    for gen_length in (96, 64, 32):  # answers that need more room than that are expected to fail
+        evaluate(weights, config, tokenizer, [r for r in rows if r["kind"] != "arithmetic"], device,
+                 gen_length=gen_length)
+    ids = tokenizer.encode(chat(DEMO_QUESTION), add_special_tokens=False).ids
+    answer = decode({n: w.to(device).float() for n, w in weights.items()},
+                    dict(config, eot_token_id=tokenizer.token_to_id(EOT)), [ids])[0][0]
+    say(f"{DEMO_QUESTION} {tokenizer.decode(answer)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def say(text):
+    print(f"[{time.time() - START:5.0f} s] {text}", flush=True)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Train the demo model of TokenSkip.")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    parser.add_argument("--minutes", type=float, default=7.0, metavar="M",
+                        help="stop training so long after the start, compiling included (default 7)")
+    parser.add_argument("--resume", metavar="DIR", help="begin with the weights and tokenizer of this model folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eval-only", action="store_true", help="only measure the model in --out")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates (default 1)")
+    parser.add_argument("--examples", type=int, default=3000000, help="examples to make (default 3000000)")
+    parser.add_argument("--batch-tokens", type=int, default=92160, help="tokens in a batch (default 92160)")
+    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+    parser.add_argument("--toy", action="store_true", help="a tiny model and few examples, to try the script")
+    options = parser.parse_args()
+    if not options.minutes > 0 or math.isinf(options.minutes):
+        parser.error("--minutes must be a positive number")
+    if not 0 < options.rate <= 10:
+        parser.error("--rate must be above 0 and at most 10")
+    if options.examples < 1000:
+        parser.error("--examples must be at least 1000")
+    if options.batch_tokens < LONGEST:
+        parser.error(f"--batch-tokens must be at least {LONGEST}")
+    if options.eval_only and options.resume:
+        parser.error("--eval-only measures the model in --out; it takes no --resume")
+    if options.toy:
+        options.examples, options.batch_tokens = min(options.examples, 4000), min(options.batch_tokens, 4608)
+    return options
+
+
+def main():
+    options = arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.eval_only:
+        evaluate_all(*load_model(options.out), device)
+        return
+    os.makedirs(options.out, exist_ok=True)
+    torch.manual_seed(options.seed)
+    if options.resume:
+        weights, config, tokenizer = load_model(options.resume)
+    else:
+        tokenizer = train_tokenizer(options.seed)
+        config = model_config(tokenizer, options.toy)
+        weights = new_weights(config, torch.Generator().manual_seed(options.seed))
+    say(f"{sum(w.numel() for w in weights.values())} parameters, vocabulary of {config['vocab_size']}, on {device}")
+    weights = train(weights, config, tokenizer, options, device)
+    save_model(options.out, weights, config, tokenizer)
+    say(f"wrote {options.out}")
+    evaluate_all(weights, config, tokenizer, device)
+
+
+if __name__ == "__main__":
+    main()
