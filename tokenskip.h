@@ -5058,7 +5058,7 @@ static const struct tsk__template_known {
     {348, UINT64_C(0x74891e390e614ae2), TSK__TEMPLATE_HEADERS, NULL},
     /* Llama-3: the header is added when asked for */
     {389, UINT64_C(0x0e60067a5537498e), TSK__TEMPLATE_HEADERS, NULL},
-    /* LLaDA 2, Ling 2 */
+    /* Ling 2, after which LLaDA-MoE's and LLaDA 2's prompts are formed */
     {3972, UINT64_C(0xf713ce92a3ddea76), TSK__TEMPLATE_ROLES, NULL},
     /* Dream, Qwen2.5's base models */
     {2426, UINT64_C(0x16bc91fc7006a16d), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
@@ -6097,7 +6097,15 @@ typedef struct tsk__backend {
 }
 #endif
 #include <cpuid.h>
+/* GCC takes the deliberately undefined registers of its own AVX-512 intrinsics for a mistake. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -6412,10 +6420,6 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
         tsk__##V##_store(lanes + i % 16, tsk__##V##_add(tsk__##V##_load(lanes + i % 16), v)); \
     } \
     return tsk__cpu_sum16(lanes); \
-}
-
-static const char *tsk__cpu_element(const tsk__matrix *w, int32_t row, int32_t column, size_t size) {
-    return (const char *)w->data + ((size_t)row * (size_t)w->cols + (size_t)column) * size;
 }
 
 /* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move as
@@ -7438,9 +7442,17 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #endif
+#ifndef CUDA_NO_HALF
+#define CUDA_NO_HALF  /* no types named `half` in the host program's C++ */
+#define TSK__CUDA_NO_HALF
+#endif
 #include <cublas_v2.h>
 #include <cuda.h>
 #include <nvrtc.h>
+#ifdef TSK__CUDA_NO_HALF
+#undef CUDA_NO_HALF
+#undef TSK__CUDA_NO_HALF
+#endif
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
@@ -8573,7 +8585,9 @@ static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
 static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     int32_t i;
+    tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
+    tsk__cuda_leave(s->backend);
     s->n = s->all_n = rows->n;
     s->n_requests = rows->n_requests;
     s->compacted = 0;
@@ -9462,7 +9476,7 @@ static tsk_status tsk__loading_bytes(tsk__loading *l, const tsk_safetensors *fil
 static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part part, int is_bias, const float **out, tsk_error *error) {
     const tsk_safetensors *file = NULL;
     const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, is_bias, &file);
-    const void *bytes;
+    const void *bytes = NULL;
     float *values;
     uint64_t i;
     tsk_status status;
