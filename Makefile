@@ -110,14 +110,15 @@ build/test/sanitized_%.log: build/sanitized/% FORCE | build/test
 build/test/%.log: build/tests/% FORCE | build/test
 	@$(RUN_TEST) $@ $<
 
-# A test that does not compile is a failed test: run_test.sh says so when there is no program.
+# A test that does not compile is a failed test: run_test.sh says so when there is no program. (Warnings fail in
+# `make compile-matrix`, not here, where a compiler of next year may know new ones.)
 build/tests/test_%: tests/test_%.c | build/tests
 	@rm -f $@
-	-$(CC) -O2 $(WARNINGS) -Werror -I. -MMD -MP $< -o $@ $(LIBS)
+	-$(CC) -O2 $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
 
 build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	@rm -f $@
-	-$(CC) $(SANITIZE) $(WARNINGS) -Werror -I. -MMD -MP $< -o $@ $(LIBS)
+	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
 
 tests/json_lint: tests/json_lint.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)

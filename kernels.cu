@@ -144,10 +144,7 @@ struct linear_args {
     const float *squares_in;    // [rows, k / 128] of the input rows
     float eps;
     int m, n, k;
-    int ahead;                  // chunks that a block brings into L2, beyond its ring, before its predecessor has ended
-    int late;                   // chunks before its end at which a block lets its successor start
-    const bf16 *next_weights;   // of the linear map after this one, [next_n, next_k], or NULL
-    int next_n, next_k, next_grid, next_ahead;  // its grid, and the chunks that each of its blocks should find in L2
+    int pad;
     float4 *partials;           // [2 * gridDim.x, accumulators of a block]
     u32 *counters;              // [tiles], zero between kernels
     rows_table table;
@@ -312,7 +309,7 @@ static __device__ __forceinline__ void finish_gate_up(const linear_args &a, cons
 }
 
 template <int M, int KIND> struct linear_shape {
-    static const int warps_m = M >= 64 ? 2 : 1, warps_n = 8 / warps_m;  // how the 8 warps share a tile
+    static const int warps_m = KIND == LINEAR_HEAD && M >= 64 ? 2 : 1, warps_n = 8 / warps_m;  // how the 8 warps share a tile
     static const int n_sub = LINEAR_TILE / 16 / warps_n;                // 16-output pieces of a warp
     static const int m_sub = M / 8 / warps_m;                           // 8-row pieces of a warp
     static const int stage_bytes = (LINEAR_TILE + M) * LINEAR_CHUNK * 2;
@@ -469,11 +466,6 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     int in_flight = min(stages, end - begin);
     for (int s = 0; s < in_flight; s++) fetch_weights(s);
     copies_commit();
-    // What the ring cannot hold yet waits in L2: while the predecessor ends, memory never rests.
-    for (int i = thread; i < min(a.ahead, end - begin - in_flight) * LINEAR_TILE; i += LINEAR_THREADS) {
-        int it = begin + in_flight + i / LINEAR_TILE, n = it / chunks * LINEAR_TILE + i % LINEAR_TILE;
-        if (n < a.n) asm volatile("prefetch.global.L2 [%0];" ::"l"(a.weights + (u64)n * a.k + it % chunks * LINEAR_CHUNK));
-    }
     wait_for_predecessor();
 
     // The input goes through the same ring, as far ahead as the weights: its reads queue behind theirs.
@@ -530,35 +522,16 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 #pragma unroll
             for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
 
-    // Memory must not rest while this map ends and the next begins: once there is nothing left to fetch for this one, the
-    // chunks with which this block will begin the next go to L2, two a round.
-    int next_chunks = (a.next_k + LINEAR_CHUNK - 1) / LINEAR_CHUNK, next_at = 0, next_end = 0;
-    if (a.next_weights) {
-        u64 next_total = (u64)((a.next_n + LINEAR_TILE - 1) / LINEAR_TILE) * next_chunks;
-        next_at = (int)(blockIdx.x * next_total / a.next_grid);
-        next_end = min(next_at + a.next_ahead, (int)next_total);
-    }
-    auto prefetch_next = [&]() {
-        int it = next_at + (thread >> 7);
-        if (next_at >= next_end) return;
-        int n = it / next_chunks * LINEAR_TILE + (thread & 127);
-        if (it < next_end && n < a.next_n) asm volatile("prefetch.global.L2 [%0];" ::"l"(a.next_weights + (u64)n * a.next_k + it % next_chunks * LINEAR_CHUNK));
-        next_at += 2;
-    };
-
     int tile = begin / chunks, chunk = begin % chunks, stage = 0, previous = stages - 1, to_fetch = end - begin - in_flight;
-    int trigger = max(begin, end - a.late);
     bool starts_tile = chunk == 0;
+    let_successor_start();
     for (int it = begin; it < end; it++) {
         char *weights = ring + stage * stage_bytes, *input = weights + weights_bytes;
-        // Were the successor to start earlier, it would fill its ring while memory is busy anyway, not while this block ends.
-        if (it == trigger) let_successor_start();
         copies_wait<stages - 2>();
         if (shape::normed) normalise_input(input, chunk);
         __syncthreads();  // the chunk is there, and everybody has left the one before it: its place is free
         if (it > begin) {
             if (to_fetch > 0) fetch_weights(previous), fetch_input(previous), to_fetch--;
-            else prefetch_next();
             copies_commit();
         }
         u32 w_base = shared_address(weights), x_base = shared_address(input);
@@ -598,17 +571,159 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     }
 }
 
-// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor (at most the number of chunks); block 256; shared memory
-// LINEAR_RING rounded down to whole stages of (128 + M) * 128 bytes, + 16, + 2 k for the norm. bf16 in and out, f32 sums.
+// ---- The layers' linear maps: the inner size cut into slices of 1024. A block keeps the (normalised) input of one slice in
+// shared memory and lets 128-output tiles of the weights stream past it, straight into registers: each warp 16 outputs, with
+// LINEAR_DEPTH chunks of 64 under way, and no barrier before a tile's end. The matrix units do not care in which order the
+// inner elements come as long as both operands agree: so a lane's 16 bytes of a row, 8 neighbours, serve as its elements of
+// two products. Each (tile, slice) leaves a part; the block that comes last to a tile adds the parts in the order of slices.
+
+#define LINEAR_SLICE 1024
+#define LINEAR_PITCH (LINEAR_SLICE * 2 + 64)  // bytes of an input row: two rows' quarters fall into different banks
+#ifndef LINEAR_DEPTH
+#define LINEAR_DEPTH 4
+#endif
+
+static __device__ __forceinline__ uint4 load_once(const bf16 *p, bool valid) {
+    uint4 x = make_uint4(0, 0, 0, 0);
+    if (valid) asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(p));
+    return x;
+}
+
+// The input's slice to shared memory: rows beyond m and columns beyond k as zeros, normalised where the map wants it. A
+// thread always moves the same columns.
+template <int M, int KIND> static __device__ __forceinline__ void load_slice(const linear_args &a, char *input, float *scales, int first, uint4 weight) {
+    const int pieces = LINEAR_SLICE / 8, row_step = LINEAR_THREADS / pieces;
+    int piece = threadIdx.x % pieces, row0 = threadIdx.x / pieces, column = first + piece * 8;
+    for (int row = row0; row < M; row += row_step) {
+        bool valid = row < a.m && column < a.k;
+        copy16_async(shared_address(input) + row * LINEAR_PITCH + piece * 16, a.input + (valid ? (u64)row * a.k + column : 0), valid);
+    }
+    copies_commit();
+    if (linear_shape<M, KIND>::normed) {
+        int n_tiles = (a.k + 127) / 128;
+        for (int row = threadIdx.x >> 3; row < M; row += LINEAR_THREADS / 8) {
+            float scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * n_tiles, n_tiles, a.k, a.eps, threadIdx.x & 7);
+            if ((threadIdx.x & 7) == 0) scales[row] = scale;
+        }
+        __syncthreads();
+    }
+    copies_wait<0>();
+    if (linear_shape<M, KIND>::normed)
+#pragma unroll 4
+        for (int row = row0; row < M; row += row_step) {  // bf16(bf16(x * scale) * weight), the model's own rounding
+            uint4 *at = (uint4 *)(input + row * LINEAR_PITCH + piece * 16), x = *at;
+            float scale = scales[row];
+            x.x = multiply_bf16x2(pack_bf16(low_f32(x.x) * scale, high_f32(x.x) * scale), weight.x);
+            x.y = multiply_bf16x2(pack_bf16(low_f32(x.y) * scale, high_f32(x.y) * scale), weight.y);
+            x.z = multiply_bf16x2(pack_bf16(low_f32(x.z) * scale, high_f32(x.z) * scale), weight.z);
+            x.w = multiply_bf16x2(pack_bf16(low_f32(x.w) * scale, high_f32(x.w) * scale), weight.w);
+            *at = x;
+        }
+    __syncthreads();
+}
+
+// Leaves this slice's part of a tile; true, with the sum of all parts in acc, for the block that comes last.
+template <int M_SUB> static __device__ __forceinline__ bool add_slices(const linear_args &a, float (&acc)[1][M_SUB][4], int tile, int slice, int slices, int *flag) {
+    if (slices == 1) return true;
+    float4 *parts = a.partials + (u64)tile * slices * M_SUB * LINEAR_THREADS + threadIdx.x;
+#pragma unroll
+    for (int j = 0; j < M_SUB; j++) __stcg(parts + (slice * M_SUB + j) * LINEAR_THREADS, make_float4(acc[0][j][0], acc[0][j][1], acc[0][j][2], acc[0][j][3]));
+    if (!last_to_arrive(a.counters + tile, slices, flag)) return false;
+#pragma unroll
+    for (int j = 0; j < M_SUB; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
+    for (int i = 0; i < slices; i += 2) {  // two slices' parts are on their way at once
+        float4 part[2][M_SUB];
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int j = 0; j < M_SUB; j++) part[e][j] = i + e < slices ? __ldcg(parts + ((i + e) * M_SUB + j) * LINEAR_THREADS) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int j = 0; j < M_SUB; j++) acc[0][j][0] += part[e][j].x, acc[0][j][1] += part[e][j].y, acc[0][j][2] += part[e][j].z, acc[0][j][3] += part[e][j].w;
+    }
+    return true;
+}
+
+template <int M, int KIND> static __device__ __forceinline__ void linear_sliced(const linear_args &a) {
+    const int m_sub = M / 8, depth = LINEAR_DEPTH;
+    extern __shared__ __align__(128) char memory[];
+    char *input = memory, *scratch = input + M * LINEAR_PITCH;  // [M, LINEAR_SLICE] bf16; [M, 128] bf16
+    float *scales = (float *)(scratch + M * 256);
+    int *flag = (int *)(scales + M);
+    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
+    int slices = (a.k + LINEAR_SLICE - 1) / LINEAR_SLICE, tiles = (a.n + LINEAR_TILE - 1) / LINEAR_TILE, sharers = gridDim.x / slices;
+    int slice = blockIdx.x % slices, rank = blockIdx.x / slices, k0 = slice * LINEAR_SLICE;
+    int first = min(rank, sharers) * tiles / sharers, last = min(rank + 1, sharers) * tiles / sharers;
+    int chunks = (min(a.k - k0, LINEAR_SLICE) + LINEAR_CHUNK - 1) / LINEAR_CHUNK;
+    chunks = (chunks + depth - 1) / depth * depth;
+    int total = (last - first) * chunks;
+
+    // The next chunk to load, and this lane's place in it: rows l/4 and 8 further, columns 8 * (l%4) and 32 further.
+    int load_row = first * LINEAR_TILE + warp * 16 + (lane >> 2), load_chunk = 0, to_load = total;
+    auto load_weights = [&](uint4 (&w)[4]) {
+        if (to_load <= 0) return;
+        to_load--;
+        int column = k0 + load_chunk * LINEAR_CHUNK + (lane & 3) * 8;
+        const bf16 *from = a.weights + (u64)load_row * a.k + column;
+        w[0] = load_once(from, load_row < a.n && column < a.k);
+        w[1] = load_once(from + (u64)8 * a.k, load_row + 8 < a.n && column < a.k);
+        w[2] = load_once(from + 32, load_row < a.n && column + 32 < a.k);
+        w[3] = load_once(from + (u64)8 * a.k + 32, load_row + 8 < a.n && column + 32 < a.k);
+        if (++load_chunk == chunks) load_chunk = 0, load_row += LINEAR_TILE;
+    };
+    uint4 w[depth][4];
+    let_successor_start();
+#pragma unroll
+    for (int s = 0; s < depth; s++) load_weights(w[s]);
+    uint4 weight = make_uint4(0, 0, 0, 0);
+    if (linear_shape<M, KIND>::normed && k0 + thread % (LINEAR_SLICE / 8) * 8 < a.k) weight = *(const uint4 *)(a.norm + k0 + thread % (LINEAR_SLICE / 8) * 8);
+    wait_for_predecessor();
+    if (total <= 0) return;
+    load_slice<M, KIND>(a, input, scales, k0, weight);
+
+    float acc[1][m_sub][4];
+#pragma unroll
+    for (int j = 0; j < m_sub; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
+    const char *mine = input + (lane >> 2) * LINEAR_PITCH + (lane & 3) * 16;
+    for (int tile = first, chunk = 0; tile < last;) {
+#pragma unroll
+        for (int s = 0; s < depth; s++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                uint4 top = w[s][half * 2], bottom = w[s][half * 2 + 1];
+                u32 even[4] = {top.x, bottom.x, top.y, bottom.y}, odd[4] = {top.z, bottom.z, top.w, bottom.w};
+#pragma unroll
+                for (int j = 0; j < m_sub; j++) {
+                    uint4 x = *(const uint4 *)(mine + j * 8 * LINEAR_PITCH + (chunk + s) * (LINEAR_CHUNK * 2) + half * 64);
+                    multiply_tile(acc[0][j], even, x.x, x.y);
+                    multiply_tile(acc[0][j], odd, x.z, x.w);
+                }
+            }
+            load_weights(w[s]);
+        }
+        if ((chunk += depth) < chunks) continue;
+        if (add_slices<m_sub>(a, acc, tile, slice, slices, flag)) finish_tile<M, KIND>(a, acc, scratch, tile);
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < m_sub; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
+        chunk = 0;
+        tile++;
+    }
+}
+
+// linear_<kind>_<M>: up to M rows; block 256; bf16 in and out, f32 sums.
 //   qkv: equals qkv (norm, projection, bias, RoPE, cache write); 128 % head_dim == 0, head_dim % 16 == 0
 //   out: equals attn_out and down (projection, residual)
 //   gate_up: equals gate_up (norm, both projections, silu(gate) * up); weights alternate 8 rows of gate, 8 of up
-//   head: the first stage of head; head_finish is the second
+//     these three: one block a multiprocessor, at least ceil(k / 1024); shared memory M * (LINEAR_PITCH + 260) + 16 bytes
+//   head: the first stage of head; head_finish is the second. One block a multiprocessor, at most the number of chunks;
+//     shared memory LINEAR_RING rounded down to whole stages of (128 + M) * 128 bytes, + 16 + 2 k
 #define LINEAR_KERNELS(M) \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, M > 64 ? 1 : 2) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_QKV>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, M > 64 ? 1 : 2) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_OUT>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, M > 64 ? 1 : 2) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_GATE_UP>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, M > 64 ? 1 : 2) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_qkv_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_QKV>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_out_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_OUT>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_GATE_UP>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
 LINEAR_KERNELS(32)
 LINEAR_KERNELS(64)
 

@@ -38,7 +38,8 @@ WHAT IT DOES
      a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
-   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time).
+   - Runs many requests at once (continuous batching), each with the tokens it would get alone.
+   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
@@ -49,7 +50,9 @@ WHAT IT DOES NOT DO
 
 BUILD AND LINK
    Linux, a C99 or C++11 compiler, POSIX threads. With -std=c99 include this header before any system header in the file
-   that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly.
+   that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly. Not
+   with -ffast-math: results and checks rely on infinities and on the order of sums. Threads that call it need 128 KB of
+   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time.
      TOKENSKIP_NO_CUDA        CPU only:  cc app.c -lm -lpthread
      TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
                               needs no CUDA headers:  cc app.c -lm -lpthread -ldl
@@ -113,7 +116,7 @@ SECURITY
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>backend
-   >>cpu  >>cuda  >>model  >>trace  >>forward  >>skip  >>schedule  >>session  >>public
+   >>cpu  >>cuda  >>model  >>trace  >>forward  >>skip  >>schedule  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -6103,9 +6106,6 @@ typedef struct tsk__backend {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -6565,6 +6565,9 @@ TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
 TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
 TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 /* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
 static int tsk__cpu_features(void) {

@@ -27,6 +27,8 @@ typedef struct trace_values {
 /* The caller's part of a tracing callback: keeps a copy of the record's output. */
 void trace_values_keep(trace_values *values, const tsk_trace_record *record);
 const trace_value *trace_values_find(trace_values *values, const char *name, const char *part);
+/* Frees the values alone: shapes and positions stay, for the comparisons already made. */
+void trace_values_drop(trace_values *values);
 void trace_values_clear(trace_values *values);
 
 /* How one record of a pass differs from the same record of another, row by row. */

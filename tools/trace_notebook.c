@@ -12,7 +12,6 @@ typedef struct variant {
 /* ---- What the passes' records are for --------------------------------------------------------------------------- */
 
 typedef struct initial {
-    notebook *notes;
     int32_t *predictions;     /* [canvas_length] */
     int32_t mask_id;
 } initial;
@@ -20,8 +19,6 @@ typedef struct initial {
 static void on_initial(void *user, const tsk_trace_record *record) {
     initial *i = (initial *)user;
     int32_t row, vocabulary = (int32_t)record->output_shape[1];
-    if (strcmp(record->name, "kv_0") == 0) memcpy(i->notes->kv_shape, record->output_shape, sizeof i->notes->kv_shape);
-    if (strcmp(record->name, "logits") != 0) return;
     for (row = 0; row < record->n_rows; row++)
         i->predictions[record->positions[row]] = trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, i->mask_id, NULL);
 }
@@ -45,10 +42,12 @@ static int fail(tsk_error *error) {
     return status;
 }
 
-static int probe(tsk_session *session, const int32_t *canvas, int refresh, void (*on_record)(void *, const tsk_trace_record *), void *user,
-                 tsk_probe *out) {
+/* `pattern`: which records; NULL: all. */
+static int probe(tsk_session *session, const int32_t *canvas, int refresh, const char *pattern,
+                 void (*on_record)(void *, const tsk_trace_record *), void *user, tsk_probe *out) {
     tsk_trace_options options = tsk_trace_options_default();
     tsk_error error = {0};
+    options.pattern = pattern;
     options.values = 1;
     options.on_record = on_record;
     options.user = user;
@@ -58,7 +57,7 @@ static int probe(tsk_session *session, const int32_t *canvas, int refresh, void 
 }
 
 static int probe_base(tsk_session *session, const int32_t *canvas, trace_values *values, tsk_probe *out) {
-    return probe(session, canvas, 0, on_base, values, out);
+    return probe(session, canvas, 0, NULL, on_base, values, out);
 }
 
 static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comparison *comparison, trace_values *base, int32_t *argmax,
@@ -69,7 +68,7 @@ static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comp
     v.argmax = argmax;
     v.mask_id = mask_id;
     trace_comparison_begin(comparison, base);
-    return probe(session, canvas, 0, on_variant, &v, out);
+    return probe(session, canvas, 0, NULL, on_variant, &v, out);
 }
 
 /* A session with these options and the state of `from`. */
@@ -120,19 +119,22 @@ static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t 
 /* ---- The steps -------------------------------------------------------------------------------------------------- */
 
 static int run_initial(notebook *notes, const cli_engine *engine, const tsk_generate_options *options, tsk_session **base,
-                       const tsk_tokens *prompt, int32_t *predictions, int32_t mask_id) {
+                       const tsk_tokens *prompt, int32_t *predictions) {
+    const tsk_model_config *config = tsk_model_get_config(engine->model);
     initial first;
     tsk_probe out;
     tsk_error error = {0};
     int status;
-    first.notes = notes;
     first.predictions = predictions;
-    first.mask_id = mask_id;
+    first.mask_id = config->mask_token_id;
     if (tsk_session_create(engine->model, options, base, &error) != TSK_OK ||
         tsk_session_start(*base, prompt->ids, (int32_t)prompt->count, NULL, &error) != TSK_OK)
         return fail(&error);
-    status = probe(*base, NULL, 1, on_initial, &first, &out);
+    status = probe(*base, NULL, 1, "logits", on_initial, &first, &out);
     if (status != CLI_OK) return status;
+    notes->kv_shape[0] = (uint64_t)config->n_kv_heads;
+    notes->kv_shape[1] = (uint64_t)notes->canvas_length;
+    notes->kv_shape[2] = (uint64_t)config->head_dim;
     notes->n_positions = out.n_positions;
     notes->positions = (int32_t *)cli_copy(out.positions, (size_t)out.n_positions, sizeof *out.positions);
     notes->masked = (uint8_t *)cli_allocate((size_t)out.n_positions, sizeof *notes->masked);
@@ -167,6 +169,7 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, mask_id, &out);
     if (status == CLI_OK) {
         commit_step(notes, options, mask_id, canvas);
+        trace_values_drop(&notes->base0);
         status = probe_base(base, canvas, &notes->base1, &out);
     }
     if (status == CLI_OK) {
@@ -177,6 +180,7 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     tsk_session_free(exact);
     if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->given1, &notes->base1, notes->argmax_given, mask_id, &out);
     if (status == CLI_OK) keep_verdict(notes, &out);
+    trace_values_drop(&notes->base1);
     tsk_session_free(skip);
     return status;
 }
@@ -192,7 +196,7 @@ int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *
     notes->canvas_length = (int32_t)prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);
-    status = run_initial(notes, engine, &base_options, &base, prompt, predictions, mask_id);
+    status = run_initial(notes, engine, &base_options, &base, prompt, predictions);
     fill_canvas(notes, prompt, predictions, mask_id, settings->keep_masks, canvas);
     if (status == CLI_OK) status = run_steps(notes, engine->model, &settings->generate, base, canvas, mask_id);
     tsk_session_free(base);

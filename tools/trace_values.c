@@ -56,6 +56,14 @@ const trace_value *trace_values_find(trace_values *values, const char *name, con
     return NULL;
 }
 
+void trace_values_drop(trace_values *values) {
+    size_t i;
+    for (i = 0; i < values->count; i++) {
+        free(values->items[i].values);
+        values->items[i].values = NULL;
+    }
+}
+
 void trace_values_clear(trace_values *values) {
     size_t i;
     for (i = 0; i < values->count; i++) {
