@@ -17,7 +17,7 @@ CXX ?= c++
 CFLAGS ?= -O2
 WARNINGS = -Wall -Wextra -Wpedantic -Wshadow
 LIBS = -lm -lpthread -ldl
-SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZE = -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ_SECONDS ?= 60
 DEMO_MODEL = examples/demo-model
 
@@ -27,6 +27,8 @@ SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/sanitized/tools/%.o)
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 SHELL_TESTS = $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
+# (what the shell tests read JSON and dumps with)
+TEST_PROGRAMS = tests/json_lint tests/dump_check
 EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*.cpp)))
 
 # What is not everywhere is looked for, and what depends on it is skipped with a word, not in silence.
@@ -95,10 +97,10 @@ test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
 	@for log in $^; do tail -n 1 $$log; done | awk '{ passed += $$(NF-3); failed += $$(NF-1) } \
 	    END { print passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
 
-$(SHELL_TESTS:%=build/test/sanitized_%.log): build/test/sanitized_%.log: build/sanitized/tokenskip tests/json_lint FORCE | build/test
+$(SHELL_TESTS:%=build/test/sanitized_%.log): build/test/sanitized_%.log: build/sanitized/tokenskip $(TEST_PROGRAMS) FORCE | build/test
 	@$(ENVIRONMENT) TOKENSKIP=build/sanitized/tokenskip $(RUN_TEST) $@ sh tests/$*.sh
 
-$(SHELL_TESTS:%=build/test/%.log): build/test/%.log: tokenskip tests/json_lint FORCE | build/test
+$(SHELL_TESTS:%=build/test/%.log): build/test/%.log: tokenskip $(TEST_PROGRAMS) FORCE | build/test
 	@$(RUN_TEST) $@ sh tests/$*.sh
 
 build/test/examples.log: examples FORCE | build/test
@@ -112,15 +114,28 @@ build/test/%.log: build/tests/% FORCE | build/test
 
 # A test that does not compile is a failed test: run_test.sh says so when there is no program. (Warnings fail in
 # `make compile-matrix`, not here, where a compiler of next year may know new ones.)
+# Most tests use the library's public side and share one object of it; those that look inside compile their own.
+INSIDE_TESTS = $(patsubst tests/%.c,%,$(shell grep -l '^.define TOKENSKIP_IMPLEMENTATION' tests/test_*.c))
+OUTSIDE_TESTS = $(filter-out $(INSIDE_TESTS),$(TESTS))
+
+build/tests/library.o: tests/library.c | build/tests
+	$(CC) -O2 $(WARNINGS) -I. -MMD -MP -c $< -o $@
+
+build/sanitized/library.o: tests/library.c | build/sanitized/tools
+	$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP -c $< -o $@
+
+$(OUTSIDE_TESTS:%=build/tests/%): build/tests/library.o
+$(OUTSIDE_TESTS:%=build/sanitized/%): build/sanitized/library.o
+
 build/tests/test_%: tests/test_%.c | build/tests
 	@rm -f $@
-	-$(CC) -O2 $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
+	-$(CC) -O2 $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
 
 build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	@rm -f $@
-	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $< -o $@ $(LIBS)
+	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
 
-tests/json_lint: tests/json_lint.c tokenskip.h
+$(TEST_PROGRAMS): %: %.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)
 
 test-oracle: tokenskip
@@ -175,6 +190,6 @@ $(FOLDERS):
 	@mkdir -p $@
 
 clean:
-	rm -rf build tokenskip tests/json_lint
+	rm -rf build tokenskip $(TEST_PROGRAMS)
 
 -include $(wildcard build/*/*.d build/sanitized/tools/*.d)

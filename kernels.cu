@@ -17,7 +17,7 @@ struct bf16 { u16 bits; };
 // ---- The row table (see tsk__rows): filled by pass_begin from the host's image, read by everything else ---------------
 
 struct row_entry { int token, position, request, slot, active, number, pad[2]; };  // number: in the list of begin
-struct cache_entry { char *k, *v, *states, *outputs; int length, capacity, n_slots, n_states, pad[4]; };
+struct cache_entry { char *k, *v, *states, *outputs; int length, capacity, n_slots, n_states, first_written, last_written, pad[2]; };  // positions that the pass replaces lie between
 struct tile_entry { int first, count, request, pad; };  // consecutive rows of one request: what attention works on
 
 struct rows_table {
@@ -132,7 +132,7 @@ static __device__ __forceinline__ float row_scale(const float *squares, int n_ti
 #define LINEAR_CHUNK 64
 #define LINEAR_THREADS 256
 #ifndef LINEAR_RING
-#define LINEAR_RING 122880  // bytes of shared memory
+#define LINEAR_RING 102400  // bytes of shared memory
 #endif
 
 struct linear_args {
@@ -144,7 +144,6 @@ struct linear_args {
     const float *squares_in;    // [rows, k / 128] of the input rows
     float eps;
     int m, n, k;
-    int pad;
     float4 *partials;           // [2 * gridDim.x, accumulators of a block]
     u32 *counters;              // [tiles], zero between kernels
     rows_table table;
@@ -309,7 +308,7 @@ static __device__ __forceinline__ void finish_gate_up(const linear_args &a, cons
 }
 
 template <int M, int KIND> struct linear_shape {
-    static const int warps_m = KIND == LINEAR_HEAD && M >= 64 ? 2 : 1, warps_n = 8 / warps_m;  // how the 8 warps share a tile
+    static const int warps_m = M >= 64 ? 2 : 1, warps_n = 8 / warps_m;  // how the 8 warps share a tile
     static const int n_sub = LINEAR_TILE / 16 / warps_n;                // 16-output pieces of a warp
     static const int m_sub = M / 8 / warps_m;                           // 8-row pieces of a warp
     static const int stage_bytes = (LINEAR_TILE + M) * LINEAR_CHUNK * 2;
@@ -392,44 +391,37 @@ static __device__ __forceinline__ void finish_tile(const linear_args &a, float (
 template <int N_SUB, int M_SUB>
 static __device__ __forceinline__ bool gather_parts(const linear_args &a, float (&acc)[N_SUB][M_SUB][4], int tile_index, int chunks,
                                                     u64 total, bool starts_tile, int *shared_flag) {
-    const int size = N_SUB * M_SUB * LINEAR_THREADS;
+    const int n = N_SUB * M_SUB, size = n * LINEAR_THREADS, at_once = n <= 4 ? 4 : 2;
     u64 begin = (u64)tile_index * chunks;
     // The block that holds chunk c is the largest b with b * total / blocks <= c.
     int first = (int)(((begin + 1) * gridDim.x - 1) / total), last = (int)(((begin + chunks) * gridDim.x - 1) / total);
     if (first == last) return true;
     float4 *mine = a.partials + (u64)(2 * blockIdx.x + (starts_tile ? 1 : 0)) * size + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < N_SUB; i++)
-#pragma unroll
-        for (int j = 0; j < M_SUB; j++) mine[(i * M_SUB + j) * LINEAR_THREADS] = make_float4(acc[i][j][0], acc[i][j][1], acc[i][j][2], acc[i][j][3]);
+    for (int i = 0; i < n; i++) {
+        const float(&c)[4] = acc[i / M_SUB][i % M_SUB];
+        __stcg(mine + i * LINEAR_THREADS, make_float4(c[0], c[1], c[2], c[3]));
+    }
     if (!last_to_arrive(a.counters + tile_index, (u32)(last - first + 1), shared_flag)) return false;
 #pragma unroll
-    for (int i = 0; i < N_SUB; i++)
+    for (int i = 0; i < n; i++)
 #pragma unroll
-        for (int j = 0; j < M_SUB; j++)
+        for (int e = 0; e < 4; e++) acc[i / M_SUB][i % M_SUB][e] = 0.0f;
+    for (int b = first; b <= last; b += at_once) {  // several parts are on their way at once
+        float4 parts[at_once][n];
 #pragma unroll
-            for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
-    for (int b = first; b <= last; b += 2) {  // two blocks' parts are on their way at once
-        float4 parts[2][N_SUB][M_SUB];
+        for (int e = 0; e < at_once; e++)
 #pragma unroll
-        for (int e = 0; e < 2; e++)
+            for (int i = 0; i < n; i++)
+                parts[e][i] = b + e > last ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
+                                           : __ldcg(a.partials + (u64)(2 * (b + e) + (b + e == first ? 1 : 0)) * size + i * LINEAR_THREADS + threadIdx.x);
 #pragma unroll
-            for (int i = 0; i < N_SUB; i++)
+        for (int e = 0; e < at_once; e++)
 #pragma unroll
-                for (int j = 0; j < M_SUB; j++)
-                    parts[e][i][j] = b + e > last ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
-                                                  : __ldcg(a.partials + (u64)(2 * (b + e) + (b + e == first ? 1 : 0)) * size + (i * M_SUB + j) * LINEAR_THREADS + threadIdx.x);
-#pragma unroll
-        for (int e = 0; e < 2; e++)
-#pragma unroll
-            for (int i = 0; i < N_SUB; i++)
-#pragma unroll
-                for (int j = 0; j < M_SUB; j++) {
-                    acc[i][j][0] += parts[e][i][j].x;
-                    acc[i][j][1] += parts[e][i][j].y;
-                    acc[i][j][2] += parts[e][i][j].z;
-                    acc[i][j][3] += parts[e][i][j].w;
-                }
+            for (int i = 0; i < n; i++) {
+                float(&c)[4] = acc[i / M_SUB][i % M_SUB];
+                c[0] += parts[e][i].x, c[1] += parts[e][i].y, c[2] += parts[e][i].z, c[3] += parts[e][i].w;
+            }
     }
     return true;
 }
@@ -448,6 +440,7 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     int begin = (int)(blockIdx.x * total / gridDim.x), end = (int)((blockIdx.x + 1) * total / gridDim.x);
     int my_row = thread >> 3, my_piece = thread & 7;  // of the 32 rows * 8 pieces that the block moves at once
 
+    let_successor_start();
     int w_tile = begin / chunks, w_chunk = begin % chunks, x_chunk = w_chunk;  // what to fetch next
     auto fetch_weights = [&](int stage) {
         u32 to = shared_address(ring) + stage * stage_bytes;
@@ -524,7 +517,6 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 
     int tile = begin / chunks, chunk = begin % chunks, stage = 0, previous = stages - 1, to_fetch = end - begin - in_flight;
     bool starts_tile = chunk == 0;
-    let_successor_start();
     for (int it = begin; it < end; it++) {
         char *weights = ring + stage * stage_bytes, *input = weights + weights_bytes;
         copies_wait<stages - 2>();
@@ -571,159 +563,18 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     }
 }
 
-// ---- The layers' linear maps: the inner size cut into slices of 1024. A block keeps the (normalised) input of one slice in
-// shared memory and lets 128-output tiles of the weights stream past it, straight into registers: each warp 16 outputs, with
-// LINEAR_DEPTH chunks of 64 under way, and no barrier before a tile's end. The matrix units do not care in which order the
-// inner elements come as long as both operands agree: so a lane's 16 bytes of a row, 8 neighbours, serve as its elements of
-// two products. Each (tile, slice) leaves a part; the block that comes last to a tile adds the parts in the order of slices.
-
-#define LINEAR_SLICE 1024
-#define LINEAR_PITCH (LINEAR_SLICE * 2 + 64)  // bytes of an input row: two rows' quarters fall into different banks
-#ifndef LINEAR_DEPTH
-#define LINEAR_DEPTH 4
-#endif
-
-static __device__ __forceinline__ uint4 load_once(const bf16 *p, bool valid) {
-    uint4 x = make_uint4(0, 0, 0, 0);
-    if (valid) asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(p));
-    return x;
-}
-
-// The input's slice to shared memory: rows beyond m and columns beyond k as zeros, normalised where the map wants it. A
-// thread always moves the same columns.
-template <int M, int KIND> static __device__ __forceinline__ void load_slice(const linear_args &a, char *input, float *scales, int first, uint4 weight) {
-    const int pieces = LINEAR_SLICE / 8, row_step = LINEAR_THREADS / pieces;
-    int piece = threadIdx.x % pieces, row0 = threadIdx.x / pieces, column = first + piece * 8;
-    for (int row = row0; row < M; row += row_step) {
-        bool valid = row < a.m && column < a.k;
-        copy16_async(shared_address(input) + row * LINEAR_PITCH + piece * 16, a.input + (valid ? (u64)row * a.k + column : 0), valid);
-    }
-    copies_commit();
-    if (linear_shape<M, KIND>::normed) {
-        int n_tiles = (a.k + 127) / 128;
-        for (int row = threadIdx.x >> 3; row < M; row += LINEAR_THREADS / 8) {
-            float scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * n_tiles, n_tiles, a.k, a.eps, threadIdx.x & 7);
-            if ((threadIdx.x & 7) == 0) scales[row] = scale;
-        }
-        __syncthreads();
-    }
-    copies_wait<0>();
-    if (linear_shape<M, KIND>::normed)
-#pragma unroll 4
-        for (int row = row0; row < M; row += row_step) {  // bf16(bf16(x * scale) * weight), the model's own rounding
-            uint4 *at = (uint4 *)(input + row * LINEAR_PITCH + piece * 16), x = *at;
-            float scale = scales[row];
-            x.x = multiply_bf16x2(pack_bf16(low_f32(x.x) * scale, high_f32(x.x) * scale), weight.x);
-            x.y = multiply_bf16x2(pack_bf16(low_f32(x.y) * scale, high_f32(x.y) * scale), weight.y);
-            x.z = multiply_bf16x2(pack_bf16(low_f32(x.z) * scale, high_f32(x.z) * scale), weight.z);
-            x.w = multiply_bf16x2(pack_bf16(low_f32(x.w) * scale, high_f32(x.w) * scale), weight.w);
-            *at = x;
-        }
-    __syncthreads();
-}
-
-// Leaves this slice's part of a tile; true, with the sum of all parts in acc, for the block that comes last.
-template <int M_SUB> static __device__ __forceinline__ bool add_slices(const linear_args &a, float (&acc)[1][M_SUB][4], int tile, int slice, int slices, int *flag) {
-    if (slices == 1) return true;
-    float4 *parts = a.partials + (u64)tile * slices * M_SUB * LINEAR_THREADS + threadIdx.x;
-#pragma unroll
-    for (int j = 0; j < M_SUB; j++) __stcg(parts + (slice * M_SUB + j) * LINEAR_THREADS, make_float4(acc[0][j][0], acc[0][j][1], acc[0][j][2], acc[0][j][3]));
-    if (!last_to_arrive(a.counters + tile, slices, flag)) return false;
-#pragma unroll
-    for (int j = 0; j < M_SUB; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
-    for (int i = 0; i < slices; i += 2) {  // two slices' parts are on their way at once
-        float4 part[2][M_SUB];
-#pragma unroll
-        for (int e = 0; e < 2; e++)
-#pragma unroll
-            for (int j = 0; j < M_SUB; j++) part[e][j] = i + e < slices ? __ldcg(parts + ((i + e) * M_SUB + j) * LINEAR_THREADS) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-        for (int e = 0; e < 2; e++)
-#pragma unroll
-            for (int j = 0; j < M_SUB; j++) acc[0][j][0] += part[e][j].x, acc[0][j][1] += part[e][j].y, acc[0][j][2] += part[e][j].z, acc[0][j][3] += part[e][j].w;
-    }
-    return true;
-}
-
-template <int M, int KIND> static __device__ __forceinline__ void linear_sliced(const linear_args &a) {
-    const int m_sub = M / 8, depth = LINEAR_DEPTH;
-    extern __shared__ __align__(128) char memory[];
-    char *input = memory, *scratch = input + M * LINEAR_PITCH;  // [M, LINEAR_SLICE] bf16; [M, 128] bf16
-    float *scales = (float *)(scratch + M * 256);
-    int *flag = (int *)(scales + M);
-    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
-    int slices = (a.k + LINEAR_SLICE - 1) / LINEAR_SLICE, tiles = (a.n + LINEAR_TILE - 1) / LINEAR_TILE, sharers = gridDim.x / slices;
-    int slice = blockIdx.x % slices, rank = blockIdx.x / slices, k0 = slice * LINEAR_SLICE;
-    int first = min(rank, sharers) * tiles / sharers, last = min(rank + 1, sharers) * tiles / sharers;
-    int chunks = (min(a.k - k0, LINEAR_SLICE) + LINEAR_CHUNK - 1) / LINEAR_CHUNK;
-    chunks = (chunks + depth - 1) / depth * depth;
-    int total = (last - first) * chunks;
-
-    // The next chunk to load, and this lane's place in it: rows l/4 and 8 further, columns 8 * (l%4) and 32 further.
-    int load_row = first * LINEAR_TILE + warp * 16 + (lane >> 2), load_chunk = 0, to_load = total;
-    auto load_weights = [&](uint4 (&w)[4]) {
-        if (to_load <= 0) return;
-        to_load--;
-        int column = k0 + load_chunk * LINEAR_CHUNK + (lane & 3) * 8;
-        const bf16 *from = a.weights + (u64)load_row * a.k + column;
-        w[0] = load_once(from, load_row < a.n && column < a.k);
-        w[1] = load_once(from + (u64)8 * a.k, load_row + 8 < a.n && column < a.k);
-        w[2] = load_once(from + 32, load_row < a.n && column + 32 < a.k);
-        w[3] = load_once(from + (u64)8 * a.k + 32, load_row + 8 < a.n && column + 32 < a.k);
-        if (++load_chunk == chunks) load_chunk = 0, load_row += LINEAR_TILE;
-    };
-    uint4 w[depth][4];
-    let_successor_start();
-#pragma unroll
-    for (int s = 0; s < depth; s++) load_weights(w[s]);
-    uint4 weight = make_uint4(0, 0, 0, 0);
-    if (linear_shape<M, KIND>::normed && k0 + thread % (LINEAR_SLICE / 8) * 8 < a.k) weight = *(const uint4 *)(a.norm + k0 + thread % (LINEAR_SLICE / 8) * 8);
-    wait_for_predecessor();
-    if (total <= 0) return;
-    load_slice<M, KIND>(a, input, scales, k0, weight);
-
-    float acc[1][m_sub][4];
-#pragma unroll
-    for (int j = 0; j < m_sub; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
-    const char *mine = input + (lane >> 2) * LINEAR_PITCH + (lane & 3) * 16;
-    for (int tile = first, chunk = 0; tile < last;) {
-#pragma unroll
-        for (int s = 0; s < depth; s++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                uint4 top = w[s][half * 2], bottom = w[s][half * 2 + 1];
-                u32 even[4] = {top.x, bottom.x, top.y, bottom.y}, odd[4] = {top.z, bottom.z, top.w, bottom.w};
-#pragma unroll
-                for (int j = 0; j < m_sub; j++) {
-                    uint4 x = *(const uint4 *)(mine + j * 8 * LINEAR_PITCH + (chunk + s) * (LINEAR_CHUNK * 2) + half * 64);
-                    multiply_tile(acc[0][j], even, x.x, x.y);
-                    multiply_tile(acc[0][j], odd, x.z, x.w);
-                }
-            }
-            load_weights(w[s]);
-        }
-        if ((chunk += depth) < chunks) continue;
-        if (add_slices<m_sub>(a, acc, tile, slice, slices, flag)) finish_tile<M, KIND>(a, acc, scratch, tile);
-        __syncthreads();
-#pragma unroll
-        for (int j = 0; j < m_sub; j++) acc[0][j][0] = acc[0][j][1] = acc[0][j][2] = acc[0][j][3] = 0.0f;
-        chunk = 0;
-        tile++;
-    }
-}
-
-// linear_<kind>_<M>: up to M rows; block 256; bf16 in and out, f32 sums.
+// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor (at most the number of chunks); block 256; shared memory
+// LINEAR_RING rounded down to whole stages of (128 + M) * 128 bytes, + 16, + 2 k for the norm; better more than half of a
+// multiprocessor's, so that two blocks do not meet on one and leave another idle. bf16 in and out, f32 sums.
 //   qkv: equals qkv (norm, projection, bias, RoPE, cache write); 128 % head_dim == 0, head_dim % 16 == 0
 //   out: equals attn_out and down (projection, residual)
 //   gate_up: equals gate_up (norm, both projections, silu(gate) * up); weights alternate 8 rows of gate, 8 of up
-//     these three: one block a multiprocessor, at least ceil(k / 1024); shared memory M * (LINEAR_PITCH + 260) + 16 bytes
-//   head: the first stage of head; head_finish is the second. One block a multiprocessor, at most the number of chunks;
-//     shared memory LINEAR_RING rounded down to whole stages of (128 + M) * 128 bytes, + 16 + 2 k
+//   head: the first stage of head; head_finish is the second
 #define LINEAR_KERNELS(M) \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_qkv_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_QKV>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_out_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_OUT>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_DEPTH > 4 || M > 32 ? 1 : 2) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear_sliced<M, LINEAR_GATE_UP>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_QKV>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_OUT>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_GATE_UP>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
 LINEAR_KERNELS(32)
 LINEAR_KERNELS(64)
 
@@ -755,17 +606,6 @@ template <int HD, int ROW_WARPS, int KEY_WARPS, int STAGES, int SPLITS> static _
     int key_tiles = (cache.length + keys - 1) / keys, a_split = (key_tiles + SPLITS - 1) / SPLITS;
     int begin = blockIdx.x * a_split, end = min(begin + a_split, key_tiles);
 
-    if (SPLITS > 1)  // rows that this pass does not replace are there already: bring them near while the predecessor ends
-        for (int i = threadIdx.x; i < (end - begin) * keys * row_bytes / 128; i += threads) {
-            u64 offset = (u64)begin * keys * row_bytes + (u64)i * 128;
-            if (offset < (u64)cache.length * row_bytes) {
-                asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)k + offset));
-                asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)v + offset));
-            }
-        }
-    let_successor_start();
-    wait_for_predecessor();
-
     auto fetch = [&](int key_tile) {
         if (key_tile < end) {
             u32 to = shared_address(memory) + (key_tile - begin) % STAGES * (2 * keys * row_bytes);
@@ -779,7 +619,21 @@ template <int HD, int ROW_WARPS, int KEY_WARPS, int STAGES, int SPLITS> static _
         }
         copies_commit();
     };
-    for (int s = 0; s < STAGES - 1; s++) fetch(begin + s);
+    // Rows that this pass does not replace are there already: the first tiles come while the predecessor ends, and the next
+    // ones come near.
+    int fetched = 0;
+    if (SPLITS > 1) {
+        while (fetched < STAGES - 1 && ((begin + fetched) * keys > cache.last_written || (begin + fetched + 1) * keys <= cache.first_written)) fetch(begin + fetched++);
+        for (int i = threadIdx.x + fetched * keys * row_bytes / 128; i < (end - begin) * keys * row_bytes / 128; i += threads) {
+            u64 offset = (u64)begin * keys * row_bytes + (u64)i * 128;
+            if (offset >= (u64)cache.length * row_bytes) break;
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)k + offset));
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)v + offset));
+        }
+    }
+    let_successor_start();
+    wait_for_predecessor();
+    while (fetched < STAGES - 1) fetch(begin + fetched++);
 
     // This warp's 16 query rows as left operands: row l/4 and the one 8 further, inner elements 2*(l%4) and 8 further.
     u32 q[HD / 16][4];

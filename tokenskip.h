@@ -253,6 +253,10 @@ TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const 
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
 
+#ifndef TOKENSKIP_JSON_MAX_DEPTH
+#define TOKENSKIP_JSON_MAX_DEPTH 512
+#endif
+
 /* RFC 8259, UTF-8 checked (half a surrogate pair, a byte order mark: refused), at most TOKENSKIP_JSON_MAX_DEPTH levels
    deep, less than 4 GiB. A document keeps its own copy of everything; values stay valid until it is freed. Duplicate
    member names are kept, in order, and tsk_json_get finds the last. */
@@ -467,6 +471,7 @@ TOKENSKIP_API void tsk_model_free(tsk_model *model);
 TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
 TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
 TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
+TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
 /* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
 TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
@@ -754,10 +759,6 @@ TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace
 #define TOKENSKIP_MALLOC(size) malloc(size)
 #define TOKENSKIP_REALLOC(block, size) realloc(block, size)
 #define TOKENSKIP_FREE(block) free(block)
-#endif
-
-#ifndef TOKENSKIP_JSON_MAX_DEPTH
-#define TOKENSKIP_JSON_MAX_DEPTH 512
 #endif
 
 #ifdef __cplusplus
@@ -3193,7 +3194,7 @@ static const uint16_t tsk__unicode_compositions[] = {
 
 /* ---- classes */
 
-/* The runs spread out over pages of 256 code points, equal pages kept once: about 80 KB a tokenizer, and two loads a
+/* The runs spread out over pages of 256 code points, those of one value kept once: about 80 KB a tokenizer, and two loads a
    character where a binary search over the runs would cost twelve branches. */
 typedef struct tsk__unicode {
     const tsk_allocator *allocator;
@@ -3206,32 +3207,27 @@ static int tsk__unicode_property(const tsk__unicode *unicode, uint32_t c) {
     return unicode->blocks[((size_t)unicode->pages[c >> 8] << 8) + (c & 255)];
 }
 
-/* Gives page `page` the block `block`: the one before it or one of a single value may serve. 0: out of memory. */
-static int tsk__unicode_add_page(tsk__unicode *unicode, size_t page, const unsigned char *block) {
-    size_t i = unicode->n_blocks;
-    while (i > 0 && memcmp(unicode->blocks + (i - 1) * 256, block, 256) != 0) i = block[0] == block[255] ? i - 1 : 0;
-    if (i == 0) {
-        if (!tsk__memory_reserve(unicode->allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256, 1)) return 0;
-        memcpy(unicode->blocks + unicode->n_blocks * 256, block, 256);
-        i = ++unicode->n_blocks;
-    }
-    unicode->pages[page] = (uint16_t)(i - 1);
-    return 1;
-}
-
 static int tsk__unicode_create(tsk__unicode *unicode, const tsk_allocator *allocator) {
-    unsigned char block[256];
-    size_t run, used = 0, page = 0;
+    uint16_t same[32]; /* number + 1 of the block with nothing but this property */
+    size_t run, c = 0;
     memset(unicode, 0, sizeof *unicode);
+    memset(same, 0, sizeof same);
     unicode->allocator = allocator;
     for (run = 0; run < sizeof tsk__unicode_runs / sizeof *tsk__unicode_runs; run++) {
-        size_t left = tsk__unicode_runs[run] >> 5;
-        while (left > 0) {
-            size_t n = left < 256 - used ? left : 256 - used;
-            memset(block + used, (int)(tsk__unicode_runs[run] & 31), n);
-            left -= n;
-            used = (used + n) & 255;
-            if (used == 0 && !tsk__unicode_add_page(unicode, page++, block)) return 0;
+        int property = (int)(tsk__unicode_runs[run] & 31);
+        size_t n, end = c + (tsk__unicode_runs[run] >> 5);
+        for (; c < end; c += n) {
+            n = 256 - (c & 255) < end - c ? 256 - (c & 255) : end - c;
+            if (n == 256 && same[property]) {
+                unicode->pages[c >> 8] = (uint16_t)(same[property] - 1);
+                continue;
+            }
+            if ((c & 255) == 0) {
+                if (!tsk__memory_reserve(allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256, 1)) return 0;
+                unicode->pages[c >> 8] = (uint16_t)unicode->n_blocks++;
+                if (n == 256) same[property] = (uint16_t)unicode->n_blocks;
+            }
+            memset(unicode->blocks + (unicode->n_blocks - 1) * 256 + (c & 255), property, n);
         }
     }
     return 1;
@@ -3444,7 +3440,7 @@ static tsk_status tsk__unicode_nfc(const tsk__unicode *unicode, const char *text
         size_t from = unstable > at && unstable < size ? tsk__unicode_before(text, unstable) : unstable;
         size_t to = tsk__unicode_stable(unicode, text, unstable, size);
         status = tsk_text_append(out, text + at, from - at);
-        if (status == TSK_OK) status = tsk__unicode_append_stretch(&stretch, text + from, to - from, out);
+        if (status == TSK_OK && from < to) status = tsk__unicode_append_stretch(&stretch, text + from, to - from, out);
         at = to;
     }
     tsk__memory_delete(stretch.allocator, stretch.symbols);
@@ -3473,6 +3469,10 @@ enum {
 };
 
 #define TSK__BPE_NO_RANK UINT32_MAX
+/* A merge is one word of 8 bytes, since looking them up is most of the work and waits for memory. */
+#define TSK__BPE_ID_BITS 21
+#define TSK__BPE_RANK_BITS 22
+#define TSK__BPE_NO_MERGE UINT64_MAX
 #define TSK__BPE_MAX_FILE ((size_t)512 << 20)
 
 /* The end of the piece that starts at `at` < size. */
@@ -3485,12 +3485,6 @@ typedef struct tsk__bpe_token {
     int32_t id;
     unsigned char is_added, is_special;
 } tsk__bpe_token;
-
-typedef struct tsk__bpe_merge {
-    int32_t left, right;          /* ids */
-    uint32_t rank;
-    int32_t id;                   /* what they become */
-} tsk__bpe_merge;
 
 typedef struct tsk__bpe_added {
     const char *pattern;          /* what to look for, in texts; set when loading ends */
@@ -3516,9 +3510,8 @@ struct tsk_tokenizer {
     size_t n_ids, ids_capacity;
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
-    tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
-    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
-                                     to see that takes an eighth of the memory */
+    uint64_t *merges;             /* [merge_mask + 1] hash table: left id, right id, rank */
+    int32_t *merged;              /* [n_merges] what the pair of this rank becomes */
     size_t merge_mask;
     int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
     tsk__bpe_added *added;
@@ -3633,28 +3626,19 @@ const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size
 
 /* ---- merges */
 
-static uint64_t tsk__bpe_merge_hash(int32_t left, int32_t right) {
-    return tsk__bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right, 0);
-}
-
-static uint16_t tsk__bpe_merge_tag(uint64_t hash) { return (uint16_t)(hash >> 48 | 1); }
+static uint64_t tsk__bpe_merge_key(int32_t left, int32_t right) { return (uint64_t)left << TSK__BPE_ID_BITS | (uint64_t)right; }
 
 /* The place of the merge of two ids, or the free one where it would stand. */
-static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
-    uint64_t hash = tsk__bpe_merge_hash(left, right);
-    size_t slot = (size_t)hash & tokenizer->merge_mask;
-    uint16_t tag = tsk__bpe_merge_tag(hash);
-    for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
-        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
+static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, uint64_t key) {
+    size_t slot = (size_t)tsk__bpe_mix(key, 0) & tokenizer->merge_mask;
+    while (tokenizer->merges[slot] >> TSK__BPE_RANK_BITS != key && tokenizer->merges[slot] != TSK__BPE_NO_MERGE) slot = (slot + 1) & tokenizer->merge_mask;
     return slot;
 }
 
-static const tsk__bpe_merge tsk__bpe_no_merge = {-1, -1, TSK__BPE_NO_RANK, -1};
-
-/* The merge of two ids, or one of rank TSK__BPE_NO_RANK. */
-static const tsk__bpe_merge *tsk__bpe_merge_of(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
-    size_t slot = tsk__bpe_merge_slot(tokenizer, left, right);
-    return tokenizer->merge_tags[slot] ? &tokenizer->merges[slot] : &tsk__bpe_no_merge;
+/* The rank of the merge of two ids, TSK__BPE_NO_RANK when there is none. */
+static uint32_t tsk__bpe_rank(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    uint64_t merge = tokenizer->merges[tsk__bpe_merge_slot(tokenizer, tsk__bpe_merge_key(left, right))];
+    return merge == TSK__BPE_NO_MERGE ? TSK__BPE_NO_RANK : (uint32_t)(merge & ((1u << TSK__BPE_RANK_BITS) - 1));
 }
 
 /* ---- scanners: one regular expression each */
@@ -3869,27 +3853,31 @@ typedef struct tsk__bpe_encoder {
 
 typedef struct tsk__bpe_symbol {
     int32_t id;
-    const tsk__bpe_merge *merge;  /* with the symbol after it */
+    uint32_t rank;                /* of the merge with the symbol after it */
+    int32_t merged;               /* what they become: fetched ahead, since it comes from far */
 } tsk__bpe_symbol;
+
+static void tsk__bpe_pair_up(const tsk_tokenizer *tokenizer, tsk__bpe_symbol *symbol) {
+    symbol->rank = tsk__bpe_rank(tokenizer, symbol[0].id, symbol[1].id);
+    if (symbol->rank != TSK__BPE_NO_RANK) symbol->merged = tokenizer->merged[symbol->rank];
+}
 
 /* ids: the bytes' own tokens, replaced by the result. Returns how many are left. */
 static size_t tsk__bpe_merge_short(const tsk_tokenizer *tokenizer, int32_t *ids, size_t count) {
     tsk__bpe_symbol symbols[TSK__BPE_SHORT];
     size_t i;
-    for (i = 0; i < count; i++) {
-        symbols[i].id = ids[i];
-        symbols[i].merge = i + 1 < count ? tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1]) : NULL;
-    }
+    for (i = 0; i < count; i++) symbols[i].id = ids[i];
+    for (i = 0; i + 1 < count; i++) tsk__bpe_pair_up(tokenizer, &symbols[i]);
     while (count > 1) {
         size_t best = 0;
         for (i = 1; i + 1 < count; i++)
-            if (symbols[i].merge->rank < symbols[best].merge->rank) best = i;
-        if (symbols[best].merge->rank == TSK__BPE_NO_RANK) break;
-        symbols[best].id = symbols[best].merge->id;
+            if (symbols[i].rank < symbols[best].rank) best = i;
+        if (symbols[best].rank == TSK__BPE_NO_RANK) break;
+        symbols[best].id = symbols[best].merged;
         count--;
         for (i = best + 1; i < count; i++) symbols[i] = symbols[i + 1];
-        if (best + 1 < count) symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
-        if (best > 0) symbols[best - 1].merge = tsk__bpe_merge_of(tokenizer, symbols[best - 1].id, symbols[best].id);
+        if (best + 1 < count) tsk__bpe_pair_up(tokenizer, &symbols[best]);
+        if (best > 0) tsk__bpe_pair_up(tokenizer, &symbols[best - 1]);
     }
     for (i = 0; i < count; i++) ids[i] = symbols[i].id;
     return count;
@@ -3952,7 +3940,7 @@ static void tsk__bpe_list_fill(tsk__bpe_list *list, const tsk_tokenizer *tokeniz
     for (i = 0; i < count; i++) {
         list->next[i] = (uint32_t)(i + 1);
         list->previous[i] = (uint32_t)i - 1;
-        if (i + 1 < count) list->levels[0][i] = tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1])->rank;
+        if (i + 1 < count) list->levels[0][i] = tsk__bpe_rank(tokenizer, ids[i], ids[i + 1]);
     }
     for (n = count, level = 1; level < list->n_levels; level++) {
         n = (n + TSK__BPE_FAN - 1) / TSK__BPE_FAN;
@@ -3969,12 +3957,12 @@ static size_t tsk__bpe_merge_long(tsk__bpe_encoder *encoder, int32_t *ids, size_
     tsk__bpe_list_fill(list, tokenizer, ids, count);
     while ((at = tsk__bpe_list_best(list)) != SIZE_MAX) {
         size_t right = list->next[at], next = list->next[right], previous = list->previous[at];
-        ids[at] = tsk__bpe_merge_of(tokenizer, ids[at], ids[right])->id;
+        ids[at] = tokenizer->merged[list->levels[0][at]];
         list->next[at] = (uint32_t)next;
         if (next < count) list->previous[next] = (uint32_t)at;
         tsk__bpe_list_set(list, right, TSK__BPE_NO_RANK);
-        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
-        if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_merge_of(tokenizer, ids[previous], ids[at])->rank);
+        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_rank(tokenizer, ids[at], ids[next]) : TSK__BPE_NO_RANK);
+        if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_rank(tokenizer, ids[previous], ids[at]));
     }
     for (at = 0; at < count; at = list->next[at]) ids[n++] = ids[at];
     return n;
@@ -4431,8 +4419,8 @@ static int tsk__bpe_make_slots(tsk_tokenizer *tokenizer, size_t count) {
 static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id, size_t place) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     char what[160];
-    if (id >= ((uint64_t)1 << 20) + 8 * (uint64_t)tokenizer->tokens_capacity || id > INT32_MAX) {
-        snprintf(what, sizeof what, "id %llu is far beyond the number of tokens", (unsigned long long)id);
+    if (id >= ((uint64_t)1 << TSK__BPE_ID_BITS) - 1) {
+        snprintf(what, sizeof what, "id %llu is more than the 2097150 supported", (unsigned long long)id);
         return tsk__bpe_bad(loader, value, what);
     }
     if (id >= tokenizer->n_ids) {
@@ -4511,11 +4499,14 @@ static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const 
 static tsk_status tsk__bpe_make_merges(const tsk__bpe_loader *loader, size_t count) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     size_t n = 64;
+    if (count >= (size_t)1 << TSK__BPE_RANK_BITS) return tsk__bpe_bad(loader, NULL, "there are more than 4 million merges");
     while (n < count + count / 2) n *= 2;
-    tokenizer->merges = (tsk__bpe_merge *)tsk__memory_new(tokenizer->allocator, n, sizeof *tokenizer->merges);
-    tokenizer->merge_tags = (uint16_t *)tsk__memory_new_zeroed(tokenizer->allocator, n, sizeof *tokenizer->merge_tags);
+    tokenizer->merges = (uint64_t *)tsk__memory_new(tokenizer->allocator, n, sizeof *tokenizer->merges);
+    tokenizer->merged = (int32_t *)tsk__memory_new(tokenizer->allocator, count, sizeof *tokenizer->merged);
+    if (!tokenizer->merges || !tokenizer->merged) return tsk__bpe_no_memory(loader);
+    memset(tokenizer->merges, 0xff, n * sizeof *tokenizer->merges); /* TSK__BPE_NO_MERGE everywhere */
     tokenizer->merge_mask = n - 1;
-    return tokenizer->merges && tokenizer->merge_tags ? TSK_OK : tsk__bpe_no_memory(loader);
+    return TSK_OK;
 }
 
 /* `joined` is the two halves one after the other, split at `half`. */
@@ -4524,20 +4515,15 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
     const tsk__bpe_token *left = tsk__bpe_find(tokenizer, joined, half);
     const tsk__bpe_token *right = tsk__bpe_find(tokenizer, joined + half, size - half);
     const tsk__bpe_token *both = tsk__bpe_find(tokenizer, joined, size);
-    tsk__bpe_merge *merge;
-    size_t slot;
+    uint64_t key;
     if (!left || !right || !both) {
         size_t from = left && !right ? half : 0, to = !left ? half : size;
         return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
                               tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
     }
-    slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
-    tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(left->id, right->id));
-    merge = &tokenizer->merges[slot];
-    merge->left = left->id;
-    merge->right = right->id;
-    merge->rank = rank; /* of a merge listed twice the last counts, as in the reference */
-    merge->id = both->id;
+    key = tsk__bpe_merge_key(left->id, right->id);
+    tokenizer->merges[tsk__bpe_merge_slot(tokenizer, key)] = key << TSK__BPE_RANK_BITS | rank; /* of a merge listed twice the last counts, as in the reference */
+    tokenizer->merged[rank] = both->id;
     return TSK_OK;
 }
 
@@ -5031,7 +5017,7 @@ static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
     tsk__memory_delete(tokenizer->allocator, tokenizer->by_id);
     tsk__memory_delete(tokenizer->allocator, tokenizer->slots);
     tsk__memory_delete(tokenizer->allocator, tokenizer->merges);
-    tsk__memory_delete(tokenizer->allocator, tokenizer->merge_tags);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->merged);
     tsk__memory_delete(tokenizer->allocator, tokenizer->added);
 }
 
@@ -7661,15 +7647,13 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
 /* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
 
 typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, pad[2]; } tsk__cuda_row;
-typedef struct tsk__cuda_cache { CUdeviceptr k, v, states, outputs; int32_t length, capacity, n_slots, n_states, pad[4]; } tsk__cuda_cache;
+typedef struct tsk__cuda_cache { CUdeviceptr k, v, states, outputs; int32_t length, capacity, n_slots, n_states, first_written, last_written, pad[2]; } tsk__cuda_cache;
 typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
 typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
 typedef struct tsk__cuda_linear_args {
     CUdeviceptr weights, bias, input, index, norm, squares_in;
     float eps;
-    int32_t m, n, k, ahead, late;
-    CUdeviceptr next_weights;
-    int32_t next_n, next_k, next_grid, next_ahead;
+    int32_t m, n, k;
     CUdeviceptr partials, counters;
     tsk__cuda_table table;
     CUdeviceptr out, squares_out;
@@ -7793,9 +7777,11 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
     return TSK_OK;
 }
 
-/* Shared memory of the fused linear maps' ring: above 114 KB it keeps two blocks of one kernel off a multiprocessor, which
-   would leave another idle; GPUs with less get what they have. */
-static int tsk__cuda_ring(const tsk__cuda_backend *b) { return b->shared_limit >= 160 * 1024 ? 122880 : 81920; }
+/* Shared memory of the fused linear maps' ring. */
+static int tsk__cuda_ring(const tsk__cuda_backend *b) { return b->shared_limit >= 160 * 1024 ? 102400 : 81920; }
+/* Two blocks of one map must not meet on a multiprocessor, or another stands idle: more than half of its memory keeps
+   them apart, and still lets attention's blocks in. */
+#define TSK__CUDA_ALONE 118000
 
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], char ring[64], const char *options[3]) {
@@ -8617,6 +8603,13 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->capacity = kv->capacity;
         cache->n_slots = kv->n_slots;
         cache->n_states = kv->n_states;
+        cache->first_written = INT32_MAX;
+        cache->last_written = -1;
+    }
+    for (i = 0; i < rows->n; i++) {
+        tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
+        if (rows->positions[i] < cache->first_written) cache->first_written = rows->positions[i];
+        if (rows->positions[i] > cache->last_written) cache->last_written = rows->positions[i];
     }
     tsk__cuda_make_tiles(s);
 }
@@ -8674,7 +8667,6 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.m = m, a.n = n, a.k = k;
-    a.late = INT32_MAX;
     a.squares_in = a.squares_out = s->squares;
     a.eps = c->rms_norm_eps;
     a.partials = s->partials;
@@ -8689,10 +8681,10 @@ static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_kernel kernel_32, ts
     int is_64 = a->m > 32;
     int32_t stage = (TSK__CUDA_LINEAR_TILE + (is_64 ? 64 : 32)) * TSK__CUDA_LINEAR_CHUNK * 2, ring = tsk__cuda_ring(b);
     uint64_t chunks = (uint64_t)((a->n + TSK__CUDA_LINEAR_TILE - 1) / TSK__CUDA_LINEAR_TILE) * (uint64_t)((a->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK);
-    uint64_t shared = (uint64_t)(ring / stage * stage) + 16 + (a->norm ? 2 * (uint64_t)a->k : 0), alone = 118000;
+    uint64_t shared = (uint64_t)(ring / stage * stage) + 16 + (a->norm ? 2 * (uint64_t)a->k : 0);
     void *parameters[1];
     parameters[0] = a;
-    if (ring == 122880 && shared < alone) shared = alone;
+    if (b->shared_limit >= 160 * 1024 && shared < TSK__CUDA_ALONE) shared = TSK__CUDA_ALONE;
     tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel_32 + is_64), chunks < (uint64_t)b->n_multiprocessors ? (uint32_t)chunks : (uint32_t)b->n_multiprocessors, 1, 1, 256,
                      (uint32_t)shared, parameters, what);
 }
@@ -9768,6 +9760,7 @@ const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return &m
 const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model->tokenizer; }
 const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
 const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
+tsk_dtype tsk_model_dtype(const tsk_model *model) { return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
 // >>trace =============================================================================================================
 /* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
    runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
@@ -11717,9 +11710,12 @@ static void tsk__batch_reap(tsk_batch *b) {
 
 tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *error) {
     tsk_batch_status own;
+    tsk_error own_error;           /* on_done is told what went wrong even where the caller does not ask */
     tsk_status result = TSK_OK;
     double start = tsk__time_ms();
     int32_t n, i, j;
+    memset(&own_error, 0, sizeof own_error);
+    if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
     tsk__batch_admit(b);
@@ -11739,6 +11735,7 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     status->queued = b->n_queued;
     pthread_mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
+    tsk_error_clear(&own_error);
     return result;
 }
 

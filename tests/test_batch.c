@@ -1,6 +1,4 @@
 /* Batches: each request's tokens are those it gets alone, whatever shares its passes, and no request is lost. */
-#define TOKENSKIP_IMPLEMENTATION
-#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
 

@@ -65,7 +65,7 @@ equal() { [ -n "$1" ] && [ "$1" -eq "$2" ] 2> /dev/null; }
 # ---- Usage ----------------------------------------------------------------------------------------------------------
 
 test_help() {
-    for command in "" generate chat tokenize template inspect eval bench; do
+    for command in "" generate chat tokenize template inspect eval bench batch; do
         works $command --help
         check "help of '$command' has a usage line" prints '^usage: tokenskip'
     done
@@ -135,7 +135,7 @@ test_arguments() {
     refuses 1 '64' generate -m $golden --prompt-ids 1,2,64
     refuses 1 '2147483647' generate -m $golden --prompt-ids 1,2147483647
     refuses 1 'skip_refresh' $generate --skip-refresh --skip-layer-k 0
-    refuses 1 'not there yet' bench --batch 2
+    refuses 1 'measures nothing' bench --batch 0
     refuses 1 'tokenizer' generate -m $golden -p hello
     refuses 1 'tokenizer' chat -m $golden
 }
@@ -324,6 +324,11 @@ test_bench() {
     check "bench --json" is_json
     check "a run for each --active" equal "$(grep -o '"active"' "$out" | wc -l)" 3
     check "every block step of a block is measured" equal "$(number block_steps)" 7
+    works bench --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json --active 4,8 --batch 3
+    check "bench --batch --json" is_json
+    check "every block step of all requests is measured" equal "$(number block_steps)" 7
+    check "a block step has the rows of all requests" equal "$(number block_step_rows)" 24
+    check "and a refresh" equal "$(number refresh_rows)" 72
     works bench -m "$golden" --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1
     check "bench of a model folder" prints 'block step'
     refuses 1 'multiple of --block' bench --gen 10 --block 8

@@ -1,7 +1,5 @@
 /* The n-th allocation fails, for every n, and then the n-th read: each run ends in a clean error or in the right answer,
    with nothing left behind. Under -fsanitize=address it also shows that nothing freed is used. */
-#define TOKENSKIP_IMPLEMENTATION
-#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
 

@@ -1,9 +1,9 @@
 /* What holds whatever the options: generation ends without masks, counts add up, TokenSkip that cannot skip equals the
    plain dual cache bit for bit, and neither threads, nor tracing, nor what a session did before change a result. */
-#define TOKENSKIP_IMPLEMENTATION
-#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
+
+#include <math.h>
 
 enum { max_length = 128, max_passes = 160, max_confidences = 8192 };
 

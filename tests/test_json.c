@@ -1,10 +1,10 @@
 /* >>json: what is accepted, what is refused and where, values against hand-computed ones, writing, memory running out. */
-#define TOKENSKIP_NO_CUDA
-#define TOKENSKIP_IMPLEMENTATION
 #include "../tokenskip.h"
 #include "test.h"
 
+#include <float.h>
 #include <locale.h>
+#include <math.h>
 
 #define N(array) (sizeof(array) / sizeof *(array))
 

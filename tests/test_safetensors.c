@@ -1,6 +1,4 @@
 /* >>safetensors: good files, every rule broken once, hostile sizes, files that are none, writing, faults. */
-#define TOKENSKIP_NO_CUDA
-#define TOKENSKIP_IMPLEMENTATION
 #include "../tokenskip.h"
 #include "test.h"
 

@@ -1,7 +1,5 @@
 /* Whole generations against the reference implementation's goldens (tests/golden/reference.py), and the invariants that
    hold whatever the options. */
-#define TOKENSKIP_IMPLEMENTATION
-#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
 

@@ -1,10 +1,10 @@
 /* One model, many threads, each with a session of its own: the same tokens as alone. Worth most under -fsanitize=thread:
 
        cc -std=c99 -O1 -g -fsanitize=thread tests/test_threads.c -o test_threads -lm -lpthread -ldl && ./test_threads */
-#define TOKENSKIP_IMPLEMENTATION
-#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
+
+#include <pthread.h>
 
 enum { n_threads = 8, n_rounds = 2, gen_length = 16, max_steps = 64 };
 

@@ -56,6 +56,13 @@ seed="--skip-masked --skip-policy exit --skip-threshold 0.9 --skip-outlier -1"
 
 # ---- The report -----------------------------------------------------------------------------------------------------
 
+test_help() {
+    for command in trace calibrate sweep; do
+        works $command --help
+        check "help of '$command' has a usage line" prints "^usage: tokenskip $command "
+    done
+}
+
 # The notebook's sections, in its order.
 test_sections() {
     cat > "$work/sections" <<'END'
@@ -144,6 +151,7 @@ tensors() { "$tokenskip" inspect "$1"; }
 
 test_dump() {
     works trace -m $golden $short --dump "$work/all.safetensors"
+    check "its values fit together: $(./tests/dump_check "$work/all.safetensors" 6 4 | head -n 3)" ./tests/dump_check "$work/all.safetensors" 6 4 > /dev/null
     tensors "$work/all.safetensors" > "$out"
     for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' 'pass1.block_5.input  *F32  *\[8, 48\]' \
         'pass1.block_5.output  *F32  *\[8, 48\]' 'pass1.block_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.block_0_rope.k  *F32  *\[8, 2, 8\]' \
@@ -206,6 +214,21 @@ test_full_disk() {
     umount "$work/disk"
 }
 
+# Ctrl-C in the middle: one line, and neither file.
+test_interrupt() {
+    mkdir "$work/cut"
+    "$tokenskip" trace -m $golden --prompt-ids 5 --gen-length 240 --block-length 240 --no-threshold --no-eos-stop --shadow --dump "$work/cut/x" \
+        --html "$work/cut/y" > "$out" 2> "$err" < /dev/null &
+    pid=$!
+    sleep 1
+    kill -TERM $pid
+    wait $pid
+    rc=$?
+    check "a cancelled trace exits with 1" [ "$rc" -eq 1 ]
+    check "a cancelled trace says so" says cancelled
+    check "a cancelled trace leaves nothing" nothing_in "$work/cut"
+}
+
 test_searches() {
     : > "$work/none.jsonl"
     echo '{"prompt": "x"}' > "$work/no_answer.jsonl"
@@ -236,6 +259,7 @@ test_page() {
     check "only its own script ends" [ "$(grep -c '</script>' "$out")" -eq 2 ]
 }
 
+test_help
 test_sections
 test_seed_policy
 test_default_policy
@@ -245,6 +269,7 @@ test_dump
 test_same_tokens
 test_refusals
 test_full_disk
+test_interrupt
 test_searches
 test_page
 

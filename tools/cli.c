@@ -10,11 +10,19 @@
 
 /* ---- Messages --------------------------------------------------------------------------------------------------- */
 
+static tsk_text *kept_messages;
+
+void cli_keep_messages(tsk_text *out) { kept_messages = out; }
+
 /* One line, whatever a file name or a message holds: control characters would break it, or drive the terminal. */
 static void print_line(char *line) {
     char *c;
     for (c = line; *c; c++)
         if ((unsigned char)*c < 32 || *c == 127) *c = '?';
+    if (kept_messages) {
+        cli_append_bytes(kept_messages, line, strlen(line));
+        return;
+    }
     cli_progress_clear();
     fprintf(stderr, "tokenskip: %s\n", line);
 }
@@ -60,7 +68,7 @@ int cli_fail_with(const tsk_error *error, const char *context) {
     if (error->offset != TSK_NO_OFFSET && !strstr(message, "byte"))
         snprintf(line + n, sizeof line - n, " (at byte %llu)", (unsigned long long)error->offset);
     print_line(line);
-    if (error->log && cli_stderr_is_terminal()) fprintf(stderr, "%s\n", error->log);
+    if (error->log && !kept_messages && cli_stderr_is_terminal()) fprintf(stderr, "%s\n", error->log);
     return CLI_FAILED;
 }
 
@@ -74,6 +82,7 @@ int cli_write(const char *bytes, size_t size) {
 
 static int out_of_memory(void) {
     cli_hide_cursor(0);
+    cli_keep_messages(NULL);
     return cli_fail("out of memory");
 }
 
@@ -362,6 +371,29 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
     if (result != TSK_OK) status = cli_fail_with(&error, context);
     tsk_error_clear(&error);
     return status;
+}
+
+/* A member that must be a string without NUL bytes, since the library takes C strings here. */
+static const char *string_member(const tsk_json_value *object, const char *key) {
+    size_t length;
+    const char *text = tsk_json_string(tsk_json_get(object, key), &length);
+    return text && strlen(text) == length ? text : NULL;
+}
+
+int cli_read_messages(const char *name, const tsk_json_value *array, tsk_message **out) {
+    const tsk_json_value *element;
+    size_t i = 0;
+    tsk_message *messages = (tsk_message *)cli_allocate(tsk_json_count(array), sizeof *messages);
+    *out = messages;
+    if (tsk_json_type_of(array) != TSK_JSON_ARRAY) return cli_fail("%s: an array of messages was expected", name);
+    for (element = tsk_json_first(array); element; element = tsk_json_next(element), i++) {
+        messages[i].role = string_member(element, "role");
+        messages[i].content = string_member(element, "content");
+        if (!messages[i].role || !messages[i].content)
+            return cli_fail("%s: message %zu lacks \"role\" or \"content\" as a string without NUL bytes (at byte %llu)", name, i,
+                            (unsigned long long)tsk_json_offset(element));
+    }
+    return CLI_OK;
 }
 
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out) {

@@ -29,7 +29,8 @@ enum { CLI_CONTINUE = -1, CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 /* One bit each, so that an option can say which subcommands have it. */
 enum {
     CLI_GENERATE = 1, CLI_CHAT = 2, CLI_TOKENIZE = 4, CLI_TEMPLATE = 8, CLI_INSPECT = 16, CLI_EVAL = 32, CLI_BENCH = 64,
-    CLI_TRACE = 128, CLI_CALIBRATE = 256, CLI_SWEEP = 512
+    CLI_TRACE = 128, CLI_CALIBRATE = 256, CLI_SWEEP = 512, CLI_BATCH = 1024,
+    CLI_REQUEST = 2048 /* no subcommand: a line of batch's input */
 };
 
 #define CLI_MAX_OPTIONS 96
@@ -40,11 +41,14 @@ typedef struct cli_settings {
     tsk_generate_options generate;
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
+    const char *input, *output, *shard;               /* batch */
     tsk_tokens prompt_ids;                            /* --prompt-ids */
     tsk_tokens active;                                /* --active */
     int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
     int no_threshold, raw, visual, json, jsonl, decode, keep_masks, shadow;
+    int order, has_device_index;                      /* order: 0 as in the input, 1 as completed */
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
+    int32_t max_batch, cache_tokens;
     float max_flips;
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
@@ -64,6 +68,12 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
 int cli_given(const cli_settings *settings, const char *option);
 void cli_settings_free(cli_settings *settings);
 
+/* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
+   `line` is the text that `value` was read from. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to `value`. */
+void cli_request_begin(cli_settings *request, const cli_settings *defaults);
+int cli_request_set(cli_settings *request, const char *key, const tsk_json_value *value, const char *line);
+int cli_request_end(cli_settings *request);
+
 /* Strict numbers, whatever the locale: the whole text, in range, or 0 is returned. */
 int cli_read_int(const char *text, int64_t min, int64_t max, int64_t *out);
 int cli_read_ids(const char *text, tsk_tokens *out);  /* separated by commas or white space */
@@ -78,6 +88,7 @@ int cmd_bench(cli_settings *settings);
 int cmd_trace(cli_settings *settings);
 int cmd_calibrate(cli_settings *settings);
 int cmd_sweep(cli_settings *settings);
+int cmd_batch(cli_settings *settings);
 
 /* ---- Messages and output ---------------------------------------------------------------------------------------- */
 
@@ -86,6 +97,9 @@ int cli_usage_error(const char *format, ...) CLI_PRINTF(1, 2);
 int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
 /* The library's error, with its file and offset. `context`: where it came up ("data.jsonl, line 3"), or NULL. */
 int cli_fail_with(const tsk_error *error, const char *context);
+/* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
+   part of the result. */
+void cli_keep_messages(tsk_text *out);
 /* A remark, only where stderr is a terminal. */
 void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 
@@ -161,6 +175,9 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
                       tsk_tokens *out);
+/* An array of {"role", "content"}. `name`: what it is called in messages. *out is allocated in any case, its texts are
+   the value's. */
+int cli_read_messages(const char *name, const tsk_json_value *array, tsk_message **out);
 /* What was generated, up to its end, without special tokens. */
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out);
 /* Generated tokens up to the end; of a cancelled generation, those that came. */

@@ -23,8 +23,9 @@ typedef struct bench {
     tsk_ceilings ceilings;
     tsk_tokens prompt;
     size_t cache_element;   /* bytes of a cached value */
-    /* what the last pass was, as the step callback saw it */
+    /* what the last pass was, as the step callbacks saw it; sums over the requests in it */
     int32_t block_step, n_active, masked_rows;
+    char failure[512];      /* why a request of a batch could not run, or "" */
 } bench;
 
 typedef struct run {
@@ -113,14 +114,16 @@ static double all_parameters(const tsk_model_config *c) {
 /* What passes through one kind of layer in a pass. */
 typedef struct work { double bytes, flops; } work;
 
-/* `layers` layers in which `rows` rows run against the whole cache: weights and cached rows are read once. */
+/* `layers` layers in which `rows` rows of each request run against its whole cache: weights are read once for all of
+   them, cached rows once for each request. */
 static void add_layers(work *w, const bench *b, double layers, double rows) {
     const tsk_model_config *c = b->config;
     double canvas = b->settings->bench_prompt + b->settings->bench_gen, weight = (double)b->weights_size / all_parameters(c);
+    double requests = b->settings->batch;
     if (rows <= 0) return;
     w->bytes += layers * layer_parameters(c) * weight;
-    w->bytes += layers * canvas * 2 * c->n_kv_heads * c->head_dim * (double)b->cache_element;
-    w->flops += layers * rows * (2 * layer_parameters(c) + 4 * canvas * c->n_heads * c->head_dim);
+    w->bytes += requests * layers * canvas * 2 * c->n_kv_heads * c->head_dim * (double)b->cache_element;
+    w->flops += requests * layers * rows * (2 * layer_parameters(c) + 4 * canvas * c->n_heads * c->head_dim);
 }
 
 static void add_head(work *w, const bench *b, double rows) {
@@ -136,7 +139,7 @@ static double floor_ms(const bench *b, const work *w, int *is_compute) {
     return 1e3 * (computing > reading ? computing : reading);
 }
 
-/* `head_rows`: on average in a block step. */
+/* `head_rows`: on average in a block step, of all requests together. */
 static void set_floors(const bench *b, run *r, double head_rows) {
     work step = {0, 0}, refresh = {0, 0};
     double block = b->settings->bench_block, layers = b->config->n_layers;
@@ -144,7 +147,7 @@ static void set_floors(const bench *b, run *r, double head_rows) {
     add_layers(&step, b, layers - r->layer_k, r->active);
     add_head(&step, b, head_rows);
     add_layers(&refresh, b, layers, (double)b->settings->bench_prompt + b->settings->bench_gen);
-    add_head(&refresh, b, block);
+    add_head(&refresh, b, block * b->settings->batch);
     r->block_step_floor_ms = floor_ms(b, &step, &r->block_step_is_compute);
     r->refresh_floor_ms = floor_ms(b, &refresh, &r->refresh_is_compute);
 }
@@ -176,8 +179,7 @@ static int on_step(void *user, const tsk_step *step) {
     bench *b = (bench *)user;
     int32_t i;
     b->block_step = step->block_step;
-    b->n_active = step->n_active;
-    b->masked_rows = 0;
+    b->n_active += step->n_active;
     for (i = 0; i < step->n_positions; i++)
         if (step->active[i] && (step->committed[i] || step->canvas[step->positions[i]] == b->config->mask_token_id)) b->masked_rows++;
     return cli_interrupted();
@@ -202,36 +204,94 @@ static tsk_generate_options step_options(bench *b, const run *r) {
     return options;
 }
 
-/* One block of a fresh generation. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
-static int measure_block(bench *b, const run *r, tsk_session *session, timings *steps, timings *refreshes, double *head_rows, tsk_error *error) {
-    int32_t pass, passes = steps ? b->settings->bench_block : 3;
-    int finished = 0;
-    if (tsk_session_start(session, b->prompt.ids, (int32_t)b->prompt.count, NULL, error) != TSK_OK) return 0;
-    for (pass = 0; pass < passes && !finished; pass++) {
-        double start = cli_now_ms(), elapsed;
-        if (tsk_session_step(session, &finished, error) != TSK_OK) return 0;
-        elapsed = cli_now_ms() - start;
+/* One request alone is a session; several, which start together and take the same steps, are a batch. */
+typedef struct engine {
+    tsk_generate_options options;
+    tsk_session *session;
+    tsk_batch *batch;
+    uint64_t last_id;
+} engine;
+
+static void on_done(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error) {
+    bench *b = (bench *)user;
+    (void)id;
+    (void)request_user;
+    (void)result;
+    if (error) snprintf(b->failure, sizeof b->failure, "%s", error->message);
+}
+
+static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
+    tsk_batch_options options = tsk_batch_options_default();
+    memset(e, 0, sizeof *e);
+    e->options = step_options(b, r);
+    if (b->settings->batch == 1) return tsk_session_create(b->model, &e->options, &e->session, error) == TSK_OK;
+    options.on_done = on_done;
+    options.user = b;
+    options.max_requests = b->settings->batch;
+    options.max_rows = options.cache_tokens = b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
+    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK;
+}
+
+static int start(engine *e, const bench *b, tsk_error *error) {
+    int32_t i, n = (int32_t)b->prompt.count;
+    if (e->session) return tsk_session_start(e->session, b->prompt.ids, n, NULL, error) == TSK_OK;
+    for (i = 0; i < b->settings->batch; i++)
+        if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK) return 0;
+    return 1;
+}
+
+static int step(engine *e, bench *b, tsk_error *error) {
+    int finished;
+    b->n_active = b->masked_rows = 0;
+    if (e->session) return tsk_session_step(e->session, &finished, error) == TSK_OK;
+    if (tsk_batch_step(e->batch, NULL, error) != TSK_OK) return 0;
+    if (!b->failure[0]) return 1;
+    snprintf(error->message, sizeof error->message, "%s", b->failure);
+    error->offset = TSK_NO_OFFSET;
+    return 0;
+}
+
+/* Gives up what is left of the generations. */
+static int stop(engine *e, const bench *b, tsk_error *error) {
+    int32_t i;
+    if (e->session) return 1;
+    for (i = 0; i < b->settings->batch; i++) tsk_batch_cancel(e->batch, e->last_id - (uint64_t)i);
+    return tsk_batch_drain(e->batch, error) == TSK_OK;
+}
+
+static void close_engine(engine *e) {
+    tsk_session_free(e->session);
+    tsk_batch_destroy(e->batch);
+}
+
+/* One block of fresh generations. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
+static int measure_block(bench *b, const run *r, engine *e, timings *steps, timings *refreshes, double *head_rows, tsk_error *error) {
+    int32_t pass, passes = steps ? b->settings->bench_block : 3 < b->settings->bench_block ? 3 : b->settings->bench_block;
+    if (!start(e, b, error)) return 0;
+    for (pass = 0; pass < passes && !cli_interrupted(); pass++) {
+        double begin = cli_now_ms(), elapsed;
+        if (!step(e, b, error)) return 0;
+        elapsed = cli_now_ms() - begin;
         if (!steps) continue;
         if (b->block_step == 0) add_timing(refreshes, elapsed);
-        else if (r->active < 0 || b->n_active == r->active) {
+        else if (r->active < 0 || b->n_active == r->active * b->settings->batch) {
             add_timing(steps, elapsed);
             *head_rows += b->masked_rows;
         }
     }
-    return 1;
+    return stop(e, b, error);
 }
 
 static int measure(bench *b, run *r) {
     timings steps = {NULL, 0, 0}, refreshes = {NULL, 0, 0};
-    tsk_generate_options options = step_options(b, r);
-    tsk_session *session = NULL;
+    engine e;
     tsk_error error = {0};
     double head_rows = 0;
     int32_t i;
-    int good = tsk_session_create(b->model, &options, &session, &error) == TSK_OK;
-    good = good && measure_block(b, r, session, NULL, NULL, NULL, &error);
+    int good = open_engine(&e, b, r, &error);
+    good = good && measure_block(b, r, &e, NULL, NULL, NULL, &error);
     for (i = 0; good && !cli_interrupted() && i < b->settings->repeat; i++)
-        good = measure_block(b, r, session, &steps, &refreshes, &head_rows, &error);
+        good = measure_block(b, r, &e, &steps, &refreshes, &head_rows, &error);
     r->block_steps = steps.count;
     r->refreshes = refreshes.count;
     r->block_step_ms = median(&steps);
@@ -240,7 +300,7 @@ static int measure(bench *b, run *r) {
     if (!good) cli_fail_with(&error, NULL);
     else if (cli_interrupted()) good = cli_fail("cancelled") == CLI_OK;
     tsk_error_clear(&error);
-    tsk_session_free(session);
+    close_engine(&e);
     free(steps.values);
     free(refreshes.values);
     return good ? CLI_OK : CLI_FAILED;
@@ -266,8 +326,11 @@ static int measure_all(bench *b, run *runs, size_t n) {
 /* ---- Results ---------------------------------------------------------------------------------------------------- */
 
 static double over_floor(double ms, double floor) { return floor > 0 ? ms / floor : 0; }
+static int64_t step_rows(const cli_settings *s) { return (int64_t)s->batch * s->bench_block; }
+static int64_t refresh_rows(const cli_settings *s) { return (int64_t)s->batch * (s->bench_prompt + s->bench_gen); }
+static double rows_per_second(int64_t rows, double ms) { return ms > 0 ? (double)rows * 1e3 / ms : 0; }
 
-static void write_run(tsk_json_writer *json, const run *r) {
+static void write_run(tsk_json_writer *json, const run *r, const cli_settings *s) {
     tsk_json_begin_object(json);
     tsk_json_write_key(json, "active");
     if (r->active < 0) tsk_json_write_null(json);
@@ -277,11 +340,15 @@ static void write_run(tsk_json_writer *json, const run *r) {
     cli_json_double(json, "block_step_floor_ms", r->block_step_floor_ms);
     cli_json_double(json, "block_step_ratio", over_floor(r->block_step_ms, r->block_step_floor_ms));
     cli_json_string(json, "block_step_bound", r->block_step_is_compute ? "compute" : "memory");
+    cli_json_uint(json, "block_step_rows", (uint64_t)step_rows(s));
+    cli_json_double(json, "block_step_rows_per_second", rows_per_second(step_rows(s), r->block_step_ms));
     cli_json_uint(json, "block_steps", r->block_steps);
     cli_json_double(json, "refresh_ms", r->refresh_ms);
     cli_json_double(json, "refresh_floor_ms", r->refresh_floor_ms);
     cli_json_double(json, "refresh_ratio", over_floor(r->refresh_ms, r->refresh_floor_ms));
     cli_json_string(json, "refresh_bound", r->refresh_is_compute ? "compute" : "memory");
+    cli_json_uint(json, "refresh_rows", (uint64_t)refresh_rows(s));
+    cli_json_double(json, "refresh_rows_per_second", rows_per_second(refresh_rows(s), r->refresh_ms));
     cli_json_uint(json, "refreshes", r->refreshes);
     tsk_json_end_object(json);
 }
@@ -300,7 +367,7 @@ static int print_json(const bench *b, const run *runs, size_t n) {
     cli_json_string(&json, b->settings->model_dir ? "model" : "shape", shape_name(b->settings));
     cli_json_string(&json, "device", tsk_model_device_name(b->model));
     cli_json_string(&json, "dtype", b->cache_element == 2 ? "bf16" : "f32");
-    cli_json_uint(&json, "batch", 1);
+    cli_json_uint(&json, "batch", (uint64_t)b->settings->batch);
     cli_json_uint(&json, "prompt", (uint64_t)b->settings->bench_prompt);
     cli_json_uint(&json, "gen", (uint64_t)b->settings->bench_gen);
     cli_json_uint(&json, "block", (uint64_t)b->settings->bench_block);
@@ -313,7 +380,7 @@ static int print_json(const bench *b, const run *runs, size_t n) {
     tsk_json_end_object(&json);
     tsk_json_write_key(&json, "runs");
     tsk_json_begin_array(&json);
-    for (i = 0; i < n; i++) write_run(&json, &runs[i]);
+    for (i = 0; i < n; i++) write_run(&json, &runs[i], b->settings);
     tsk_json_end_array(&json);
     tsk_json_end_object(&json);
     status = cli_json_print(&json);
@@ -321,8 +388,9 @@ static int print_json(const bench *b, const run *runs, size_t n) {
     return status;
 }
 
-static void print_row(tsk_text *out, const char *what, double ms, double floor, int is_compute) {
-    cli_append(out, "%-28s %12.3f %12.3f %8.2fx  %s\n", what, ms, floor, over_floor(ms, floor), is_compute ? "compute" : "memory");
+static void print_row(tsk_text *out, const char *what, int64_t rows, double ms, double floor, int is_compute) {
+    cli_append(out, "%-24s %7lld %12.3f %12.0f %12.3f %8.2fx  %s\n", what, (long long)rows, ms, rows_per_second(rows, ms), floor, over_floor(ms, floor),
+               is_compute ? "compute" : "memory");
 }
 
 static int print_table(const bench *b, const run *runs, size_t n) {
@@ -330,16 +398,16 @@ static int print_table(const bench *b, const run *runs, size_t n) {
     const cli_settings *s = b->settings;
     size_t i;
     int status;
-    cli_append(&out, "%.1000s on %s, prompt %d, gen %d, block %d\n", shape_name(s), tsk_model_device_name(b->model), (int)s->bench_prompt,
-               (int)s->bench_gen, (int)s->bench_block);
+    cli_append(&out, "%.1000s on %s, batch %d, prompt %d, gen %d, block %d\n", shape_name(s), tsk_model_device_name(b->model), (int)s->batch,
+               (int)s->bench_prompt, (int)s->bench_gen, (int)s->bench_block);
     cli_append(&out, "ceilings: %.1f GB/s, %.1f GFLOP/s\n\n", b->ceilings.bytes_per_second / 1e9, b->ceilings.flops_per_second / 1e9);
-    cli_append(&out, "%-28s %12s %12s %9s  %s\n", "", "median ms", "floor ms", "ratio", "bound by");
+    cli_append(&out, "%-24s %7s %12s %12s %12s %9s  %s\n", "", "rows", "median ms", "rows/s", "floor ms", "ratio", "bound by");
     for (i = 0; i < n; i++) {
         char what[64];
         if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
         else snprintf(what, sizeof what, "block step, %d active", (int)runs[i].active);
-        if (i == 0) print_row(&out, "refresh", runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
-        print_row(&out, what, runs[i].block_step_ms, runs[i].block_step_floor_ms, runs[i].block_step_is_compute);
+        if (i == 0) print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+        print_row(&out, what, step_rows(s), runs[i].block_step_ms, runs[i].block_step_floor_ms, runs[i].block_step_is_compute);
     }
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
@@ -350,11 +418,13 @@ static int print_table(const bench *b, const run *runs, size_t n) {
 
 static int check(const cli_settings *s) {
     size_t i;
-    if (s->batch != 1) return cli_fail("--batch %d: more than one sequence at a time is not there yet", (int)s->batch);
+    if (s->batch < 1) return cli_fail("--batch 0 measures nothing");
     if (s->bench_prompt > INT_MAX / 4 || s->bench_gen > INT_MAX / 4)
         return cli_fail("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt, (int)s->bench_gen);
     if (s->bench_block < 2 || s->bench_gen % s->bench_block != 0 || s->bench_gen < 1)
         return cli_fail("--gen %d is not a multiple of --block %d, of two or more", (int)s->bench_gen, (int)s->bench_block);
+    if ((int64_t)s->batch * ((int64_t)s->bench_prompt + s->bench_gen) > INT_MAX / 4)
+        return cli_fail("--batch %d of %d tokens each is beyond any memory", (int)s->batch, (int)(s->bench_prompt + s->bench_gen));
     if (s->repeat < 1) return cli_fail("--repeat 0 measures nothing");
     for (i = 0; i < s->active.count; i++)
         if (s->active.ids[i] > s->bench_block)

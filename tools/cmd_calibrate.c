@@ -32,7 +32,8 @@ typedef struct calibration {
     const cli_settings *settings;
     cli_engine *engine;
     const tsk_model_config *config;
-    tsk_tokens *prompts;
+    const question_list *questions;
+    tsk_tokens *prompts;       /* of the questions */
     size_t n_prompts;
     tsk_session *full;
     predictions full_seen, seen;
@@ -123,7 +124,7 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     tsk_session_result(session, &result);
     c->masks_left = 0; /* the first step is a refresh */
     while (worked == TSK_OK && !finished && !cli_interrupted()) worked = take_step(c, session, m, &finished, &error);
-    snprintf(where, sizeof where, "%s, question %zu", c->settings->data, prompt + 1);
+    snprintf(where, sizeof where, "%s, line %zu", c->settings->data, c->questions->items[prompt].line);
     if (worked != TSK_OK) status = cli_fail_with(&error, where);
     else if (cli_interrupted()) status = cli_fail("cancelled");
     tsk_error_clear(&error);
@@ -406,20 +407,21 @@ static int check(const cli_settings *settings) {
     return CLI_OK;
 }
 
-static int encode_prompts(calibration *c, const question_list *questions) {
+static int encode_prompts(calibration *c) {
+    const question_list *questions = c->questions;
     size_t i;
     int status = CLI_OK;
     c->prompts = (tsk_tokens *)cli_allocate(questions->count, sizeof *c->prompts);
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
         char where[512];
-        snprintf(where, sizeof where, "%s, question %zu", c->settings->data, i + 1);
+        snprintf(where, sizeof where, "%s, line %zu", c->settings->data, questions->items[i].line);
         status = cli_encode_prompt(c->engine, c->settings, questions->items[i].prompt, questions->items[i].prompt_length, where, &c->prompts[i]);
         c->n_prompts++;
     }
     return status;
 }
 
-static int calibrate(calibration *c, const question_list *questions) {
+static int calibrate(calibration *c) {
     tsk_generate_options full = c->settings->generate;
     tsk_error error = {0};
     int status;
@@ -427,7 +429,7 @@ static int calibrate(calibration *c, const question_list *questions) {
     full.skip_layer_k = full.skip_refresh = 0;
     full.on_step = on_full_step;
     full.user = c;
-    status = encode_prompts(c, questions);
+    status = encode_prompts(c);
     if (status == CLI_OK && tsk_session_create(c->engine->model, &full, &c->full, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     tsk_error_clear(&error);
     if (status == CLI_OK) status = search(c);
@@ -455,10 +457,11 @@ int cmd_calibrate(cli_settings *settings) {
     memset(&c, 0, sizeof c);
     c.settings = settings;
     c.engine = &engine;
+    c.questions = &questions;
     status = questions_load(&questions, settings->data, settings->limit ? settings->limit : DEFAULT_PROMPTS, 0);
     cli_catch_interrupts();
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
-    if (status == CLI_OK) status = calibrate(&c, &questions);
+    if (status == CLI_OK) status = calibrate(&c);
     if (status == CLI_OK) status = settings->json ? print_json(&c) : print_plain(&c);
     free_calibration(&c);
     cli_engine_free(&engine);

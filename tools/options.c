@@ -19,16 +19,23 @@ typedef struct cli_option {
 } cli_option;
 
 #define FIELD(name) offsetof(cli_settings, name)
-#define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP)
+#define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP | CLI_BATCH)
+#define GENERATION (ENGINES | CLI_REQUEST) /* of one generation: a request of batch may have its own */
 
 static const cli_option table[] = {
     {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, FIELD(model_dir), "DIR", "the model's folder"},
     {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, FIELD(prompt), "TEXT", "the prompt; chat: the first message"},
     {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, FIELD(prompt_ids), "IDS", "the prompt as token ids: 1,2,3"},
-    {"system", 0, ENGINES, KIND_TEXT, FIELD(system), "TEXT", "a system message before the prompt"},
-    {"raw", 0, ENGINES & ~CLI_CHAT, KIND_SWITCH, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
+    {"system", 0, GENERATION, KIND_TEXT, FIELD(system), "TEXT", "a system message before the prompt"},
+    {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
     {"messages", 0, CLI_TEMPLATE, KIND_TEXT, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
+    {"input", 0, CLI_BATCH, KIND_TEXT, FIELD(input), "FILE", "the requests, one a line"},
+    {"output", 0, CLI_BATCH, KIND_TEXT, FIELD(output), "FILE", "the results, one a line; what is there already is not done again"},
+    {"order", 0, CLI_BATCH, KIND_CHOICE, FIELD(order), "input|completed", "of the results (input)"},
+    {"max-batch", 0, CLI_BATCH, KIND_INT, FIELD(max_batch), "N", "requests at a time (16)"},
+    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
+    {"shard", 0, CLI_BATCH, KIND_TEXT, FIELD(shard), "I/N", "only part I of N, from 0/N on (the rank under mpirun or srun)"},
     {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
     {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(decode), "", "ids to text"},
 
@@ -41,37 +48,37 @@ static const cli_option table[] = {
     {"passes", 0, CLI_TRACE, KIND_TEXT, FIELD(passes), "A..B", "only values of these passes"},
     {"svg", 0, CLI_SWEEP, KIND_TEXT, FIELD(svg), "FILE", "where the picture goes"},
     {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, FIELD(max_flips), "R", "share of masked predictions that may change"},
-    {"limit", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FIELD(limit), "N", "only the first N questions (sweep: all, calibrate: 16)"},
+    {"limit", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FIELD(limit), "N", "N questions, evenly spread (sweep: all, calibrate: 16)"},
 
-    {"gen-length", 0, ENGINES, KIND_INT, FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
-    {"block-length", 0, ENGINES, KIND_INT, FIELD(generate.block_length), "N", "positions decoded together (32)"},
-    {"steps", 0, ENGINES, KIND_INT, FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
-    {"cache", 0, ENGINES, KIND_CHOICE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
-    {"threshold", 0, ENGINES, KIND_FLOAT, FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
-    {"no-threshold", 0, ENGINES, KIND_SWITCH, FIELD(no_threshold), "", "commit a fixed number each step instead"},
-    {"factor", 0, ENGINES, KIND_FLOAT, FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
-    {"temperature", 0, ENGINES, KIND_FLOAT, FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
-    {"seed", 0, ENGINES, KIND_SEED, FIELD(generate.seed), "N", "of every random draw (0)"},
-    {"remasking", 0, ENGINES, KIND_CHOICE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
-    {"eos-stop", 0, ENGINES, KIND_SWITCH, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+    {"gen-length", 0, GENERATION, KIND_INT, FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
+    {"block-length", 0, GENERATION, KIND_INT, FIELD(generate.block_length), "N", "positions decoded together (32)"},
+    {"steps", 0, GENERATION, KIND_INT, FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
+    {"cache", 0, GENERATION, KIND_CHOICE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
+    {"threshold", 0, GENERATION, KIND_FLOAT, FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
+    {"no-threshold", 0, GENERATION, KIND_SWITCH, FIELD(no_threshold), "", "commit a fixed number each step instead"},
+    {"factor", 0, GENERATION, KIND_FLOAT, FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
+    {"temperature", 0, GENERATION, KIND_FLOAT, FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
+    {"seed", 0, GENERATION, KIND_SEED, FIELD(generate.seed), "N", "of every random draw (0)"},
+    {"remasking", 0, GENERATION, KIND_CHOICE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
+    {"eos-stop", 0, GENERATION, KIND_SWITCH, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
 
-    {"skip-layer-k", 0, ENGINES | CLI_BENCH, KIND_INT, FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
-    {"skip-threshold", 0, ENGINES, KIND_FLOAT, FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
-    {"skip-outlier", 0, ENGINES, KIND_FLOAT, FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
-    {"skip-masked", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
-    {"skip-policy", 0, ENGINES, KIND_CHOICE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
-    {"skip-reference", 0, ENGINES, KIND_CHOICE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
-    {"skip-max-age", 0, ENGINES, KIND_INT, FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
-    {"skip-full-every", 0, ENGINES, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
-    {"skip-warm-start", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
-    {"skip-refresh", 0, ENGINES, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
-    {"skip-preset", 0, ENGINES, KIND_TEXT, FIELD(preset), "NAME", "default, or seed: exit, masked tokens too, 0.95, 0.7"},
+    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+    {"skip-threshold", 0, GENERATION, KIND_FLOAT, FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
+    {"skip-outlier", 0, GENERATION, KIND_FLOAT, FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
+    {"skip-masked", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
+    {"skip-policy", 0, GENERATION, KIND_CHOICE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
+    {"skip-reference", 0, GENERATION, KIND_CHOICE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
+    {"skip-max-age", 0, GENERATION, KIND_INT, FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
+    {"skip-full-every", 0, GENERATION, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
+    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
+    {"skip-refresh", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
+    {"skip-preset", 0, GENERATION, KIND_TEXT, FIELD(preset), "NAME", "default, or seed: exit, masked tokens too, 0.95, 0.7"},
 
     {"shape", 0, CLI_BENCH, KIND_TEXT, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
     {"gen", 0, CLI_BENCH, KIND_INT, FIELD(bench_gen), "N", "positions after the prompt (128)"},
     {"block", 0, CLI_BENCH, KIND_INT, FIELD(bench_block), "N", "positions of a block (32)"},
-    {"batch", 0, CLI_BENCH, KIND_INT, FIELD(batch), "N", "sequences at a time; only 1 so far"},
+    {"batch", 0, CLI_BENCH, KIND_INT, FIELD(batch), "N", "requests in each pass, all at the same step (1)"},
     {"active", 0, CLI_BENCH, KIND_IDS, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
     {"repeat", 0, CLI_BENCH, KIND_INT, FIELD(repeat), "N", "blocks measured in each run (3)"},
 
@@ -226,6 +233,7 @@ static int set_option(cli_settings *settings, const cli_option *option, const ch
         if (read_seed(value, (uint64_t *)field)) return CLI_CONTINUE;
         return cli_usage_error("--%s takes a whole number from 0 to 18446744073709551615, not '%s'", option->name, value);
     case KIND_DEVICE:
+        settings->has_device_index = strchr(value, ':') != NULL;
         if (read_device(value, &settings->model)) return CLI_CONTINUE;
         return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
     case KIND_DTYPE:
@@ -392,6 +400,7 @@ static int check_required(const cli_settings *settings, const cli_command *comma
     if (find_option(command->bit, "data", 4) && !settings->data) return cli_usage_error("%s needs --data FILE.jsonl", command->name);
     if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
     if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips")) return cli_usage_error("calibrate needs --max-flips R");
+    if (command->bit == CLI_BATCH && (!settings->input || !settings->output)) return cli_usage_error("batch needs --input FILE and --output FILE");
     if (command->bit == CLI_TEMPLATE && !settings->messages) return cli_usage_error("template needs --messages FILE.json");
     return CLI_CONTINUE;
 }
@@ -415,6 +424,7 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     settings->bench_block = 32;
     settings->batch = 1;
     settings->repeat = 3;
+    settings->max_batch = 16;
     for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
         if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;
         else if (only_paths || argv[i][0] != '-' || !argv[i][1]) status = parse_positional(settings, command, argv[i]);
@@ -422,6 +432,67 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
         else status = parse_option(settings, command, argc, argv, &i);
     }
     return status == CLI_CONTINUE ? finish(settings, command) : status;
+}
+
+/* ---- A request in JSON ------------------------------------------------------------------------------------------ */
+
+void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
+    *request = *defaults;
+    memset(&request->prompt_ids, 0, sizeof request->prompt_ids); /* these two stay the command line's */
+    memset(&request->active, 0, sizeof request->active);
+    memset(request->given, 0, sizeof request->given); /* from here on: given in the request */
+    request->preset = NULL;
+}
+
+/* The value as it would stand on the command line; NULL when it is not of the option's type. A number keeps its digits,
+   so that the same strict reading decides. */
+static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value, const char *line, char number[64]) {
+    const char *text = line + tsk_json_offset(value);
+    size_t length;
+    int on;
+    switch (option->kind) {
+    case KIND_SWITCH:
+        return !tsk_json_bool(value, &on) ? NULL : on == (strcmp(sense, "on") == 0) ? "on" : "off";
+    case KIND_INT: case KIND_SEED: case KIND_FLOAT:
+        length = strspn(text, "+-.0123456789eE");
+        if (tsk_json_type_of(value) != TSK_JSON_NUMBER || length > 63) return NULL;
+        memcpy(number, text, length);
+        number[length] = 0;
+        return number;
+    default:
+        text = tsk_json_string(value, &length);
+        return text && strlen(text) == length ? text : NULL;
+    }
+}
+
+static const char *type_name(option_kind kind) {
+    return kind == KIND_SWITCH ? "true or false" : kind == KIND_TEXT || kind == KIND_CHOICE ? "a string" : "a number";
+}
+
+int cli_request_set(cli_settings *request, const char *key, const tsk_json_value *value, const char *line) {
+    char name[66] = "--", number[64];
+    const cli_option *option = NULL;
+    const char *sense, *argument;
+    size_t i, length = strlen(key);
+    if (length < sizeof name - 2 && !strpbrk(key, "-=")) {
+        for (i = 0; i <= length; i++) name[i + 2] = (char)(key[i] == '_' ? '-' : key[i]);
+        option = match_argument(CLI_REQUEST, name, &sense);
+    }
+    if (!option) return cli_usage_error("a request has no member \"%.100s\"", key);
+    argument = argument_of(option, sense ? sense : "on", value, line, number);
+    if (!argument) return cli_usage_error("\"%s\" must be %s", key, type_name(option->kind));
+    request->given[option - table] = 1;
+    return set_option(request, option, argument);
+}
+
+int cli_request_end(cli_settings *request) {
+    int status = apply_preset(request);
+    if (cli_given(request, "threshold") || cli_given(request, "factor") || cli_given(request, "no-threshold")) {
+        if (!cli_given(request, "no-threshold")) request->no_threshold = 0; /* the command line's choice is overruled */
+        if (status == CLI_CONTINUE) status = choose_transfer(request);
+    }
+    copy_choices(request);
+    return status == CLI_CONTINUE ? check_skip(request) : status;
 }
 
 void cli_settings_free(cli_settings *settings) {

@@ -10,6 +10,7 @@ static int read_question(question *q, const char *path, size_t number, const cha
     tsk_error error = {0};
     const tsk_json_value *root;
     char where[512];
+    q->line = number;
     snprintf(where, sizeof where, "%s, line %zu", path, number);
     if (tsk_json_parse(line, length, NULL, NULL, &q->document, &error) != TSK_OK) {
         cli_fail_with(&error, where);
@@ -42,6 +43,16 @@ static int read_questions(question_list *out, const char *path, const tsk_text *
     return status;
 }
 
+/* Keeps so many, from all over the file: questions of a kind tend to stand together. */
+static void thin_out(question_list *q, size_t wanted) {
+    size_t i, kept = 0;
+    for (i = 0; i < q->count; i++) {
+        if (kept < wanted && i == kept * q->count / wanted) q->items[kept++] = q->items[i];
+        else tsk_json_free(q->items[i].document);
+    }
+    q->count = kept;
+}
+
 int questions_load(question_list *out, const char *path, int32_t limit, int needs_answers) {
     tsk_text data = {0};
     tsk_error error = {0};
@@ -50,7 +61,7 @@ int questions_load(question_list *out, const char *path, int32_t limit, int need
     else status = read_questions(out, path, &data, needs_answers);
     tsk_error_clear(&error);
     tsk_text_free(&data);
-    while (limit > 0 && out->count > (size_t)limit) tsk_json_free(out->items[--out->count].document);
+    if (limit > 0 && out->count > (size_t)limit) thin_out(out, (size_t)limit);
     return status;
 }
 
@@ -88,14 +99,14 @@ static int is_right(const char *text, size_t length, const char *answer, size_t 
     return isspace(before) || (ispunct(before) && before != '-' && before != '.');
 }
 
-static int ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q, size_t number) {
+static int ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q) {
     tsk_tokens prompt = {0};
     tsk_text text = {0};
     tsk_error error = {0};
     tsk_result result;
     char where[512];
     int status;
-    snprintf(where, sizeof where, "%s, question %zu", settings->data, number);
+    snprintf(where, sizeof where, "%s, line %zu", settings->data, q->line);
     status = cli_encode_prompt(engine, settings, q->prompt, q->prompt_length, where, &prompt);
     if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
@@ -133,7 +144,7 @@ int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, co
     size_t i;
     int status = cli_open_session(engine, settings);
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
-        status = ask(e, engine, settings, &questions->items[i], i + 1);
+        status = ask(e, engine, settings, &questions->items[i]);
         if (status == CLI_OK) show_progress(e, questions->count, label);
     }
     cli_progress_clear();

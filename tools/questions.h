@@ -7,6 +7,7 @@
 typedef struct question {
     const char *prompt, *answer, *kind; /* kind NULL: none given */
     size_t prompt_length, answer_length;
+    size_t line;                        /* in the file, from 1 */
     tsk_json *document;                 /* holds the three */
 } question;
 
@@ -16,7 +17,7 @@ typedef struct question_list {
 } question_list;
 
 /* All of the file is checked, before a model is loaded: a fault in line 400 should not come up after 399 answers.
-   limit 0: all; else the first so many are kept. needs_answers 0: prompts are enough. */
+   limit 0: all; else so many are kept, evenly spread. needs_answers 0: prompts are enough. */
 int questions_load(question_list *out, const char *path, int32_t limit, int needs_answers);
 void questions_free(question_list *questions);
 

@@ -132,6 +132,7 @@ typedef struct step_log {
     float *confidences, *cosines;
     uint8_t *committed, *active, *masked; /* masked: before this pass */
     int32_t n_masked, n_active, n_stable_masked, masks_left;
+    uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no block step */
     shadow_step *shadow;                 /* NULL: not run here */
 } step_log;
 

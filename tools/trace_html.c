@@ -31,6 +31,21 @@ static void add_generation(tsk_tokens *all, const generation_log *log) {
     add_ids(all, log->canvas, (size_t)log->canvas_length);
 }
 
+/* A token may be part of a character: then the page gets its bytes, as the vocabulary writes them, to put together. */
+static void write_token(const trace *t, tsk_json_writer *json, int32_t id) {
+    tsk_text text = {0};
+    size_t length = 0;
+    const char *token = tsk_tokenizer_token(t->engine->tokenizer, id, &length);
+    if (tsk_tokenizer_decode(t->engine->tokenizer, &id, 1, 0, &text, NULL) != TSK_OK) tsk_json_write_null(json);
+    else if (text.data && token && strstr(text.data, "\xEF\xBF\xBD")) {
+        tsk_json_begin_object(json);
+        tsk_json_write_key(json, "bytes");
+        tsk_json_write_string(json, token, length);
+        tsk_json_end_object(json);
+    } else tsk_json_write_string(json, text.data ? text.data : "", text.length);
+    tsk_text_free(&text);
+}
+
 /* {"id": "text"} of every id that the page may show. */
 static void write_texts(const trace *t, tsk_json_writer *json) {
     tsk_tokens ids = {0};
@@ -40,13 +55,10 @@ static void write_texts(const trace *t, tsk_json_writer *json) {
     add_generation(&ids, &t->skip);
     tsk_json_begin_object(json);
     for (i = 0; t->engine->tokenizer && i < ids.count; i++) {
-        tsk_text text = {0};
         char key[16];
         snprintf(key, sizeof key, "%d", (int)ids.ids[i]);
         tsk_json_write_key(json, key);
-        if (tsk_tokenizer_decode(t->engine->tokenizer, &ids.ids[i], 1, 0, &text, NULL) == TSK_OK) tsk_json_write_string(json, text.data ? text.data : "", text.length);
-        else tsk_json_write_null(json);
-        tsk_text_free(&text);
+        write_token(t, json, ids.ids[i]);
     }
     tsk_json_end_object(json);
     tsk_tokens_free(&ids);

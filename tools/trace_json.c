@@ -325,6 +325,8 @@ static void write_step(const trace *t, tsk_json_writer *json, const step_log *st
     write_int(json, "stable", n - step->n_active);
     write_int(json, "stable_masked", step->n_stable_masked);
     write_int(json, "masks_left", step->masks_left);
+    cli_json_uint(json, "token_layers_computed", step->computed);
+    cli_json_uint(json, "token_layers_total", step->total);
     write_flags(json, "masked", step->masked, n);
     write_flags(json, "active", step->active, n);
     write_flags(json, "committed", step->committed, n);

@@ -71,14 +71,28 @@ static int watch(tsk_session *session, runner *r, int all_passes) {
     return tsk_session_trace(session, &options, &error) == TSK_OK ? CLI_OK : fail(&error);
 }
 
+static void get_counts(const tsk_session *session, uint64_t *computed, uint64_t *total) {
+    tsk_result result;
+    tsk_session_result(session, &result);
+    *computed = result.token_layers_computed + result.refresh_token_layers_computed;
+    *total = result.token_layers_total + result.refresh_token_layers_total;
+}
+
 /* One pass, with its shadow. */
 static int take_step(runner *r, tsk_session *session, int is_refresh, int *finished, shadow_totals *totals) {
     tsk_error error = {0};
+    step_log *log;
+    uint64_t computed, total;
+    get_counts(session, &computed, &total);
     if (r->shadow && shadow_before(r->shadow, is_refresh) != CLI_OK) return CLI_FAILED;
     if (tsk_session_step(session, finished, &error) != TSK_OK) return fail(&error);
     if (r->dump && r->dump->failed) return cli_fail_with(&r->dump->error, NULL);
     if (cli_interrupted()) return cli_fail("cancelled");
-    if (r->shadow) shadow_after(r->shadow, &r->log->steps[r->log->count - 1], totals);
+    log = &r->log->steps[r->log->count - 1];
+    get_counts(session, &log->computed, &log->total);
+    log->computed -= computed;
+    log->total -= total;
+    if (r->shadow) shadow_after(r->shadow, log, totals);
     return CLI_OK;
 }
 

@@ -105,6 +105,7 @@ async function testPointer() {
   await page.locator("#work rect").nth(4).click({ force: true });
   check("a bar of the work goes to its step", (await where(page)).startsWith("Block 0, step 4"), await where(page));
   await page.locator("#details summary").click();
+  await page.locator("#table tbody tr").nth(31).waitFor({ timeout: 5000 });
   check("the table has the block's tokens", await page.locator("#table tbody tr").count() === 32);
   await page.locator("#which label").filter({ hasText: "Baseline" }).click();
   check("the baseline is a click away", await page.getByRole("radio", { name: "Baseline" }).isChecked());
@@ -159,6 +160,9 @@ async function testMarkup() {
 }
 
 async function testOthers() {
+  const chinese = await open("chinese.html");
+  check("characters of several tokens are put together", (await text(chinese)).replace(/\u200b/g, "").includes("\u725b\u987f\u662f\u8c01\uff1f \u{1F34E}"), (await text(chinese)).slice(0, 60));
+  await close(chinese, "chinese");
   const ids = await open("ids.html");
   check("ids stand for tokens without a tokenizer", /\[\d+\]/.test(await text(ids)), (await text(ids)).slice(0, 100));
   await ids.keyboard.press("End");

@@ -85,7 +85,7 @@ static tsk_text fuzz_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, 
     if (tsk_tokenizer_decode(tokenizer, ids, count, skip, &whole, NULL) != TSK_OK) abort();
     for (i = 0; i <= count; i++) {
         tsk_status status = i < count ? tsk_decoder_push(tokenizer, &decoder, ids[i], &pieces, NULL) : tsk_decoder_flush(&decoder, &pieces);
-        if (status != TSK_OK || tsk__unicode_invalid(pieces.data + seen, pieces.length - seen) != pieces.length - seen) abort();
+        if (status != TSK_OK || (pieces.length > seen && tsk__unicode_invalid(pieces.data + seen, pieces.length - seen) != pieces.length - seen)) abort();
         seen = pieces.length;
     }
     if (pieces.length != whole.length || (whole.length && memcmp(pieces.data, whole.data, whole.length) != 0)) abort();
