@@ -365,7 +365,8 @@ TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer
 
 typedef struct tsk_tokenizer tsk_tokenizer;
 
-/* Loads DIR/tokenizer.json and, where present, DIR/tokenizer_config.json. Immutable afterwards; threads share it. */
+/* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
+   and chat_template.jinja. Immutable afterwards; threads share it. */
 TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
 TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
 /* One more than the largest id. */
@@ -402,7 +403,8 @@ typedef struct tsk_message {
 } tsk_message;
 
 /* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
-   templates are rendered exactly; any other is TSK_ERROR_TEMPLATE. */
+   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other, and a role or
+   an order of roles that the template does not provide for, is TSK_ERROR_TEMPLATE. */
 TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                                          tsk_text *out, tsk_error *error);
 /* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see

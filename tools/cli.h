@@ -43,7 +43,7 @@ typedef struct cli_settings {
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     tsk_tokens prompt_ids;                            /* --prompt-ids */
-    tsk_tokens active;                                /* --active */
+    tsk_tokens active, refresh_active;                /* --active, --refresh-active */
     int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
     int no_threshold, raw, visual, json, jsonl, decode, keep_masks, shadow;
     int order, has_device_index;                      /* order: 0 as in the input, 1 as completed */

@@ -30,6 +30,7 @@ typedef struct bench {
 
 typedef struct run {
     int32_t active;           /* rows above layer K; -1: TokenSkip off */
+    int32_t refresh_active;   /* a run of refreshes under skip_refresh: rows outside the block above layer K; -1: not one */
     int32_t layer_k;          /* layers that all rows run; n_layers where TokenSkip is off */
     double block_step_ms, block_step_floor_ms, refresh_ms, refresh_floor_ms;
     int block_step_is_compute, refresh_is_compute; /* which ceiling the floor comes from */
@@ -143,10 +144,12 @@ static double floor_ms(const bench *b, const work *w, int *is_compute) {
 static void set_floors(const bench *b, run *r, double head_rows) {
     work step = {0, 0}, refresh = {0, 0};
     double block = b->settings->bench_block, layers = b->config->n_layers;
+    double canvas = (double)b->settings->bench_prompt + b->settings->bench_gen;
     add_layers(&step, b, r->layer_k, block);
     add_layers(&step, b, layers - r->layer_k, r->active);
     add_head(&step, b, head_rows);
-    add_layers(&refresh, b, layers, (double)b->settings->bench_prompt + b->settings->bench_gen);
+    add_layers(&refresh, b, r->refresh_active < 0 ? layers : r->layer_k, canvas);
+    if (r->refresh_active >= 0) add_layers(&refresh, b, layers - r->layer_k, block + r->refresh_active);
     add_head(&refresh, b, block * b->settings->batch);
     r->block_step_floor_ms = floor_ms(b, &step, &r->block_step_is_compute);
     r->refresh_floor_ms = floor_ms(b, &refresh, &r->refresh_is_compute);
@@ -198,6 +201,12 @@ static tsk_generate_options step_options(bench *b, const run *r) {
         options.skip_masked = 1;
         options.skip_warm_start = 1; /* else the first block step of a block would run everything */
         options.skip_force_active = r->active;
+    }
+    if (r->refresh_active >= 0) { /* everything is committed at once, so that every pass is a refresh */
+        options.steps = b->settings->bench_gen / b->settings->bench_block;
+        options.skip_layer_k = r->layer_k;
+        options.skip_refresh = 1;
+        options.skip_force_refresh = r->refresh_active;
     }
     options.on_step = on_step;
     options.user = b;
@@ -282,6 +291,18 @@ static int measure_block(bench *b, const run *r, engine *e, timings *steps, timi
     return stop(e, b, error);
 }
 
+/* The refreshes of one generation but its first, which has nothing to compare with. */
+static int measure_refreshes(bench *b, engine *e, timings *refreshes, tsk_error *error) {
+    int32_t pass, passes = b->settings->bench_gen / b->settings->bench_block;
+    if (!start(e, b, error)) return 0;
+    for (pass = 0; pass < passes && !cli_interrupted(); pass++) {
+        double begin = cli_now_ms();
+        if (!step(e, b, error)) return 0;
+        if (pass) add_timing(refreshes, cli_now_ms() - begin);
+    }
+    return stop(e, b, error);
+}
+
 static int measure(bench *b, run *r) {
     timings steps = {NULL, 0, 0}, refreshes = {NULL, 0, 0};
     engine e;
@@ -289,9 +310,9 @@ static int measure(bench *b, run *r) {
     double head_rows = 0;
     int32_t i;
     int good = open_engine(&e, b, r, &error);
-    good = good && measure_block(b, r, &e, NULL, NULL, NULL, &error);
+    if (r->refresh_active < 0) good = good && measure_block(b, r, &e, NULL, NULL, NULL, &error);
     for (i = 0; good && !cli_interrupted() && i < b->settings->repeat; i++)
-        good = measure_block(b, r, &e, &steps, &refreshes, &head_rows, &error);
+        good = r->refresh_active < 0 ? measure_block(b, r, &e, &steps, &refreshes, &head_rows, &error) : measure_refreshes(b, &e, &refreshes, &error);
     r->block_steps = steps.count;
     r->refreshes = refreshes.count;
     r->block_step_ms = median(&steps);
@@ -312,9 +333,11 @@ static int measure_all(bench *b, run *runs, size_t n) {
     for (i = 0; i < n && status == CLI_OK; i++) {
         char tail[64];
         int32_t k = b->settings->generate.skip_layer_k;
-        runs[i].active = b->settings->active.count ? b->settings->active.ids[i] : -1;
+        size_t n_steps = n - b->settings->refresh_active.count;
+        runs[i].active = b->settings->active.count && i < n_steps ? b->settings->active.ids[i] : -1;
+        runs[i].refresh_active = i < n_steps ? -1 : b->settings->refresh_active.ids[i - n_steps];
         if (k <= 0) k = b->config->n_layers / 4 > 2 ? b->config->n_layers / 4 : 2;
-        runs[i].layer_k = runs[i].active < 0 || k > b->config->n_layers ? b->config->n_layers : k;
+        runs[i].layer_k = (runs[i].active < 0 && runs[i].refresh_active < 0) || k > b->config->n_layers ? b->config->n_layers : k;
         snprintf(tail, sizeof tail, "run %zu of %zu", i + 1, n);
         cli_progress("bench", (double)i / (double)n, tail);
         status = measure(b, &runs[i]);
@@ -335,7 +358,10 @@ static void write_run(tsk_json_writer *json, const run *r, const cli_settings *s
     tsk_json_write_key(json, "active");
     if (r->active < 0) tsk_json_write_null(json);
     else tsk_json_write_int(json, r->active);
-    cli_json_uint(json, "skip_layer_k", r->active < 0 ? 0 : (uint64_t)r->layer_k);
+    tsk_json_write_key(json, "refresh_active");
+    if (r->refresh_active < 0) tsk_json_write_null(json);
+    else tsk_json_write_int(json, r->refresh_active);
+    cli_json_uint(json, "skip_layer_k", r->active < 0 && r->refresh_active < 0 ? 0 : (uint64_t)r->layer_k);
     cli_json_double(json, "block_step_ms", r->block_step_ms);
     cli_json_double(json, "block_step_floor_ms", r->block_step_floor_ms);
     cli_json_double(json, "block_step_ratio", over_floor(r->block_step_ms, r->block_step_floor_ms));
@@ -407,6 +433,11 @@ static int print_table(const bench *b, const run *runs, size_t n) {
         if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
         else snprintf(what, sizeof what, "block step, %d active", (int)runs[i].active);
         if (i == 0) print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+        if (runs[i].refresh_active >= 0) {
+            snprintf(what, sizeof what, "refresh, %d + %d active", (int)s->bench_block, (int)runs[i].refresh_active);
+            print_row(&out, what, refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+            continue;
+        }
         print_row(&out, what, step_rows(s), runs[i].block_step_ms, runs[i].block_step_floor_ms, runs[i].block_step_is_compute);
     }
     status = cli_write(out.data, out.length);
@@ -426,6 +457,8 @@ static int check(const cli_settings *s) {
     if ((int64_t)s->batch * ((int64_t)s->bench_prompt + s->bench_gen) > INT_MAX / 4)
         return cli_fail("--batch %d of %d tokens each is beyond any memory", (int)s->batch, (int)(s->bench_prompt + s->bench_gen));
     if (s->repeat < 1) return cli_fail("--repeat 0 measures nothing");
+    if (s->refresh_active.count && s->bench_gen < 2 * s->bench_block)
+        return cli_fail("--refresh-active needs two blocks at least: --gen %d is one of %d", (int)s->bench_gen, (int)s->bench_block);
     for (i = 0; i < s->active.count; i++)
         if (s->active.ids[i] > s->bench_block)
             return cli_fail("--active %d is more than the %d tokens of a block", (int)s->active.ids[i], (int)s->bench_block);
@@ -449,7 +482,7 @@ static int prepare(bench *b) {
 
 int cmd_bench(cli_settings *settings) {
     bench b;
-    size_t n = settings->active.count ? settings->active.count : 1;
+    size_t n = (settings->active.count ? settings->active.count : 1) + settings->refresh_active.count;
     run *runs = (run *)calloc(n, sizeof *runs);
     int status = check(settings);
     memset(&b, 0, sizeof b);

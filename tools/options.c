@@ -80,6 +80,7 @@ static const cli_option table[] = {
     {"block", 0, CLI_BENCH, KIND_INT, FIELD(bench_block), "N", "positions of a block (32)"},
     {"batch", 0, CLI_BENCH, KIND_INT, FIELD(batch), "N", "requests in each pass, all at the same step (1)"},
     {"active", 0, CLI_BENCH, KIND_IDS, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
+    {"refresh-active", 0, CLI_BENCH, KIND_IDS, FIELD(refresh_active), "A,B,...", "a run each of refreshes with the block and so\nmany more tokens above layer K (skip-refresh)"},
     {"repeat", 0, CLI_BENCH, KIND_INT, FIELD(repeat), "N", "blocks measured in each run (3)"},
 
     {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
@@ -443,8 +444,9 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
 
 void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
     *request = *defaults;
-    memset(&request->prompt_ids, 0, sizeof request->prompt_ids); /* these two stay the command line's */
+    memset(&request->prompt_ids, 0, sizeof request->prompt_ids); /* these three stay the command line's */
     memset(&request->active, 0, sizeof request->active);
+    memset(&request->refresh_active, 0, sizeof request->refresh_active);
     memset(request->given, 0, sizeof request->given); /* from here on: given in the request */
     request->preset = NULL;
 }
@@ -503,4 +505,5 @@ int cli_request_end(cli_settings *request) {
 void cli_settings_free(cli_settings *settings) {
     tsk_tokens_free(&settings->prompt_ids);
     tsk_tokens_free(&settings->active);
+    tsk_tokens_free(&settings->refresh_active);
 }

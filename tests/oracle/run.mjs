@@ -107,7 +107,7 @@ for (const [name, template] of Object.entries(templates)) {
   fs.writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify({ bos_token: '<|startoftext|>', chat_template: template }));
   const list = conversations(seed, Math.ceil(count / 50));
   const job = JSON.stringify({ template, bos_token: '<|startoftext|>', conversations: list });
-  const rendered = execFileSync('python3', [new URL('render.py', import.meta.url).pathname], { input: job, maxBuffer: 1 << 30 }).toString();
+  const rendered = execFileSync(process.env.PYTHON || 'python3', [new URL('render.py', import.meta.url).pathname], { input: job, maxBuffer: 1 << 30 }).toString();
   const expected = rendered.split('\n').slice(0, -1).map((t) => JSON.stringify(JSON.parse(t)));
   const lines = list.map((m) => JSON.stringify(m));
   compare(`template ${name}`, (await filter([folder, '--chat'], lines)).map((t) => JSON.stringify(JSON.parse(t))), expected, lines);
