@@ -72,7 +72,7 @@ static const cli_option table[] = {
     {"skip-full-every", 0, GENERATION, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
     {"skip-warm-start", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
     {"skip-refresh", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
-    {"skip-preset", 0, GENERATION, KIND_TEXT, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most), or seed (exit, masked\ntokens too, 0.95, 0.7; for study)"},
+    {"skip-preset", 0, GENERATION, KIND_TEXT, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
 
     {"shape", 0, CLI_BENCH, KIND_TEXT, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
@@ -102,6 +102,7 @@ static const struct { const char *preset, *option, *value; } presets[] = {
     {"fast", "skip-threshold", "0.9"},
     {"fast", "skip-outlier", "-1"},
     {"fast", "skip-max-age", "2"},
+    {"fast", "skip-refresh", "on"},
     {"seed", "skip-policy", "exit"},
     {"seed", "skip-masked", "on"},
     {"seed", "skip-threshold", "0.95"},
