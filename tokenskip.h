@@ -980,6 +980,15 @@ static void tsk__file_close(tsk__file *file) {
     file->descriptor = -1;
 }
 
+/* Whether there is a file of that name; any other trouble shows when it is opened for its contents. */
+static int tsk__file_exists(const char *path, const tsk_host *host) {
+    tsk__file file;
+    if (!host || !host->files) return access(path, F_OK) == 0;
+    if (tsk__file_open(&file, path, host, NULL) != TSK_OK) return 0;
+    tsk__file_close(&file);
+    return 1;
+}
+
 /* Exactly `size` bytes, or an error that names `path`. */
 static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size, tsk_error *error) {
     char *to = (char *)buffer;
@@ -4944,14 +4953,8 @@ static const char *tsk__bpe_folder_path(tsk__bpe_folder *folder, const char *nam
     return folder->path;
 }
 
-/* Whether there is such a file; what else may be wrong with it shows when it is read. */
 static int tsk__bpe_folder_has(tsk__bpe_folder *folder, const char *name) {
-    const char *path = tsk__bpe_folder_path(folder, name);
-    tsk__file file;
-    if (!folder->host || !folder->host->files) return access(path, F_OK) == 0;
-    if (tsk__file_open(&file, path, folder->host, NULL) != TSK_OK) return 0;
-    tsk__file_close(&file);
-    return 1;
+    return tsk__file_exists(tsk__bpe_folder_path(folder, name), folder->host);
 }
 
 static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name, tsk_text *out) {
@@ -5667,16 +5670,7 @@ static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_jso
     return status;
 }
 
-/* Whether the folder has a file of that name: any other trouble is reported when it is opened for real. */
-static int tsk__folder_has(tsk_folder *folder, const char *name) {
-    tsk__file file;
-    if (folder->host.files) {
-        if (tsk__file_open(&file, tsk__folder_path(folder, name), &folder->host, NULL) != TSK_OK) return 0;
-        tsk__file_close(&file);
-        return 1;
-    }
-    return access(tsk__folder_path(folder, name), F_OK) == 0;
-}
+static int tsk__folder_has(tsk_folder *folder, const char *name) { return tsk__file_exists(tsk__folder_path(folder, name), &folder->host); }
 
 static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     static const char name[] = "model.safetensors.index.json";

@@ -1,55 +1,15 @@
-# `batch` as a user runs it: results, order, resuming, ranks. TOKENSKIP=path tests another build. Run from the
-# repository's root.
-tokenskip=${TOKENSKIP:-./tokenskip}
-lint=./tests/json_lint
+# `batch` as a user runs it: results, order, resuming, ranks. Run from the repository's root.
+. tests/shell.sh
 golden=tests/golden/models/mha-f32
 demo=examples/demo-model
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-err=$work/err
 input=$work/input.jsonl
 output=$work/output.jsonl
-passed=0
-failed=0
-LC_ALL=C
-export LC_ALL
 unset OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK SLURM_PROCID SLURM_NTASKS SLURM_LOCALID
+exec < /dev/null
 
-check() { # check WHAT CONDITION...
-    what=$1
-    shift
-    if "$@"; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "failed: $what"
-        echo "  exit status $rc, stdout: $(head -c 300 "$out"), output: $(cut -c 1-200 "$output" | head -n 20)"
-        echo "  stderr: $(head -c 2000 "$err")"
-    fi
-}
-
-run() { # run ARGUMENTS...: $rc, $out, $err
-    "$tokenskip" "$@" > "$out" 2> "$err" < /dev/null
-    rc=$?
-}
-
-one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
-says() { grep -q -e "$1" "$err"; }
 equal() { [ "$1" -eq "$2" ] 2> /dev/null; }
-
-refuses() { # refuses STATUS PATTERN ARGUMENTS...: the exit status, one line that holds PATTERN, nothing on stdout
-    status=$1 pattern=$2
-    shift 2
-    run "$@"
-    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
-    check "'$*' prints nothing" [ ! -s "$out" ]
-    check "'$*' says one line" one_line
-    check "'$*' says '$pattern'" says "$pattern"
-}
-
-works() {
-    run "$@"
-    check "'$*' exits with 0" [ "$rc" -eq 0 ]
-    check "'$*' says nothing on stderr" [ ! -s "$err" ]
+works_silently() {
+    works "$@"
     check "'$*' says nothing on stdout" [ ! -s "$out" ]
 }
 
@@ -123,7 +83,7 @@ test_requests() {
 {"id": "factor", "prompt_ids": [1, 2, 3], "factor": 1.5}
 {"id": "\u00e4\"\n", "prompt_ids": [1, 2, 3]}
 END
-    works $small
+    works_silently $small
     check "a result for each request" equal "$(wc -l < "$output")" 10
     check "each is JSON" all_json "$output"
     check "in order" [ "$(id_list "$output" | head -n 4 | tr '\n' ' ')" = '"plain" 7 -7 "7" ' ]
@@ -146,7 +106,7 @@ END
     check "an id keeps its characters" grep -q -F '{"id":"ä\"\n","text"' "$output"
 
     rm "$output"
-    works $small --factor 2 --skip-masked --max-batch 3
+    works_silently $small --factor 2 --skip-masked --max-batch 3
     alone '"plain"' --factor 2 --skip-masked
     alone -7 --no-threshold --steps 16 --skip-masked
     alone '"factor"' --factor 1.5 --skip-masked
@@ -214,14 +174,14 @@ test_bad_lines() {
     check "two rules" error_of '"rules"' 'exclude each other'
     check "a cache without TokenSkip" error_of '"cache"' 'dual only'
     cp "$output" "$work/before"
-    works $small
+    works_silently $small
     check "a second run adds nothing" cmp -s "$output" "$work/before"
     : > "$input"
     rm "$output"
-    works $small
+    works_silently $small
     check "no requests, no results" [ -f "$output" -a ! -s "$output" ]
     printf '\n\r\n' > "$input"
-    works $small
+    works_silently $small
     check "empty lines are no requests" [ ! -s "$output" ]
 }
 
@@ -262,19 +222,19 @@ test_order() {
         requests 20
     } > "$input"
     rm -f "$output"
-    works $small --order completed --max-batch 4
+    works_silently $small --order completed --max-batch 4
     check "as completed: all there" equal "$(wc -l < "$output")" 21
     check "as completed: quick ones come before the slow one" [ "$(id_list "$output" | head -n 1)" = '"r2"' ]
     sort "$output" | tokens > "$work/completed"
     rm "$output"
-    works $small --max-batch 4
+    works_silently $small --max-batch 4
     check "in input order" [ "$(id_list "$output" | tr -d '"' | tr '\n' ' ')" = "slow $(seq -f r%g 20 | tr '\n' ' ')" ]
     check "the same tokens" [ "$(sort "$output" | tokens)" = "$(cat "$work/completed")" ]
     rm "$output"
-    works $small --max-batch 1
+    works_silently $small --max-batch 1
     check "one at a time too" [ "$(sort "$output" | tokens)" = "$(cat "$work/completed")" ]
     rm "$output"
-    works $small --cache-tokens 140
+    works_silently $small --cache-tokens 140
     check "with little room too" [ "$(sort "$output" | tokens)" = "$(cat "$work/completed")" ]
 }
 
@@ -283,20 +243,20 @@ test_order() {
 test_cut_line() {
     requests 12 > "$input"
     rm -f "$output"
-    works $small
+    works_silently $small
     cp "$output" "$work/whole"
     for bytes in 1 5 6 7 40 700; do
         { head -n 4 "$work/whole"; sed -n 5p "$work/whole" | head -c $bytes; } > "$output"
-        works $small
+        works_silently $small
         check "cut after $bytes bytes of a line: nothing twice, nothing lost" [ "$(id_list "$output")" = "$(id_list "$work/whole")" ]
         check "the same tokens" [ "$(tokens < "$output")" = "$(tokens < "$work/whole")" ]
     done
     head -c -1 "$work/whole" > "$output"
-    works $small
+    works_silently $small
     check "only the newline is missing" [ "$(id_list "$output")" = "$(id_list "$work/whole")" ]
     check "what was written is not done again" [ "$(head -n 11 "$output")" = "$(head -n 11 "$work/whole")" ]
     { sed -n 5p "$work/whole"; sed -n 2p "$work/whole"; } > "$output"
-    works $small
+    works_silently $small
     check "results from anywhere are skipped" [ "$(id_list "$output" | sort)" = "$(id_list "$work/whole" | sort)" ]
 }
 
@@ -332,7 +292,7 @@ test_full_disk() {
     check "a full disk fails" [ "$rc" -eq 1 ]
     check "a full disk: one line" one_line
     check "a full disk leaves whole lines" all_json "$output"
-    works $small
+    works_silently $small
     check "and the rest comes later" [ "$(id_list "$output")" = "$(seq -f '"r%g"' 60)" ]
 }
 

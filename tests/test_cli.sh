@@ -1,58 +1,11 @@
 # The command as a user runs it: exit statuses, what goes to stdout and to stderr, and JSON that adds up.
-# TOKENSKIP=path tests another build. Run from the repository's root.
-tokenskip=${TOKENSKIP:-./tokenskip}
-lint=./tests/json_lint
+# Run from the repository's root.
+. tests/shell.sh
 golden=tests/golden/models/mha-f32
 demo=examples/demo-model
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-err=$work/err
-passed=0
-failed=0
-LC_ALL=C
-export LC_ALL
-
-check() { # check WHAT CONDITION...
-    what=$1
-    shift
-    if "$@"; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "failed: $what"
-        echo "  exit status $rc, stdout: $(head -c 300 "$out")"
-        echo "  stderr: $(head -c 2000 "$err")"
-    fi
-}
-
-run() { # run ARGUMENTS...: $rc, $out, $err; standard input is the caller's
-    "$tokenskip" "$@" > "$out" 2> "$err"
-    rc=$?
-}
-
-one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
-says() { grep -q -e "$1" "$err"; }
-prints() { grep -q -e "$1" "$out"; }
-
-# A failure has its exit status, one line that holds PATTERN, and nothing on stdout.
-refuses() { # refuses STATUS PATTERN ARGUMENTS...
-    status=$1 pattern=$2
-    shift 2
-    run "$@" < /dev/null
-    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
-    check "'$*' prints nothing" [ ! -s "$out" ]
-    check "'$*' says one line" one_line
-    check "'$*' says '$pattern'" says "$pattern"
-}
-
-works() { # works ARGUMENTS...
-    run "$@"
-    check "'$*' exits with 0" [ "$rc" -eq 0 ]
-    check "'$*' says nothing on stderr" [ ! -s "$err" ]
-}
 
 # ---- JSON, as far as a shell can read it ----------------------------------------------------------------------------
 
-is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
 number() { sed -n "s/.*[{,]\"$1\":\\(-*[0-9][0-9.e+-]*\\).*/\\1/p" "$out"; }   # the last member of that name
 top_number() { sed 's/"blocks":.*//' "$out" | sed -n "s/.*[{,]\"$1\":\\(-*[0-9][0-9]*\\).*/\\1/p"; }
 list() { sed -n "s/.*\"$1\":\\[\\([^]]*\\)\\].*/\\1/p" "$out"; }

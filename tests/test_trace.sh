@@ -1,55 +1,11 @@
-# `trace`, `calibrate` and `sweep` as a user runs them. TOKENSKIP=path tests another build. Run from the repository's
-# root. Models with random weights are enough here; test_seed_failure.sh uses the demo model.
-tokenskip=${TOKENSKIP:-./tokenskip}
-lint=./tests/json_lint
+# `trace`, `calibrate` and `sweep` as a user runs them. Run from the repository's root. Models with random
+# weights are enough here; test_seed_failure.sh uses the demo model.
+. tests/shell.sh
 golden=tests/golden/models/gqa-bf16
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-err=$work/err
-passed=0
-failed=0
-LC_ALL=C
-export LC_ALL
+exec < /dev/null
 
-check() { # check WHAT CONDITION...
-    what=$1
-    shift
-    if "$@"; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "failed: $what"
-        echo "  exit status $rc, stdout: $(head -c 300 "$out")"
-        echo "  stderr: $(head -c 2000 "$err")"
-    fi
-}
-
-run() { # run ARGUMENTS...: $rc, $out, $err
-    "$tokenskip" "$@" > "$out" 2> "$err" < /dev/null
-    rc=$?
-}
-
-one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
-says() { grep -q -e "$1" "$err"; }
-prints() { grep -q -e "$1" "$out"; }
 lacks() { ! grep -q -e "$1" "$out"; }
-is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
 nothing_in() { [ -z "$(ls -A "$1")" ]; }
-
-refuses() { # refuses STATUS PATTERN ARGUMENTS...: the exit status, one line that holds PATTERN, nothing on stdout
-    status=$1 pattern=$2
-    shift 2
-    run "$@"
-    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
-    check "'$*' prints nothing" [ ! -s "$out" ]
-    check "'$*' says one line" one_line
-    check "'$*' says '$pattern'" says "$pattern"
-}
-
-works() {
-    run "$@"
-    check "'$*' exits with 0" [ "$rc" -eq 0 ]
-    check "'$*' says nothing on stderr" [ ! -s "$err" ]
-}
 
 short="--prompt-ids 5,6,7,8 --gen-length 16 --block-length 8"
 seed="--skip-masked --skip-policy exit --skip-threshold 0.9 --skip-outlier -1"

