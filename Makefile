@@ -10,6 +10,7 @@
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
+#   make bench-tokenizer the tokenizer beside the official library (needs node and npm)
 #   make kernels         kernels.cu.h from kernels.cu
 #   make clean
 
@@ -37,7 +38,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-oracle test-gpu test-browser bench-gemm kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-oracle test-gpu test-browser bench-gemm bench-tokenizer kernels clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -174,7 +175,7 @@ fuzz: $(FUZZERS:%=fuzz-run-%)
 
 fuzz-run-%: build/fuzz/%
 	mkdir -p build/fuzz/corpus_$*
-	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) $(FUZZ_ARGS) -timeout=10 -rss_limit_mb=2048 corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
 
 build/fuzz/%: tests/fuzz/%.c tokenskip.h | build/fuzz
 	clang -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ $(LIBS)
@@ -184,6 +185,12 @@ bench-gemm: build/bench_gemm
 
 build/bench_gemm: tests/bench/bench_gemm.c tokenskip.h | build/tests
 	$(CC) -O2 $(WARNINGS) $< -o $@ -lopenblas $(LIBS)
+
+# The tokenizer beside the official library, on one thread (needs node and npm).
+bench-tokenizer: | build/tests
+	cd tests/oracle && npm install --no-audit --no-fund --no-package-lock
+	$(CC) -O2 $(WARNINGS) -DTOKENSKIP_NO_CUDA -I. tests/bench/bench_tokenizer.c -o build/bench_tokenizer $(LIBS)
+	cd tests/bench && RAYON_NUM_THREADS=1 node bench_tokenizer.mjs $(CURDIR)/build/bench_tokenizer
 
 kernels: build/make_kernels_header
 	build/make_kernels_header kernels.cu kernels.cu.h

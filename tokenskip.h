@@ -200,7 +200,7 @@ TOKENSKIP_API void tsk_error_clear(tsk_error *error);
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
 /* All three or none. `old_size` lets an arena implement reallocate. A NULL return is reported as TSK_ERROR_MEMORY.
-   Called from the thread that called the library, never from its worker threads. */
+   Called from whichever threads call the library (never from its own workers), so at once from several if they do. */
 typedef struct tsk_allocator {
     void *(*allocate)(void *user, size_t size);
     void *(*reallocate)(void *user, void *block, size_t old_size, size_t new_size);
@@ -11501,25 +11501,24 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     status = tsk__batch_check(b, &o, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
     size = sizeof *entry + ((size_t)n_prompt + (size_t)o.gen_length) * sizeof *prompt;
-    pthread_mutex_lock(&b->lock); /* the host's allocator is called by one thread at a time */
     entry = (tsk__batch_entry *)tsk__memory_new_zeroed(b->model->allocator, 1, size);
-    if (entry) {
-        entry->id = ++b->next_id;
-        entry->user = request_user;
-        entry->options = o;
-        entry->n_prompt = n_prompt;
-        entry->length = n_prompt + o.gen_length;
-        entry->has_generated = generated != NULL;
-        if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-        if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
-        if (b->last) b->last->next = entry;
-        else b->first = entry;
-        b->last = entry;
-        b->n_queued++;
-        if (id) *id = entry->id;
-    }
+    if (!entry) return tsk__error_memory(error, "a request", size);
+    entry->user = request_user;
+    entry->options = o;
+    entry->n_prompt = n_prompt;
+    entry->length = n_prompt + o.gen_length;
+    entry->has_generated = generated != NULL;
+    if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
+    if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+    pthread_mutex_lock(&b->lock);
+    entry->id = ++b->next_id;
+    if (id) *id = entry->id; /* before anyone can see the request done */
+    if (b->last) b->last->next = entry;
+    else b->first = entry;
+    b->last = entry;
+    b->n_queued++;
     pthread_mutex_unlock(&b->lock);
-    return entry ? TSK_OK : tsk__error_memory(error, "a request", size);
+    return TSK_OK;
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
