@@ -30,7 +30,7 @@ SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/sanitized/tools/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 SHELL_TESTS = $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
 # (what the shell tests read JSON and dumps with)
-TEST_PROGRAMS = tests/json_lint tests/dump_check
+TEST_PROGRAMS = tests/json_lint tests/dump_check tests/make_sparse
 EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*.cpp)))
 
 # What is not everywhere is looked for, and what depends on it is skipped with a word, not in silence.

@@ -258,6 +258,16 @@ test_output() {
 
 # ---- The other commands ---------------------------------------------------------------------------------------------
 
+# The real model's config and index over files with nothing in them: all of it is listed, and no weight is read.
+test_inspect_llada() {
+    mkdir "$work/llada" && ./tests/make_sparse "$work/llada" || return
+    works inspect "$work/llada"
+    check "LLaDA-8B: 291 tensors" [ "$(grep -c '^model[.]transformer[.]' "$out")" -eq 291 ]
+    works inspect "$work/llada" --json
+    check "LLaDA-8B: JSON" is_json
+    check "LLaDA-8B: its bytes" prints 16031162368
+}
+
 test_inspect() {
     works inspect "$golden"
     check "all tensors are listed" equal "$(grep -c 'model.transformer' "$out")" 39
@@ -433,6 +443,7 @@ test_generate
 test_presets
 test_output
 test_inspect
+test_inspect_llada
 test_bench
 test_terminal
 test_tokenize

@@ -4,6 +4,7 @@
 #define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
+#include "sparse.h"
 
 enum { max_tensors = 96, max_fields = 40, n_ids = 9, vocabulary = 40, width = 16 };
 
@@ -688,48 +689,6 @@ static void check_golden_reading(const char *name) {
 
 /* ---- LLaDA-8B-Instruct's own config and index, over files with nothing in them */
 
-/* The shape of a tensor of it, from its name. */
-static int big_shape(const char *name, uint64_t shape[2]) {
-    const uint64_t d = 4096, mlp = 12288, rows = 126464;
-    shape[0] = shape[1] = d;
-    if (strstr(name, "norm.weight") || strstr(name, "ln_f.weight")) return 1;
-    if (strcmp(name, "model.transformer.wte.weight") == 0 || strcmp(name, "model.transformer.ff_out.weight") == 0) shape[0] = rows;
-    else if (strstr(name, "ff_proj") || strstr(name, "up_proj")) shape[0] = mlp;
-    else if (strstr(name, "ff_out")) shape[1] = mlp;
-    return 2;
-}
-
-/* A file with the right header and a hole for data. */
-static uint64_t write_sparse(const tsk_json_value *map, const char *shard) {
-    tsk_text text;
-    const tsk_json_value *entry;
-    uint64_t at = 0, shape[2];
-    char line[400];
-    unsigned char length[8];
-    FILE *file = fopen(tsk_test_path(shard), "wb");
-    int i;
-    memset(&text, 0, sizeof text);
-    for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry)) {
-        const char *name = tsk_json_key(entry, NULL);
-        int n_dims = big_shape(name, shape);
-        uint64_t size = 2 * shape[0] * (n_dims == 2 ? shape[1] : 1);
-        if (strcmp(tsk_json_string(entry, NULL), shard) != 0) continue;
-        snprintf(line, sizeof line, n_dims == 2 ? "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu,%llu]}"
-                                                : "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu]}",
-                 text.length ? ',' : '{', name, (unsigned long long)at, (unsigned long long)(at + size), (unsigned long long)shape[0], (unsigned long long)shape[1]);
-        tsk_text_append(&text, line, strlen(line));
-        at += size;
-    }
-    tsk_text_append(&text, "}", 1);
-    for (i = 0; i < 8; i++) length[i] = (unsigned char)(text.length >> 8 * i & 0xff);
-    if (!file || fwrite(length, 1, 8, file) != 8 || fwrite(text.data, 1, text.length, file) != text.length || fflush(file) != 0 ||
-        ftruncate(fileno(file), (off_t)(8 + text.length + at)) != 0)
-        exit(2);
-    fclose(file);
-    tsk_text_free(&text);
-    return at;
-}
-
 static void check_big_folder(const char *dir, const tsk_json_value *map) {
     tsk_folder *folder = NULL;
     tsk_error error;
@@ -755,25 +714,9 @@ static void check_big_folder(const char *dir, const tsk_json_value *map) {
 }
 
 static void test_llada_8b(void) {
-    static const char source[] = "tests/golden/llada-8b-instruct";
     tsk_json *index = golden_load("tests/golden/llada-8b-instruct/" INDEX);
     const tsk_json_value *map = tsk_json_get(tsk_json_root(index), "weight_map");
-    static const char *const copied[] = {"config.json", INDEX};
-    char name[64], path[200];
-    uint64_t total = 0;
-    size_t size, i;
-    for (i = 0; i < 2; i++) {
-        char *bytes;
-        snprintf(path, sizeof path, "%s/%s", source, copied[i]);
-        bytes = read_file(path, &size);
-        if (!CHECK(bytes != NULL)) return;
-        write_file(tsk_test_path(copied[i]), bytes, size);
-        free(bytes);
-    }
-    for (i = 1; i <= 6; i++) {
-        snprintf(name, sizeof name, "model-%05d-of-00006.safetensors", (int)i);
-        total += write_sparse(map, name);
-    }
+    uint64_t total = sparse_llada(tsk_test_temp_dir());
     CHECK(total == 16031162368u);
     CHECK_INT(tsk_json_count(map), 291);
     check_big_folder(tsk_test_temp_dir(), map);
