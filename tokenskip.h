@@ -8,7 +8,7 @@ DO THIS
        #define TOKENSKIP_NO_CUDA            // CPU only; see BUILD for the GPU
        #include "tokenskip.h"
 
-   and plain #include "tokenskip.h" everywhere else. Then:  cc app.c -lm -lpthread
+   and plain #include "tokenskip.h" everywhere else. Then:  cc -O2 app.c -lm -lpthread
 
 A COMPLETE PROGRAM
 
@@ -27,7 +27,7 @@ A COMPLETE PROGRAM
                tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
                tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
                return fprintf(stderr, "%s\n", error.message), 1;
-           puts(answer.data);
+           puts(answer.data ? answer.data : "");
            tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
            return 0;
        }
@@ -38,7 +38,7 @@ WHAT IT DOES
      a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
-   - Runs many requests at once (continuous batching), each with the tokens it would get alone.
+   - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
    - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
@@ -53,10 +53,10 @@ BUILD AND LINK
    that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly. Not
    with -ffast-math: results and checks rely on infinities and on the order of sums. Threads that call it need 128 KB of
    stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time.
-     TOKENSKIP_NO_CUDA        CPU only:  cc app.c -lm -lpthread
+     TOKENSKIP_NO_CUDA        CPU only:  cc -O2 app.c -lm -lpthread
      TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
-                              needs no CUDA headers:  cc app.c -lm -lpthread -ldl
-     neither                  links them:  cc app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm -lpthread
+                              needs no CUDA headers:  cc -O2 app.c -lm -lpthread -ldl
+     neither                  links them:  cc -O2 app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm -lpthread
 
 CONFIGURATION (define before the implementation)
      TOKENSKIP_STATIC                        all functions static, for use in one file
@@ -180,8 +180,9 @@ typedef enum tsk_status {
     TSK_STATUS_COUNT
 } tsk_status;
 
-/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); every function
-   takes a pointer to one as its last parameter, or NULL. It is written only when the call fails. */
+/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
+   that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
+   tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
 typedef struct tsk_error {
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
@@ -403,8 +404,8 @@ typedef struct tsk_message {
 } tsk_message;
 
 /* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
-   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other, and a role or
-   an order of roles that the template does not provide for, is TSK_ERROR_TEMPLATE. */
+   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other is
+   TSK_ERROR_TEMPLATE, and a role that the template does not provide for TSK_ERROR_ARGUMENT. */
 TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                                          tsk_text *out, tsk_error *error);
 /* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
@@ -464,7 +465,8 @@ typedef struct tsk_model_options {
 typedef struct tsk_model tsk_model;
 
 TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
-/* Immutable once loaded; any number of threads and sessions share it. Free it after its sessions. */
+/* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
+   sessions. */
 TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
 /* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
@@ -574,7 +576,7 @@ typedef struct tsk_result {
 typedef struct tsk_session tsk_session;
 
 TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
-/* Checks the options against the model. A session runs any number of generations, one after another. */
+/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
@@ -4320,8 +4322,14 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
     return tsk__error_memory(error, "encoding text", size);
 }
 
+/* A model folder need not have a tokenizer, and tsk_model_tokenizer then gives NULL. */
+static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no tokenizer given: does the model's folder have one?");
+}
+
 tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
                                 tsk_error *error) {
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     return tsk__bpe_encode(tokenizer, text, size, !special_in_text, NULL, 0, out, error);
 }
 
@@ -4368,6 +4376,7 @@ tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *i
     tsk_decoder decoder;
     size_t i, length = out->length;
     tsk_status status = TSK_OK;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
@@ -5329,9 +5338,11 @@ static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, co
 }
 
 static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_error *error) {
-    const char *file = tokenizer->template_file.data;
+    const char *file;
     tsk_status status = TSK_OK;
     size_t i;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
     if (tokenizer->template_kind == TSK__TEMPLATE_UNKNOWN)

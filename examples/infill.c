@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
     if (!status) status = tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error);
     /* the canvas: the prompt with its gap filled, then what was generated */
     if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.canvas + answer, prompt.count - answer, 1, &text, &error);
-    if (status) fprintf(stderr, "infill: %s\n", error.message);
+    if (status) fprintf(stderr, "infill: %s\n", error.message[0] ? error.message : tsk_status_string(status));
     else printf("%s\n", text.data ? text.data : "");
 
     tsk_text_free(&text);

@@ -287,7 +287,25 @@ static void test_memory(void) {
     CHECK(n > 20 && n < 2000);
 }
 
+/* A model without a tokenizer hands NULL on. */
+static void test_no_tokenizer(void) {
+    tsk_message message = {"user", "hi"};
+    tsk_tokens tokens;
+    tsk_text text;
+    tsk_error problem;
+    int32_t id = 0;
+    memset(&tokens, 0, sizeof tokens);
+    memset(&text, 0, sizeof text);
+    memset(&problem, 0, sizeof problem);
+    CHECK_INT(tsk_chat_encode(NULL, &message, 1, 0, &tokens, &problem), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(problem.message, "no tokenizer given");
+    CHECK_INT(tsk_chat_render(NULL, &message, 1, &text, &problem), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_encode(NULL, "a", 1, 0, &tokens, &problem), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_decode(NULL, &id, 1, 0, &text, &problem), TSK_ERROR_ARGUMENT);
+}
+
 int main(void) {
+    test_no_tokenizer();
     test_llada();
     test_trim();
     test_chatml();
