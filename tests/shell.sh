@@ -5,6 +5,9 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 out=$work/out
 err=$work/err
+rc=0
+: > "$out"
+: > "$err"
 passed=0
 failed=0
 LC_ALL=C

@@ -363,9 +363,6 @@ test_terminal() {
     check "and a last line" grep -q 'tokenskip: 40 requests, ' "$out"
 }
 
-rc=0
-: > "$out"
-: > "$err"
 : > "$output"
 test_usage
 test_requests

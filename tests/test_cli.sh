@@ -432,9 +432,6 @@ test_terminal() {
     check "a dumb terminal gets no escape codes" [ "$(grep -c "$escape" "$out")" -eq 0 ]
 }
 
-rc=0
-: > "$out"
-: > "$err"
 test_help
 test_usage
 test_arguments

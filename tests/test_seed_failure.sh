@@ -1,24 +1,9 @@
 # The seed's finding, on the demo model: with `exit`, masked tokens that are judged stable keep their layer-K states and
 # the answers are ruined; with the default policies, at the same threshold, they are not. The demo model's cosines are
 # lower than LLaDA-8B's, hence --skip-outlier -1, and it decodes in two steps where it may: --no-threshold gives it as
-# many as the seed took. TOKENSKIP=path tests another build. Run from the repository's root.
-tokenskip=${TOKENSKIP:-./tokenskip}
+# many as the seed took. Run from the repository's root.
+. tests/shell.sh
 model=examples/demo-model
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-passed=0
-failed=0
-LC_ALL=C
-export LC_ALL
-
-check() { # check WHAT CONDITION...
-    what=$1
-    shift
-    if "$@"; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "failed: $what"
-    fi
-}
 
 options="--no-threshold --steps 32 --skip-outlier -1 --skip-threshold 0.9"
 seed="--skip-policy exit --skip-masked"

@@ -469,9 +469,9 @@ static int check(const cli_settings *s) {
 static int prepare(bench *b) {
     tsk_error error = {0};
     const char *device = tsk_model_device_name(b->model);
-    int is_cpu = strncmp(device, "CPU", 3) == 0, status = CLI_OK;
+    int status = CLI_OK;
     b->config = tsk_model_get_config(b->model);
-    b->cache_element = is_cpu || b->settings->model.dtype == TSK_DTYPE_F32 ? 4 : 2;
+    b->cache_element = tsk_dtype_size(tsk_model_dtype(b->model));
     if (!b->weights_size) b->weights_size = (uint64_t)(2 * all_parameters(b->config)); /* random weights are BF16 */
     make_prompt(b);
     cli_note("measuring the ceilings of %s", device);
