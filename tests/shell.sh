@@ -29,6 +29,14 @@ run() { # run ARGUMENTS...: $rc, $out, $err; standard input is the caller's
     rc=$?
 }
 
+# The same where no file may grow beyond so many blocks of 512 bytes (in some shells 1024), as on a disk that fills up.
+run_with_room() { # run_with_room BLOCKS ARGUMENTS...
+    blocks=$1
+    shift
+    (ulimit -f "$blocks" && exec "$tokenskip" "$@") > "$out" 2> "$err"
+    rc=$?
+}
+
 one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
 says() { grep -q -e "$1" "$err"; }
 prints() { grep -q -e "$1" "$out"; }

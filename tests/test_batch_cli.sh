@@ -287,8 +287,7 @@ test_kill() { # test_kill SIGNAL OPTIONS...
 test_full_disk() {
     requests 60 > "$input"
     rm -f "$output"
-    (ulimit -f 8; trap '' XFSZ; "$tokenskip" $small > "$out" 2> "$err") 2> /dev/null
-    rc=$?
+    run_with_room 8 $small
     check "a full disk fails" [ "$rc" -eq 1 ]
     check "a full disk: one line" one_line
     check "a full disk leaves whole lines" all_json "$output"

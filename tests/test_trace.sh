@@ -69,6 +69,9 @@ test_options() {
     works trace -m $golden $short --keep-masks
     check "masks are kept" prints '^masks kept$'
     check "and are there in step 1" prints '(masked)$'
+    works trace -m $golden $short --keep-masks --no-threshold $seed
+    check "cached rows that differ are named" prints '^ *K differs at [0-9]* positions: 4 5 6 7 '
+    check "not below the split" prints '^layer  1: K diff=0.000000, V diff=0.000000$'
     works trace -m $golden $short --no-eos-stop --blocks 1
     check "one block of two runs" lacks '^block 1 '
     works trace -m $golden $short --no-eos-stop --blocks 2
@@ -128,6 +131,19 @@ test_dump() {
     check "TokenSkip off: its passes are not there" lacks 'skip\.'
 }
 
+# The dump's values are those of the NumPy reference, pass by pass, where there is NumPy.
+test_reference() {
+    for python in python3 /usr/bin/python3 none; do "$python" -c 'import numpy' 2> /dev/null && break; done
+    if [ "$python" = none ]; then
+        echo "dump against the reference: skipped, no Python with NumPy"
+        return
+    fi
+    "$python" tests/golden/check_dump.py --program "$tokenskip" "mha-f32 none schedule" "odd-f16 prefix threshold" "gqa-bf16 dual factor" "eos dual" \
+        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" > "$out" 2> "$err"
+    rc=$?
+    check "every value of nine generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
+}
+
 # The generation is the one that `generate` makes.
 test_same_tokens() {
     for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3"; do
@@ -150,6 +166,7 @@ test_refusals() {
     refuses 2 'shadow needs TokenSkip' trace -m $golden $short --shadow --cache none
     refuses 1 'No such file' trace -m $golden $short --dump "$work/nowhere/x"
     refuses 1 'No such file' trace -m $golden $short --html "$work/nowhere/x"
+    refuses 2 'one file' trace -m $golden $short --html "$work/empty/x" --dump "$work/empty/x"
     refuses 1 'not a regular file' trace -m $golden $short --dump /dev/full
     refuses 1 'not a regular file' trace -m $golden $short --html /dev/full
     refuses 1 'nothing to dump' trace -m $golden $short --dump "$work/empty/x" --dump-only 'nothing*'
@@ -168,6 +185,31 @@ test_full_disk() {
     refuses 1 'No space left' trace -m $golden $short --html "$work/disk/x.html"
     check "no page is left behind" [ "$(ls -A "$work/disk")" = ballast ]
     umount "$work/disk"
+}
+
+# The same without root: a limit on the size of files.
+test_no_room() {
+    mkdir "$work/room"
+    for file in dump html; do
+        run_with_room 40 trace -m $golden $short --$file "$work/room/x"
+        check "--$file without room fails" [ "$rc" -eq 1 ]
+        check "--$file without room: one line" one_line
+        check "--$file without room names the file" says "room/x'"
+        check "--$file without room prints nothing" [ ! -s "$out" ]
+        check "--$file without room leaves nothing behind" nothing_in "$work/room"
+    done
+    echo old > "$work/room/x"
+    run_with_room 40 trace -m $golden $short --dump "$work/room/x"
+    check "a file that was there stays" [ "$(cat "$work/room/x")" = old ]
+    check "alone" [ "$(ls -A "$work/room")" = x ]
+    run_with_room 4 trace -m $golden $short --json
+    check "--json without room fails" [ "$rc" -eq 1 ]
+    check "--json without room: one line" one_line
+    check "--json without room says where" says 'standard output'
+    head -n 1 examples/demo-model/eval.jsonl > "$work/question.jsonl"
+    run_with_room 4 sweep -m examples/demo-model --gen-length 32 --data "$work/question.jsonl" --svg "$work/room/y"
+    check "sweep without room fails" [ "$rc" -eq 1 ]
+    check "sweep without room leaves nothing behind" [ "$(ls -A "$work/room")" = x ]
 }
 
 # Ctrl-C in the middle: one line, and neither file.
@@ -204,6 +246,52 @@ test_searches() {
     check "no picture is left behind" [ ! -e "$work/x.svg" ]
 }
 
+# What calibrate says of its settings is what the shadow says of the same generations.
+shadowed() { sed -n "s/.*\"shadow\":{\"steps\":[0-9]*,\"masked\":\([0-9]*\),\"flips\":\([0-9]*\),.*/\1 \2/p" "$out"; }
+first() { grep -o "\"$1\":[0-9.e-]*" "$out" | head -n 1 | cut -d : -f 2; }
+
+test_calibrate() {
+    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
+    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
+    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
+    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4
+    check "a setting is found" prints '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
+    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of 240 predictions flip'
+    settings=$(head -n 1 "$out")
+    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
+    check "it is JSON" is_json
+    check "the same options are in it" prints "\"options\":\"$settings\""
+    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed)
+    check "some predictions flip, two fifths at most ($flips of $compared)" [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
+    check "less than everything is computed" [ "$computed" -lt "$(first token_layers_total)" ]
+    for prompt in "hi" "tell me more"; do
+        run trace $demo $settings -p "$prompt" --shadow --json
+        set -- $(shadowed)
+        compared=$((compared - ${1:-0})) flips=$((flips - ${2:-0}))
+        run generate $demo $settings -p "$prompt" --json
+        computed=$((computed - $(first token_layers_computed)))
+    done
+    check "the shadow compares as many predictions" [ "$compared" -eq 0 ]
+    check "as many of them flip" [ "$flips" -eq 0 ]
+    check "generate computes as much" [ "$computed" -eq 0 ]
+    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0 --json
+    check "no flips allowed, no flips" [ "$(first flips)" -eq 0 ]
+}
+
+test_sweep() {
+    printf '{"prompt": "%s", "answer": "x"}\n' "hi" > "$work/prompts.jsonl"
+    works sweep -m examples/demo-model --gen-length 8 --block-length 8 --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --json
+    check "it is JSON" is_json
+    for pair in skip_policy:reuse skip_policy:exit skip_reference:last-step skip_reference:last-computed; do
+        check "half of the runs have $pair" [ "$(grep -o "\"${pair%:*}\":\"${pair#*:}\"" "$out" | wc -l)" -eq 20 ]
+    done
+    check "half of the runs guard masked tokens" [ "$(grep -o '"skip_masked":false' "$out" | wc -l)" -eq 20 ]
+    cp "$work/sweep.svg" "$out"
+    check "the picture is whole" [ "$(tail -n 1 "$out")" = '</svg>' ]
+    check "every run is in the picture" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
+    check "it asks for nothing from outside" lacks 'href\|url(\|@import'
+}
+
 # ---- The page -------------------------------------------------------------------------------------------------------
 
 test_page() {
@@ -222,11 +310,15 @@ test_default_policy
 test_options
 test_json
 test_dump
+test_reference
 test_same_tokens
 test_refusals
 test_full_disk
+test_no_room
 test_interrupt
 test_searches
+test_calibrate
+test_sweep
 test_page
 
 echo "test_trace: $passed passed, $failed failed"

@@ -212,6 +212,13 @@ static int find_thresholds(const calibration *c, int32_t layer_k, float out[N_QU
     return n;
 }
 
+/* A float as a person would write it. */
+static double as_written(float value) {
+    char digits[32];
+    snprintf(digits, sizeof digits, "%.6g", (double)value);
+    return strtod(digits, NULL);
+}
+
 /* The lowest threshold that keeps within the flips: fewer tokens skip, and fewer predictions flip, the higher it is.
    `refined`: steps of bisection between the quantiles around it. */
 static int search_threshold(calibration *c, setting s, int refined) {
@@ -234,7 +241,7 @@ static int search_threshold(calibration *c, setting s, int refined) {
     failed = thresholds[low];
     passed = thresholds[high];
     for (i = 0; i < FINE_STEPS && status == CLI_OK; i++) {
-        s.threshold = (failed + passed) / 2;
+        s.threshold = (float)as_written((failed + passed) / 2); /* what is printed is what was tried */
         status = try_setting(c, &s, &m);
         if (status == CLI_OK && (is_allowed(c, &m) || !m.is_whole)) passed = s.threshold;
         else failed = s.threshold;
@@ -330,13 +337,6 @@ static void append_options(tsk_text *out, const setting *s) {
 }
 
 static double share(const measured *m) { return m->total ? (double)m->computed / (double)m->total : 1; }
-
-/* A float as a person would write it. */
-static double as_written(float value) {
-    char digits[32];
-    snprintf(digits, sizeof digits, "%.6g", (double)value);
-    return strtod(digits, NULL);
-}
 
 static void write_measured(tsk_json_writer *json, const measured *m) {
     const setting *s = &m->setting;

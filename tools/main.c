@@ -82,6 +82,7 @@ int main(int argc, char **argv) {
     int i;
     occupy_standard_streams();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write with a message, like a full disk */
+    signal(SIGXFSZ, SIG_IGN); /* so is a file at its size limit */
     if (argc < 2) return cli_usage_error("no command (tokenskip --help lists them)");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_overview();
     if (strcmp(argv[1], "--version") == 0) return print_version();

@@ -477,10 +477,13 @@ class Generation:
 
     # -- forward passes ------------------------------------------------------------------------------------------
 
+    def record(self, name, layer, before, after):
+        """Is told of everything computed (check_dump.py looks)."""
+
     def rows(self, positions):
         """A plain pass over some rows of the canvas: their h_0..h_L."""
-        x = embed(self.model, self.canvas[positions])
-        return [x] + run_layers(self.model, self.cache, range(self.model.n_layers), x, positions)
+        x = embed(self.model, self.canvas[positions], self.record)
+        return [x] + run_layers(self.model, self.cache, range(self.model.n_layers), x, positions, self.record)
 
     def refresh(self, block):
         """The block-start pass over the whole canvas: the block's last hidden states."""
@@ -503,12 +506,12 @@ class Generation:
         """Layers K..L-1 for the active positions."""
         if len(positions) == 0:
             return x
-        return run_layers(self.model, self.cache, range(self.lower, self.model.n_layers), x, positions)[-1]
+        return run_layers(self.model, self.cache, range(self.lower, self.model.n_layers), x, positions, self.record)[-1]
 
     def block_step(self, block, t):
         """A dual-cache step over the block's rows, TokenSkip included: their last hidden states."""
-        x = embed(self.model, self.canvas[block])
-        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, block)
+        x = embed(self.model, self.canvas[block], self.record)
+        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, block, self.record)
         active = ~self.stable_tokens(block, states[1:self.lower], t)
         self.count_step(block, active)
         if not self.may_skip:
@@ -559,8 +562,8 @@ class Generation:
     def skipping_refresh(self, block):
         """skip_refresh: lower layers for the whole canvas, upper layers for what changed since the last refreshes."""
         everything = np.arange(len(self.canvas))
-        x = embed(self.model, self.canvas)
-        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, everything)
+        x = embed(self.model, self.canvas, self.record)
+        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, everything, self.record)
         active = ~self.stable_positions(block, states[1:self.lower])
         if self.refresh_reference is None:
             self.refresh_reference = states[1:self.lower]

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Whether `tokenskip trace --dump` writes what the NumPy reference computes, pass by pass and record by record.
+
+    python3 tests/golden/check_dump.py [--program ./tokenskip] [NAME...]
+
+The generations are those of generate.json and generate_refresh.json (NAME: only these), each with TokenSkip off
+(pass0, pass1, ...) and on (skip.pass0, ...). A dump must hold exactly the reference's names, shapes and values. It is
+read here from its bytes alone, as the format's description has it, without the library's reader.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import reference
+from reference import np
+
+TOLERANCE = 2e-5  # of 1 + the largest magnitude: the reference computes in float64, the library in float32
+
+
+def read_safetensors(path):
+    data = open(path, "rb").read()
+    size = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:8 + size]), data[8 + size:]
+    tensors, end = {}, 0
+    for name, entry in sorted(((n, e) for n, e in header.items() if n != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
+        begin, after = entry["data_offsets"]
+        assert begin == end and entry["dtype"] == "F32", name
+        tensors[name] = np.frombuffer(body[begin:after], dtype="<f4").reshape(entry["shape"])
+        end = after
+    assert end == len(body)
+    return tensors
+
+
+class Watched(reference.Generation):
+    """A generation that keeps, of every pass, what the tracer would show of it."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.passes = []
+
+    def record(self, name, layer, before, after):
+        kept = self.passes[-1]
+        if name.endswith("_cache"):
+            return  # taken when the pass is over, of layers that did not run too
+        if "_rope_" in name:
+            kept[name.replace("_rope_", "_rope.")] = after.reshape(len(after), -1, self.model.head_dim).copy()
+            return
+        kept[name + ".output"] = after.copy()
+        if name not in ("embedding", "logits"):
+            kept[name + ".input"] = before.copy()
+
+    def rows(self, positions):
+        states = super().rows(positions)
+        self.final = states[-1]
+        return states
+
+    def block_step(self, block, t):
+        self.final = super().block_step(block, t)
+        return self.final
+
+    def skipping_refresh(self, block):
+        states, self.final, n_active = super().skipping_refresh(block)
+        return states, self.final, n_active
+
+    def output_states(self, block, step):
+        self.passes.append({})
+        output = super().output_states(block, step)
+        reference.head(self.model, self.final, self.record)
+        for layer in range(self.model.n_layers):
+            for part, cache in (("k", self.cache.k), ("v", self.cache.v)):
+                heads = cache[layer].reshape(len(self.canvas), -1, self.model.head_dim)
+                self.passes[-1][f"kv_{layer}.{part}"] = heads.transpose(1, 0, 2).copy()
+        return output
+
+
+def expected_values(model, golden, changes, prefix):
+    options = {**golden["options"], **changes}
+    canvas = golden["prompt"] + [model.mask_id] * options["gen_length"]
+    generation = Watched(model, canvas, len(golden["prompt"]), options)
+    generation.run()
+    return {f"{prefix}pass{n}.{name}": value for n, kept in enumerate(generation.passes) for name, value in kept.items()}
+
+
+def arguments(golden):
+    """A case's options as the command spells them."""
+    out = ["--prompt-ids", ",".join(map(str, golden["prompt"]))]
+    for name, value in golden["options"].items():
+        flag = "--" + name.replace("_", "-")
+        if name == "threshold" and value is None:
+            out += ["--no-threshold"] if golden["options"]["factor"] is None else []
+        elif isinstance(value, bool):
+            out += [flag if value else flag.replace("--", "--no-", 1)]
+        elif value is not None:
+            out += [flag, str(value)]
+    return out
+
+
+def differences(found, expected):
+    for name in sorted(set(found) ^ set(expected)):
+        yield name + (" is not in the reference" if name in found else " is not in the dump")
+    for name in sorted(set(found) & set(expected)):
+        a, b = found[name], expected[name]
+        known = np.isfinite(b)  # a position that a refresh skipped has no last states
+        if a.shape != b.shape:
+            yield f"{name} has shape {a.shape}, not {b.shape}"
+        elif known.any() and not np.max(np.abs(a - b)[known]) <= TOLERANCE * (1 + np.max(np.abs(b[known]))):
+            yield f"{name} is off by {np.max(np.abs(a - b)[known]):.3g}"
+
+
+def check(program, model, golden):
+    folder = os.path.join(reference.HERE, "models", golden["model"])
+    with tempfile.TemporaryDirectory() as scratch:
+        path = os.path.join(scratch, "dump.safetensors")
+        subprocess.run([program, "trace", "-m", folder, "--dump", path, *arguments(golden)], check=True, stdout=subprocess.DEVNULL)
+        found = read_safetensors(path)
+    expected = expected_values(model, golden, {"skip_layer_k": 0, "skip_refresh": False}, "")
+    if golden["options"]["skip_layer_k"]:
+        expected.update(expected_values(model, golden, {}, "skip."))
+    return len(expected), list(differences(found, expected))
+
+
+def can_run(golden):
+    """The command has no way to fix tokens of the generated part, and a generation without a pass nothing to dump."""
+    rest = golden.get("canvas", [])[len(golden["prompt"]):]
+    return len(set(rest)) <= 1 and golden["expected"]["nfe"] > 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--program", default="./tokenskip")
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    models = {name: reference.Model(spec, reference.make_tensors(spec)) for name, spec in reference.MODELS.items()}
+    goldens = [json.load(open(os.path.join(reference.HERE, file))) for file in ("generate.json", "generate_refresh.json")]
+    cases = [c for g in goldens for c in g["cases"] if can_run(c) and (not given.names or c["name"] in given.names)]
+    failures, values = 0, 0
+    for case in cases:
+        n, wrong = check(given.program, models[case["model"]], case)
+        values += n
+        failures += bool(wrong)
+        for line in wrong[:3]:
+            print(f"{case['name']}: {line}")
+    print(f"{len(cases)} generations, {values} tensors, {failures} generations differ")
+    return 1 if failures or len(cases) < max(1, len(given.names)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
