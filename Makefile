@@ -6,6 +6,7 @@
 #   make examples        the programs of examples/, in build/
 #   make compile-matrix  the header under gcc and clang, C99 to C++17, with and without CUDA
 #   make fuzz            the parsers under libFuzzer (clang), FUZZ_SECONDS each
+#   make test-threads    one model, many threads, under -fsanitize=thread
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
@@ -38,7 +39,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-oracle test-gpu test-browser bench-gemm bench-tokenizer kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-browser bench-gemm bench-tokenizer kernels clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -139,6 +140,10 @@ build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 
 $(TEST_PROGRAMS): %: %.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)
+
+test-threads: | build/tests
+	$(CC) -std=c99 -O1 -g -fsanitize=thread $(WARNINGS) -I. tests/test_threads.c tests/library.c -o build/test_threads $(LIBS)
+	build/test_threads
 
 test-oracle: tokenskip
 	sh tests/oracle/run.sh

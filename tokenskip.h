@@ -982,10 +982,12 @@ static void tsk__file_close(tsk__file *file) {
     file->descriptor = -1;
 }
 
-/* Whether there is a file of that name; any other trouble shows when it is opened for its contents. */
+/* Whether there is a file of that name, be it a link that leads nowhere; any other trouble shows when it is opened for
+   its contents. */
 static int tsk__file_exists(const char *path, const tsk_host *host) {
+    struct stat status;
     tsk__file file;
-    if (!host || !host->files) return access(path, F_OK) == 0;
+    if (!host || !host->files) return lstat(path, &status) == 0;
     if (tsk__file_open(&file, path, host, NULL) != TSK_OK) return 0;
     tsk__file_close(&file);
     return 1;

@@ -5,12 +5,14 @@
        oracle_encode DIR --decode         each line a JSON list of ids  → a JSON string
        oracle_encode DIR --decode --skip  the same without special tokens
        oracle_encode DIR --chat           each line [{"role":…, "content":…}] → the rendered conversation
+       oracle_encode DIR --memory         nothing is read: the bytes that the loaded tokenizer keeps
    With --stream decoding goes a token at a time. A line that is no valid JSON gives null. */
 #define TOKENSKIP_IMPLEMENTATION
 #include "../tokenskip.h"
+#include "test.h"
 
 typedef struct options {
-    int plain, decode, skip, stream, chat;
+    int plain, decode, skip, stream, chat, memory;
 } options;
 
 static void fail(const tsk_error *error) {
@@ -80,6 +82,21 @@ static void chat(const tsk_tokenizer *tokenizer, const tsk_json_value *list, tsk
     tsk_text_free(&text);
 }
 
+static int print_memory(const char *dir) {
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_host host;
+    tsk_tokenizer *tokenizer;
+    tsk_error error;
+    memset(&host, 0, sizeof host);
+    memset(&error, 0, sizeof error);
+    host.allocator = &allocator;
+    if (tsk_tokenizer_load(dir, &host, &tokenizer, &error) != TSK_OK) fail(&error);
+    printf("%zu\n", counting.bytes);
+    tsk_tokenizer_free(tokenizer);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     options o;
     tsk_tokenizer *tokenizer;
@@ -97,8 +114,10 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--skip") == 0) o.skip = 1;
         else if (strcmp(argv[i], "--stream") == 0) o.stream = 1;
         else if (strcmp(argv[i], "--chat") == 0) o.chat = 1;
+        else if (strcmp(argv[i], "--memory") == 0) o.memory = 1;
         else return 2;
     }
+    if (o.memory) return print_memory(argv[1]);
     if (tsk_tokenizer_load(argv[1], NULL, &tokenizer, &error) != TSK_OK) fail(&error);
     while ((size = getline(&line, &capacity, stdin)) > 0) {
         tsk_json *document = NULL;

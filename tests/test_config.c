@@ -436,6 +436,77 @@ static void test_cut_files(void) {
     refuse_dir(dir, TSK_ERROR_IO, "model.safetensors", "FIFO", "", __LINE__);
 }
 
+/* Cut to nothing between loading and use; NULL: no file. */
+static const char *cut_before_use;
+
+static int load_logits(const char *dir, int no_map, float *logits) {
+    static const int32_t ids[n_ids] = {1, 5, 39, 7, 39, 22, 0, 38, 9};
+    tsk_model_options options = tsk_model_options_default();
+    tsk_generate_options small = tsk_generate_options_default();
+    tsk_model *model = NULL;
+    tsk_session *session = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 1;
+    options.host.no_map = no_map;
+    if (!test_check(tsk_model_load(dir, &options, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return 0;
+    CHECK(tsk_model_tokenizer(model) == NULL);
+    if (cut_before_use && truncate(cut_before_use, 0) != 0) exit(2);
+    small.gen_length = small.block_length = 8;
+    CHECK_INT(tsk_session_create(model, &small, &session, NULL), TSK_OK);
+    CHECK_INT(tsk_session_logits(session, ids, n_ids, 0, n_ids, logits, NULL), TSK_OK);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    return 1;
+}
+
+/* A good folder of three shards in which `name` is a link, or (NULL) a folder. */
+static const char *replaced(const char *name, const char *link) {
+    char path[700];
+    const char *dir;
+    fresh();
+    spread_over_shards(3);
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (rename(path, tsk_test_path("elsewhere")) != 0 || (link ? symlink(link, path) : mkdir(path, 0700)) != 0) exit(2);
+    return dir;
+}
+
+/* A link counts as what it leads to, as in the cache that Hugging Face's clients make. One that leads nowhere is not an
+   absent file. */
+static void test_links_and_folders(void) {
+    static const char *const names[] = {"config.json", "model.safetensors.index.json", "model-00002-of-00003.safetensors"};
+    static float plain[n_ids * vocabulary], linked[n_ids * vocabulary];
+    size_t i;
+    fresh();
+    load_logits(write_folder(), 0, plain);
+    for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+        refuse_dir(replaced(names[i], "nowhere"), TSK_ERROR_IO, names[i], "No such file", "cannot open", __LINE__);
+        refuse_dir(replaced(names[i], names[i]), TSK_ERROR_IO, names[i], "symbolic links", "cannot open", __LINE__);
+        refuse_dir(replaced(names[i], NULL), TSK_ERROR_IO, names[i], "is a directory", "cannot open", __LINE__);
+        memset(linked, 0, sizeof linked);
+        load_logits(replaced(names[i], tsk_test_path("elsewhere")), 0, linked);
+        CHECK(memcmp(plain, linked, sizeof plain) == 0);
+    }
+}
+
+/* Read instead of mapped, a model needs its files no more: someone may cut them. */
+static void test_cut_after_loading(void) {
+    static float before[n_ids * vocabulary], after[n_ids * vocabulary];
+    char path[700];
+    const char *dir;
+    fresh();
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    load_logits(dir, 1, before);
+    cut_before_use = path;
+    memset(after, 0, sizeof after);
+    CHECK(load_logits(dir, 1, after));
+    cut_before_use = NULL;
+    CHECK(memcmp(before, after, sizeof before) == 0);
+}
+
 /* ---- the index */
 
 #define INDEX "model.safetensors.index.json"
@@ -507,27 +578,6 @@ static void test_index_strangers(void) {
 }
 
 /* ---- good folders, however they are stored */
-
-static int load_logits(const char *dir, int no_map, float *logits) {
-    static const int32_t ids[n_ids] = {1, 5, 39, 7, 39, 22, 0, 38, 9};
-    tsk_model_options options = tsk_model_options_default();
-    tsk_generate_options small = tsk_generate_options_default();
-    tsk_model *model = NULL;
-    tsk_session *session = NULL;
-    tsk_error error;
-    memset(&error, 0, sizeof error);
-    options.device = TSK_DEVICE_CPU;
-    options.n_threads = 1;
-    options.host.no_map = no_map;
-    if (!test_check(tsk_model_load(dir, &options, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return 0;
-    CHECK(tsk_model_tokenizer(model) == NULL);
-    small.gen_length = small.block_length = 8;
-    CHECK_INT(tsk_session_create(model, &small, &session, NULL), TSK_OK);
-    CHECK_INT(tsk_session_logits(session, ids, n_ids, 0, n_ids, logits, NULL), TSK_OK);
-    tsk_session_free(session);
-    tsk_model_free(model);
-    return 1;
-}
 
 /* Logits of the folder as it is now, mapped and read, which must agree to the bit. */
 static void built_logits(float *logits) {
@@ -769,6 +819,8 @@ int main(void) {
     test_folder_names();
     test_tensors();
     test_cut_files();
+    test_links_and_folders();
+    test_cut_after_loading();
     test_index();
     test_shards();
     test_index_strangers();

@@ -287,6 +287,19 @@ static void test_memory(void) {
     CHECK(n > 20 && n < 2000);
 }
 
+/* A tokenizer_config.json that leads nowhere: its template and tokens must not be done without in silence. */
+static void test_dangling(void) {
+    tsk_tokenizer *tokenizer = load_template(llada, "<|startoftext|>");
+    tsk_tokenizer_free(tokenizer);
+    if (!CHECK(tokenizer != NULL) || unlink(tsk_test_path("tokenizer_config.json")) != 0) return;
+    CHECK_INT(tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error), TSK_OK);
+    tsk_tokenizer_free(tokenizer);
+    if (!CHECK_INT(symlink("nowhere", tsk_test_path("tokenizer_config.json")), 0)) return;
+    CHECK_INT(tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error), TSK_ERROR_IO);
+    CHECK_CONTAINS(error.message, "tokenizer_config.json': No such file");
+    unlink(tsk_test_path("tokenizer_config.json"));
+}
+
 /* A model without a tokenizer hands NULL on. */
 static void test_no_tokenizer(void) {
     tsk_message message = {"user", "hi"};
@@ -315,5 +328,6 @@ int main(void) {
     test_refused();
     test_places();
     test_memory();
+    test_dangling();
     return test_end("test_template");
 }

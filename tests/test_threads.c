@@ -1,6 +1,6 @@
 /* One model, many threads, each with a session of its own: the same tokens as alone. Worth most under -fsanitize=thread:
 
-       cc -std=c99 -O1 -g -fsanitize=thread tests/test_threads.c -o test_threads -lm -lpthread -ldl && ./test_threads */
+       make test-threads */
 #include "../tokenskip.h"
 #include "golden.h"
 

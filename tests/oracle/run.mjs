@@ -1,5 +1,6 @@
 // Compares tokenskip.h with the reference on generated strings: ids, decoded text, decoded text without special tokens,
-// and streamed text; and chat templates with Jinja2 on generated conversations. Exit 1 on any difference.
+// and streamed text; and chat templates with Jinja2 on generated conversations. Exit 1 on any difference, or where a
+// tokenizer keeps more than four times the bytes of its file.
 //
 //   node run.mjs PATH_TO_oracle_encode [--count 200000] [--seed 1] [--only NAME] [--show 5]
 import fs from 'node:fs';
@@ -82,6 +83,8 @@ for (const [name, folder, n] of folders) {
     compare(skip ? 'decode without special tokens' : 'decode', ours.map((t) => JSON.stringify(JSON.parse(t))), expected, listLines);
     if (!skip) compare('streamed decode', (await filter([folder, '--decode', '--stream'], listLines)).map((t) => JSON.stringify(JSON.parse(t))), expected, listLines);
   }
+  const kept = Number((await filter([folder, '--memory'], []))[0]), size = fs.statSync(file).size;
+  if (!(kept <= 4 * size + 100000)) failures++, console.log(`  ${kept} bytes kept of a file of ${size}`); // (Unicode tables: 100 KB at most)
   console.log(`${name}: ${texts.length} texts, ${lists.length} id lists, ${failures} differences so far`);
 }
 // ---- chat templates: those that come with npm packages, LLaDA's, and two that differ from a package's by one sentence
