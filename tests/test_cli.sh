@@ -228,6 +228,10 @@ test_presets() {
     seed=$(skip)
     works $generate $options --skip-policy exit --skip-masked --skip-threshold 0.95 --skip-outlier 0.7 --skip-reference last-step
     check "preset seed is its five options" [ "$(skip)" = "$seed" ]
+    works $generate $options --skip-preset fast
+    fast="$(skip) $(number refresh_token_layers_computed)"
+    works $generate $options --skip-masked --skip-threshold 0.9 --skip-outlier -1 --skip-max-age 2 --skip-refresh
+    check "preset fast is its five options" [ "$(skip) $(number refresh_token_layers_computed)" = "$fast" ]
     works $generate $options --skip-preset default
     default=$(skip)
     works $generate $options
