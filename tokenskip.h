@@ -84,6 +84,13 @@ HOW MASKED DIFFUSION WRITES
        prefix    block and blocks after                           prompt and earlier blocks: from the refresh
        dual      block                                            all others: from the refresh
 
+   A refresh computes as many rows as the canvas has. refresh_every N keeps every N-th only: the other blocks start with a
+   pass like their later ones. refresh_rows R makes up for it bit by bit: each such pass of the dual cache also computes R
+   rows of the rest and replaces their K and V. First come those made from an id that has changed since (the last tokens
+   committed to a finished block, computed when they were masks), then those computed the longest ago, near the block
+   first. These rows are no part of the block: they run all layers whatever TokenSkip decides, predict nothing, and are
+   counted as refreshed_rows, not as active ones or token-layers.
+
 WHAT TOKENSKIP ADDS
    From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
    each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and up:
@@ -515,8 +522,12 @@ typedef struct tsk_generate_options {
     tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
     int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
     int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
-    int skip_warm_start;         /* 0               1: the first block step compares with the refresh */
+    int skip_warm_start;         /* 0               1: the first block step after a refresh compares with it */
     int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
+    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
+                                                    the stalest first */
+    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
+                                                    with a forward of the whole canvas; the others with a block step */
     int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in block steps,
                                                     whatever their states say: for benchmarks */
     int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
@@ -536,6 +547,7 @@ typedef struct tsk_step {
     int32_t pass;                /* number of this forward pass in the generation, from 0 */
     int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
     int32_t block_step;          /* 0: the forward at the block's start */
+    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
     int32_t n_positions;         /* positions of the block */
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
@@ -569,6 +581,7 @@ typedef struct tsk_result {
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
     uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
+    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
     int32_t refreshes, block_steps;
 } tsk_result;
@@ -10321,6 +10334,7 @@ typedef struct tsk__request {
     int32_t infill_count;          /* masked positions of the prompt */
     int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
     int32_t n_positions;           /* of the current block */
+    int32_t n_started;             /* blocks that had a pass, the current one included */
     int32_t block_step, block_masks;  /* passes done in it; masks at its start */
     int32_t first_row, n_rows;     /* of the pass under way */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
@@ -10343,11 +10357,14 @@ typedef struct tsk__request {
     int32_t *canvas;               /* [length] */
     int32_t *positions;            /* [max block] */
     tsk__skip_token *tokens;       /* [length] */
+    int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
+    uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
     tsk__prediction *last;         /* [max block] each slot's last prediction */
     int32_t *predictions;          /* [max block] */
     float *confidences;            /* [max block] */
     uint8_t *committed, *active;   /* [max block] */
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
+    uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     int32_t *candidate_slots, *candidate_positions, *candidate_ids; /* [max block] */
     float *candidate_confidences;
@@ -10378,6 +10395,7 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.skip_layer_k = TSK_AUTO;
     o.skip_threshold = 0.95f;
     o.skip_outlier = 0.7f;
+    o.refresh_every = 1;
     o.skip_force_active = TSK_AUTO;
     o.skip_force_refresh = TSK_AUTO;
     return o;
@@ -10421,6 +10439,12 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
                          (int)o->skip_layer_k);
     TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
     TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
+    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
+                         (int)o->refresh_rows);
+    TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
+    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
+                         (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
     TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
     TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
@@ -10451,6 +10475,9 @@ static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) 
     TSK__REQUEST_ARRAY(int32_t, canvas, length);
     TSK__REQUEST_ARRAY(int32_t, positions, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
+    TSK__REQUEST_ARRAY(int32_t, nearest, length);
+    TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
+    TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
     TSK__REQUEST_ARRAY(tsk__prediction, last, block);
     TSK__REQUEST_ARRAY(int32_t, predictions, block);
     TSK__REQUEST_ARRAY(float, confidences, block);
@@ -10559,6 +10586,26 @@ static void tsk__request_end_early(tsk__request *r) {
     r->is_finished = 1;
 }
 
+/* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
+static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
+    if (position < 0 || position >= r->length || r->is_listed[position]) return n;
+    r->is_listed[position] = 1;
+    r->nearest[n] = position;
+    return n + 1;
+}
+
+/* Lists the canvas by distance from the block, its own positions first, by walking outwards from all of them at once;
+   of two positions as far away the lower comes first. */
+static void tsk__request_list_nearest(tsk__request *r) {
+    int32_t i, n = 0;
+    memset(r->is_listed, 0, (size_t)r->length * sizeof *r->is_listed);
+    for (i = 0; i < r->n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    for (i = 0; i < n; i++) {
+        n = tsk__request_list(r, n, r->nearest[i] - 1);
+        n = tsk__request_list(r, n, r->nearest[i] + 1);
+    }
+}
+
 /* Makes block number r->block the current one. */
 static void tsk__request_enter_block(tsk__request *r) {
     int has_infill = r->infill_count > 0;
@@ -10575,6 +10622,8 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->block_step = 0;
     r->has_previous = 0;
     r->result.n_blocks = r->block + 1;
+    r->n_started += r->block_masks > 0;
+    if (r->options.refresh_rows) tsk__request_list_nearest(r);
 }
 
 /* The next block that holds a mask becomes the current one; none: the generation is over. */
@@ -10638,7 +10687,7 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
     for (i = 0; i < r->length; i++) r->tokens[i].computed_id = -1;
-    r->block = 0;
+    r->block = r->n_started = 0;
     r->pass = 0;
     r->has_refresh = 0;
     r->cursor = 0;
@@ -10650,6 +10699,43 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
 
 /* ---- one pass: plan, decide, output, finish */
 
+/* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
+   cache. */
+static int tsk__request_is_refresh_next(const tsk__request *r) {
+    return r->options.cache == TSK_CACHE_NONE || (r->block_step == 0 && (r->n_started - 1) % r->options.refresh_every == 0);
+}
+
+/* Rows of the canvas that a block step computes beside the block's. */
+static int32_t tsk__request_extra_rows(const tsk__request *r) {
+    int32_t outside = r->length - r->n_positions;
+    return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
+}
+
+/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
+   its block's last pass replaced. */
+static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
+    return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
+}
+
+/* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
+   have no states, are never skipped and predict nothing. */
+static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
+    int32_t left = tsk__request_extra_rows(r), i;
+    uint32_t stalest = 0;
+    while (left > 0) {
+        uint32_t next = UINT32_MAX;
+        for (i = r->n_positions; i < r->length && left > 0; i++) {
+            int32_t position = r->nearest[i];
+            uint32_t freshness = tsk__request_freshness(r, position);
+            if (freshness > stalest && freshness < next) next = freshness;
+            if (freshness != stalest) continue;
+            tsk__pass_add_row(p, r->canvas[position], position, -1);
+            left--;
+        }
+        stalest = next;
+    }
+}
+
 /* A refresh under skip_refresh has states of its own, of every position of the canvas. */
 static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
 
@@ -10658,7 +10744,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
-    if (!r->is_forced) r->is_full = r->block_step == 0 || o->cache == TSK_CACHE_NONE;
+    if (!r->is_forced) r->is_full = tsk__request_is_refresh_next(r);
     r->first_row = p->n;
     p->caches[p->n_requests] = r->kv;
     if (tsk__request_skips_refresh(r)) {
@@ -10668,6 +10754,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
         for (i = 0; i < r->n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+        tsk__request_add_extra_rows(r, p);
     } else {
         if (!r->is_full) first = r->positions[0];
         for (i = first; i < r->length; i++) {
@@ -10737,13 +10824,19 @@ static uint64_t tsk__request_lower_layers(const tsk__request *r) {
     return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
 }
 
+/* All layers of a position ran: its K and V come from the id it has. */
+static void tsk__request_note_computed(tsk__request *r, int32_t position) {
+    r->tokens[position].computed_id = r->canvas[position];
+    r->computed_passes[position] = r->pass;
+}
+
 /* After the layers of a refresh: which positions' K and V now come from the ids they have. */
 static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
     for (i = 0; i < r->length; i++) {
         tsk__skip_token *token = &r->tokens[i];
         int active = !r->is_deciding || p->active[r->first_row + i];
-        if (active) token->computed_id = r->canvas[i];
+        if (active) tsk__request_note_computed(r, i);
         token->refresh_age = active ? 0 : token->refresh_age + 1;
         token->age = 0;
         n_active += active;
@@ -10761,10 +10854,11 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
     if (r->is_full) tsk__request_note_refresh(r, p);
+    for (i = r->n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
     for (i = 0; i < r->n_positions; i++) {
         tsk__skip_token *token = &r->tokens[r->positions[i]];
         r->active[i] = r->is_full || !r->is_deciding || p->active[r->first_row + i];
-        if (in_step && r->active[i]) token->computed_id = r->canvas[r->positions[i]];
+        if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
         if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
     }
 }
@@ -10886,6 +10980,7 @@ static void tsk__request_count(tsk__request *r, double ms) {
         n_active += r->active[i];
         n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
     }
+    result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
     r->active_counts[result->n_block_steps] = n_active;
     r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
     result->token_layers_total += rows * layers;
@@ -10906,6 +11001,7 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.pass = (int32_t)r->pass;
     step.block = r->block;
     step.block_step = r->block_step;
+    step.is_refresh = r->is_full;
     step.n_positions = r->n_positions;
     step.positions = r->positions;
     step.predictions = r->predictions;
@@ -11238,6 +11334,7 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     if (status != TSK_OK) return status;
     memcpy(a->canvas, b->canvas, (size_t)b->length * sizeof *b->canvas);
     memcpy(a->tokens, b->tokens, (size_t)b->length * sizeof *b->tokens);
+    memcpy(a->computed_passes, b->computed_passes, (size_t)b->length * sizeof *b->computed_passes);
     memcpy(a->positions, b->positions, (size_t)b->n_positions * sizeof *b->positions);
     memcpy(a->last, b->last, (size_t)b->n_positions * sizeof *b->last);
     memcpy(a->block_results, b->block_results, (size_t)b->result.n_blocks * sizeof *b->block_results);
@@ -11253,9 +11350,11 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     a->result.stable_masked = a->stable_masked_counts;
     a->block = b->block;
     a->n_positions = b->n_positions;
+    a->n_started = b->n_started;
     a->block_step = b->block_step;
     a->block_masks = b->block_masks;
     a->pass = b->pass;
+    if (a->options.refresh_rows) tsk__request_list_nearest(a);
     /* States of another K, or none, are nothing to compare with. */
     a->has_previous = b->has_previous && a->n_states == b->n_states;
     a->has_refresh = b->has_refresh && a->n_states == b->n_states && a->options.skip_refresh && a->n_states;
@@ -11676,8 +11775,8 @@ static void tsk__batch_admit(tsk_batch *b) {
 
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
-    if (r->block_step == 0 || r->options.cache == TSK_CACHE_NONE) return r->length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->n_positions : r->length - r->positions[0];
+    if (tsk__request_is_refresh_next(r)) return r->length;
+    return r->options.cache == TSK_CACHE_DUAL ? r->n_positions + tsk__request_extra_rows(r) : r->length - r->positions[0];
 }
 
 /* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
@@ -11690,7 +11789,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
         if (rows > room) continue;
         r->layer_budget = 0;
-        if (budget && r->block_step == 0) {
+        if (budget && r->block_step == 0 && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
             r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;

@@ -90,6 +90,8 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     options.skip_full_every = golden_int(o, "skip_full_every", 0);
     options.skip_warm_start = golden_bool(o, "skip_warm_start");
     options.skip_refresh = golden_bool(o, "skip_refresh");
+    options.refresh_rows = golden_int(o, "refresh_rows", 0);
+    options.refresh_every = golden_int(o, "refresh_every", 1);
     return options;
 }
 

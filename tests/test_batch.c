@@ -50,6 +50,8 @@ static void random_job(job *j, const tsk_model_config *config) {
     o->skip_warm_start = (int)random_below(2);
     o->skip_refresh = o->skip_layer_k > 0 && random_below(2);
     o->skip_max_age = (int32_t)random_below(3);
+    o->refresh_rows = o->cache == TSK_CACHE_DUAL && random_below(2) ? (int32_t)random_below(40) : 0;
+    o->refresh_every = o->cache != TSK_CACHE_NONE && random_below(2) ? (int32_t)(1 + random_below(3)) : 1;
     j->n_prompt = (int32_t)random_below(max_prompt);
     for (i = 0; i < j->n_prompt; i++) {
         j->prompt[i] = (int32_t)random_below((uint32_t)config->vocab_size);

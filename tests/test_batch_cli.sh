@@ -79,12 +79,13 @@ test_requests() {
 {"id": "choices", "prompt_ids": [1, 2, 3], "cache": "prefix", "remasking": "random", "skip_layer_k": 0}
 {"id": "switches", "prompt_ids": [1, 2, 3], "eos_stop": false, "skip_masked": true, "skip_refresh": true}
 {"id": "no", "prompt_ids": [1, 2, 3], "no_eos_stop": true, "no_skip_masked": false, "no_skip_refresh": false}
+{"id": "refreshes", "prompt_ids": [1, 2, 3], "no_threshold": true, "refresh_rows": 5, "refresh_every": 2}
 {"id": "preset", "prompt_ids": [1, 2, 3], "skip_preset": "seed", "skip_threshold": 1e-1, "skip_reference": "last-computed"}
 {"id": "factor", "prompt_ids": [1, 2, 3], "factor": 1.5}
 {"id": "\u00e4\"\n", "prompt_ids": [1, 2, 3]}
 END
     works_silently $small
-    check "a result for each request" equal "$(wc -l < "$output")" 10
+    check "a result for each request" equal "$(wc -l < "$output")" 11
     check "each is JSON" all_json "$output"
     check "in order" [ "$(id_list "$output" | head -n 4 | tr '\n' ' ')" = '"plain" 7 -7 "7" ' ]
     alone() { # alone ID OPTIONS...: what generate makes of it
@@ -101,6 +102,7 @@ END
     alone '"choices"' --cache prefix --remasking random
     alone '"switches"' --no-eos-stop --skip-masked --skip-refresh
     alone '"no"' --no-eos-stop --skip-masked --skip-refresh
+    alone '"refreshes"' --no-threshold --refresh-rows 5 --refresh-every 2
     alone '"preset"' --skip-preset seed --skip-threshold 0.1 --skip-reference last-computed
     alone '"factor"' --factor 1.5
     check "an id keeps its characters" grep -q -F '{"id":"ä\"\n","text"' "$output"

@@ -88,6 +88,8 @@ test_arguments() {
     refuses 1 '64' generate -m $golden --prompt-ids 1,2,64
     refuses 1 '2147483647' generate -m $golden --prompt-ids 1,2147483647
     refuses 1 'skip_refresh' $generate --skip-refresh --skip-layer-k 0
+    refuses 1 'refresh_rows 4 needs cache dual' $generate --refresh-rows 4 --cache prefix
+    refuses 1 'refresh_every must be positive' $generate --refresh-every 0
     refuses 1 'measures nothing' bench --batch 0
     refuses 1 'tokenizer' generate -m $golden -p hello
     refuses 1 'tokenizer' chat -m $golden
@@ -198,6 +200,10 @@ test_generate() {
     adds_up "--skip-refresh" 8 32 2
     check "refreshes of 35 positions are counted" equal "$(number refresh_token_layers_total)" $((4 * 35 * 4))
     check "some of them skipped" [ "$(number refresh_token_layers_computed)" -lt $((4 * 35 * 4)) ]
+    works $generate $options --json --no-threshold --refresh-every 3 --refresh-rows 2
+    check "two of four blocks start with a refresh" equal "$(number refreshes)" 2
+    check "two more rows in each other pass" equal "$(number refreshed_rows)" $((2 * 30))
+    check "which are no token-layers of the blocks" equal "$(number token_layers_total)" $((30 * 8 * 4))
     works $generate $options --json --no-threshold
     check "one token a step by default" equal "$(top_number nfe)" 32
     works $generate $options --json --no-threshold --steps 8

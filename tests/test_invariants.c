@@ -32,6 +32,7 @@ typedef struct run {
     tsk_block_result blocks[max_length];
     int32_t active[max_passes], stable_masked[max_passes];
     int32_t asked, passes, commits_of_pass[max_passes], block_of_pass[max_passes], step_of_pass[max_passes], masks_of_pass[max_passes];
+    int is_refresh[max_passes];
     float confidences[max_confidences];
     int32_t n_confidences;
     int32_t n_skipped, n_skipped_masked, wrong;
@@ -71,13 +72,14 @@ static int watch(void *user, const tsk_step *step) {
     r->wrong += step->pass != r->passes || step->n_active != active || step->n_stable_masked != stable_masked || step->masks_left != masks;
     r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length || step->prompt_length != r->n_prompt;
     /* The first block step after a refresh has nothing to compare with, unless it keeps the refresh's states. */
-    if (step->block_step <= (r->options.skip_warm_start ? 0 : 1)) r->wrong += active != step->n_positions;
+    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip_warm_start)) r->wrong += active != step->n_positions;
     r->wrong += !r->options.skip_masked && stable_masked != 0;
     r->n_skipped += step->n_positions - active;
     r->n_skipped_masked += stable_masked;
     r->commits_of_pass[r->passes] = commits;
     r->block_of_pass[r->passes] = step->block;
     r->step_of_pass[r->passes] = step->block_step;
+    r->is_refresh[r->passes] = step->is_refresh;
     r->masks_of_pass[r->passes] = before;
     return r->passes++ == r->stop_at;
 }
@@ -171,21 +173,23 @@ static void check_quotas(const run *r) {
     CHECK_INT(left, 0);
 }
 
-/* Layers below K run for all of the block's rows, the others for the active ones. An infilling block has as many rows as
-   the prompt has masks. */
+/* Layers below K run for all of the block's rows, the others for the active ones; refresh_rows adds rows of its own. An
+   infilling block has as many rows as the prompt has masks. */
 static void check_layer_counts(const run *r, const tsk_model_config *config, int32_t k) {
-    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0, total = 0;
-    int32_t i, n = 0, infilled = 0;
+    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0, total = 0, refreshed = 0;
+    int32_t i, n = 0, infilled = 0, length = r->n_prompt + r->options.gen_length;
     for (i = 0; i < r->n_prompt; i++) infilled += r->prompt[i] == r->mask;
     for (i = 0; i < r->passes; i++) {
         uint64_t rows = (uint64_t)(infilled && r->block_of_pass[i] == 0 ? infilled : r->options.block_length);
-        if (r->step_of_pass[i] == 0) continue;
+        if (r->is_refresh[i]) continue;
         total += rows * layers;
         computed += rows * lower + (uint64_t)r->active[n++] * (layers - lower);
+        refreshed += r->options.refresh_rows < length - (int32_t)rows ? (uint64_t)r->options.refresh_rows : (uint64_t)length - rows;
     }
     CHECK_INT(r->result.n_block_steps, n);
     CHECK(r->result.token_layers_total == total);
     CHECK(r->result.token_layers_computed == computed);
+    CHECK(r->result.refreshed_rows == refreshed);
 }
 
 static void check_finished(const run *r, const tsk_model_config *config) {
@@ -256,6 +260,8 @@ static void random_options(run *r, const tsk_model_config *config) {
     o->seed = (uint64_t)random_below(1000000) << 20;
     o->eos_stop = random_below(2);
     if (o->cache == TSK_CACHE_DUAL) random_skip(r);
+    if (o->cache == TSK_CACHE_DUAL && random_below(2)) o->refresh_rows = random_below(30);
+    if (o->cache != TSK_CACHE_NONE && random_below(2)) o->refresh_every = 1 + random_below(4);
     random_prompt(r, config, random_below(20));
     for (i = 0; i < r->n_prompt && random_below(3) == 0; i++)
         if (random_below(3) == 0) r->prompt[i] = r->mask;

@@ -50,6 +50,7 @@ static void check_case(const tsk_json_value *test, const tsk_result *r) {
     CASE_CHECK(same_ids(tsk_json_get(skip, "stable_masked"), r->stable_masked, r->n_block_steps));
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_computed", -1) == r->token_layers_computed);
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_total", -1) == r->token_layers_total);
+    CASE_CHECK((uint64_t)golden_number(expected, "refreshed_rows", 0) == r->refreshed_rows);
     CASE_CHECK((uint64_t)golden_number(skip, "refresh_token_layers_computed", 0) == r->refresh_token_layers_computed);
     CASE_CHECK((uint64_t)golden_number(skip, "refresh_token_layers_total", 0) == r->refresh_token_layers_total);
 #undef CASE_CHECK
@@ -104,6 +105,7 @@ int main(void) {
     size_t i;
     run_goldens("tests/golden/generate.json");
     run_goldens("tests/golden/generate_refresh.json");
+    run_goldens("tests/golden/generate_rows.json");
     for (i = 0; i < sizeof models / sizeof models[0]; i++) tsk_model_free(models[i].model);
     return test_end("test_session");
 }

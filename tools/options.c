@@ -21,6 +21,7 @@ typedef struct cli_option {
 #define FIELD(name) offsetof(cli_settings, name)
 #define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP | CLI_BATCH)
 #define GENERATION (ENGINES | CLI_REQUEST) /* of one generation: a request of batch may have its own */
+#define REFRESHES (GENERATION & ~(CLI_TRACE | CLI_CALIBRATE)) /* these two take every block's first pass for a refresh */
 
 static const cli_option table[] = {
     {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, FIELD(model_dir), "DIR", "the model's folder"},
@@ -72,6 +73,8 @@ static const cli_option table[] = {
     {"skip-full-every", 0, GENERATION, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
     {"skip-warm-start", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
     {"skip-refresh", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
+    {"refresh-rows", 0, REFRESHES, KIND_INT, FIELD(generate.refresh_rows), "R", "further rows that every block step computes, the\nstalest of the canvas first (0)"},
+    {"refresh-every", 0, REFRESHES, KIND_INT, FIELD(generate.refresh_every), "N", "only every N-th block starts with a pass over the\nwhole canvas (1)"},
     {"skip-preset", 0, GENERATION, KIND_TEXT, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
 
     {"shape", 0, CLI_BENCH, KIND_TEXT, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},

@@ -31,6 +31,7 @@ static void write_timing(tsk_json_writer *json, const cli_engine *engine, const 
     cli_json_double(json, "load_ms", engine->load_ms);
     cli_json_double(json, "refresh_ms", result->refresh_ms);
     cli_json_uint(json, "refreshes", (uint64_t)result->refreshes);
+    cli_json_uint(json, "refreshed_rows", result->refreshed_rows);
     cli_json_double(json, "block_step_ms", result->block_step_ms);
     cli_json_uint(json, "block_steps", (uint64_t)result->block_steps);
     cli_json_double(json, "total_ms", result->total_ms);

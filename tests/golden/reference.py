@@ -34,6 +34,11 @@ TokenSkip      t = 1, 2, ... counts the block's steps after its block-start pass
                with a zero vector is 0. `exit`: a stable token's output is its h_K of this step. `reuse`: its last h_L.
 skip_refresh   Reference of a position: h_1..h_(K-1) of the refresh that last ran it through all layers. Full steps
                (skip_full_every) concern block steps only. Refreshes are counted in token layers as block steps are.
+refresh_every  n: the first block that starts with a mask in it, and every n-th after it, start with a pass over the whole
+               canvas; the others with a block step (t = 0), of `prefix` or `dual`, that has no prev.
+refresh_rows   R: every block step of `dual` also computes R further positions, through all layers, whatever TokenSkip
+               decides: first those whose upper layers last ran with another id than they have, then those that ran the
+               longest ago; of equals the nearest to a position of the block, then the lowest.
 
 Files
 -----
@@ -46,6 +51,7 @@ generate.json          generations. `canvas`, where present, is the whole starti
                        `margin` is the smallest distance of a decision (null where there was none to take).
                        `usage_errors` are options to refuse
 generate_refresh.json  the same with skip_refresh
+generate_rows.json     the same with refresh_rows and refresh_every, which the others leave out
 """
 
 import json
@@ -450,6 +456,10 @@ def usage_error(options):
         return "threshold and factor exclude each other"
     if options["skip_layer_k"] > 0 and options["cache"] != "dual":
         return "skip_layer_k needs cache dual"
+    if options.get("refresh_rows", 0) > 0 and options["cache"] != "dual":
+        return "refresh_rows needs cache dual"
+    if options.get("refresh_every", 1) > 1 and options["cache"] == "none":
+        return "refresh_every needs a cache"
     return None
 
 
@@ -474,6 +484,8 @@ class Generation:
         self.refresh_reference = None
         self.refresh_age = np.zeros(len(canvas), dtype=int)
         self.refresh_computed = self.refresh_total = 0
+        self.ran_at = np.full(len(canvas), -1)  # the pass in which each position's upper layers last ran
+        self.n_started = self.refreshed_rows = 0
 
     # -- forward passes ------------------------------------------------------------------------------------------
 
@@ -493,14 +505,17 @@ class Generation:
         else:
             states = self.rows(everything)
             output, n_active = states[-1], len(everything)
-            self.upper_id[:] = self.canvas
+            self.note_ran(everything)
         self.refresh_total += len(everything) * self.model.n_layers
         self.refresh_computed += self.token_layers(len(everything), n_active)
-        self.age = np.zeros(len(block), dtype=int)
         self.output = output[block]
-        warm = self.options["skip_warm_start"]
-        self.reference = [h[block] for h in states[1:self.lower]] if warm else None
+        if self.options["skip_warm_start"]:
+            self.reference = [h[block] for h in states[1:self.lower]]
         return self.output
+
+    def note_ran(self, positions):
+        self.upper_id[positions] = self.canvas[positions]
+        self.ran_at[positions] = self.nfe
 
     def upper_rows(self, x, positions):
         """Layers K..L-1 for the active positions."""
@@ -510,18 +525,33 @@ class Generation:
 
     def block_step(self, block, t):
         """A dual-cache step over the block's rows, TokenSkip included: their last hidden states."""
-        x = embed(self.model, self.canvas[block], self.record)
-        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, block, self.record)
-        active = ~self.stable_tokens(block, states[1:self.lower], t)
+        extra = self.extra_rows(block)
+        rows, n = np.concatenate([block, extra]), len(block)
+        self.refreshed_rows += len(extra)
+        x = embed(self.model, self.canvas[rows], self.record)
+        states = [x] + run_layers(self.model, self.cache, range(self.lower), x, rows, self.record)
+        last, compared = states[-1], [h[:n] for h in states[1:self.lower]]
+        active = ~self.stable_tokens(block, compared, t)
+        running = np.concatenate([active, np.ones(len(extra), dtype=bool)])
         self.count_step(block, active)
+        if self.may_skip:
+            last[running] = self.upper_rows(last[running].copy(), rows[running])
+        self.note_ran(rows[running])
         if not self.may_skip:
-            return states[-1]
-        output = self.output.copy()
-        output[active] = self.upper_rows(states[-1][active], block[active])
-        self.remember(block, states[1:self.lower], output, active)
-        if self.options["skip_policy"] == "exit":
-            return np.where(active[:, None], output, states[-1])
-        return output
+            return last[:n]
+        output = np.where(active[:, None], last[:n], self.output)
+        self.remember(compared, output, active)
+        return last[:n] if self.options["skip_policy"] == "exit" else output
+
+    def extra_rows(self, block):
+        """refresh_rows: the stalest positions outside the block."""
+        def staleness(position):
+            is_same = self.upper_id[position] == self.canvas[position]
+            return (is_same, self.ran_at[position] if is_same else 0, np.min(np.abs(block - position)), position)
+
+        outside = np.setdiff1d(np.arange(len(self.canvas)), block)
+        chosen = sorted(outside, key=staleness)[:self.options.get("refresh_rows", 0)]
+        return np.array(chosen, dtype=int)
 
     # -- TokenSkip -----------------------------------------------------------------------------------------------
 
@@ -539,7 +569,7 @@ class Generation:
             allowed &= self.age < options["skip_max_age"]
         return allowed & looks_stable(self.reference, states, options, self.margin, allowed)
 
-    def remember(self, block, states, output, active):
+    def remember(self, states, output, active):
         first = self.reference is None
         if first or self.options["skip_reference"] == "last-step":
             self.reference = states
@@ -547,7 +577,6 @@ class Generation:
             self.reference = [np.where(active[:, None], new, old) for new, old in zip(states, self.reference)]
         self.output = output
         self.age = np.where(active, 0, self.age + 1)
-        self.upper_id[block[active]] = self.canvas[block[active]]
 
     def count_step(self, block, active):
         masked = self.canvas[block] == self.model.mask_id
@@ -572,7 +601,7 @@ class Generation:
         output = np.full_like(x, np.nan)  # nobody may read a stable position's output
         output[active] = self.upper_rows(states[-1][active], everything[active])
         self.refresh_age = np.where(active, 0, self.refresh_age + 1)
-        self.upper_id[active] = self.canvas[active]
+        self.note_ran(everything[active])
         return states, output, int(np.sum(active))
 
     def stable_positions(self, block, states):
@@ -598,7 +627,7 @@ class Generation:
 
     def output_states(self, block, step):
         """One forward pass: the last hidden states of the block's rows."""
-        if step == 0:
+        if step == 0 and self.n_started % self.options.get("refresh_every", 1) == 0:
             return self.refresh(block)
         if self.options["cache"] == "none":
             return self.rows(np.arange(len(self.canvas)))[-1][block]
@@ -623,11 +652,15 @@ class Generation:
         n_blocks = self.options["gen_length"] // self.options["block_length"]
         steps = self.options["steps"] // n_blocks
         quotas = get_num_transfer_tokens(self.masks(block), steps)
+        self.age = np.zeros(len(block), dtype=int)
+        self.output = np.zeros((len(block), self.model.spec["d_model"]))
+        self.reference = None
         while self.masks(block):
             step = self.nfe - first
             quota = max(1, quotas[step]) if step < steps else 1
             self.commit(block, self.output_states(block, step), quota)
             self.nfe += 1
+        self.n_started += self.nfe > first
         self.blocks.append({"nfe": self.nfe - first, "mask_residual": self.masks(block)})
 
     def masks(self, positions):
@@ -657,6 +690,8 @@ class Generation:
         if self.options["skip_refresh"]:
             expected["skip"]["refresh_token_layers_computed"] = self.refresh_computed
             expected["skip"]["refresh_token_layers_total"] = self.refresh_total
+        if self.options.get("refresh_rows"):
+            expected["refreshed_rows"] = self.refreshed_rows
         return expected
 
 
@@ -880,6 +915,29 @@ def refresh_cases():
     yield case("refresh temperature", "odd-f16", off, skip_refresh=True, temperature=0.5, seed=13, **masked)
 
 
+def further_rows_cases():
+    masked = dict(skip_masked=True, **SKIP)
+    adds, starts = differs(refresh_rows=0), differs(refresh_every=1)
+    blocks = dict(gen_length=32, block_length=8, steps=32)
+    for model in MODELS:
+        yield case(f"rows {model}", model, adds, refresh_rows=5, refresh_every=1)
+        yield case(f"every {model}", model, starts, refresh_rows=0, refresh_every=2)
+        yield case(f"rows, every {model}", model, all_of(adds, starts), **blocks, refresh_rows=4, refresh_every=3)
+        yield case(f"rows, every {model} threshold", model, adds, threshold=0.7, refresh_rows=7, refresh_every=2)
+        yield case(f"rows {model} whole canvas", model, same(cache="none", refresh_rows=0, refresh_every=1),
+                   refresh_rows=100, refresh_every=2)
+    yield case("every prefix", "gqa-bf16", starts, cache="prefix", refresh_rows=0, refresh_every=2)
+    yield case("rows skip", "mha-f32", all_of(adds, differs(skip_layer_k=0)), **blocks, **masked, refresh_rows=3,
+               refresh_every=2)
+    yield case("rows skip exit", "gqa-bf16", adds, **masked, skip_policy="exit", refresh_rows=4, refresh_every=1)
+    yield case("rows skip_refresh", "odd-f16", all_of(adds, differs(skip_refresh=False)), **blocks, **masked,
+               skip_refresh=True, refresh_rows=6, refresh_every=2)
+    yield case("rows infill", "gqa-bf16", all_of(adds, starts), holes=(0, 4, 5, 6, 9, 13), refresh_rows=3,
+               refresh_every=2)
+    yield case("every, first block fixed", "mha-f32", starts, **blocks, fixed={i: None for i in range(8)},
+               refresh_rows=0, refresh_every=2)
+
+
 def first_canvas(case, spec, prompt_seed):
     """The prompt, then masks; holes and fixed tokens put in."""
     gen_length, mask_id = case["options"]["gen_length"], spec["mask_token_id"]
@@ -929,6 +987,13 @@ def generate_golden(models):
     assert all(refused["why"] for refused in usage_errors)
     cases = [golden_case(c, models) for group in (plain_cases, canvas_cases, skip_cases) for c in group()]
     return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": cases, "usage_errors": usage_errors}
+
+
+def further_rows_golden(models):
+    wrong = [dict(cache="none", refresh_rows=1), dict(cache="prefix", refresh_rows=1), dict(cache="none", refresh_every=2)]
+    refused = [{"options": {**DEFAULTS, **w}, "why": usage_error({**DEFAULTS, **w})} for w in wrong]
+    cases = [golden_case(c, models) for c in further_rows_cases()]
+    return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": cases, "usage_errors": refused}
 
 
 def refresh_golden(models):
@@ -1163,7 +1228,7 @@ def derive():
         files.update({f"models/{name}/{path}": data for path, data in model_files(spec, tensors).items()})
     goldens = {"philox": philox_golden(), "schedule": schedule_golden(), "selection": selection_golden(),
                "cosine": cosine_golden(), "generate": generate_golden(models),
-               "generate_refresh": refresh_golden(models)}
+               "generate_refresh": refresh_golden(models), "generate_rows": further_rows_golden(models)}
     goldens.update({"forward_" + name: forward_golden(name, model) for name, model in models.items()})
     files.update({name + ".json": (text(golden) + "\n").encode() for name, golden in goldens.items()})
     return files
