@@ -106,7 +106,7 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
     do {
         int32_t arriving = random_below(4);
         while (arriving-- && submitted < n_jobs) submit(batch, &jobs[submitted++]);
-        if (cancels && submitted && random_below(8) == 0) tsk_batch_cancel(batch, (uint64_t)(1 + random_below(submitted)));
+        if (cancels && submitted && random_below(3) == 0) tsk_batch_cancel(batch, (uint64_t)(1 + random_below(submitted)));
         CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
         CHECK(status.in_flight <= max_requests && status.rows <= max_rows);
     } while (submitted < n_jobs || status.in_flight || status.queued);
