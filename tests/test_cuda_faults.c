@@ -58,6 +58,12 @@ static int give(void *out, size_t size) {
     memcpy(out, &address, sizeof address);
     return address ? 0 : 2;
 }
+static int give_primary(CUcontext *out) {  /* the device has one, however often it is asked for */
+    static char primary;
+    void *address = &primary;
+    memcpy(out, &address, sizeof address);
+    return 0;
+}
 static int take(const void *address) { return free((void *)(uintptr_t)address), 0; }
 static int move(void *to, const void *from, size_t size) { return memmove(to, from, size), 0; }
 static int set_int(int *out, int value) { return *out = value, 0; }
@@ -86,7 +92,7 @@ W(CUresult, cuDeviceGetCount, (int *a), (a), 999, set_int(a, driver.n_devices), 
 W(CUresult, cuDeviceGet, (CUdevice *a, int b), (a, b), 999, set_int(a, b), NOTHING, 0)
 W(CUresult, cuDeviceGetName, (char *a, int b, CUdevice c), (a, b, c), 999, set_text(a, (size_t)b + 0 * (size_t)c, "no GPU at all"), NOTHING, 0)
 W(CUresult, cuDeviceGetAttribute, (int *a, CUdevice_attribute b, CUdevice c), (a, b, c), 999, attribute(a, b) + 0 * c, NOTHING, 0)
-W(CUresult, cuDevicePrimaryCtxRetain, (CUcontext *a, CUdevice b), (a, b), 2, give(a, 1) + 0 * b, CONTEXT, 1)
+W(CUresult, cuDevicePrimaryCtxRetain, (CUcontext *a, CUdevice b), (a, b), 2, give_primary(a) + 0 * b, CONTEXT, 1)
 W(CUresult, cuDevicePrimaryCtxRelease_v2, (CUdevice a), (a), 0, 0 * a, CONTEXT, -1)
 W(CUresult, cuCtxPushCurrent_v2, (CUcontext a), (a), 0, a == NULL, CURRENT, 1)
 W(CUresult, cuCtxPopCurrent_v2, (CUcontext *a), (a), 0, a == NULL, CURRENT, -1)
@@ -409,7 +415,8 @@ static void check_refusal(tsk_dtype dtype, int call, int after) {
     tsk_error_clear(&error);
 }
 
-/* Each of the allocating calls; of the others the first ones, and then ever fewer. */
+/* Each of the allocating calls; of the others the first ones, and then ever fewer, on a real GPU (slow: a quarter of a
+   second each) of all. */
 static void test_refusals(tsk_dtype dtype, int is_real) {
     static int counts[N_CALLS];
     tsk_error error;
@@ -423,13 +430,13 @@ static void test_refusals(tsk_dtype dtype, int is_real) {
     memcpy(counts, driver.calls, sizeof counts);
     check_nothing_left("after everything went well");
     for (call = 0; call < N_CALLS; call++) {
-        int every = call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate;
+        int every = !is_real && (call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate);
         if (is_real && (call == CALL_cuStreamQuery || call == CALL_cuModuleGetFunction || call == CALL_cuFuncSetAttribute)) continue; /* enough without */
-        for (after = 0; after < counts[call]; after = every || after < 2 ? after + 1 : 2 * after, n++) check_refusal(dtype, call, after);
+        for (after = 0; after < counts[call]; after = every || after < 2 ? after + 1 : (is_real ? 3 : 2) * after, n++) check_refusal(dtype, call, after);
     }
     CHECK_INT(use_library(dtype, NULL, &error), TSK_OK);
     printf("%s: %d refusals by %s\n", dtype == TSK_DTYPE_F32 ? "f32" : "bf16", n, is_real ? "the GPU's driver" : "the test's driver");
-    CHECK(n > 100);
+    CHECK(n > (is_real ? 40 : 100));
 }
 
 static void test_host_memory(tsk_dtype dtype) {
