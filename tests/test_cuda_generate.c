@@ -209,7 +209,7 @@ static void test_on_device(const char *name, const char *dir, tsk_device device,
     for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++) {
         tsk_model *model = load_model(dir, device, dtypes[i]);
         before = test_failed;
-        test_invariants_of(model, 40);
+        test_invariants_of(model, 60);
         if (i == 0 && batches) {
             test_as_alone(model, name, 40, 8, 300, 300, 0, 1);
             test_as_alone(model, name, 30, 5, 150, 90, 60, 1); /* waiting, moving together, refreshes cut by layers */
