@@ -10,6 +10,7 @@
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
+#   make test-gpu-sanitize its last part, compute-sanitizer, alone
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
 #   make bench-tokenizer the tokenizer beside the official library (needs node and npm)
 #   make kernels         kernels.cu.h from kernels.cu
@@ -39,7 +40,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-browser bench-gemm bench-tokenizer kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer kernels clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -148,10 +149,18 @@ test-threads: | build/tests
 test-oracle: tokenskip
 	sh tests/oracle/run.sh
 
-# On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, then compute-sanitizer.
-test-gpu: build/tests/test_cuda tokenskip
-	./build/tests/test_cuda gpu
-	sh tests/cuda/sanitize.sh ./tokenskip $(DEMO_MODEL)
+# On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, invariants and batches on the device,
+# calls refused by its driver, the demo model's accuracy, then compute-sanitizer. All are run, whatever became of the others.
+GPU_TESTS = test_cuda test_cuda_generate test_cuda_faults
+
+test-gpu: $(GPU_TESTS:%=build/tests/%) tokenskip
+	@failed=; for test in $(GPU_TESTS); do echo "$$test"; ./build/tests/$$test gpu || failed="$$failed $$test"; done; \
+	sh tests/cuda/accuracy.sh ./tokenskip $(DEMO_MODEL) || failed="$$failed accuracy"; \
+	sh tests/cuda/sanitize.sh ./tokenskip $(DEMO_MODEL) build/tests/test_cuda || failed="$$failed compute-sanitizer"; \
+	if [ -n "$$failed" ]; then echo "test-gpu: failed:$$failed"; exit 1; fi; echo "test-gpu: passed"
+
+test-gpu-sanitize: build/tests/test_cuda tokenskip
+	sh tests/cuda/sanitize.sh ./tokenskip $(DEMO_MODEL) build/tests/test_cuda
 
 test-browser: tokenskip
 	sh tests/browser/run.sh

@@ -1,22 +1,13 @@
-/* >>cuda: every operation against the CPU backend, whole generations against the CPU's, and what must be bit-identical.
-   Without a GPU that says "skipped"; what can run without one does: NVRTC compiles every kernel for every architecture. */
+/* >>cuda: every operation against the CPU backend, by itself and three layers together. Without a GPU that says "skipped";
+   what can run without one does: NVRTC compiles every kernel for every architecture. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
 #ifndef TEST_HEADER
 #define TEST_HEADER "../tokenskip.h"
 #endif
 #include TEST_HEADER
-#include "test.h"
+#include "random_model.h"
 
-static uint32_t random_state = 1;
-static uint32_t random_word(void) { return random_state = random_state * 1664525u + 1013904223u; }
-static int32_t random_below(int32_t n) { return (int32_t)(random_word() >> 8) % n; }
-
-static void must(tsk_status status, const tsk_error *error) {
-    if (status == TSK_OK) return;
-    printf("%s: %s\n%s\n", tsk_status_string(status), error->message, error->log ? error->log : "");
-    exit(2);
-}
 static void *room(size_t size) {
     void *block = malloc(size ? size : 1);
     if (!block) exit(2);
@@ -24,41 +15,37 @@ static void *room(size_t size) {
     return block;
 }
 
-/* ---- models */
+/* ---- models: all ways through the layers, by head size (64 and 128 have kernels of their own), and by widths that are no
+   multiple of anything */
 
-typedef struct shape { const char *name; int32_t d, layers, heads, kv_heads, hd, mlp, vocabulary; } shape;
 static const shape shapes[] = {
-    {"mha 64", 256, 3, 4, 4, 64, 704, 1000},     {"gqa 128", 512, 3, 4, 2, 128, 1040, 2051}, {"gqa 32", 192, 3, 6, 3, 32, 200, 515},
-    {"odd", 78, 3, 3, 1, 26, 115, 301},          {"wide head", 384, 3, 2, 1, 192, 520, 640}, {"hd 16", 128, 3, 8, 2, 16, 264, 999},
+    {"mha 64", 256, 3, 4, 4, 704, 1000, 0, 0, 0, 1},  {"gqa 128", 512, 3, 4, 2, 1040, 2051, 1, 0, 0, 2}, {"gqa 32", 192, 3, 6, 3, 200, 515, 1, 1, 0, 1},
+    {"odd", 78, 3, 3, 1, 115, 301, 1, 1, 0, 1},       {"wide head", 384, 3, 2, 1, 520, 640, 0, 0, 1, 1}, {"hd 16", 128, 3, 8, 2, 264, 999, 0, 1, 0, 3},
 };
-enum { n_shapes = sizeof shapes / sizeof shapes[0] };
+enum { n_shapes = sizeof shapes / sizeof shapes[0], n_random_shapes = 8 };
 
-static tsk_model_config config_of(const shape *s) {
-    tsk_model_config c;
-    memset(&c, 0, sizeof c);
-    c.d_model = s->d, c.n_layers = s->layers, c.n_heads = s->heads, c.n_kv_heads = s->kv_heads, c.head_dim = s->hd, c.mlp_hidden_size = s->mlp;
-    c.vocab_size = c.embedding_size = s->vocabulary;
-    c.max_sequence_length = 1024;
-    c.mask_token_id = s->vocabulary - 2, c.eos_token_id = s->vocabulary - 1, c.pad_token_id = -1;
-    c.rope_theta = 10000.0f, c.rms_norm_eps = 1e-5f;
-    return c;
-}
-
-static tsk_model *model_of(const shape *s, tsk_device device, tsk_dtype dtype) {
-    tsk_model_options o = tsk_model_options_default();
-    tsk_model_config c = config_of(s);
-    tsk_model *model = NULL;
-    tsk_error error;
-    memset(&error, 0, sizeof error);
-    o.device = device;
-    o.dtype = dtype;
-    must(tsk_model_random(&c, 7, &o, &model, &error), &error);
-    return model;
+static shape random_shape(int number) {
+    static const int32_t head_dims[] = {64, 128, 64, 128, 32, 16, 8, 80, 96, 26, 256};
+    static char names[n_random_shapes][24];
+    shape s;
+    int32_t head_dim = head_dims[random_below(11)], groups = 1 + random_below(head_dim > 100 ? 2 : 4);
+    memset(&s, 0, sizeof s);
+    snprintf(names[number], sizeof names[number], "random %d", number & 7);
+    s.name = names[number];
+    s.layers = 2;
+    s.kv_heads = 1 + random_below(3);
+    s.heads = s.kv_heads * groups;
+    s.d = s.heads * head_dim;
+    s.mlp = random_below(3) ? 8 * (4 + random_below(150)) : 30 + random_below(900);
+    s.vocabulary = 50 + random_below(2000);
+    s.qkv_bias = random_below(2), s.linear_bias = random_below(3) == 0, s.tied = random_below(4) == 0;
+    s.head_gain = 1 + 3 * (float)random_below(2);
+    return s;
 }
 
 /* ---- one pass, step by step, on any backend */
 
-enum { max_rows = 200, max_requests = 3, n_states = 2, n_steps = 64 };
+enum { max_rows = 200, max_requests = 3, n_states = 2, n_steps = 96 };
 
 typedef struct outcome {          /* what every operation left, as f32 */
     float *values[n_steps];
@@ -210,7 +197,7 @@ static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, in
     p.n = n, p.n_requests = n_requests, p.masked = masked, p.compacted = compacted;
     for (r = 0; r < n_requests; r++) {
         int32_t share = r + 1 == n_requests ? n - done : n / n_requests, at;
-        p.lengths[r] = share + random_below(max_rows - share);
+        p.lengths[r] = share + random_below(max_rows - share + 1);
         at = random_below(p.lengths[r] - share + 1);
         for (i = 0; i < share; i++, done++) p.tokens[done] = random_below(c->vocab_size), p.positions[done] = at + i, p.requests[done] = r, p.slots[done] = at + i;
     }
@@ -247,151 +234,487 @@ static void compare_outcomes(const shape *s, const plan *p, const outcome *refer
     CHECK(wrong <= (is_bf16 ? p->n_head / 4 + 1 : 0));
 }
 
-static void test_operations(const shape *s) {
+static void test_passes(const shape *s, tsk_model *const models[3]) {
     static const struct { int32_t n, requests; int masked, compacted; float temperature; } cases[] = {
         {32, 1, 0, 0, 0}, {17, 1, 1, 0, 0.7f}, {64, 2, 1, 0, 0}, {50, 3, 0, 0, 1}, {1, 1, 0, 0, 0}, {130, 1, 0, 1, 0}, {150, 3, 0, 0, 0}, {40, 1, 0, 0, 0}};
-    tsk_model *cpu = model_of(s, TSK_DEVICE_CPU, TSK_DTYPE_F32), *f32 = model_of(s, TSK_DEVICE_CUDA, TSK_DTYPE_F32), *bf16 = model_of(s, TSK_DEVICE_CUDA, TSK_DTYPE_BF16);
     size_t i;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        plan p = plan_of(cpu->backend->config, cases[i].n, cases[i].requests, cases[i].masked, cases[i].compacted, cases[i].temperature);
+        plan p = plan_of(models[0]->backend->config, cases[i].n, cases[i].requests, cases[i].masked, cases[i].compacted, cases[i].temperature);
         outcome reference, got, again;
         int j;
-        run_pass(cpu, &p, &reference, 0);
-        run_pass(f32, &p, &got, 0);
+        run_pass(models[0], &p, &reference, 0);
+        run_pass(models[1], &p, &got, 0);
         compare_outcomes(s, &p, &reference, &got, 1e-5, 0);
         free_outcome(&got);
-        run_pass(bf16, &p, &got, 0);
+        run_pass(models[2], &p, &got, 0);
         compare_outcomes(s, &p, &reference, &got, 3e-2, 1);
-        run_pass(bf16, &p, &again, 1);  /* recorded, and replayed: the same bits */
+        run_pass(models[2], &p, &again, 1);  /* recorded, and replayed: the same bits */
         for (j = 0; j < again.n; j++)
             CHECK(memcmp(again.values[again.n - 1 - j], got.values[got.n - 1 - j], again.counts[again.n - 1 - j] * sizeof(float)) == 0);
         CHECK(memcmp(again.predictions, got.predictions, (size_t)p.n_head * sizeof *got.predictions) == 0);
         free_outcome(&reference), free_outcome(&got), free_outcome(&again);
     }
-    tsk_model_free(cpu), tsk_model_free(f32), tsk_model_free(bf16);
 }
 
-/* ---- whole generations */
+/* ---- every operation by itself: fresh random inputs, the same on both sides and of the activations' type; outputs are NaN
+   before it, and so are all rows and cached positions that do not count */
 
-static void generate(tsk_model *model, const tsk_generate_options *o, const int32_t *prompt, int32_t n, int32_t *tokens, tsk_result *result) {
-    tsk_session *session = NULL;
+/* What a case is: rows, any positions in order of any requests, some of them inactive; inputs. */
+typedef struct trial {
+    const tsk_model_config *c;
+    plan p;
+    int narrows;                   /* 0: all rows run; 1: inactive ones are masked where the backend can; 2: compacted away */
+    int is_bf16;
+    int32_t capacities[max_requests], ran[max_rows], n_ran;
+    float *x, *q, *attention, *hidden;                 /* inputs, as the operations' activations */
+    float *k[max_requests], *v[max_requests];          /* [n_layers, n_kv_heads, capacity, head_dim] */
+    float *states[max_requests], *outputs[max_requests];
+} trial;
+
+/* What an operation left: compared, unless exact, by the norm of the difference. */
+typedef struct result {
+    const char *name;
+    float *values;
+    size_t count;
+    double bound;                  /* 0: every bit */
+} result;
+typedef struct results { result all[n_steps]; int n; } results;
+
+typedef struct side {
+    tsk__backend *b;
+    tsk__stream *s;
+    tsk__kv caches[max_requests];
+    void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what taps point at */
+    const trial *t;
+    int is_masked, is_compacted;   /* how this backend narrows */
+    results *out;
+} side;
+
+static uint16_t rounded_bits(float value) { return value == value ? tsk__bf16_from_float(value) : 0xffff; }
+
+static float *random_values(size_t count, float scale, int is_bf16) {
+    float *values = (float *)room(count * sizeof *values);
+    size_t i;
+    for (i = 0; i < count; i++) {
+        values[i] = scale * random_normal();
+        if (is_bf16) values[i] = tsk__float_from_bf16(tsk__bf16_from_float(values[i]));
+    }
+    return values;
+}
+
+/* Host values into the backend's memory. */
+static void put(const side *a, void *to, const float *values, size_t count) {
     tsk_error error;
     memset(&error, 0, sizeof error);
-    must(tsk_session_create(model, o, &session, &error), &error);
-    must(tsk_generate(session, prompt, n, NULL, result, &error), &error);
-    memcpy(tokens, result->tokens, (size_t)result->n_tokens * sizeof *tokens);
-    tsk_session_free(session);
-}
-
-static void test_generations(const shape *s) {
-    tsk_model *cpu = model_of(s, TSK_DEVICE_CPU, TSK_DTYPE_F32), *f32 = model_of(s, TSK_DEVICE_CUDA, TSK_DTYPE_F32), *bf16 = model_of(s, TSK_DEVICE_CUDA, TSK_DTYPE_BF16);
-    int round, same = 0, rounds = 10;
-    for (round = 0; round < rounds; round++) {
-        tsk_generate_options o = tsk_generate_options_default();
-        int32_t prompt[40], n = 5 + random_below(30), i, a[64], b[64], plain[64], skip[64];
-        tsk_result result;
-        for (i = 0; i < n; i++) prompt[i] = random_below(s->vocabulary - 2);
-        o.gen_length = 32, o.block_length = 16, o.eos_stop = 0;
-        o.cache = round % 3 == 0 ? TSK_CACHE_DUAL : round % 3 == 1 ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
-        o.threshold = round % 2 ? 0.02f : 0.9f;
-        o.temperature = round % 4 == 3 ? 0.5f : 0;
-        o.skip_layer_k = o.cache == TSK_CACHE_DUAL ? 2 : 0;
-        o.skip_threshold = 0.5f, o.skip_outlier = 0.1f, o.skip_masked = round == 6;
-        generate(cpu, &o, prompt, n, a, &result);
-        generate(f32, &o, prompt, n, b, &result);
-        CHECK_INT(result.mask_residual, 0);
-        same += memcmp(a, b, 32 * sizeof *a) == 0;
-        o.cache = TSK_CACHE_DUAL, o.skip_masked = 0;
-        o.skip_layer_k = 0;
-        generate(bf16, &o, prompt, n, plain, &result);
-        o.skip_layer_k = 2, o.skip_threshold = 1.0f;
-        generate(bf16, &o, prompt, n, skip, &result);
-        CHECK(memcmp(plain, skip, 32 * sizeof *plain) == 0);
-        CHECK_INT(result.mask_residual, 0);
-    }
-    printf("%s: %d of %d f32 generations equal the CPU's\n", s->name, same, rounds);
-    CHECK(same >= rounds - 1);  /* one may hang on a margin below rounding */
-    tsk_model_free(cpu), tsk_model_free(f32), tsk_model_free(bf16);
-}
-
-/* ---- what a trace sees: the CPU's names, rows and shapes in the CPU's order, and looking changes nothing */
-
-typedef struct seen {
-    char name[48], part[4];
-    int32_t pass, layer, n_rows, first, last;
-    uint64_t in[3], out[3];
-    double abs_mean;
-} seen;
-typedef struct seen_list { seen items[4096]; int n; } seen_list;
-
-static void see(void *user, const tsk_trace_record *r) {
-    seen_list *list = (seen_list *)user;
-    seen *to = &list->items[list->n < 4095 ? list->n++ : 4095];
-    memset(to, 0, sizeof *to);
-    snprintf(to->name, sizeof to->name, "%s", r->name);
-    snprintf(to->part, sizeof to->part, "%s", r->part);
-    to->pass = r->pass, to->layer = r->layer, to->n_rows = r->n_rows;
-    to->first = r->positions[0], to->last = r->positions[r->n_rows - 1];
-    memcpy(to->in, r->input_shape, sizeof to->in);
-    memcpy(to->out, r->output_shape, sizeof to->out);
-    to->abs_mean = r->stats.abs_mean;
-}
-
-/* `list` NULL: not traced. */
-static void generate_traced(tsk_model *model, const tsk_generate_options *o, seen_list *list, int32_t tokens[32]) {
-    static const int32_t prompt[] = {3, 14, 15, 92, 65, 35, 8};
-    tsk_trace_options tracing = tsk_trace_options_default();
-    tsk_session *session = NULL;
-    tsk_result result;
-    tsk_error error;
-    memset(&error, 0, sizeof error);
-    tracing.on_record = see;
-    tracing.user = list;
-    if (list) list->n = 0;
-    must(tsk_session_create(model, o, &session, &error), &error);
-    if (list) must(tsk_session_trace(session, &tracing, &error), &error);
-    must(tsk_generate(session, prompt, 7, NULL, &result, &error), &error);
-    memcpy(tokens, result.tokens, 32 * sizeof *tokens);
-    tsk_session_free(session);
-}
-
-/* Magnitudes only of the first pass: its tokens are the same whatever was decided later. */
-static void compare_seen(const char *what, const seen_list *cpu, const seen_list *cuda, double bound) {
-    int i, wrong = cpu->n != cuda->n, off = 0;
-    for (i = 0; i < cpu->n && i < cuda->n; i++) {
-        seen a = cpu->items[i], b = cuda->items[i];
-        off += a.pass == 0 && !(fabs(a.abs_mean - b.abs_mean) <= bound * a.abs_mean);
-        a.abs_mean = b.abs_mean = 0;
-        if (memcmp(&a, &b, sizeof a) != 0 && wrong++ == 0) printf("%s: pass %d has %s where the CPU has %s\n", what, (int)b.pass, b.name, a.name);
-    }
-    CHECK(cpu->n > 100 && cpu->n < 4095);
-    CHECK_INT(wrong, 0);
-    CHECK_INT(off, 0);
-}
-
-static void test_traces(const shape *s) {
-    static seen_list cpu_seen, cuda_seen;
-    static const tsk_dtype dtypes[] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
-    tsk_model *cpu = model_of(s, TSK_DEVICE_CPU, TSK_DTYPE_F32);
-    tsk_generate_options o = tsk_generate_options_default();
-    int32_t tokens[32], traced[32];
-    int i, exact;
-    o.gen_length = 32, o.block_length = 16, o.eos_stop = 0;
-    o.transfer = TSK_TRANSFER_SCHEDULE, o.steps = 12;
-    o.skip_layer_k = 2, o.skip_outlier = 0.1f, o.skip_masked = 1;
-    for (i = 0; i < 2; i++) {
-        tsk_model *cuda = model_of(s, TSK_DEVICE_CUDA, dtypes[i]);
-        for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody is */
-            o.skip_threshold = exact ? 1.0f : 0.5f;
-            generate_traced(cuda, &o, NULL, tokens);
-            generate_traced(cuda, &o, &cuda_seen, traced);
-            CHECK(memcmp(tokens, traced, sizeof tokens) == 0);
+    must(a->b->ops->wait(a->s, &error), &error);
+    if (a->b->ops == &tsk__cuda_backend_ops) {
+        tsk__cuda_backend *b = tsk__cuda_backend_of(a->b);
+        const void *from = values;
+        uint16_t *bits = NULL;
+        size_t i;
+        if (a->b->element_size == 2) {
+            from = bits = (uint16_t *)room(count * sizeof *bits);
+            for (i = 0; i < count; i++) bits[i] = rounded_bits(values[i]);
         }
-        generate_traced(cpu, &o, &cpu_seen, traced);
-        compare_seen(s->name, &cpu_seen, &cuda_seen, i ? 0.05 : 1e-3);
-        tsk_model_free(cuda);
+        tsk__cuda_enter(b);
+        if (b->api.cuMemcpyHtoDAsync_v2(tsk__cuda_address(to), from, count * a->b->element_size, NULL) != CUDA_SUCCESS || b->api.cuStreamSynchronize(NULL) != CUDA_SUCCESS) exit(2);
+        tsk__cuda_leave(b);
+        free(bits);
+    } else memcpy(to, values, count * sizeof *values);
+}
+
+static void poison(const side *a, void *to, size_t count) {
+    float *nan = (float *)room(count * sizeof *nan);
+    memset(nan, 0xff, count * sizeof *nan);
+    put(a, to, nan, count);
+    free(nan);
+}
+
+static float *get(const side *a, const void *from, size_t count) {
+    float *values = (float *)room(count * sizeof *values);
+    a->b->ops->download(a->s, values, from, count);
+    return values;
+}
+
+static size_t q_width(const tsk_model_config *c) { return (size_t)c->n_heads * (size_t)c->head_dim; }
+static size_t kv_width(const tsk_model_config *c) { return (size_t)c->n_kv_heads * (size_t)c->head_dim; }
+static size_t cache_size(const trial *t, int32_t r) { return (size_t)t->c->n_layers * kv_width(t->c) * (size_t)t->capacities[r]; }
+
+static void note_result(side *a, const char *name, float *values, size_t count, double bound) {
+    result *r = &a->out->all[a->out->n++];
+    if (a->out->n > n_steps) exit(2);
+    r->name = name, r->values = values, r->count = count, r->bound = bound;
+}
+
+static double bound_of(const side *a) { return a->t->is_bf16 ? 1e-2 : 1e-5; }
+
+/* The rows that ran, of [n, width]; compacted, they are the first. */
+static void keep_rows(side *a, const char *name, const void *from, size_t width, double bound) {
+    const trial *t = a->t;
+    int32_t i;
+    size_t size = width * sizeof(float);
+    float *all = get(a, from, (size_t)t->p.n * width), *kept = (float *)room((size_t)t->n_ran * size);
+    for (i = 0; i < t->n_ran; i++) memcpy(kept + (size_t)i * width, all + (size_t)(a->is_compacted ? i : t->ran[i]) * width, size);
+    free(all);
+    note_result(a, name, kept, (size_t)t->n_ran * width, bound);
+}
+
+/* Inputs [n, width] to where the rows that run look for them. */
+static void put_rows(const side *a, void *to, const float *values, size_t width) {
+    const trial *t = a->t;
+    float *rows = (float *)room((size_t)max_rows * width * sizeof *rows);
+    int32_t i;
+    memset(rows, 0xff, (size_t)max_rows * width * sizeof *rows);
+    for (i = 0; i < t->n_ran; i++) memcpy(rows + (size_t)(a->is_compacted ? i : t->ran[i]) * width, values + (size_t)t->ran[i] * width, width * sizeof *rows);
+    put(a, to, rows, (size_t)max_rows * width);
+    free(rows);
+}
+
+/* The rows that did not run are what they were. */
+static void check_others(const side *a, const void *from, const float *before, size_t width, const char *name) {
+    const trial *t = a->t;
+    int32_t i, changed = 0;
+    float *all;
+    if (!a->is_masked) return;
+    all = get(a, from, (size_t)t->p.n * width);
+    for (i = 0; i < t->p.n; i++) changed += !t->p.active[i] && memcmp(all + (size_t)i * width, before + (size_t)i * width, width * sizeof(float)) != 0;
+    if (changed) printf("%s changed %d rows that were masked\n", name, (int)changed);
+    CHECK_INT(changed, 0);
+    free(all);
+}
+
+/* The cache after qkv: what was written, by layer, head and position of the rows that ran; and that nothing else was. */
+static void keep_cache(side *a, const char *name, int32_t layer, int is_v) {
+    const trial *t = a->t;
+    size_t hd = (size_t)t->c->head_dim, heads = (size_t)t->c->n_kv_heads, h, used = 0;
+    float *kept = (float *)room((size_t)t->n_ran * kv_width(t->c) * sizeof(float));
+    int32_t r, i, changed = 0;
+    for (r = 0; r < t->p.n_requests; r++) {
+        size_t capacity = (size_t)t->capacities[r], vectors = cache_size(t, r) / hd, at;
+        float *all = get(a, is_v ? a->caches[r].v : a->caches[r].k, vectors * hd);
+        const float *before = is_v ? t->v[r] : t->k[r];
+        char *written = (char *)room(vectors);
+        memset(written, 0, vectors);
+        for (i = 0; i < t->n_ran; i++)
+            for (h = 0; h < heads && t->p.requests[t->ran[i]] == r; h++, used++) {
+                at = ((size_t)layer * heads + h) * capacity + (size_t)t->p.positions[t->ran[i]];
+                memcpy(kept + used * hd, all + at * hd, hd * sizeof(float));
+                written[at] = 1;
+            }
+        for (at = 0; at < vectors; at++) /* (a NaN is a NaN, whatever its bits) */
+            changed += !written[at] && (before[at * hd] == before[at * hd] ? memcmp(all + at * hd, before + at * hd, hd * sizeof(float)) != 0 : all[at * hd] == all[at * hd]);
+        free(all), free(written);
     }
-    tsk_model_free(cpu);
+    CHECK_INT(changed, 0);
+    note_result(a, name, kept, used * hd, bound_of(a));
+}
+
+static void put_caches(const side *a) {
+    int32_t r;
+    for (r = 0; r < a->t->p.n_requests; r++) {
+        put(a, a->caches[r].k, a->t->k[r], cache_size(a->t, r));
+        put(a, a->caches[r].v, a->t->v[r], cache_size(a->t, r));
+    }
+}
+
+static void put_states(const side *a) {
+    int32_t r;
+    size_t d = (size_t)a->t->c->d_model;
+    for (r = 0; r < a->t->p.n_requests; r++) {
+        put(a, a->caches[r].states, a->t->states[r], 2 * n_states * (size_t)max_rows * d);
+        put(a, a->caches[r].outputs, a->t->outputs[r], (size_t)max_rows * d);
+    }
+}
+
+/* A pass of the trial's rows whose x is the trial's: by load_outputs, that the backend knows of it. Then narrowed. */
+static void begin(const side *a, int narrow) {
+    const trial *t = a->t;
+    const tsk__backend_ops *ops = a->b->ops;
+    size_t d = (size_t)t->c->d_model;
+    int32_t all[max_rows], i, r;
+    tsk__rows rows;
+    memset(&rows, 0, sizeof rows);
+    for (r = 0; r < t->p.n_requests; r++) {
+        float *outputs = (float *)room(max_rows * d * sizeof *outputs);
+        memset(outputs, 0xff, max_rows * d * sizeof *outputs);
+        for (i = 0; i < t->p.n; i++)
+            if (t->p.requests[i] == r) all[i] = 1, memcpy(outputs + (size_t)t->p.slots[i] * d, t->x + (size_t)i * d, d * sizeof *outputs);
+        put(a, a->caches[r].outputs, outputs, max_rows * d);
+        free(outputs);
+    }
+    rows.n = t->p.n, rows.tokens = t->p.tokens, rows.positions = t->p.positions, rows.requests = t->p.requests, rows.slots = t->p.slots;
+    rows.caches = a->caches, rows.n_requests = t->p.n_requests;
+    ops->begin(a->s, &rows);
+    poison(a, a->s->x, (size_t)max_rows * d);
+    ops->load_outputs(a->s, all);
+    if (narrow && a->is_masked) ops->mask(a->s, t->p.active);
+    if (narrow && a->is_compacted) ops->compact(a->s, t->n_ran, t->ran);
+}
+
+static tsk__taps taps_of(const side *a) {
+    const tsk_model_config *c = a->t->c;
+    tsk__taps taps;
+    poison(a, a->norm, max_rows * (size_t)c->d_model), poison(a, a->projection, max_rows * (size_t)c->d_model);
+    poison(a, a->q, max_rows * q_width(c)), poison(a, a->k, max_rows * kv_width(c)), poison(a, a->v, max_rows * kv_width(c)), poison(a, a->k_rope, max_rows * kv_width(c));
+    poison(a, a->gate, max_rows * (size_t)c->mlp_hidden_size), poison(a, a->up, max_rows * (size_t)c->mlp_hidden_size);
+    taps.norm = a->norm, taps.q = a->q, taps.k = a->k, taps.v = a->v, taps.k_rope = a->k_rope, taps.gate = a->gate, taps.up = a->up, taps.projection = a->projection;
+    return taps;
+}
+
+static void keep_linear(side *a, int32_t layer, int tapped) {
+    const trial *t = a->t;
+    const tsk_model_config *c = t->c;
+    const tsk__backend_ops *ops = a->b->ops;
+    size_t d = (size_t)c->d_model, mlp = (size_t)c->mlp_hidden_size;
+    double bound = bound_of(a);
+    tsk__taps taps = taps_of(a);
+    put_caches(a);
+    begin(a, 1);
+    poison(a, a->s->q, max_rows * q_width(c));
+    ops->qkv(a->s, layer, tapped ? &taps : NULL);
+    keep_rows(a, "qkv: q", a->s->q, q_width(c), bound);
+    keep_cache(a, "qkv: K", layer, 0);
+    keep_cache(a, "qkv: V", layer, 1);
+    if (tapped) {
+        keep_rows(a, "attn_norm", a->norm, d, bound);
+        keep_rows(a, "q_proj", a->q, q_width(c), bound), keep_rows(a, "k_proj", a->k, kv_width(c), bound), keep_rows(a, "v_proj", a->v, kv_width(c), bound);
+        keep_rows(a, "k after RoPE", a->k_rope, kv_width(c), bound);
+    }
+    put_caches(a);
+    begin(a, 1);
+    put_rows(a, a->s->q, t->q, q_width(c));
+    poison(a, a->s->attention, max_rows * q_width(c));
+    ops->attend(a->s, layer);
+    keep_rows(a, "attend", a->s->attention, q_width(c), bound);
+    begin(a, 1);
+    put_rows(a, a->s->attention, t->attention, q_width(c));
+    ops->attn_out(a->s, layer, tapped ? &taps : NULL);
+    keep_rows(a, "attn_out", a->s->x, d, bound);
+    check_others(a, a->s->x, t->x, d, "attn_out");
+    if (tapped) keep_rows(a, "attn_out alone", a->projection, d, bound);
+    begin(a, 1);
+    poison(a, a->s->hidden, max_rows * mlp);
+    ops->gate_up(a->s, layer, tapped ? &taps : NULL);
+    keep_rows(a, "gate_up", a->s->hidden, mlp, bound);
+    if (tapped) keep_rows(a, "ff_norm", a->norm, d, bound), keep_rows(a, "ff_proj", a->gate, mlp, bound), keep_rows(a, "up_proj", a->up, mlp, bound);
+    begin(a, 1);
+    put_rows(a, a->s->hidden, t->hidden, mlp);
+    if (tapped) poison(a, a->projection, max_rows * d);
+    ops->down(a->s, layer, tapped ? &taps : NULL);
+    keep_rows(a, "down", a->s->x, d, bound);
+    check_others(a, a->s->x, t->x, d, "down");
+    if (tapped) keep_rows(a, "ff_out alone", a->projection, d, bound);
+    if (t->narrows == 2) {  /* the others are as they were, these as down left them */
+        ops->expand(a->s);
+        note_result(a, "expand", get(a, a->s->x, (size_t)t->p.n * d), (size_t)t->p.n * d, bound);
+    }
+}
+
+/* What only moves rows moves every bit. */
+static void keep_moves(side *a) {
+    const trial *t = a->t;
+    const tsk__backend_ops *ops = a->b->ops;
+    size_t d = (size_t)t->c->d_model, n = (size_t)t->p.n;
+    int32_t r, i;
+    float *cosines;
+    begin(a, 0);
+    poison(a, a->s->x, max_rows * d);
+    ops->embed(a->s);
+    note_result(a, "embed", get(a, a->s->x, n * d), n * d, 0);
+    put_states(a);
+    begin(a, 1);
+    for (i = 0; i < n_states * a->s->max_rows; i++) a->s->cosines[i] = -7;
+    for (i = 0; i < n_states; i++) ops->compare(a->s, i);
+    must(ops->wait(a->s, NULL), NULL);
+    for (i = 0; i < n_states; i++) {
+        int32_t j;
+        cosines = (float *)room((size_t)t->n_ran * sizeof *cosines);
+        for (j = 0; j < t->n_ran; j++) cosines[j] = a->s->cosines[i * a->s->max_rows + t->ran[j]];
+        note_result(a, "compare", cosines, (size_t)t->n_ran, 1e-5);
+        for (j = 0; j < t->p.n; j++)
+            if (t->narrows && !t->p.active[j]) CHECK(a->s->cosines[i * a->s->max_rows + j] == -7);
+    }
+    if (a->is_masked) ops->mask(a->s, NULL);
+    if (a->is_compacted) ops->expand(a->s);
+    if (t->narrows == 0) {
+        ops->remember(a->s, t->p.which);
+        for (r = 0; r < t->p.n_requests; r++) note_result(a, "states", get(a, a->caches[r].states, 2 * n_states * max_rows * d), 2 * n_states * max_rows * d, 0);
+    }
+    put_states(a);
+    begin(a, 0);
+    put_states(a);
+    ops->store_outputs(a->s, t->p.which);
+    for (r = 0; r < t->p.n_requests; r++) note_result(a, "store_outputs", get(a, a->caches[r].outputs, max_rows * d), max_rows * d, 0);
+    begin(a, 0);
+    put_states(a);
+    ops->load_outputs(a->s, t->p.which);
+    note_result(a, "load_outputs", get(a, a->s->x, n * d), n * d, 0);
+    poison(a, a->norm, max_rows * d);
+    ops->copy(a->s, a->norm, a->s->x, n * d * a->b->element_size);
+    note_result(a, "copy", get(a, a->norm, n * d), n * d, 0);
+}
+
+static void run_side(side *a, tsk_model *model, const trial *t, results *out, tsk__prediction *predictions) {
+    const tsk_model_config *c = t->c;
+    const tsk__backend_ops *ops;
+    size_t d = (size_t)c->d_model, mlp = (size_t)c->mlp_hidden_size, q = q_width(c), kv = kv_width(c), e, m = (size_t)t->p.n_head, v = (size_t)c->embedding_size;
+    void **buffers[8];
+    size_t widths[8];
+    float *norm = (float *)room(m * d * sizeof *norm), *logits = (float *)room(m * v * sizeof *logits);
+    int32_t r, i;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    memset(a, 0, sizeof *a);
+    memset(out, 0, sizeof *out);
+    a->b = model->backend, a->t = t, a->out = out;
+    ops = a->b->ops;
+    e = a->b->element_size;
+    a->is_masked = t->narrows == 1 && ops->masked_rows >= t->p.n, a->is_compacted = t->narrows && !a->is_masked;
+    must(ops->stream_create(a->b, max_rows, n_states, &a->s, &error), &error);
+    buffers[0] = &a->norm, buffers[1] = &a->q, buffers[2] = &a->k, buffers[3] = &a->v, buffers[4] = &a->k_rope, buffers[5] = &a->gate, buffers[6] = &a->up, buffers[7] = &a->projection;
+    widths[0] = widths[7] = d, widths[1] = q, widths[2] = widths[3] = widths[4] = kv, widths[5] = widths[6] = mlp;
+    for (i = 0; i < 8; i++)
+        if ((*buffers[i] = ops->allocate(a->b, max_rows * widths[i] * e)) == NULL) exit(2);
+    for (r = 0; r < t->p.n_requests; r++) {
+        tsk__kv *kv_of = &a->caches[r];
+        kv_of->k = ops->allocate(a->b, cache_size(t, r) * e), kv_of->v = ops->allocate(a->b, cache_size(t, r) * e);
+        kv_of->states = ops->allocate(a->b, 2 * n_states * max_rows * d * e), kv_of->outputs = ops->allocate(a->b, max_rows * d * e);
+        if (!kv_of->k || !kv_of->v || !kv_of->states || !kv_of->outputs) exit(2);
+        kv_of->length = t->p.lengths[r], kv_of->capacity = t->capacities[r], kv_of->n_slots = max_rows, kv_of->n_states = n_states;
+    }
+    keep_linear(a, 1, 0);
+    keep_linear(a, 0, 1);
+    keep_moves(a);
+    begin(a, 0);
+    for (i = 0; i < t->p.n; i++) a->s->predictions[i].id = -9;
+    ops->head(a->s, t->p.n_head, t->p.index, t->p.draws);
+    must(ops->wait(a->s, &error), &error);
+    memcpy(predictions, a->s->predictions, m * sizeof *predictions);
+    ops->logits(a->s, t->p.n_head, t->p.index, norm, logits);
+    must(ops->wait(a->s, &error), &error);
+    note_result(a, "final norm", norm, m * d, bound_of(a));
+    note_result(a, "logits", logits, m * v, bound_of(a));
+    for (i = 0; i < 8; i++) ops->release(a->b, *buffers[i]);
+    for (r = 0; r < t->p.n_requests; r++)
+        ops->release(a->b, a->caches[r].k), ops->release(a->b, a->caches[r].v), ops->release(a->b, a->caches[r].states), ops->release(a->b, a->caches[r].outputs);
+    ops->stream_destroy(a->s);
+}
+
+/* Rows of several requests at any positions, in order; caches with room behind their last position. */
+static trial new_trial(const tsk_model_config *c, int32_t n, int32_t n_requests, int narrows, int is_bf16, float temperature) {
+    trial t;
+    size_t d = (size_t)c->d_model, at, hd = (size_t)c->head_dim;
+    int32_t i, r, done = 0;
+    memset(&t, 0, sizeof t);
+    t.c = c;
+    t.p = plan_of(c, n, n_requests, 0, 0, temperature);
+    t.narrows = narrows, t.is_bf16 = is_bf16;
+    for (r = 0; r < n_requests; r++) {
+        int32_t share = r + 1 == n_requests ? n - done : n / n_requests, left = share, p;
+        for (p = 0; left; p++)  /* every position is as likely as the next */
+            if (random_below(t.p.lengths[r] - p) < left) t.p.positions[done] = p, t.p.slots[done] = (p * 7 + 3) % max_rows, done++, left--;
+        t.capacities[r] = t.p.lengths[r] + random_below(20);
+        t.k[r] = random_values(cache_size(&t, r), 1.5f, is_bf16), t.v[r] = random_values(cache_size(&t, r), 1, is_bf16);
+        for (at = 0; at < cache_size(&t, r); at++)
+            if ((int32_t)(at / hd % (size_t)t.capacities[r]) >= t.p.lengths[r]) t.k[r][at] = t.v[r][at] = NAN;
+        t.states[r] = random_values(2 * n_states * max_rows * d, 1, is_bf16), t.outputs[r] = random_values(max_rows * d, 1, is_bf16);
+    }
+    for (i = 0; i < n; i++)
+        if (!narrows || t.p.active[i]) t.ran[t.n_ran++] = i;
+    t.x = random_values((size_t)n * d, 1 + (float)random_below(3), is_bf16), t.q = random_values((size_t)n * q_width(c), 1.5f, is_bf16);
+    t.attention = random_values((size_t)n * q_width(c), 1, is_bf16), t.hidden = random_values((size_t)n * (size_t)c->mlp_hidden_size, 1, is_bf16);
+    for (i = 0; i < n; i++) {  /* states like x, more or less, and one that is it */
+        float likeness = (float)random_below(100) / 100, *state = t.states[t.p.requests[i]] + (size_t)t.p.slots[i] * d;
+        for (at = 0; at < d; at++) {
+            state[at] = i == 0 ? t.x[at] : t.x[(size_t)i * d + at] * likeness + state[at];
+            if (is_bf16) state[at] = tsk__float_from_bf16(tsk__bf16_from_float(state[at]));
+        }
+    }
+    return t;
+}
+
+static void free_trial(trial *t) {
+    int32_t r;
+    for (r = 0; r < t->p.n_requests; r++) free(t->k[r]), free(t->v[r]), free(t->states[r]), free(t->outputs[r]);
+    free(t->x), free(t->q), free(t->attention), free(t->hidden);
+}
+
+static double score_of(const tsk__draw *draw, const float *logits, int32_t id) {
+    uint32_t words[4];
+    if (!(draw->temperature > 0)) return (double)logits[id];
+    tsk__random_words(draw->seed, (uint32_t)id >> 2, draw->position, draw->pass, 0, words);
+    return (double)logits[id] - (double)draw->temperature * log(-log(tsk__random_from_word(words[id & 3])));
+}
+
+/* The prediction is one that the reference's logits, each moved by less than `slack`, could give; its numbers are theirs. */
+static int check_prediction(const tsk_model_config *c, const tsk__draw *draw, const float *logits, const tsk__prediction *p, double slack) {
+    double best = -1e300, max = -1e300, sum = 0, lse;
+    int32_t id;
+    if (p->id < 0 || p->id >= c->embedding_size || p->id == draw->mask_token_id) return 0;
+    for (id = 0; id < c->embedding_size; id++) {
+        double score = score_of(draw, logits, id);
+        if (id != draw->mask_token_id && score > best) best = score;
+        if ((double)logits[id] > max) max = (double)logits[id];
+    }
+    for (id = 0; id < c->embedding_size; id++) sum += exp((double)logits[id] - max);
+    lse = max + log(sum);
+    return score_of(draw, logits, p->id) >= best - 2 * slack && fabs((double)p->logit - (double)logits[p->id]) <= slack && fabs((double)p->log_sum_exp - lse) <= slack &&
+           fabs((double)p->confidence - exp((double)p->logit - (double)p->log_sum_exp)) <= 1e-4;
+}
+
+static void test_trial(const shape *s, tsk_model *cpu, tsk_model *device, trial *t) {
+    static const char *const narrowings[] = {"", ", masked", ", compacted"};
+    static tsk__prediction expected[max_rows], predictions[max_rows];
+    side sides[2];
+    results reference, got;
+    double *worst = t->is_bf16 ? &worst_bf16 : &worst_f32;
+    const float *logits;
+    int32_t i, wrong = 0;
+    double largest = 0;
+    run_side(&sides[0], cpu, t, &reference, expected);
+    run_side(&sides[1], device, t, &got, predictions);
+    CHECK_INT(reference.n, got.n);
+    for (i = 0; i < reference.n && i < got.n; i++) {
+        const result *a = &reference.all[i], *b = &got.all[i];
+        double error = a->bound > 0 ? error_of(a->values, b->values, a->count) : memcmp(a->values, b->values, a->count * sizeof(float)) != 0;
+        int good = a->count == b->count && error <= a->bound;
+        if (!good) printf("%s, %s, %d rows, %d requests%s: %s is off by %g\n", s->name, t->is_bf16 ? "bf16" : "f32", (int)t->p.n, (int)t->p.n_requests, narrowings[t->narrows], a->name, error);
+        CHECK(good);
+        if (error > *worst) *worst = error;
+    }
+    logits = reference.all[reference.n - 1].values;
+    for (i = 0; i < (int32_t)reference.all[reference.n - 1].count; i++) largest = fabs((double)logits[i]) > largest ? fabs((double)logits[i]) : largest;
+    for (i = 0; i < t->p.n_head; i++) {
+        const float *row = logits + (size_t)i * (size_t)t->c->embedding_size;
+        CHECK(check_prediction(t->c, &t->p.draws[i], row, &expected[i], 1e-4));
+        wrong += !check_prediction(t->c, &t->p.draws[i], row, &predictions[i], t->is_bf16 ? 1e-2 * largest : 1e-4);
+    }
+    if (wrong) printf("%s, %s, %d rows: %d predictions of the head are not the logits'\n", s->name, t->is_bf16 ? "bf16" : "f32", (int)t->p.n, (int)wrong);
+    CHECK_INT(wrong, 0);
+    for (i = 0; i < reference.n; i++) free(reference.all[i].values);
+    for (i = 0; i < got.n; i++) free(got.all[i].values);
+}
+
+/* `few`: the fused kernels' cases only, for compute-sanitizer. */
+static void test_operations(const shape *s, tsk_device device, int few) {
+    static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
+                                                                                            {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {0, 0, 0, 0}};
+    const char *dir = random_model_folder(s);
+    tsk_model *models[3];
+    tsk_dtype dtypes[2] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
+    size_t i;
+    int j;
+    models[0] = load_model(dir, TSK_DEVICE_CPU, TSK_DTYPE_F32);
+    for (j = 0; j < 2; j++) models[1 + j] = load_model(dir, device, device == TSK_DEVICE_CPU ? TSK_DTYPE_F32 : dtypes[j]);
+    for (i = 0; i < (few ? 4 : sizeof cases / sizeof cases[0]); i++)
+        for (j = 0; j < 2; j++) {
+            int32_t n = cases[i].n ? cases[i].n : 2 + random_below(max_rows - 2), requests = cases[i].n ? cases[i].requests : 1 + random_below(n < 3 ? n : 3);
+            trial t = new_trial(models[0]->backend->config, n, requests, cases[i].n ? cases[i].narrows : n > 64 ? 2 : 1, device == TSK_DEVICE_CUDA && j, cases[i].temperature);
+            test_trial(s, models[0], models[1 + j], &t);
+            free_trial(&t);
+        }
+    if (device == TSK_DEVICE_CUDA && s->layers > 2 && !few) test_passes(s, models);
+    for (j = 0; j < 3; j++) tsk_model_free(models[j]);
 }
 
 /* ---- without a GPU */
@@ -465,25 +788,32 @@ static void test_header(void) {
     free(file);
 }
 
+/* `test_cuda gpu`: the GPU's part alone. `test_cuda few`: some of that. `test_cuda dry`: the CPU in the GPU's place, which
+   tries the tests themselves. */
 int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "";
     char why[256] = "";
-    int i;
+    int i, is_dry = strcmp(mode, "dry") == 0, few = strcmp(mode, "few") == 0;
+    tsk_device device = is_dry ? TSK_DEVICE_CPU : TSK_DEVICE_CUDA;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
-    (void)argc, (void)argv;
     test_header();
     test_cache_files();
 #ifdef __SANITIZE_ADDRESS__
-    printf("skipped: CUDA's libraries under AddressSanitizer\n");
-    return test_end("test_cuda");
+    if (!is_dry) {
+        printf("skipped: CUDA's libraries under AddressSanitizer\n");
+        return test_end("test_cuda");
+    }
 #endif
-    if (argc < 2) test_compiles();  /* any argument: the GPU's part alone */
-    if (!tsk__cuda_available(0, why, sizeof why)) {
+    if (!*mode) test_compiles();
+    if (!is_dry && !tsk__cuda_available(0, why, sizeof why)) {
         printf("skipped: everything that runs on a GPU (%s)\n", why);
         return test_end("test_cuda");
     }
-    for (i = 0; i < n_shapes; i++) test_operations(&shapes[i]);
-    printf("largest error: f32 %.1e, bf16 %.1e\n", worst_f32, worst_bf16);
-    for (i = 0; i < n_shapes; i++) test_generations(&shapes[i]);
-    for (i = 0; i < n_shapes; i++) test_traces(&shapes[i]);
+    for (i = 0; i < (few ? 2 : n_shapes); i++) test_operations(&shapes[i], device, few);
+    for (i = 0; i < n_random_shapes && !few; i++) {
+        shape s = random_shape(i);
+        test_operations(&s, device, 0);
+    }
+    printf("largest error of an operation, or of three layers together: f32 %.1e, bf16 %.1e\n", worst_f32, worst_bf16);
     return test_end("test_cuda");
 }

@@ -1,13 +1,43 @@
 #!/bin/sh
-# compute-sanitizer over one generation of the demo model, kernels from the cache (warmed first: NVRTC under the sanitizer is
-# slow). `bench` is no use here: its ceilings take for ever under racecheck. sanitize.sh ./tokenskip examples/demo-model
-set -e
+# compute-sanitizer's memcheck and racecheck, in bf16 and f32: over generations of the demo model with TokenSkip that skips, and
+# over test_cuda's operations in two shapes that have attention kernels of their own. Kernels come from the cache (warmed
+# first: NVRTC under the sanitizer is slow). Only memcheck's canvas has more than 64 rows, for which there is cuBLAS:
+# racecheck is to look at our kernels alone. Four minutes at most. (`bench` is no use here: its ceilings take for ever under
+# racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
+operations=${3:-build/tests/test_cuda}
+. tests/cuda/gpu.sh
+PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; exit 0; }
-run="$command generate -m $model -p 7+5= --gen-length 32 --device cuda"
-$run > /dev/null
-for tool in memcheck racecheck; do
-    echo "compute-sanitizer --tool $tool"
-    compute-sanitizer --tool "$tool" --error-exitcode 1 $run 2>&1 | tail -n 3
-done
+need_gpu compute-sanitizer
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+failed=0
+
+check() { # check TOOL SECONDS COMMAND...
+    tool=$1 limit=$2
+    shift 2
+    echo "compute-sanitizer --tool $tool $*"
+    "$@" > "$log" 2>&1 || { echo "failed: it fails alone"; tail -n 40 "$log"; failed=1; return; }
+    timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" > "$log" 2>&1
+    rc=$?
+    case $rc in
+    0) grep SUMMARY "$log" ;;
+    124) echo "failed: not done after $limit s"; failed=1 ;;
+    *) echo "failed: exit status $rc"; grep '=====' "$log" | head -n 60; failed=1 ;;
+    esac
+}
+
+generation() { # generation TOOL SECONDS DTYPE LENGTH: in blocks of 16 of four passes
+    check "$1" "$2" "$command" generate -m "$model" -p 7+5= --gen-length "$4" --block-length 16 --no-threshold --steps "$(($4 / 4))" --no-eos-stop \
+        --skip-masked --skip-threshold 0.5 --skip-outlier -1 --skip-refresh --device cuda --dtype "$3"
+}
+
+generation memcheck 40 bf16 64
+generation memcheck 30 f32 64
+check memcheck 40 "$operations" few
+generation racecheck 45 bf16 32
+generation racecheck 35 f32 32
+check racecheck 50 "$operations" few
+exit $failed

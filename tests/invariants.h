@@ -1,0 +1,627 @@
+/* What holds on every backend, whatever the options: generation ends without masks, counts add up, TokenSkip that cannot
+   skip equals the plain dual cache bit for bit, and neither tracing nor what a session did before changes a result. */
+#ifndef TSK_INVARIANTS_H
+#define TSK_INVARIANTS_H
+
+#include "golden.h"
+#include "seeded.h"
+
+#include <math.h>
+
+enum { max_length = 128, max_passes = 160, max_confidences = 8192 };
+
+/* ---- one run, with everything that its callbacks saw */
+
+typedef enum chooser { CHOOSE_NOTHING, CHOOSE_ALL, CHOOSE_SOME, CHOOSE_LAST, CHOOSE_COUNT } chooser;
+
+typedef struct run {
+    tsk_generate_options options;
+    int32_t prompt[max_length], n_prompt;
+    int32_t generated[max_length];
+    int has_generated;
+    chooser choice;
+    int stop_at, cancel_at;        /* pass after, or before, which the callback ends it; -1: none */
+
+    tsk_status status;
+    tsk_result result;             /* its pointers are replaced by copies in the arrays below */
+    int32_t canvas[max_length];
+    tsk_block_result blocks[max_length];
+    int32_t active[max_passes], stable_masked[max_passes];
+    int32_t asked, passes, commits_of_pass[max_passes], block_of_pass[max_passes], step_of_pass[max_passes], masks_of_pass[max_passes];
+    int is_refresh[max_passes];
+    float confidences[max_confidences];
+    int32_t n_confidences;
+    int32_t n_skipped, n_skipped_masked, wrong;
+    int32_t seen_canvas[max_length];
+    int32_t mask;
+} run;
+
+static void choose(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
+    run *r = (run *)user;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        r->wrong += commit[i] != 0 || predictions[i] == r->mask || (i && positions[i] <= positions[i - 1]) || !(confidences[i] >= 0 && confidences[i] <= 1.0001f);
+        if (r->choice == CHOOSE_ALL) commit[i] = 1;
+        if (r->choice == CHOOSE_SOME) commit[i] = (uint8_t)(positions[i] % 3 == 0 ? 200 : 0);
+        if (r->choice == CHOOSE_LAST) commit[i] = i == n - 1;
+    }
+}
+
+/* (c) active + stable = block tokens; what was committed was masked, and nothing else changed. */
+static int watch(void *user, const tsk_step *step) {
+    run *r = (run *)user;
+    int32_t i, active = 0, stable_masked = 0, masks = 0, commits = 0, before = 0;
+    for (i = 0; i < step->n_positions; i++) {
+        int32_t at = step->positions[i], id = step->canvas[at];
+        int was_masked = r->seen_canvas[at] == r->mask;
+        active += step->active[i] != 0;
+        stable_masked += !step->active[i] && was_masked;
+        masks += id == r->mask;
+        commits += step->committed[i] != 0;
+        before += was_masked;
+        r->wrong += step->committed[i] ? !was_masked || id != step->predictions[i] || id == r->mask : id != r->seen_canvas[at];
+        r->wrong += !was_masked && (step->confidences[i] != 1.0f || step->predictions[i] != id);
+        r->seen_canvas[at] = id;
+        if (r->n_confidences < max_confidences) r->confidences[r->n_confidences++] = step->confidences[i];
+    }
+    r->wrong += memcmp(r->seen_canvas, step->canvas, (size_t)step->canvas_length * sizeof *step->canvas) != 0;
+    r->wrong += step->pass != r->passes || step->n_active != active || step->n_stable_masked != stable_masked || step->masks_left != masks;
+    r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length || step->prompt_length != r->n_prompt;
+    /* The first block step after a refresh has nothing to compare with, unless it keeps the refresh's states. */
+    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip_warm_start)) r->wrong += active != step->n_positions;
+    r->wrong += !r->options.skip_masked && stable_masked != 0;
+    r->n_skipped += step->n_positions - active;
+    r->n_skipped_masked += stable_masked;
+    r->commits_of_pass[r->passes] = commits;
+    r->block_of_pass[r->passes] = step->block;
+    r->step_of_pass[r->passes] = step->block_step;
+    r->is_refresh[r->passes] = step->is_refresh;
+    r->masks_of_pass[r->passes] = before;
+    return r->passes++ == r->stop_at;
+}
+
+static int ask(void *user) {
+    run *r = (run *)user;
+    return r->asked++ == r->cancel_at;
+}
+
+static void new_run(run *r, const tsk_model_config *config) {
+    memset(r, 0, sizeof *r);
+    r->options = tsk_generate_options_default();
+    r->options.gen_length = 16;
+    r->options.block_length = 8;
+    r->options.eos_stop = 0;
+    r->stop_at = r->cancel_at = -1;
+    r->mask = config->mask_token_id;
+}
+
+static void random_prompt(run *r, const tsk_model_config *config, int32_t n) {
+    int32_t i;
+    r->n_prompt = n;
+    for (i = 0; i < n; i++) r->prompt[i] = random_below(config->mask_token_id);
+}
+
+/* The result outlives its session in the run's own arrays. */
+static void keep_result(run *r) {
+    size_t length = (size_t)(r->result.n_prompt + r->result.n_tokens);
+    memcpy(r->canvas, r->result.canvas, length * sizeof *r->canvas);
+    memcpy(r->blocks, r->result.blocks, (size_t)r->result.n_blocks * sizeof *r->blocks);
+    memcpy(r->active, r->result.active, (size_t)r->result.n_block_steps * sizeof *r->active);
+    memcpy(r->stable_masked, r->result.stable_masked, (size_t)r->result.n_block_steps * sizeof *r->stable_masked);
+    r->wrong += r->result.tokens != r->result.canvas + r->result.n_prompt || r->result.n_prompt != r->n_prompt || r->result.n_tokens != r->options.gen_length;
+    r->result.canvas = r->canvas;
+    r->result.tokens = r->canvas + r->n_prompt;
+    r->result.blocks = r->blocks;
+    r->result.active = r->active;
+    r->result.stable_masked = r->stable_masked;
+}
+
+static void prepare(run *r) {
+    int32_t i;
+    r->options.user = r;
+    r->options.on_step = watch;
+    if (r->cancel_at >= 0) r->options.cancel = ask;
+    r->asked = r->passes = r->n_confidences = r->n_skipped = r->n_skipped_masked = r->wrong = 0;
+    memcpy(r->seen_canvas, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
+    for (i = 0; i < r->options.gen_length; i++) r->seen_canvas[r->n_prompt + i] = r->has_generated ? r->generated[i] : r->mask;
+}
+
+/* In a session of its own. */
+static void generate(tsk_model *model, run *r) {
+    tsk_session *session = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    prepare(r);
+    r->status = tsk_session_create(model, &r->options, &session, &error);
+    if (r->status == TSK_OK) r->status = tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error);
+    if (!test_check(r->status == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
+    keep_result(r);
+    tsk_session_free(session);
+}
+
+/* Tokens, and confidences to the last bit. */
+static int same_run(const run *a, const run *b) {
+    size_t length = (size_t)(a->n_prompt + a->options.gen_length);
+    return a->n_prompt == b->n_prompt && a->options.gen_length == b->options.gen_length && memcmp(a->canvas, b->canvas, length * sizeof *a->canvas) == 0 &&
+           a->passes == b->passes && a->result.nfe == b->result.nfe && a->n_confidences == b->n_confidences &&
+           memcmp(a->confidences, b->confidences, (size_t)a->n_confidences * sizeof *a->confidences) == 0;
+}
+
+/* ---- what every finished run satisfies */
+
+/* The schedule's number at each step of each block; the sums over a block are its masks. */
+static void check_quotas(const run *r) {
+    const tsk_generate_options *o = &r->options;
+    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length), i, wanted[max_length], wrong = 0;
+    int32_t left = 0;
+    for (i = 0; i < r->passes; i++) {
+        int32_t step = r->step_of_pass[i], quota;
+        if (step == 0) {
+            wrong += left != 0;
+            left = r->masks_of_pass[i];
+            tsk_num_transfer_tokens(left, steps, wanted);
+        }
+        quota = step < steps ? wanted[step] : 1;
+        wrong += r->commits_of_pass[i] != (quota < 1 ? 1 : quota);
+        left -= r->commits_of_pass[i];
+    }
+    CHECK_INT(wrong, 0);
+    CHECK_INT(left, 0);
+}
+
+/* Layers below K run for all of the block's rows, the others for the active ones; refresh_rows adds rows of its own. An
+   infilling block has as many rows as the prompt has masks. */
+static void check_layer_counts(const run *r, const tsk_model_config *config, int32_t k) {
+    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0, total = 0, refreshed = 0;
+    int32_t i, n = 0, infilled = 0, length = r->n_prompt + r->options.gen_length;
+    for (i = 0; i < r->n_prompt; i++) infilled += r->prompt[i] == r->mask;
+    for (i = 0; i < r->passes; i++) {
+        uint64_t rows = (uint64_t)(infilled && r->block_of_pass[i] == 0 ? infilled : r->options.block_length);
+        if (r->is_refresh[i]) continue;
+        total += rows * layers;
+        computed += rows * lower + (uint64_t)r->active[n++] * (layers - lower);
+        refreshed += r->options.refresh_rows < length - (int32_t)rows ? (uint64_t)r->options.refresh_rows : (uint64_t)length - rows;
+    }
+    CHECK_INT(r->result.n_block_steps, n);
+    CHECK(r->result.token_layers_total == total);
+    CHECK(r->result.token_layers_computed == computed);
+    CHECK(r->result.refreshed_rows == refreshed);
+}
+
+static void check_finished(const run *r, const tsk_model_config *config) {
+    const tsk_result *result = &r->result;
+    int32_t i, masks = 0, nfe = 0, residual = 0, length = r->n_prompt + r->options.gen_length, k = r->options.skip_layer_k;
+    int is_dual = r->options.cache == TSK_CACHE_DUAL, changed = 0;
+    for (i = 0; i < length; i++) masks += r->canvas[i] == r->mask;
+    CHECK_INT(masks, 0);
+    CHECK_INT(result->mask_residual, 0);
+    for (i = 0; i < r->n_prompt; i++) changed += r->prompt[i] != r->mask && r->canvas[i] != r->prompt[i];
+    for (i = 0; r->has_generated && i < r->options.gen_length; i++) changed += r->generated[i] != r->mask && result->tokens[i] != r->generated[i];
+    CHECK_INT(changed, 0); /* what was given stays */
+    CHECK_INT(r->wrong, 0);
+    CHECK_INT(result->nfe, r->passes);
+    CHECK_INT(result->refreshes + result->block_steps, r->passes);
+    for (i = 0; i < result->n_blocks; i++) {
+        nfe += result->blocks[i].nfe;
+        residual += result->blocks[i].mask_residual;
+    }
+    CHECK_INT(nfe, r->passes);
+    CHECK_INT(residual, 0);
+    CHECK(result->finish_reason == TSK_FINISH_LENGTH || (result->finish_reason == TSK_FINISH_EOS && r->options.eos_stop));
+    for (i = 0; i < result->n_before_end; i++) CHECK(result->tokens[i] != config->eos_token_id);
+    CHECK(i == result->n_tokens || result->tokens[i] == config->eos_token_id);
+    CHECK(r->options.cache != TSK_CACHE_NONE || result->block_steps == 0);
+    if (k == TSK_AUTO) k = is_dual ? (config->n_layers / 4 > 2 ? config->n_layers / 4 : 2) : 0;
+    if (is_dual) check_layer_counts(r, config, k);
+    else CHECK_INT(result->n_block_steps, 0);
+    if (k < 2 || k >= config->n_layers) CHECK_INT(r->n_skipped, 0);
+    if (r->options.transfer == TSK_TRANSFER_SCHEDULE && !r->options.on_select) check_quotas(r);
+}
+
+/* ---- (b) any options at all */
+
+static void random_sizes(run *r) {
+    int32_t n_blocks = 1 + random_below(4);
+    r->options.block_length = 1 + random_below(12);
+    r->options.gen_length = n_blocks * r->options.block_length;
+    r->options.steps = random_below(2) ? TSK_AUTO : n_blocks * (1 + random_below(10));
+}
+
+static void random_skip(run *r) {
+    static const float thresholds[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2}, outliers[] = {-2, -1, 0, 0.7f, 0.95f, 2};
+    tsk_generate_options *o = &r->options;
+    o->skip_layer_k = random_below(8) - 1;
+    o->skip_threshold = random_pick(thresholds, 9);
+    o->skip_outlier = random_pick(outliers, 6);
+    o->skip_policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
+    o->skip_masked = random_below(2);
+    o->skip_reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
+    o->skip_max_age = random_below(3);
+    o->skip_full_every = random_below(4);
+    o->skip_warm_start = random_below(2);
+    o->skip_refresh = o->skip_layer_k != 0 && random_below(2);
+}
+
+static void random_options(run *r, const tsk_model_config *config) {
+    static const float thresholds[] = {-1, 0, 0.2f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100}, temperatures[] = {0, 0, 0.5f, 2};
+    tsk_generate_options *o = &r->options;
+    int32_t i;
+    random_sizes(r);
+    o->cache = random_below(3) ? TSK_CACHE_DUAL : random_below(2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
+    o->transfer = random_below(3) == 0 ? TSK_TRANSFER_SCHEDULE : random_below(2) ? TSK_TRANSFER_THRESHOLD : TSK_TRANSFER_FACTOR;
+    o->threshold = random_pick(thresholds, 7);
+    o->factor = random_pick(factors, 5);
+    o->temperature = random_pick(temperatures, 4);
+    o->remasking = random_below(3) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
+    o->seed = (uint64_t)random_below(1000000) << 20;
+    o->eos_stop = random_below(2);
+    if (o->cache == TSK_CACHE_DUAL) random_skip(r);
+    if (o->cache == TSK_CACHE_DUAL && random_below(2)) o->refresh_rows = random_below(30);
+    if (o->cache != TSK_CACHE_NONE && random_below(2)) o->refresh_every = 1 + random_below(4);
+    random_prompt(r, config, random_below(20));
+    for (i = 0; i < r->n_prompt && random_below(3) == 0; i++)
+        if (random_below(3) == 0) r->prompt[i] = r->mask;
+    r->has_generated = random_below(3) == 0;
+    for (i = 0; i < o->gen_length; i++) r->generated[i] = random_below(4) ? r->mask : random_below(config->mask_token_id);
+    if (random_below(3) == 0) {
+        o->on_select = choose;
+        r->choice = (chooser)random_below(CHOOSE_COUNT);
+    }
+}
+
+static void test_random_options(tsk_model *model, int32_t trials) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run r;
+    int32_t i, skipped = 0, skipped_masked = 0, stopped = 0, failed_before = test_failed;
+    for (i = 0; i < trials && test_failed == failed_before; i++) {
+        new_run(&r, config);
+        random_options(&r, config);
+        generate(model, &r);
+        if (r.status == TSK_OK) check_finished(&r, config);
+        skipped += r.n_skipped;
+        skipped_masked += r.n_skipped_masked;
+        stopped += r.result.finish_reason == TSK_FINISH_EOS;
+    }
+    test_check(test_failed == failed_before, __FILE__, __LINE__, "first in trial %d of %s", (int)i - 1, tsk_model_device_name(model));
+    CHECK(trials < 100 || (skipped > 0 && skipped_masked > 0 && stopped > 0)); /* else these trials tried nothing */
+}
+
+/* Everything is stable from the second block step on, masks included, and still it ends. */
+static void test_all_stable(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run r;
+    int32_t policy, warm, temperature;
+    for (policy = 0; policy < 2; policy++)
+        for (warm = 0; warm < 2; warm++)
+            for (temperature = 0; temperature < 2; temperature++) {
+                new_run(&r, config);
+                random_prompt(&r, config, 9);
+                r.options.transfer = TSK_TRANSFER_THRESHOLD;
+                r.options.threshold = 2;
+                r.options.temperature = (float)temperature;
+                r.options.skip_layer_k = 2;
+                r.options.skip_masked = 1;
+                r.options.skip_threshold = r.options.skip_outlier = -2;
+                r.options.skip_policy = policy ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
+                r.options.skip_warm_start = warm;
+                generate(model, &r);
+                check_finished(&r, config);
+                CHECK_INT(r.result.nfe, 16); /* nothing reaches the threshold: one token a pass */
+                CHECK(r.n_skipped > 0 && r.n_skipped_masked > 0);
+                CHECK_INT(r.result.n_block_steps, 14);
+                /* All but the token committed a pass ago, whose upper layers ran with the mask. */
+                CHECK_INT(r.active[5], 1);
+            }
+}
+
+/* ---- (a) TokenSkip that cannot skip is the plain dual cache */
+
+static void exact_case(tsk_model *model, const run *plain, int32_t k, float threshold, int variant) {
+    static run r;
+    r = *plain;
+    r.options.skip_layer_k = k;
+    r.options.skip_threshold = threshold;
+    r.options.skip_outlier = -2;
+    r.options.skip_masked = variant & 1;
+    r.options.skip_policy = variant & 2 ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
+    r.options.skip_reference = variant & 4 ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
+    r.options.skip_warm_start = variant >> 3 & 1;
+    r.options.skip_refresh = variant >> 4 & 1;
+    generate(model, &r);
+    test_check(same_run(&r, plain), __FILE__, __LINE__, "K %d, skip_threshold %g, variant %d differs from plain dual", (int)k, (double)threshold, variant);
+    CHECK_INT(r.n_skipped, 0);
+    CHECK_INT(r.wrong, 0);
+    CHECK_INT(r.result.token_layers_computed, r.result.token_layers_total);
+}
+
+static void test_exact(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run plain;
+    int32_t trial, k;
+    for (trial = 0; trial < 4; trial++) {
+        new_run(&plain, config);
+        random_prompt(&plain, config, 5 + 7 * trial);
+        plain.options.skip_layer_k = 0;
+        plain.options.transfer = trial % 2 ? TSK_TRANSFER_THRESHOLD : TSK_TRANSFER_SCHEDULE;
+        plain.options.threshold = 0.4f;
+        plain.options.temperature = trial == 3 ? 0.7f : 0.0f;
+        if (trial == 2) plain.prompt[3] = plain.prompt[4] = plain.prompt[11] = plain.mask;
+        generate(model, &plain);
+        check_finished(&plain, config);
+        for (k = 1; k < config->n_layers; k++) exact_case(model, &plain, k, 1.0f, (int)(trial * 11 + k * 5) % 32);
+        for (k = trial; k < 32; k += 4) exact_case(model, &plain, 2, 1.0f, (int)k);
+        exact_case(model, &plain, 1, -2.0f, 1);
+        exact_case(model, &plain, config->n_layers, -2.0f, 1);
+        exact_case(model, &plain, config->n_layers + 3, -2.0f, 9);
+        exact_case(model, &plain, 1000, 0.5f, 31);
+        /* a block of two passes: its one block step has no states to compare with */
+        plain.options.block_length = 2;
+        plain.options.steps = TSK_AUTO;
+        generate(model, &plain);
+        exact_case(model, &plain, 2, -2.0f, 1);
+    }
+}
+
+/* The comparison above can fail: a looser threshold does change something. */
+static void test_skipping_shows(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run plain, skipping;
+    new_run(&plain, config);
+    random_prompt(&plain, config, 8);
+    plain.options.transfer = TSK_TRANSFER_SCHEDULE;
+    plain.options.skip_layer_k = 0;
+    generate(model, &plain);
+    skipping = plain;
+    skipping.options.skip_layer_k = 2;
+    skipping.options.skip_masked = 1;
+    skipping.options.skip_threshold = skipping.options.skip_outlier = -2;
+    generate(model, &skipping);
+    CHECK(!same_run(&plain, &skipping));
+    CHECK(skipping.result.token_layers_computed < skipping.result.token_layers_total);
+}
+
+/* ---- (d) tracing */
+
+/* Trials of what must not depend on how it is run: all caches, TokenSkip, its refresh, temperature. */
+static void traced_options(run *r, const tsk_model_config *config, int32_t trial) {
+    new_run(r, config);
+    random_prompt(r, config, 6 + 9 * trial);
+    r->options.cache = trial == 4 ? TSK_CACHE_PREFIX : trial == 5 ? TSK_CACHE_NONE : TSK_CACHE_DUAL;
+    r->options.skip_layer_k = r->options.cache == TSK_CACHE_DUAL ? 2 : 0;
+    r->options.skip_masked = trial & 1;
+    r->options.skip_threshold = 0.9f;
+    r->options.skip_refresh = trial == 3;
+    r->options.threshold = 0.5f;
+    r->options.temperature = trial == 2 ? 1.0f : 0.0f;
+}
+
+static void ignore_record(void *user, const tsk_trace_record *record) {
+    (void)record;
+    ++*(int *)user;
+}
+
+static void generate_traced(tsk_model *model, run *r) {
+    tsk_trace_options tracing = tsk_trace_options_default();
+    tsk_session *session = NULL;
+    int records = 0;
+    tracing.on_record = ignore_record;
+    tracing.user = &records;
+    tracing.values = 1;
+    prepare(r);
+    CHECK_INT(tsk_session_create(model, &r->options, &session, NULL), TSK_OK);
+    CHECK_INT(tsk_session_trace(session, &tracing, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, NULL), TSK_OK);
+    keep_result(r);
+    tsk_session_free(session);
+    CHECK(records > 0);
+}
+
+/* ---- sessions */
+
+static void check_cancelled(const run *r, const run *whole, int32_t passes) {
+    int32_t i, masks = 0, sum = 0;
+    CHECK_INT(r->result.finish_reason, TSK_FINISH_CANCELLED);
+    CHECK_INT(r->result.nfe, passes);
+    CHECK_INT(r->passes, passes);
+    CHECK_INT(r->wrong, 0);
+    for (i = 0; i < r->n_prompt + r->options.gen_length; i++) {
+        masks += r->canvas[i] == r->mask;
+        CHECK(r->canvas[i] == r->mask || r->canvas[i] == whole->canvas[i]); /* what is committed stays */
+    }
+    CHECK_INT(r->result.mask_residual, masks);
+    CHECK_INT(masks, 16 - passes); /* one token a pass */
+    for (i = 0; i < r->result.n_blocks; i++) sum += r->result.blocks[i].nfe;
+    CHECK_INT(sum, passes);
+}
+
+static void test_cancel(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run whole, cut;
+    int32_t pass;
+    new_run(&whole, config);
+    random_prompt(&whole, config, 7);
+    whole.options.transfer = TSK_TRANSFER_SCHEDULE;
+    generate(model, &whole);
+    CHECK_INT(whole.result.nfe, 16);
+    for (pass = 0; pass < 16; pass++) {
+        cut = whole;
+        cut.cancel_at = (int)pass; /* asked before the pass */
+        generate(model, &cut);
+        check_cancelled(&cut, &whole, pass);
+    }
+    for (pass = 0; pass < 15; pass++) {
+        cut = whole;
+        cut.stop_at = (int)pass; /* told after it */
+        generate(model, &cut);
+        check_cancelled(&cut, &whole, pass + 1);
+    }
+    cut = whole;
+    cut.stop_at = 15; /* the last pass leaves nothing to end */
+    generate(model, &cut);
+    CHECK_INT(cut.result.finish_reason, TSK_FINISH_LENGTH);
+    CHECK(same_run(&cut, &whole));
+}
+
+/* One session through many generations, of all lengths and with logits in between, beside fresh ones. */
+static void test_reuse(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run fresh, again;
+    static float logits[128 * 2];
+    tsk_session *session = NULL;
+    int32_t round, i;
+    new_run(&again, config);
+    again.options.skip_layer_k = 2;
+    again.options.skip_masked = 1;
+    again.options.skip_threshold = 0.9f;
+    again.options.skip_warm_start = 1;
+    again.options.threshold = 0.6f;
+    prepare(&again);
+    CHECK_INT(tsk_session_create(model, &again.options, &session, NULL), TSK_OK);
+    for (round = 0; round < 15; round++) {
+        random_prompt(&again, config, random_below(60));
+        if (round % 3 == 1)
+            for (i = 0; i < again.n_prompt; i += 2) again.prompt[i] = again.mask;
+        again.has_generated = round % 4 == 2;
+        for (i = 0; i < 16; i++) again.generated[i] = i % 3 ? again.mask : 2;
+        prepare(&again);
+        fresh = again;
+        CHECK_INT(tsk_generate(session, again.prompt, again.n_prompt, again.has_generated ? again.generated : NULL, &again.result, NULL), TSK_OK);
+        keep_result(&again);
+        check_finished(&again, config);
+        generate(model, &fresh);
+        test_check(same_run(&fresh, &again), __FILE__, __LINE__, "generation %d of a session differs from a fresh session's", (int)round);
+        if (round % 5 == 3) CHECK_INT(tsk_session_logits(session, again.canvas, again.n_prompt + 16, 0, 1, logits, NULL), TSK_OK);
+    }
+    tsk_session_free(session);
+}
+
+static void step_once(tsk_session *session, int *finished) {
+    if (!*finished && !CHECK_INT(tsk_session_step(session, finished, NULL), TSK_OK)) *finished = 1;
+}
+
+/* Two sessions, a step each in turn, end as each alone. */
+static void test_interleaved(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run alone[2], turns[2];
+    tsk_session *sessions[2] = {NULL, NULL};
+    int finished[2] = {0, 0}, i;
+    for (i = 0; i < 2; i++) {
+        new_run(&alone[i], config);
+        random_prompt(&alone[i], config, 5 + 12 * i);
+        alone[i].options.gen_length = i ? 24 : 16;
+        alone[i].options.skip_layer_k = 2 + i;
+        alone[i].options.skip_masked = 1;
+        alone[i].options.skip_threshold = 0.8f;
+        generate(model, &alone[i]);
+        turns[i] = alone[i];
+        prepare(&turns[i]);
+        CHECK_INT(tsk_session_create(model, &turns[i].options, &sessions[i], NULL), TSK_OK);
+        CHECK_INT(tsk_session_start(sessions[i], turns[i].prompt, turns[i].n_prompt, NULL, NULL), TSK_OK);
+    }
+    while (!finished[0] || !finished[1])
+        for (i = 0; i < 2; i++) step_once(sessions[i], &finished[i]);
+    for (i = 0; i < 2; i++) {
+        tsk_session_result(sessions[i], &turns[i].result);
+        keep_result(&turns[i]);
+        CHECK(same_run(&alone[i], &turns[i]));
+        step_once(sessions[i], &finished[i]);
+        CHECK_INT(tsk_session_step(sessions[i], &finished[i], NULL), TSK_OK); /* nothing more happens */
+        CHECK_INT(turns[i].passes, alone[i].passes);
+        tsk_session_free(sessions[i]);
+    }
+}
+
+/* Masks in the prompt are filled first; what is given in the generated part stays and counts as context. */
+static void test_infilling(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run r;
+    int32_t i;
+    new_run(&r, config);
+    random_prompt(&r, config, 12);
+    r.prompt[0] = r.prompt[5] = r.prompt[11] = r.mask;
+    r.has_generated = 1;
+    for (i = 0; i < 16; i++) r.generated[i] = i == 1 || i >= 8 ? 4 : r.mask;
+    r.options.transfer = TSK_TRANSFER_SCHEDULE;
+    generate(model, &r);
+    check_finished(&r, config);
+    CHECK_INT(r.result.nfe, 3 + 7);     /* three masks, seven masks, and a block that has none */
+    CHECK_INT(r.result.n_blocks, 3);
+    CHECK_INT(r.blocks[0].nfe, 3);
+    CHECK_INT(r.blocks[2].nfe, 0);
+    /* nothing to do at all */
+    for (i = 0; i < 16; i++) r.generated[i] = 4;
+    r.prompt[0] = r.prompt[5] = r.prompt[11] = 6;
+    generate(model, &r);
+    check_finished(&r, config);
+    CHECK_INT(r.result.nfe, 0);
+    CHECK_INT(r.result.finish_reason, TSK_FINISH_LENGTH);
+    /* no prompt at all */
+    r.n_prompt = 0;
+    r.has_generated = 0;
+    generate(model, &r);
+    check_finished(&r, config);
+    CHECK_INT(r.result.nfe, 16);
+}
+
+/* An end token in a finished block ends the generation, what follows is filled with it. */
+static void test_end_of_sequence(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run r;
+    int32_t i;
+    new_run(&r, config);
+    random_prompt(&r, config, 6);
+    r.options.eos_stop = 1;
+    r.options.transfer = TSK_TRANSFER_SCHEDULE;
+    r.has_generated = 1;
+    for (i = 0; i < 16; i++) r.generated[i] = i == 3 ? config->eos_token_id : i == 12 ? 2 : r.mask;
+    generate(model, &r);
+    check_finished(&r, config);
+    CHECK_INT(r.result.finish_reason, TSK_FINISH_EOS);
+    CHECK_INT(r.result.nfe, 7);
+    CHECK_INT(r.result.n_blocks, 1);
+    CHECK(r.result.n_before_end <= 3);
+    for (i = 8; i < 16; i++) CHECK_INT(r.result.tokens[i], i == 12 ? 2 : config->eos_token_id);
+    r.options.eos_stop = 0;
+    generate(model, &r);
+    CHECK_INT(r.result.finish_reason, TSK_FINISH_LENGTH);
+    CHECK_INT(r.result.nfe, 7 + 7);
+    /* A second id that ends it: 2, at the twelfth position. */
+    r.options.eos_stop = 1;
+    r.generated[3] = r.mask;
+    r.generated[5] = 2;
+    r.options.end_of_turn_id = 2;
+    generate(model, &r);
+    CHECK_INT(r.result.finish_reason, TSK_FINISH_EOS);
+    CHECK_INT(r.result.n_blocks, 1);
+    CHECK(r.result.n_before_end <= 5);
+}
+
+/* Tracing on: the same tokens and confidences, to the last bit. */
+static void test_traced(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run first, other;
+    int32_t trial;
+    for (trial = 0; trial < 6; trial++) {
+        traced_options(&first, config, trial);
+        generate(model, &first);
+        other = first;
+        generate_traced(model, &other);
+        test_check(same_run(&first, &other), __FILE__, __LINE__, "trial %d: tracing changes the result", (int)trial);
+        CHECK_INT(other.wrong, 0);
+    }
+}
+
+static void test_invariants_of(tsk_model *model, int32_t trials) {
+    test_random_options(model, trials);
+    test_all_stable(model);
+    test_exact(model);
+    test_skipping_shows(model);
+    test_traced(model);
+    test_cancel(model);
+    test_reuse(model);
+    test_interleaved(model);
+    test_infilling(model);
+    test_end_of_sequence(model);
+}
+
+#endif

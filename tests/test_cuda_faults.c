@@ -1,0 +1,498 @@
+/* >>cuda when something goes wrong: libraries that are missing, old or broken, a GPU that is not good enough or full, a
+   damaged kernel cache, and every call into CUDA refused once, whatever it was for: an error that says why, nothing left
+   behind, and the next try succeeds. All of that on a driver made of a few functions in this file, whose device memory is
+   the host's and whose kernels do nothing, so that it is tried on every machine; with a GPU, refusals on the real one too. */
+#include <dlfcn.h>
+static void *test_dlopen(const char *name, int flags);
+static void *test_dlsym(void *library, const char *name);
+#define dlopen test_dlopen
+#define dlsym test_dlsym
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_CUDA_DLOPEN
+#ifndef TEST_HEADER
+#define TEST_HEADER "../tokenskip.h"
+#endif
+#include TEST_HEADER
+#undef dlopen
+#undef dlsym
+#include "random_model.h"
+
+#include <sys/wait.h>
+
+/* ---- the driver: every function counts its calls, refuses one of them when told to, and counts what it gives out */
+
+typedef enum kind { NOTHING, DEVICE_MEMORY, HOST_MEMORY, STREAM, EVENT, GRAPH, GRAPH_EXEC, MODULE, CONTEXT, CURRENT, CUBLAS, PROGRAM, N_KINDS } kind;
+static const char *const kind_names[N_KINDS] = {"", "device memory", "pinned memory", "stream", "event", "graph", "executable graph", "module", "context", "current context", "cuBLAS", "NVRTC program"};
+
+enum { CALL_none = -1,
+#define CALL(type, name, parameters) CALL_##name,
+    TSK__CUDA_DRIVER(CALL) TSK__CUDA_NVRTC(CALL) TSK__CUDA_CUBLAS(CALL)
+#undef CALL
+    N_CALLS };
+static const char *const call_names[N_CALLS] = {
+#define CALL(type, name, parameters) #name,
+    TSK__CUDA_DRIVER(CALL) TSK__CUDA_NVRTC(CALL) TSK__CUDA_CUBLAS(CALL)
+#undef CALL
+};
+
+static struct driver {
+    int is_real, missing[3];       /* libraries */
+    const char *missing_symbol;
+    int n_devices, major, version, broken_source;
+    size_t available;
+    int refuse, refuse_after;      /* which call, and how many of it succeed before */
+    int refused;
+    int calls[N_CALLS], alive[N_KINDS], n_compiled;
+} driver;
+static tsk__cuda_api real;
+
+static int refuses(int call) {
+    int n = __atomic_fetch_add(&driver.calls[call], 1, __ATOMIC_RELAXED);
+    if (call != driver.refuse || n != driver.refuse_after) return 0;
+    driver.refused = 1;
+    return 1;
+}
+
+static int give(void *out, size_t size) {
+    void *address = calloc(size ? size : 1, 1);
+    memcpy(out, &address, sizeof address);
+    return address ? 0 : 2;
+}
+static int give_primary(CUcontext *out) {  /* the device has one, however often it is asked for */
+    static char primary;
+    void *address = &primary;
+    memcpy(out, &address, sizeof address);
+    return 0;
+}
+static int take(const void *address) { return free((void *)(uintptr_t)address), 0; }
+static int move(void *to, const void *from, size_t size) { return memmove(to, from, size), 0; }
+static int set_int(int *out, int value) { return *out = value, 0; }
+static int set_text(char *out, size_t size, const char *text) { return snprintf(out, size, "%s", text), 0; }
+static int set_size(size_t *out, size_t value) { return *out = value, 0; }
+static int set_name(const char **out, int error) { return *out = error == 2 ? "out of memory" : "a test's refusal", 0; }
+static int attribute(int *out, int which) { return set_int(out, which == 75 ? driver.major : which == 76 ? 0 : which == 16 ? 4 : 232448); }
+static int memory_info(size_t *available, size_t *total) { return *available = driver.available, *total = (size_t)1 << 34, 0; }
+static int check_module(CUmodule *out, const void *image) { return strncmp((const char *)image, "machine code", 12) != 0 ? 200 : give(out, 1); }
+static int end_capture(CUgraph *out) { return give(out, 1); }
+static int compile(void) { return driver.n_compiled++, driver.broken_source ? 6 : 0; }
+
+/* W(name, parameters, arguments, error when refused, what it does here, kind of what it gives or takes, how many) */
+#define W(type, name, parameters, arguments, error, here, what, count) \
+    static type wrap_##name parameters { \
+        type result; \
+        if ((error) && refuses(CALL_##name)) return (type)(error); \
+        result = driver.is_real ? real.name arguments : (type)(here); \
+        if (!result && (count)) __atomic_fetch_add(&driver.alive[what], (count), __ATOMIC_RELAXED); \
+        return result; \
+    }
+W(CUresult, cuInit, (unsigned int a), (a), 999, 0 * a, NOTHING, 0)
+W(CUresult, cuDriverGetVersion, (int *a), (a), 999, set_int(a, driver.version), NOTHING, 0)
+W(CUresult, cuGetErrorString, (CUresult a, const char **b), (a, b), 0, set_name(b, a), NOTHING, 0)
+W(CUresult, cuDeviceGetCount, (int *a), (a), 999, set_int(a, driver.n_devices), NOTHING, 0)
+W(CUresult, cuDeviceGet, (CUdevice *a, int b), (a, b), 999, set_int(a, b), NOTHING, 0)
+W(CUresult, cuDeviceGetName, (char *a, int b, CUdevice c), (a, b, c), 999, set_text(a, (size_t)b + 0 * (size_t)c, "no GPU at all"), NOTHING, 0)
+W(CUresult, cuDeviceGetAttribute, (int *a, CUdevice_attribute b, CUdevice c), (a, b, c), 999, attribute(a, b) + 0 * c, NOTHING, 0)
+W(CUresult, cuDevicePrimaryCtxRetain, (CUcontext *a, CUdevice b), (a, b), 2, give_primary(a) + 0 * b, CONTEXT, 1)
+W(CUresult, cuDevicePrimaryCtxRelease_v2, (CUdevice a), (a), 0, 0 * a, CONTEXT, -1)
+W(CUresult, cuCtxPushCurrent_v2, (CUcontext a), (a), 0, a == NULL, CURRENT, 1)
+W(CUresult, cuCtxPopCurrent_v2, (CUcontext *a), (a), 0, a == NULL, CURRENT, -1)
+W(CUresult, cuMemGetInfo_v2, (size_t *a, size_t *b), (a, b), 999, memory_info(a, b), NOTHING, 0)
+W(CUresult, cuMemAlloc_v2, (CUdeviceptr *a, size_t b), (a, b), 2, give(a, b), DEVICE_MEMORY, 1)
+W(CUresult, cuMemFree_v2, (CUdeviceptr a), (a), 0, take((void *)(uintptr_t)a), DEVICE_MEMORY, -1)
+W(CUresult, cuMemHostAlloc, (void **a, size_t b, unsigned int c), (a, b, c), 2, give(a, b) + 0 * (int)c, HOST_MEMORY, 1)
+W(CUresult, cuMemFreeHost, (void *a), (a), 0, take(a), HOST_MEMORY, -1)
+W(CUresult, cuMemcpyHtoDAsync_v2, (CUdeviceptr a, const void *b, size_t c, CUstream d), (a, b, c, d), 999, move((void *)(uintptr_t)a, b, c), NOTHING, 0)
+W(CUresult, cuMemcpyDtoHAsync_v2, (void *a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999, move(a, (void *)(uintptr_t)b, c), NOTHING, 0)
+W(CUresult, cuMemcpyDtoDAsync_v2, (CUdeviceptr a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999, move((void *)(uintptr_t)a, (void *)(uintptr_t)b, c), NOTHING, 0)
+W(CUresult, cuMemsetD8Async, (CUdeviceptr a, unsigned char b, size_t c, CUstream d), (a, b, c, d), 999, 0 * b, NOTHING, 0)
+W(CUresult, cuModuleLoadData, (CUmodule *a, const void *b), (a, b), 2, check_module(a, b), MODULE, 1)
+W(CUresult, cuModuleUnload, (CUmodule a), (a), 0, take(a), MODULE, -1)
+W(CUresult, cuModuleGetFunction, (CUfunction *a, CUmodule b, const char *c), (a, b, c), 500, (memcpy(a, &b, sizeof b), 0), NOTHING, 0)
+W(CUresult, cuFuncSetAttribute, (CUfunction a, CUfunction_attribute b, int c), (a, b, c), 999, 0 * b, NOTHING, 0)
+W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, b == NULL || c == NULL, NOTHING, 0)
+W(CUresult, cuStreamCreate, (CUstream *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), STREAM, 1)
+W(CUresult, cuStreamDestroy_v2, (CUstream a), (a), 0, take(a), STREAM, -1)
+W(CUresult, cuStreamSynchronize, (CUstream a), (a), 719, 0, NOTHING, 0)
+W(CUresult, cuStreamQuery, (CUstream a), (a), 719, 0, NOTHING, 0)
+W(CUresult, cuStreamBeginCapture_v2, (CUstream a, CUstreamCaptureMode b), (a, b), 999, 0 * b, NOTHING, 0)
+static CUresult wrap_cuStreamEndCapture(CUstream a, CUgraph *b) { /* refused, it still ends */
+    int refused = refuses(CALL_cuStreamEndCapture);
+    CUresult result = driver.is_real ? real.cuStreamEndCapture(a, b) : end_capture(b);
+    if (!refused) return driver.alive[GRAPH] += !result, result;
+    if (!result && driver.is_real) real.cuGraphDestroy(*b);
+    else if (!result) take(*b);
+    return *b = NULL, 2;
+}
+W(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec *a, CUgraph b, unsigned long long c), (a, b, c), 2, give(a, b ? 1 : 0), GRAPH_EXEC, 1)
+W(CUresult, cuGraphLaunch, (CUgraphExec a, CUstream b), (a, b), 719, a == NULL, NOTHING, 0)
+W(CUresult, cuGraphExecDestroy, (CUgraphExec a), (a), 0, take(a), GRAPH_EXEC, -1)
+W(CUresult, cuGraphDestroy, (CUgraph a), (a), 0, take(a), GRAPH, -1)
+W(CUresult, cuEventCreate, (CUevent *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), EVENT, 1)
+W(CUresult, cuEventRecord, (CUevent a, CUstream b), (a, b), 719, a == NULL, NOTHING, 0)
+W(CUresult, cuEventSynchronize, (CUevent a), (a), 719, a == NULL, NOTHING, 0)
+W(CUresult, cuEventDestroy_v2, (CUevent a), (a), 0, take(a), EVENT, -1)
+W(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *a, const char *b, const char *c, int d, const char *const *e, const char *const *f), (a, b, c, d, e, f), 1, give(a, strlen(b)), PROGRAM, 1)
+W(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram a, int b, const char *const *c), (a, b, c), 6, compile(), NOTHING, 0)
+W(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram a, size_t *b), (a, b), 1, set_size(b, 64), NOTHING, 0)
+W(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram a, char *b), (a, b), 1, set_text(b, 64, "machine code"), NOTHING, 0)
+W(nvrtcResult, nvrtcGetProgramLogSize, (nvrtcProgram a, size_t *b), (a, b), 0, set_size(b, 40), NOTHING, 0)
+W(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram a, char *b), (a, b), 0, set_text(b, 40, "line 3: this is not C"), NOTHING, 0)
+W(nvrtcResult, nvrtcDestroyProgram, (nvrtcProgram *a), (a), 0, take(*a), PROGRAM, -1)
+W(cublasStatus_t, cublasCreate_v2, (cublasHandle_t *a), (a), 3, give(a, 1), CUBLAS, 1)
+W(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t a), (a), 0, take(a), CUBLAS, -1)
+W(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t a, CUstream b), (a, b), 1, a == NULL, NOTHING, 0)
+W(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t a, void *b, size_t c), (a, b, c), 1, a == NULL, NOTHING, 0)
+W(cublasStatus_t, cublasGemmEx, (cublasHandle_t a, cublasOperation_t b, cublasOperation_t c, int d, int e, int f, const void *g, const void *h, cudaDataType i, int j, const void *k,
+                                 cudaDataType l, int m, const void *n, void *o, cudaDataType p, int q, cublasComputeType_t r, cublasGemmAlgo_t s),
+  (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s), 13, a == NULL, NOTHING, 0)
+#undef W
+
+static void *test_dlopen(const char *name, int flags) {
+    static char libraries[3];
+    int which = strstr(name, "nvrtc") ? 1 : strstr(name, "cublas") ? 2 : 0;
+    if (driver.missing[which]) return NULL;
+    return driver.is_real ? dlopen(name, flags) : &libraries[which];
+}
+
+/* The function above of that name; behind it, on a real GPU, the library's own. */
+static void *test_dlsym(void *library, const char *name) {
+    void *found = NULL;
+    if (driver.missing_symbol && strcmp(name, driver.missing_symbol) == 0) return NULL;
+#define FIND(type, function, parameters) \
+    if (strcmp(name, #function) == 0) { \
+        type (*wrap) parameters = wrap_##function; \
+        void *own = driver.is_real ? dlsym(library, name) : NULL; \
+        memcpy(&real.function, &own, sizeof own); \
+        memcpy(&found, &wrap, sizeof found); \
+        if (driver.is_real && !own) found = NULL; \
+    }
+    TSK__CUDA_DRIVER(FIND) TSK__CUDA_NVRTC(FIND) TSK__CUDA_CUBLAS(FIND)
+#undef FIND
+    return found;
+}
+
+static void new_driver(void) {
+    memset(&driver, 0, sizeof driver);
+    driver.n_devices = 1, driver.major = 9, driver.version = 12080, driver.available = (size_t)1 << 33;
+    driver.refuse = CALL_none;
+}
+
+static void check_nothing_left(const char *when) {
+    int i;
+    for (i = 0; i < N_KINDS; i++) {
+        test_check(driver.alive[i] == 0, __FILE__, __LINE__, "%d of %s left, %s", driver.alive[i], kind_names[i], when);
+        driver.alive[i] = 0;
+    }
+}
+
+/* ---- loading */
+
+static const char *model_dir, *cache_dir;
+
+static tsk_status load(tsk_device device, tsk_dtype dtype, const tsk_host *host, tsk_model **model, tsk_error *error) {
+    tsk_model_options o = tsk_model_options_default();
+    memset(error, 0, sizeof *error);
+    o.device = device, o.dtype = dtype, o.kernel_cache_dir = cache_dir, o.n_threads = 1;
+    if (host) o.host = *host;
+    return tsk_model_load(model_dir, &o, model, error);
+}
+
+/* Loading must end so, with these words; what it compiled. */
+static int check_load(tsk_dtype dtype, tsk_status status, const char *words, int line) {
+    tsk_model *model = NULL;
+    tsk_error error;
+    int before = driver.n_compiled;
+    tsk_status got = load(TSK_DEVICE_CUDA, dtype, NULL, &model, &error);
+    test_check(got == status && (model != NULL) == (status == TSK_OK), __FILE__, line, "loading ends as '%s' (%s)", tsk_status_string(got), error.message);
+    if (status != TSK_OK) test_check(error.status == status && strstr(error.message, words) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, words);
+    if (driver.broken_source) CHECK_CONTAINS(error.log, "this is not C");
+    tsk_model_free(model);
+    tsk_error_clear(&error);
+    check_nothing_left("after loading");
+    return driver.n_compiled - before;
+}
+#define CHECK_LOAD(dtype, status, words) check_load(dtype, status, words, __LINE__)
+
+static void test_libraries(void) {
+    tsk_model *model = NULL;
+    tsk_error error;
+    new_driver();
+    cache_dir = tsk_test_path("libraries");
+    driver.missing[0] = 1;
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_DEVICE, "libcuda.so.1 not found");
+    CHECK_INT(load(TSK_DEVICE_AUTO, TSK_DTYPE_AUTO, NULL, &model, &error), TSK_OK); /* the CPU, and why */
+    if (model) CHECK_CONTAINS(tsk_model_device_note(model), "libcuda.so.1 not found");
+    tsk_model_free(model);
+    driver.missing[0] = 0, driver.missing[1] = 1;
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_COMPILE, "libnvrtc");
+    driver.missing[1] = 0;
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, "");
+    driver.missing[1] = 1; /* the kernels are in the cache now */
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, "");
+    driver.missing[1] = 0, driver.missing[2] = 1;
+    CHECK_LOAD(TSK_DTYPE_BF16, TSK_ERROR_DEVICE, "libcublas");
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""); /* f32 does without */
+    driver.missing[2] = 0;
+    driver.missing_symbol = "cuLaunchKernelEx";
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_DEVICE, "cuLaunchKernelEx is missing from its library");
+    driver.missing_symbol = "cublasGemmEx";
+    CHECK_LOAD(TSK_DTYPE_BF16, TSK_ERROR_DEVICE, "cublasGemmEx is missing from its library");
+    driver.missing_symbol = NULL;
+    driver.n_devices = 0;
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_DEVICE, "there is no CUDA device 0 (0 found)");
+    driver.n_devices = 1, driver.major = 7;
+    CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_DEVICE, "compute capability 7.x, 8.0 is needed");
+    driver.major = 9, driver.available = 1000;
+    CHECK_LOAD(TSK_DTYPE_BF16, TSK_ERROR_MEMORY, "GB on the CUDA device, 0.00 GB of its 17.18 GB are free");
+    driver.available = (size_t)1 << 33;
+    CHECK_LOAD(TSK_DTYPE_BF16, TSK_OK, "");
+}
+
+/* The one file in the cache; its name into path. */
+static char *cache_file(char *path, size_t size, size_t *length) {
+    char command[700];
+    FILE *list;
+    path[0] = 0;
+    snprintf(command, sizeof command, "ls '%s'/*", cache_dir);
+    if ((list = popen(command, "r")) == NULL) exit(2);
+    if (fgets(path, (int)size, list)) path[strcspn(path, "\n")] = 0;
+    pclose(list);
+    return read_file(path, length);
+}
+
+static void test_cache(void) {
+    char path[700], *whole, *now;
+    size_t size = 0, i;
+    int child, status;
+    new_driver();
+    cache_dir = tsk_test_path("cache/below");
+    driver.broken_source = 1;
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_COMPILE, "NVRTC cannot compile kernels.cu with --gpu-architecture=sm_90"), 1);
+    driver.broken_source = 0;
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1); /* what failed was not kept */
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 0);
+    whole = cache_file(path, sizeof path, &size);
+    if (!CHECK(whole && size > 64)) return;
+    for (i = 0; i < size; i += 1 + size / 9) { /* a byte changed anywhere, or the end missing: made anew, as it was */
+        whole[i] ^= 4;
+        write_file(path, whole, size);
+        whole[i] ^= 4;
+        CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+        write_file(path, whole, i);
+        CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+        now = read_file(path, NULL);
+        CHECK(now && memcmp(now, whole, size) == 0);
+        free(now);
+    }
+    free(whole);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 0);
+    driver.version++; /* another driver, another GPU: kernels of their own */
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    driver.major = 8;
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 0);
+    cache_dir = ""; /* none */
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    cache_dir = tsk_test_path("no folder");
+    write_text(cache_dir, "a file");
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1);
+    cache_dir = tsk_test_path("together"); /* several processes at once */
+    for (i = 0; i < 4; i++) {
+        fflush(stdout);
+        if ((child = fork()) == 0) _exit(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, "") > 1 || test_failed);
+        CHECK(child > 0);
+    }
+    while (wait(&status) > 0) CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 0);
+}
+
+/* ---- one whole use of the library, and every call of it refused */
+
+static void ignore(void *user, const tsk_trace_record *record) { (void)user, (void)record; }
+
+static tsk_generate_options small_options(void) {
+    tsk_generate_options o = tsk_generate_options_default();
+    o.gen_length = 8, o.block_length = 4, o.steps = 4;
+    o.transfer = TSK_TRANSFER_SCHEDULE;
+    o.eos_stop = 0;
+    o.skip_layer_k = 2, o.skip_masked = 1, o.skip_refresh = 1, o.skip_threshold = 0.5f;
+    return o;
+}
+
+static tsk_status use_session(tsk_model *model, tsk_error *error) {
+    static const int32_t prompt[70] = {3, 14, 15, 9, 26, 5};
+    static float logits[2 * 200];
+    tsk_generate_options o = small_options();
+    tsk_trace_options tracing = tsk_trace_options_default();
+    tsk_session *session = NULL;
+    tsk_result result;
+    tsk_status status = tsk_session_create(model, &o, &session, error);
+    tracing.on_record = ignore, tracing.values = 1;
+    CHECK((status == TSK_OK) == (session != NULL));
+    if (status != TSK_OK) return status;
+    status = tsk_generate(session, prompt, 6, NULL, &result, error);
+    if (status == TSK_OK) status = tsk_generate(session, prompt, 70, NULL, &result, error); /* by the ways for many rows */
+    if (status == TSK_OK) status = tsk_session_trace(session, &tracing, error);
+    if (status == TSK_OK) status = tsk_generate(session, prompt, 6, NULL, &result, error);
+    if (status == TSK_OK) status = tsk_session_trace(session, NULL, error);
+    if (status == TSK_OK) status = tsk_session_logits(session, prompt, 16, 3, 1, logits, error);
+    if (status != TSK_OK) { /* the same session goes on */
+        CHECK_INT(tsk_session_trace(session, NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_generate(session, prompt, 6, NULL, &result, NULL), TSK_OK);
+        CHECK_INT(result.mask_residual, 0);
+    }
+    tsk_session_free(session);
+    return status;
+}
+
+typedef struct ends { int n; tsk_status status; char message[sizeof ((tsk_error *)0)->message]; } ends;
+
+static void note_end(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error) {
+    ends *e = (ends *)user;
+    (void)id, (void)request_user, (void)result;
+    e->n++;
+    if (!error || e->status != TSK_OK) return;
+    e->status = error->status;
+    memcpy(e->message, error->message, sizeof e->message);
+}
+
+static tsk_status use_batch(tsk_model *model, tsk_error *error) {
+    static const int32_t prompt[40] = {3, 14, 15, 9, 26, 5};
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_generate_options o = small_options();
+    tsk_batch *batch = NULL;
+    tsk_status status;
+    int submitted = 0, i;
+    ends e;
+    memset(&e, 0, sizeof e);
+    options.max_requests = 3, options.cache_tokens = 150, options.max_rows = 100;
+    options.on_done = note_end, options.user = &e;
+    status = tsk_batch_create(model, &options, &batch, error);
+    for (i = 0; status == TSK_OK && i < 3; i++) {
+        status = tsk_batch_submit(batch, prompt, 6 + 11 * i, NULL, &o, NULL, NULL, error);
+        submitted += status == TSK_OK;
+    }
+    if (status == TSK_OK) status = tsk_batch_drain(batch, error);
+    if (status != TSK_OK && batch) tsk_batch_drain(batch, NULL);
+    tsk_batch_destroy(batch);
+    CHECK_INT(e.n, submitted);
+    if (status != TSK_OK || e.status == TSK_OK) return status;
+    error->status = e.status; /* a request that failed, and the others not */
+    memcpy(error->message, e.message, sizeof e.message);
+    return e.status;
+}
+
+static tsk_status use_library(tsk_dtype dtype, const tsk_host *host, tsk_error *error) {
+    tsk_model *model = NULL;
+    tsk_status status = load(TSK_DEVICE_CUDA, dtype, host, &model, error);
+    CHECK((status == TSK_OK) == (model != NULL));
+    if (status == TSK_OK) status = use_session(model, error);
+    if (status == TSK_OK) status = use_batch(model, error);
+    tsk_model_free(model);
+    return status;
+}
+
+/* What a refusal is reported as. Calls that only tidy up are of no consequence (their number is not that of the errors). */
+static void check_refusal(tsk_dtype dtype, int call, int after) {
+    char when[200];
+    tsk_error error;
+    tsk_status status;
+    const char *name = call_names[call];
+    int is_memory = call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc;
+    memset(driver.calls, 0, sizeof driver.calls);
+    driver.refuse = call, driver.refuse_after = after, driver.refused = 0;
+    status = use_library(dtype, NULL, &error);
+    snprintf(when, sizeof when, "call %d of %s refused, %s", after, name, dtype == TSK_DTYPE_F32 ? "f32" : "bf16");
+    driver.refuse = CALL_none;
+    check_nothing_left(when);
+    if (driver.refused && !(status == TSK_OK && call == CALL_cuStreamSynchronize)) {
+        test_check(status != TSK_OK && error.status == status && (!is_memory || status == TSK_ERROR_MEMORY), __FILE__, __LINE__, "%s: '%s'", when, tsk_status_string(status));
+        test_check(strstr(error.message, "CUDA") || strstr(error.message, "cuBLAS") || strstr(error.message, "NVRTC") || (is_memory && strstr(error.message, "memory")), __FILE__, __LINE__,
+                   "%s: \"%s\"", when, error.message);
+    }
+    tsk_error_clear(&error);
+}
+
+/* Each of the allocating calls; of the others the first ones, and then ever fewer, on a real GPU (slow: a quarter of a
+   second each) of all. */
+static void test_refusals(tsk_dtype dtype, int is_real) {
+    static int counts[N_CALLS];
+    tsk_error error;
+    int call, after, n = 0;
+    cache_dir = driver.is_real ? NULL : tsk_test_path("refusals");
+    CHECK_INT(use_library(dtype, NULL, &error), TSK_OK); /* also fills the cache */
+    check_nothing_left("after everything went well");
+    memset(driver.calls, 0, sizeof driver.calls);
+    if (!driver.is_real) cache_dir = ""; /* so that compiling can fail too */
+    CHECK_INT(use_library(dtype, NULL, &error), TSK_OK);
+    memcpy(counts, driver.calls, sizeof counts);
+    check_nothing_left("after everything went well");
+    for (call = 0; call < N_CALLS; call++) {
+        int every = !is_real && (call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate);
+        if (is_real && (call == CALL_cuStreamQuery || call == CALL_cuModuleGetFunction || call == CALL_cuFuncSetAttribute)) continue; /* enough without */
+        for (after = 0; after < counts[call]; after = every || after < 2 ? after + 1 : (is_real ? 3 : 2) * after, n++) check_refusal(dtype, call, after);
+    }
+    CHECK_INT(use_library(dtype, NULL, &error), TSK_OK);
+    printf("%s: %d refusals by %s\n", dtype == TSK_DTYPE_F32 ? "f32" : "bf16", n, is_real ? "the GPU's driver" : "the test's driver");
+    CHECK(n > (is_real ? 40 : 100));
+}
+
+static void test_host_memory(tsk_dtype dtype) {
+    long n;
+    cache_dir = "";
+    for (n = 0; n < 100000; n++) {
+        test_allocator counting = test_allocator_failing_at(n);
+        tsk_allocator allocator = test_allocator_of(&counting);
+        tsk_host host;
+        tsk_error error;
+        tsk_status status;
+        memset(&host, 0, sizeof host);
+        host.allocator = &allocator;
+        status = use_library(dtype, &host, &error);
+        test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed", counting.alive, n);
+        check_nothing_left("after a host allocation failed");
+        test_check(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK), __FILE__, __LINE__, "allocation %ld failed: '%s'", n, tsk_status_string(status));
+        tsk_error_clear(&error);
+        if (!counting.failed) break;
+    }
+    CHECK(n > 50);
+}
+
+int main(void) {
+    static const shape fused = {"fused", 64, 3, 1, 1, 32, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
+    char dirs[2][600], why[200] = "";
+    int i;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    snprintf(dirs[0], sizeof dirs[0], "%s", random_model_folder(&fused));
+    snprintf(dirs[1], sizeof dirs[1], "%s", random_model_folder(&general));
+    model_dir = dirs[0];
+    test_libraries();
+    test_cache();
+    for (i = 0; i < 2; i++) {
+        model_dir = dirs[i];
+        new_driver();
+        test_refusals(TSK_DTYPE_BF16, 0);
+        if (i) test_refusals(TSK_DTYPE_F32, 0);
+        test_host_memory(TSK_DTYPE_BF16);
+    }
+    new_driver();
+    driver.is_real = 1;
+#ifdef __SANITIZE_ADDRESS__
+    snprintf(why, sizeof why, "CUDA's libraries under AddressSanitizer");
+#else
+    if (tsk__cuda_available(0, why, sizeof why)) {
+        CUcontext context; /* kept, as making it takes long */
+        if (!CHECK_INT(real.cuDevicePrimaryCtxRetain(&context, 0), 0)) return test_end("test_cuda_faults");
+        model_dir = dirs[0];
+        test_refusals(TSK_DTYPE_BF16, 1);
+        model_dir = dirs[1];
+        test_refusals(TSK_DTYPE_F32, 1);
+        real.cuDevicePrimaryCtxRelease_v2(0);
+        return test_end("test_cuda_faults");
+    }
+#endif
+    printf("skipped: refusals by a GPU's driver (%s)\n", why);
+    return test_end("test_cuda_faults");
+}

@@ -1,0 +1,325 @@
+/* >>cuda: whole generations. In f32 the tokens are the CPU's wherever no decision hangs on rounding; the invariants hold to
+   the last bit in f32 and bf16; and in f32 a request of a batch gets the tokens that it gets alone. Without a GPU the
+   margins of the CPU's decisions are still measured, so that it is known how many generations would be compared, and that
+   measuring them changes nothing. */
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_CUDA_DLOPEN
+#ifndef TEST_HEADER
+#define TEST_HEADER "../tokenskip.h"
+#endif
+#include TEST_HEADER
+#include "invariants.h"
+#include "random_model.h"
+#include "requests.h"
+
+/* Heads that are sure of something, so that confidences are spread and thresholds between them mean something. */
+static const shape shapes[] = {{"mha 64", 256, 5, 4, 4, 320, 96, 0, 0, 0, 3}, {"gqa 128", 512, 4, 4, 2, 264, 120, 1, 0, 0, 4}, {"odd", 78, 6, 3, 1, 115, 101, 1, 1, 0, 3},
+                              {"hd 16", 64, 6, 4, 2, 96, 80, 0, 0, 1, 4}};
+#ifdef __SANITIZE_ADDRESS__ /* slow, and without a GPU: some, for what a sanitizer sees in this file */
+enum { n_shapes = sizeof shapes / sizeof shapes[0], n_generations = 6, min_kept = 4, is_whole = 0 };
+#else
+enum { n_shapes = sizeof shapes / sizeof shapes[0], n_generations = 60, min_kept = 40, is_whole = 1 };
+#endif
+#define MARGIN 1e-4
+
+/* ---- how near to another outcome the CPU's decisions come */
+
+static struct probe {
+    const run *r;
+    const tsk__backend_ops *ops;   /* the CPU's own */
+    double margin;                 /* the smallest so far */
+    const char *where;             /* in which decision */
+    int n_compared;                /* states whose cosines the pass under way has */
+} probe;
+
+static void narrow_margin(double gap, const char *where) {
+    if (!(gap < probe.margin)) return;
+    probe.margin = gap;
+    probe.where = where;
+}
+
+/* The two best of the scores that a prediction is the best of: logits, with this draw's noise. */
+static void probe_logits(const tsk__draw *draw, const float *logits, int32_t n) {
+    double best = -1e300, second = -1e300;
+    uint32_t words[4];
+    int32_t id;
+    for (id = 0; id < n; id++) {
+        double score = (double)logits[id];
+        if (id == draw->mask_token_id) continue;
+        tsk__random_words(draw->seed, (uint32_t)id >> 2, draw->position, draw->pass, 0, words);
+        if (draw->temperature > 0) score -= (double)draw->temperature * log(-log(tsk__random_from_word(words[id & 3])));
+        if (score > best) second = best, best = score;
+        else if (score > second) second = score;
+    }
+    narrow_margin(best - second, "argmax");
+}
+
+static void probe_head(tsk__stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
+    int32_t v = s->backend->config->embedding_size, i;
+    float *logits = (float *)malloc((size_t)n * (size_t)v * sizeof *logits);
+    if (!logits) exit(2);
+    probe.ops->head(s, n, index, draws);
+    probe.ops->logits(s, n, index, NULL, logits);
+    for (i = 0; i < n; i++) probe_logits(&draws[i], logits + (size_t)i * (size_t)v, v);
+    free(logits);
+}
+
+/* How far every token that may be skipped is from being judged otherwise. Rows that are not decided about count too. */
+static void probe_cosines(tsk__stream *s) {
+    const tsk_generate_options *o = &probe.r->options;
+    const tsk__rows *rows = &tsk__cpu_stream_of(s)->rows;
+    int32_t i, l;
+    for (i = 0; i < rows->n && probe.n_compared; i++) {
+        double least = 2, sum = 0, below, above;
+        if (rows->slots[i] < 0 || (rows->tokens[i] == probe.r->mask && !o->skip_masked)) continue;
+        for (l = 0; l < probe.n_compared; l++) {
+            double c = (double)s->cosines[(size_t)l * (size_t)s->max_rows + (size_t)i];
+            sum += c;
+            if (c < least) least = c;
+        }
+        below = least - (double)o->skip_outlier, above = sum / probe.n_compared - (double)o->skip_threshold;
+        if (o->skip_threshold >= 1) above = -1; /* a mean is at most 1, exactly */
+        if (below >= 0 && above > 0) narrow_margin(below < above ? below : above, "stable");
+        else narrow_margin(below < 0 && above <= 0 ? (-below > -above ? -below : -above) : below < 0 ? -below : -above, "active");
+    }
+    probe.n_compared = 0;
+}
+
+static void probe_compare(tsk__stream *s, int32_t state) {
+    probe.ops->compare(s, state);
+    probe.n_compared = (int)state + 1;
+    if (state + 2 == probe.r->options.skip_layer_k) probe_cosines(s);
+}
+
+/* The order of confidences where the last committed and the first uncommitted meet, and the distance from the bounds. */
+static int probe_step(void *user, const tsk_step *step) {
+    run *r = (run *)user;
+    const tsk_generate_options *o = &r->options;
+    float candidates[max_length];
+    int32_t n = 0, committed = 0, i, j;
+    for (i = 0; i < step->n_positions; i++) {
+        if (r->seen_canvas[step->positions[i]] != r->mask) continue;
+        committed += step->committed[i] != 0;
+        for (j = n++; j > 0 && candidates[j - 1] < step->confidences[i]; j--) candidates[j] = candidates[j - 1];
+        candidates[j] = step->confidences[i];
+    }
+    if (committed < n && (committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD)) narrow_margin((double)candidates[committed - 1] - (double)candidates[committed], "order");
+    for (i = 1; i < n && o->transfer != TSK_TRANSFER_SCHEDULE; i++) {
+        double bound = o->transfer == TSK_TRANSFER_THRESHOLD ? (double)o->threshold : 1.0 - (double)o->factor / (i + 2);
+        if (i <= committed) narrow_margin(fabs((double)candidates[i] - bound), "bound");
+    }
+    return watch(user, step);
+}
+
+/* A generation on the CPU, and its smallest margin. */
+static void generate_probed(tsk_model *model, run *r) {
+    tsk__backend_ops probing = *model->backend->ops;
+    tsk_session *session = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    memset(&probe, 0, sizeof probe);
+    probe.r = r, probe.ops = model->backend->ops, probe.margin = 1e300, probe.where = "none";
+    probing.head = probe_head, probing.compare = probe_compare;
+    model->backend->ops = &probing;
+    prepare(r);
+    r->options.on_step = probe_step;
+    must(tsk_session_create(model, &r->options, &session, &error), &error);
+    must(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error), &error);
+    keep_result(r);
+    tsk_session_free(session);
+    model->backend->ops = probe.ops;
+}
+
+/* ---- the same on both */
+
+typedef struct coverage { int kept, dual, prefix, none, skipped, skipped_masked, exits, refreshes, ages, outliers, last_computed, temperatures, schedules, factors, infills; } coverage;
+
+static void cover(coverage *c, const run *r) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i, infilled = 0;
+    for (i = 0; i < r->n_prompt; i++) infilled |= r->prompt[i] == r->mask;
+    c->kept++;
+    c->dual += o->cache == TSK_CACHE_DUAL, c->prefix += o->cache == TSK_CACHE_PREFIX, c->none += o->cache == TSK_CACHE_NONE;
+    c->skipped += r->n_skipped > 0, c->skipped_masked += r->n_skipped_masked > 0;
+    c->exits += r->n_skipped > 0 && o->skip_policy == TSK_SKIP_EXIT, c->ages += r->n_skipped > 0 && o->skip_max_age > 0;
+    c->last_computed += r->n_skipped > 0 && o->skip_reference == TSK_SKIP_LAST_COMPUTED, c->outliers += r->n_skipped > 0 && o->skip_outlier > 0;
+    c->refreshes += r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
+    c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE, c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
+}
+
+/* More of the cases in which something is skipped, but not everything. */
+static void skip_more(tsk_generate_options *o) {
+    static const float thresholds[] = {0.5f, 0.8f, 0.9f, 0.95f};
+    o->skip_layer_k = 2 + random_below(2);
+    o->skip_threshold = random_pick(thresholds, 4);
+    o->skip_outlier = random_below(2) ? 0.3f : -1.0f;
+    o->threshold = 0.9f;
+}
+
+static void test_generations(const char *name, const char *dir, tsk_device device, coverage *covered) {
+    tsk_model *cpu = load_model(dir, TSK_DEVICE_CPU, TSK_DTYPE_F32), *other = load_model(dir, device, TSK_DTYPE_F32);
+    static run expected, got;
+    int i, kept = 0, left_out = 0;
+    for (i = 0; i < n_generations; i++) {
+        new_run(&expected, tsk_model_get_config(cpu));
+        random_options(&expected, tsk_model_get_config(cpu));
+        expected.options.on_select = NULL; /* the library's own rules decide */
+        if (expected.options.cache == TSK_CACHE_DUAL && random_below(2)) skip_more(&expected.options);
+        got = expected;
+        generate_probed(cpu, &expected);
+        CHECK_INT(expected.wrong, 0);
+        if (!(probe.margin > MARGIN)) {
+            left_out++;
+            continue;
+        }
+        kept++;
+        cover(covered, &expected);
+        generate(other, &got);
+        test_check(memcmp(expected.canvas, got.canvas, sizeof got.canvas) == 0 && expected.passes == got.passes && expected.n_skipped == got.n_skipped &&
+                       memcmp(expected.commits_of_pass, got.commits_of_pass, sizeof got.commits_of_pass) == 0 && memcmp(expected.active, got.active, sizeof got.active) == 0,
+                   __FILE__, __LINE__, "%s, generation %d is the CPU's, whose smallest margin is %g (%s)", name, i, probe.margin, probe.where);
+        check_finished(&got, tsk_model_get_config(cpu));
+    }
+    printf("%s: %d generations %s the CPU's, %d left out (margin below %g)\n", name, kept, device == TSK_DEVICE_CUDA ? "compared with" : "would be compared with", left_out, MARGIN);
+    CHECK(kept >= min_kept / n_shapes);
+    tsk_model_free(cpu), tsk_model_free(other);
+}
+
+static void test_all_generations(tsk_device device) {
+    coverage c;
+    int i;
+    memset(&c, 0, sizeof c);
+    for (i = 0; i < n_shapes; i++) test_generations(shapes[i].name, random_model_folder(&shapes[i]), device, &c);
+    test_generations("mha-f32", "tests/golden/models/mha-f32", device, &c); /* stored in f32, and in f16 */
+    test_generations("odd-f16", "tests/golden/models/odd-f16", device, &c);
+    printf("%d kept: dual %d, prefix %d, none %d; skipping %d, of masked tokens %d, by exit %d, in refreshes %d, with an age limit %d, with an outlier limit %d,\n"
+           "last-computed %d; temperature %d, schedule %d, factor %d, infilling %d\n",
+           c.kept, c.dual, c.prefix, c.none, c.skipped, c.skipped_masked, c.exits, c.refreshes, c.ages, c.outliers, c.last_computed, c.temperatures, c.schedules, c.factors, c.infills);
+    CHECK(c.kept >= min_kept);
+    if (!is_whole) return;
+    CHECK(c.dual && c.prefix && c.none && c.skipped && c.skipped_masked && c.exits && c.refreshes && c.ages && c.outliers && c.last_computed);
+    CHECK(c.temperatures && c.schedules && c.factors && c.infills);
+}
+
+/* ---- what a trace sees: the CPU's names, rows and shapes in the CPU's order, and looking changes nothing */
+
+typedef struct seen {
+    char name[48], part[4];
+    int32_t pass, layer, n_rows, first, last;
+    uint64_t in[3], out[3];
+    double abs_mean;
+} seen;
+typedef struct seen_list { seen items[4096]; int n; } seen_list;
+
+static void see(void *user, const tsk_trace_record *r) {
+    seen_list *list = (seen_list *)user;
+    seen *to = &list->items[list->n < 4095 ? list->n++ : 4095];
+    memset(to, 0, sizeof *to);
+    snprintf(to->name, sizeof to->name, "%s", r->name);
+    snprintf(to->part, sizeof to->part, "%s", r->part);
+    to->pass = r->pass, to->layer = r->layer, to->n_rows = r->n_rows;
+    to->first = r->positions[0], to->last = r->positions[r->n_rows - 1];
+    memcpy(to->in, r->input_shape, sizeof to->in);
+    memcpy(to->out, r->output_shape, sizeof to->out);
+    to->abs_mean = r->stats.abs_mean;
+}
+
+/* `list` NULL: not traced. */
+static void generate_traced(tsk_model *model, const tsk_generate_options *o, seen_list *list, int32_t tokens[32]) {
+    static const int32_t prompt[] = {3, 14, 15, 92, 65, 35, 8};
+    tsk_trace_options tracing = tsk_trace_options_default();
+    tsk_session *session = NULL;
+    tsk_result result;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    tracing.on_record = see;
+    tracing.user = list;
+    if (list) list->n = 0;
+    must(tsk_session_create(model, o, &session, &error), &error);
+    if (list) must(tsk_session_trace(session, &tracing, &error), &error);
+    must(tsk_generate(session, prompt, 7, NULL, &result, &error), &error);
+    memcpy(tokens, result.tokens, 32 * sizeof *tokens);
+    tsk_session_free(session);
+}
+
+/* Magnitudes only of the first pass: its tokens are the same whatever was decided later. */
+static void compare_seen(const char *what, const seen_list *cpu, const seen_list *cuda, double bound) {
+    int i, wrong = cpu->n != cuda->n, off = 0;
+    for (i = 0; i < cpu->n && i < cuda->n; i++) {
+        seen a = cpu->items[i], b = cuda->items[i];
+        off += a.pass == 0 && !(fabs(a.abs_mean - b.abs_mean) <= bound * a.abs_mean);
+        a.abs_mean = b.abs_mean = 0;
+        if (memcmp(&a, &b, sizeof a) != 0 && wrong++ == 0) printf("%s: pass %d has %s where the CPU has %s\n", what, (int)b.pass, b.name, a.name);
+    }
+    CHECK(cpu->n > 100 && cpu->n < 4095);
+    CHECK_INT(wrong, 0);
+    CHECK_INT(off, 0);
+}
+
+static void test_traces(const char *name, const char *dir, tsk_device device) {
+    static seen_list cpu_seen, cuda_seen;
+    static const tsk_dtype dtypes[] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
+    tsk_model *cpu = load_model(dir, TSK_DEVICE_CPU, TSK_DTYPE_F32);
+    tsk_generate_options o = tsk_generate_options_default();
+    int32_t tokens[32], traced[32];
+    int i, exact;
+    o.gen_length = 32, o.block_length = 16, o.eos_stop = 0;
+    o.transfer = TSK_TRANSFER_SCHEDULE, o.steps = 12;
+    o.skip_layer_k = 2, o.skip_outlier = 0.1f, o.skip_masked = 1;
+    for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++) {
+        tsk_model *cuda = load_model(dir, device, dtypes[i]);
+        for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody is */
+            o.skip_threshold = exact ? 1.0f : 0.5f;
+            generate_traced(cuda, &o, NULL, tokens);
+            generate_traced(cuda, &o, &cuda_seen, traced);
+            CHECK(memcmp(tokens, traced, sizeof tokens) == 0);
+        }
+        generate_traced(cpu, &o, &cpu_seen, traced);
+        compare_seen(name, &cpu_seen, &cuda_seen, i ? 0.05 : 1e-3);
+        tsk_model_free(cuda);
+    }
+    tsk_model_free(cpu);
+}
+
+/* ---- on the device alone */
+
+static void test_on_device(const char *name, const char *dir, tsk_device device, int batches) {
+    static const tsk_dtype dtypes[2] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
+    int i, before;
+    for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++) {
+        tsk_model *model = load_model(dir, device, dtypes[i]);
+        before = test_failed;
+        test_invariants_of(model, 60);
+        if (i == 0 && batches) {
+            test_as_alone(model, name, 40, 8, 300, 300, 0, 1);
+            test_as_alone(model, name, 30, 5, 150, 90, 60, 1); /* waiting, moving together, refreshes cut by layers */
+            test_as_alone(model, name, 40, 16, 2000, 1000, 1, 0);
+        }
+        if (test_failed != before) printf("(in %s, %s)\n", name, i ? "bf16" : "f32");
+        tsk_model_free(model);
+    }
+}
+
+/* `test_cuda_generate dry`: the CPU in the GPU's place, which tries the tests themselves. */
+int main(int argc, char **argv) {
+    char why[256] = "";
+    int i, is_dry = argc > 1 && strcmp(argv[1], "dry") == 0, has_gpu = 0;
+    tsk_device device = is_dry ? TSK_DEVICE_CPU : TSK_DEVICE_CUDA;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+#ifdef __SANITIZE_ADDRESS__
+    snprintf(why, sizeof why, "CUDA's libraries under AddressSanitizer");
+#else
+    has_gpu = tsk__cuda_available(0, why, sizeof why);
+#endif
+    test_all_generations(has_gpu && !is_dry ? TSK_DEVICE_CUDA : TSK_DEVICE_CPU);
+    if (!has_gpu && !is_dry) {
+        printf("skipped: everything that runs on a GPU (%s)\n", why);
+        return test_end("test_cuda_generate");
+    }
+    test_on_device("mha-f32", "tests/golden/models/mha-f32", device, 0);
+    test_on_device("gqa-bf16", "tests/golden/models/gqa-bf16", device, 1);
+    test_traces("mha-f32", "tests/golden/models/mha-f32", device);
+    test_traces("gqa-bf16", "tests/golden/models/gqa-bf16", device);
+    for (i = 0; i < n_shapes; i++) test_on_device(shapes[i].name, tsk_test_path(shapes[i].name), device, i == 0 || i == 3);
+    return test_end("test_cuda_generate");
+}
