@@ -225,8 +225,8 @@ static void see(void *user, const tsk_trace_record *r) {
 }
 
 /* `list` NULL: not traced. */
-static void generate_traced(tsk_model *model, const tsk_generate_options *o, seen_list *list, int32_t tokens[32]) {
-    static const int32_t prompt[] = {3, 14, 15, 92, 65, 35, 8};
+static void generate_seen(tsk_model *model, const tsk_generate_options *o, seen_list *list, int32_t tokens[32]) {
+    static const int32_t prompt[] = {3, 14, 15, 9, 26, 5, 35};
     tsk_trace_options tracing = tsk_trace_options_default();
     tsk_session *session = NULL;
     tsk_result result;
@@ -270,11 +270,11 @@ static void test_traces(const char *name, const char *dir, tsk_device device) {
         tsk_model *cuda = load_model(dir, device, dtypes[i]);
         for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody is */
             o.skip_threshold = exact ? 1.0f : 0.5f;
-            generate_traced(cuda, &o, NULL, tokens);
-            generate_traced(cuda, &o, &cuda_seen, traced);
+            generate_seen(cuda, &o, NULL, tokens);
+            generate_seen(cuda, &o, &cuda_seen, traced);
             CHECK(memcmp(tokens, traced, sizeof tokens) == 0);
         }
-        generate_traced(cpu, &o, &cpu_seen, traced);
+        generate_seen(cpu, &o, &cpu_seen, traced);
         compare_seen(name, &cpu_seen, &cuda_seen, i ? 0.05 : 1e-3);
         tsk_model_free(cuda);
     }
