@@ -858,10 +858,21 @@ template <class T> static __device__ __forceinline__ void row_squares(const T *x
     for (int t = threadIdx.x >> 4; t < (n_tiles + 15) / 16 * 16; t += 16) {
         float sum = 0.0f;
         int first = t * 128 + (threadIdx.x & 15) * 8;
-        for (int i = first; i < first + 8; i++) {
-            float value = i < d ? load(x + i) : 0.0f;
-            sum += value * value;
-        }
+        if (sizeof(T) == 2 && d % 8 == 0) {
+            if (first < d) {
+                uint4 v = *(const uint4 *)(x + first);
+                u32 pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    sum += low_f32(pairs[i]) * low_f32(pairs[i]);
+                    sum += high_f32(pairs[i]) * high_f32(pairs[i]);
+                }
+            }
+        } else
+            for (int i = first; i < first + 8; i++) {
+                float value = i < d ? load(x + i) : 0.0f;
+                sum += value * value;
+            }
         sum = lanes_sum<16>(sum);
         if ((threadIdx.x & 15) == 0 && t < n_tiles) squares[t] = sum;
     }
@@ -898,6 +909,17 @@ template <class T> static __device__ __forceinline__ void norm(const T *x, const
         if (threadIdx.x == 0) scale = s;
     }
     __syncthreads();
+    if (sizeof(T) == 2 && d % 8 == 0) {
+        for (int i = threadIdx.x; i < d / 8; i += 256) {
+            uint4 v = ((const uint4 *)x)[i], w = ((const uint4 *)weight)[i];
+            v.x = multiply_bf16x2(pack_bf16(low_f32(v.x) * scale, high_f32(v.x) * scale), w.x);
+            v.y = multiply_bf16x2(pack_bf16(low_f32(v.y) * scale, high_f32(v.y) * scale), w.y);
+            v.z = multiply_bf16x2(pack_bf16(low_f32(v.z) * scale, high_f32(v.z) * scale), w.z);
+            v.w = multiply_bf16x2(pack_bf16(low_f32(v.w) * scale, high_f32(v.w) * scale), w.w);
+            ((uint4 *)out)[i] = v;
+        }
+        return;
+    }
     for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
@@ -907,36 +929,82 @@ struct rope_args {
     int n_heads, n_kv_heads, head_dim;
     u64 layer_offset;
 };
-template <class T> static __device__ __forceinline__ void rope_cache(const T *y, const T *bias, rope_args a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) {
+// Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
+template <class T> struct rope_place {
+    int d, is_v;
+    u64 at, tap;
+    T *before, *after, *to;  // before RoPE and after for a trace (NULL: not wanted); NULL: the row is inactive
+};
+// `first`: which of the (n_heads + 2 n_kv_heads) * head_dim / 2 places of a first half.
+template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of(const rope_args &a, const row_entry &entry, const cache_entry &cache, int row, int first, T *q, T *tap_q,
+                                                                                 T *tap_k, T *tap_v, T *tap_rope) {
+    int hd = a.head_dim, half = hd / 2, head = first / half, kv = head - a.n_heads;
+    rope_place<T> p;
+    p.d = first - head * half;
+    p.at = (u64)head * hd + p.d;
+    p.is_v = kv >= a.n_kv_heads;
+    if (p.is_v) kv -= a.n_kv_heads;
+    p.tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
+    p.before = head < a.n_heads ? tap_q : p.is_v ? tap_v : tap_k;
+    p.after = head < a.n_heads || p.is_v ? 0 : tap_rope;
+    p.to = q + ((u64)row * a.n_heads + head) * hd + p.d;
+    if (head >= a.n_heads) p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity + (u64)entry.position * hd + p.d;
+    if (head >= a.n_heads && !entry.active) p.to = 0;
+    return p;
+}
+static __device__ __forceinline__ void store_pieces(bf16 *to, uint4 low, uint4 high, int half) {
+    *(uint4 *)to = low;
+    *(uint4 *)(to + half) = high;
+}
+static __device__ __forceinline__ u32 add_bias(u32 x, u32 bias) { return pack_bf16(low_f32(x) + low_f32(bias), high_f32(x) + high_f32(bias)); }
+static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
+    uint4 b = *(const uint4 *)bias;
+    return make_uint4(add_bias(x.x, b.x), add_bias(x.y, b.y), add_bias(x.z, b.z), add_bias(x.w, b.w));
+}
+// The same 16 bytes at a time; head_dim % 16 == 0.
+static __device__ __forceinline__ void rope_cache_pieces(const bf16 *y, const bf16 *bias, const rope_args &a, const row_entry &entry, const cache_entry &cache, bf16 *q, bf16 *tap_q,
+                                                         bf16 *tap_k, bf16 *tap_v, bf16 *tap_rope) {
+    int half = a.head_dim / 2, row = blockIdx.x, pieces = (a.n_heads + 2 * a.n_kv_heads) * half / 8;
+    for (int i = threadIdx.x; i < pieces; i += 256) {
+        rope_place<bf16> p = rope_place_of(a, entry, cache, row, i * 8, q, tap_q, tap_k, tap_v, tap_rope);
+        uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + half);
+        if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + half);
+        if (p.before) store_pieces(p.before + p.tap, low, high, half);
+        if (!p.is_v) {
+            const float2 *turn = a.table.rope + (u64)row * half + p.d;
+            uint4 turned = rope_piece(low, high, turn, -1.0f);
+            high = rope_piece(high, low, turn, 1.0f);
+            low = turned;
+        }
+        if (p.after) store_pieces(p.after + p.tap, low, high, half);
+        if (p.to) store_pieces(p.to, low, high, half);
+    }
+}
+static __device__ __forceinline__ void rope_cache_pieces(const float *, const float *, const rope_args &, const row_entry &, const cache_entry &, float *, float *, float *, float *, float *) {}
+template <class T> static __device__ __forceinline__ void rope_cache(const T *y, const T *bias, const rope_args &a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) {
     let_successor_start();
     wait_for_predecessor();
-    int hd = a.head_dim, half = hd / 2, row = blockIdx.x, heads = a.n_heads + 2 * a.n_kv_heads;
+    int half = a.head_dim / 2, row = blockIdx.x, heads = a.n_heads + 2 * a.n_kv_heads;
     row_entry entry = a.table.rows[row];
     cache_entry cache = a.table.caches[entry.request];
-    y += (u64)row * heads * hd;
+    y += (u64)row * heads * a.head_dim;
+    if (sizeof(T) == 2 && half % 8 == 0) {
+        rope_cache_pieces(y, bias, a, entry, cache, q, tap_q, tap_k, tap_v, tap_rope);
+        return;
+    }
     for (int i = threadIdx.x; i < heads * half; i += 256) {
-        int head = i / half, d = i - head * half, at = head * hd + d, kv = head - a.n_heads;
-        bool is_v = kv >= a.n_kv_heads;
-        if (is_v) kv -= a.n_kv_heads;
-        float low = load(y + at), high = load(y + at + half);
-        if (bias) low = rounded(low + load(bias + at), y), high = rounded(high + load(bias + at + half), y);
-        u64 tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + d;
-        T *before = head < a.n_heads ? tap_q : is_v ? tap_v : tap_k;
-        if (before) store(before + tap, low), store(before + tap + half, high);
-        if (!is_v) {
-            float2 r = a.table.rope[(u64)row * half + d];
+        rope_place<T> p = rope_place_of(a, entry, cache, row, i, q, tap_q, tap_k, tap_v, tap_rope);
+        float low = load(y + p.at), high = load(y + p.at + half);
+        if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + half), y);
+        if (p.before) store(p.before + p.tap, low), store(p.before + p.tap + half, high);
+        if (!p.is_v) {
+            float2 r = a.table.rope[(u64)row * half + p.d];
             float turned = low * r.x - high * r.y;
             high = high * r.x + low * r.y;
             low = turned;
         }
-        T *to = q + ((u64)row * a.n_heads + head) * hd + d;
-        if (head >= a.n_heads) {
-            if (!is_v && tap_rope) store(tap_rope + tap, low), store(tap_rope + tap + half, high);
-            if (!entry.active) continue;
-            to = (T *)(is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity + (u64)entry.position * hd + d;
-        }
-        store(to, low);
-        store(to + half, high);
+        if (p.after) store(p.after + p.tap, low), store(p.after + p.tap + half, high);
+        if (p.to) store(p.to, low), store(p.to + half, high);
     }
 }
 
@@ -1151,7 +1219,7 @@ template <class T> static __device__ __forceinline__ void fill(T *to, u64 count,
     extern "C" __global__ void __launch_bounds__(256) embed_##S(const T *embedding, rows_table table, T *x, float *squares, int d) { embed(embedding, table, x, squares, d); } \
     extern "C" __global__ void __launch_bounds__(256) squares_##S(const T *x, float *squares, int d) { squares_of(x, squares, d); } \
     extern "C" __global__ void __launch_bounds__(256) norm_##S(const T *x, const int *index, const T *weight, T *out, int d, float eps) { norm(x, index, weight, out, d, eps); } \
-    extern "C" __global__ void __launch_bounds__(256) rope_cache_##S(const T *y, const T *bias, rope_args a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) { rope_cache(y, bias, a, q, tap_q, tap_k, tap_v, tap_rope); } \
+    extern "C" __global__ void __launch_bounds__(256) rope_cache_##S(const T *y, const T *bias, const __grid_constant__ rope_args a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) { rope_cache(y, bias, a, q, tap_q, tap_k, tap_v, tap_rope); } \
     extern "C" __global__ void __launch_bounds__(128) silu_##S(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) { silu_product(y, bias, hidden, mlp, tap_gate, tap_up); } \
     extern "C" __global__ void __launch_bounds__(256) residual_##S(const T *y, const T *bias, rows_table table, T *x, int d, T *tap) { residual(y, bias, table, x, d, tap); } \
     extern "C" __global__ void __launch_bounds__(128) attend_##S(const T *q, T *out, rows_table table, int n_heads, int n_kv_heads, int hd, float scale, u64 layer_offset) { attend(q, out, table, n_heads, n_kv_heads, hd, scale, layer_offset); } \
@@ -1196,24 +1264,29 @@ extern "C" __global__ void __launch_bounds__(256) exact_f32(const float *input, 
 
 // ---- The head's two stages -------------------------------------------------------------------------------------------------
 
-// First stage where the logits lie in memory: [m, n] f32, bias added in place. Grid (ceil(n / 128), m), block 128.
-extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, const void *bias, int bias_is_bf16, const draw_entry *draws, head_entry *heads, int n) {
+// First stage where the logits lie in memory: of ids first .. first + n - 1, [m, n] f32, bias added in place; a tile is 1024
+// ids. Grid (ceil(n / 1024), m), block 128.
+extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, const void *bias, int bias_is_bf16, const draw_entry *draws, head_entry *heads, int first, int n) {
     __shared__ head_entry parts[4];
     let_successor_start();
     wait_for_predecessor();
-    int id = blockIdx.x * 128 + threadIdx.x;
+    draw_entry draw = draws[blockIdx.y];
     head_entry best = head_none();
-    if (id < n) {
-        float logit = logits[(u64)blockIdx.y * n + id];
-        if (bias) logits[(u64)blockIdx.y * n + id] = logit = logit + (bias_is_bf16 ? load((const bf16 *)bias + id) : ((const float *)bias)[id]);
-        best = head_of(draws[blockIdx.y], id, logit);
+    logits += (u64)blockIdx.y * n;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int at = blockIdx.x * 1024 + i * 128 + threadIdx.x, id = first + at;
+        if (at >= n) continue;
+        float logit = logits[at];
+        if (bias) logits[at] = logit = logit + (bias_is_bf16 ? load((const bf16 *)bias + id) : ((const float *)bias)[id]);
+        best = head_merge(best, head_of(draw, id, logit));
     }
     for (int lanes = 1; lanes < 32; lanes *= 2) best = head_merge(best, head_shuffle(best, lanes));
     if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = best;
     __syncthreads();
     if (threadIdx.x == 0) {
         for (int w = 1; w < 4; w++) best = head_merge(best, parts[w]);
-        heads[(u64)blockIdx.x * gridDim.y + blockIdx.y] = best;
+        heads[(u64)(first / 1024 + blockIdx.x) * gridDim.y + blockIdx.y] = best;
     }
 }
 

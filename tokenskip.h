@@ -7713,7 +7713,10 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
 #define TSK__CUDA_LINEAR_TILE 128
 #define TSK__CUDA_LINEAR_CHUNK 64
-#define TSK__CUDA_HEAD_CHUNK 32       /* rows whose logits lie in memory at once, where they do */
+#define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond TSK__CUDA_SKINNY */
+#define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
+#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
+#define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
 /* X(name, kinds): T: name_f32 or name_bf16 by the activation type; B: bf16 only; -: one for all. The order is that of
@@ -8477,6 +8480,8 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(b->allocator, s);
 }
 
+static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_ROWS ? rows : TSK__CUDA_HEAD_ROWS; }
+
 /* Addresses of the stream's device memory, or its size with base 0. */
 static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk__cuda_backend *b = s->backend;
@@ -8484,7 +8489,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0, tiles = ((uint64_t)c->embedding_size + 127) / 128;
     uint64_t linear_tiles = ((uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows) + 127) / 128;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
+    uint64_t head_entries = tiles * TSK__CUDA_SKINNY, sliced = ((uint64_t)c->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(s->base.max_rows);
     int has_scratch = !b->has_skinny || s->base.max_rows > TSK__CUDA_SKINNY;
+    if (head_entries < sliced) head_entries = sliced;
     if (linear_tiles < tiles) linear_tiles = tiles;
     s->full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
@@ -8500,7 +8507,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->squares = base + tsk__cuda_take(&used, rows * ((d + 127) / 128), sizeof(float));
     s->partials = base + tsk__cuda_take(&used, b->has_skinny ? 2 * (uint64_t)b->n_multiprocessors * TSK__CUDA_SKINNY * TSK__CUDA_LINEAR_TILE : 0, sizeof(float));
     s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tiles * TSK__CUDA_SKINNY, TSK__CUDA_HEAD_ENTRY);
+    s->heads = base + tsk__cuda_take(&used, head_entries, TSK__CUDA_HEAD_ENTRY);
     s->counters = base + tsk__cuda_take(&used, linear_tiles + (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
@@ -8919,68 +8926,79 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     tsk__cuda_make_tiles(s);
 }
 
-/* ---- the head */
+/* ---- the head: fused with the final norm for few rows; for more, matrix products over slices of the vocabulary, whose
+   logits are reduced before the next slice takes their place */
 
-static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, CUdeviceptr predictions) {
-    int32_t tiles = (s->backend->base.config->embedding_size + 127) / 128;
+static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tile, CUdeviceptr predictions) {
+    int32_t tiles = (s->backend->base.config->embedding_size + tile - 1) / tile;
     void *parameters[4];
     parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
-    if (predictions) tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
-/* m rows at most TSK__CUDA_SKINNY (fused) or TSK__CUDA_HEAD_CHUNK (else). predictions 0: logits alone are wanted. */
-static void tsk__cuda_head_rows(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
+/* Up to TSK__CUDA_SKINNY rows. predictions 0: logits alone are wanted. */
+static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
-    int32_t vocabulary = c->embedding_size, bias_is_bf16 = !b->is_f32;
-    void *parameters[6];
-    if (b->has_skinny) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, vocabulary, c->d_model);
-        a.weights = b->head, a.bias = b->head_bias, a.input = tsk__cuda_x(s), a.norm = b->final_norm;
-        a.index = index, a.draws = draws, a.heads = s->heads, a.logits = logits;
-        tsk__cuda_linear(s, TSK__CUDA_linear_head_32, &a, "linear_head");
-    } else {
-        tsk__cuda_norm(s, m, index, b->final_norm, s->normed);
-        tsk__cuda_product(s, s->normed, b->head, logits, m, vocabulary, c->d_model, 0, 1);
-        parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &vocabulary;
-        tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(vocabulary + 127) / 128, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
-    }
-    tsk__cuda_head_finish(s, m, predictions);
+    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, c->embedding_size, c->d_model);
+    tsk__cuda_need_squares(s);
+    a.weights = b->head, a.bias = b->head_bias, a.input = tsk__cuda_x(s), a.norm = b->final_norm;
+    a.index = index, a.draws = draws, a.heads = s->heads, a.logits = logits;
+    tsk__cuda_linear(s, TSK__CUDA_linear_head_32, &a, "linear_head");
+    if (predictions) tsk__cuda_head_finish(s, m, TSK__CUDA_LINEAR_TILE, predictions);
 }
 
-/* Memory for the logits of a chunk, made when first needed. */
+/* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
+static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
+    tsk__cuda_backend *b = s->backend;
+    int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
+    void *parameters[7];
+    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * b->base.element_size, logits, m, n, d, 0, 1);
+    parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
+    parameters[6] = &n;
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
+}
+
+/* Up to TSK__CUDA_HEAD_ROWS rows. */
+static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions) {
+    int32_t vocabulary = s->backend->base.config->embedding_size, first;
+    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
+    for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
+        tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+    tsk__cuda_head_finish(s, m, TSK__CUDA_HEAD_TILE, predictions);
+}
+
+/* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
-    uint64_t size = (uint64_t)TSK__CUDA_HEAD_CHUNK * (uint64_t)s->backend->base.config->embedding_size * sizeof(float);
-    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)size), "memory for logits");
+    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
+    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
-    int32_t chunk = s->backend->has_skinny ? TSK__CUDA_SKINNY : TSK__CUDA_HEAD_CHUNK, i;
+    int is_fused = s->backend->has_skinny && n <= TSK__CUDA_SKINNY;
+    int32_t i;
     CUdeviceptr indices = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index), all_draws = tsk__cuda_argument(s, draws, (uint64_t)n * sizeof *draws);
-    if (s->backend->has_skinny) tsk__cuda_need_squares(s);
-    else if (!tsk__cuda_need_logits(s)) return;
-    for (i = 0; i < n; i += chunk)
-        tsk__cuda_head_rows(s, n - i < chunk ? n - i : chunk, indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws,
-                            tsk__cuda_address(s->base.predictions + i), s->backend->has_skinny ? 0 : s->logits);
+    if (is_fused) tsk__cuda_head_fused(s, n, indices, all_draws, tsk__cuda_address(s->base.predictions), 0);
+    else if (tsk__cuda_need_logits(s))
+        for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
+            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, tsk__cuda_address(s->base.predictions + i));
 }
 
 static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *index, float *norm, float *logits) {
     const tsk__cuda_backend *b = s->backend;
     uint64_t d = (uint64_t)b->base.config->d_model, vocabulary = (uint64_t)b->base.config->embedding_size;
-    tsk__draw draws[TSK__CUDA_HEAD_CHUNK];
+    tsk__draw draws[TSK__CUDA_LOGITS_ROWS];
     int32_t i;
     memset(draws, 0, sizeof draws);
     if (!tsk__cuda_need_logits(s)) return;
-    if (b->has_skinny) tsk__cuda_need_squares(s);
-    for (i = 0; i < n; i += TSK__CUDA_HEAD_CHUNK) {
-        int32_t m = n - i < TSK__CUDA_HEAD_CHUNK ? n - i : TSK__CUDA_HEAD_CHUNK;
+    for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
+        int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr indices = tsk__cuda_argument(s, index + i, (uint64_t)m * sizeof *index), no_draws = tsk__cuda_argument(s, draws, sizeof draws);
-        if (norm) {
-            tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
-            tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        }
-        tsk__cuda_head_rows(s, m, indices, no_draws, 0, s->logits);
+        if (norm || !b->has_skinny) tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
+        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
+        if (b->has_skinny) tsk__cuda_head_fused(s, m, indices, no_draws, 0, s->logits);
+        else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
 }
