@@ -13,6 +13,7 @@
 #   make test-gpu-sanitize its last part, compute-sanitizer, alone
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
 #   make bench-tokenizer the tokenizer beside the official library (needs node and npm)
+#   make bench-cuda      what `tokenskip bench` does not see of the CUDA backend (needs a GPU with 40 GB)
 #   make kernels         kernels.cu.h from kernels.cu
 #   make clean
 
@@ -40,7 +41,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda kernels clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -196,6 +197,12 @@ build/fuzz/%: tests/fuzz/%.c tokenskip.h | build/fuzz
 
 bench-gemm: build/bench_gemm
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE build/bench_gemm
+
+bench-cuda: build/bench_cuda
+	build/bench_cuda
+
+build/bench_cuda: tests/bench/bench_cuda.c tokenskip.h kernels.cu.h | build/tests
+	$(CC) -O2 -I. $< -o $@ $(LIBS)
 
 build/bench_gemm: tests/bench/bench_gemm.c tokenskip.h | build/tests
 	$(CC) -O2 $(WARNINGS) $< -o $@ -lopenblas $(LIBS)

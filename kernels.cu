@@ -878,13 +878,15 @@ template <class T> static __device__ __forceinline__ void row_squares(const T *x
     }
 }
 
-// x[i] = table[token of row i]. Grid n, block 256. Equals embed.
+// x[i] = table[token of row i], where active. Grid n, block 256. Equals embed.
 template <class T> static __device__ __forceinline__ void embed(const T *embedding, rows_table table, T *x, float *squares, int d) {
     let_successor_start();
     wait_for_predecessor();
-    const T *from = embedding + (u64)table.rows[blockIdx.x].token * d;
-    copy_row(x + (u64)blockIdx.x * d, from, d);
-    row_squares(from, d, squares + (u64)blockIdx.x * ((d + 127) / 128));
+    row_entry entry = table.rows[blockIdx.x];
+    const T *from = embedding + (u64)entry.token * d;
+    x += (u64)blockIdx.x * d;
+    if (entry.active) copy_row(x, from, d);
+    row_squares(entry.active ? from : x, d, squares + (u64)blockIdx.x * ((d + 127) / 128));
 }
 
 // squares [n, d/128] of x, after something other than a linear map wrote it. Grid n, block 256.
@@ -1008,12 +1010,12 @@ template <class T> static __device__ __forceinline__ void rope_cache(const T *y,
     }
 }
 
-// hidden = silu(gate) * up of y [n, 16 * ceil(mlp / 8)], in which 8 values of gate and 8 of up alternate. Grid (ceil(mlp / 1024), n), block 128.
+// hidden = silu(gate) * up of y [n, 16 * ceil(mlp / 8)], in which 8 values of gate and 8 of up alternate. Grid (n, ceil(mlp / 1024)), block 128.
 template <class T> static __device__ __forceinline__ void silu_product(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) {
     let_successor_start();
     wait_for_predecessor();
-    int group = blockIdx.x * 128 + threadIdx.x, groups = (mlp + 7) / 8;
-    u64 row = blockIdx.y;
+    int group = blockIdx.y * 128 + threadIdx.x, groups = (mlp + 7) / 8;
+    u64 row = blockIdx.x;
     if (group >= groups) return;
     float gate[8], up[8];
     const T *from = y + (row * groups + group) * 16;

@@ -8299,7 +8299,7 @@ typedef struct tsk__cuda_stream {
     /* the pass */
     int32_t n, all_n, n_requests, n_tiles, tile_rows;
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
-    CUdeviceptr compact_index;
+    CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_masked;
     int is_dirty;                  /* the device has not fetched the row table's last change */
     int can_overlap;               /* what was launched last is a kernel of ours */
@@ -8397,8 +8397,9 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
     return status;
 }
 
-/* A list's copy on the device, good until the next wait. Not inside a recorded section: its contents would be recorded. */
-static CUdeviceptr tsk__cuda_argument(tsk__cuda_stream *s, const void *values, uint64_t size) {
+/* A place in the ring of pinned memory that lists leave the host from, good until the next wait. Not inside a recorded
+   section: the list's contents would be recorded. */
+static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
     uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
     if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
@@ -8406,8 +8407,18 @@ static CUdeviceptr tsk__cuda_argument(tsk__cuda_stream *s, const void *values, u
     }
     s->arguments_used = at + room;
     memcpy(s->arguments + at, values, (size_t)size);
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(s->device_arguments + at, s->arguments + at, (size_t)size, s->stream), "copying arguments");
     s->can_overlap = 0;
+    return at;
+}
+
+static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
+}
+
+/* A list's copy on the device, good until the next wait. */
+static CUdeviceptr tsk__cuda_argument(tsk__cuda_stream *s, const void *values, uint64_t size) {
+    uint64_t at = tsk__cuda_argument_place(s, values, size);
+    tsk__cuda_upload(s, s->device_arguments + at, at, size);
     return s->device_arguments + at;
 }
 
@@ -8434,6 +8445,7 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
+    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->compact_x) s->has_squares = 0;
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -8511,6 +8523,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->counters = base + tsk__cuda_take(&used, linear_tiles + (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
+    s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
@@ -8852,7 +8865,7 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
     tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
     parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->base.hidden, parameters[3] = &mlp, parameters[4] = &gate, parameters[5] = &up;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)((mlp + 7) / 8 + 127) / 128, (uint32_t)s->n, 1, 128, 0, parameters, "silu");
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((mlp + 7) / 8 + 127) / 128, 1, 128, 0, parameters, "silu");
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
@@ -8910,7 +8923,8 @@ static void tsk__cuda_expand(tsk__cuda_stream *s) {
 static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *index) {
     int32_t i, j;
     tsk__cuda_expand(s);
-    s->compact_index = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index);
+    /* at a place of its own: expand reads it after any number of waits */
+    tsk__cuda_upload(s, s->compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
     tsk__cuda_move(s, s->compact_x, s->full_x, s->compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */

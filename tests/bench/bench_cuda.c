@@ -1,0 +1,255 @@
+/* What `tokenskip bench` does not see of the CUDA backend, in LLaDA-8B's shape with random weights: the chain of cuBLAS
+   products of one refresh beside the refresh, a whole generation, the gaps that the host leaves on the stream, the
+   library's own device memory, and a mixed load beside a steady one. Not a test.
+
+       make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it) */
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_CUDA_DLOPEN
+#include "../../tokenskip.h"
+
+static void must(tsk_status status, const tsk_error *error) {
+    if (status == TSK_OK) return;
+    printf("%s: %s\n%s\n", tsk_status_string(status), error->message, error->log ? error->log : "");
+    exit(1);
+}
+
+static uint32_t random_state = 1;
+static int32_t random_below(int32_t n) {
+    random_state = random_state * 1664525u + 1013904223u; /* Numerical Recipes' generator */
+    return (int32_t)((random_state >> 8) % (uint32_t)n);
+}
+
+static int ascending(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static double median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return n ? values[n / 2] : 0;
+}
+
+static tsk_model *make_model(void) {
+    tsk_model_options o = tsk_model_options_default();
+    tsk_model_config c;
+    tsk_model *model = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    memset(&c, 0, sizeof c);
+    c.d_model = 4096, c.n_layers = 32, c.n_heads = c.n_kv_heads = 32, c.head_dim = 128, c.mlp_hidden_size = 12288;
+    c.vocab_size = c.embedding_size = 126464, c.max_sequence_length = 4096;
+    c.mask_token_id = 126336, c.eos_token_id = c.pad_token_id = 126081;
+    c.rope_theta = 500000, c.rms_norm_eps = 1e-5f;
+    o.device = TSK_DEVICE_CUDA;
+    must(tsk_model_random(&c, 0, &o, &model, &error), &error);
+    return model;
+}
+
+/* ---- device memory: what is allocated after the weights, caches apart */
+
+static struct { CUresult (*alloc)(CUdeviceptr *, size_t); uint64_t total; } memory;
+static CUresult count_alloc(CUdeviceptr *address, size_t size) {
+    memory.total += size;
+    return memory.alloc(address, size);
+}
+
+/* ---- gaps: from the end of one piece of the stream's work, where the host waits, to the beginning of the next */
+
+typedef CUresult (*event_create)(CUevent *, unsigned int);
+typedef CUresult (*event_elapsed)(float *, CUevent, CUevent);
+enum { max_gaps = 4096 };
+static struct {
+    const tsk__backend_ops *ops;
+    event_elapsed elapsed;
+    CUevent ends[max_gaps], starts[max_gaps];
+    int n_ends, n_starts;
+    double waited[max_gaps];
+} gaps;
+
+static tsk_status marked_wait(tsk__stream *stream, tsk_error *error) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk_status status;
+    if (s->needs_signal) tsk__cuda_signal(s);
+    if (gaps.n_ends < max_gaps) s->backend->api.cuEventRecord(gaps.ends[gaps.n_ends++], s->stream);
+    status = gaps.ops->wait(stream, error);
+    return status;
+}
+
+/* A recorded section is the first thing that a step, or what follows a decision, gives the stream. */
+static int marked_replay(tsk__stream *stream, uint64_t key) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    if (gaps.n_starts < gaps.n_ends) {
+        gaps.n_starts = gaps.n_ends;
+        s->backend->api.cuEventRecord(gaps.starts[gaps.n_starts - 1], s->stream);
+    }
+    return gaps.ops->replay(stream, key);
+}
+
+/* ---- what is measured */
+
+static tsk_generate_options seed_options(void) {
+    tsk_generate_options o = tsk_generate_options_default();
+    o.gen_length = 128, o.block_length = 32, o.steps = 128, o.eos_stop = 0;
+    o.transfer = TSK_TRANSFER_SCHEDULE;  /* one token a pass, as the threshold rule gives with random weights */
+    o.cache = TSK_CACHE_DUAL;
+    return o;
+}
+
+static double generate(tsk_session *session, int32_t n_prompt, int32_t *nfe) {
+    int32_t prompt[1024], i;
+    tsk_result result;
+    tsk_error error;
+    double start;
+    memset(&error, 0, sizeof error);
+    for (i = 0; i < n_prompt; i++) prompt[i] = random_below(126000);
+    start = tsk__time_ms();
+    must(tsk_generate(session, prompt, n_prompt, NULL, &result, &error), &error);
+    *nfe = result.nfe;
+    return tsk__time_ms() - start;
+}
+
+static void whole_generation(tsk_model *model, const char *name, tsk_generate_options o) {
+    tsk_session *session = NULL;
+    tsk_error error;
+    double ms[5];
+    int32_t nfe = 0, i;
+    memset(&error, 0, sizeof error);
+    must(tsk_session_create(model, &o, &session, &error), &error);
+    generate(session, 19, &nfe);
+    for (i = 0; i < 5; i++) ms[i] = generate(session, 19, &nfe);
+    printf("%s: prompt 19, gen 128, %d passes: %.2f ms a pass, %.1f tokens/s (median of 5 generations)\n", name, (int)nfe, median(ms, 5) / nfe, 128e3 / median(ms, 5));
+    tsk_session_free(session);
+}
+
+static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+    static tsk__backend_ops ops;
+    event_create create;
+    tsk_session *session = NULL;
+    tsk_error error;
+    double values[max_gaps];
+    int32_t nfe, i, n = 0;
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    char why[128];
+    memset(&error, 0, sizeof error);
+    if (!driver || !tsk__cuda_symbol(driver, "cuEventCreate", &create, why, sizeof why) || !tsk__cuda_symbol(driver, "cuEventElapsedTime", &gaps.elapsed, why, sizeof why)) return;
+    must(tsk_session_create(model, &o, &session, &error), &error);
+    generate(session, 19, &nfe);
+    tsk__cuda_enter(b);
+    for (i = 0; i < max_gaps && !gaps.ends[i]; i++) create(&gaps.ends[i], 0), create(&gaps.starts[i], 0);
+    tsk__cuda_leave(b);
+    gaps.ops = b->base.ops;
+    gaps.n_ends = gaps.n_starts = 0;
+    ops = *gaps.ops;
+    ops.wait = marked_wait, ops.replay = marked_replay;
+    b->base.ops = &ops;
+    for (i = 0; i < max_gaps; i++) gaps.waited[i] = 0;
+    generate(session, 19, &nfe);
+    b->base.ops = gaps.ops;
+    tsk__cuda_enter(b);
+    for (i = 0; i < gaps.n_starts; i++) {
+        float ms = -1;
+        if (gaps.elapsed(&ms, gaps.ends[i], gaps.starts[i]) == CUDA_SUCCESS && ms >= 0 && ms < 1) values[n++] = ms * 1e3;
+    }
+    tsk__cuda_leave(b);
+    printf("%s: %d gaps on the stream, median %.1f us", name, (int)n, median(values, n));
+    printf(", nine tenths below %.1f us\n", n ? values[n * 9 / 10] : 0.0);
+    tsk_session_free(session);
+}
+
+/* One refresh's products: all rows through the layers, one block's through the head. */
+static void cublas_chain(tsk_model *model) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+    tsk__stream *stream = NULL;
+    tsk__cuda_stream *s;
+    tsk_error error;
+    double best = 1e30;
+    int32_t m = 1280, l, i;
+    memset(&error, 0, sizeof error);
+    must(b->base.ops->stream_create(&b->base, m, 0, &stream, &error), &error);
+    s = tsk__cuda_stream_of(stream);
+    tsk__cuda_enter(b);
+    tsk__cuda_need_logits(s);
+    for (i = 0; i < 12; i++) {
+        double start = tsk__time_ms();
+        for (l = 0; l < 32; l++) {
+            tsk__cuda_product(s, s->normed, b->layers[l].qkv, s->scratch, m, b->qkv_width, 4096, 0, 0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.attention), b->layers[l].attn_out, s->normed, m, 4096, 4096, 1, 0);
+            tsk__cuda_product(s, s->normed, b->layers[l].gate_up, s->scratch, m, b->gate_up_rows, 4096, 0, 0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->normed, m, 4096, 12288, 1, 0);
+        }
+        tsk__cuda_product(s, s->normed, b->head, s->logits, 32, 126464, 4096, 0, 1);
+        b->api.cuStreamSynchronize(s->stream);
+        start = tsk__time_ms() - start;
+        if (i >= 6 && start < best) best = start; /* warm by then: what a chain sustains */
+    }
+    tsk__cuda_leave(b);
+    printf("cuBLAS products of a refresh of 1280 tokens, the head on 32 rows: %.2f ms\n", best);
+    b->base.ops->stream_destroy(stream);
+}
+
+static void run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t tokens, int is_mixed, double *row_layers, double *ms, double *mean_rows) {
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_generate_options o = seed_options();
+    tsk_batch *batch = NULL;
+    tsk_batch_status status;
+    tsk_error error;
+    int32_t *prompt = (int32_t *)malloc(1024 * sizeof *prompt), i, j, passes = 0, submitted = 0;
+    if (!prompt) exit(1);
+    memset(&error, 0, sizeof error);
+    options.max_requests = n;
+    options.cache_tokens = tokens;
+    options.max_rows = rows;
+    must(tsk_batch_create(model, &options, &batch, &error), &error);
+    *row_layers = *ms = *mean_rows = 0;
+    for (i = 0; i < n; i++) {
+        int32_t length = is_mixed ? 64 + random_below(961) : 512;
+        for (j = 0; j < length; j++) prompt[j] = random_below(126000);
+        o.gen_length = is_mixed ? 64 : 32;
+        o.steps = o.gen_length / 4;
+        o.seed = (uint64_t)i;
+        must(tsk_batch_submit(batch, prompt, length, NULL, &o, NULL, NULL, &error), &error);
+        submitted += length + o.gen_length;
+    }
+    do {
+        must(tsk_batch_step(batch, &status, &error), &error);
+        if (!is_mixed && status.rows > 32 * n) continue;  /* the refreshes before the steady part */
+        if (!is_mixed && passes < 2 && passes++ < 2) continue;
+        *row_layers += (double)status.row_layers;
+        *ms += status.ms;
+        *mean_rows += (double)status.row_layers * status.row_layers / 32;
+        passes++;
+    } while (status.in_flight || status.queued);
+    *mean_rows /= *row_layers;  /* as a row sees it */
+    tsk_batch_destroy(batch);
+    free(prompt);
+}
+
+static void mixed_load(tsk_model *model) {
+    static const int32_t caps[] = {2048, 4096};
+    size_t i;
+    for (i = 0; i < sizeof caps / sizeof *caps; i++) {
+        double work, ms, rows, steady_work, steady_ms, steady_rows;
+        int32_t n = caps[i] / 32;
+        run_batch(model, 64, caps[i], 40000, 1, &work, &ms, &rows);
+        run_batch(model, n, n * 544, n * 544, 0, &steady_work, &steady_ms, &steady_rows);
+        printf("mixed load, passes of up to %d rows: %.3g row-layers/s (%.0f rows a pass, %.0f ms); steady passes of %.0f rows: %.3g; ratio %.2f\n", (int)caps[i], work / ms * 1e3, rows, ms,
+               steady_rows, steady_work / steady_ms * 1e3, work / ms / (steady_work / steady_ms));
+    }
+}
+
+int main(void) {
+    tsk_model *model = make_model();
+    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+    tsk_generate_options o = seed_options();
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    memory.alloc = b->api.cuMemAlloc_v2;
+    b->api.cuMemAlloc_v2 = count_alloc;
+    o.skip_layer_k = 0;
+    whole_generation(model, "dual cache", o);
+    printf("device memory beyond weights, K and V, of a session of 147 tokens: %.1f MB\n", (double)memory.total * 1e-6 - 147 * 0.524288);
+    host_gaps(model, "dual cache", o);
+    o.skip_layer_k = 8, o.skip_masked = 1, o.skip_threshold = 0.9f;
+    whole_generation(model, "TokenSkip", o);
+    host_gaps(model, "TokenSkip", o);
+    cublas_chain(model);
+    mixed_load(model);
+    tsk_model_free(model);
+    return 0;
+}
