@@ -803,10 +803,12 @@ template <int HD, int ROW_WARPS, int KEY_WARPS, int STAGES, int SPLITS> static _
 // Shared memory stages * 256 * HD bytes. All equal attend.
 //   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles), block 256, 3 stages
 //   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles), block 256, 3 stages
+//   attention_short_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), block 128, 2 stages
 //   attention_large_<HD>: tiles of up to 64 rows, grid (1, n_heads, tiles), block 128, 2 stages
 #define ATTENTION_KERNELS(HD) \
     extern "C" __global__ void __launch_bounds__(256, 2) attention_small_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 4, 3, 4>(a); } \
     extern "C" __global__ void __launch_bounds__(256, 2) attention_medium_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 2, 3, 4>(a); } \
+    extern "C" __global__ void __launch_bounds__(128) attention_short_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 2, 2, 1>(a); } \
     extern "C" __global__ void __launch_bounds__(128) attention_large_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 1, 2, 1>(a); }
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)

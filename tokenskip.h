@@ -7727,7 +7727,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
     X(linear_head_32, '-') X(linear_head_64, '-') \
-    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
+    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_short_64, '-') X(attention_short_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
 
 typedef enum tsk__cuda_kernel {
 #define TSK__CUDA_KERNEL_ENUM(name, kind) TSK__CUDA_##name,
@@ -8795,7 +8795,7 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     const tsk_model_config *c = b->base.config;
     tsk__cuda_attention_args a;
     uint64_t offset = tsk__cuda_layer_offset(c, layer);
-    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS, is_small = is_split && s->tile_rows == 32;
+    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS, is_small = s->tile_rows == 32;
     float scale = (float)(1.0 / sqrt((double)hd));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
@@ -8807,7 +8807,8 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = offset;
     if (b->has_flash) {
         void *parameters[1];
-        int kernel = (int)(is_small ? TSK__CUDA_attention_small_64 : is_split ? TSK__CUDA_attention_medium_64 : TSK__CUDA_attention_large_64) + (hd == 128);
+        int kernel = (int)(is_split ? (is_small ? TSK__CUDA_attention_small_64 : TSK__CUDA_attention_medium_64)
+                                    : is_small ? TSK__CUDA_attention_short_64 : TSK__CUDA_attention_large_64) + (hd == 128);
         parameters[0] = &a;
         tsk__cuda_launch(s, (tsk__cuda_kernel)kernel, is_split ? 4 : 1, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, is_split ? 256 : 128,
                          (uint32_t)((is_split ? 3 : 2) * 256 * hd), parameters, "attention");

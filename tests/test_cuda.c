@@ -45,7 +45,7 @@ static shape random_shape(int number) {
 
 /* ---- one pass, step by step, on any backend */
 
-enum { max_rows = 200, max_requests = 3, n_states = 2, n_steps = 96 };
+enum { max_rows = 200, max_requests = 11, n_states = 2, n_steps = 96 };
 
 typedef struct outcome {          /* what every operation left, as f32 */
     float *values[n_steps];
@@ -698,7 +698,7 @@ static void test_trial(const shape *s, tsk_model *cpu, tsk_model *device, trial 
 /* `few`: the fused kernels' cases only, for compute-sanitizer. */
 static void test_operations(const shape *s, tsk_device device, int few) {
     static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
-                                                                                            {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {0, 0, 0, 0}};
+                                                                                            {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {190, 11, 0, 0}, {0, 0, 0, 0}};
     const char *dir = random_model_folder(s);
     tsk_model *models[3];
     tsk_dtype dtypes[2] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
