@@ -179,16 +179,22 @@ static void free_outcome(outcome *o) {
     for (i = 0; i < o->n; i++) free(o->values[i]);
 }
 
-static double error_of(const float *reference, const float *got, size_t n) {
-    double difference = 0, size = 0;
+static double squares_of(const float *a, const float *b, size_t n) {
+    double sum = 0;
     size_t i;
     for (i = 0; i < n; i++) {
-        double delta = (double)got[i] - (double)reference[i];
-        difference += delta * delta;
-        size += (double)reference[i] * (double)reference[i];
+        double delta = (double)a[i] - (b ? (double)b[i] : 0.0);
+        sum += delta * delta;
     }
-    return sqrt(difference / (size > 0 ? size : 1));
+    return sum;
 }
+
+static double error_of(const float *reference, const float *got, size_t n) {
+    double size = squares_of(reference, NULL, n);
+    return sqrt(squares_of(got, reference, n) / (size > 0 ? size : 1));
+}
+
+static double rms_difference(const float *reference, const float *got, size_t n) { return sqrt(squares_of(got, reference, n) / (double)(n ? n : 1)); }
 
 static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, int masked, int compacted, float temperature) {
     plan p;
@@ -218,7 +224,9 @@ static void compare_outcomes(const shape *s, const plan *p, const outcome *refer
     int i, wrong = 0;
     CHECK_INT(reference->n, got->n);
     for (i = 0; i < reference->n; i++) {
-        double error = error_of(reference->values[i], got->values[i], reference->counts[i]);
+        /* cosines may be near 0: what counts of them is the difference */
+        int is_cosine = strcmp(reference->names[i], "compare") == 0;
+        double error = is_cosine ? rms_difference(reference->values[i], got->values[i], reference->counts[i]) : error_of(reference->values[i], got->values[i], reference->counts[i]);
         double *worst = is_bf16 ? &worst_bf16 : &worst_f32;
         if (!(error <= bound)) printf("%s, %s of %d rows, %d requests%s%s: %s (step %d) is off by %g\n", s->name, is_bf16 ? "bf16" : "f32", (int)p->n, (int)p->n_requests,
                                       p->masked ? ", masked" : "", p->compacted ? ", compacted" : "", reference->names[i], i, error);
@@ -706,7 +714,7 @@ static void test_operations(const shape *s, tsk_device device, int few) {
     int j;
     models[0] = load_model(dir, TSK_DEVICE_CPU, TSK_DTYPE_F32);
     for (j = 0; j < 2; j++) models[1 + j] = load_model(dir, device, device == TSK_DEVICE_CPU ? TSK_DTYPE_F32 : dtypes[j]);
-    for (i = 0; i < (few ? 4 : sizeof cases / sizeof cases[0]); i++)
+    for (i = few ? 1 : 0; i < (few ? 3 : sizeof cases / sizeof cases[0]); i++)
         for (j = 0; j < 2; j++) {
             int32_t n = cases[i].n ? cases[i].n : 2 + random_below(max_rows - 2), requests = cases[i].n ? cases[i].requests : 1 + random_below(n < 3 ? n : 3);
             trial t = new_trial(models[0]->backend->config, n, requests, cases[i].n ? cases[i].narrows : n > 64 ? 2 : 1, device == TSK_DEVICE_CUDA && j, cases[i].temperature);
