@@ -8795,7 +8795,9 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     const tsk_model_config *c = b->base.config;
     tsk__cuda_attention_args a;
     uint64_t offset = tsk__cuda_layer_offset(c, layer);
-    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS, is_small = s->tile_rows == 32;
+    /* keys are split where heads alone leave multiprocessors idle */
+    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * c->n_heads < 3 * b->n_multiprocessors;
+    int32_t is_small = s->tile_rows == 32;
     float scale = (float)(1.0 / sqrt((double)hd));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);

@@ -265,6 +265,8 @@ int main(void) {
     o.skip_layer_k = 8, o.skip_masked = 1, o.skip_threshold = 0.9f;
     whole_generation(model, "TokenSkip", o);
     host_gaps(model, "TokenSkip", o);
+    o.skip_layer_k = 0, o.refresh_rows = 32, o.refresh_every = 4;
+    whole_generation(model, "32 more rows a step, a forward of all every 4th block", o);
     cublas_chain(model);
     mixed_load(model);
     tsk_model_free(model);
