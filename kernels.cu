@@ -387,6 +387,15 @@ static __device__ __forceinline__ void finish_tile(const linear_args &a, float (
     if (KIND == LINEAR_GATE_UP) finish_gate_up(a, scratch, tile_index);
 }
 
+template <int N_SUB, int M_SUB> static __device__ __forceinline__ void clear(float (&acc)[N_SUB][M_SUB][4]) {
+#pragma unroll
+    for (int i = 0; i < N_SUB; i++)
+#pragma unroll
+        for (int j = 0; j < M_SUB; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
+}
+
 // Adds the other blocks' parts of a tile to `acc`, in block order. False: another block will do it.
 template <int N_SUB, int M_SUB>
 static __device__ __forceinline__ bool gather_parts(const linear_args &a, float (&acc)[N_SUB][M_SUB][4], int tile_index, int chunks,
@@ -403,10 +412,7 @@ static __device__ __forceinline__ bool gather_parts(const linear_args &a, float 
         __stcg(mine + i * LINEAR_THREADS, make_float4(c[0], c[1], c[2], c[3]));
     }
     if (!last_to_arrive(a.counters + tile_index, (u32)(last - first + 1), shared_flag)) return false;
-#pragma unroll
-    for (int i = 0; i < n; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) acc[i / M_SUB][i % M_SUB][e] = 0.0f;
+    clear(acc);
     for (int b = first; b <= last; b += at_once) {  // several parts are on their way at once
         float4 parts[at_once][n];
 #pragma unroll
@@ -508,12 +514,7 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     }
 
     float acc[shape::n_sub][shape::m_sub][4];
-#pragma unroll
-    for (int i = 0; i < shape::n_sub; i++)
-#pragma unroll
-        for (int j = 0; j < shape::m_sub; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
+    clear(acc);
 
     int tile = begin / chunks, chunk = begin % chunks, stage = 0, previous = stages - 1, to_fetch = end - begin - in_flight;
     bool starts_tile = chunk == 0;
@@ -551,12 +552,7 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
         __syncthreads();  // this chunk's place, refilled only in the next round, becomes the results' tile
         if (gather_parts(a, acc, tile, chunks, total, starts_tile, flag)) finish_tile<M, KIND>(a, acc, weights, tile);
         __syncthreads();
-#pragma unroll
-        for (int i = 0; i < shape::n_sub; i++)
-#pragma unroll
-            for (int j = 0; j < shape::m_sub; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
+        clear(acc);
         starts_tile = true;
         chunk = 0;
         tile++;

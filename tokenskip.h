@@ -7669,7 +7669,13 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
         snprintf(why, why_size, "there is no CUDA device %d (%d found)", index, count);
         return 0;
     }
-    if (api.cuDeviceGet(&device, index) != CUDA_SUCCESS || api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device) != CUDA_SUCCESS || major < 8) {
+    result = api.cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    if (result != CUDA_SUCCESS) {
+        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(&api, result));
+        return 0;
+    }
+    if (major < 8) {
         snprintf(why, why_size, "CUDA device %d has compute capability %d.x, 8.0 is needed", index, major);
         return 0;
     }
