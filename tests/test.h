@@ -57,8 +57,8 @@ static TEST_UNUSED const char *tsk_test_temp_dir(void) {
     static char dir[512];
     const char *base = getenv("TMPDIR");
     if (dir[0]) return dir;
-    snprintf(dir, sizeof dir, "%s/tsk_test_%ld", base && base[0] ? base : "/tmp", (long)getpid());
-    if (mkdir(dir, 0700) != 0) {
+    snprintf(dir, sizeof dir, "%s/tsk_test_XXXXXX", base && base[0] ? base : "/tmp");
+    if (!mkdtemp(dir)) {
         perror(dir);
         exit(2);
     }

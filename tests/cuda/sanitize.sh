@@ -29,15 +29,15 @@ check() { # check TOOL SECONDS COMMAND...
     esac
 }
 
-generation() { # generation TOOL SECONDS DTYPE LENGTH: in blocks of 16 of four passes
-    check "$1" "$2" "$command" generate -m "$model" -p 7+5= --gen-length "$4" --block-length 16 --no-threshold --steps "$(($4 / 4))" --no-eos-stop \
+generation() { # generation TOOL SECONDS DTYPE LENGTH BLOCK STEPS
+    check "$1" "$2" "$command" generate -m "$model" -p 7+5= --gen-length "$4" --block-length "$5" --no-threshold --steps "$6" --no-eos-stop \
         --skip-masked --skip-threshold 0.5 --skip-outlier -1 --skip-refresh --device cuda --dtype "$3"
 }
 
-generation memcheck 40 bf16 64
-generation memcheck 30 f32 64
+generation memcheck 40 bf16 64 16 16
+generation memcheck 30 f32 64 16 16
 check memcheck 40 "$operations" few
-generation racecheck 45 bf16 32
-generation racecheck 90 f32 16
-check racecheck 120 "$operations" few
+generation racecheck 45 bf16 32 16 8
+generation racecheck 120 f32 4 4 2
+check racecheck 150 "$operations" few
 exit $failed
