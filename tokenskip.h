@@ -3281,16 +3281,23 @@ static size_t tsk__unicode_before(const char *text, size_t at) {
 
 /* Where the first byte stands that is no part of valid UTF-8; `size` when all is. */
 static size_t tsk__unicode_invalid(const char *text, size_t size) {
+    const unsigned char *s = (const unsigned char *)text;
     size_t at = 0;
     while (at < size) {
         uint64_t eight;
-        int valid = 1;
-        size_t n = 8;
-        if (size - at >= 8) memcpy(&eight, text + at, 8);
-        else eight = UINT64_MAX;
-        if (eight & 0x8080808080808080u) n = tsk__json_utf8(text + at, size - at, &valid);
-        if (!valid) return at;
-        at += n;
+        size_t left = size - at, n;
+        int valid;
+        if (s[at] < 0x80) {
+            if (left >= 8) memcpy(&eight, text + at, 8);
+            else eight = UINT64_MAX;
+            at += eight & 0x8080808080808080u ? 1 : 8;
+        } else if (left >= 3 && s[at] - 0xe1u < 0x0cu && (s[at + 1] & 0xc0) == 0x80 && (s[at + 2] & 0xc0) == 0x80) at += 3; /* E1 .. EC take any two */
+        else if (left >= 2 && s[at] - 0xc2u < 0x1eu && (s[at + 1] & 0xc0) == 0x80) at += 2;
+        else {
+            n = tsk__json_utf8(text + at, left, &valid);
+            if (!valid) return at;
+            at += n;
+        }
     }
     return size;
 }
