@@ -3504,6 +3504,9 @@ enum {
 };
 
 #define TSK__BPE_NO_RANK UINT32_MAX
+#ifndef TSK__BPE_CHARS_FROM
+#define TSK__BPE_CHARS_FROM 8192     /* merges from which a table of whole characters pays; tests want it always */
+#endif
 #define TSK__BPE_MAX_FILE ((size_t)512 << 20)
 
 /* The end of the piece that starts at `at` < size. */
@@ -3537,6 +3540,19 @@ typedef struct tsk__bpe_matcher {
     unsigned char first[256];     /* 1 for bytes that begin one */
 } tsk__bpe_matcher;
 
+/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. Merging bytes by
+   rank gives the same result where no rule can join a part of the character with what stands beside it, and where every
+   rule for the whole character ranks behind those that make it: then its own bytes' merges, whenever their turn comes,
+   meet nothing else. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
+   bits. */
+typedef struct tsk__bpe_chars {
+    int32_t ids[65536];           /* by code point: the token, or -1 */
+    uint8_t lead[64][32];         /* by a first byte (its low bits): bytes before it that end something a rule joins with it */
+    uint8_t lead_two[1024][32];   /* likewise with the first two bytes of three */
+    uint8_t tail[64][32];         /* by a last byte: bytes after it that begin something a rule joins with it */
+    uint8_t tail_two[4096][32];   /* likewise with the last two */
+} tsk__bpe_chars;
+
 struct tsk_tokenizer {
     const tsk_allocator *allocator;
     tsk__unicode unicode;
@@ -3552,6 +3568,7 @@ struct tsk_tokenizer {
                                      to see that takes an eighth of the memory */
     size_t merge_mask;
     int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
+    tsk__bpe_chars *chars;        /* NULL: not worth it, or some byte has no token */
     tsk__bpe_added *added;
     size_t n_added, added_capacity;
     tsk__bpe_matcher raw, normalized; /* looked for before and after normalisation */
@@ -4024,18 +4041,56 @@ static const tsk__bpe_token *tsk__bpe_whole(tsk__bpe_encoder *encoder, const cha
 }
 
 /* Appends the ids of a piece, worked out anew. There is room for one a byte. */
+/* ---- characters taken whole (see tsk__bpe_chars) */
+
+/* The code point and length of the character of two or three bytes at `s`, of which `left` are there; else 0. */
+static size_t tsk__bpe_char(const unsigned char *s, size_t left, uint32_t *c) {
+    if (s[0] < 0xc2 || s[0] >= 0xf0 || left < (s[0] < 0xe0 ? 2u : 3u) || (s[1] & 0xc0) != 0x80) return 0;
+    *c = (uint32_t)(s[0] & 0x1f) << 6 | (s[1] & 0x3f);
+    if (s[0] < 0xe0) return 2;
+    *c = (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f);
+    return (s[2] & 0xc0) == 0x80 ? 3 : 0;
+}
+
+static int tsk__bpe_in(const uint8_t set[32], unsigned char byte) { return set[byte >> 3] >> (byte & 7) & 1; }
+static void tsk__bpe_include(uint8_t set[32], unsigned char byte) { set[byte >> 3] |= (uint8_t)(1 << (byte & 7)); }
+static size_t tsk__bpe_two(unsigned char a, unsigned char b) { return (size_t)(a & 0x3f) << 6 | (b & 0x3f); }
+static size_t tsk__bpe_lead_two(unsigned char a, unsigned char b) { return (size_t)(a & 0x0f) << 6 | (b & 0x3f); }
+
+/* The token of the character at `at`, of n bytes, where neighbours cannot take part of it; else -1. */
+static int32_t tsk__bpe_whole_char(const tsk__bpe_chars *chars, const unsigned char *piece, size_t at, size_t size, size_t n, uint32_t c) {
+    const unsigned char *s = piece + at, *last = s + n - 1;
+    if (at && (tsk__bpe_in(chars->lead[s[0] & 0x3f], s[-1]) || (n == 3 && tsk__bpe_in(chars->lead_two[tsk__bpe_lead_two(s[0], s[1])], s[-1])))) return -1;
+    if (at + n < size && (tsk__bpe_in(chars->tail[*last & 0x3f], last[1]) || (n == 3 && tsk__bpe_in(chars->tail_two[tsk__bpe_two(s[1], s[2])], last[1])))) return -1;
+    return chars->ids[c];
+}
+
+/* The symbols that merging begins with; returns how many. */
+static size_t tsk__bpe_first_symbols(const tsk_tokenizer *tokenizer, const char *piece, size_t size, int32_t *ids) {
+    const unsigned char *bytes = (const unsigned char *)piece;
+    size_t i, n = 0, length;
+    uint32_t c = 0;
+    for (i = 0; i < size; i += length) {
+        length = tokenizer->chars ? tsk__bpe_char(bytes + i, size - i, &c) : 0;
+        ids[n] = length ? tsk__bpe_whole_char(tokenizer->chars, bytes, i, size, length, c) : -1;
+        if (!length || ids[n] < 0) {
+            length = 1;
+            ids[n] = tokenizer->byte_ids[bytes[i]];
+        }
+        if (ids[n] >= 0) n++;
+    }
+    return n;
+}
+
 static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
     const tsk_tokenizer *tokenizer = encoder->tokenizer;
     int32_t *ids = encoder->out->ids + encoder->out->count;
     const tsk__bpe_token *whole = tokenizer->ignore_merges ? tsk__bpe_whole(encoder, piece, size) : NULL;
-    size_t i, n = 0;
+    size_t n = 0;
     if (whole) {
         ids[n++] = whole->id;
     } else {
-        for (i = 0; i < size; i++) {
-            ids[n] = tokenizer->byte_ids[(unsigned char)piece[i]];
-            if (ids[n] >= 0) n++;
-        }
+        n = tsk__bpe_first_symbols(tokenizer, piece, size, ids);
         n = n <= TSK__BPE_SHORT ? tsk__bpe_merge_short(tokenizer, ids, n) : tsk__bpe_merge_long(encoder, ids, n);
         if (n == SIZE_MAX) return TSK_ERROR_MEMORY;
     }
@@ -4603,6 +4658,70 @@ static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const t
 
 static int tsk__bpe_is_version_line(const char *line, size_t size) { return size >= 8 && memcmp(line, "#version", 8) == 0; }
 
+/* What the rule `left` `right` means for the characters that it touches. lowest: of the rules for a whole character. */
+static void tsk__bpe_note_rule(const tsk_tokenizer *tokenizer, const tsk__bpe_merge *rule, uint32_t *lowest) {
+    const tsk__bpe_token *a = tsk__bpe_token_of(tokenizer, rule->left), *b = tsk__bpe_token_of(tokenizer, rule->right);
+    const unsigned char *left = (const unsigned char *)tokenizer->bytes.data + a->bytes, *right = (const unsigned char *)tokenizer->bytes.data + b->bytes;
+    size_t n_left = a->bytes_length, n_right = b->bytes_length;
+    tsk__bpe_chars *chars = tokenizer->chars;
+    uint32_t c = 0;
+    if (!n_left || !n_right) return;
+    if (n_right == 1 && right[0] >= 0xc2) tsk__bpe_include(chars->lead[right[0] & 0x3f], left[n_left - 1]);
+    if (n_right == 2 && right[0] >= 0xe0 && right[0] < 0xf0) tsk__bpe_include(chars->lead_two[tsk__bpe_lead_two(right[0], right[1])], left[n_left - 1]);
+    if ((right[0] & 0xc0) != 0x80) {  /* of parts, only the character's last bytes stand before another one */
+        if (n_left == 1 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail[left[0] & 0x3f], right[0]);
+        if (n_left == 2 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail_two[tsk__bpe_two(left[0], left[1])], right[0]);
+    }
+    if (tsk__bpe_char(left, n_left, &c) == n_left && rule->rank < lowest[c]) lowest[c] = rule->rank;
+    if (tsk__bpe_char(right, n_right, &c) == n_right && rule->rank < lowest[c]) lowest[c] = rule->rank;
+}
+
+/* What n bytes merge to, by themselves, and the highest rank that it takes; -1 when they do not become one. */
+static int32_t tsk__bpe_merge_char(const tsk_tokenizer *tokenizer, const unsigned char *s, size_t n, uint32_t *highest) {
+    int32_t ids[3];
+    const tsk__bpe_merge *first, *second;
+    size_t i;
+    for (i = 0; i < n; i++) ids[i] = tokenizer->byte_ids[s[i]];
+    first = tsk__bpe_merge_of(tokenizer, ids[0], ids[1]);
+    *highest = first->rank;
+    if (n == 2) return first->rank == TSK__BPE_NO_RANK ? -1 : first->id;
+    second = tsk__bpe_merge_of(tokenizer, ids[1], ids[2]);
+    if (second->rank < first->rank) {
+        *highest = second->rank;
+        second = tsk__bpe_merge_of(tokenizer, ids[0], second->id);
+    } else if (first->rank != TSK__BPE_NO_RANK) second = tsk__bpe_merge_of(tokenizer, first->id, ids[2]);
+    else return -1;
+    if (second->rank != TSK__BPE_NO_RANK && second->rank > *highest) *highest = second->rank;
+    return second->rank == TSK__BPE_NO_RANK ? -1 : second->id;
+}
+
+/* For large vocabularies, once the merges are known. */
+static tsk_status tsk__bpe_make_chars(const tsk__bpe_loader *loader, size_t n_merges) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    uint32_t *lowest, c, highest;
+    size_t i;
+    for (i = 0; i < 256; i++)
+        if (tokenizer->byte_ids[i] < 0) return TSK_OK;
+    if (n_merges < TSK__BPE_CHARS_FROM) return TSK_OK;
+    tokenizer->chars = (tsk__bpe_chars *)tsk__memory_new_zeroed(tokenizer->allocator, 1, sizeof *tokenizer->chars);
+    lowest = (uint32_t *)tsk__memory_new(tokenizer->allocator, 65536, sizeof *lowest);
+    if (!tokenizer->chars || !lowest) {
+        tsk__memory_delete(tokenizer->allocator, lowest);
+        return tsk__bpe_no_memory(loader);
+    }
+    for (c = 0; c < 65536; c++) lowest[c] = TSK__BPE_NO_RANK;
+    for (i = 0; i <= tokenizer->merge_mask; i++)
+        if (tokenizer->merge_tags[i]) tsk__bpe_note_rule(tokenizer, &tokenizer->merges[i], lowest);
+    for (c = 0; c < 65536; c++) {
+        char text[4];
+        size_t n = (size_t)(tsk__json_put_utf8(text, c) - text);
+        tokenizer->chars->ids[c] = n > 1 ? tsk__bpe_merge_char(tokenizer, (const unsigned char *)text, n, &highest) : -1;
+        if (n > 1 && highest >= lowest[c]) tokenizer->chars->ids[c] = -1;
+    }
+    tsk__memory_delete(tokenizer->allocator, lowest);
+    return TSK_OK;
+}
+
 /* The merges of tokenizer.json, in either form. */
 static tsk_status tsk__bpe_load_merges(const tsk__bpe_loader *loader, const tsk_json_value *merges) {
     const tsk_json_value *value;
@@ -4620,7 +4739,7 @@ static tsk_status tsk__bpe_load_merges(const tsk__bpe_loader *loader, const tsk_
         else if (!tsk__bpe_is_version_line(line, size)) status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
     }
     tsk_text_free(&joined);
-    return status;
+    return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
 }
 
 /* merges.txt: a merge a line, empty ones and the one with the version apart. */
@@ -4641,7 +4760,7 @@ static tsk_status tsk__bpe_load_merge_lines(const tsk__bpe_loader *loader, const
         if (length && !tsk__bpe_is_version_line(line, length)) status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
     }
     tsk_text_free(&joined);
-    return status;
+    return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
 }
 
 /* ---- loading: added tokens */
@@ -5064,6 +5183,7 @@ static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
     tsk__memory_delete(tokenizer->allocator, tokenizer->slots);
     tsk__memory_delete(tokenizer->allocator, tokenizer->merges);
     tsk__memory_delete(tokenizer->allocator, tokenizer->merge_tags);
+    tsk__memory_delete(tokenizer->allocator, tokenizer->chars);
     tsk__memory_delete(tokenizer->allocator, tokenizer->added);
 }
 

@@ -2,6 +2,7 @@
    and files from strangers, each refused by name. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
+#define TSK__BPE_CHARS_FROM 1 /* characters are taken whole with the smallest vocabulary, too */
 #include "../tokenskip.h"
 #include "golden.h"
 
@@ -308,6 +309,135 @@ static void test_two_files(void) {
     remove(tsk_test_path("tokenizer_config.json"));
 }
 
+/* ---- random merges, in the order in which training makes them and in any, against merging written down plainly */
+
+enum { n_bytes = 256, max_rules = 80 };
+typedef struct rules {
+    struct { unsigned char bytes[8]; int length; } tokens[n_bytes + max_rules];
+    int left[max_rules], right[max_rules], made[max_rules], n_tokens, n_rules;
+} rules;
+
+static uint32_t random_state = 7;
+static int random_below(int n) { return (int)((random_state = random_state * 1664525u + 1013904223u) >> 8) % n; }
+
+static const char *const letters[] = {"a", " ", "\xc3\xa9", "\xc3\xa0", "\xe4\xb8\xad", "\xe4\xb8\xb8", "\xe4\xb9\xa9", "\xed\x95\x9c", "\xf0\x9f\x98\x80"};
+enum { n_letters = sizeof letters / sizeof *letters };
+
+/* Pieces of texts of these letters become tokens, from the shortest on or as it comes. */
+static void random_rules(rules *r, int in_order) {
+    int tries, i, j, at;
+    memset(r, 0, sizeof *r);
+    for (r->n_tokens = 0; r->n_tokens < n_bytes; r->n_tokens++) r->tokens[r->n_tokens].bytes[0] = (unsigned char)r->n_tokens, r->tokens[r->n_tokens].length = 1;
+    for (tries = 0; tries < 4000 && r->n_rules < max_rules; tries++) {
+        char text[64] = "";
+        int cut, length, half, a = -1, b = -1, both = -1;
+        for (i = 0; i < 3; i++) strcat(text, letters[random_below(n_letters)]);
+        length = 2 + random_below(5);
+        if (length > (int)strlen(text)) continue;
+        cut = random_below((int)strlen(text) - length + 1);
+        half = 1 + random_below(length - 1);
+        for (i = 0; i < r->n_tokens; i++) {
+            const unsigned char *bytes = r->tokens[i].bytes;
+            if (r->tokens[i].length == half && memcmp(bytes, text + cut, (size_t)half) == 0) a = i;
+            if (r->tokens[i].length == length - half && memcmp(bytes, text + cut + half, (size_t)(length - half)) == 0) b = i;
+            if (r->tokens[i].length == length && memcmp(bytes, text + cut, (size_t)length) == 0) both = i;
+        }
+        if (a < 0 || b < 0 || (both >= 0 && random_below(4))) continue;
+        for (i = 0; i < r->n_rules && !(r->left[i] == a && r->right[i] == b); i++) {
+        }
+        if (i < r->n_rules) continue;
+        if (both < 0) {
+            both = r->n_tokens++;
+            r->tokens[both].length = length;
+            memcpy(r->tokens[both].bytes, text + cut, (size_t)length);
+        }
+        r->left[r->n_rules] = a, r->right[r->n_rules] = b, r->made[r->n_rules++] = both;
+    }
+    for (at = in_order ? 0 : r->n_rules - 1; at > 0; at--) {
+        j = random_below(at + 1);
+        i = r->left[at], r->left[at] = r->left[j], r->left[j] = i;
+        i = r->right[at], r->right[at] = r->right[j], r->right[j] = i;
+        i = r->made[at], r->made[at] = r->made[j], r->made[j] = i;
+    }
+}
+
+static void write_token(FILE *file, const rules *r, int token) {
+    int i;
+    for (i = 0; i < r->tokens[token].length; i++) {
+        char text[8], *end = tsk__json_put_utf8(text, tsk__bpe_alphabet(r->tokens[token].bytes[i]));
+        if (text[0] == '"' || text[0] == '\\') fputc('\\', file);
+        fwrite(text, 1, (size_t)(end - text), file);
+    }
+}
+
+static void write_rules(const rules *r, const char *path) {
+    FILE *file = fopen(path, "wb");
+    int i;
+    if (!file) exit(2);
+    fputs("{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{", file);
+    for (i = 0; i < r->n_tokens; i++) {
+        fputs(i ? ",\"" : "\"", file);
+        write_token(file, r, i);
+        fprintf(file, "\":%d", i);
+    }
+    fputs("},\"merges\":[", file);
+    for (i = 0; i < r->n_rules; i++) {
+        fputs(i ? ",[\"" : "[\"", file);
+        write_token(file, r, r->left[i]);
+        fputs("\",\"", file);
+        write_token(file, r, r->right[i]);
+        fputs("\"]", file);
+    }
+    fputs("]}}", file);
+    fclose(file);
+}
+
+static int plainly(const rules *r, const char *text, int *ids) {
+    int n = (int)strlen(text), i, rank, best, at;
+    for (i = 0; i < n; i++) ids[i] = (unsigned char)text[i];
+    for (;;) {
+        best = r->n_rules, at = -1;
+        for (i = 0; i + 1 < n; i++)
+            for (rank = 0; rank < best; rank++)
+                if (r->left[rank] == ids[i] && r->right[rank] == ids[i + 1]) best = rank, at = i;
+        if (at < 0) return n;
+        ids[at] = r->made[best];
+        for (i = at + 1; i + 1 < n; i++) ids[i] = ids[i + 1];
+        n--;
+    }
+}
+
+static void test_random_merges(void) {
+    static rules r;
+    int round, i, j, n, wrong = 0, whole = 0;
+    for (round = 0; round < 60; round++) {
+        tsk_tokenizer *tokenizer;
+        tsk_tokens tokens;
+        random_rules(&r, round % 2);
+        write_rules(&r, tsk_test_path("tokenizer.json"));
+        tokenizer = load(tsk_test_temp_dir(), NULL);
+        if (!CHECK(tokenizer != NULL)) return;
+        for (i = 0; tokenizer->chars && i < 65536; i++) whole += tokenizer->chars->ids[i] >= 0;
+        memset(&tokens, 0, sizeof tokens);
+        for (i = 0; i < 300; i++) {
+            char text[256] = "";
+            int ids[256];
+            for (n = 1 + random_below(24); n > 0; n--) strcat(text, letters[random_below(n_letters)]);
+            n = plainly(&r, text, ids);
+            tokens.count = 0;
+            CHECK_INT(tsk_tokenizer_encode(tokenizer, text, strlen(text), 0, &tokens, &error), TSK_OK);
+            for (j = 0; j < n && (size_t)j < tokens.count && tokens.ids[j] == ids[j]; j++) {
+            }
+            wrong += j < n || (size_t)n != tokens.count;
+        }
+        tsk_tokens_free(&tokens);
+        tsk_tokenizer_free(tokenizer);
+    }
+    remove(tsk_test_path("tokenizer.json"));
+    CHECK_INT(wrong, 0);
+    CHECK(whole > 20);  /* there were characters to be taken whole */
+}
+
 /* Text that is slow for a careless search: beginnings of long added tokens, spaces that every token strips. */
 static void test_slow_text(void) {
     enum { n = 1 << 20 };
@@ -376,6 +506,7 @@ int main(void) {
     test_unsupported();
     test_hostile();
     test_two_files();
+    test_random_merges();
     test_slow_text();
     test_memory("tests/golden/tokenizer/strips");
     test_memory("tests/golden/tokenizer/llama3");

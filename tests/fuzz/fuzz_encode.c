@@ -1,6 +1,7 @@
 /* The input is a text; its first byte chooses one of four tokenizers and whether added tokens are recognised. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
+#define TSK__BPE_CHARS_FROM 1
 #include "../../tokenskip.h"
 #include "tokenizer_files.h"
 
