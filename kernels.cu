@@ -63,6 +63,15 @@ static __device__ __forceinline__ u32 multiply_bf16x2(u32 a, u32 b) {
     return product;
 }
 
+// bf16(bf16(x * scale) * weight) of 8 values, as the model's own rounding has it.
+static __device__ __forceinline__ uint4 normalised(uint4 x, float scale, uint4 weight) {
+    x.x = multiply_bf16x2(pack_bf16(low_f32(x.x) * scale, high_f32(x.x) * scale), weight.x);
+    x.y = multiply_bf16x2(pack_bf16(low_f32(x.y) * scale, high_f32(x.y) * scale), weight.y);
+    x.z = multiply_bf16x2(pack_bf16(low_f32(x.z) * scale, high_f32(x.z) * scale), weight.z);
+    x.w = multiply_bf16x2(pack_bf16(low_f32(x.w) * scale, high_f32(x.w) * scale), weight.w);
+    return x;
+}
+
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 // 16 bytes to shared memory, asynchronously; zeros when !valid (the source is then not read).
 static __device__ __forceinline__ void copy16_async(u32 to, const void *from, bool valid) {
@@ -494,18 +503,13 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 #pragma unroll
         for (int i = 0; i < pieces; i++) my_scale[i] = row_scale(a.squares_in + my_input[i] / a.k * n_tiles, n_tiles, a.k, a.eps, lane & 7);
     }
-    // bf16(bf16(x * scale) * weight), as the model's own rounding has it; a thread normalises what it copied itself, so
-    // that no barrier is needed in between.
+    // A thread normalises what it copied itself, so that no barrier is needed in between.
     auto normalise_input = [&](char *input, int chunk) {
         uint4 weight = norm[min(chunk * (LINEAR_CHUNK / 8) + my_piece, a.k / 8 - 1)];
 #pragma unroll
         for (int i = 0; i < pieces; i++) {
-            uint4 *at = (uint4 *)(input + swizzled(my_row + 32 * i, my_piece, 8)), x = *at;
-            x.x = multiply_bf16x2(pack_bf16(low_f32(x.x) * my_scale[i], high_f32(x.x) * my_scale[i]), weight.x);
-            x.y = multiply_bf16x2(pack_bf16(low_f32(x.y) * my_scale[i], high_f32(x.y) * my_scale[i]), weight.y);
-            x.z = multiply_bf16x2(pack_bf16(low_f32(x.z) * my_scale[i], high_f32(x.z) * my_scale[i]), weight.z);
-            x.w = multiply_bf16x2(pack_bf16(low_f32(x.w) * my_scale[i], high_f32(x.w) * my_scale[i]), weight.w);
-            *at = x;
+            uint4 *at = (uint4 *)(input + swizzled(my_row + 32 * i, my_piece, 8));
+            *at = normalised(*at, my_scale[i], weight);
         }
     };
     if (shape::normed) {  // the norm's weights, which other threads copied
@@ -910,14 +914,7 @@ template <class T> static __device__ __forceinline__ void norm(const T *x, const
     }
     __syncthreads();
     if (sizeof(T) == 2 && d % 8 == 0) {
-        for (int i = threadIdx.x; i < d / 8; i += 256) {
-            uint4 v = ((const uint4 *)x)[i], w = ((const uint4 *)weight)[i];
-            v.x = multiply_bf16x2(pack_bf16(low_f32(v.x) * scale, high_f32(v.x) * scale), w.x);
-            v.y = multiply_bf16x2(pack_bf16(low_f32(v.y) * scale, high_f32(v.y) * scale), w.y);
-            v.z = multiply_bf16x2(pack_bf16(low_f32(v.z) * scale, high_f32(v.z) * scale), w.z);
-            v.w = multiply_bf16x2(pack_bf16(low_f32(v.w) * scale, high_f32(v.w) * scale), w.w);
-            ((uint4 *)out)[i] = v;
-        }
+        for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
         return;
     }
     for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));

@@ -59,16 +59,13 @@ static struct {
     event_elapsed elapsed;
     CUevent ends[max_gaps], starts[max_gaps];
     int n_ends, n_starts;
-    double waited[max_gaps];
 } gaps;
 
 static tsk_status marked_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    tsk_status status;
     if (s->needs_signal) tsk__cuda_signal(s);
     if (gaps.n_ends < max_gaps) s->backend->api.cuEventRecord(gaps.ends[gaps.n_ends++], s->stream);
-    status = gaps.ops->wait(stream, error);
-    return status;
+    return gaps.ops->wait(stream, error);
 }
 
 /* A recorded section is the first thing that a step, or what follows a decision, gives the stream. */
@@ -139,7 +136,6 @@ static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o
     ops = *gaps.ops;
     ops.wait = marked_wait, ops.replay = marked_replay;
     b->base.ops = &ops;
-    for (i = 0; i < max_gaps; i++) gaps.waited[i] = 0;
     generate(session, 19, &nfe);
     b->base.ops = gaps.ops;
     tsk__cuda_enter(b);
@@ -227,11 +223,10 @@ static void run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t tokens,
     do {
         must(tsk_batch_step(batch, &status, &error), &error);
         if (!is_mixed && status.rows > 32 * n) continue;  /* the refreshes before the steady part */
-        if (!is_mixed && passes < 2 && passes++ < 2) continue;
+        if (!is_mixed && passes++ < 2) continue;
         *row_layers += (double)status.row_layers;
         *ms += status.ms;
         *mean_rows += (double)status.row_layers * status.row_layers / 32;
-        passes++;
     } while (status.in_flight || status.queued);
     *mean_rows /= *row_layers;  /* as a row sees it */
     tsk_batch_destroy(batch);

@@ -2,7 +2,7 @@
 # compute-sanitizer's memcheck and racecheck, in bf16 and f32: over generations of the demo model with TokenSkip that skips, and
 # over test_cuda's operations in two shapes that have attention kernels of their own. Kernels come from the cache (warmed
 # first: NVRTC under the sanitizer is slow). Only memcheck's canvas has more than 64 rows, for which there is cuBLAS:
-# racecheck is to look at our kernels alone. Six minutes at most. (`bench` is no use here: its ceilings take for ever under
+# racecheck is to look at our kernels alone. Eight minutes at most. (`bench` is no use here: its ceilings take for ever under
 # racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
