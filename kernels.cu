@@ -98,6 +98,8 @@ static __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 static __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
+// For what is rounded to bf16 next.
+static __device__ __forceinline__ float silu_fast(float x) { return __fdividef(x, 1.0f + exp2_fast(-1.44269504f * x)); }
 // Sum over groups of `width` neighbouring lanes, the same tree every time.
 template <int WIDTH> static __device__ __forceinline__ float lanes_sum(float x) {
 #pragma unroll
@@ -105,6 +107,58 @@ template <int WIDTH> static __device__ __forceinline__ float lanes_sum(float x) 
     return x;
 }
 static __device__ const float NEGATIVE = -3.0e38f;  // stands for minus infinity where a difference of two must not be NaN
+
+// Barriers in shared memory with phases: a phase ends when `count` arrivals have come, and announced bytes. A wait names the
+// phase by its parity, so whoever waits must wait for every phase, or might take the last but one for the one meant.
+static __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory"); }
+static __device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier) : "memory");
+}
+static __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    u32 done;
+    do {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+#else
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+#endif
+    } while (!done);
+}
+
+// __syncthreads of the block's first THREADS threads.
+template <int THREADS> static __device__ __forceinline__ void threads_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+struct __align__(64) tensor_map { u64 words[16]; };  // is CUtensorMap
+#if __CUDA_ARCH__ >= 900
+// An arrival that announces bytes, which the copy engine reports as they come.
+static __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+// What a barrier_init left is there for the copy engine too.
+static __device__ __forceinline__ void barriers_publish() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+static __device__ __forceinline__ u64 read_once_policy() {
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+static __device__ __forceinline__ u64 read_often_policy() {
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+// A box of the map's size, from (column, row) on, to shared memory; zeros where the matrix ends.
+static __device__ __forceinline__ void copy_box(u32 to, const tensor_map *map, int column, int row, u32 barrier, u64 policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(column), "r"(row),
+                 "r"(barrier), "l"(policy)
+                 : "memory");
+}
+#else
+// An arrival that comes when this thread's copies so far have.
+static __device__ __forceinline__ void barrier_arrive_copied(u32 barrier) { asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory"); }
+#endif
 
 // Whether this block is the last of `expected` to come here for `counter`, which is zero again afterwards. Global writes
 // made by all threads of the earlier ones are then visible. Every thread of the block calls it.
@@ -121,46 +175,69 @@ static __device__ __forceinline__ bool last_to_arrive(u32 *counter, u32 expected
 }
 
 // ---- RMS norm -----------------------------------------------------------------------------------------------------------
-// The sum of squares of a row is made in two stages, so that the kernel that writes x can leave the first one behind:
-// squares[row, tile] over 128 columns (16 lanes of 8 values each), then the tiles by 8 lanes.
+// rms(x) * weight is made in two halves: the kernel that writes x also leaves x * weight, rounded, and the sums of squares
+// over every 32 columns; the map that reads them multiplies its finished sums by the row's scale.
 
-static __device__ __forceinline__ float row_scale(const float *squares, int n_tiles, int d, float eps, int lane8) {
+#define SQUARES_TILE 32
+static __device__ __forceinline__ int squares_tiles(int d) { return (d + SQUARES_TILE - 1) / SQUARES_TILE; }
+// By 8 neighbouring lanes, in an order that depends on d only.
+static __device__ __forceinline__ float row_scale(const float *squares, int d, float eps, int lane8) {
     float sum = 0.0f;
-    for (int t = lane8; t < n_tiles; t += 8) sum += squares[t];
+    for (int t = lane8; t < squares_tiles(d); t += 8) sum += squares[t];
     return rsqrtf(lanes_sum<8>(sum) / (float)d + eps);
+}
+static __device__ __forceinline__ float squares_of_piece(uint4 x) {
+    u32 pairs[4] = {x.x, x.y, x.z, x.w};
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        sum += low_f32(pairs[i]) * low_f32(pairs[i]);
+        sum += high_f32(pairs[i]) * high_f32(pairs[i]);
+    }
+    return sum;
+}
+static __device__ __forceinline__ uint4 multiply_piece(uint4 a, uint4 b) {
+    return make_uint4(multiply_bf16x2(a.x, b.x), multiply_bf16x2(a.y, b.y), multiply_bf16x2(a.z, b.z), multiply_bf16x2(a.w, b.w));
 }
 
 // ---- Skinny linear maps (bf16): weights read once at memory speed ---------------------------------------------------------
-// out[m, n] = input[m, k] * weights[n, k]^T for up to 64 rows m. The work is cut into tiles of 128 outputs times chunks of
-// 64 inputs, numbered tile by tile, and every block gets the same number of consecutive chunks: all multiprocessors stream
-// equally many bytes, in one wave. A tile that two or more blocks share is finished by whichever comes last, adding the
-// parts in block order. Weights go through a ring of chunks in shared memory that is filled before the
-// predecessor has finished; weights are the left operand of the matrix units, the activations the right one.
+// out[m, n] = input[m, k] * weights[n, k]^T for up to 64 rows m. A block makes whole tiles of 16 * pieces outputs, so many
+// that all multiprocessors get the same number (the host chooses `pieces`): no sum waits for another block.
+//
+//     a warp that fetches weights --> ring in shared memory --> 12 warps, each for 16 of the outputs and all rows;
+//     a warp that fetches input   -->  stages of 64 columns     stages go round among `groups` of `pieces` warps
+//
+// Weights depend on no predecessor: their ring is filled while it still runs, and goes on being filled through a tile's
+// end, so that memory is never left idle. At a tile's end the groups' sums meet in shared memory, are added in order of
+// the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right one.
 
-#define LINEAR_TILE 128
 #define LINEAR_CHUNK 64
-#define LINEAR_THREADS 256
-#ifndef LINEAR_RING
-#define LINEAR_RING 102400  // bytes of shared memory
+#define LINEAR_WARPS 12            // that multiply; and the most pieces of a tile
+#define LINEAR_GROUPS 6            // most of them
+#define LINEAR_THREADS (LINEAR_WARPS * 32)
+#if __CUDA_ARCH__ >= 900
+#define LINEAR_FETCHERS 64         // the copy engine does the work
+#else
+#define LINEAR_FETCHERS 128
 #endif
 
 struct linear_args {
+    tensor_map weights_map, input_map;  // sm_90 and later: boxes of 64 columns of a tile's rows, and of all rows
     const bf16 *weights;        // [n, k]
     const bf16 *bias;           // [n] or NULL
-    const bf16 *input;          // [rows, k]
-    const int *index;           // [m] rows of input, or NULL: 0 .. m-1
-    const bf16 *norm;           // [k] weight of the RMS norm applied to the input (qkv, gate_up and head)
-    const float *squares_in;    // [rows, k / 128] of the input rows
+    const bf16 *input;          // [m, k]; qkv and gate_up: x times the norm's weight
+    const float *squares_in;    // qkv, gate_up: [m, k / 32] of x; NULL: the input is not scaled
     float eps;
     int m, n, k;
-    float4 *partials;           // [2 * gridDim.x, accumulators of a block]
-    u32 *counters;              // [tiles], zero between kernels
+    int pieces, groups, stages;
     rows_table table;
-    bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out_proj: x [m, n]; gate_up: hidden [m, mlp]
-    float *squares_out;         // out_proj: [m, n / 128] of the new x
+    bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out: x [m, n]; gate_up: hidden [m, mlp]
+    const bf16 *norm;           // out: [n] weight of the norm that x goes through next
+    bf16 *normed;               // out: [m, n] the new x times it
+    float *squares_out;         // out: [m, n / 32] of the new x
     int n_heads, n_kv_heads, head_dim, mlp;
     u64 layer_offset;           // qkv: layer * n_kv_heads * head_dim, times a cache's capacity: elements before the layer
-    bf16 *tap0, *tap1, *tap2, *tap3;  // qkv: q, k, v before RoPE, k after; out_proj: projection; gate_up: gate, up. NULL: not wanted
+    bf16 *tap0, *tap1, *tap2, *tap3;  // qkv: q, k, v before RoPE, k after; out: projection; gate_up: gate, up. NULL: not wanted
     const struct draw_entry *draws;   // head: [m]
     struct head_entry *heads;         // head: [tiles, m]
     float *logits;                    // head: [m, n] or NULL
@@ -229,14 +306,9 @@ static __device__ __forceinline__ head_entry head_shuffle(const head_entry &e, i
     return o;
 }
 
-// ---- The shared-memory tile of results: [rows, 128] bf16 in 16-byte pieces, piece p of row r at place p ^ (r & 7), so that
-// neither the column-wise writes nor the row-wise reads meet in one bank.
-
+// Rows of 16-byte pieces in shared memory, piece p of row r at place p ^ (r & 7): eight rows' equal pieces, which the matrix
+// units load together, lie in different banks. With 8 pieces a row it is what the copy engine writes (128-byte swizzle).
 static __device__ __forceinline__ u32 swizzled(int row, int piece, int pieces_a_row) { return (u32)(row * pieces_a_row + (piece ^ (row & 7))) * 16; }
-static __device__ __forceinline__ uint4 tile_piece(const char *tile, int row, int piece) { return *(const uint4 *)(tile + swizzled(row, piece, 16)); }
-static __device__ __forceinline__ void tile_set(char *tile, int row, int column, float x) {
-    ((u16 *)(tile + swizzled(row, column >> 3, 16)))[column & 7] = (u16)pack_bf16(x, 0.0f);
-}
 
 // RoPE of 8 neighbouring values: `own` rotated with its partners half a head away; sign -1 for the first half, +1 for the second.
 static __device__ __forceinline__ uint4 rope_piece(uint4 own, uint4 other, const float2 *rope, float sign) {
@@ -249,332 +321,328 @@ static __device__ __forceinline__ uint4 rope_piece(uint4 own, uint4 other, const
     return make_uint4(x[0], x[1], x[2], x[3]);
 }
 
-// Epilogue of qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive.
-static __device__ __forceinline__ void finish_qkv(const linear_args &a, const char *tile, int first) {
-    int pieces = a.m * 16, half = a.head_dim / 2;
-    for (int i = threadIdx.x; i < pieces; i += LINEAR_THREADS) {
-        int row = i >> 4, piece = i & 15, column = first + piece * 8;
-        if (column >= a.n) continue;
-        int head = column / a.head_dim, d = column - head * a.head_dim;
-        uint4 value = tile_piece(tile, row, piece);
-        row_entry entry = a.table.rows[row];
-        int kv = head - a.n_heads, is_v = kv >= a.n_kv_heads;
+static __device__ __forceinline__ void store_pieces(bf16 *to, uint4 low, uint4 high, int half) {
+    *(uint4 *)to = low;
+    *(uint4 *)(to + half) = high;
+}
+
+// A tile's sums and what is done to all of them.
+struct linear_sums {
+    const float *sums;          // [groups, rows, width + 4] (the 4 keep columns of rows apart in the banks)
+    const float *scales;        // [rows] of the norm
+    const bf16 *bias;           // [n] or NULL
+    int groups, rows, width;
+    int first;                  // output of the tile
+    int n;
+    u32 summed, parity;         // the barrier for the sums: what does not depend on them is loaded before
+};
+// Where thread `thread` of LINEAR_THREADS begins, and goes on, with `step` columns at a time.
+struct linear_item {
+    int thread, row, column, a_row;
+    __device__ __forceinline__ linear_item(const linear_sums &t, int first, int step) : thread(first), a_row(t.width / step) { place(step); }
+    __device__ __forceinline__ void place(int step) {
+        row = thread / a_row;
+        column = (thread - row * a_row) * step;
+    }
+    __device__ __forceinline__ void next(int step) {
+        thread += LINEAR_THREADS;
+        place(step);
+    }
+};
+// Results column .. column + 7 of a row.
+static __device__ __forceinline__ void linear_result(const linear_sums &t, int row, int column, float (&y)[8]) {
+    const float *from = t.sums + (u32)row * (t.width + 4) + column;
+    float4 parts[LINEAR_GROUPS][2];
+#pragma unroll
+    for (int group = 0; group < LINEAR_GROUPS; group++, from += t.rows * (t.width + 4))
+        if (group < t.groups) parts[group][0] = *(const float4 *)from, parts[group][1] = *(const float4 *)(from + 4);
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = 0.0f;
+#pragma unroll
+    for (int group = 0; group < LINEAR_GROUPS; group++)
+        if (group < t.groups) {
+            y[0] += parts[group][0].x, y[1] += parts[group][0].y, y[2] += parts[group][0].z, y[3] += parts[group][0].w;
+            y[4] += parts[group][1].x, y[5] += parts[group][1].y, y[6] += parts[group][1].z, y[7] += parts[group][1].w;
+        }
+    float scale = t.scales[row];
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = y[e] * scale + (t.bias && t.first + column + e < t.n ? load(t.bias + t.first + column + e) : 0.0f);
+}
+static __device__ __forceinline__ uint4 pack_piece(const float (&y)[8]) {
+    return make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7]));
+}
+
+// Epilogue of qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every
+// 16 outputs the second 8 are the first ones' partners in RoPE (see `place`).
+static __device__ __forceinline__ void finish_qkv(const linear_args &a, const linear_sums &t, int thread) {
+    int half = a.head_dim / 2;
+    for (linear_item i(t, thread, 16); i.row < a.m; i.next(16)) {
+        int output = t.first + i.column;
+        if (output >= a.n) continue;
+        int head = output / a.head_dim, d = (output - head * a.head_dim) / 2, kv = head - a.n_heads, is_v = kv >= a.n_kv_heads;
         if (is_v) kv -= a.n_kv_heads;
-        bf16 *tap = kv < 0 && !is_v ? a.tap0 : is_v ? a.tap2 : a.tap1;
-        int tap_width = (head < a.n_heads ? a.n_heads : a.n_kv_heads) * a.head_dim, tap_column = (head < a.n_heads ? head : kv) * a.head_dim + d;
-        if (tap) *(uint4 *)(tap + (u64)row * tap_width + tap_column) = value;
+        row_entry entry = a.table.rows[i.row];
+        cache_entry cache = a.table.caches[entry.request];
+        float2 turn[8];
+#pragma unroll
+        for (int e = 0; e < 4; e++) ((float4 *)turn)[e] = ((const float4 *)(a.table.rope + (u64)i.row * half + d))[e];
+        barrier_wait(t.summed, t.parity);
+        float y[8];
+        linear_result(t, i.row, i.column, y);
+        uint4 low = pack_piece(y);
+        linear_result(t, i.row, i.column + 8, y);
+        uint4 high = pack_piece(y);
+        bf16 *before = head < a.n_heads ? a.tap0 : is_v ? a.tap2 : a.tap1;
+        u64 tap = ((u64)i.row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * a.head_dim + d;
+        if (before) store_pieces(before + tap, low, high, half);
         if (!is_v) {
-            int second = d >= half;
-            uint4 other = tile_piece(tile, row, second ? piece - half / 8 : piece + half / 8);
-            value = rope_piece(value, other, a.table.rope + (u64)row * half + (second ? d - half : d), second ? 1.0f : -1.0f);
+            uint4 turned = rope_piece(low, high, turn, -1.0f);
+            high = rope_piece(high, low, turn, 1.0f);
+            low = turned;
         }
         if (head < a.n_heads) {
-            *(uint4 *)(a.out + (u64)row * a.n_heads * a.head_dim + column) = value;
+            store_pieces(a.out + ((u64)i.row * a.n_heads + head) * a.head_dim + d, low, high, half);
             continue;
         }
-        if (!is_v && a.tap3) *(uint4 *)(a.tap3 + (u64)row * tap_width + tap_column) = value;
+        if (!is_v && a.tap3) store_pieces(a.tap3 + tap, low, high, half);
         if (!entry.active) continue;
-        cache_entry cache = a.table.caches[entry.request];
-        bf16 *to = (bf16 *)(is_v ? cache.v : cache.k) + a.layer_offset * cache.capacity;
-        *(uint4 *)(to + ((u64)kv * cache.capacity + entry.position) * a.head_dim + d) = value;
+        bf16 *to = (bf16 *)(is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * a.head_dim) * cache.capacity;
+        store_pieces(to + (u64)entry.position * a.head_dim + d, low, high, half);
     }
 }
 
-static __device__ __forceinline__ u32 add_bf16x2(u32 a, u32 b, float &squares, bool write) {
-    u32 sum = write ? pack_bf16(low_f32(a) + low_f32(b), high_f32(a) + high_f32(b)) : a;
-    squares += low_f32(sum) * low_f32(sum);
-    squares += high_f32(sum) * high_f32(sum);
-    return sum;
-}
-// Epilogue of attn_out and down: x += projection unless the row is inactive, and the squares of what x is now.
-static __device__ __forceinline__ void finish_out(const linear_args &a, const char *tile, int tile_index) {
-    int first = tile_index * LINEAR_TILE;
-    for (int i = threadIdx.x; i < (a.m + 1) / 2 * 32; i += LINEAR_THREADS) {  // whole warps: lanes_sum needs them
-        int row = i >> 4, piece = i & 15, column = first + piece * 8;
-        bool valid = row < a.m && column < a.n;
-        float squares = 0.0f;
+static __device__ __forceinline__ u32 add_bf16x2(u32 a, u32 b) { return pack_bf16(low_f32(a) + low_f32(b), high_f32(a) + high_f32(b)); }
+// Epilogue of attn_out and down: x += projection unless the row is inactive, and what the next norm needs of it.
+static __device__ __forceinline__ void finish_out(const linear_args &a, const linear_sums &t, int thread) {
+    for (linear_item i(t, thread, 8); i.thread / 32 * 32 < t.rows * i.a_row; i.next(8)) {  // whole warps: lanes_sum needs them
+        int output = t.first + i.column;
+        bool valid = i.row < a.m && output < a.n;
+        uint4 x = make_uint4(0, 0, 0, 0), norm = x, *to = (uint4 *)(a.out + (u64)i.row * a.n + output);
+        int active = 0;
+        if (valid) x = *to, norm = *(const uint4 *)(a.norm + output), active = a.table.rows[i.row].active;
+        barrier_wait(t.summed, t.parity);
         if (valid) {
-            uint4 y = tile_piece(tile, row, piece), *to = (uint4 *)(a.out + (u64)row * a.n + column), x = *to;
-            bool active = a.table.rows[row].active != 0;
-            x.x = add_bf16x2(x.x, y.x, squares, active);
-            x.y = add_bf16x2(x.y, y.y, squares, active);
-            x.z = add_bf16x2(x.z, y.z, squares, active);
-            x.w = add_bf16x2(x.w, y.w, squares, active);
-            if (active) *to = x;
-            if (a.tap0) *(uint4 *)(a.tap0 + (u64)row * a.n + column) = y;
+            float y[8];
+            linear_result(t, i.row, i.column, y);
+            uint4 projection = pack_piece(y);
+            if (active) {
+                x = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
+                *to = x;
+            }
+            if (a.tap0) *(uint4 *)(a.tap0 + (u64)i.row * a.n + output) = projection;
+            *(uint4 *)(a.normed + (u64)i.row * a.n + output) = multiply_piece(x, norm);
         }
-        squares = lanes_sum<16>(squares);
-        if (valid && piece == 0) a.squares_out[(u64)row * ((a.n + 127) / 128) + tile_index] = squares;
-    }
-}
-// Epilogue of gate_up: the tile's 64 products to hidden.
-static __device__ __forceinline__ void finish_gate_up(const linear_args &a, const char *tile, int tile_index) {
-    int first = tile_index * (LINEAR_TILE / 2);
-    for (int i = threadIdx.x; i < a.m * 8; i += LINEAR_THREADS) {
-        int row = i >> 3, piece = i & 7, column = first + piece * 8;
-        if (column < a.mlp) *(uint4 *)(a.out + (u64)row * a.mlp + column) = tile_piece(tile, row, piece);
+        float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(x));
+        if (valid && output % SQUARES_TILE == 0) a.squares_out[(u64)i.row * squares_tiles(a.n) + output / SQUARES_TILE] = squares;
     }
 }
 
-template <int M, int KIND> struct linear_shape {
-    static const int warps_m = M >= 64 ? 2 : 1, warps_n = 8 / warps_m;  // how the 8 warps share a tile
-    static const int n_sub = LINEAR_TILE / 16 / warps_n;                // 16-output pieces of a warp
-    static const int m_sub = M / 8 / warps_m;                           // 8-row pieces of a warp
-    static const int stage_bytes = (LINEAR_TILE + M) * LINEAR_CHUNK * 2;
-    static const int stages = LINEAR_RING / stage_bytes;
-    static const bool normed = KIND != LINEAR_OUT;
+// Epilogue of gate_up: silu(gate) * up to hidden; 8 rows of gate and the same 8 of up alternate in the weights.
+static __device__ __forceinline__ void finish_gate_up(const linear_args &a, const linear_sums &t, int thread) {
+    const bf16 *type = 0;
+    barrier_wait(t.summed, t.parity);
+    for (linear_item i(t, thread, 16); i.row < a.m; i.next(16)) {
+        int output = t.first + i.column;
+        if (output / 2 >= a.mlp) continue;
+        float gate[8], up[8];
+        linear_result(t, i.row, i.column, gate);
+        linear_result(t, i.row, i.column + 8, up);
+        u64 at = (u64)i.row * a.mlp + output / 2;
+        if (a.tap0) *(uint4 *)(a.tap0 + at) = pack_piece(gate);
+        if (a.tap1) *(uint4 *)(a.tap1 + at) = pack_piece(up);
+#pragma unroll
+        for (int e = 0; e < 8; e++) gate[e] = rounded(silu_fast(rounded(gate[e], type)), type) * rounded(up[e], type);
+        *(uint4 *)(a.out + at) = pack_piece(gate);
+    }
+}
+
+// Epilogue of the head: every row's best id and sum of exponentials over the tile's ids, by 8 lanes a row.
+static __device__ __forceinline__ void finish_head(const linear_args &a, const linear_sums &t, int thread) {
+    barrier_wait(t.summed, t.parity);
+    for (int row = thread >> 3; row < t.rows; row += LINEAR_THREADS / 8) {
+        head_entry best = head_none();
+        if (row < a.m) {
+            draw_entry draw = a.draws[row];
+            for (int column = (thread & 7) * 8; column < t.width; column += 64) {
+                int id = t.first + column;
+                float y[8];
+                linear_result(t, row, column, y);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    if (id + e >= a.n) continue;
+                    if (a.logits) a.logits[(u64)row * a.n + id + e] = y[e];
+                    best = head_merge(best, head_of(draw, id + e, y[e]));
+                }
+            }
+        }
+#pragma unroll
+        for (int lanes = 1; lanes < 8; lanes *= 2) best = head_merge(best, head_shuffle(best, lanes));
+        if (row < a.m && (thread & 7) == 0) a.heads[(u64)(t.first / t.width) * a.m + row] = best;
+    }
+}
+
+// What a block works on: stage after stage of the ring, 64 columns each, tile after tile.
+struct linear_walk {
+    int tile, chunk, chunks, tiles, stage, stages, phase;
+    __device__ __forceinline__ linear_walk(const linear_args &a, int width) {
+        tile = blockIdx.x;
+        tiles = (a.n + width - 1) / width;
+        chunks = (a.k + LINEAR_CHUNK - 1) / LINEAR_CHUNK;
+        stages = a.stages;
+        chunk = stage = phase = 0;
+    }
+    __device__ __forceinline__ bool more() const { return tile < tiles; }
+    __device__ __forceinline__ void next() {
+        if (++stage == stages) stage = 0, phase ^= 1;
+        if (++chunk == chunks) chunk = 0, tile += gridDim.x;
+    }
+};
+struct linear_ring {
+    u32 memory, stage_bytes;
+    u32 full, empty;            // a barrier for each stage
+    // Waits until the stage may be filled again; `filled` of them were.
+    __device__ __forceinline__ void claim(const linear_walk &w, int filled) const {
+        if (filled >= w.stages) barrier_wait(empty + w.stage * 8, w.phase ^ 1);
+    }
 };
 
-// Epilogue of the head: every row's best id and sum of exponentials over the tile's 128 ids.
-template <int M, int KIND>
-static __device__ __forceinline__ void finish_head(const linear_args &a, float (&acc)[linear_shape<M, KIND>::n_sub][linear_shape<M, KIND>::m_sub][4],
-                                                   char *scratch, int tile_index) {
-    typedef linear_shape<M, KIND> shape;
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warp_n = warp % shape::warps_n, warp_m = warp / shape::warps_n;
-    head_entry *parts = (head_entry *)scratch;  // [warps_n, M]
-#pragma unroll
-    for (int j = 0; j < shape::m_sub; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int row = warp_m * (M / shape::warps_m) + j * 8 + (lane & 3) * 2 + half;
-            head_entry best = head_none();
-            if (row < a.m) {
-                draw_entry draw = a.draws[row];
-#pragma unroll
-                for (int i = 0; i < shape::n_sub * 2; i++) {
-                    int id = tile_index * LINEAR_TILE + (warp_n * shape::n_sub + i / 2) * 16 + (i & 1) * 8 + (lane >> 2);
-                    float logit = acc[i / 2][j][(i & 1) * 2 + half] + (a.bias && id < a.n ? load(a.bias + id) : 0.0f);
-                    if (id >= a.n) continue;
-                    if (a.logits) a.logits[(u64)row * a.n + id] = logit;
-                    best = head_merge(best, head_of(draw, id, logit));
-                }
-            }
-            for (int lanes = 4; lanes < 32; lanes *= 2) best = head_merge(best, head_shuffle(best, lanes));
-            if (lane < 4) parts[warp_n * M + row] = best;
-        }
-    __syncthreads();
-    for (int row = threadIdx.x; row < a.m; row += LINEAR_THREADS) {
-        head_entry best = parts[row];
-        for (int w = 1; w < shape::warps_n; w++) best = head_merge(best, parts[w * M + row]);
-        a.heads[(u64)tile_index * a.m + row] = best;
+#if __CUDA_ARCH__ >= 900
+// By one thread: boxes of `rows` rows, tile after tile (weights) or always the same (input), to `offset` in each stage. A
+// thread of its own for either: what one waits for does not hold up the other.
+static __device__ __forceinline__ void fetch_boxes(const tensor_map *map, linear_walk walk, const linear_ring &ring, u32 offset, int rows, bool by_tile, u64 policy) {
+    for (int filled = 0; walk.more(); walk.next(), filled++) {
+        ring.claim(walk, filled);
+        barrier_expect(ring.full + walk.stage * 8, rows * LINEAR_CHUNK * 2);
+        copy_box(ring.memory + walk.stage * ring.stage_bytes + offset, map, walk.chunk * LINEAR_CHUNK, by_tile ? walk.tile * rows : 0, ring.full + walk.stage * 8, policy);
     }
 }
-
-// Everything after a tile's sums are complete.
-template <int M, int KIND>
-static __device__ __forceinline__ void finish_tile(const linear_args &a, float (&acc)[linear_shape<M, KIND>::n_sub][linear_shape<M, KIND>::m_sub][4],
-                                                   char *scratch, int tile_index) {
-    typedef linear_shape<M, KIND> shape;
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warp_n = warp % shape::warps_n, warp_m = warp / shape::warps_n;
-    if (KIND == LINEAR_HEAD) finish_head<M, KIND>(a, acc, scratch, tile_index);
-#pragma unroll
-    for (int i = 0; i < (KIND == LINEAR_HEAD ? 0 : shape::n_sub); i++) {
-        int sub = warp_n * shape::n_sub + i, n0 = tile_index * LINEAR_TILE + sub * 16 + (lane >> 2);
-        float bias0 = a.bias && n0 < a.n ? load(a.bias + n0) : 0.0f, bias1 = a.bias && n0 + 8 < a.n ? load(a.bias + n0 + 8) : 0.0f;
-#pragma unroll
-        for (int j = 0; j < shape::m_sub; j++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int row = warp_m * (M / shape::warps_m) + j * 8 + (lane & 3) * 2 + half;
-                float y0 = acc[i][j][half] + bias0, y1 = acc[i][j][2 + half] + bias1;
-                if (KIND == LINEAR_GATE_UP) {  // 8 rows of gate and the same 8 of up alternate in the weights
-                    const bf16 *type = 0;
-                    float gate = rounded(y0, type), up = rounded(y1, type);
-                    int column = tile_index * 64 + sub * 8 + (lane >> 2);
-                    if (a.tap0 && row < a.m && column < a.mlp) store(a.tap0 + (u64)row * a.mlp + column, gate);
-                    if (a.tap1 && row < a.m && column < a.mlp) store(a.tap1 + (u64)row * a.mlp + column, up);
-                    tile_set(scratch, row, sub * 8 + (lane >> 2), rounded(silu(gate), type) * up);
-                } else {
-                    tile_set(scratch, row, sub * 16 + (lane >> 2), y0);
-                    tile_set(scratch, row, sub * 16 + (lane >> 2) + 8, y1);
-                }
-            }
+#else
+// By LINEAR_FETCHERS threads: rows first .. first + count - 1 of a matrix [end, k], 16 bytes a thread.
+static __device__ __forceinline__ void fetch_rows(const bf16 *from, int first, int count, int end, int k, int at, u32 to, int thread) {
+    int column = at + (thread & 7) * 8;
+    for (int row = thread >> 3; row < count; row += LINEAR_FETCHERS / 8) {
+        bool valid = first + row < end && column < k;
+        copy16_async(to + swizzled(row, thread & 7, 8), from + (valid ? (u64)(first + row) * k + column : 0), valid);
     }
-    if (KIND != LINEAR_HEAD) __syncthreads();
-    if (KIND == LINEAR_QKV) finish_qkv(a, scratch, tile_index * LINEAR_TILE);
-    if (KIND == LINEAR_OUT) finish_out(a, scratch, tile_index);
-    if (KIND == LINEAR_GATE_UP) finish_gate_up(a, scratch, tile_index);
 }
-
-template <int N_SUB, int M_SUB> static __device__ __forceinline__ void clear(float (&acc)[N_SUB][M_SUB][4]) {
-#pragma unroll
-    for (int i = 0; i < N_SUB; i++)
-#pragma unroll
-        for (int j = 0; j < M_SUB; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
-}
-
-// Adds the other blocks' parts of a tile to `acc`, in block order. False: another block will do it.
-template <int N_SUB, int M_SUB>
-static __device__ __forceinline__ bool gather_parts(const linear_args &a, float (&acc)[N_SUB][M_SUB][4], int tile_index, int chunks,
-                                                    u64 total, bool starts_tile, int *shared_flag) {
-    const int n = N_SUB * M_SUB, size = n * LINEAR_THREADS, at_once = n <= 4 ? 4 : 2;
-    u64 begin = (u64)tile_index * chunks;
-    // The block that holds chunk c is the largest b with b * total / blocks <= c.
-    int first = (int)(((begin + 1) * gridDim.x - 1) / total), last = (int)(((begin + chunks) * gridDim.x - 1) / total);
-    if (first == last) return true;
-    float4 *mine = a.partials + (u64)(2 * blockIdx.x + (starts_tile ? 1 : 0)) * size + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-        const float(&c)[4] = acc[i / M_SUB][i % M_SUB];
-        __stcg(mine + i * LINEAR_THREADS, make_float4(c[0], c[1], c[2], c[3]));
+static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk walk, const linear_ring &ring, int width, int rows, int thread) {
+    for (int filled = 0; walk.more(); walk.next(), filled++) {
+        u32 to = ring.memory + walk.stage * ring.stage_bytes;
+        ring.claim(walk, filled);
+        fetch_rows(a.weights, walk.tile * width, width, a.n, a.k, walk.chunk * LINEAR_CHUNK, to, thread);
+        fetch_rows(a.input, 0, rows, a.m, a.k, walk.chunk * LINEAR_CHUNK, to + width * LINEAR_CHUNK * 2, thread);
+        barrier_arrive_copied(ring.full + walk.stage * 8);
     }
-    if (!last_to_arrive(a.counters + tile_index, (u32)(last - first + 1), shared_flag)) return false;
-    clear(acc);
-    for (int b = first; b <= last; b += at_once) {  // several parts are on their way at once
-        float4 parts[at_once][n];
-#pragma unroll
-        for (int e = 0; e < at_once; e++)
-#pragma unroll
-            for (int i = 0; i < n; i++)
-                parts[e][i] = b + e > last ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
-                                           : __ldcg(a.partials + (u64)(2 * (b + e) + (b + e == first ? 1 : 0)) * size + i * LINEAR_THREADS + threadIdx.x);
-#pragma unroll
-        for (int e = 0; e < at_once; e++)
-#pragma unroll
-            for (int i = 0; i < n; i++) {
-                float(&c)[4] = acc[i / M_SUB][i % M_SUB];
-                c[0] += parts[e][i].x, c[1] += parts[e][i].y, c[2] += parts[e][i].z, c[3] += parts[e][i].w;
-            }
-    }
-    return true;
 }
+#endif
 
 template <int M, int KIND> static __device__ __forceinline__ void linear(const linear_args &a) {
-    typedef linear_shape<M, KIND> shape;
-    const int stages = shape::stages, pieces = M / 32;  // 16-byte pieces of an activation chunk that a thread moves
-    const int weights_bytes = LINEAR_TILE * LINEAR_CHUNK * 2, stage_bytes = shape::stage_bytes;
-    extern __shared__ __align__(128) char memory[];
-    char *ring = memory;                                    // [stages]: weights [128, 64], input [M, 64] bf16
-    int *flag = (int *)(ring + stages * stage_bytes);
-    uint4 *norm = (uint4 *)(flag + 4);                      // [k] bf16 weights of the norm
-    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, warp_n = warp % shape::warps_n, warp_m = warp / shape::warps_n;
-    int chunks = (a.k + LINEAR_CHUNK - 1) / LINEAR_CHUNK, tiles = (a.n + LINEAR_TILE - 1) / LINEAR_TILE;
-    u64 total = (u64)tiles * chunks;
-    int begin = (int)(blockIdx.x * total / gridDim.x), end = (int)((blockIdx.x + 1) * total / gridDim.x);
-    int my_row = thread >> 3, my_piece = thread & 7;  // of the 32 rows * 8 pieces that the block moves at once
+    const int m_sub = M / 8;  // 8-row pieces
+    extern __shared__ __align__(1024) char linear_memory[];
+    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, width = a.pieces * 16;
+    linear_ring ring = {shared_address(linear_memory), (u32)(width + M) * LINEAR_CHUNK * 2, 0, 0};
+    float *sums = (float *)(linear_memory + a.stages * ring.stage_bytes), *scales = sums + a.groups * M * (width + 4);
+    ring.full = shared_address(scales + M);
+    ring.empty = ring.full + a.stages * 8;
+    u32 scaled = ring.empty + a.stages * 8, summed = scaled + 8;
+    linear_walk walk(a, width);
 
+    if (thread == 0) {
+        for (int i = 0; i < a.stages; i++) {
+#if __CUDA_ARCH__ >= 900
+            barrier_init(ring.full + i * 8, 2);
+#else
+            barrier_init(ring.full + i * 8, LINEAR_FETCHERS);
+#endif
+            barrier_init(ring.empty + i * 8, a.pieces);
+        }
+        barrier_init(scaled, LINEAR_WARPS);
+        barrier_init(summed, a.pieces * a.groups);
+#if __CUDA_ARCH__ >= 900
+        barriers_publish();
+#endif
+    }
+    __syncthreads();
     let_successor_start();
-    int w_tile = begin / chunks, w_chunk = begin % chunks, x_chunk = w_chunk;  // what to fetch next
-    auto fetch_weights = [&](int stage) {
-        u32 to = shared_address(ring) + stage * stage_bytes;
-        int column = w_chunk * LINEAR_CHUNK + my_piece * 8;
-#pragma unroll
-        for (int i = 0; i < LINEAR_TILE / 32; i++) {
-            int row = my_row + 32 * i, n = w_tile * LINEAR_TILE + row;
-            bool valid = n < a.n && column < a.k;
-            copy16_async(to + swizzled(row, my_piece, 8), a.weights + (valid ? (u64)n * a.k + column : 0), valid);
-        }
-        if (++w_chunk == chunks) w_chunk = 0, w_tile++;
-    };
-    if (shape::normed)
-        for (int i = thread; i < a.k / 8; i += LINEAR_THREADS) copy16_async(shared_address(norm + i), a.norm + i * 8, true);
-    copies_commit();
-    int in_flight = min(stages, end - begin);
-    for (int s = 0; s < in_flight; s++) fetch_weights(s);
-    copies_commit();
+#if __CUDA_ARCH__ >= 900
+    if (warp == LINEAR_WARPS) {  // nothing of the pass writes weights: this warp waits for no predecessor
+        if (lane == 0) fetch_boxes(&a.weights_map, walk, ring, 0, width, true, read_once_policy());
+        return;
+    }
     wait_for_predecessor();
+    if (warp > LINEAR_WARPS) {
+        if (lane == 0) fetch_boxes(&a.input_map, walk, ring, width * LINEAR_CHUNK * 2, M, false, read_often_policy());
+        return;
+    }
+#else
+    if (thread >= LINEAR_THREADS) return fetch(a, walk, ring, width, M, thread - LINEAR_THREADS);
+#endif
+    for (int row = warp * 4 + (lane >> 3); row < M; row += LINEAR_WARPS * 4) {  // while the first stages come
+        float scale = 1.0f;
+        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_tiles(a.k), a.k, a.eps, lane & 7);
+        if ((lane & 7) == 0) scales[row] = scale;
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(scaled);
 
-    // The input goes through the same ring, as far ahead as the weights: its reads queue behind theirs.
-    u64 my_input[pieces];  // element offsets of this thread's rows; rows beyond m read as zeros
+    // A group always meets the same stages of the ring (their number is a multiple of the groups'): it waits for every phase.
+    int group = warp / a.pieces, piece = warp - group * a.pieces, turn = 0, tiles = 0;
+    float acc[m_sub][4];
+    for (; walk.more(); tiles++) {
+        linear_sums t = {sums, scales, a.bias, a.groups, M, width, walk.tile * width, a.n, summed, (u32)tiles & 1};
 #pragma unroll
-    for (int i = 0; i < pieces; i++) {
-        int row = my_row + 32 * i;
-        my_input[i] = (u64)(row < a.m ? (KIND == LINEAR_HEAD ? a.index[row] : row) : 0) * a.k;
-    }
-    auto fetch_input = [&](int stage) {
-        u32 to = shared_address(ring) + stage * stage_bytes + weights_bytes;
-        int column = x_chunk * LINEAR_CHUNK + my_piece * 8;
+        for (int j = 0; j < m_sub; j++) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.0f;
+        for (int chunk = 0; chunk < walk.chunks; chunk++, walk.next(), turn = turn + 1 == a.groups ? 0 : turn + 1) {
+            if (turn != group) continue;
+            u32 w_base = ring.memory + walk.stage * ring.stage_bytes, x_base = w_base + width * LINEAR_CHUNK * 2;
+            barrier_wait(ring.full + walk.stage * 8, walk.phase);
 #pragma unroll
-        for (int i = 0; i < pieces; i++) {
-            bool valid = my_row + 32 * i < a.m && column < a.k;
-            copy16_async(to + swizzled(my_row + 32 * i, my_piece, 8), a.input + (valid ? my_input[i] + column : 0), valid);
-        }
-        if (++x_chunk == chunks) x_chunk = 0;
-    };
-    for (int s = 0; s < stages; s++) {
-        if (s < in_flight) fetch_input(s);
-        copies_commit();
-    }
-    float my_scale[pieces];
-    if (shape::normed) {
-        int n_tiles = (a.k + 127) / 128;
+            for (int kk = 0; kk < LINEAR_CHUNK / 16; kk++) {
+                u32 w[4];
+                load_matrices(w, w_base + swizzled(piece * 16 + (lane & 15), kk * 2 + (lane >> 4), 8));
 #pragma unroll
-        for (int i = 0; i < pieces; i++) my_scale[i] = row_scale(a.squares_in + my_input[i] / a.k * n_tiles, n_tiles, a.k, a.eps, lane & 7);
-    }
-    // A thread normalises what it copied itself, so that no barrier is needed in between.
-    auto normalise_input = [&](char *input, int chunk) {
-        uint4 weight = norm[min(chunk * (LINEAR_CHUNK / 8) + my_piece, a.k / 8 - 1)];
-#pragma unroll
-        for (int i = 0; i < pieces; i++) {
-            uint4 *at = (uint4 *)(input + swizzled(my_row + 32 * i, my_piece, 8));
-            *at = normalised(*at, my_scale[i], weight);
-        }
-    };
-    if (shape::normed) {  // the norm's weights, which other threads copied
-        copies_wait<stages + 1>();
-        __syncthreads();
-    }
-
-    float acc[shape::n_sub][shape::m_sub][4];
-    clear(acc);
-
-    int tile = begin / chunks, chunk = begin % chunks, stage = 0, previous = stages - 1, to_fetch = end - begin - in_flight;
-    bool starts_tile = chunk == 0;
-    for (int it = begin; it < end; it++) {
-        char *weights = ring + stage * stage_bytes, *input = weights + weights_bytes;
-        copies_wait<stages - 2>();
-        if (shape::normed) normalise_input(input, chunk);
-        __syncthreads();  // the chunk is there, and everybody has left the one before it: its place is free
-        if (it > begin) {
-            if (to_fetch > 0) fetch_weights(previous), fetch_input(previous), to_fetch--;
-            copies_commit();
-        }
-        u32 w_base = shared_address(weights), x_base = shared_address(input);
-#pragma unroll
-        for (int kk = 0; kk < LINEAR_CHUNK / 16; kk++) {
-            u32 w[shape::n_sub][4];
-#pragma unroll
-            for (int i = 0; i < shape::n_sub; i++)
-                load_matrices(w[i], w_base + swizzled((warp_n * shape::n_sub + i) * 16 + (lane & 15), kk * 2 + (lane >> 4), 8));
-#pragma unroll
-            for (int j = 0; j < shape::m_sub; j += 2) {
-                u32 x[4];
-                load_matrices(x, x_base + swizzled(warp_m * (M / shape::warps_m) + j * 8 + (lane & 7) + (lane >> 4) * 8, kk * 2 + (lane >> 3 & 1), 8));
-#pragma unroll
-                for (int i = 0; i < shape::n_sub; i++) {
-                    multiply_tile(acc[i][j], w[i], x[0], x[1]);
-                    multiply_tile(acc[i][j + 1], w[i], x[2], x[3]);
+                for (int j = 0; j < m_sub; j += 2) {
+                    u32 x[4];
+                    load_matrices(x, x_base + swizzled(j * 8 + (lane & 7) + (lane >> 4) * 8, kk * 2 + (lane >> 3 & 1), 8));
+                    multiply_tile(acc[j], w, x[0], x[1]);
+                    multiply_tile(acc[j + 1], w, x[2], x[3]);
                 }
             }
+            __syncwarp();
+            if (lane == 0) barrier_arrive(ring.empty + walk.stage * 8);
         }
-        previous = stage;
-        if (++stage == stages) stage = 0;
-        if (++chunk < chunks && it + 1 < end) continue;
 
-        __syncthreads();  // this chunk's place, refilled only in the next round, becomes the results' tile
-        if (gather_parts(a, acc, tile, chunks, total, starts_tile, flag)) finish_tile<M, KIND>(a, acc, weights, tile);
-        __syncthreads();
-        clear(acc);
-        starts_tile = true;
-        chunk = 0;
-        tile++;
+        if (tiles > 0) threads_sync<LINEAR_THREADS>();  // the last tile's sums have been read
+        if (group < a.groups) {
+            float *to = sums + group * M * (width + 4) + piece * 16 + (lane >> 2);
+#pragma unroll
+            for (int j = 0; j < m_sub; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) to[(j * 8 + (lane & 3) * 2 + (e & 1)) * (width + 4) + (e >> 1) * 8] = acc[j][e];
+            __syncwarp();
+            if (lane == 0) barrier_arrive(summed);
+        }
+        if (tiles == 0) barrier_wait(scaled, 0);
+        if (KIND == LINEAR_QKV) finish_qkv(a, t, thread);
+        if (KIND == LINEAR_OUT) finish_out(a, t, thread);
+        if (KIND == LINEAR_GATE_UP) finish_gate_up(a, t, thread);
+        if (KIND == LINEAR_HEAD) finish_head(a, t, thread);
+        barrier_wait(summed, t.parity);  // also who had nothing to finish
     }
 }
 
-// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor (at most the number of chunks); block 256; shared memory
-// LINEAR_RING rounded down to whole stages of (128 + M) * 128 bytes, + 16, + 2 k for the norm; better more than half of a
-// multiprocessor's, so that two blocks do not meet on one and leave another idle. bf16 in and out, f32 sums.
-//   qkv: equals qkv (norm, projection, bias, RoPE, cache write); 128 % head_dim == 0, head_dim % 16 == 0
-//   out: equals attn_out and down (projection, residual)
+// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor, at most the number of tiles; block LINEAR_THREADS +
+// LINEAR_FETCHERS; shared memory: `stages`, a multiple of `groups`, of (16 pieces + M) * 128 bytes, + groups * M * (16 pieces
+// + 4) * 4 + M * 4 + stages * 16 + 16. groups * pieces <= LINEAR_WARPS. bf16 in and out, f32 sums.
+//   qkv: equals qkv (norm, projection, bias, RoPE, cache write); head_dim % 16 == 0
+//   out: equals attn_out and down (projection, residual); pieces even
 //   gate_up: equals gate_up (norm, both projections, silu(gate) * up); weights alternate 8 rows of gate, 8 of up
 //   head: the first stage of head; head_finish is the second
 #define LINEAR_KERNELS(M) \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_QKV>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_OUT>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_GATE_UP>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_QKV>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_OUT>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_GATE_UP>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
 LINEAR_KERNELS(32)
 LINEAR_KERNELS(64)
 
@@ -856,49 +924,47 @@ template <class T> static __device__ __forceinline__ void copy_row(T *to, const 
 
 // squares[tile] of one row, in the order in which finish_out makes them. Block 256.
 template <class T> static __device__ __forceinline__ void row_squares(const T *x, int d, float *squares) {
-    int n_tiles = (d + 127) / 128;
-    for (int t = threadIdx.x >> 4; t < (n_tiles + 15) / 16 * 16; t += 16) {
+    for (int first = threadIdx.x * 8; first < (d + 255) / 256 * 256; first += 256 * 8) {
         float sum = 0.0f;
-        int first = t * 128 + (threadIdx.x & 15) * 8;
         if (sizeof(T) == 2 && d % 8 == 0) {
-            if (first < d) {
-                uint4 v = *(const uint4 *)(x + first);
-                u32 pairs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    sum += low_f32(pairs[i]) * low_f32(pairs[i]);
-                    sum += high_f32(pairs[i]) * high_f32(pairs[i]);
-                }
-            }
+            if (first < d) sum = squares_of_piece(*(const uint4 *)(x + first));
         } else
             for (int i = first; i < first + 8; i++) {
                 float value = i < d ? load(x + i) : 0.0f;
                 sum += value * value;
             }
-        sum = lanes_sum<16>(sum);
-        if ((threadIdx.x & 15) == 0 && t < n_tiles) squares[t] = sum;
+        sum = lanes_sum<SQUARES_TILE / 8>(sum);
+        if (first % SQUARES_TILE == 0 && first < d) squares[first / SQUARES_TILE] = sum;
     }
 }
 
-// x[i] = table[token of row i], where active. Grid n, block 256. Equals embed.
-template <class T> static __device__ __forceinline__ void embed(const T *embedding, rows_table table, T *x, float *squares, int d) {
+// The first half of a norm of one row (see RMS norm above). Block 256.
+static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
+    row_squares(x, d, squares);
+    for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
+}
+static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
+// normed [n, d] = x * weight and squares [n, d/32] of x, after something other than a linear map wrote it. Grid n, block 256.
+extern "C" __global__ void __launch_bounds__(256) pre_norm(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
+    u64 row = blockIdx.x;
     let_successor_start();
     wait_for_predecessor();
-    row_entry entry = table.rows[blockIdx.x];
+    pre_norm_row(x + row * d, weight, normed + row * d, squares + row * squares_tiles(d), d);
+}
+
+// x[i] = table[token of row i], where active; and the first half of the first norm where `weight` (bf16). Grid n, block 256.
+// Equals embed.
+template <class T> static __device__ __forceinline__ void embed(const T *embedding, rows_table table, T *x, const T *weight, T *normed, float *squares, int d) {
+    let_successor_start();
+    wait_for_predecessor();
+    u64 row = blockIdx.x;
+    row_entry entry = table.rows[row];
     const T *from = embedding + (u64)entry.token * d;
-    x += (u64)blockIdx.x * d;
-    if (entry.active) copy_row(x, from, d);
-    row_squares(entry.active ? from : x, d, squares + (u64)blockIdx.x * ((d + 127) / 128));
+    if (entry.active) copy_row(x + row * d, from, d);
+    if (weight) pre_norm_row(entry.active ? from : x + row * d, weight, normed + row * d, squares + row * squares_tiles(d), d);
 }
 
-// squares [n, d/128] of x, after something other than a linear map wrote it. Grid n, block 256.
-template <class T> static __device__ __forceinline__ void squares_of(const T *x, float *squares, int d) {
-    let_successor_start();
-    wait_for_predecessor();
-    row_squares(x + (u64)blockIdx.x * d, d, squares + (u64)blockIdx.x * ((d + 127) / 128));
-}
-
-// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * ceil(d / 128) bytes.
+// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * ceil(d / 32) bytes.
 template <class T> static __device__ __forceinline__ void norm(const T *x, const int *index, const T *weight, T *out, int d, float eps) {
     extern __shared__ float tile_squares[];
     __shared__ float scale;
@@ -909,7 +975,7 @@ template <class T> static __device__ __forceinline__ void norm(const T *x, const
     row_squares(x, d, tile_squares);
     __syncthreads();
     if (threadIdx.x < 32) {
-        float s = row_scale(tile_squares, (d + 127) / 128, d, eps, threadIdx.x & 7);
+        float s = row_scale(tile_squares, d, eps, threadIdx.x & 7);
         if (threadIdx.x == 0) scale = s;
     }
     __syncthreads();
@@ -920,7 +986,7 @@ template <class T> static __device__ __forceinline__ void norm(const T *x, const
     for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
-// y [n, (n_heads + 2 n_kv_heads) * head_dim] + bias: RoPE, q to its buffer, k and v to the cache. Grid n, block 256.
+// y [n, (n_heads + 2 n_kv_heads) * head_dim] + bias, in the order of `place`: RoPE, q to its buffer, k and v to the cache. Grid n, block 256.
 struct rope_args {
     rows_table table;
     int n_heads, n_kv_heads, head_dim;
@@ -928,7 +994,7 @@ struct rope_args {
 };
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
-    int d, is_v;
+    int d, is_v, apart;      // apart: from a value to its partner in y
     u64 at, tap;
     T *before, *after, *to;  // before RoPE and after for a trace (NULL: not wanted); NULL: the row is inactive
 };
@@ -938,7 +1004,8 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     int hd = a.head_dim, half = hd / 2, head = first / half, kv = head - a.n_heads;
     rope_place<T> p;
     p.d = first - head * half;
-    p.at = (u64)head * hd + p.d;
+    p.apart = half % 8 ? half : 8;  // see `place`
+    p.at = (u64)head * hd + (half % 8 ? p.d : p.d / 8 * 16 + p.d % 8);
     p.is_v = kv >= a.n_kv_heads;
     if (p.is_v) kv -= a.n_kv_heads;
     p.tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
@@ -948,10 +1015,6 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     if (head >= a.n_heads) p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity + (u64)entry.position * hd + p.d;
     if (head >= a.n_heads && !entry.active) p.to = 0;
     return p;
-}
-static __device__ __forceinline__ void store_pieces(bf16 *to, uint4 low, uint4 high, int half) {
-    *(uint4 *)to = low;
-    *(uint4 *)(to + half) = high;
 }
 static __device__ __forceinline__ u32 add_bias(u32 x, u32 bias) { return pack_bf16(low_f32(x) + low_f32(bias), high_f32(x) + high_f32(bias)); }
 static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
@@ -964,8 +1027,8 @@ static __device__ __forceinline__ void rope_cache_pieces(const bf16 *y, const bf
     int half = a.head_dim / 2, row = blockIdx.x, pieces = (a.n_heads + 2 * a.n_kv_heads) * half / 8;
     for (int i = threadIdx.x; i < pieces; i += 256) {
         rope_place<bf16> p = rope_place_of(a, entry, cache, row, i * 8, q, tap_q, tap_k, tap_v, tap_rope);
-        uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + half);
-        if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + half);
+        uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + p.apart);
+        if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + p.apart);
         if (p.before) store_pieces(p.before + p.tap, low, high, half);
         if (!p.is_v) {
             const float2 *turn = a.table.rope + (u64)row * half + p.d;
@@ -991,8 +1054,8 @@ template <class T> static __device__ __forceinline__ void rope_cache(const T *y,
     }
     for (int i = threadIdx.x; i < heads * half; i += 256) {
         rope_place<T> p = rope_place_of(a, entry, cache, row, i, q, tap_q, tap_k, tap_v, tap_rope);
-        float low = load(y + p.at), high = load(y + p.at + half);
-        if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + half), y);
+        float low = load(y + p.at), high = load(y + p.at + p.apart);
+        if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + p.apart), y);
         if (p.before) store(p.before + p.tap, low), store(p.before + p.tap + half, high);
         if (!p.is_v) {
             float2 r = a.table.rope[(u64)row * half + p.d];
@@ -1176,12 +1239,16 @@ template <class T> static __device__ __forceinline__ void move_rows(T *to, const
 
 // ---- Loading: stored values to weights ------------------------------------------------------------------------------------
 
-// Where element e of a tensor of `columns` columns goes: rows follow each other from `first_row` on (interleave 0), or in
-// groups of 8 that alternate with another tensor's (1: gate, 2: up).
-struct placing { u64 columns, first_row; int interleave; };
+// Where element e of a tensor of `columns` columns goes: rows follow each other from `first_row` on (interleave 0), in groups
+// of 8 that alternate with another tensor's (1: gate, 2: up), or in groups of 8 of a head's first half that alternate with
+// its second half's (3: q, k and v; half_head is a multiple of 8).
+struct placing { u64 columns, first_row; int interleave, half_head; };
 static __device__ __forceinline__ u64 place(const placing &p, u64 e) {
     u64 row = e / p.columns, column = e - row * p.columns;
-    if (p.interleave) row = row / 8 * 16 + row % 8 + (p.interleave == 2 ? 8 : 0);
+    if (p.interleave == 3) {
+        u64 head = row / (2 * p.half_head), d = row - head * (2 * p.half_head);
+        row = head * (2 * p.half_head) + d % p.half_head / 8 * 16 + d / p.half_head * 8 + d % 8;
+    } else if (p.interleave) row = row / 8 * 16 + row % 8 + (p.interleave == 2 ? 8 : 0);
     return (p.first_row + row) * p.columns + column;
 }
 enum { STORED_F32, STORED_F16, STORED_BF16 };
@@ -1213,8 +1280,7 @@ template <class T> static __device__ __forceinline__ void fill(T *to, u64 count,
 }
 
 #define ROW_KERNELS(T, S) \
-    extern "C" __global__ void __launch_bounds__(256) embed_##S(const T *embedding, rows_table table, T *x, float *squares, int d) { embed(embedding, table, x, squares, d); } \
-    extern "C" __global__ void __launch_bounds__(256) squares_##S(const T *x, float *squares, int d) { squares_of(x, squares, d); } \
+    extern "C" __global__ void __launch_bounds__(256) embed_##S(const T *embedding, rows_table table, T *x, const T *weight, T *normed, float *squares, int d) { embed(embedding, table, x, weight, normed, squares, d); } \
     extern "C" __global__ void __launch_bounds__(256) norm_##S(const T *x, const int *index, const T *weight, T *out, int d, float eps) { norm(x, index, weight, out, d, eps); } \
     extern "C" __global__ void __launch_bounds__(256) rope_cache_##S(const T *y, const T *bias, const __grid_constant__ rope_args a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) { rope_cache(y, bias, a, q, tap_q, tap_k, tap_v, tap_rope); } \
     extern "C" __global__ void __launch_bounds__(128) silu_##S(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) { silu_product(y, bias, hidden, mlp, tap_gate, tap_up); } \

@@ -7628,6 +7628,14 @@ typedef struct CUgraphExec_st *CUgraphExec;
 typedef int CUdevice_attribute;
 typedef int CUfunction_attribute;
 typedef int CUstreamCaptureMode;
+typedef struct CUtensorMap { uint64_t opaque[16]; } CUtensorMap;
+typedef int CUtensorMapDataType;
+typedef int CUtensorMapInterleave;
+typedef int CUtensorMapSwizzle;
+typedef int CUtensorMapL2promotion;
+typedef int CUtensorMapFloatOOBfill;
+typedef uint32_t cuuint32_t;
+typedef uint64_t cuuint64_t;
 typedef struct CUlaunchAttribute {
     int id;
     char pad[4];
@@ -7657,6 +7665,8 @@ enum {
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
     CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_EVENT_DISABLE_TIMING = 2,
     CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9, CU_TENSOR_MAP_INTERLEAVE_NONE = 0, CU_TENSOR_MAP_SWIZZLE_128B = 3, CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
     NVRTC_SUCCESS = 0, CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUDA_R_32F = 0, CUDA_R_16BF = 14, CUBLAS_COMPUTE_32F = 68, CUBLAS_GEMM_DEFAULT = -1
 };
 #endif
@@ -7687,6 +7697,8 @@ enum {
     X(CUresult, cuModuleUnload, (CUmodule)) \
     X(CUresult, cuModuleGetFunction, (CUfunction *, CUmodule, const char *)) \
     X(CUresult, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int)) \
+    X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
+                                         CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill)) \
     X(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **)) \
     X(CUresult, cuStreamCreate, (CUstream *, unsigned int)) \
     X(CUresult, cuStreamDestroy_v2, (CUstream)) \
@@ -7815,16 +7827,18 @@ typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, n
 typedef struct tsk__cuda_cache { CUdeviceptr k, v, states, outputs; int32_t length, capacity, n_slots, n_states, first_written, last_written, pad[2]; } tsk__cuda_cache;
 typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
 typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
+typedef struct tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
 typedef struct tsk__cuda_linear_args {
-    CUdeviceptr weights, bias, input, index, norm, squares_in;
+    tsk__cuda_tensor_map weights_map, input_map;
+    CUdeviceptr weights, bias, input, squares_in;
     float eps;
-    int32_t m, n, k;
-    CUdeviceptr partials, counters;
+    int32_t m, n, k, pieces, groups, stages, pad;
     tsk__cuda_table table;
-    CUdeviceptr out, squares_out;
+    CUdeviceptr out, norm, normed, squares_out;
     int32_t n_heads, n_kv_heads, head_dim, mlp;
     uint64_t layer_offset;
     CUdeviceptr taps[4], draws, heads, logits;
+    uint64_t end_pad[8];           /* the kernels' struct is aligned to 64 bytes */
 } tsk__cuda_linear_args;
 typedef struct tsk__cuda_attention_args {
     CUdeviceptr q, out;
@@ -7839,12 +7853,13 @@ typedef struct tsk__cuda_rope_args {
     int32_t n_heads, n_kv_heads, head_dim;
     uint64_t layer_offset;
 } tsk__cuda_rope_args;
-typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave; } tsk__cuda_placing;
+typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave, half_head; } tsk__cuda_placing;
 
 #define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
 #define TSK__CUDA_SKINNY 64           /* rows up to which the fused linear maps are used, and sections recorded */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
-#define TSK__CUDA_LINEAR_TILE 128
+#define TSK__CUDA_LINEAR_WARPS 12      /* see kernels.cu: these multiply, in up to so many groups, 64 columns at a time */
+#define TSK__CUDA_LINEAR_GROUPS 6
 #define TSK__CUDA_LINEAR_CHUNK 64
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond TSK__CUDA_SKINNY */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
@@ -7855,7 +7870,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
 /* X(name, kinds): T: name_f32 or name_bf16 by the activation type; B: bf16 only; -: one for all. The order is that of
    the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
-    X(pass_begin, '-') X(pass_signal, '-') X(embed, 'T') X(squares, 'T') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
+    X(pass_begin, '-') X(pass_signal, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
     X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
@@ -7871,7 +7886,16 @@ typedef enum tsk__cuda_kernel {
 
 /* ---- the backend */
 
+/* The linear maps that have kernels of their own for few rows, and how a map's work is cut for those (see kernels.cu). */
+typedef enum tsk__cuda_map { TSK__CUDA_MAP_QKV, TSK__CUDA_MAP_OUT, TSK__CUDA_MAP_GATE_UP, TSK__CUDA_MAP_DOWN, TSK__CUDA_MAP_HEAD, TSK__CUDA_MAPS } tsk__cuda_map;
+typedef struct tsk__cuda_plan {
+    int32_t n, k, pieces, groups, blocks;
+    int32_t stages[2];             /* for up to 32 and up to 64 rows */
+    int32_t shared[2];
+} tsk__cuda_plan;
+
 typedef struct tsk__cuda_layer {
+    tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD];
     CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
 } tsk__cuda_layer;
 
@@ -7888,6 +7912,8 @@ typedef struct tsk__cuda_backend {
     int has_skinny;                /* shapes fit the fused kernels */
     int has_flash;                 /* … and attention's */
     int32_t q_width, kv_width, qkv_width, gate_up_rows;
+    tsk__cuda_plan plans[TSK__CUDA_MAPS];
+    tsk__cuda_tensor_map head_map;
     CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
     tsk__cuda_layer *layers;
 } tsk__cuda_backend;
@@ -7945,19 +7971,11 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
     return TSK_OK;
 }
 
-/* Shared memory of the fused linear maps' ring. */
-static int tsk__cuda_ring(const tsk__cuda_backend *b) { return b->shared_limit >= 160 * 1024 ? 102400 : 81920; }
-/* Two blocks of one map must not meet on a multiprocessor, or another stands idle: more than half of its memory keeps
-   them apart, and still lets attention's blocks in. */
-#define TSK__CUDA_ALONE 118000
-
 /* NVRTC's options; the architecture is the first. */
-static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], char ring[64], const char *options[3]) {
+static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
     snprintf(arch, 64, "--gpu-architecture=sm_%d", b->arch);
-    snprintf(ring, 64, "-DLINEAR_RING=%d", tsk__cuda_ring(b));
     options[0] = arch;
     options[1] = "--std=c++17";
-    options[2] = ring;
 }
 
 /* Compiles `source`; the compiler's whole log goes to the error. */
@@ -8045,19 +8063,19 @@ static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
 }
 
 static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {
-    char arch[64], ring[64], dir[1024], path[1100];
-    const char *options[3];
+    char arch[64], dir[1024], path[1100];
+    const char *options[2];
     tsk_text source;
     uint64_t hash = TSK__CUDA_HASH_START;
     int i, has_path = 0;
     tsk_status status;
     memset(&source, 0, sizeof source);
     source.allocator = b->allocator;
-    tsk__cuda_options(b, arch, ring, options);
+    tsk__cuda_options(b, arch, options);
     status = tsk__cuda_source(&source);
     if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) && tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
         hash = tsk__cuda_hash(hash, source.data, source.length);
-        for (i = 0; i < 3; i++) hash = tsk__cuda_hash(hash, options[i], strlen(options[i]));
+        for (i = 0; i < 2; i++) hash = tsk__cuda_hash(hash, options[i], strlen(options[i]));
         hash = tsk__cuda_hash(hash, &b->driver_version, sizeof b->driver_version);
         snprintf(path, sizeof path, "%s/kernels-sm_%d-%016llx.cubin", dir, b->arch, (unsigned long long)hash);
         has_path = 1;
@@ -8065,7 +8083,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     if (status != TSK_OK) status = tsk__error_memory(error, "the kernels' source", source.length);
     else if (!has_path || !tsk__cuda_cache_read(path, cubin)) {
         if (o->log) o->log(o->user, "compiling the CUDA kernels for this GPU (once)");
-        status = tsk__cuda_compile(b, source.data, options, 3, cubin, error);
+        status = tsk__cuda_compile(b, source.data, options, 2, cubin, error);
         if (status == TSK_OK && has_path) tsk__cuda_cache_write(path, cubin);
     }
     tsk_text_free(&source);
@@ -8102,6 +8120,95 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
     if (status == TSK_OK) status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
     tsk_text_free(&cubin);
     return status == TSK_OK ? tsk__cuda_find_kernels(b, error) : status;
+}
+
+/* ---- how the linear maps' work is cut for few rows */
+
+/* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * (16 * pieces + 4) * 4 + rows * 4 + 16; }
+static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
+/* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
+static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
+    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows), stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
+    return stages < 3 || stages < 2 * groups ? 0 : stages;
+}
+/* On a multiprocessor of Hopper's size the maps beside attention leave room for its blocks, so that the one's end and the
+   other's beginning overlap; and none takes less than half of it, or two blocks of one map might meet on one while
+   another stands idle. */
+#define TSK__CUDA_LARGE (200 * 1024)
+#define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
+#define TSK__CUDA_ALONE 118000
+
+/* Tiles so wide that every multiprocessor makes as many as the next with the fewest columns of outputs each; of the same
+   work the widest, which reads the input least often. Then as many groups as there are warps and stages for: the sums do
+   not depend on the number of rows. 0: the device has too little shared memory. */
+static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
+    int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
+    int32_t small = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT) ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit;
+    plan->pieces = 0;
+    for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS; pieces += step) {
+        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces), cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
+        if (cost > best || !tsk__cuda_plan_stages(pieces, 1, 64, b->shared_limit) || !tsk__cuda_plan_stages(pieces, 1, 32, small)) continue;
+        best = cost;
+        plan->pieces = pieces;
+        plan->blocks = tiles < b->n_multiprocessors ? tiles : b->n_multiprocessors;
+    }
+    if (!plan->pieces) return 0;
+    for (groups = TSK__CUDA_LINEAR_WARPS / plan->pieces; groups > 1; groups--)
+        if (groups <= TSK__CUDA_LINEAR_GROUPS && tsk__cuda_plan_stages(plan->pieces, groups, 64, b->shared_limit) && tsk__cuda_plan_stages(plan->pieces, groups, 32, small)) break;
+    plan->groups = groups;
+    for (i = 0; i < 2; i++) {
+        plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, i ? 64 : 32, i ? b->shared_limit : small);
+        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, i ? 64 : 32) + plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, i ? 64 : 32);
+        if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE) plan->shared[i] = TSK__CUDA_ALONE;
+    }
+    return 1;
+}
+static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
+    const tsk_model_config *c = b->base.config;
+    int32_t d = c->d_model, n[TSK__CUDA_MAPS], k[TSK__CUDA_MAPS], i;
+    n[TSK__CUDA_MAP_QKV] = b->qkv_width, n[TSK__CUDA_MAP_OUT] = d, n[TSK__CUDA_MAP_GATE_UP] = b->gate_up_rows, n[TSK__CUDA_MAP_DOWN] = d, n[TSK__CUDA_MAP_HEAD] = c->embedding_size;
+    k[TSK__CUDA_MAP_QKV] = d, k[TSK__CUDA_MAP_OUT] = b->q_width, k[TSK__CUDA_MAP_GATE_UP] = d, k[TSK__CUDA_MAP_DOWN] = c->mlp_hidden_size, k[TSK__CUDA_MAP_HEAD] = d;
+    for (i = 0; i < TSK__CUDA_MAPS; i++) {
+        b->plans[i].n = n[i];
+        b->plans[i].k = k[i];
+        if (!tsk__cuda_plan_map(b, (tsk__cuda_map)i, &b->plans[i])) return 0;
+    }
+    return 1;
+}
+
+/* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
+   the kernels read them. Before sm_90 there is none. */
+static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns, int32_t box_rows, tsk__cuda_tensor_map *out) {
+    char room[2 * sizeof(CUtensorMap)];
+    CUtensorMap *map = (CUtensorMap *)(void *)(room + (64 - (uintptr_t)room % 64) % 64);  /* the driver wants it aligned to 64 */
+    cuuint64_t size[2], row_bytes[1];
+    cuuint32_t box[2], every[2];
+    CUresult result;
+    if (b->arch < 90) return CUDA_SUCCESS;
+    size[0] = columns, size[1] = rows, row_bytes[0] = columns * 2;
+    box[0] = TSK__CUDA_LINEAR_CHUNK, box[1] = (cuuint32_t)box_rows;
+    every[0] = every[1] = 1;
+    result = b->api.cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)address, size, row_bytes, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result == CUDA_SUCCESS) memcpy(out, map, sizeof *out);
+    return result;
+}
+static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, tsk__cuda_map map, CUdeviceptr weights, tsk__cuda_tensor_map *out) {
+    return tsk__cuda_encode(b, weights, (uint64_t)b->plans[map].n, (uint64_t)b->plans[map].k, 16 * b->plans[map].pieces, out);
+}
+static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
+    CUresult result = CUDA_SUCCESS;
+    int32_t l, i;
+    if (!b->has_skinny) return TSK_OK;
+    for (l = 0; l < b->base.config->n_layers; l++) {
+        tsk__cuda_layer *layer = &b->layers[l];
+        CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
+        weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out, weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
+        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++) result = tsk__cuda_encode_map(b, (tsk__cuda_map)i, weights[i], &layer->maps[i]);
+    }
+    if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map);
+    return tsk__cuda_fail(&b->api, error, result, "describing the weights");
 }
 
 /* ---- weights: where they lie */
@@ -8154,6 +8261,7 @@ static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l,
     case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
         p.to = is_bias ? layer->qkv_bias : layer->qkv;
+        if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
         p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
         break;
     case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
@@ -8404,7 +8512,7 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
 /* A recorded section: a graph, and the shape of the pass that it was recorded for. */
 typedef struct tsk__cuda_section {
     uint64_t key;
-    int32_t n, n_requests, n_tiles, tile_rows, needs_squares;
+    int32_t n, n_requests, n_tiles, tile_rows;
     CUgraphExec graph;
 } tsk__cuda_section;
 #define TSK__CUDA_SECTIONS 64
@@ -8426,8 +8534,9 @@ typedef struct tsk__cuda_stream {
     uint64_t arguments_size, arguments_used;
 
     /* device memory */
-    CUdeviceptr memory, device_arguments, counters, state_words, squares, partials, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
     tsk__cuda_table table;
+    tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
 
     /* the pass */
     int32_t n, all_n, n_requests, n_tiles, tile_rows;
@@ -8436,7 +8545,7 @@ typedef struct tsk__cuda_stream {
     int is_masked;
     int is_dirty;                  /* the device has not fetched the row table's last change */
     int can_overlap;               /* what was launched last is a kernel of ours */
-    int has_squares;               /* of x as it is */
+    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
     uint32_t fetches, signals;     /* issued so far */
     int needs_signal;
     int is_recording;
@@ -8578,7 +8687,7 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->compact_x) s->has_squares = 0;
+    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->compact_x) s->normed_for = 0;
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -8627,17 +8736,34 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
 
 static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_ROWS ? rows : TSK__CUDA_HEAD_ROWS; }
 
+/* Tiles of the head where it is one of the linear maps for few rows. */
+static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b) {
+    int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
+    return b->has_skinny ? (b->base.config->embedding_size + width - 1) / width : 0;
+}
+
+static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
+    const tsk__cuda_backend *b = s->backend;
+    uint64_t columns[3];
+    CUdeviceptr addresses[3];
+    CUresult result = CUDA_SUCCESS;
+    int i;
+    addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
+    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], i % 2 ? 64 : 32, &s->inputs[i / 2][i % 2]);
+    return result;
+}
+
 /* Addresses of the stream's device memory, or its size with base 0. */
 static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
-    uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0, tiles = ((uint64_t)c->embedding_size + 127) / 128;
-    uint64_t linear_tiles = ((uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows) + 127) / 128;
+    uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
-    uint64_t head_entries = tiles * TSK__CUDA_SKINNY, sliced = ((uint64_t)c->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(s->base.max_rows);
+    uint64_t head_entries = (uint64_t)tsk__cuda_head_tiles(b) * TSK__CUDA_SKINNY, sliced = ((uint64_t)c->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(s->base.max_rows);
     int has_scratch = !b->has_skinny || s->base.max_rows > TSK__CUDA_SKINNY;
     if (head_entries < sliced) head_entries = sliced;
-    if (linear_tiles < tiles) linear_tiles = tiles;
     s->full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
     s->normed = base + tsk__cuda_take(&used, rows * d, e);
@@ -8649,11 +8775,10 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * ((d + 127) / 128), sizeof(float));
-    s->partials = base + tsk__cuda_take(&used, b->has_skinny ? 2 * (uint64_t)b->n_multiprocessors * TSK__CUDA_SKINNY * TSK__CUDA_LINEAR_TILE : 0, sizeof(float));
+    s->squares = base + tsk__cuda_take(&used, rows * ((d + 31) / 32), sizeof(float));
     s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
     s->heads = base + tsk__cuda_take(&used, head_entries, TSK__CUDA_HEAD_ENTRY);
-    s->counters = base + tsk__cuda_take(&used, linear_tiles + (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
     s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
@@ -8721,7 +8846,8 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
         tsk__cuda_stream_layout(s, s->memory);
-        result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+        result = tsk__cuda_encode_inputs(s);
+        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
     }
     status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
@@ -8766,7 +8892,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     s->n_requests = rows->n_requests;
     s->compacted = 0;
     s->is_masked = 0;
-    s->has_squares = 1;  /* x is nobody's yet */
+    s->normed_for = 0;
     s->base.x = tsk__cuda_pointer(s->full_x);
     for (i = 0; i < rows->n; i++) {
         tsk__cuda_row *row = &s->rows[i];
@@ -8816,24 +8942,25 @@ static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_add
 static int tsk__cuda_is_skinny(const tsk__cuda_stream *s) { return s->backend->has_skinny && s->n <= TSK__CUDA_SKINNY; }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
-/* The sums of squares that the fused maps' norm needs, where the last writer of x did not leave them. */
-static void tsk__cuda_need_squares(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[3];
-    parameters[0] = &x, parameters[1] = &s->squares, parameters[2] = &d;
-    if (s->has_squares) return;
-    tsk__cuda_launch(s, TSK__CUDA_squares, (uint32_t)s->n, 1, 1, 256, 0, parameters, "squares");
-    s->has_squares = 1;
-}
-
-static void tsk__cuda_embed(tsk__cuda_stream *s) {
+/* The first half of a norm, where the last writer of x did not leave it. */
+static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     CUdeviceptr x = tsk__cuda_x(s);
     int32_t d = s->backend->base.config->d_model;
     void *parameters[5];
-    parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &s->squares, parameters[4] = &d;
+    parameters[0] = &x, parameters[1] = &norm, parameters[2] = &s->normed, parameters[3] = &s->squares, parameters[4] = &d;
+    if (s->normed_for == norm) return;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, parameters, "pre_norm");
+    s->normed_for = norm;
+}
+
+static void tsk__cuda_embed(tsk__cuda_stream *s) {
+    CUdeviceptr x = tsk__cuda_x(s), norm = tsk__cuda_is_skinny(s) ? s->backend->layers[0].attn_norm : 0;
+    int32_t d = s->backend->base.config->d_model;
+    void *parameters[7];
+    parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &norm, parameters[4] = &s->normed, parameters[5] = &s->squares;
+    parameters[6] = &d;
     tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, parameters, "embed");
-    s->has_squares = 1;
+    s->normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
@@ -8843,35 +8970,33 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     float eps = c->rms_norm_eps;
     void *parameters[6];
     parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 127) / 128 * 4), parameters, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 31) / 32 * 4), parameters, "norm");
+    if (out == s->normed) s->normed_for = 0;
 }
 
-/* What all fused linear maps take alike. */
-static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, int32_t m, int32_t n, int32_t k) {
+/* What all linear maps for few rows take alike. `input`: which of the stream's, see its `inputs`. */
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, int32_t m, tsk__cuda_map map, const tsk__cuda_tensor_map *weights, int input) {
     const tsk_model_config *c = s->backend->base.config;
+    const tsk__cuda_plan *plan = &s->backend->plans[map];
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
-    a.m = m, a.n = n, a.k = k;
-    a.squares_in = a.squares_out = s->squares;
+    a.weights_map = *weights, a.input_map = s->inputs[input][m > 32];
+    a.input = input == 0 ? s->normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
+    a.m = m, a.n = plan->n, a.k = plan->k;
+    a.pieces = plan->pieces, a.groups = plan->groups, a.stages = plan->stages[m > 32];
     a.eps = c->rms_norm_eps;
-    a.partials = s->partials;
-    a.counters = s->counters;
     a.table = s->table;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
     return a;
 }
 
-static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_kernel kernel_32, tsk__cuda_linear_args *a, const char *what) {
-    const tsk__cuda_backend *b = s->backend;
+static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_kernel kernel_32, tsk__cuda_map map, tsk__cuda_linear_args *a, const char *what) {
+    const tsk__cuda_plan *plan = &s->backend->plans[map];
     int is_64 = a->m > 32;
-    int32_t stage = (TSK__CUDA_LINEAR_TILE + (is_64 ? 64 : 32)) * TSK__CUDA_LINEAR_CHUNK * 2, ring = tsk__cuda_ring(b);
-    uint64_t chunks = (uint64_t)((a->n + TSK__CUDA_LINEAR_TILE - 1) / TSK__CUDA_LINEAR_TILE) * (uint64_t)((a->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK);
-    uint64_t shared = (uint64_t)(ring / stage * stage) + 16 + (a->norm ? 2 * (uint64_t)a->k : 0);
+    uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
     void *parameters[1];
     parameters[0] = a;
-    if (b->shared_limit >= 160 * 1024 && shared < TSK__CUDA_ALONE) shared = TSK__CUDA_ALONE;
-    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel_32 + is_64), chunks < (uint64_t)b->n_multiprocessors ? (uint32_t)chunks : (uint32_t)b->n_multiprocessors, 1, 1, 256,
-                     (uint32_t)shared, parameters, what);
+    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel_32 + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers, (uint32_t)plan->shared[is_64], parameters, what);
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
@@ -8903,13 +9028,13 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, b->qkv_width, c->d_model);
-        tsk__cuda_need_squares(s);
-        a.weights = w->qkv, a.bias = bias, a.input = tsk__cuda_x(s), a.norm = w->attn_norm;
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, TSK__CUDA_MAP_QKV, &w->maps[TSK__CUDA_MAP_QKV], 0);
+        tsk__cuda_need_normed(s, w->attn_norm);
+        a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
         memcpy(a.taps, tap, sizeof tap);
-        tsk__cuda_linear(s, TSK__CUDA_linear_qkv_32, &a, "linear_qkv");
+        tsk__cuda_linear(s, TSK__CUDA_linear_qkv_32, TSK__CUDA_MAP_QKV, &a, "linear_qkv");
         return;
     }
     tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
@@ -8956,21 +9081,26 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     }
 }
 
-/* attn_out and down: x += input * weights^T + bias. */
-static void tsk__cuda_out(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr bias, int32_t k, const tsk__taps *taps) {
+/* attn_out and down (`map` says which): x += input * weights^T + bias. */
+static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__taps *taps) {
     tsk__cuda_backend *b = s->backend;
-    int32_t d = b->base.config->d_model;
+    const tsk__cuda_layer *w = &b->layers[layer];
+    int is_down = map == TSK__CUDA_MAP_DOWN;
+    int32_t d = b->base.config->d_model, k = is_down ? b->base.config->mlp_hidden_size : b->q_width;
+    CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
+    CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
     void *parameters[6];
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, d, k);
-        a.weights = weights, a.bias = bias, a.input = input, a.out = x;
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, map, &w->maps[map], is_down ? 2 : 1);
+        a.weights = weights, a.bias = bias, a.out = x;
+        a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
         a.taps[0] = tap;
-        tsk__cuda_linear(s, TSK__CUDA_linear_out_32, &a, "linear_out");
-        s->has_squares = 1;
+        tsk__cuda_linear(s, TSK__CUDA_linear_out_32, map, &a, "linear_out");
+        s->normed_for = next_norm;
         return;
     }
-    s->has_squares = 0;
+    s->normed_for = 0;
     if (!b->is_f32 && !bias && !s->is_masked) {  /* cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
@@ -8990,12 +9120,12 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     void *parameters[6];
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, b->gate_up_rows, c->d_model);
-        tsk__cuda_need_squares(s);
-        a.weights = w->gate_up, a.bias = bias, a.input = tsk__cuda_x(s), a.norm = w->ff_norm;
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, TSK__CUDA_MAP_GATE_UP, &w->maps[TSK__CUDA_MAP_GATE_UP], 0);
+        tsk__cuda_need_normed(s, w->ff_norm);
+        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.hidden);
         a.taps[0] = gate, a.taps[1] = up;
-        tsk__cuda_linear(s, TSK__CUDA_linear_gate_up_32, &a, "linear_gate_up");
+        tsk__cuda_linear(s, TSK__CUDA_linear_gate_up_32, TSK__CUDA_MAP_GATE_UP, &a, "linear_gate_up");
         return;
     }
     tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
@@ -9026,7 +9156,7 @@ static void tsk__cuda_outputs(tsk__cuda_stream *s, const int32_t *which, int32_t
     void *parameters[5];
     parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &list, parameters[3] = &store, parameters[4] = &d;
     tsk__cuda_launch(s, TSK__CUDA_outputs, (uint32_t)s->n, 1, 1, 256, 0, parameters, "outputs");
-    if (!store) s->has_squares = 0;
+    if (!store) s->normed_for = 0;
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
@@ -9034,7 +9164,7 @@ static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from
     void *parameters[5];
     parameters[0] = &to, parameters[1] = &from, parameters[2] = &index, parameters[3] = &scatter, parameters[4] = &d;
     tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, parameters, "move_rows");
-    s->has_squares = 0;
+    s->normed_for = 0;
 }
 
 /* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
@@ -9076,26 +9206,23 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     tsk__cuda_make_tiles(s);
 }
 
-/* ---- the head: fused with the final norm for few rows; for more, matrix products over slices of the vocabulary, whose
+/* ---- the head: one of the linear maps for few rows; for more, matrix products over slices of the vocabulary, whose
    logits are reduced before the next slice takes their place */
 
-static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tile, CUdeviceptr predictions) {
-    int32_t tiles = (s->backend->base.config->embedding_size + tile - 1) / tile;
+static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr predictions) {
     void *parameters[4];
     parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
-/* Up to TSK__CUDA_SKINNY rows. predictions 0: logits alone are wanted. */
-static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
+/* Of up to TSK__CUDA_SKINNY normalised rows. predictions 0: logits alone are wanted. */
+static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
     tsk__cuda_backend *b = s->backend;
-    const tsk_model_config *c = b->base.config;
-    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, c->embedding_size, c->d_model);
-    tsk__cuda_need_squares(s);
-    a.weights = b->head, a.bias = b->head_bias, a.input = tsk__cuda_x(s), a.norm = b->final_norm;
-    a.index = index, a.draws = draws, a.heads = s->heads, a.logits = logits;
-    tsk__cuda_linear(s, TSK__CUDA_linear_head_32, &a, "linear_head");
-    if (predictions) tsk__cuda_head_finish(s, m, TSK__CUDA_LINEAR_TILE, predictions);
+    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, TSK__CUDA_MAP_HEAD, &b->head_map, 0);
+    a.weights = b->head, a.bias = b->head_bias;
+    a.draws = draws, a.heads = s->heads, a.logits = logits;
+    tsk__cuda_linear(s, TSK__CUDA_linear_head_32, TSK__CUDA_MAP_HEAD, &a, "linear_head");
+    if (predictions) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b), predictions);
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
@@ -9115,7 +9242,7 @@ static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr in
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
         tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
-    tsk__cuda_head_finish(s, m, TSK__CUDA_HEAD_TILE, predictions);
+    tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, predictions);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
@@ -9129,8 +9256,10 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
     int is_fused = s->backend->has_skinny && n <= TSK__CUDA_SKINNY;
     int32_t i;
     CUdeviceptr indices = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index), all_draws = tsk__cuda_argument(s, draws, (uint64_t)n * sizeof *draws);
-    if (is_fused) tsk__cuda_head_fused(s, n, indices, all_draws, tsk__cuda_address(s->base.predictions), 0);
-    else if (tsk__cuda_need_logits(s))
+    if (is_fused) {
+        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
+        tsk__cuda_head_fused(s, n, all_draws, tsk__cuda_address(s->base.predictions), 0);
+    } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
             tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, tsk__cuda_address(s->base.predictions + i));
 }
@@ -9145,9 +9274,9 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
     for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr indices = tsk__cuda_argument(s, index + i, (uint64_t)m * sizeof *index), no_draws = tsk__cuda_argument(s, draws, sizeof draws);
-        if (norm || !b->has_skinny) tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
+        tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, indices, no_draws, 0, s->logits);
+        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, 0, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -9168,12 +9297,11 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     for (i = 0; i < s->n_sections && !tsk__cuda_section_fits(s, &s->sections[i], key); i++) {
     }
     if (i == s->n_sections) return 0;
-    if (s->sections[i].needs_squares && !s->has_squares) tsk__cuda_need_squares(s);
     tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
     s->fetches++;
     s->signals++;
     s->is_dirty = 0;
-    s->has_squares = 1;
+    s->normed_for = 0;
     s->can_overlap = 0;
     s->needs_signal = 0;
     return 1;
@@ -9181,7 +9309,7 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
 
 static void tsk__cuda_record(tsk__cuda_stream *s) {
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return;
-    if (!s->backend->is_f32) tsk__cuda_need_squares(s);
+    s->normed_for = 0;  /* a section does not rely on what was left before it */
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
     s->is_recording = s->failure == CUDA_SUCCESS;
     s->is_dirty = 1;  /* every section begins with fetching the rows, */
@@ -9209,8 +9337,8 @@ static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
     s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
     section->key = key;
     section->n = s->n, section->n_requests = s->n_requests, section->n_tiles = s->n_tiles, section->tile_rows = s->tile_rows;
-    section->needs_squares = !s->backend->is_f32;
     section->graph = executable;
+    s->normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
     s->can_overlap = 0;
 }
@@ -9227,12 +9355,9 @@ static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
 TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps),
-                    tsk__cuda_out(s, tsk__cuda_address(stream->attention), s->backend->layers[layer].attn_out, s->backend->layers[layer].attn_out_bias, s->backend->q_width, taps))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, taps))
 TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps),
-                    tsk__cuda_out(s, tsk__cuda_address(stream->hidden), s->backend->layers[layer].down, s->backend->layers[layer].down_bias,
-                                  s->backend->base.config->mlp_hidden_size, taps))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(remember, (tsk__stream *stream, const int32_t *which), tsk__cuda_remember(s, which))
 TSK__CUDA_OPERATION(store_outputs, (tsk__stream *stream, const int32_t *which), tsk__cuda_outputs(s, which, 1))
@@ -9299,13 +9424,11 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, char *name, si
 static void tsk__cuda_choose(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t hd = c->head_dim;
-    uint64_t norm = 2 * (uint64_t)c->d_model;
     b->q_width = c->n_heads * hd;
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_skinny = !b->is_f32 && hd % 16 == 0 && TSK__CUDA_LINEAR_TILE % hd == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 &&
-                    (uint64_t)tsk__cuda_ring(b) + norm + 16 <= (uint64_t)b->shared_limit;
+    b->has_skinny = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -9334,6 +9457,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         tsk__cuda_enter(b);
         status = tsk__cuda_load_kernels(b, o, error);
         if (status == TSK_OK) status = tsk__cuda_arena(b, error);
+        if (status == TSK_OK) status = tsk__cuda_encode_weights(b, error);
         if (status == TSK_OK) status = folder ? tsk__cuda_load_weights(b, folder, o, error) : tsk__cuda_random(b, seed, error);
         tsk__cuda_leave(b);
     }
@@ -9371,7 +9495,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     uint32_t tensor = 0;
     uint64_t seed = 1;
     float scale = 1.0f;
-    tsk__cuda_placing placing = {1, 0, 0};
+    tsk__cuda_placing placing = {1, 0, 0, 0};
     tsk__stream *stream = NULL;
     tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);

@@ -740,15 +740,15 @@ static void test_compiles(void) {
     for (i = 0; i <= sizeof archs / sizeof archs[0]; i++) {
         tsk_text source, cubin;
         tsk_error error;
-        char arch[64], ring[64];
-        const char *options[3];
+        char arch[64];
+        const char *options[2];
         memset(&source, 0, sizeof source), memset(&cubin, 0, sizeof cubin), memset(&error, 0, sizeof error);
         b.arch = i < sizeof archs / sizeof archs[0] ? archs[i] : 90;
         b.shared_limit = b.arch == 80 || b.arch == 90 || b.arch == 100 ? 163 * 1024 : 99 * 1024;
-        tsk__cuda_options(&b, arch, ring, options);
+        tsk__cuda_options(&b, arch, options);
         if (i == sizeof archs / sizeof archs[0]) snprintf(arch, sizeof arch, "--gpu-architecture=sm_90a");
         CHECK(tsk__cuda_source(&source) == TSK_OK);
-        CHECK(tsk__cuda_compile(&b, source.data, options, 3, &cubin, &error) == TSK_OK);
+        CHECK(tsk__cuda_compile(&b, source.data, options, 2, &cubin, &error) == TSK_OK);
         if (error.status) printf("%s\n%s\n", error.message, error.log ? error.log : "");
         CHECK(cubin.length > 1000);
         tsk_error_clear(&error), tsk_text_free(&source), tsk_text_free(&cubin);

@@ -73,6 +73,11 @@ static int set_name(const char **out, int error) { return *out = error == 2 ? "o
 static int attribute(int *out, int which) { return set_int(out, which == 75 ? driver.major : which == 76 ? 0 : which == 16 ? 4 : 232448); }
 static int memory_info(size_t *available, size_t *total) { return *available = driver.available, *total = (size_t)1 << 34, 0; }
 static int check_module(CUmodule *out, const void *image) { return strncmp((const char *)image, "machine code", 12) != 0 ? 200 : give(out, 1); }
+/* What the driver demands of a matrix's description, as far as the library could get it wrong. */
+static int encode(const CUtensorMap *out, const void *address, cuuint32_t rank, const cuuint64_t *size, const cuuint64_t *strides, const cuuint32_t *box, const cuuint32_t *every) {
+    int good = (uintptr_t)out % 64 == 0 && address && (uintptr_t)address % 16 == 0 && rank == 2 && size[0] && size[1] && strides[0] % 16 == 0 && strides[0] >= 2 * size[0];
+    return good && box[0] == 64 && box[1] && box[1] <= 256 && every[0] == 1 && every[1] == 1 ? 0 : 1;
+}
 static int end_capture(CUgraph *out) { return give(out, 1); }
 static int compile(void) { return driver.n_compiled++, driver.broken_source ? 6 : 0; }
 
@@ -109,6 +114,10 @@ W(CUresult, cuModuleLoadData, (CUmodule *a, const void *b), (a, b), 2, check_mod
 W(CUresult, cuModuleUnload, (CUmodule a), (a), 0, take(a), MODULE, -1)
 W(CUresult, cuModuleGetFunction, (CUfunction *a, CUmodule b, const char *c), (a, b, c), 500, (memcpy(a, &b, sizeof b), 0), NOTHING, 0)
 W(CUresult, cuFuncSetAttribute, (CUfunction a, CUfunction_attribute b, int c), (a, b, c), 999, 0 * b, NOTHING, 0)
+W(CUresult, cuTensorMapEncodeTiled,
+  (CUtensorMap *a, CUtensorMapDataType b, cuuint32_t c, void *d, const cuuint64_t *e, const cuuint64_t *f, const cuuint32_t *g, const cuuint32_t *h, CUtensorMapInterleave i, CUtensorMapSwizzle j, CUtensorMapL2promotion k,
+   CUtensorMapFloatOOBfill l),
+  (a, b, c, d, e, f, g, h, i, j, k, l), 1, encode(a, d, c, e, f, g, h) + 0 * (b + i + j + k + l), NOTHING, 0)
 W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, b == NULL || c == NULL, NOTHING, 0)
 W(CUresult, cuStreamCreate, (CUstream *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), STREAM, 1)
 W(CUresult, cuStreamDestroy_v2, (CUstream a), (a), 0, take(a), STREAM, -1)
