@@ -7875,7 +7875,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
     X(linear_head_32, '-') X(linear_head_64, '-') \
-    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_short_64, '-') X(attention_short_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
+    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
 
 typedef enum tsk__cuda_kernel {
 #define TSK__CUDA_KERNEL_ENUM(name, kind) TSK__CUDA_##name,
@@ -8539,7 +8539,8 @@ typedef struct tsk__cuda_stream {
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
 
     /* the pass */
-    int32_t n, all_n, n_requests, n_tiles, tile_rows;
+    int32_t n, all_n, n_requests;
+    int32_t n_tiles, tile_rows;    /* attention's; tile_rows: the most of any, where its keys are split, else 0 */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
     CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_masked;
@@ -8860,26 +8861,40 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 
 /* ---- rows */
 
-/* Runs of rows of one request, cut into tiles for attention: small where all runs are short. */
-static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
-    int32_t i, start, longest = 0;
-    for (i = start = 0; i < s->n; i++) {
-        if (s->rows[i].request != s->rows[start].request) start = i;
-        if (i - start + 1 > longest) longest = i - start + 1;
-    }
-    s->tile_rows = longest <= 32 ? 32 : 64;
+/* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
+static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
+    int32_t first, count, longest = 0;
     s->n_tiles = 0;
-    for (i = 0; i < s->n; i++) {
-        tsk__cuda_tile *tile = s->n_tiles ? &s->tiles[s->n_tiles - 1] : NULL;
-        if (!tile || tile->request != s->rows[i].request || tile->count == s->tile_rows) {
-            tile = &s->tiles[s->n_tiles++];
-            tile->first = i;
-            tile->count = 0;
-            tile->request = s->rows[i].request;
-        }
-        tile->count++;
+    for (first = 0; first < s->n; first += count) {
+        tsk__cuda_tile *tile = &s->tiles[s->n_tiles++];
+        for (count = 1; first + count < s->n && count < rows && s->rows[first + count].request == s->rows[first].request;) count++;
+        tile->first = first, tile->count = count, tile->request = s->rows[first].request;
+        if (count > longest) longest = count;
     }
+    return longest;
+}
+
+/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle. */
+static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
+    const tsk__cuda_backend *b = s->backend;
+    const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
+    int32_t i, n, last;
     s->is_dirty = 1;
+    s->tile_rows = tsk__cuda_cut_tiles(s, 64) <= 32 ? 32 : 64;
+    if (s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
+    s->tile_rows = 0;
+    tsk__cuda_cut_tiles(s, 128);
+    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
+       as both halves have more than 32 rows (see attention_large). */
+    n = s->n_tiles;
+    last = (n * heads % at_once + heads - 1) / heads;
+    for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
+        if (s->tiles[i].count > 96) {
+            tsk__cuda_tile *half = &s->tiles[s->n_tiles++];
+            *half = s->tiles[i];
+            half->first += 64, half->count -= 64;
+            s->tiles[i].count = 64;
+        }
 }
 
 static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
@@ -9053,9 +9068,7 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     const tsk_model_config *c = b->base.config;
     tsk__cuda_attention_args a;
     uint64_t offset = tsk__cuda_layer_offset(c, layer);
-    /* keys are split where heads alone leave multiprocessors idle */
-    int32_t hd = c->head_dim, is_split = s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * c->n_heads < 3 * b->n_multiprocessors;
-    int32_t is_small = s->tile_rows == 32;
+    int32_t hd = c->head_dim;
     float scale = (float)(1.0 / sqrt((double)hd));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
@@ -9067,11 +9080,10 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = offset;
     if (b->has_flash) {
         void *parameters[1];
-        int kernel = (int)(is_split ? (is_small ? TSK__CUDA_attention_small_64 : TSK__CUDA_attention_medium_64)
-                                    : is_small ? TSK__CUDA_attention_short_64 : TSK__CUDA_attention_large_64) + (hd == 128);
+        int kernel = (int)(s->tile_rows == 0 ? TSK__CUDA_attention_large_64 : s->tile_rows == 32 ? TSK__CUDA_attention_small_64 : TSK__CUDA_attention_medium_64) + (hd == 128);
         parameters[0] = &a;
-        tsk__cuda_launch(s, (tsk__cuda_kernel)kernel, is_split ? 4 : 1, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, is_split ? 256 : 128,
-                         (uint32_t)((is_split ? 3 : 2) * 256 * hd), parameters, "attention");
+        tsk__cuda_launch(s, (tsk__cuda_kernel)kernel, s->tile_rows ? 4 : 1, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, s->tile_rows ? 256 : 128, 768 * (uint32_t)hd, parameters,
+                         "attention");
     } else {
         void *parameters[8];
         int32_t n_heads = c->n_heads, n_kv_heads = c->n_kv_heads;

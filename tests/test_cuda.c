@@ -45,7 +45,7 @@ static shape random_shape(int number) {
 
 /* ---- one pass, step by step, on any backend */
 
-enum { max_rows = 200, max_requests = 11, n_states = 2, n_steps = 96 };
+enum { max_rows = 400, usual_rows = 200, max_requests = 11, n_states = 2, n_steps = 96 };
 
 typedef struct outcome {          /* what every operation left, as f32 */
     float *values[n_steps];
@@ -196,14 +196,17 @@ static double error_of(const float *reference, const float *got, size_t n) {
 
 static double rms_difference(const float *reference, const float *got, size_t n) { return sqrt(squares_of(got, reference, n) / (double)(n ? n : 1)); }
 
-static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, int masked, int compacted, float temperature) {
+/* Rows of request r: what `runs` says, or as many for each. */
+static int32_t share_of(const int32_t *runs, int32_t n, int32_t n_requests, int32_t r, int32_t done) { return runs ? runs[r] : r + 1 == n_requests ? n - done : n / n_requests; }
+
+static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, const int32_t *runs, int masked, int compacted, float temperature) {
     plan p;
     int32_t i, r, done = 0;
     memset(&p, 0, sizeof p);
     p.n = n, p.n_requests = n_requests, p.masked = masked, p.compacted = compacted;
     for (r = 0; r < n_requests; r++) {
-        int32_t share = r + 1 == n_requests ? n - done : n / n_requests, at;
-        p.lengths[r] = share + random_below(max_rows - share + 1);
+        int32_t share = share_of(runs, n, n_requests, r, done), at;
+        p.lengths[r] = share + random_below((n > usual_rows ? max_rows : usual_rows) - share + 1);
         at = random_below(p.lengths[r] - share + 1);
         for (i = 0; i < share; i++, done++) p.tokens[done] = random_below(c->vocab_size), p.positions[done] = at + i, p.requests[done] = r, p.slots[done] = at + i;
     }
@@ -247,7 +250,7 @@ static void test_passes(const shape *s, tsk_model *const models[3]) {
         {32, 1, 0, 0, 0}, {17, 1, 1, 0, 0.7f}, {64, 2, 1, 0, 0}, {50, 3, 0, 0, 1}, {1, 1, 0, 0, 0}, {130, 1, 0, 1, 0}, {150, 3, 0, 0, 0}, {40, 1, 0, 0, 0}};
     size_t i;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        plan p = plan_of(models[0]->backend->config, cases[i].n, cases[i].requests, cases[i].masked, cases[i].compacted, cases[i].temperature);
+        plan p = plan_of(models[0]->backend->config, cases[i].n, cases[i].requests, NULL, cases[i].masked, cases[i].compacted, cases[i].temperature);
         outcome reference, got, again;
         int j;
         run_pass(models[0], &p, &reference, 0);
@@ -609,16 +612,16 @@ static void run_side(side *a, tsk_model *model, const trial *t, results *out, ts
 }
 
 /* Rows of several requests at any positions, in order; caches with room behind their last position. */
-static trial new_trial(const tsk_model_config *c, int32_t n, int32_t n_requests, int narrows, int is_bf16, float temperature) {
+static trial new_trial(const tsk_model_config *c, int32_t n, int32_t n_requests, const int32_t *runs, int narrows, int is_bf16, float temperature) {
     trial t;
     size_t d = (size_t)c->d_model, at, hd = (size_t)c->head_dim;
     int32_t i, r, done = 0;
     memset(&t, 0, sizeof t);
     t.c = c;
-    t.p = plan_of(c, n, n_requests, 0, 0, temperature);
+    t.p = plan_of(c, n, n_requests, runs, 0, 0, temperature);
     t.narrows = narrows, t.is_bf16 = is_bf16;
     for (r = 0; r < n_requests; r++) {
-        int32_t share = r + 1 == n_requests ? n - done : n / n_requests, left = share, p;
+        int32_t share = share_of(runs, n, n_requests, r, done), left = share, p;
         for (p = 0; left; p++)  /* every position is as likely as the next */
             if (random_below(t.p.lengths[r] - p) < left) t.p.positions[done] = p, t.p.slots[done] = (p * 7 + 3) % max_rows, done++, left--;
         t.capacities[r] = t.p.lengths[r] + random_below(20);
@@ -703,6 +706,32 @@ static void test_trial(const shape *s, tsk_model *cpu, tsk_model *device, trial 
     for (i = 0; i < got.n; i++) free(got.all[i].values);
 }
 
+/* Attention's tiles of all sizes, whole ones and halves (as a device of many multiprocessors has them): right, and the same. */
+static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, int few) {
+    static const int32_t runs[] = {129, 32, 65, 1, 127, 33}, n_runs = sizeof runs / sizeof *runs;
+    static tsk__prediction predictions[max_rows];
+    tsk__cuda_backend *b = tsk__cuda_backend_of(device->backend);
+    int n_multiprocessors = b->n_multiprocessors, i, j, wrong = 0;
+    int32_t n = 0, r;
+    side sides[2];
+    results got[2];
+    trial t;
+    for (r = 0; r < n_runs; r++) n += runs[r];
+    t = new_trial(cpu->backend->config, n, n_runs, runs, 0, 1, 0);
+    for (i = 0; i < 2; i++) {
+        b->n_multiprocessors = i ? n_multiprocessors : 1;
+        if (!i || !few) test_trial(s, cpu, device, &t);
+        run_side(&sides[i], device, &t, &got[i], predictions);
+    }
+    for (j = 0; j < got[0].n; j++) {
+        if (strcmp(got[0].all[j].name, "attend") == 0) wrong += memcmp(got[0].all[j].values, got[1].all[j].values, got[0].all[j].count * sizeof(float)) != 0;
+        free(got[0].all[j].values), free(got[1].all[j].values);
+    }
+    if (wrong) printf("%s: attention depends on its tiles\n", s->name);
+    CHECK_INT(wrong, 0);
+    free_trial(&t);
+}
+
 /* `few`: the fused kernels' cases only, for compute-sanitizer. */
 static void test_operations(const shape *s, tsk_device device, int few) {
     static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
@@ -716,11 +745,12 @@ static void test_operations(const shape *s, tsk_device device, int few) {
     for (j = 0; j < 2; j++) models[1 + j] = load_model(dir, device, device == TSK_DEVICE_CPU ? TSK_DTYPE_F32 : dtypes[j]);
     for (i = few ? 1 : 0; i < (few ? 3 : sizeof cases / sizeof cases[0]); i++)
         for (j = 0; j < 2; j++) {
-            int32_t n = cases[i].n ? cases[i].n : 2 + random_below(max_rows - 2), requests = cases[i].n ? cases[i].requests : 1 + random_below(n < 3 ? n : 3);
-            trial t = new_trial(models[0]->backend->config, n, requests, cases[i].n ? cases[i].narrows : n > 64 ? 2 : 1, device == TSK_DEVICE_CUDA && j, cases[i].temperature);
+            int32_t n = cases[i].n ? cases[i].n : 2 + random_below(usual_rows - 2), requests = cases[i].n ? cases[i].requests : 1 + random_below(n < 3 ? n : 3);
+            trial t = new_trial(models[0]->backend->config, n, requests, NULL, cases[i].n ? cases[i].narrows : n > 64 ? 2 : 1, device == TSK_DEVICE_CUDA && j, cases[i].temperature);
             test_trial(s, models[0], models[1 + j], &t);
             free_trial(&t);
         }
+    if (device == TSK_DEVICE_CUDA) test_tiles(s, models[0], models[2], few);
     if (device == TSK_DEVICE_CUDA && s->layers > 2 && !few) test_passes(s, models);
     for (j = 0; j < 3; j++) tsk_model_free(models[j]);
 }
@@ -764,6 +794,43 @@ static void test_compiles(void) {
     }
 }
 
+/* Attention's tiles: every row in one, of its request; halves only of tiles of more than 96 rows, so that no half is a short
+   tile, for which other warps would work. */
+static void test_cuts(void) {
+    enum { rows = 3000, heads = 8 };
+    static tsk__cuda_row table[rows];
+    static tsk__cuda_tile tiles[rows];
+    tsk_model_config c;
+    tsk__cuda_backend b;
+    tsk__cuda_stream s;
+    int round, wrong = 0, n_halved = 0, n_split = 0;
+    memset(&c, 0, sizeof c), memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
+    c.n_heads = heads, b.base.config = &c, s.backend = &b, s.rows = table, s.tiles = tiles;
+    for (round = 0; round < 300; round++) {
+        static char seen[rows];
+        int32_t i, j, start, left = 0, request = -1, most = random_below(2) ? 40 : 700;
+        b.n_multiprocessors = 1 + random_below(200);
+        s.n = 1 + random_below(round < 50 ? 150 : rows);
+        for (i = 0; i < s.n; i++, left--) {
+            if (!left) left = 1 + random_below(most), request++;
+            table[i].request = request;
+        }
+        memset(seen, 0, sizeof seen);
+        tsk__cuda_make_tiles(&s);
+        n_split += s.tile_rows != 0;
+        for (i = 0; i < s.n_tiles; i++) {
+            const tsk__cuda_tile *tile = &tiles[i];
+            if (tile->count < 1 || tile->count > (s.tile_rows ? s.tile_rows : 128) || tile->first < 0 || tile->first + tile->count > s.n) wrong++;
+            for (j = tile->first; !wrong && j < tile->first + tile->count; j++) wrong += seen[j]++ || table[j].request != tile->request;
+            for (start = tile->first; start > 0 && table[start - 1].request == tile->request;) start--;
+            if (!s.tile_rows && (tile->first - start) % 128) n_halved++, wrong += (tile->first - start) % 128 != 64 || tile->count <= 32;
+        }
+        for (i = 0; i < s.n; i++) wrong += !seen[i];
+    }
+    CHECK_INT(wrong, 0);
+    CHECK(n_halved > 20 && n_split > 5);
+}
+
 static void test_cache_files(void) {
     char path[1200], dir[1024];
     tsk_text cubin, back;
@@ -805,6 +872,7 @@ int main(int argc, char **argv) {
     tsk_device device = is_dry ? TSK_DEVICE_CPU : TSK_DEVICE_CUDA;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
     test_header();
+    test_cuts();
     test_cache_files();
 #ifdef __SANITIZE_ADDRESS__
     if (!is_dry) {
