@@ -229,7 +229,7 @@ struct linear_args {
     const float *squares_in;    // qkv, gate_up: [m, k / 32] of x; NULL: the input is not scaled
     float eps;
     int m, n, k;
-    int pieces, groups, stages;
+    int pieces, groups, stages, pad;
     rows_table table;
     bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out: x [m, n]; gate_up: hidden [m, mlp]
     const bf16 *norm;           // out: [n] weight of the norm that x goes through next
@@ -991,6 +991,27 @@ extern "C" __global__ void pass_signal(u32 *count, volatile u32 *signalled) {
     wait_for_predecessor();
     __threadfence_system();
     *signalled = ++*count;
+}
+
+// By 512 threads: n values move down, a piece at a time, first to last; a piece is read whole before any of it is written,
+// and what is written lies below all that is still to be read.
+template <class V> static __device__ __forceinline__ void slide_values(V *to, const V *from, u64 n) {
+    for (u64 at = threadIdx.x; at < (n + 2047) / 2048 * 2048 + threadIdx.x; at += 2048) {
+        V values[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (at + i * 512 < n) values[i] = from[at + i * 512];
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (at + i * 512 < n) to[at + i * 512] = values[i];
+    }
+}
+// Grid planes, block 512; all sizes even. Equals slide.
+extern "C" __global__ void __launch_bounds__(512) slide(char *base, u64 pitch, u64 to, u64 from, u64 size) {
+    char *plane = base + blockIdx.x * pitch;
+    if ((to | from | size | (u64)plane) % 16 == 0) slide_values((uint4 *)(plane + to), (const uint4 *)(plane + from), size / 16);
+    else slide_values((u16 *)(plane + to), (const u16 *)(plane + from), size / 2);
 }
 
 // ---- Row-wise kernels, for both activation types -------------------------------------------------------------------------

@@ -629,7 +629,7 @@ typedef struct tsk_batch_options {
 typedef struct tsk_batch_status {
     int32_t in_flight, queued;   /* after the step */
     int32_t rows;                /* in the pass */
-    int64_t row_layers;          /* rows times layers computed */
+    int64_t row_layers;          /* rows times layers, as if no token skipped any */
     double ms;                   /* wall-clock time of the pass */
 } tsk_batch_status;
 
@@ -6169,6 +6169,9 @@ typedef struct tsk__backend_ops {
     void *(*allocate)(struct tsk__backend *backend, uint64_t size);        /* NULL when refused */
     void (*release)(struct tsk__backend *backend, void *address);
     void (*copy)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* within the backend */
+    /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size` bytes
+       move from offset `from` down to offset `to`; the two may overlap. */
+    void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size);
     /* `count` values of the activation type from address to host f32. Waits. */
     void (*download)(tsk__stream *stream, float *to, const void *from, uint64_t count);
     /* All work so far is done; the first failure since the last wait. */
@@ -7870,7 +7873,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
 /* X(name, kinds): T: name_f32 or name_bf16 by the activation type; B: bf16 only; -: one for all. The order is that of
    the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
-    X(pass_begin, '-') X(pass_signal, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
+    X(pass_begin, '-') X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
     X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
@@ -8545,7 +8548,7 @@ typedef struct tsk__cuda_stream {
     CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_masked;
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    int can_overlap;               /* what was launched last is a kernel of ours */
+    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
     CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
     uint32_t fetches, signals;     /* issued so far */
     int needs_signal;
@@ -8642,15 +8645,19 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
 
 /* A place in the ring of pinned memory that lists leave the host from, good until the next wait. Not inside a recorded
    section: the list's contents would be recorded. */
-static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
+static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
     uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
     if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
         at = 0;
     }
     s->arguments_used = at + room;
-    memcpy(s->arguments + at, values, (size_t)size);
     s->can_overlap = 0;
+    return at;
+}
+static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
+    uint64_t at = tsk__cuda_argument_room(s, size);
+    memcpy(s->arguments + at, values, (size_t)size);
     return at;
 }
 
@@ -8689,6 +8696,19 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
     if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->compact_x) s->normed_for = 0;
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    CUdeviceptr start = tsk__cuda_address(base);
+    void *parameters[5];
+    if (!size || s->failure != CUDA_SUCCESS) return;
+    parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -9028,7 +9048,7 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
                             tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, (CUresult)999, "a cuBLAS product");
-    s->can_overlap = 0;
+    s->can_overlap = 1;  /* our kernels wait for whatever comes before them */
     s->needs_signal = 1;
 }
 
@@ -9267,7 +9287,11 @@ static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
     int is_fused = s->backend->has_skinny && n <= TSK__CUDA_SKINNY;
     int32_t i;
-    CUdeviceptr indices = tsk__cuda_argument(s, index, (uint64_t)n * sizeof *index), all_draws = tsk__cuda_argument(s, draws, (uint64_t)n * sizeof *draws);
+    uint64_t index_size = ((uint64_t)n * sizeof *index + 15) & ~(uint64_t)15, draws_size = (uint64_t)n * sizeof *draws, at = tsk__cuda_argument_room(s, index_size + draws_size);
+    CUdeviceptr indices = s->device_arguments + at, all_draws = indices + index_size;
+    memcpy(s->arguments + at, index, (size_t)n * sizeof *index);
+    memcpy(s->arguments + at + index_size, draws, (size_t)draws_size);
+    tsk__cuda_upload(s, indices, at, index_size + draws_size);
     if (is_fused) {
         tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
         tsk__cuda_head_fused(s, n, all_draws, tsk__cuda_address(s->base.predictions), 0);
@@ -9392,7 +9416,7 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
     TSK__CUDA_SKINNY, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
-    tsk__cuda_backend_copy, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
+    tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_remember, tsk__cuda_backend_store_outputs, tsk__cuda_backend_load_outputs, tsk__cuda_backend_compact, tsk__cuda_backend_expand,
     tsk__cuda_backend_head, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -9628,6 +9652,12 @@ static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, ui
     (void)s;
     memmove(to, from, (size_t)size);
 }
+static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+    char *plane = (char *)base;
+    int32_t i;
+    (void)s;
+    for (i = 0; i < planes; i++, plane += pitch) memmove(plane + to, plane + from, (size_t)size);
+}
 static void tsk__cpu_backend_download(tsk__stream *s, float *to, const void *from, uint64_t count) {
     (void)s;
     memcpy(to, from, (size_t)count * sizeof(float));
@@ -9750,7 +9780,7 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
 static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy,
+    0, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
     tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
     tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_remember,
     tsk__cpu_backend_store_outputs, tsk__cpu_backend_load_outputs, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head,
@@ -11969,18 +11999,13 @@ static void tsk__batch_point(tsk_batch *b, tsk__batch_entry *e) {
     e->request->kv.capacity = b->options.cache_tokens;
 }
 
-/* Moves a stretch down to `offset`. Copies within a backend must not overlap: a piece is never longer than the way. */
+/* Moves a stretch down to `offset`. */
 static void tsk__batch_move(tsk_batch *b, tsk__batch_entry *e, int32_t offset) {
     const tsk_model_config *c = &b->model->config;
-    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size;
-    int32_t way = e->offset - offset, planes = c->n_layers * c->n_kv_heads, plane, done, part;
-    for (plane = 0; plane < planes * 2; plane++) {
-        char *base = (char *)(plane < planes ? b->k : b->v) + (uint64_t)(plane % planes) * (uint64_t)b->options.cache_tokens * token;
-        for (done = 0; done < e->length; done += part) {
-            part = e->length - done < way ? e->length - done : way;
-            b->model->backend->ops->copy(b->pass.stream, base + (uint64_t)(offset + done) * token, base + (uint64_t)(e->offset + done) * token, (uint64_t)part * token);
-        }
-    }
+    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size, plane = (uint64_t)b->options.cache_tokens * token;
+    uint64_t to = (uint64_t)offset * token, from = (uint64_t)e->offset * token, size = (uint64_t)e->length * token;
+    b->model->backend->ops->slide(b->pass.stream, b->k, c->n_layers * c->n_kv_heads, plane, to, from, size);
+    b->model->backend->ops->slide(b->pass.stream, b->v, c->n_layers * c->n_kv_heads, plane, to, from, size);
     e->offset = offset;
     tsk__batch_point(b, e);
 }

@@ -522,6 +522,13 @@ static void keep_linear(side *a, int32_t layer, int tapped) {
 }
 
 /* What only moves rows moves every bit. */
+/* x's rows, or what a slide left of them, slid: everything in elements. */
+static void slide(side *a, int32_t planes, size_t pitch, size_t to, size_t from, size_t size) {
+    size_t e = a->b->element_size, count = (size_t)a->t->p.n * (size_t)a->t->c->d_model;
+    a->b->ops->slide(a->s, a->norm, planes, pitch * e, to * e, from * e, size * e);
+    note_result(a, "slide", get(a, a->norm, count), count, 0);
+}
+
 static void keep_moves(side *a) {
     const trial *t = a->t;
     const tsk__backend_ops *ops = a->b->ops;
@@ -563,6 +570,11 @@ static void keep_moves(side *a) {
     poison(a, a->norm, max_rows * d);
     ops->copy(a->s, a->norm, a->s->x, n * d * a->b->element_size);
     note_result(a, "copy", get(a, a->norm, n * d), n * d, 0);
+    slide(a, (int32_t)n, d, d / 4, d / 2, d / 3);  /* rows: apart or overlapping, by whole pieces of 16 bytes or not */
+    slide(a, (int32_t)n, d, 1, 3, d - 3);
+    slide(a, (int32_t)n, d, 0, 8, d - 8);
+    slide(a, 1, n * d, 2, 5, n * d - 5);          /* and all as one plane */
+    slide(a, 1, n * d, 0, 8, n * d - 8);
 }
 
 static void run_side(side *a, tsk_model *model, const trial *t, results *out, tsk__prediction *predictions) {

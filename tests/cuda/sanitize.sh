@@ -2,8 +2,8 @@
 # compute-sanitizer's memcheck and racecheck, in bf16 and f32: over generations of the demo model with TokenSkip that skips, and
 # over test_cuda's operations in two shapes that have attention kernels of their own. Kernels come from the cache (warmed
 # first: NVRTC under the sanitizer is slow). Only memcheck's canvas has more than 64 rows, for which there is cuBLAS:
-# racecheck is to look at our kernels alone. Eight minutes at most. (`bench` is no use here: its ceilings take for ever under
-# racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
+# racecheck is to look at our kernels alone. All at once: four minutes at most. (`bench` is no use here: its ceilings take
+# for ever under racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
 operations=${3:-build/tests/test_cuda}
@@ -11,21 +11,26 @@ operations=${3:-build/tests/test_cuda}
 PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; exit 0; }
 need_gpu compute-sanitizer
-log=$(mktemp) || exit 1
-trap 'rm -f "$log"' EXIT
-failed=0
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+n=0
 
-check() { # check TOOL SECONDS COMMAND...
-    tool=$1 limit=$2
+check() { # check TOOL SECONDS COMMAND...: beside the others; `report` tells how it ended
+    n=$((n + 1))
+    run_check "$@" > "$dir/$n.report" 2>&1 &
+}
+
+run_check() {
+    log=$dir/$n.log tool=$1 limit=$2
     shift 2
     echo "compute-sanitizer --tool $tool $*"
-    "$@" > "$log" 2>&1 || { echo "failed: it fails alone"; tail -n 40 "$log"; failed=1; return; }
+    "$@" > "$log" 2>&1 || { echo "failed: it fails alone"; tail -n 40 "$log"; return; }
     timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" > "$log" 2>&1
     rc=$?
     case $rc in
-    0) grep SUMMARY "$log" ;;
-    124) echo "failed: not done after $limit s"; failed=1 ;;
-    *) echo "failed: exit status $rc"; grep '=====' "$log" | head -n 60; failed=1 ;;
+    0) grep SUMMARY "$log" || echo "failed: no summary" ;;
+    124) echo "failed: not done after $limit s" ;;
+    *) echo "failed: exit status $rc"; grep '=====' "$log" | head -n 60 ;;
     esac
 }
 
@@ -34,10 +39,12 @@ generation() { # generation TOOL SECONDS DTYPE LENGTH BLOCK STEPS
         --skip-masked --skip-threshold 0.5 --skip-outlier -1 --skip-refresh --device cuda --dtype "$3"
 }
 
-generation memcheck 40 bf16 64 16 16
-generation memcheck 30 f32 64 16 16
-check memcheck 40 "$operations" few
-generation racecheck 45 bf16 32 16 8
-generation racecheck 120 f32 4 4 2
-check racecheck 150 "$operations" few
-exit $failed
+generation memcheck 240 bf16 64 16 16
+generation memcheck 240 f32 64 16 16
+check memcheck 240 "$operations" few
+generation racecheck 240 bf16 32 16 8
+generation racecheck 240 f32 4 4 2
+check racecheck 240 "$operations" few
+wait
+cat "$dir"/*.report
+! grep -q '^failed' "$dir"/*.report
