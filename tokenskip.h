@@ -7562,7 +7562,8 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
 // >>cuda ==============================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
-   kernels: q, k and v rows in one matrix, and 8 rows of gate alternating with 8 of up. Three ways through the layers:
+   kernels: q, k and v rows in one matrix, 8 rows of a head's first half alternating with their partners in RoPE, and 8
+   rows of gate with 8 of up. Three ways through the layers:
 
        bf16, up to 64 rows    few fused kernels that read every weight once (linear_*), recorded as CUDA graphs
        bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
