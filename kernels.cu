@@ -5,8 +5,9 @@
 //   - Weights are [n_out, n_in] row-major, activations [rows, width] row-major, both with the inner size contiguous.
 //   - A kernel named name_bf16 / name_f32 is one template instantiated for both activation types.
 //   - "Equals" names the CPU operation of the backend table that the kernel, alone or with its neighbours, stands for.
-//   - On sm_90 and later every kernel may start while its predecessor still runs (programmatic dependent launch): whatever
-//     stands before wait_for_predecessor() may read weights and the row table only, and writes nothing global.
+//   - On sm_90 and later a kernel may start while its predecessor still runs (programmatic dependent launch): whatever stands
+//     before wait_for_predecessor() may read weights, the row table and cached rows that the pass does not write, and writes
+//     nothing global. pass_begin and slide are never launched so.
 //   - No result depends on the order in which blocks run: partial sums are added in a fixed order, whoever adds them.
 
 typedef unsigned short u16;
@@ -207,6 +208,7 @@ static __device__ __forceinline__ uint4 multiply_piece(uint4 a, uint4 b) {
 //     a warp that fetches weights --> ring in shared memory --> 12 warps, each for 16 of the outputs and all rows;
 //     a warp that fetches input   -->  stages of 64 columns     stages go round among `groups` of `pieces` warps
 //
+// (Before sm_90, which has the copy engine, four warps fetch both.)
 // Weights depend on no predecessor: their ring is filled while it still runs, and goes on being filled through a tile's
 // end, so that memory is never left idle. At a tile's end the groups' sums meet in shared memory, are added in order of
 // the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right one.
@@ -226,15 +228,15 @@ struct linear_args {
     const bf16 *weights;        // [n, k]
     const bf16 *bias;           // [n] or NULL
     const bf16 *input;          // [m, k]; qkv and gate_up: x times the norm's weight
-    const float *squares_in;    // qkv, gate_up: [m, k / 32] of x; NULL: the input is not scaled
+    const float *squares_in;    // qkv, gate_up: [m, ceil(k / 32)] of x; NULL: the input is not scaled
     float eps;
     int m, n, k;
     int pieces, groups, stages, pad;
     rows_table table;
     bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out: x [m, n]; gate_up: hidden [m, mlp]
-    const bf16 *norm;           // out: [n] weight of the norm that x goes through next
+    const bf16 *norm;           // out: [n] weight of the norm that x goes through next; any after the last layer
     bf16 *normed;               // out: [m, n] the new x times it
-    float *squares_out;         // out: [m, n / 32] of the new x
+    float *squares_out;         // out: [m, ceil(n / 32)] of the new x
     int n_heads, n_kv_heads, head_dim, mlp;
     u64 layer_offset;           // qkv: layer * n_kv_heads * head_dim, times a cache's capacity: elements before the layer
     bf16 *tap0, *tap1, *tap2, *tap3;  // qkv: q, k, v before RoPE, k after; out: projection; gate_up: gate, up. NULL: not wanted
@@ -533,6 +535,8 @@ static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk w
         fetch_rows(a.input, 0, rows, a.m, a.k, walk.chunk * LINEAR_CHUNK, to + width * LINEAR_CHUNK * 2, thread);
         barrier_arrive_copied(ring.full + walk.stage * 8);
     }
+    copies_commit();
+    copies_wait<0>();  // a thread that has ended need not answer for its copies
 }
 #endif
 
@@ -943,14 +947,15 @@ template <int HD, int ROW_WARPS, int ROW_TILES, int KEY_WARPS, int STAGES, int S
             }
 }
 // Tiles of all sizes in one launch, each by the warps that suit it: the short ones, which wait for memory, fill the gaps that
-// the long ones leave. What they have in common costs them nothing: two blocks fit on a multiprocessor in any case.
+// the long ones leave. What they have in common costs them nothing where two blocks fit on a multiprocessor
+// in any case (160 KB and more).
 template <int HD> static __device__ __forceinline__ void attention_any(const attention_args &a) {
     int count = a.table.tiles[blockIdx.z].count;
     if (count > 64) attention<HD, 4, 2, 1, 2, 1>(a);
     else if (count > 32) attention<HD, 4, 1, 1, 3, 1>(a);
     else attention<HD, 2, 1, 2, 3, 1>(a);
 }
-// Shared memory 768 * HD bytes. All equal attend.
+// Shared memory 768 * HD bytes, and 1 KB of their own: 97 of the 99 KB that the smaller GPUs have. All equal attend.
 //   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles), block 256
 //   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles), block 256
 //   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles), block 128
@@ -1007,7 +1012,7 @@ template <class V> static __device__ __forceinline__ void slide_values(V *to, co
             if (at + i * 512 < n) to[at + i * 512] = values[i];
     }
 }
-// Grid planes, block 512; all sizes even. Equals slide.
+// Grid planes, block 512; all sizes even. Never launched before its predecessor ends. Equals slide.
 extern "C" __global__ void __launch_bounds__(512) slide(char *base, u64 pitch, u64 to, u64 from, u64 size) {
     char *plane = base + blockIdx.x * pitch;
     if ((to | from | size | (u64)plane) % 16 == 0) slide_values((uint4 *)(plane + to), (const uint4 *)(plane + from), size / 16);
@@ -1045,7 +1050,7 @@ static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *w
     for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
-// normed [n, d] = x * weight and squares [n, d/32] of x, after something other than a linear map wrote it. Grid n, block 256.
+// normed [n, d] = x * weight and squares [n, ceil(d / 32)] of x, after something other than a linear map wrote it. Grid n, block 256.
 extern "C" __global__ void __launch_bounds__(256) pre_norm(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
     u64 row = blockIdx.x;
     let_successor_start();
@@ -1355,6 +1360,7 @@ static __device__ __forceinline__ u64 place(const placing &p, u64 e) {
 enum { STORED_F32, STORED_F16, STORED_BF16 };
 // Elements first .. first + count - 1 of a tensor, from their stored form. Any grid, block 256.
 template <class T> static __device__ __forceinline__ void convert(const void *from, int stored, T *to, u64 first, u64 count, placing p) {
+    wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
         float value;
         if (stored == STORED_F32) value = ((const float *)from)[i];
@@ -1366,6 +1372,7 @@ template <class T> static __device__ __forceinline__ void convert(const void *fr
 // Random bf16 weights, uniform on [-scale, scale): eight values a Philox call, 16 bits each, as tsk__random_fill_chunk has
 // them. Any grid, block 256.
 template <class T> static __device__ __forceinline__ void randomise(T *to, u64 count, placing p, u64 seed, u32 tensor, float scale) {
+    wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (count + 7) / 8; i += (u64)gridDim.x * blockDim.x) {
         u32 c[4] = {(u32)i, (u32)(i >> 32), tensor, 2};
         const bf16 *type = 0;
@@ -1377,6 +1384,7 @@ template <class T> static __device__ __forceinline__ void randomise(T *to, u64 c
 }
 // Every element `value`. Any grid, block 256.
 template <class T> static __device__ __forceinline__ void fill(T *to, u64 count, float value) {
+    wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) store(to + i, value);
 }
 
@@ -1479,7 +1487,8 @@ extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *
 
 // ---- Ceilings --------------------------------------------------------------------------------------------------------------
 
-// Reads n 16-byte pieces and nothing else. Any grid, block 512; *out is never written in practice.
+// Reads n 16-byte pieces and nothing else, so it need not wait for its predecessor. Any grid, block 512; *out is never
+// written in practice.
 extern "C" __global__ void __launch_bounds__(512) read_stream(const uint4 *p, u64 n, u32 *out) {
     u32 mixed = 0;
     u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x, step = (u64)gridDim.x * blockDim.x;

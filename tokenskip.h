@@ -7842,7 +7842,7 @@ typedef struct tsk__cuda_linear_args {
     int32_t n_heads, n_kv_heads, head_dim, mlp;
     uint64_t layer_offset;
     CUdeviceptr taps[4], draws, heads, logits;
-    uint64_t end_pad[8];           /* the kernels' struct is aligned to 64 bytes */
+    uint64_t end_pad[6];           /* the kernels' struct is aligned to 64 bytes */
 } tsk__cuda_linear_args;
 typedef struct tsk__cuda_attention_args {
     CUdeviceptr q, out;
@@ -7862,17 +7862,17 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
 #define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
 #define TSK__CUDA_SKINNY 64           /* rows up to which the fused linear maps are used, and sections recorded */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
-#define TSK__CUDA_LINEAR_WARPS 12      /* see kernels.cu: these multiply, in up to so many groups, 64 columns at a time */
-#define TSK__CUDA_LINEAR_GROUPS 6
-#define TSK__CUDA_LINEAR_CHUNK 64
+#define TSK__CUDA_LINEAR_WARPS 12     /* the next three as in kernels.cu: warps that multiply, */
+#define TSK__CUDA_LINEAR_GROUPS 6     /* in so many groups at the most, */
+#define TSK__CUDA_LINEAR_CHUNK 64     /* so many columns at a time */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond TSK__CUDA_SKINNY */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
 #define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
-/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; B: bf16 only; -: one for all. The order is that of
-   the enumeration below. */
+/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; -: one for all, or bf16 only. The order is that
+   of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
     X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
@@ -8136,16 +8136,16 @@ static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t row
     int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows), stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
     return stages < 3 || stages < 2 * groups ? 0 : stages;
 }
-/* On a multiprocessor of Hopper's size the maps beside attention leave room for its blocks, so that the one's end and the
-   other's beginning overlap; and none takes less than half of it, or two blocks of one map might meet on one while
-   another stands idle. */
+/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor, so
+   that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
+/* More than half of a large multiprocessor's: two blocks of one map might meet on one while another stands idle. */
 #define TSK__CUDA_ALONE 118000
 
 /* Tiles so wide that every multiprocessor makes as many as the next with the fewest columns of outputs each; of the same
-   work the widest, which reads the input least often. Then as many groups as there are warps and stages for: the sums do
-   not depend on the number of rows. 0: the device has too little shared memory. */
+   work the widest, which reads the input least often. Then as many groups as there are warps and stages for, the same for
+   32 and 64 rows, so that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
     int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
     int32_t small = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT) ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit;
@@ -8696,7 +8696,7 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->compact_x) s->normed_for = 0;
+    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->normed) s->normed_for = 0;  /* into x, compacted or not */
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -8860,7 +8860,8 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->base.max_rows = max_rows;
     s->backend = b;
     s->n_states = n_states;
-    s->arguments_size = 4 * ((uint64_t)max_rows * (sizeof(int32_t) + sizeof(tsk__draw)) + 64);
+    /* logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
+    s->arguments_size = 4 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) * (sizeof(int32_t) + sizeof(tsk__draw)) + 64);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
@@ -9121,6 +9122,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     int is_down = map == TSK__CUDA_MAP_DOWN;
     int32_t d = b->base.config->d_model, k = is_down ? b->base.config->mlp_hidden_size : b->q_width;
     CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
+    /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
     void *parameters[6];
@@ -9285,14 +9287,20 @@ static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
     return s->failure == CUDA_SUCCESS;
 }
 
+/* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
+static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
+    uint64_t index_size = ((uint64_t)n * sizeof *index + 15) & ~(uint64_t)15, draws_size = (uint64_t)n_draws * sizeof *draws, at = tsk__cuda_argument_room(s, index_size + draws_size);
+    memcpy(s->arguments + at, index, (size_t)n * sizeof *index);
+    memcpy(s->arguments + at + index_size, draws, (size_t)draws_size);
+    tsk__cuda_upload(s, s->device_arguments + at, at, index_size + draws_size);
+    *draws_there = s->device_arguments + at + index_size;
+    return s->device_arguments + at;
+}
+
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
     int is_fused = s->backend->has_skinny && n <= TSK__CUDA_SKINNY;
     int32_t i;
-    uint64_t index_size = ((uint64_t)n * sizeof *index + 15) & ~(uint64_t)15, draws_size = (uint64_t)n * sizeof *draws, at = tsk__cuda_argument_room(s, index_size + draws_size);
-    CUdeviceptr indices = s->device_arguments + at, all_draws = indices + index_size;
-    memcpy(s->arguments + at, index, (size_t)n * sizeof *index);
-    memcpy(s->arguments + at + index_size, draws, (size_t)draws_size);
-    tsk__cuda_upload(s, indices, at, index_size + draws_size);
+    CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
         tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
         tsk__cuda_head_fused(s, n, all_draws, tsk__cuda_address(s->base.predictions), 0);
@@ -9310,7 +9318,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
     if (!tsk__cuda_need_logits(s)) return;
     for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
-        CUdeviceptr indices = tsk__cuda_argument(s, index + i, (uint64_t)m * sizeof *index), no_draws = tsk__cuda_argument(s, draws, sizeof draws);
+        CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
         if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, 0, s->logits);

@@ -521,7 +521,6 @@ static void keep_linear(side *a, int32_t layer, int tapped) {
     }
 }
 
-/* What only moves rows moves every bit. */
 /* x's rows, or what a slide left of them, slid: everything in elements. */
 static void slide(side *a, int32_t planes, size_t pitch, size_t to, size_t from, size_t size) {
     size_t e = a->b->element_size, count = (size_t)a->t->p.n * (size_t)a->t->c->d_model;
@@ -529,6 +528,7 @@ static void slide(side *a, int32_t planes, size_t pitch, size_t to, size_t from,
     note_result(a, "slide", get(a, a->norm, count), count, 0);
 }
 
+/* What only moves rows moves every bit. */
 static void keep_moves(side *a) {
     const trial *t = a->t;
     const tsk__backend_ops *ops = a->b->ops;
@@ -745,6 +745,32 @@ static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, int fe
 }
 
 /* `few`: the fused kernels' cases only, for compute-sanitizer. */
+/* The shortest canvases, each in a session of its own, whose rooms are then as small as they get: the last row's logits. */
+static void test_short_canvases(const shape *s, tsk_model *cpu, tsk_model *device) {
+    const tsk_model_config *c = cpu->backend->config;
+    size_t v = (size_t)c->embedding_size;
+    float *expected = (float *)room(v * sizeof *expected), *got = (float *)room(v * sizeof *got);
+    tsk_generate_options o = tsk_generate_options_default();
+    double bound = device->backend->element_size == 2 ? 2e-2 : 1e-5, error;
+    int32_t tokens[6], n, i;
+    for (i = 0; i < 6; i++) tokens[i] = random_below(c->vocab_size);
+    for (n = 1; n <= 6; n++) {
+        tsk_session *session = NULL;
+        tsk_error why;
+        memset(&why, 0, sizeof why);
+        must(tsk_session_create(cpu, &o, &session, &why), &why);
+        must(tsk_session_logits(session, tokens, n, n - 1, 1, expected, &why), &why);
+        tsk_session_free(session);
+        must(tsk_session_create(device, &o, &session, &why), &why);
+        must(tsk_session_logits(session, tokens, n, n - 1, 1, got, &why), &why);
+        tsk_session_free(session);
+        error = error_of(expected, got, v);
+        if (error > bound) printf("%s: the last logits of %d tokens are off by %g\n", s->name, (int)n, error);
+        CHECK(error <= bound);
+    }
+    free(expected), free(got);
+}
+
 static void test_operations(const shape *s, tsk_device device, int few) {
     static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
                                                                                             {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {190, 11, 0, 0}, {0, 0, 0, 0}};
@@ -762,12 +788,21 @@ static void test_operations(const shape *s, tsk_device device, int few) {
             test_trial(s, models[0], models[1 + j], &t);
             free_trial(&t);
         }
+    for (j = 1; j < 3; j++) test_short_canvases(s, models[0], models[j]);
     if (device == TSK_DEVICE_CUDA) test_tiles(s, models[0], models[2], few);
     if (device == TSK_DEVICE_CUDA && s->layers > 2 && !few) test_passes(s, models);
     for (j = 0; j < 3; j++) tsk_model_free(models[j]);
 }
 
 /* ---- without a GPU */
+
+/* The kernels' parameters as nvcc lays them out, their size a multiple of the tensor maps' alignment. */
+static void test_layout(void) {
+    CHECK_INT(sizeof(tsk__cuda_linear_args), 512);
+    CHECK_INT(offsetof(tsk__cuda_linear_args, table), 320);
+    CHECK_INT(offsetof(tsk__cuda_linear_args, end_pad), 464);
+    CHECK_INT(sizeof(tsk__cuda_placing), 24);
+}
 
 static void test_compiles(void) {
     static const int archs[] = {80, 86, 89, 90, 100, 120};
@@ -786,7 +821,6 @@ static void test_compiles(void) {
         const char *options[2];
         memset(&source, 0, sizeof source), memset(&cubin, 0, sizeof cubin), memset(&error, 0, sizeof error);
         b.arch = i < sizeof archs / sizeof archs[0] ? archs[i] : 90;
-        b.shared_limit = b.arch == 80 || b.arch == 90 || b.arch == 100 ? 163 * 1024 : 99 * 1024;
         tsk__cuda_options(&b, arch, options);
         if (i == sizeof archs / sizeof archs[0]) snprintf(arch, sizeof arch, "--gpu-architecture=sm_90a");
         CHECK(tsk__cuda_source(&source) == TSK_OK);
@@ -884,6 +918,7 @@ int main(int argc, char **argv) {
     tsk_device device = is_dry ? TSK_DEVICE_CPU : TSK_DEVICE_CUDA;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
     test_header();
+    test_layout();
     test_cuts();
     test_cache_files();
 #ifdef __SANITIZE_ADDRESS__
