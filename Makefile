@@ -151,8 +151,12 @@ test-oracle: tokenskip
 	sh tests/oracle/run.sh
 
 # On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, invariants and batches on the device,
-# calls refused by its driver, the demo model's accuracy, then compute-sanitizer. All are run, whatever became of the others.
-GPU_TESTS = test_cuda test_cuda_generate test_cuda_faults
+# calls refused by its driver, the operations as an older GPU has them, the demo model's accuracy, then compute-sanitizer. All
+# are run, whatever became of the others.
+GPU_TESTS = test_cuda test_cuda_generate test_cuda_faults older_gpu
+
+build/tests/older_gpu: tests/cuda/older_gpu.c tests/test_cuda.c tokenskip.h kernels.cu.h | build/tests
+	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)
 
 test-gpu: $(GPU_TESTS:%=build/tests/%) tokenskip
 	@failed=; for test in $(GPU_TESTS); do echo "$$test"; ./build/tests/$$test gpu || failed="$$failed $$test"; done; \
