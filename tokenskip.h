@@ -12128,7 +12128,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
         if (rows > room) continue;
         r->layer_budget = 0;
-        if (budget && r->block_step == 0 && tsk__request_is_refresh_next(r)) {
+        if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
             r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;

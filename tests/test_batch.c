@@ -64,6 +64,33 @@ static void test_fairness(void) {
     tsk_model_free(model);
 }
 
+/* Without a cache every pass goes over the whole canvas: all of them keep within the budget of row-layers. */
+static void test_budget(void) {
+    enum { n_jobs = 3, n_prompt = 10, gen = 8 };
+    tsk_model *model = golden_model("mha-f32", 1);
+    int32_t layers = tsk_model_get_config(model)->n_layers, i;
+    int64_t budget = 2 * (n_prompt + gen);  /* two layers of one canvas */
+    tsk_batch *batch = make_batch(model, n_jobs, 1000, 100, budget);
+    job jobs[n_jobs];
+    tsk_batch_status status;
+    CHECK(layers > 2);
+    for (i = 0; i < n_jobs; i++) {
+        random_job(&jobs[i], tsk_model_get_config(model));
+        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip_layer_k = 0, jobs[i].options.skip_refresh = 0;
+        jobs[i].options.refresh_rows = 0, jobs[i].options.refresh_every = 1;
+        jobs[i].options.gen_length = gen, jobs[i].options.block_length = 4, jobs[i].options.eos_stop = 0;
+        jobs[i].n_prompt = n_prompt;
+        submit(batch, &jobs[i]);
+    }
+    do {
+        CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
+        CHECK(status.row_layers > 0 && status.row_layers <= budget);
+    } while (status.in_flight || status.queued);
+    for (i = 0; i < n_jobs; i++) CHECK_INT(jobs[i].n_done, 1);
+    tsk_batch_destroy(batch);
+    tsk_model_free(model);
+}
+
 static void test_refusals(void) {
     tsk_model *model = golden_model("mha-f32", 1);
     tsk_batch *batch = make_batch(model, 2, 50, 60, 0);
@@ -128,6 +155,7 @@ int main(void) {
     check_as_alone("odd-f16", 3, 120, 120, 100);
     test_soak();
     test_fairness();
+    test_budget();
     test_refusals();
     test_threads();
     return test_end("test_batch");
