@@ -4041,7 +4041,6 @@ static const tsk__bpe_token *tsk__bpe_whole(tsk__bpe_encoder *encoder, const cha
     return found && (size_t)(found - encoder->tokenizer->tokens) < encoder->tokenizer->n_model ? found : NULL;
 }
 
-/* Appends the ids of a piece, worked out anew. There is room for one a byte. */
 /* ---- characters taken whole (see tsk__bpe_chars) */
 
 /* The code point and length of the character of two or three bytes at `s`, of which `left` are there; else 0. */
@@ -4083,6 +4082,7 @@ static size_t tsk__bpe_first_symbols(const tsk_tokenizer *tokenizer, const char 
     return n;
 }
 
+/* Appends the ids of a piece, worked out anew. There is room for one a byte. */
 static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
     const tsk_tokenizer *tokenizer = encoder->tokenizer;
     int32_t *ids = encoder->out->ids + encoder->out->count;
@@ -8137,6 +8137,11 @@ static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t row
     int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows), stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
     return stages < 3 || stages < 2 * groups ? 0 : stages;
 }
+static const int32_t tsk__cuda_plan_rows[2] = {32, 64};  /* that the two kernels of a map take at the most */
+/* Whether both kernels have the stages, each in its room. */
+static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t room[2]) {
+    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) && tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
+}
 /* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor, so
    that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
@@ -8149,22 +8154,26 @@ static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t row
    32 and 64 rows, so that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
     int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
-    int32_t small = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT) ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit;
+    int is_beside = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT);
+    int32_t room[2];
+    room[0] = is_beside ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit, room[1] = b->shared_limit;
     plan->pieces = 0;
     for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS; pieces += step) {
         int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces), cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
-        if (cost > best || !tsk__cuda_plan_stages(pieces, 1, 64, b->shared_limit) || !tsk__cuda_plan_stages(pieces, 1, 32, small)) continue;
+        if (cost > best || !tsk__cuda_plan_fits(pieces, 1, room)) continue;
         best = cost;
         plan->pieces = pieces;
         plan->blocks = tiles < b->n_multiprocessors ? tiles : b->n_multiprocessors;
     }
     if (!plan->pieces) return 0;
-    for (groups = TSK__CUDA_LINEAR_WARPS / plan->pieces; groups > 1; groups--)
-        if (groups <= TSK__CUDA_LINEAR_GROUPS && tsk__cuda_plan_stages(plan->pieces, groups, 64, b->shared_limit) && tsk__cuda_plan_stages(plan->pieces, groups, 32, small)) break;
+    groups = TSK__CUDA_LINEAR_WARPS / plan->pieces;
+    if (groups > TSK__CUDA_LINEAR_GROUPS) groups = TSK__CUDA_LINEAR_GROUPS;
+    while (groups > 1 && !tsk__cuda_plan_fits(plan->pieces, groups, room)) groups--;
     plan->groups = groups;
     for (i = 0; i < 2; i++) {
-        plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, i ? 64 : 32, i ? b->shared_limit : small);
-        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, i ? 64 : 32) + plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, i ? 64 : 32);
+        int32_t rows = tsk__cuda_plan_rows[i];
+        plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, rows, room[i]);
+        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) + plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
         if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE) plan->shared[i] = TSK__CUDA_ALONE;
     }
     return 1;
@@ -8774,7 +8783,7 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], i % 2 ? 64 : 32, &s->inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -9012,10 +9021,17 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     if (out == s->normed) s->normed_for = 0;
 }
 
-/* What all linear maps for few rows take alike. `input`: which of the stream's, see its `inputs`. */
-static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, int32_t m, tsk__cuda_map map, const tsk__cuda_tensor_map *weights, int input) {
+/* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
+   `inputs`. */
+static const struct { tsk__cuda_kernel kernel; int input; const char *name; } tsk__cuda_map_launches[TSK__CUDA_MAPS] = {
+    {TSK__CUDA_linear_qkv_32, 0, "linear_qkv"}, {TSK__CUDA_linear_out_32, 1, "linear_out"}, {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
+    {TSK__CUDA_linear_out_32, 2, "linear_out"}, {TSK__CUDA_linear_head_32, 0, "linear_head"}};
+
+/* What all of them take alike. */
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m, const tsk__cuda_tensor_map *weights) {
     const tsk_model_config *c = s->backend->base.config;
     const tsk__cuda_plan *plan = &s->backend->plans[map];
+    int input = tsk__cuda_map_launches[map].input;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = *weights, a.input_map = s->inputs[input][m > 32];
@@ -9028,13 +9044,14 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     return a;
 }
 
-static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_kernel kernel_32, tsk__cuda_map map, tsk__cuda_linear_args *a, const char *what) {
+static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_linear_args *a) {
     const tsk__cuda_plan *plan = &s->backend->plans[map];
     int is_64 = a->m > 32;
     uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
     void *parameters[1];
     parameters[0] = a;
-    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel_32 + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers, (uint32_t)plan->shared[is_64], parameters, what);
+    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
+                     (uint32_t)plan->shared[is_64], parameters, tsk__cuda_map_launches[map].name);
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
@@ -9066,13 +9083,13 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, TSK__CUDA_MAP_QKV, &w->maps[TSK__CUDA_MAP_QKV], 0);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, &w->maps[TSK__CUDA_MAP_QKV]);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
         memcpy(a.taps, tap, sizeof tap);
-        tsk__cuda_linear(s, TSK__CUDA_linear_qkv_32, TSK__CUDA_MAP_QKV, &a, "linear_qkv");
+        tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
     tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
@@ -9128,11 +9145,11 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
     void *parameters[6];
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, map, &w->maps[map], is_down ? 2 : 1);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, &w->maps[map]);
         a.weights = weights, a.bias = bias, a.out = x;
         a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
         a.taps[0] = tap;
-        tsk__cuda_linear(s, TSK__CUDA_linear_out_32, map, &a, "linear_out");
+        tsk__cuda_linear(s, map, &a);
         s->normed_for = next_norm;
         return;
     }
@@ -9156,12 +9173,12 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     void *parameters[6];
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, s->n, TSK__CUDA_MAP_GATE_UP, &w->maps[TSK__CUDA_MAP_GATE_UP], 0);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, &w->maps[TSK__CUDA_MAP_GATE_UP]);
         tsk__cuda_need_normed(s, w->ff_norm);
         a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.hidden);
         a.taps[0] = gate, a.taps[1] = up;
-        tsk__cuda_linear(s, TSK__CUDA_linear_gate_up_32, TSK__CUDA_MAP_GATE_UP, &a, "linear_gate_up");
+        tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
     tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
@@ -9254,10 +9271,10 @@ static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles,
 /* Of up to TSK__CUDA_SKINNY normalised rows. predictions 0: logits alone are wanted. */
 static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
     tsk__cuda_backend *b = s->backend;
-    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, m, TSK__CUDA_MAP_HEAD, &b->head_map, 0);
+    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, &b->head_map);
     a.weights = b->head, a.bias = b->head_bias;
     a.draws = draws, a.heads = s->heads, a.logits = logits;
-    tsk__cuda_linear(s, TSK__CUDA_linear_head_32, TSK__CUDA_MAP_HEAD, &a, "linear_head");
+    tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
     if (predictions) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b), predictions);
 }
 

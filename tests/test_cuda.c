@@ -744,7 +744,6 @@ static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, int fe
     free_trial(&t);
 }
 
-/* `few`: the fused kernels' cases only, for compute-sanitizer. */
 /* The shortest canvases, each in a session of its own, whose rooms are then as small as they get: the last row's logits. */
 static void test_short_canvases(const shape *s, tsk_model *cpu, tsk_model *device) {
     const tsk_model_config *c = cpu->backend->config;
@@ -771,6 +770,7 @@ static void test_short_canvases(const shape *s, tsk_model *cpu, tsk_model *devic
     free(expected), free(got);
 }
 
+/* `few`: the fused kernels' cases only, for compute-sanitizer. */
 static void test_operations(const shape *s, tsk_device device, int few) {
     static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
                                                                                             {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {190, 11, 0, 0}, {0, 0, 0, 0}};

@@ -4,7 +4,7 @@
     python3 tools/train_demo_model.py --out examples/demo-model --minutes 7.7   # 8 minutes of one H100 in all
     python3 tools/train_demo_model.py --out DIR --resume examples/demo-model    # train on from a folder
     python3 tools/train_demo_model.py --out examples/demo-model --eval-only     # only measure it
-    python3 tools/train_demo_model.py --out /tmp/toy --toy --minutes 1          # try the script on a CPU
+    python3 tools/train_demo_model.py --out build/toy --toy --minutes 1         # try the script on a CPU
 
 Needs PyTorch 2.5 or newer, tokenizers and safetensors. Everything else (the texts, the tokenizer, the held-out
 questions) is made here. The folder that comes out is what the tokenskip command reads: config.json, tokenizer.json,

@@ -221,7 +221,7 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
     for (i = 0; i < n; i++) {
         int32_t length = is_mixed ? 64 + random_below(961) : 512;
         for (j = 0; j < length; j++) prompt[j] = random_below(126000);
-        for (j = 0; j < 32; j++) generated[j] = j % 4 ? random_below(126000) : 126336;
+        for (j = 0; j < 32; j++) generated[j] = j % 4 ? random_below(126000) : model->config.mask_token_id;
         o.gen_length = is_mixed ? 64 : 32;
         o.steps = o.gen_length / 4;
         o.seed = (uint64_t)i;
