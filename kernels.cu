@@ -177,14 +177,23 @@ static __device__ __forceinline__ bool last_to_arrive(u32 *counter, u32 expected
 
 // ---- RMS norm -----------------------------------------------------------------------------------------------------------
 // rms(x) * weight is made in two halves: the kernel that writes x also leaves x * weight, rounded, and the sums of squares
-// over every 32 columns; the map that reads them multiplies its finished sums by the row's scale.
+// over every 16 columns; the map that reads them multiplies its finished sums by the row's scale.
 
-#define SQUARES_TILE 32
+#define SQUARES_TILE 16
 static __device__ __forceinline__ int squares_tiles(int d) { return (d + SQUARES_TILE - 1) / SQUARES_TILE; }
+static __device__ __forceinline__ int squares_row(int d) { return (squares_tiles(d) + 3) / 4 * 4; }
 // By 8 neighbouring lanes, in an order that depends on d only.
 static __device__ __forceinline__ float row_scale(const float *squares, int d, float eps, int lane8) {
     float sum = 0.0f;
-    for (int t = lane8; t < squares_tiles(d); t += 8) sum += squares[t];
+    int tiles = squares_tiles(d);
+#pragma unroll 8
+    for (int t = lane8 * 4; t < tiles; t += 32) {
+        float4 four = *(const float4 *)(squares + t);
+        sum += four.x;
+        if (t + 1 < tiles) sum += four.y;
+        if (t + 2 < tiles) sum += four.z;
+        if (t + 3 < tiles) sum += four.w;
+    }
     return rsqrtf(lanes_sum<8>(sum) / (float)d + eps);
 }
 static __device__ __forceinline__ float squares_of_piece(uint4 x) {
@@ -228,7 +237,7 @@ struct linear_args {
     const bf16 *weights;        // [n, k]
     const bf16 *bias;           // [n] or NULL
     const bf16 *input;          // [m, k]; qkv and gate_up: x times the norm's weight
-    const float *squares_in;    // qkv, gate_up: [m, ceil(k / 32)] of x; NULL: the input is not scaled
+    const float *squares_in;    // qkv, gate_up: [m, squares_row(k)] of x; NULL: the input is not scaled
     float eps;
     int m, n, k;
     int pieces, groups, stages, pad;
@@ -236,7 +245,7 @@ struct linear_args {
     bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out: x [m, n]; gate_up: hidden [m, mlp]
     const bf16 *norm;           // out: [n] weight of the norm that x goes through next; any after the last layer
     bf16 *normed;               // out: [m, n] the new x times it
-    float *squares_out;         // out: [m, ceil(n / 32)] of the new x
+    float *squares_out;         // out: [m, squares_row(n)] of the new x
     int n_heads, n_kv_heads, head_dim, mlp;
     u64 layer_offset;           // qkv: layer * n_kv_heads * head_dim, times a cache's capacity: elements before the layer
     bf16 *tap0, *tap1, *tap2, *tap3;  // qkv: q, k, v before RoPE, k after; out: projection; gate_up: gate, up. NULL: not wanted
@@ -244,8 +253,6 @@ struct linear_args {
     struct head_entry *heads;         // head: [tiles, m]
     float *logits;                    // head: [m, n] or NULL
 };
-
-enum { LINEAR_QKV, LINEAR_OUT, LINEAR_GATE_UP, LINEAR_HEAD };
 
 // ---- Random draws and the head's reduction ----
 
@@ -328,44 +335,53 @@ static __device__ __forceinline__ void store_pieces(bf16 *to, uint4 low, uint4 h
     *(uint4 *)(to + half) = high;
 }
 
+// How long a row of sums is (4 more keep rows apart in the banks) and where a column lies in it: equal fours of neighbouring
+// items are in different banks.
+static __device__ constexpr int sums_row(int width) { return (width + 15) / 16 * 16 + 4; }
+static __device__ __forceinline__ int sums_place(int column) { return column ^ (column >> 5 & 3) << 2; }
+
 // A tile's sums and what is done to all of them.
 struct linear_sums {
-    const float *sums;          // [groups, rows, width + 4] (the 4 keep columns of rows apart in the banks)
+    const float *sums;          // [groups, rows, sums_row(width)], columns at sums_place
     const float *scales;        // [rows] of the norm
     const bf16 *bias;           // [n] or NULL
     int groups, rows, width;
-    int first;                  // output of the tile
+    int first_row, first;       // input row and output that the tile begins with
     int n;
-    u32 summed, parity;         // the barrier for the sums: what does not depend on them is loaded before
 };
-// Where thread `thread` of LINEAR_THREADS begins, and goes on, with `step` columns at a time.
+// What a thread does of a tile at a time: from `column` on of a row, as much as an epilogue's `step` says.
 struct linear_item {
-    int thread, row, column, a_row;
-    __device__ __forceinline__ linear_item(const linear_sums &t, int first, int step) : thread(first), a_row(t.width / step) { place(step); }
-    __device__ __forceinline__ void place(int step) {
-        row = thread / a_row;
-        column = (thread - row * a_row) * step;
+    int number, row, column, output;  // row: of the input
+    template <class EPILOGUE> __device__ __forceinline__ void place(const linear_sums &t, int at) {
+        int a_row = EPILOGUE::a_row(t.width);
+        number = at;
+        row = t.first_row + at / a_row;
+        column = at % a_row * EPILOGUE::step;
+        output = t.first + column;
     }
-    __device__ __forceinline__ void next(int step) {
-        thread += LINEAR_THREADS;
-        place(step);
-    }
+    // Whole warps go on together.
+    template <class EPILOGUE> __device__ __forceinline__ bool exists(const linear_sums &t) const { return number / 32 * 32 < t.rows * EPILOGUE::a_row(t.width); }
 };
 // Results column .. column + 7 of a row.
 static __device__ __forceinline__ void linear_result(const linear_sums &t, int row, int column, float (&y)[8]) {
-    const float *from = t.sums + (u32)row * (t.width + 4) + column;
-    float4 parts[LINEAR_GROUPS][2];
-#pragma unroll
-    for (int group = 0; group < LINEAR_GROUPS; group++, from += t.rows * (t.width + 4))
-        if (group < t.groups) parts[group][0] = *(const float4 *)from, parts[group][1] = *(const float4 *)(from + 4);
+    const int at_once = 3;  // all would not fit into the registers
+    const float *from = t.sums + (u32)(row - t.first_row) * sums_row(t.width);
+    int low = sums_place(column), high = low ^ 4;
 #pragma unroll
     for (int e = 0; e < 8; e++) y[e] = 0.0f;
 #pragma unroll
-    for (int group = 0; group < LINEAR_GROUPS; group++)
-        if (group < t.groups) {
-            y[0] += parts[group][0].x, y[1] += parts[group][0].y, y[2] += parts[group][0].z, y[3] += parts[group][0].w;
-            y[4] += parts[group][1].x, y[5] += parts[group][1].y, y[6] += parts[group][1].z, y[7] += parts[group][1].w;
-        }
+    for (int first = 0; first < LINEAR_GROUPS; first += at_once) {
+        float4 parts[at_once][2];
+#pragma unroll
+        for (int i = 0; i < at_once; i++, from += t.rows * sums_row(t.width))
+            if (first + i < t.groups) parts[i][0] = *(const float4 *)(from + low), parts[i][1] = *(const float4 *)(from + high);
+#pragma unroll
+        for (int i = 0; i < at_once; i++)
+            if (first + i < t.groups) {
+                y[0] += parts[i][0].x, y[1] += parts[i][0].y, y[2] += parts[i][0].z, y[3] += parts[i][0].w;
+                y[4] += parts[i][1].x, y[5] += parts[i][1].y, y[6] += parts[i][1].z, y[7] += parts[i][1].w;
+            }
+    }
     float scale = t.scales[row];
 #pragma unroll
     for (int e = 0; e < 8; e++) y[e] = y[e] * scale + (t.bias && t.first + column + e < t.n ? load(t.bias + t.first + column + e) : 0.0f);
@@ -374,112 +390,158 @@ static __device__ __forceinline__ uint4 pack_piece(const float (&y)[8]) {
     return make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7]));
 }
 
-// Epilogue of qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every
-// 16 outputs the second 8 are the first ones' partners in RoPE (see `place`).
-static __device__ __forceinline__ void finish_qkv(const linear_args &a, const linear_sums &t, int thread) {
-    int half = a.head_dim / 2;
-    for (linear_item i(t, thread, 16); i.row < a.m; i.next(16)) {
-        int output = t.first + i.column;
-        if (output >= a.n) continue;
-        int head = output / a.head_dim, d = (output - head * a.head_dim) / 2, kv = head - a.n_heads, is_v = kv >= a.n_kv_heads;
-        if (is_v) kv -= a.n_kv_heads;
-        row_entry entry = a.table.rows[i.row];
-        cache_entry cache = a.table.caches[entry.request];
-        float2 turn[8];
+// The epilogues. `begin` and then `load` fetch what does not depend on the sums: load's addresses may depend on what begin
+// fetched, so that a thread with several items begins them all before it loads the first.
+
+// qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every 16 outputs
+// the second 8 are the first ones' partners in RoPE (see `place`).
+struct qkv_epilogue {
+    static const int step = 16;
+    static __device__ constexpr int a_row(int width) { return width / step; }
+    bool valid;
+    int position, request, active, capacity;
+    bf16 *cache;                // k's or v's
+    float2 turn[8];
+    // Of an item's outputs: the head, among q's or k's and v's, and the first partner's place in it.
+    struct place {
+        bool is_q, is_v;
+        int head, d;
+        __device__ __forceinline__ place(const linear_args &a, int output) {
+            head = output / a.head_dim, d = (output - head * a.head_dim) / 2;
+            is_q = head < a.n_heads, is_v = head >= a.n_heads + a.n_kv_heads;
+            if (!is_q) head -= a.n_heads + (is_v ? a.n_kv_heads : 0);
+        }
+    };
+    __device__ __forceinline__ void begin(const linear_args &a, const linear_item &i) {
+        valid = i.row < a.m && i.output < a.n;
+        if (!valid) return;
+        const row_entry &entry = a.table.rows[i.row];
+        position = entry.position, request = entry.request, active = entry.active;
+    }
+    __device__ __forceinline__ void load(const linear_args &a, const linear_item &i) {
+        if (!valid) return;
+        place p(a, i.output);
 #pragma unroll
-        for (int e = 0; e < 4; e++) ((float4 *)turn)[e] = ((const float4 *)(a.table.rope + (u64)i.row * half + d))[e];
-        barrier_wait(t.summed, t.parity);
+        for (int e = 0; e < 4; e++) ((float4 *)turn)[e] = ((const float4 *)(a.table.rope + (u64)i.row * (a.head_dim / 2) + p.d))[e];
+        if (p.is_q) return;
+        const cache_entry &entry = a.table.caches[request];
+        cache = (bf16 *)(p.is_v ? entry.v : entry.k), capacity = entry.capacity;
+    }
+    __device__ __forceinline__ void finish(const linear_args &a, const linear_sums &t, const linear_item &i) const {
+        if (!valid) return;
+        place p(a, i.output);
+        int half = a.head_dim / 2;
+        u64 tap = ((u64)i.row * (p.is_q ? a.n_heads : a.n_kv_heads) + p.head) * a.head_dim + p.d;
+        bf16 *before = p.is_q ? a.tap0 : p.is_v ? a.tap2 : a.tap1;
         float y[8];
         linear_result(t, i.row, i.column, y);
         uint4 low = pack_piece(y);
         linear_result(t, i.row, i.column + 8, y);
         uint4 high = pack_piece(y);
-        bf16 *before = head < a.n_heads ? a.tap0 : is_v ? a.tap2 : a.tap1;
-        u64 tap = ((u64)i.row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * a.head_dim + d;
         if (before) store_pieces(before + tap, low, high, half);
-        if (!is_v) {
+        if (!p.is_v) {
             uint4 turned = rope_piece(low, high, turn, -1.0f);
             high = rope_piece(high, low, turn, 1.0f);
             low = turned;
         }
-        if (head < a.n_heads) {
-            store_pieces(a.out + ((u64)i.row * a.n_heads + head) * a.head_dim + d, low, high, half);
-            continue;
+        if (p.is_q) {
+            store_pieces(a.out + tap, low, high, half);
+            return;
         }
-        if (!is_v && a.tap3) store_pieces(a.tap3 + tap, low, high, half);
-        if (!entry.active) continue;
-        bf16 *to = (bf16 *)(is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * a.head_dim) * cache.capacity;
-        store_pieces(to + (u64)entry.position * a.head_dim + d, low, high, half);
+        if (!p.is_v && a.tap3) store_pieces(a.tap3 + tap, low, high, half);
+        if (active) store_pieces(cache + (a.layer_offset + (u64)p.head * a.head_dim) * capacity + (u64)position * a.head_dim + p.d, low, high, half);
     }
-}
+};
 
 static __device__ __forceinline__ u32 add_bf16x2(u32 a, u32 b) { return pack_bf16(low_f32(a) + low_f32(b), high_f32(a) + high_f32(b)); }
-// Epilogue of attn_out and down: x += projection unless the row is inactive, and what the next norm needs of it.
-static __device__ __forceinline__ void finish_out(const linear_args &a, const linear_sums &t, int thread) {
-    for (linear_item i(t, thread, 8); i.thread / 32 * 32 < t.rows * i.a_row; i.next(8)) {  // whole warps: lanes_sum needs them
-        int output = t.first + i.column;
-        bool valid = i.row < a.m && output < a.n;
-        uint4 x = make_uint4(0, 0, 0, 0), norm = x, *to = (uint4 *)(a.out + (u64)i.row * a.n + output);
-        int active = 0;
-        if (valid) x = *to, norm = *(const uint4 *)(a.norm + output), active = a.table.rows[i.row].active;
-        barrier_wait(t.summed, t.parity);
+// attn_out and down: x += projection unless the row is inactive, and what the next norm needs of it.
+struct out_epilogue {
+    static const int step = 8;
+    static __device__ constexpr int a_row(int width) { return width / step; }
+    bool valid;
+    int active;
+    uint4 x, norm;
+    __device__ __forceinline__ void begin(const linear_args &, const linear_item &) {}
+    __device__ __forceinline__ void load(const linear_args &a, const linear_item &i) {
+        valid = i.row < a.m && i.output < a.n;
+        x = make_uint4(0, 0, 0, 0);
+        if (valid) x = *(const uint4 *)(a.out + (u64)i.row * a.n + i.output), norm = *(const uint4 *)(a.norm + i.output), active = a.table.rows[i.row].active;
+    }
+    __device__ __forceinline__ void finish(const linear_args &a, const linear_sums &t, const linear_item &i) const {
+        uint4 sum = x;
         if (valid) {
             float y[8];
             linear_result(t, i.row, i.column, y);
             uint4 projection = pack_piece(y);
             if (active) {
-                x = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
-                *to = x;
+                sum = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
+                *(uint4 *)(a.out + (u64)i.row * a.n + i.output) = sum;
             }
-            if (a.tap0) *(uint4 *)(a.tap0 + (u64)i.row * a.n + output) = projection;
-            *(uint4 *)(a.normed + (u64)i.row * a.n + output) = multiply_piece(x, norm);
+            if (a.tap0) *(uint4 *)(a.tap0 + (u64)i.row * a.n + i.output) = projection;
+            *(uint4 *)(a.normed + (u64)i.row * a.n + i.output) = multiply_piece(sum, norm);
         }
-        float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(x));
-        if (valid && output % SQUARES_TILE == 0) a.squares_out[(u64)i.row * squares_tiles(a.n) + output / SQUARES_TILE] = squares;
+        float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(sum));
+        if (valid && i.output % SQUARES_TILE == 0) a.squares_out[(u64)i.row * squares_row(a.n) + i.output / SQUARES_TILE] = squares;
     }
-}
+};
 
-// Epilogue of gate_up: silu(gate) * up to hidden; 8 rows of gate and the same 8 of up alternate in the weights.
-static __device__ __forceinline__ void finish_gate_up(const linear_args &a, const linear_sums &t, int thread) {
-    const bf16 *type = 0;
-    barrier_wait(t.summed, t.parity);
-    for (linear_item i(t, thread, 16); i.row < a.m; i.next(16)) {
-        int output = t.first + i.column;
-        if (output / 2 >= a.mlp) continue;
+// gate_up: silu(gate) * up to hidden; 8 rows of gate and the same 8 of up alternate in the weights.
+struct gate_up_epilogue {
+    static const int step = 16;
+    static __device__ constexpr int a_row(int width) { return width / step; }
+    __device__ __forceinline__ void begin(const linear_args &, const linear_item &) {}
+    __device__ __forceinline__ void load(const linear_args &, const linear_item &) {}
+    __device__ __forceinline__ void finish(const linear_args &a, const linear_sums &t, const linear_item &i) const {
+        const bf16 *type = 0;
+        if (i.row >= a.m || i.output / 2 >= a.mlp) return;
         float gate[8], up[8];
         linear_result(t, i.row, i.column, gate);
         linear_result(t, i.row, i.column + 8, up);
-        u64 at = (u64)i.row * a.mlp + output / 2;
+        u64 at = (u64)i.row * a.mlp + i.output / 2;
         if (a.tap0) *(uint4 *)(a.tap0 + at) = pack_piece(gate);
         if (a.tap1) *(uint4 *)(a.tap1 + at) = pack_piece(up);
 #pragma unroll
         for (int e = 0; e < 8; e++) gate[e] = rounded(silu_fast(rounded(gate[e], type)), type) * rounded(up[e], type);
         *(uint4 *)(a.out + at) = pack_piece(gate);
     }
-}
+};
 
-// Epilogue of the head: every row's best id and sum of exponentials over the tile's ids, by 8 lanes a row.
-static __device__ __forceinline__ void finish_head(const linear_args &a, const linear_sums &t, int thread) {
-    barrier_wait(t.summed, t.parity);
-    for (int row = thread >> 3; row < t.rows; row += LINEAR_THREADS / 8) {
+// The head: every row's best id and sum of exponentials over the tile's ids, by 8 lanes a row.
+struct head_epilogue {
+    static const int step = 8;  // and every 64 columns again
+    static __device__ constexpr int a_row(int) { return 8; }
+    __device__ __forceinline__ void begin(const linear_args &, const linear_item &) {}
+    __device__ __forceinline__ void load(const linear_args &, const linear_item &) {}
+    __device__ __forceinline__ void finish(const linear_args &a, const linear_sums &t, const linear_item &i) const {
         head_entry best = head_none();
-        if (row < a.m) {
-            draw_entry draw = a.draws[row];
-            for (int column = (thread & 7) * 8; column < t.width; column += 64) {
+        if (i.row < a.m) {
+            draw_entry draw = a.draws[i.row];
+            for (int column = i.column; column < t.width; column += 64) {
                 int id = t.first + column;
                 float y[8];
-                linear_result(t, row, column, y);
+                linear_result(t, i.row, column, y);
 #pragma unroll
                 for (int e = 0; e < 8; e++) {
                     if (id + e >= a.n) continue;
-                    if (a.logits) a.logits[(u64)row * a.n + id + e] = y[e];
+                    if (a.logits) a.logits[(u64)i.row * a.n + id + e] = y[e];
                     best = head_merge(best, head_of(draw, id + e, y[e]));
                 }
             }
         }
 #pragma unroll
         for (int lanes = 1; lanes < 8; lanes *= 2) best = head_merge(best, head_shuffle(best, lanes));
-        if (row < a.m && (thread & 7) == 0) a.heads[(u64)(t.first / t.width) * a.m + row] = best;
+        if (i.row < a.m && i.column == 0 && t.first < a.n) a.heads[(u64)(t.first / t.width) * a.m + i.row] = best;
+    }
+};
+
+// All items of a tile, by THREADS threads; the first is loaded.
+template <int THREADS, class EPILOGUE> static __device__ __forceinline__ void finish_tile(const linear_args &a, const linear_sums &t, linear_item item, EPILOGUE epilogue) {
+    for (;;) {
+        epilogue.finish(a, t, item);
+        item.place<EPILOGUE>(t, item.number + THREADS);
+        if (!item.exists<EPILOGUE>(t)) return;
+        epilogue.begin(a, item);
+        epilogue.load(a, item);
     }
 }
 
@@ -540,7 +602,7 @@ static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk w
 }
 #endif
 
-template <int M, int KIND> static __device__ __forceinline__ void linear(const linear_args &a) {
+template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(const linear_args &a) {
     const int m_sub = M / 8;  // 8-row pieces
     extern __shared__ __align__(1024) char linear_memory[];
     int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, width = a.pieces * 16;
@@ -548,7 +610,6 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
     float *sums = (float *)(linear_memory + a.stages * ring.stage_bytes), *scales = sums + a.groups * M * (width + 4);
     ring.full = shared_address(scales + M);
     ring.empty = ring.full + a.stages * 8;
-    u32 scaled = ring.empty + a.stages * 8, summed = scaled + 8;
     linear_walk walk(a, width);
 
     if (thread == 0) {
@@ -560,8 +621,6 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 #endif
             barrier_init(ring.empty + i * 8, a.pieces);
         }
-        barrier_init(scaled, LINEAR_WARPS);
-        barrier_init(summed, a.pieces * a.groups);
 #if __CUDA_ARCH__ >= 900
         barriers_publish();
 #endif
@@ -583,17 +642,20 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 #endif
     for (int row = warp * 4 + (lane >> 3); row < M; row += LINEAR_WARPS * 4) {  // while the first stages come
         float scale = 1.0f;
-        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_tiles(a.k), a.k, a.eps, lane & 7);
+        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
         if ((lane & 7) == 0) scales[row] = scale;
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(scaled);
 
     // A group always meets the same stages of the ring (their number is a multiple of the groups'): it waits for every phase.
     int group = warp / a.pieces, piece = warp - group * a.pieces, turn = 0, tiles = 0;
     float acc[m_sub][4];
     for (; walk.more(); tiles++) {
-        linear_sums t = {sums, scales, a.bias, a.groups, M, width, walk.tile * width, a.n, summed, (u32)tiles & 1};
+        linear_sums t = {sums, scales, a.bias, a.groups, M, width, 0, walk.tile * width, a.n};
+        linear_item item;
+        EPILOGUE epilogue;
+        item.place<EPILOGUE>(t, thread);
+        epilogue.begin(a, item);
+        epilogue.load(a, item);
 #pragma unroll
         for (int j = 0; j < m_sub; j++) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.0f;
         for (int chunk = 0; chunk < walk.chunks; chunk++, walk.next(), turn = turn + 1 == a.groups ? 0 : turn + 1) {
@@ -618,37 +680,319 @@ template <int M, int KIND> static __device__ __forceinline__ void linear(const l
 
         if (tiles > 0) threads_sync<LINEAR_THREADS>();  // the last tile's sums have been read
         if (group < a.groups) {
-            float *to = sums + group * M * (width + 4) + piece * 16 + (lane >> 2);
+            float *to = sums + group * M * (width + 4) + (lane & 3) * 2 * (width + 4);
+            int places[2] = {sums_place(piece * 16 + (lane >> 2)), sums_place(piece * 16 + 8 + (lane >> 2))};
 #pragma unroll
             for (int j = 0; j < m_sub; j++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) to[(j * 8 + (lane & 3) * 2 + (e & 1)) * (width + 4) + (e >> 1) * 8] = acc[j][e];
-            __syncwarp();
-            if (lane == 0) barrier_arrive(summed);
+                for (int e = 0; e < 4; e++) to[(j * 8 + (e & 1)) * (width + 4) + places[e >> 1]] = acc[j][e];
         }
-        if (tiles == 0) barrier_wait(scaled, 0);
-        if (KIND == LINEAR_QKV) finish_qkv(a, t, thread);
-        if (KIND == LINEAR_OUT) finish_out(a, t, thread);
-        if (KIND == LINEAR_GATE_UP) finish_gate_up(a, t, thread);
-        if (KIND == LINEAR_HEAD) finish_head(a, t, thread);
-        barrier_wait(summed, t.parity);  // also who had nothing to finish
+        threads_sync<LINEAR_THREADS>();
+        finish_tile<LINEAR_THREADS>(a, t, item, epilogue);
     }
 }
 
 // linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor, at most the number of tiles; block LINEAR_THREADS +
 // LINEAR_FETCHERS; shared memory: `stages`, a multiple of `groups`, of (16 pieces + M) * 128 bytes, + groups * M * (16 pieces
-// + 4) * 4 + M * 4 + stages * 16 + 16. groups * pieces <= LINEAR_WARPS. bf16 in and out, f32 sums.
+// + 4) * 4 + M * 4 + stages * 16. groups * pieces <= LINEAR_WARPS. bf16 in and out, f32 sums.
 //   qkv: equals qkv (norm, projection, bias, RoPE, cache write); head_dim % 16 == 0
 //   out: equals attn_out and down (projection, residual); pieces even
 //   gate_up: equals gate_up (norm, both projections, silu(gate) * up); weights alternate 8 rows of gate, 8 of up
 //   head: the first stage of head; head_finish is the second
 #define LINEAR_KERNELS(M) \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_QKV>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_OUT>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_GATE_UP>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, LINEAR_HEAD>(a); }
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, qkv_epilogue>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, out_epilogue>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, gate_up_epilogue>(a); } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, head_epilogue>(a); }
 LINEAR_KERNELS(32)
 LINEAR_KERNELS(64)
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// ---- Linear maps for up to 128 rows (bf16, sm_90a) ------------------------------------------------------------------------
+// As the last, with matrix units that read both operands from shared memory, whose bandwidth would not suffice otherwise.
+// Four blocks make a cluster, so that the way from L2 does. SPLIT of them make a tile together, each from a share of the
+// columns, and each finishes a share of the rows; the others make other tiles from the same share of the input, of which
+// each fetches a part for all.
+
+#define WIDE_ROWS 128
+#define WIDE_BOX 32                // rows of the input that are fetched at a time
+#define WIDE_CLUSTER 4
+#define WIDE_THREADS 256           // two warp groups that multiply, 64 rows each; then come the warps that
+enum { WIDE_WEIGHTS = 8, WIDE_INPUT = 9, WIDE_SCALES = 10, WIDE_WARPS = 12 };  // fetch weights, fetch input, and make scales (two)
+
+static __device__ __forceinline__ int cluster_rank() {
+    int rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// Orders nothing but barriers_publish and what has been waited for.
+static __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+static __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+// The same place in another block's shared memory.
+static __device__ __forceinline__ u32 peer_address(u32 address, int rank) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+// To another block's shared memory, whose barrier counts the bytes as they come.
+static __device__ __forceinline__ void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+// What this thread has read and written of shared memory comes before what the copy engine does there after a barrier.
+static __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Orders what the matrix units have read before; what threads have read or written only by a fence.
+static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+// To the same place of the blocks in `ranks`, whose barriers at the same place as this one's count the bytes.
+static __device__ __forceinline__ void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row, u32 barrier, u32 ranks, u64 policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to), "l"(map),
+                 "r"(column), "r"(row), "r"(barrier), "h"((unsigned short)ranks), "l"(policy)
+                 : "memory");
+}
+
+// A matrix in shared memory as the matrix units want it told: rows of 128 bytes, swizzled, 8 of them 1024 bytes.
+static __device__ __forceinline__ u64 matrix_descriptor(u32 address) { return (u64)(address >> 4 & 0x3fff) | (u64)1 << 16 | (u64)64 << 32 | (u64)1 << 62; }
+static __device__ __forceinline__ void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+static __device__ __forceinline__ void wide_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> static __device__ __forceinline__ void wide_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+#define WIDE_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
+#define WIDE_8(i) WIDE_4(i), WIDE_4(i + 4)
+#define WIDE_16(i) WIDE_8(i), WIDE_8(i + 8)
+// c[64, N] += a[64, 16] * b[N, 16]^T by a warp group. Warp w of it holds rows 16w + lane/4 (c[4j], c[4j + 1]) and 8 further
+// (the next two), columns 8j + 2*(lane%4) and the next.
+template <int N> static __device__ __forceinline__ void multiply_wide(float (&c)[N / 2], u64 a, u64 b);
+template <> __device__ __forceinline__ void multiply_wide<80>(float (&c)[40], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
+                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39}, %40, %41, 1, 1, 1, 0, 0;"
+                 : WIDE_16(0), WIDE_16(16), WIDE_8(32)
+                 : "l"(a), "l"(b));
+}
+template <> __device__ __forceinline__ void multiply_wide<112>(float (&c)[56], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n112k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
+                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55}, %56, %57, 1, 1, 1, 0, 0;"
+                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_8(48)
+                 : "l"(a), "l"(b));
+}
+template <> __device__ __forceinline__ void multiply_wide<208>(float (&c)[104], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n208k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
+                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"
+                 "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+                 "%96,%97,%98,%99,%100,%101,%102,%103}, %104, %105, 1, 1, 1, 0, 0;"
+                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96)
+                 : "l"(a), "l"(b));
+}
+template <> __device__ __forceinline__ void multiply_wide<216>(float (&c)[108], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n216k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
+                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"
+                 "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107}, %108, %109, 1, 1, 1, 0, 0;"
+                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96), WIDE_4(104)
+                 : "l"(a), "l"(b));
+}
+#undef WIDE_16
+#undef WIDE_8
+#undef WIDE_4
+
+// As linear_walk: a tile's columns of 64 from `first` to `end`, and the SHARERS tiles that the cluster makes at a time.
+template <int N, int SPLIT> struct wide_walk {
+    static const int SHARERS = WIDE_CLUSTER / SPLIT;
+    int share, sharer;          // which of a tile's, of the columns; which of the tiles
+    int tile, tiles, chunk, first, end, stage, stages, phase;
+    __device__ __forceinline__ wide_walk(const linear_args &a) {
+        int chunks = (a.k + LINEAR_CHUNK - 1) / LINEAR_CHUNK, rank = cluster_rank();
+        share = rank % SPLIT, sharer = rank / SPLIT;
+        tile = (int)blockIdx.x / WIDE_CLUSTER * SHARERS;
+        tiles = (a.n + N - 1) / N;
+        first = chunks * share / SPLIT;
+        end = chunks * (share + 1) / SPLIT;
+        stages = a.stages;
+        chunk = first;
+        stage = phase = 0;
+    }
+    __device__ __forceinline__ int tile_peer(int of_share) const { return sharer * SPLIT + of_share; }  // ranks
+    __device__ __forceinline__ int input_peer(int of_sharer) const { return of_sharer * SPLIT + share; }
+    __device__ __forceinline__ int output() const { return (tile + sharer) * N; }
+    __device__ __forceinline__ int step() const { return (int)gridDim.x / SPLIT; }
+    __device__ __forceinline__ bool more() const { return tile < tiles; }  // for all blocks of the cluster alike
+    __device__ __forceinline__ bool is_last_tile() const { return tile + step() >= tiles; }
+    __device__ __forceinline__ void next() {
+        if (++stage == stages) stage = 0, phase ^= 1;
+        if (++chunk == end) chunk = first, tile += step();
+    }
+    __device__ __forceinline__ void claim(const linear_ring &ring, int filled) const {
+        if (filled >= stages) barrier_wait(ring.empty + stage * 8, phase ^ 1);
+    }
+};
+struct wide_memory {
+    float *own;                 // the block's sums, in the ring's place
+    float *sums;                // those it finishes: the same, or (SPLIT > 1) all shares of its rows
+    float *scales;
+    u32 scaled, summed, read;   // barriers: the scales; SPLIT > 1: the sums' bytes, and their having been read by all shares
+};
+
+template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_weights(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
+    u64 policy = read_once_policy();
+    for (int filled = 0; walk.more(); walk.next(), filled++) {
+        walk.claim(ring, filled);
+        barrier_expect(ring.full + walk.stage * 8, N * LINEAR_CHUNK * 2);
+        copy_box(ring.memory + walk.stage * ring.stage_bytes, &a.weights_map, walk.chunk * LINEAR_CHUNK, walk.output(), ring.full + walk.stage * 8, policy);
+    }
+}
+// Of the boxes of WIDE_BOX rows this sharer's part, to all sharers.
+template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_input(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
+    const int boxes = WIDE_ROWS / WIDE_BOX / walk.SHARERS, box_bytes = WIDE_BOX * LINEAR_CHUNK * 2;
+    u64 policy = read_often_policy();
+    u32 ranks = 0;
+    for (int i = 0; i < walk.SHARERS; i++) ranks |= 1u << walk.input_peer(i);
+    for (int filled = 0; walk.more(); walk.next(), filled++) {
+        u32 to = ring.memory + walk.stage * ring.stage_bytes + N * LINEAR_CHUNK * 2, full = ring.full + walk.stage * 8;
+        walk.claim(ring, filled);
+        barrier_expect(full, WIDE_ROWS * LINEAR_CHUNK * 2);
+        for (int box = walk.sharer * boxes; box < (walk.sharer + 1) * boxes; box++)
+            copy_box_to_peers(to + box * box_bytes, &a.input_map, walk.chunk * LINEAR_CHUNK, box * WIDE_BOX, full, ranks, policy);
+    }
+}
+
+template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ void wide_multiply(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring, const wide_memory &memory) {
+    const int padded = sums_row(N), rows = WIDE_ROWS / SPLIT, rounds = (rows * EPILOGUE::a_row(N) + WIDE_THREADS - 1) / WIDE_THREADS;
+    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
+    bool releases = lane < walk.SHARERS;  // to those that fill this block's stages
+    int filler = walk.input_peer(lane % walk.SHARERS);
+    float acc[N / 2];
+    for (u32 tiles = 0; walk.more(); tiles++) {
+        bool is_last = walk.is_last_tile();
+        linear_sums t = {memory.sums, memory.scales, a.bias, SPLIT, rows, N, walk.share * rows, walk.output(), a.n};
+        u32 last_empty = 0;
+        linear_item item;
+        EPILOGUE epilogue[rounds];
+#pragma unroll
+        for (int i = 0; i < rounds; i++) {
+            item.place<EPILOGUE>(t, thread + i * WIDE_THREADS);
+            if (item.exists<EPILOGUE>(t)) epilogue[i].begin(a, item);
+        }
+        if (SPLIT > 1 && thread == 0) barrier_expect(memory.summed, WIDE_ROWS * padded * 4);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
+        for (int left = walk.end - walk.first; left > 0; left--, walk.next()) {
+            u32 w = ring.memory + walk.stage * ring.stage_bytes, x = w + N * LINEAR_CHUNK * 2 + (warp >> 2) * 64 * LINEAR_CHUNK * 2;
+            barrier_wait(ring.full + walk.stage * 8, walk.phase);
+            wide_begin();
+#pragma unroll
+            for (int kk = 0; kk < LINEAR_CHUNK / 16; kk++) multiply_wide<N>(acc, matrix_descriptor(x + kk * 32), matrix_descriptor(w + kk * 32));
+            wide_commit();
+            wide_wait<1>();  // for the stage before
+            if (last_empty && releases) barrier_arrive_peer(peer_address(last_empty, filler));
+            last_empty = left > walk.stages ? ring.empty + walk.stage * 8 : 0;  // the last ones are held: the sums take their place
+        }
+        wide_wait<0>();
+        if (is_last) cluster_arrive();  // what the others fetched for this block has come
+
+        threads_sync<WIDE_THREADS>();  // the ring has been read
+        float *own = memory.own + (warp * 16 + (lane >> 2)) * padded;
+#pragma unroll
+        for (int i = 0; i < N / 2; i += 2) *(float2 *)(own + (i & 2) * 4 * padded + sums_place(i / 4 * 8 + (lane & 3) * 2)) = make_float2(acc[i], acc[i + 1]);
+        if (SPLIT > 1) fence_copies();
+#pragma unroll
+        for (int i = 0; i < rounds; i++) {
+            item.place<EPILOGUE>(t, thread + i * WIDE_THREADS);
+            if (item.exists<EPILOGUE>(t)) epilogue[i].load(a, item);
+        }
+        if (tiles == 0) barrier_wait(memory.scaled, 0);
+        threads_sync<WIDE_THREADS>();
+        if (SPLIT > 1) {  // every block its rows
+            int peer = walk.tile_peer(thread % SPLIT);
+            if (thread < SPLIT)
+                copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer), shared_address(memory.own + thread * rows * padded), rows * padded * 4,
+                             peer_address(memory.summed, peer));
+            barrier_wait(memory.summed, tiles & 1);
+        }
+#pragma unroll
+        for (int i = 0; i < rounds; i++) {
+            item.place<EPILOGUE>(t, thread + i * WIDE_THREADS);
+            if (item.exists<EPILOGUE>(t)) epilogue[i].finish(a, t, item);
+        }
+        if (is_last) return;
+        fence_copies();
+        if (SPLIT > 1) {
+            asm volatile("fence.acq_rel.cluster;" ::: "memory");
+            __syncwarp();
+            if (lane < SPLIT) barrier_arrive_peer(peer_address(memory.read, walk.tile_peer(lane % SPLIT)));
+            barrier_wait(memory.read, tiles & 1);
+        } else threads_sync<WIDE_THREADS>();
+        for (int stage = 0; stage < walk.stages && releases; stage++) barrier_arrive_peer(peer_address(ring.empty + stage * 8, filler));
+    }
+}
+
+template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ void wide(const linear_args &a) {
+    extern __shared__ __align__(1024) char linear_memory[];
+    const int sums_bytes = WIDE_ROWS * sums_row(N) * 4;
+    int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
+    linear_ring ring = {shared_address(linear_memory), (N + WIDE_ROWS) * LINEAR_CHUNK * 2, 0, 0};
+    int ring_bytes = a.stages * ring.stage_bytes;
+    wide_memory memory;
+    memory.own = (float *)linear_memory;
+    memory.sums = SPLIT == 1 ? memory.own : (float *)(linear_memory + max(ring_bytes, sums_bytes));
+    memory.scales = (float *)(linear_memory + max(ring_bytes, sums_bytes) + (SPLIT == 1 ? 0 : sums_bytes));
+    ring.full = shared_address(memory.scales + WIDE_ROWS);
+    ring.empty = ring.full + a.stages * 8;
+    memory.scaled = ring.empty + a.stages * 8, memory.summed = memory.scaled + 8, memory.read = memory.summed + 8;
+    wide_walk<N, SPLIT> walk(a);
+
+    if (thread == 0) {
+        for (int i = 0; i < a.stages; i++) {
+            barrier_init(ring.full + i * 8, 2);
+            barrier_init(ring.empty + i * 8, WIDE_THREADS / 32 * walk.SHARERS);
+        }
+        barrier_init(memory.scaled, 64);
+        barrier_init(memory.summed, 1);
+        barrier_init(memory.read, WIDE_THREADS / 32 * SPLIT);
+        barriers_publish();
+    }
+    __syncthreads();
+    cluster_arrive();
+    let_successor_start();
+    if (warp == WIDE_WEIGHTS) {  // as in linear; and no other block's memory is touched
+        if (lane == 0) wide_fetch_weights<N, SPLIT>(a, walk, ring);
+        __syncwarp();
+        cluster_wait();
+        cluster_arrive();
+    } else {
+        wait_for_predecessor();
+        cluster_wait();
+        if (warp < WIDE_WEIGHTS) wide_multiply<N, SPLIT, EPILOGUE>(a, walk, ring, memory);
+        else {
+            if (warp == WIDE_INPUT && lane == 0) wide_fetch_input<N, SPLIT>(a, walk, ring);
+            if (warp >= WIDE_SCALES) {
+                for (int row = (warp - WIDE_SCALES) * 4 + (lane >> 3); row < WIDE_ROWS; row += 8) {
+                    float scale = 1.0f;
+                    if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
+                    if ((lane & 7) == 0) memory.scales[row] = scale;
+                }
+                barrier_arrive(memory.scaled);
+            }
+            __syncwarp();
+            cluster_arrive();
+        }
+    }
+    cluster_wait();  // none ends while another may reach into its memory
+}
+
+// wide_<kind>: as linear_<kind>, up to 128 rows. Grid: whole clusters of WIDE_CLUSTER; block WIDE_WARPS * 32; weights_map:
+// boxes of a tile's N rows, input_map: of 32; shared memory: the larger of stages * (N + 128) * 128 and 512 * sums_row(N), with
+// SPLIT > 1 another 512 * sums_row(N), + 512 + stages * 16 + 24. At least 2 stages, and no more than every block has of a tile.
+#define WIDE_KERNEL(kind, N, SPLIT) \
+    extern "C" __global__ void __cluster_dims__(WIDE_CLUSTER, 1, 1) __launch_bounds__(WIDE_WARPS * 32, 1) wide_##kind(const __grid_constant__ linear_args a) { wide<N, SPLIT, kind##_epilogue>(a); }
+WIDE_KERNEL(qkv, 112, 1)
+WIDE_KERNEL(out, 80, 2)
+WIDE_KERNEL(gate_up, 208, 1)
+WIDE_KERNEL(head, 216, 1)
+#endif
 
 // ---- Attention (bf16, matrix units): every row of a tile against all cached rows of its request, without a score matrix ---
 
@@ -1050,12 +1394,12 @@ static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *w
     for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
-// normed [n, d] = x * weight and squares [n, ceil(d / 32)] of x, after something other than a linear map wrote it. Grid n, block 256.
+// normed [n, d] = x * weight and squares [n, squares_row(d)] of x, after something other than a linear map wrote it. Grid n, block 256.
 extern "C" __global__ void __launch_bounds__(256) pre_norm(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
     u64 row = blockIdx.x;
     let_successor_start();
     wait_for_predecessor();
-    pre_norm_row(x + row * d, weight, normed + row * d, squares + row * squares_tiles(d), d);
+    pre_norm_row(x + row * d, weight, normed + row * d, squares + row * squares_row(d), d);
 }
 
 // x[i] = table[token of row i], where active; and the first half of the first norm where `weight` (bf16). Grid n, block 256.
@@ -1067,12 +1411,12 @@ template <class T> static __device__ __forceinline__ void embed(const T *embeddi
     row_entry entry = table.rows[row];
     const T *from = embedding + (u64)entry.token * d;
     if (entry.active) copy_row(x + row * d, from, d);
-    if (weight) pre_norm_row(entry.active ? from : x + row * d, weight, normed + row * d, squares + row * squares_tiles(d), d);
+    if (weight) pre_norm_row(entry.active ? from : x + row * d, weight, normed + row * d, squares + row * squares_row(d), d);
 }
 
-// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * ceil(d / 32) bytes.
+// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * squares_row(d) bytes.
 template <class T> static __device__ __forceinline__ void norm(const T *x, const int *index, const T *weight, T *out, int d, float eps) {
-    extern __shared__ float tile_squares[];
+    extern __shared__ __align__(16) float tile_squares[];
     __shared__ float scale;
     let_successor_start();
     wait_for_predecessor();

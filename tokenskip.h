@@ -7646,6 +7646,7 @@ typedef struct CUlaunchAttribute {
     char pad[4];
     union {
         char pad[64];
+        struct { unsigned int x, y, z; } clusterDim;
         int programmaticStreamSerializationAllowed;
     } value;
 } CUlaunchAttribute;
@@ -7669,7 +7670,7 @@ enum {
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
     CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_EVENT_DISABLE_TIMING = 2,
-    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
     CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9, CU_TENSOR_MAP_INTERLEAVE_NONE = 0, CU_TENSOR_MAP_SWIZZLE_128B = 3, CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
     NVRTC_SUCCESS = 0, CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUDA_R_32F = 0, CUDA_R_16BF = 14, CUBLAS_COMPUTE_32F = 68, CUBLAS_GEMM_DEFAULT = -1
@@ -7704,6 +7705,7 @@ enum {
     X(CUresult, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int)) \
     X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
                                          CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill)) \
+    X(CUresult, cuOccupancyMaxActiveClusters, (int *, CUfunction, const CUlaunchConfig *)) \
     X(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **)) \
     X(CUresult, cuStreamCreate, (CUstream *, unsigned int)) \
     X(CUresult, cuStreamDestroy_v2, (CUstream)) \
@@ -7861,25 +7863,27 @@ typedef struct tsk__cuda_rope_args {
 typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave, half_head; } tsk__cuda_placing;
 
 #define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
-#define TSK__CUDA_SKINNY 64           /* rows up to which the fused linear maps are used, and sections recorded */
+#define TSK__CUDA_SKINNY 64           /* rows up to which the skinny linear maps are used, and sections recorded */
+#define TSK__CUDA_WIDE 128            /* rows up to which the wide ones are, where there are any */
+#define TSK__CUDA_CLUSTER 4           /* blocks that make one of their clusters */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
 #define TSK__CUDA_LINEAR_WARPS 12     /* the next three as in kernels.cu: warps that multiply, */
 #define TSK__CUDA_LINEAR_GROUPS 6     /* in so many groups at the most, */
 #define TSK__CUDA_LINEAR_CHUNK 64     /* so many columns at a time */
-#define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond TSK__CUDA_SKINNY */
+#define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
 #define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
-/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; -: one for all, or bf16 only. The order is that
-   of the enumeration below. */
+/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; -: one for all, or bf16 only; W: likewise, on sm_90 alone.
+   The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
     X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
-    X(linear_head_32, '-') X(linear_head_64, '-') \
+    X(linear_head_32, '-') X(linear_head_64, '-') X(wide_qkv, 'W') X(wide_out, 'W') X(wide_gate_up, 'W') X(wide_head, 'W') \
     X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
 
 typedef enum tsk__cuda_kernel {
@@ -7897,10 +7901,11 @@ typedef struct tsk__cuda_plan {
     int32_t n, k, pieces, groups, blocks;
     int32_t stages[2];             /* for up to 32 and up to 64 rows */
     int32_t shared[2];
+    int32_t wide_stages, wide_shared, wide_blocks;
 } tsk__cuda_plan;
 
 typedef struct tsk__cuda_layer {
-    tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD];
+    tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD], wide_maps[TSK__CUDA_MAP_HEAD];
     CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
 } tsk__cuda_layer;
 
@@ -7914,11 +7919,12 @@ typedef struct tsk__cuda_backend {
     CUfunction kernels[TSK__CUDA_KERNEL_COUNT];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
-    int has_skinny;                /* shapes fit the fused kernels */
+    int has_skinny;                /* shapes fit the fused kernels, */
+    int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
     int32_t q_width, kv_width, qkv_width, gate_up_rows;
     tsk__cuda_plan plans[TSK__CUDA_MAPS];
-    tsk__cuda_tensor_map head_map;
+    tsk__cuda_tensor_map head_map, head_wide_map;
     CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
     tsk__cuda_layer *layers;
 } tsk__cuda_backend;
@@ -7978,7 +7984,7 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
 
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
-    snprintf(arch, 64, "--gpu-architecture=sm_%d", b->arch);
+    snprintf(arch, 64, "--gpu-architecture=sm_%d%s", b->arch, b->arch == 90 ? "a" : "");
     options[0] = arch;
     options[1] = "--std=c++17";
 }
@@ -8105,6 +8111,7 @@ static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error)
     char name[64];
     int i;
     for (i = 0; i < (int)TSK__CUDA_KERNEL_COUNT && result == CUDA_SUCCESS; i++) {
+        if (kernels[i].kind == 'W' && b->arch != 90) continue;
         snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
         result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
         if (result == CUDA_SUCCESS && (i == TSK__CUDA_norm || i >= TSK__CUDA_linear_qkv_32))
@@ -8130,7 +8137,7 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 /* ---- how the linear maps' work is cut for few rows */
 
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * (16 * pieces + 4) * 4 + rows * 4 + 16; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * (16 * pieces + 4) * 4 + rows * 4; }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
@@ -8191,6 +8198,64 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
     return 1;
 }
 
+/* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
+static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
+    {TSK__CUDA_wide_qkv, 112, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_gate_up, 208, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_head, 216, 1, 8}};
+
+static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
+
+/* Clusters of a kernel that the device runs at the same time. */
+static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clusters) {
+    CUlaunchConfig config;
+    CUlaunchAttribute attribute;
+    memset(&config, 0, sizeof config);
+    memset(&attribute, 0, sizeof attribute);
+    config.gridDimX = TSK__CUDA_CLUSTER, config.gridDimY = config.gridDimZ = 1;
+    config.blockDimX = TSK__CUDA_LINEAR_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
+    config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
+    attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim.x = TSK__CUDA_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
+}
+
+/* 0: too little shared memory, or columns for two stages of every block. */
+static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE * ((width + 15) / 16 * 16 + 4) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
+    int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
+    if (stages > chunks) stages = chunks;
+    if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
+    plan->wide_stages = stages;
+    plan->wide_shared = (stages * stage > sums ? stages * stage : sums) + others + stages * 16;
+    return stages >= 2 && plan->wide_shared <= b->shared_limit;
+}
+
+/* Whether the wide maps are there and worth it: not where most blocks would wait for a few that have one tile more. */
+static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
+    CUresult result = CUDA_SUCCESS;
+    int map, fits = b->arch == 90 && b->has_skinny;
+    for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
+        tsk__cuda_plan *plan = &b->plans[map];
+        int at_once = 0;
+        int32_t sharers = TSK__CUDA_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        fits = tsk__cuda_plan_wide_memory(b, map, plan);
+        if (fits) result = tsk__cuda_clusters(b, map, &at_once);
+        if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
+        else {
+            rounds = (clusters + at_once - 1) / at_once;
+            fits = rounds == 1 || 4 * (int64_t)clusters >= 3 * (int64_t)rounds * at_once;
+            plan->wide_blocks = TSK__CUDA_CLUSTER * (clusters < at_once ? clusters : at_once);
+        }
+    }
+    b->has_wide = fits;
+    return tsk__cuda_fail(&b->api, error, result, "asking for clusters");
+}
+
+/* Rows that a pass may have to go through the fused maps. */
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE : b->has_skinny ? TSK__CUDA_SKINNY : 0; }
+
 /* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
    the kernels read them. Before sm_90 there is none. */
 static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns, int32_t box_rows, tsk__cuda_tensor_map *out) {
@@ -8208,8 +8273,11 @@ static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address
     if (result == CUDA_SUCCESS) memcpy(out, map, sizeof *out);
     return result;
 }
-static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, tsk__cuda_map map, CUdeviceptr weights, tsk__cuda_tensor_map *out) {
-    return tsk__cuda_encode(b, weights, (uint64_t)b->plans[map].n, (uint64_t)b->plans[map].k, 16 * b->plans[map].pieces, out);
+static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdeviceptr weights, tsk__cuda_tensor_map *out, tsk__cuda_tensor_map *wide_out) {
+    uint64_t n = (uint64_t)b->plans[map].n, k = (uint64_t)b->plans[map].k;
+    CUresult result = tsk__cuda_encode(b, weights, n, k, 16 * b->plans[map].pieces, out);
+    if (result == CUDA_SUCCESS && b->has_wide) result = tsk__cuda_encode(b, weights, n, k, tsk__cuda_wide[map].width, wide_out);
+    return result;
 }
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
@@ -8219,9 +8287,9 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
         weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out, weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
-        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++) result = tsk__cuda_encode_map(b, (tsk__cuda_map)i, weights[i], &layer->maps[i]);
+        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++) result = tsk__cuda_encode_map(b, i, weights[i], &layer->maps[i], &layer->wide_maps[i]);
     }
-    if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
     return tsk__cuda_fail(&b->api, error, result, "describing the weights");
 }
 
@@ -8768,10 +8836,20 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
 
 static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_ROWS ? rows : TSK__CUDA_HEAD_ROWS; }
 
-/* Tiles of the head where it is one of the linear maps for few rows. */
-static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b) {
+/* Tiles of the head where it is one of the fused maps. */
+static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return b->has_skinny ? (b->base.config->embedding_size + width - 1) / width : 0;
+    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+}
+/* Entries for all tiles and rows, whichever way the head goes. */
+static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
+    uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
+    int32_t rows;
+    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+        uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
+        if (entries > most) most = entries;
+    }
+    return most;
 }
 
 static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
@@ -8793,9 +8871,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
-    uint64_t head_entries = (uint64_t)tsk__cuda_head_tiles(b) * TSK__CUDA_SKINNY, sliced = ((uint64_t)c->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(s->base.max_rows);
-    int has_scratch = !b->has_skinny || s->base.max_rows > TSK__CUDA_SKINNY;
-    if (head_entries < sliced) head_entries = sliced;
+    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
     s->full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
     s->normed = base + tsk__cuda_take(&used, rows * d, e);
@@ -8807,9 +8883,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * ((d + 31) / 32), sizeof(float));
+    s->squares = base + tsk__cuda_take(&used, rows * ((d + 63) / 64 * 4), sizeof(float));  /* squares_row(d) each */
     s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, head_entries, TSK__CUDA_HEAD_ENTRY);
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
@@ -8848,7 +8924,7 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
 
 static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error) {
     tsk__cuda_backend *b = s->backend;
-    if (b->is_f32 || (b->has_skinny && s->base.max_rows <= TSK__CUDA_SKINNY)) return TSK_OK;
+    if (b->is_f32 || s->base.max_rows <= tsk__cuda_fused_rows(b)) return TSK_OK;
     if (b->api.cublasCreate_v2(&s->cublas) != CUBLAS_STATUS_SUCCESS) {
         s->cublas = NULL;
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
@@ -8986,7 +9062,7 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
 /* ---- operations */
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
-static int tsk__cuda_is_skinny(const tsk__cuda_stream *s) { return s->backend->has_skinny && s->n <= TSK__CUDA_SKINNY; }
+static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
 /* The first half of a norm, where the last writer of x did not leave it. */
@@ -9001,7 +9077,7 @@ static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s), norm = tsk__cuda_is_skinny(s) ? s->backend->layers[0].attn_norm : 0;
+    CUdeviceptr x = tsk__cuda_x(s), norm = tsk__cuda_is_fused(s) ? s->backend->layers[0].attn_norm : 0;
     int32_t d = s->backend->base.config->d_model;
     void *parameters[7];
     parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &norm, parameters[4] = &s->normed, parameters[5] = &s->squares;
@@ -9017,7 +9093,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     float eps = c->rms_norm_eps;
     void *parameters[6];
     parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 31) / 32 * 4), parameters, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 63) / 64 * 16), parameters, "norm");  /* squares_row(d) floats */
     if (out == s->normed) s->normed_for = 0;
 }
 
@@ -9027,17 +9103,19 @@ static const struct { tsk__cuda_kernel kernel; int input; const char *name; } ts
     {TSK__CUDA_linear_qkv_32, 0, "linear_qkv"}, {TSK__CUDA_linear_out_32, 1, "linear_out"}, {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
     {TSK__CUDA_linear_out_32, 2, "linear_out"}, {TSK__CUDA_linear_head_32, 0, "linear_head"}};
 
-/* What all of them take alike. */
-static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m, const tsk__cuda_tensor_map *weights) {
-    const tsk_model_config *c = s->backend->base.config;
-    const tsk__cuda_plan *plan = &s->backend->plans[map];
-    int input = tsk__cuda_map_launches[map].input;
+/* What all of them take alike. The head belongs to no layer. */
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m, const tsk__cuda_layer *layer) {
+    const tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    const tsk__cuda_plan *plan = &b->plans[map];
+    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_SKINNY;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
-    a.weights_map = *weights, a.input_map = s->inputs[input][m > 32];
+    a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
+    a.input_map = s->inputs[input][m > 32 && !is_wide];
     a.input = input == 0 ? s->normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
     a.m = m, a.n = plan->n, a.k = plan->k;
-    a.pieces = plan->pieces, a.groups = plan->groups, a.stages = plan->stages[m > 32];
+    a.pieces = plan->pieces, a.groups = plan->groups, a.stages = is_wide ? plan->wide_stages : plan->stages[m > 32];
     a.eps = c->rms_norm_eps;
     a.table = s->table;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
@@ -9050,8 +9128,12 @@ static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_l
     uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
     void *parameters[1];
     parameters[0] = a;
-    tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
-                     (uint32_t)plan->shared[is_64], parameters, tsk__cuda_map_launches[map].name);
+    if (a->m > TSK__CUDA_SKINNY)
+        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
+                         tsk__cuda_map_launches[map].name);
+    else
+        tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
+                         (uint32_t)plan->shared[is_64], parameters, tsk__cuda_map_launches[map].name);
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
@@ -9082,8 +9164,8 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
     tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
-    if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, &w->maps[TSK__CUDA_MAP_QKV]);
+    if (tsk__cuda_is_fused(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.q);
@@ -9144,8 +9226,8 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
     void *parameters[6];
-    if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, &w->maps[map]);
+    if (tsk__cuda_is_fused(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
         a.weights = weights, a.bias = bias, a.out = x;
         a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
         a.taps[0] = tap;
@@ -9172,8 +9254,8 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     int32_t mlp = c->mlp_hidden_size;
     void *parameters[6];
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
-    if (tsk__cuda_is_skinny(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, &w->maps[TSK__CUDA_MAP_GATE_UP]);
+    if (tsk__cuda_is_fused(s)) {
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
         a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.hidden);
@@ -9268,14 +9350,14 @@ static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles,
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
-/* Of up to TSK__CUDA_SKINNY normalised rows. predictions 0: logits alone are wanted. */
+/* Of no more normalised rows than the fused maps take. predictions 0: logits alone are wanted. */
 static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
     tsk__cuda_backend *b = s->backend;
-    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, &b->head_map);
+    tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, NULL);
     a.weights = b->head, a.bias = b->head_bias;
     a.draws = draws, a.heads = s->heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
-    if (predictions) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b), predictions);
+    if (predictions) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), predictions);
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
@@ -9316,7 +9398,7 @@ static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const in
 }
 
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
-    int is_fused = s->backend->has_skinny && n <= TSK__CUDA_SKINNY;
+    int is_fused = n <= tsk__cuda_fused_rows(s->backend);
     int32_t i;
     CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
@@ -9348,7 +9430,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 /* ---- recorded sections */
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 || tsk__cuda_is_skinny(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 || tsk__cuda_is_fused(s); }
 
 static int tsk__cuda_section_fits(const tsk__cuda_stream *s, const tsk__cuda_section *section, uint64_t key) {
     return section->key == key && section->n == s->n && section->n_requests == s->n_requests && section->n_tiles == s->n_tiles && section->tile_rows == s->tile_rows;
@@ -9519,6 +9601,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         tsk__cuda_choose(b);
         tsk__cuda_enter(b);
         status = tsk__cuda_load_kernels(b, o, error);
+        if (status == TSK_OK) status = tsk__cuda_plan_wide(b, error);
         if (status == TSK_OK) status = tsk__cuda_arena(b, error);
         if (status == TSK_OK) status = tsk__cuda_encode_weights(b, error);
         if (status == TSK_OK) status = folder ? tsk__cuda_load_weights(b, folder, o, error) : tsk__cuda_random(b, seed, error);
@@ -9553,7 +9636,7 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
 
 static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error) {
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
-    int32_t size = b->is_f32 ? 2048 : 8192, rows = TSK__CUDA_SKINNY + 1;
+    int32_t size = b->is_f32 ? 2048 : 8192, rows = tsk__cuda_fused_rows(b) + 1;  /* for which there is cuBLAS */
     uint64_t bytes = (uint64_t)1 << 30, count = bytes / b->base.element_size;
     uint32_t tensor = 0;
     uint64_t seed = 1;

@@ -118,6 +118,7 @@ W(CUresult, cuTensorMapEncodeTiled,
   (CUtensorMap *a, CUtensorMapDataType b, cuuint32_t c, void *d, const cuuint64_t *e, const cuuint64_t *f, const cuuint32_t *g, const cuuint32_t *h, CUtensorMapInterleave i, CUtensorMapSwizzle j, CUtensorMapL2promotion k,
    CUtensorMapFloatOOBfill l),
   (a, b, c, d, e, f, g, h, i, j, k, l), 1, encode(a, d, c, e, f, g, h) + 0 * (b + i + j + k + l), NOTHING, 0)
+W(CUresult, cuOccupancyMaxActiveClusters, (int *a, CUfunction b, const CUlaunchConfig *c), (a, b, c), 719, (*a = 30, b == NULL || c->numAttrs != 1), NOTHING, 0)
 W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, b == NULL || c == NULL, NOTHING, 0)
 W(CUresult, cuStreamCreate, (CUstream *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), STREAM, 1)
 W(CUresult, cuStreamDestroy_v2, (CUstream a), (a), 0, take(a), STREAM, -1)
