@@ -830,10 +830,10 @@ template <int N, int SPLIT> struct wide_walk {
     }
 };
 struct wide_memory {
-    float *own;                 // the block's sums, in the ring's place
-    float *sums;                // those it finishes: the same, or (SPLIT > 1) all shares of its rows
+    float *own;                 // [128, sums_row] the block's sums, in the ring's place
+    float *sums;                // [SPLIT, 128 / SPLIT, sums_row] those of the rows that it finishes; with SPLIT 1 the same
     float *scales;
-    u32 scaled, summed, read;   // barriers: the scales; SPLIT > 1: the sums' bytes, and their having been read by all shares
+    u32 scaled, summed, read;   // barriers: the scales; SPLIT > 1: the other shares' bytes, and all shares' having read theirs
 };
 
 template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_weights(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
@@ -876,7 +876,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
             item.place<EPILOGUE>(t, thread + i * WIDE_THREADS);
             if (item.exists<EPILOGUE>(t)) epilogue[i].begin(a, item);
         }
-        if (SPLIT > 1 && thread == 0) barrier_expect(memory.summed, WIDE_ROWS * padded * 4);
+        if (SPLIT > 1 && thread == 0) barrier_expect(memory.summed, (SPLIT - 1) * rows * padded * 4);
 #pragma unroll
         for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
         for (int left = walk.end - walk.first; left > 0; left--, walk.next()) {
@@ -894,7 +894,9 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
         if (is_last) cluster_arrive();  // what the others fetched for this block has come
 
         threads_sync<WIDE_THREADS>();  // the ring has been read
-        float *own = memory.own + (warp * 16 + (lane >> 2)) * padded;
+        // Where its row lies among the block's is where it lies among those that it finishes: only the others' need copies.
+        bool stays = warp * 16 / rows == walk.share;
+        float *own = (stays ? memory.sums : memory.own) + (warp * 16 + (lane >> 2)) * padded;
 #pragma unroll
         for (int i = 0; i < N / 2; i += 2) *(float2 *)(own + (i & 2) * 4 * padded + sums_place(i / 4 * 8 + (lane & 3) * 2)) = make_float2(acc[i], acc[i + 1]);
         if (SPLIT > 1) fence_copies();
@@ -905,9 +907,9 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
         }
         if (tiles == 0) barrier_wait(memory.scaled, 0);
         threads_sync<WIDE_THREADS>();
-        if (SPLIT > 1) {  // every block its rows
+        if (SPLIT > 1) {
             int peer = walk.tile_peer(thread % SPLIT);
-            if (thread < SPLIT)
+            if (thread < SPLIT && thread != walk.share)
                 copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer), shared_address(memory.own + thread * rows * padded), rows * padded * 4,
                              peer_address(memory.summed, peer));
             barrier_wait(memory.summed, tiles & 1);
