@@ -7564,11 +7564,12 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
    kernels: q, k and v rows in one matrix, 8 rows of a head's first half alternating with their partners in RoPE, and 8
-   rows of gate with 8 of up. Three ways through the layers:
+   rows of gate with 8 of up. Ways through the layers:
 
        bf16, up to 64 rows    few fused kernels that read every weight once (linear_*), recorded as CUDA graphs
+       bf16, up to 128 rows   on compute capability 9.0 the same with other kernels (wide_*), recorded when they come again
        bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
-       f32                    as the second, with a matrix product of our own that adds in one order whatever the rows
+       f32                    as the last, with a matrix product of our own that adds in one order whatever the rows
 
    What varies from pass to pass (tokens, positions, cache addresses, active rows) reaches the kernels through a table
    that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the stream's
@@ -8595,8 +8596,10 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
 typedef struct tsk__cuda_section {
     uint64_t key;
     int32_t n, n_requests, n_tiles, tile_rows;
+    const void *x;                 /* the rows' states: all rows', or where compact put some */
     CUgraphExec graph;
 } tsk__cuda_section;
+#define TSK__CUDA_SEEN 16
 #define TSK__CUDA_SECTIONS 64
 
 typedef struct tsk__cuda_stream {
@@ -8637,6 +8640,8 @@ typedef struct tsk__cuda_stream {
 
     tsk__cuda_section sections[TSK__CUDA_SECTIONS];
     int n_sections, next_section;
+    tsk__cuda_section seen[TSK__CUDA_SEEN];  /* of many rows, lately, and not recorded */
+    int next_seen;
 } tsk__cuda_stream;
 
 static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
@@ -9429,17 +9434,40 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* ---- recorded sections */
 
-/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 || tsk__cuda_is_fused(s); }
+/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
+   take longer than they take to launch. */
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_SKINNY : tsk__cuda_is_fused(s); }
 
-static int tsk__cuda_section_fits(const tsk__cuda_stream *s, const tsk__cuda_section *section, uint64_t key) {
-    return section->key == key && section->n == s->n && section->n_requests == s->n_requests && section->n_tiles == s->n_tiles && section->tile_rows == s->tile_rows;
+/* The section that the stream is about to run. */
+static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
+    tsk__cuda_section section;
+    section.key = key;
+    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.tile_rows = s->tile_rows;
+    section.x = s->base.x;
+    section.graph = NULL;
+    return section;
+}
+static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda_section *b) {
+    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->tile_rows == b->tile_rows && a->x == b->x;
+}
+
+/* Passes of more rows, many requests', come in ever new combinations: only what comes again is worth recording. */
+static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
+    tsk__cuda_section now = tsk__cuda_section_now(s, key);
+    int i;
+    if (s->n <= TSK__CUDA_SKINNY) return 1;
+    for (i = 0; i < TSK__CUDA_SEEN; i++)
+        if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
+    s->seen[s->next_seen] = now;
+    s->next_seen = (s->next_seen + 1) % TSK__CUDA_SEEN;
+    return 0;
 }
 
 static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
+    tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return 0;
-    for (i = 0; i < s->n_sections && !tsk__cuda_section_fits(s, &s->sections[i], key); i++) {
+    for (i = 0; i < s->n_sections && !tsk__cuda_is_same_section(&s->sections[i], &now); i++) {
     }
     if (i == s->n_sections) return 0;
     tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
@@ -9452,8 +9480,8 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     return 1;
 }
 
-static void tsk__cuda_record(tsk__cuda_stream *s) {
-    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return;
+static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
     s->normed_for = 0;  /* a section does not rely on what was left before it */
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
     s->is_recording = s->failure == CUDA_SUCCESS;
@@ -9480,8 +9508,7 @@ static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
     } else s->next_section = s->n_sections++;
     section = &s->sections[s->next_section];
     s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
-    section->key = key;
-    section->n = s->n, section->n_requests = s->n_requests, section->n_tiles = s->n_tiles, section->tile_rows = s->tile_rows;
+    *section = tsk__cuda_section_now(s, key);
     section->graph = executable;
     s->normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
@@ -9511,7 +9538,7 @@ TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *ind
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
 TSK__CUDA_OPERATION(logits, (tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits), tsk__cuda_logits(s, n, index, norm, logits))
-TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), (void)key; tsk__cuda_record(s))
+TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), tsk__cuda_record(s, key))
 TSK__CUDA_OPERATION(finish, (tsk__stream *stream, uint64_t key), tsk__cuda_finish(s, key))
 #undef TSK__CUDA_OPERATION
 static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
@@ -10662,7 +10689,7 @@ static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
 static void tsk__forward_layers(tsk__pass *p, int32_t first, int32_t last, int32_t n_states) {
     const tsk__backend_ops *ops = p->backend->ops;
     int traced = tsk__trace_on(p->tracer);
-    int recorded = ops->replay && !traced && p->n <= ops->masked_rows;
+    int recorded = ops->replay && !traced;
     uint64_t key = (uint64_t)first << 48 | (uint64_t)last << 32 | (uint64_t)n_states << 16 | (uint64_t)p->n;
     int32_t layer;
     if (recorded && ops->replay(p->stream, key)) return;

@@ -332,7 +332,7 @@ static tsk_generate_options small_options(void) {
 }
 
 static tsk_status use_session(tsk_model *model, tsk_error *error) {
-    static const int32_t prompt[70] = {3, 14, 15, 9, 26, 5};
+    static const int32_t prompt[140] = {3, 14, 15, 9, 26, 5};
     static float logits[2 * 200];
     tsk_generate_options o = small_options();
     tsk_trace_options tracing = tsk_trace_options_default();
@@ -343,7 +343,8 @@ static tsk_status use_session(tsk_model *model, tsk_error *error) {
     CHECK((status == TSK_OK) == (session != NULL));
     if (status != TSK_OK) return status;
     status = tsk_generate(session, prompt, 6, NULL, &result, error);
-    if (status == TSK_OK) status = tsk_generate(session, prompt, 70, NULL, &result, error); /* by the ways for many rows */
+    if (status == TSK_OK) status = tsk_generate(session, prompt, 70, NULL, &result, error); /* by the ways for more rows, */
+    if (status == TSK_OK) status = tsk_generate(session, prompt, 140, NULL, &result, error); /* and for many */
     if (status == TSK_OK) status = tsk_session_trace(session, &tracing, error);
     if (status == TSK_OK) status = tsk_generate(session, prompt, 6, NULL, &result, error);
     if (status == TSK_OK) status = tsk_session_trace(session, NULL, error);
@@ -427,7 +428,8 @@ static void check_refusal(tsk_dtype dtype, int call, int after) {
 
 /* Each of the allocating calls; of the others the first ones, and then ever fewer, on a real GPU (slow: a quarter of a
    second each) of all. */
-static void test_refusals(tsk_dtype dtype, int is_real) {
+/* fits: the model's shape fits the kernels for few rows. */
+static void test_refusals(tsk_dtype dtype, int is_real, int fits) {
     static int counts[N_CALLS];
     tsk_error error;
     int call, after, n = 0;
@@ -438,6 +440,9 @@ static void test_refusals(tsk_dtype dtype, int is_real) {
     if (!driver.is_real) cache_dir = ""; /* so that compiling can fail too */
     CHECK_INT(use_library(dtype, NULL, &error), TSK_OK);
     memcpy(counts, driver.calls, sizeof counts);
+    CHECK((counts[CALL_cuGraphLaunch] > 0) == (fits || dtype == TSK_DTYPE_F32)); /* all the ways were gone */
+    CHECK((counts[CALL_cublasGemmEx] > 0) == (dtype == TSK_DTYPE_BF16));
+    if (!is_real) CHECK((counts[CALL_cuOccupancyMaxActiveClusters] > 0) == (fits && dtype == TSK_DTYPE_BF16));
     check_nothing_left("after everything went well");
     for (call = 0; call < N_CALLS; call++) {
         int every = !is_real && (call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate);
@@ -471,7 +476,7 @@ static void test_host_memory(tsk_dtype dtype) {
 }
 
 int main(void) {
-    static const shape fused = {"fused", 64, 3, 1, 1, 32, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
+    static const shape fused = {"fused", 256, 3, 4, 2, 256, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
     char dirs[2][600], why[200] = "";
     int i;
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -483,8 +488,8 @@ int main(void) {
     for (i = 0; i < 2; i++) {
         model_dir = dirs[i];
         new_driver();
-        test_refusals(TSK_DTYPE_BF16, 0);
-        if (i) test_refusals(TSK_DTYPE_F32, 0);
+        test_refusals(TSK_DTYPE_BF16, 0, !i);
+        if (i) test_refusals(TSK_DTYPE_F32, 0, !i);
         test_host_memory(TSK_DTYPE_BF16);
     }
     new_driver();
@@ -496,9 +501,9 @@ int main(void) {
         CUcontext context; /* kept, as making it takes long */
         if (!CHECK_INT(real.cuDevicePrimaryCtxRetain(&context, 0), 0)) return test_end("test_cuda_faults");
         model_dir = dirs[0];
-        test_refusals(TSK_DTYPE_BF16, 1);
+        test_refusals(TSK_DTYPE_BF16, 1, 1);
         model_dir = dirs[1];
-        test_refusals(TSK_DTYPE_F32, 1);
+        test_refusals(TSK_DTYPE_F32, 1, 0);
         real.cuDevicePrimaryCtxRelease_v2(0);
         return test_end("test_cuda_faults");
     }

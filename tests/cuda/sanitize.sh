@@ -1,9 +1,9 @@
 #!/bin/sh
-# compute-sanitizer's memcheck and racecheck, in bf16 and f32: over generations of the demo model with TokenSkip that skips, and
-# over test_cuda's operations in two shapes that have attention kernels of their own. Kernels come from the cache (warmed
-# first: NVRTC under the sanitizer is slow). Only memcheck's canvas has more than 64 rows, for which there is cuBLAS:
-# racecheck is to look at our kernels alone. All at once: four minutes at most. (`bench` is no use here: its ceilings take
-# for ever under racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
+# compute-sanitizer's memcheck and racecheck: over generations of the demo model in bf16 and f32 with TokenSkip that skips, and
+# over test_cuda's operations in bf16 for two small shapes that have attention kernels of their own. Kernels come from the
+# cache (warmed first: NVRTC under the sanitizer is slow). Racecheck's runs have no more rows than there are kernels of ours
+# for: it is not to look at cuBLAS. All at once: four minutes at most. (`bench` is no use here: its ceilings take for ever
+# under racecheck.) sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
 operations=${3:-build/tests/test_cuda}
