@@ -842,6 +842,32 @@ static void test_layout(void) {
     CHECK_INT(sizeof(tsk__cuda_placing), 24);
 }
 
+/* Stages and shared memory of the wide maps, from what kernels.cu says they need (a stage of N outputs: (N + 128) * 128 bytes and
+   two barriers; rows of sums: whole sixteens and 4), by hand: for LLaDA-8B on an H100, and where columns or memory are few. */
+static void test_wide_memory(void) {
+    static const struct { int32_t map, limit, k, fits, stages, shared; } cases[] = {
+        {TSK__CUDA_MAP_QKV, 232448, 4096, 1, 7, 7 * 30720 + 512 + 7 * 16 + 24},
+        {TSK__CUDA_MAP_OUT, 232448, 4096, 1, 6, 6 * 26624 + 128 * 84 * 4 + 512 + 6 * 16 + 24},
+        {TSK__CUDA_MAP_GATE_UP, 232448, 4096, 1, 5, 5 * 43008 + 512 + 5 * 16 + 24},
+        {TSK__CUDA_MAP_DOWN, 232448, 12288, 1, 6, 6 * 26624 + 128 * 84 * 4 + 512 + 6 * 16 + 24},
+        {TSK__CUDA_MAP_HEAD, 232448, 4096, 1, 5, 5 * 44032 + 512 + 5 * 16 + 24},
+        {TSK__CUDA_MAP_GATE_UP, 232448, 128, 1, 2, 128 * 212 * 4 + 512 + 2 * 16 + 24}, /* the sums are larger than two stages */
+        {TSK__CUDA_MAP_OUT, 232448, 256, 1, 2, 2 * 26624 + 128 * 84 * 4 + 512 + 2 * 16 + 24},
+        {TSK__CUDA_MAP_OUT, 232448, 192, 0, 0, 0},    /* one of the two blocks of a tile has a single stage's columns */
+        {TSK__CUDA_MAP_GATE_UP, 101376, 4096, 0, 0, 0}};
+    tsk__cuda_backend b;
+    size_t i;
+    memset(&b, 0, sizeof b);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tsk__cuda_plan cut;
+        memset(&cut, 0, sizeof cut);
+        cut.k = cases[i].k, b.shared_limit = cases[i].limit;
+        if (!CHECK_INT(tsk__cuda_plan_wide_memory(&b, cases[i].map, &cut), cases[i].fits) || !cases[i].fits) continue;
+        CHECK_INT(cut.wide_stages, cases[i].stages);
+        CHECK_INT(cut.wide_shared, cases[i].shared);
+    }
+}
+
 static void test_compiles(void) {
     static const int archs[] = {80, 86, 89, 90, 100, 120};
     char why[160];
@@ -957,6 +983,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
     test_header();
     test_layout();
+    test_wide_memory();
     test_cuts();
     test_cache_files();
 #ifdef __SANITIZE_ADDRESS__
