@@ -891,7 +891,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
             last_empty = left > walk.stages ? ring.empty + walk.stage * 8 : 0;  // the last ones are held: the sums take their place
         }
         wide_wait<0>();
-        if (is_last) cluster_arrive();  // what the others fetched for this block has come
+        if (SPLIT == 1 && is_last) cluster_arrive();  // what the others fetched for this block has come
 
         threads_sync<WIDE_THREADS>();  // the ring has been read
         // Where its row lies among the block's is where it lies among those that it finishes: only the others' need copies.
@@ -913,6 +913,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
                 copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer), shared_address(memory.own + thread * rows * padded), rows * padded * 4,
                              peer_address(memory.summed, peer));
             barrier_wait(memory.summed, tiles & 1);
+            if (is_last) cluster_arrive();  // … and what they copied: they may end, once all blocks are here
         }
 #pragma unroll
         for (int i = 0; i < rounds; i++) {
@@ -982,7 +983,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
             cluster_arrive();
         }
     }
-    cluster_wait();  // none ends while another may reach into its memory
+    cluster_wait();  // none ends while another may reach into its memory, or a copy of its own is on its way
 }
 
 // wide_<kind>: as linear_<kind>, up to 128 rows. Grid: whole clusters of WIDE_CLUSTER; block WIDE_WARPS * 32; weights_map:

@@ -9451,11 +9451,12 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->tile_rows == b->tile_rows && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', come in ever new combinations: only what comes again is worth recording. */
+/* Passes of more rows, many requests', narrowed or not, come in ever new combinations: only what comes again is worth
+   recording. */
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->n <= TSK__CUDA_SKINNY) return 1;
+    if (s->all_n <= TSK__CUDA_SKINNY) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
         if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
     s->seen[s->next_seen] = now;
@@ -10690,7 +10691,7 @@ static void tsk__forward_layers(tsk__pass *p, int32_t first, int32_t last, int32
     const tsk__backend_ops *ops = p->backend->ops;
     int traced = tsk__trace_on(p->tracer);
     int recorded = ops->replay && !traced;
-    uint64_t key = (uint64_t)first << 48 | (uint64_t)last << 32 | (uint64_t)n_states << 16 | (uint64_t)p->n;
+    uint64_t key = (uint64_t)first << 32 | (uint64_t)last << 16 | (uint64_t)n_states;  /* (layers: 4096 at the most) */
     int32_t layer;
     if (recorded && ops->replay(p->stream, key)) return;
     if (recorded) ops->record(p->stream, key);
