@@ -92,13 +92,13 @@ endif
 RUN_TEST = sh tools/run_test.sh
 # (without the fake stack, on which gcc before 14 misaligns 64-byte vectors: its bug 110027)
 ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
-TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log
+TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log $(if $(HAS_CXX),build/test/test_emulated.log)
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
 SANITIZED_LOGS = $(patsubst %,build/test/sanitized_%.log,$(TESTS) $(filter-out test_seed_failure,$(SHELL_TESTS)))
 
 test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
 	@$(if $(HAS_SANITIZERS),:,echo "sanitizers: skipped, $(CC) cannot link -fsanitize=address,undefined")
-	@$(if $(HAS_CXX),:,echo "embed.cpp: skipped, there is no C++ compiler ($(CXX))")
+	@$(if $(HAS_CXX),:,echo "embed.cpp and test_emulated: skipped, there is no C++ compiler ($(CXX))")
 	@for log in $^; do tail -n 1 $$log; done | awk '{ passed += $$(NF-3); failed += $$(NF-1) } \
 	    END { print passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
 
@@ -139,6 +139,14 @@ build/tests/test_%: tests/test_%.c | build/tests
 build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	@rm -f $@
 	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
+
+# CUDA kernels on the CPU. (Unknown to C++ compilers: the kernels' `unroll`; its own ABI's history is of no interest.)
+build/emulated_kernels.h: kernels.cu tests/cuda/emulated.awk | build/tests
+	awk -f tests/cuda/emulated.awk $< > $@
+
+build/tests/test_emulated: tests/cuda/emulated.cc tests/cuda/emulated.h build/emulated_kernels.h tests/test.h
+	@rm -f $@
+	-$(CXX) -std=c++17 -O2 -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi -Ibuild -Itests/cuda $< -o $@
 
 $(TEST_PROGRAMS): %: %.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)

@@ -78,6 +78,7 @@ static __device__ __forceinline__ u32 shared_address(const void *p) { return (u3
 static __device__ __forceinline__ void copy16_async(u32 to, const void *from, bool valid) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
+static __device__ __forceinline__ void prefetch_l2(const void *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 static __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> static __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
@@ -740,7 +741,8 @@ static __device__ __forceinline__ void copy_to_peer(u32 to, u32 from, u32 bytes,
 }
 // What this thread has read and written of shared memory comes before what the copy engine does there after a barrier.
 static __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-// Orders what the matrix units have read before; what threads have read or written only by a fence.
+static __device__ __forceinline__ void fence_cluster() { asm volatile("fence.acq_rel.cluster;" ::: "memory"); }
+// Orders what the matrix units have read before; what threads have read or written only by fence_cluster.
 static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
 // To the same place of the blocks in `ranks`, whose barriers at the same place as this one's count the bytes.
 static __device__ __forceinline__ void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row, u32 barrier, u32 ranks, u64 policy) {
@@ -923,7 +925,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
         if (is_last) return;
         fence_copies();
         if (SPLIT > 1) {
-            asm volatile("fence.acq_rel.cluster;" ::: "memory");
+            fence_cluster();
             __syncwarp();
             if (lane < SPLIT) barrier_arrive_peer(peer_address(memory.read, walk.tile_peer(lane % SPLIT)));
             barrier_wait(memory.read, tiles & 1);
@@ -1055,8 +1057,8 @@ template <int HD, int ROW_WARPS, int ROW_TILES, int KEY_WARPS, int STAGES, int S
         for (int i = threadIdx.x + fetched * keys * row_bytes / 128; i < (end - begin) * keys * row_bytes / 128; i += threads) {
             u64 offset = (u64)begin * keys * row_bytes + (u64)i * 128;
             if (offset >= (u64)cache.length * row_bytes) break;
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)k + offset));
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)v + offset));
+            prefetch_l2((const char *)k + offset);
+            prefetch_l2((const char *)v + offset);
         }
     let_successor_start();
     wait_for_predecessor();

@@ -1,0 +1,27 @@
+# Makes C++ of the part of kernels.cu that has the linear maps and attention: functions that hold PTX are left out (emulated.h
+# has its own of the same names), and shared memory is asked for. Functions begin in column 1 and end where their braces do.
+function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
+/^\/\/ ---- The beginning and the end of a pass/ { exit }
+/^template <int N> .* multiply_wide\(.*;$/ { next }
+/^struct __align__\(64\) tensor_map/ { next }
+/^struct bf16/ { print; print "#include \"emulated.h\""; next }
+!inside && /^(template <[^>]*> )?(static )?__device__ [^;]*{/ { inside = 1; depth = 0; text = "" }
+inside {
+    text = text $0 "\n"
+    depth += braces($0)
+    if (depth > 0) next
+    inside = 0
+    if (text ~ /asm( volatile)?\(/) next
+    $0 = substr(text, 1, length(text) - 1)
+}
+{
+    while (match($0, /extern __shared__ (__align__\([0-9]+\) )?char [a-z_]+\[\];/)) {
+        declaration = substr($0, RSTART, RLENGTH)
+        name = declaration
+        sub(/\[\];$/, "", name)
+        sub(/.* /, "", name)
+        $0 = substr($0, 1, RSTART - 1) "char *" name " = emulated_shared();" substr($0, RSTART + RLENGTH)
+    }
+    gsub(/__shared__ int flag;/, "int \\&flag = *emulated_shared_int();")
+    print
+}
