@@ -90,9 +90,10 @@ endif
 # keeps what it printed in build/test/NAME.log, with the counts in its last line.
 
 RUN_TEST = sh tools/run_test.sh
+EMULATED = test_emulated test_emulated_sm80
 # (without the fake stack, on which gcc before 14 misaligns 64-byte vectors: its bug 110027)
 ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
-TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log $(if $(HAS_CXX),build/test/test_emulated.log)
+TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
 SANITIZED_LOGS = $(patsubst %,build/test/sanitized_%.log,$(TESTS) $(filter-out test_seed_failure,$(SHELL_TESTS)))
 
@@ -144,9 +145,10 @@ build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 build/emulated_kernels.h: kernels.cu tests/cuda/emulated.awk | build/tests
 	awk -f tests/cuda/emulated.awk $< > $@
 
-build/tests/test_emulated: tests/cuda/emulated.cc tests/cuda/emulated.h build/emulated_kernels.h tests/test.h
+build/tests/test_emulated_sm80: EMULATE = -DEMULATE_SM80
+$(EMULATED:%=build/tests/%): tests/cuda/emulated.cc tests/cuda/emulated.h build/emulated_kernels.h tests/test.h
 	@rm -f $@
-	-$(CXX) -std=c++17 -O2 -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi -Ibuild -Itests/cuda $< -o $@
+	-$(CXX) -std=c++17 -O2 -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi $(EMULATE) -Ibuild -Itests/cuda $< -o $@
 
 $(TEST_PROGRAMS): %: %.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)

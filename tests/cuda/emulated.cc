@@ -1,8 +1,15 @@
-/* The kernels that have most to go wrong in them, the linear maps and attention as sm_90 has them, run on the CPU (emulated.h)
-   in orders drawn from seeds, beside plain loops in double: what can be known of them without a GPU. */
+/* The kernels that have most to go wrong in them, the linear maps and attention, run on the CPU (emulated.h) in orders drawn
+   from seeds, beside plain loops in double: what can be known of them without a GPU. As sm_90 has them, or with EMULATE_SM80
+   as GPUs before it do. */
 #include "emulated_kernels.h" /* made of kernels.cu by emulated.awk */
 
 #include "../test.h"
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define WIDE(kind) wide_##kind
+#else
+#define WIDE(kind) NULL
+#endif
 
 typedef std::vector<bf16> values;
 
@@ -59,14 +66,17 @@ struct map_case {
     /* Shared memory as the kernels' comments have it. */
     void run(const form &f, void (*skinny_32)(const linear_args), void (*skinny_64)(const linear_args), void (*wide)(const linear_args)) {
         const linear_args &a = args;
+        (void)wide;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
         if (f.is_wide) {
             int ring = f.stages * (f.width + 128) * 128, sums = 512 * sums_row(f.width);
             launch_emulated([&a, wide]() { wide(a); }, {(u32)f.blocks, 1, 1}, WIDE_WARPS * 32, WIDE_CLUSTER, (u32)(max(ring, sums) + (f.split > 1 ? sums : 0) + 512 + f.stages * 16 + 24), seed);
-        } else {
-            int rows = m > 32 ? 64 : 32, width = f.pieces * 16;
-            launch_emulated([&a, skinny_32, skinny_64]() { a.m > 32 ? skinny_64(a) : skinny_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
-                            (u32)(f.stages * (width + rows) * 128 + f.groups * rows * (width + 4) * 4 + rows * 4 + f.stages * 16), seed);
+            return;
         }
+#endif
+        int rows = m > 32 ? 64 : 32, width = f.pieces * 16;
+        launch_emulated([&a, skinny_32, skinny_64]() { a.m > 32 ? skinny_64(a) : skinny_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
+                        (u32)(f.stages * (width + rows) * 128 + f.groups * rows * (width + 4) * 4 + rows * 4 + f.stages * 16), seed);
     }
 };
 
@@ -86,7 +96,7 @@ static void test_out(const form &f, int m, int n, int k, u32 seed) {
     std::vector<row_entry> rows = table_rows(m, 1);
     difference sums, halves, totals;
     c.args.out = x.data(), c.args.norm = norm.data(), c.args.normed = normed.data(), c.args.squares_out = squares.data(), c.args.table.rows = rows.data();
-    c.run(f, linear_out_32, linear_out_64, wide_out);
+    c.run(f, linear_out_32, linear_out_64, WIDE(out));
     for (int r = 0; r < m; r++)
         for (int o = 0; o < n; o++) {
             size_t i = (size_t)r * n + o;
@@ -108,7 +118,7 @@ static void test_gate_up(const form &f, int m, int mlp, int k, u32 seed) {
     values hidden((size_t)m * mlp, bf16{0x7fff});
     difference d;
     c.args.out = hidden.data(), c.args.mlp = mlp;
-    c.run(f, linear_gate_up_32, linear_gate_up_64, wide_gate_up);
+    c.run(f, linear_gate_up_32, linear_gate_up_64, WIDE(gate_up));
     for (int r = 0; r < m; r++)
         for (int i = 0; i < mlp; i++) {
             const float *pair = &c.results[(size_t)r * n + i / 8 * 16 + i % 8];
@@ -132,7 +142,7 @@ static void test_qkv(const form &f, int m, int heads, int kv_heads, int hd, int 
     for (size_t i = 0; i < rope.size(); i++) rope[i] = {cosf((float)i), sinf((float)i)};
     c.args.out = q.data(), c.args.n_heads = heads, c.args.n_kv_heads = kv_heads, c.args.head_dim = hd, c.args.layer_offset = (u64)kv_heads * hd;
     c.args.table.rows = rows.data(), c.args.table.caches = caches.data(), c.args.table.rope = rope.data();
-    c.run(f, linear_qkv_32, linear_qkv_64, wide_qkv);
+    c.run(f, linear_qkv_32, linear_qkv_64, WIDE(qkv));
     for (int r = 0; r < m; r++)
         for (int h = 0; h < heads + 2 * kv_heads; h++)
             for (int i = 0; i < half; i++) {
@@ -166,7 +176,7 @@ static void test_head(const form &f, int m, int n, int k, u32 seed) {
     for (draw_entry &draw : draws) draw = draw_entry(), draw.mask_token_id = mask_id;
     for (head_entry &entry : heads) entry.id = -77;
     c.args.draws = draws.data(), c.args.heads = heads.data(), c.args.logits = logits.data();
-    c.run(f, linear_head_32, linear_head_64, wide_head);
+    c.run(f, linear_head_32, linear_head_64, WIDE(head));
     for (int r = 0; r < m; r++) {
         head_entry all = head_none();
         int best = -1;
@@ -195,6 +205,7 @@ static void test_maps(u32 seed) {
     test_gate_up(some, 30, 200, 264, seed), test_gate_up(some, 33, 96, 200, seed);
     test_qkv(others, 50, 2, 1, 64, 192, seed), test_qkv(others, 9, 3, 3, 16, 264, seed);
     test_head(some, 20, 300, 256, seed);
+    if (!WIDE(out)) return;
     test_out(out, 128, 256, 512, seed), test_out(out_again, 97, 400, 328, seed), test_out(out_again, 70, 80, 256, seed);
     test_qkv(qkv, 128, 4, 2, 64, 256, seed), test_qkv(qkv, 77, 2, 1, 128, 264, seed);
     test_gate_up(gate_up, 128, 600, 192, seed), test_gate_up(gate_up, 97, 264, 136, seed);
@@ -263,5 +274,5 @@ int main() {
         test_attention(attention_large_64, {{128, 260}, {100, 100}, {64, 64}, {33, 190}, {32, 129}, {3, 70}}, 1, 128, 128, 2, 1, 64, seed);
         test_attention(attention_large_128, {{70, 90}, {20, 140}}, 1, 128, 128, 1, 1, 128, seed);
     }
-    return test_end("test_emulated");
+    return test_end(WIDE(out) ? "test_emulated" : "test_emulated_sm80");
 }

@@ -26,8 +26,12 @@
 #define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)
+#ifdef EMULATE_SM80
+#define __CUDA_ARCH__ 800
+#else
 #define __CUDA_ARCH__ 900
 #define __CUDA_ARCH_FEAT_SM90_ALL
+#endif
 
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(8) uint2 { u32 x, y; };
@@ -207,7 +211,7 @@ static inline u64 read_once_policy() { return 0; }
 static inline u64 read_often_policy() { return 0; }
 static inline void prefetch_l2(const void *) {}
 
-/* A thread's own ones come at once or when they are waited for. */
+/* A thread's own ones come at once, or when they are waited for or a barrier is told of them. */
 static inline void copy16_async(u32 to, const void *from, bool valid) {
     char *there = shared_at(to, 16);
     std::vector<std::vector<std::function<void()>>> &groups = machine.now->copies;
@@ -226,6 +230,21 @@ template <int PENDING> static inline void copies_wait() {
         for (auto &copy : groups.front()) copy();
         groups.erase(groups.begin());
     }
+}
+
+/* The arrival comes with the copies. */
+static inline void barrier_arrive_copied(u32 address) {
+    auto copies = std::move(machine.now->copies);
+    barrier_state *b = &barrier_at(address);
+    machine.now->copies.clear();
+    machine.copies.push_back([=]() {
+        if (chance_of(4)) return false;
+        for (auto &group : copies)
+            for (auto &copy : group) copy();
+        b->missing--;
+        barrier_turn(*b);
+        return true;
+    });
 }
 
 static inline void bytes_come(block_state *block, u32 barrier, u32 bytes) {
