@@ -8599,7 +8599,7 @@ typedef struct tsk__cuda_section {
     const void *x;                 /* the rows' states: all rows', or where compact put some */
     CUgraphExec graph;
 } tsk__cuda_section;
-#define TSK__CUDA_SEEN 16
+#define TSK__CUDA_SEEN 4
 #define TSK__CUDA_SECTIONS 64
 
 typedef struct tsk__cuda_stream {
@@ -9451,8 +9451,8 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->tile_rows == b->tile_rows && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', narrowed or not, come in ever new combinations: only what comes again is worth
-   recording. */
+/* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
+   launches save: only what comes again at once, as that of a steady batch does, is worth it. */
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
