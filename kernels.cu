@@ -136,10 +136,12 @@ struct __align__(64) tensor_map { u64 words[16]; };  // is CUtensorMap
 static __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
+// What this thread has read and written of shared memory comes before what the copy engine does there after a barrier.
+static __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // What a barrier_init left is there for the copy engine too.
 static __device__ __forceinline__ void barriers_publish() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_copies();
 }
 static __device__ __forceinline__ u64 read_once_policy() {
     u64 policy;
@@ -556,6 +558,7 @@ struct linear_walk {
         stages = a.stages;
         chunk = stage = phase = 0;
     }
+    __device__ __forceinline__ int output(int width) const { return tile * width; }  // that the tile begins with
     __device__ __forceinline__ bool more() const { return tile < tiles; }
     __device__ __forceinline__ void next() {
         if (++stage == stages) stage = 0, phase ^= 1;
@@ -566,7 +569,7 @@ struct linear_ring {
     u32 memory, stage_bytes;
     u32 full, empty;            // a barrier for each stage
     // Waits until the stage may be filled again; `filled` of them were.
-    __device__ __forceinline__ void claim(const linear_walk &w, int filled) const {
+    template <class WALK> __device__ __forceinline__ void claim(const WALK &w, int filled) const {
         if (filled >= w.stages) barrier_wait(empty + w.stage * 8, w.phase ^ 1);
     }
 };
@@ -574,11 +577,11 @@ struct linear_ring {
 #if __CUDA_ARCH__ >= 900
 // By one thread: boxes of `rows` rows, tile after tile (weights) or always the same (input), to `offset` in each stage. A
 // thread of its own for either: what one waits for does not hold up the other.
-static __device__ __forceinline__ void fetch_boxes(const tensor_map *map, linear_walk walk, const linear_ring &ring, u32 offset, int rows, bool by_tile, u64 policy) {
+template <class WALK> static __device__ __forceinline__ void fetch_boxes(const tensor_map *map, WALK walk, const linear_ring &ring, u32 offset, int rows, bool by_tile, u64 policy) {
     for (int filled = 0; walk.more(); walk.next(), filled++) {
         ring.claim(walk, filled);
         barrier_expect(ring.full + walk.stage * 8, rows * LINEAR_CHUNK * 2);
-        copy_box(ring.memory + walk.stage * ring.stage_bytes + offset, map, walk.chunk * LINEAR_CHUNK, by_tile ? walk.tile * rows : 0, ring.full + walk.stage * 8, policy);
+        copy_box(ring.memory + walk.stage * ring.stage_bytes + offset, map, walk.chunk * LINEAR_CHUNK, by_tile ? walk.output(rows) : 0, ring.full + walk.stage * 8, policy);
     }
 }
 #else
@@ -602,6 +605,16 @@ static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk w
     copies_wait<0>();  // a thread that has ended need not answer for its copies
 }
 #endif
+
+// The norm's scales of `rows` rows, by `warps` warps of which this is number `warp`: 8 lanes a row.
+static __device__ __forceinline__ void make_scales(const linear_args &a, float *scales, int rows, int warp, int warps) {
+    int lane = threadIdx.x & 31;
+    for (int row = warp * 4 + (lane >> 3); row < rows; row += warps * 4) {
+        float scale = 1.0f;
+        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
+        if ((lane & 7) == 0) scales[row] = scale;
+    }
+}
 
 template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(const linear_args &a) {
     const int m_sub = M / 8;  // 8-row pieces
@@ -641,17 +654,13 @@ template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(c
 #else
     if (thread >= LINEAR_THREADS) return fetch(a, walk, ring, width, M, thread - LINEAR_THREADS);
 #endif
-    for (int row = warp * 4 + (lane >> 3); row < M; row += LINEAR_WARPS * 4) {  // while the first stages come
-        float scale = 1.0f;
-        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
-        if ((lane & 7) == 0) scales[row] = scale;
-    }
+    make_scales(a, scales, M, warp, LINEAR_WARPS);  // while the first stages come
 
     // A group always meets the same stages of the ring (their number is a multiple of the groups'): it waits for every phase.
     int group = warp / a.pieces, piece = warp - group * a.pieces, turn = 0, tiles = 0;
     float acc[m_sub][4];
     for (; walk.more(); tiles++) {
-        linear_sums t = {sums, scales, a.bias, a.groups, M, width, 0, walk.tile * width, a.n};
+        linear_sums t = {sums, scales, a.bias, a.groups, M, width, 0, walk.output(width), a.n};
         linear_item item;
         EPILOGUE epilogue;
         item.place<EPILOGUE>(t, thread);
@@ -739,8 +748,6 @@ static __device__ __forceinline__ u32 peer_address(u32 address, int rank) {
 static __device__ __forceinline__ void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
     asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(barrier) : "memory");
 }
-// What this thread has read and written of shared memory comes before what the copy engine does there after a barrier.
-static __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 static __device__ __forceinline__ void fence_cluster() { asm volatile("fence.acq_rel.cluster;" ::: "memory"); }
 // Orders what the matrix units have read before; what threads have read or written only by fence_cluster.
 static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
@@ -762,41 +769,27 @@ template <int PENDING> static __device__ __forceinline__ void wide_wait() { asm 
 // c[64, N] += a[64, 16] * b[N, 16]^T by a warp group. Warp w of it holds rows 16w + lane/4 (c[4j], c[4j + 1]) and 8 further
 // (the next two), columns 8j + 2*(lane%4) and the next.
 template <int N> static __device__ __forceinline__ void multiply_wide(float (&c)[N / 2], u64 a, u64 b);
-template <> __device__ __forceinline__ void multiply_wide<80>(float (&c)[40], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39}, %40, %41, 1, 1, 1, 0, 0;"
-                 : WIDE_16(0), WIDE_16(16), WIDE_8(32)
-                 : "l"(a), "l"(b));
-}
-template <> __device__ __forceinline__ void multiply_wide<112>(float (&c)[56], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n112k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55}, %56, %57, 1, 1, 1, 0, 0;"
-                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_8(48)
-                 : "l"(a), "l"(b));
-}
-template <> __device__ __forceinline__ void multiply_wide<208>(float (&c)[104], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n208k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"
-                 "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-                 "%96,%97,%98,%99,%100,%101,%102,%103}, %104, %105, 1, 1, 1, 0, 0;"
-                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96)
-                 : "l"(a), "l"(b));
-}
-template <> __device__ __forceinline__ void multiply_wide<216>(float (&c)[108], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n216k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"
-                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"
-                 "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107}, %108, %109, 1, 1, 1, 0, 0;"
-                 : WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96), WIDE_4(104)
-                 : "l"(a), "l"(b));
-}
+#define WIDE_REGISTERS_40 \
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23" \
+    ",%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
+#define WIDE_REGISTERS_56 WIDE_REGISTERS_40 \
+    ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55"
+#define WIDE_REGISTERS_104 WIDE_REGISTERS_56 \
+    ",%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
+    ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103"
+#define WIDE_REGISTERS_108 WIDE_REGISTERS_104 \
+    ",%104,%105,%106,%107"
+// For N outputs: N / 2 registers, and the operands after them.
+#define MULTIPLY_WIDE(N, REGISTERS, NEXT, ...) \
+    template <> __device__ __forceinline__ void multiply_wide<N>(float (&c)[N / 2], u64 a, u64 b) { \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" WIDE_REGISTERS_##REGISTERS "}, %" #REGISTERS ", %" #NEXT ", 1, 1, 1, 0, 0;" \
+                     : __VA_ARGS__ \
+                     : "l"(a), "l"(b)); \
+    }
+MULTIPLY_WIDE(80, 40, 41, WIDE_16(0), WIDE_16(16), WIDE_8(32))
+MULTIPLY_WIDE(112, 56, 57, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_8(48))
+MULTIPLY_WIDE(208, 104, 105, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96))
+MULTIPLY_WIDE(216, 108, 109, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96), WIDE_4(104))
 #undef WIDE_16
 #undef WIDE_8
 #undef WIDE_4
@@ -819,16 +812,13 @@ template <int N, int SPLIT> struct wide_walk {
     }
     __device__ __forceinline__ int tile_peer(int of_share) const { return sharer * SPLIT + of_share; }  // ranks
     __device__ __forceinline__ int input_peer(int of_sharer) const { return of_sharer * SPLIT + share; }
-    __device__ __forceinline__ int output() const { return (tile + sharer) * N; }
+    __device__ __forceinline__ int output(int width) const { return (tile + sharer) * width; }
     __device__ __forceinline__ int step() const { return (int)gridDim.x / SPLIT; }
     __device__ __forceinline__ bool more() const { return tile < tiles; }  // for all blocks of the cluster alike
     __device__ __forceinline__ bool is_last_tile() const { return tile + step() >= tiles; }
     __device__ __forceinline__ void next() {
         if (++stage == stages) stage = 0, phase ^= 1;
         if (++chunk == end) chunk = first, tile += step();
-    }
-    __device__ __forceinline__ void claim(const linear_ring &ring, int filled) const {
-        if (filled >= stages) barrier_wait(ring.empty + stage * 8, phase ^ 1);
     }
 };
 struct wide_memory {
@@ -838,14 +828,6 @@ struct wide_memory {
     u32 scaled, summed, read;   // barriers: the scales; SPLIT > 1: the other shares' bytes, and all shares' having read theirs
 };
 
-template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_weights(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
-    u64 policy = read_once_policy();
-    for (int filled = 0; walk.more(); walk.next(), filled++) {
-        walk.claim(ring, filled);
-        barrier_expect(ring.full + walk.stage * 8, N * LINEAR_CHUNK * 2);
-        copy_box(ring.memory + walk.stage * ring.stage_bytes, &a.weights_map, walk.chunk * LINEAR_CHUNK, walk.output(), ring.full + walk.stage * 8, policy);
-    }
-}
 // Of the boxes of WIDE_BOX rows this sharer's part, to all sharers.
 template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_input(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
     const int boxes = WIDE_ROWS / WIDE_BOX / walk.SHARERS, box_bytes = WIDE_BOX * LINEAR_CHUNK * 2;
@@ -854,7 +836,7 @@ template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_in
     for (int i = 0; i < walk.SHARERS; i++) ranks |= 1u << walk.input_peer(i);
     for (int filled = 0; walk.more(); walk.next(), filled++) {
         u32 to = ring.memory + walk.stage * ring.stage_bytes + N * LINEAR_CHUNK * 2, full = ring.full + walk.stage * 8;
-        walk.claim(ring, filled);
+        ring.claim(walk, filled);
         barrier_expect(full, WIDE_ROWS * LINEAR_CHUNK * 2);
         for (int box = walk.sharer * boxes; box < (walk.sharer + 1) * boxes; box++)
             copy_box_to_peers(to + box * box_bytes, &a.input_map, walk.chunk * LINEAR_CHUNK, box * WIDE_BOX, full, ranks, policy);
@@ -869,7 +851,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
     float acc[N / 2];
     for (u32 tiles = 0; walk.more(); tiles++) {
         bool is_last = walk.is_last_tile();
-        linear_sums t = {memory.sums, memory.scales, a.bias, SPLIT, rows, N, walk.share * rows, walk.output(), a.n};
+        linear_sums t = {memory.sums, memory.scales, a.bias, SPLIT, rows, N, walk.share * rows, walk.output(N), a.n};
         u32 last_empty = 0;
         linear_item item;
         EPILOGUE epilogue[rounds];
@@ -893,7 +875,6 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
             last_empty = left > walk.stages ? ring.empty + walk.stage * 8 : 0;  // the last ones are held: the sums take their place
         }
         wide_wait<0>();
-        if (SPLIT == 1 && is_last) cluster_arrive();  // what the others fetched for this block has come
 
         threads_sync<WIDE_THREADS>();  // the ring has been read
         // Where its row lies among the block's is where it lies among those that it finishes: only the others' need copies.
@@ -915,8 +896,8 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
                 copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer), shared_address(memory.own + thread * rows * padded), rows * padded * 4,
                              peer_address(memory.summed, peer));
             barrier_wait(memory.summed, tiles & 1);
-            if (is_last) cluster_arrive();  // … and what they copied: they may end, once all blocks are here
         }
+        if (is_last) cluster_arrive();  // all that the others sent to this block has come
 #pragma unroll
         for (int i = 0; i < rounds; i++) {
             item.place<EPILOGUE>(t, thread + i * WIDE_THREADS);
@@ -963,7 +944,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
     cluster_arrive();
     let_successor_start();
     if (warp == WIDE_WEIGHTS) {  // as in linear; and no other block's memory is touched
-        if (lane == 0) wide_fetch_weights<N, SPLIT>(a, walk, ring);
+        if (lane == 0) fetch_boxes(&a.weights_map, walk, ring, 0, N, true, read_once_policy());
         __syncwarp();
         cluster_wait();
         cluster_arrive();
@@ -974,11 +955,7 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
         else {
             if (warp == WIDE_INPUT && lane == 0) wide_fetch_input<N, SPLIT>(a, walk, ring);
             if (warp >= WIDE_SCALES) {
-                for (int row = (warp - WIDE_SCALES) * 4 + (lane >> 3); row < WIDE_ROWS; row += 8) {
-                    float scale = 1.0f;
-                    if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
-                    if ((lane & 7) == 0) memory.scales[row] = scale;
-                }
+                make_scales(a, memory.scales, WIDE_ROWS, warp - WIDE_SCALES, WIDE_WARPS - WIDE_SCALES);
                 barrier_arrive(memory.scaled);
             }
             __syncwarp();
@@ -1350,7 +1327,8 @@ extern "C" __global__ void pass_signal(u32 *count, volatile u32 *signalled) {
 // By 512 threads: n values move down, a piece at a time, first to last; a piece is read whole before any of it is written,
 // and what is written lies below all that is still to be read.
 template <class V> static __device__ __forceinline__ void slide_values(V *to, const V *from, u64 n) {
-    for (u64 at = threadIdx.x; at < (n + 2047) / 2048 * 2048 + threadIdx.x; at += 2048) {
+    for (u64 first = 0; first < n; first += 2048) {
+        u64 at = first + threadIdx.x;
         V values[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)

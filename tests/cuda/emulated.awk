@@ -3,6 +3,7 @@
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
 /^\/\/ ---- The beginning and the end of a pass/ { exit }
 /^template <int N> .* multiply_wide\(.*;$/ { next }
+/^MULTIPLY_WIDE\(/ { next }
 /^struct __align__\(64\) tensor_map/ { next }
 /^struct bf16/ { print; print "#include \"emulated.h\""; next }
 !inside && /^(template <[^>]*> )?(static )?__device__ [^;]*{/ { inside = 1; depth = 0; text = "" }

@@ -15,7 +15,7 @@ dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 n=0
 
-check() { # check TOOL SECONDS COMMAND...: beside the others; `report` tells how it ended
+check() { # check TOOL SECONDS COMMAND...: beside the others; a report tells how it ended
     n=$((n + 1))
     run_check "$@" > "$dir/$n.report" 2>&1 &
 }
