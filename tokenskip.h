@@ -7983,9 +7983,12 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
     return TSK_OK;
 }
 
+/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
+static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
+
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
-    snprintf(arch, 64, "--gpu-architecture=sm_%d%s", b->arch, b->arch == 90 ? "a" : "");
+    snprintf(arch, 64, "--gpu-architecture=sm_%d%s", b->arch, tsk__cuda_has_hopper_kernels(b) ? "a" : "");
     options[0] = arch;
     options[1] = "--std=c++17";
 }
@@ -8112,7 +8115,7 @@ static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error)
     char name[64];
     int i;
     for (i = 0; i < (int)TSK__CUDA_KERNEL_COUNT && result == CUDA_SUCCESS; i++) {
-        if (kernels[i].kind == 'W' && b->arch != 90) continue;
+        if (kernels[i].kind == 'W' && !tsk__cuda_has_hopper_kernels(b)) continue;
         snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
         result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
         if (result == CUDA_SUCCESS && (i == TSK__CUDA_norm || i >= TSK__CUDA_linear_qkv_32))
@@ -8137,8 +8140,12 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 
 /* ---- how the linear maps' work is cut for few rows */
 
+/* As in kernels.cu: how long a row of a tile's sums is, and one of squares, in floats. */
+static int32_t tsk__cuda_sums_row(int32_t width) { return (width + 15) / 16 * 16 + 4; }
+static int32_t tsk__cuda_squares_row(int32_t d) { return (d + 63) / 64 * 4; }
+
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * (16 * pieces + 4) * 4 + rows * 4; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * tsk__cuda_sums_row(16 * pieces) * 4 + rows * 4; }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
@@ -8224,7 +8231,7 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
     int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE * ((width + 15) / 16 * 16 + 4) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
+    int32_t sums = TSK__CUDA_WIDE * tsk__cuda_sums_row(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
     int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
@@ -8236,7 +8243,7 @@ static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__
 /* Whether the wide maps are there and worth it: not where most blocks would wait for a few that have one tile more. */
 static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
-    int map, fits = b->arch == 90 && b->has_skinny;
+    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_skinny;
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
@@ -8888,7 +8895,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * ((d + 63) / 64 * 4), sizeof(float));  /* squares_row(d) each */
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
     s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
     s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
@@ -9098,7 +9105,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     float eps = c->rms_norm_eps;
     void *parameters[6];
     parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)((d + 63) / 64 * 16), parameters, "norm");  /* squares_row(d) floats */
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)tsk__cuda_squares_row(d) * 4, parameters, "norm");
     if (out == s->normed) s->normed_for = 0;
 }
 
