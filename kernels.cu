@@ -1282,10 +1282,13 @@ template <int HD> static __device__ __forceinline__ void attention_any(const att
     else attention<HD, 2, 1, 2, 3, 1>(a);
 }
 // Shared memory 768 * HD bytes, and 1 KB of their own: 97 of the 99 KB that the smaller GPUs have. All equal attend.
+//   attention_few_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), block 128, 1024 * HD bytes: where there are no more
+//     blocks than multiprocessors, each has another stage's keys under way
 //   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles), block 256
 //   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles), block 256
 //   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles), block 128
 #define ATTENTION_KERNELS(HD) \
+    extern "C" __global__ void __launch_bounds__(128, 1) attention_few_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 2, 4, 1>(a); } \
     extern "C" __global__ void __launch_bounds__(256, 2) attention_small_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 4, 3, 4>(a); } \
     extern "C" __global__ void __launch_bounds__(256, 2) attention_medium_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 1, 2, 3, 4>(a); } \
     extern "C" __global__ void __launch_bounds__(128, 2) attention_large_##HD(const __grid_constant__ attention_args a) { attention_any<HD>(a); }

@@ -7885,7 +7885,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
     X(linear_head_32, '-') X(linear_head_64, '-') X(wide_qkv, 'W') X(wide_out, 'W') X(wide_gate_up, 'W') X(wide_head, 'W') \
-    X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
+    X(attention_few_64, '-') X(attention_few_128, '-') X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
 
 typedef enum tsk__cuda_kernel {
 #define TSK__CUDA_KERNEL_ENUM(name, kind) TSK__CUDA_##name,
@@ -7893,6 +7893,14 @@ typedef enum tsk__cuda_kernel {
 #undef TSK__CUDA_KERNEL_ENUM
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
+
+/* The bf16 attention kernels (see kernels.cu): for tiles of up to so many rows, keys split so many ways, bytes of shared memory
+   for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
+typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
+static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
+    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, 4, 256, 768}, {TSK__CUDA_attention_medium_64, 64, 4, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+};
+#define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
 /* ---- the backend */
 
@@ -8105,6 +8113,15 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     return status;
 }
 
+/* The most shared memory that a kernel is launched with, beyond what it names itself; 0: no more than any may have. */
+static int32_t tsk__cuda_shared_most(const tsk__cuda_backend *b, int kernel) {
+    if (kernel == TSK__CUDA_norm) return 48 * 1024;
+    if (kernel < TSK__CUDA_linear_qkv_32) return 0;
+    if (kernel < TSK__CUDA_attention_few_64) return b->shared_limit;
+    if (kernel < TSK__CUDA_attention_small_64 && TSK__CUDA_FEW_SHARED <= b->shared_limit) return TSK__CUDA_FEW_SHARED;
+    return 96 * 1024;
+}
+
 static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error) {
     static const struct { const char *name; char kind; } kernels[TSK__CUDA_KERNEL_COUNT] = {
 #define TSK__CUDA_KERNEL_NAME(name, kind) {#name, kind},
@@ -8118,9 +8135,8 @@ static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error)
         if (kernels[i].kind == 'W' && !tsk__cuda_has_hopper_kernels(b)) continue;
         snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
         result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
-        if (result == CUDA_SUCCESS && (i == TSK__CUDA_norm || i >= TSK__CUDA_linear_qkv_32))
-            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                               i == TSK__CUDA_norm ? 48 * 1024 : i >= TSK__CUDA_attention_small_64 ? 96 * 1024 : b->shared_limit);
+        if (result == CUDA_SUCCESS && tsk__cuda_shared_most(b, i))
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, tsk__cuda_shared_most(b, i));
         /* One division of the multiprocessors' memory for all: kernels that want different ones cannot overlap. */
         if (result == CUDA_SUCCESS) result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
     }
@@ -8602,7 +8618,8 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
 /* A recorded section: a graph, and the shape of the pass that it was recorded for. */
 typedef struct tsk__cuda_section {
     uint64_t key;
-    int32_t n, n_requests, n_tiles, tile_rows;
+    int32_t n, n_requests, n_tiles;
+    tsk__cuda_attention attention;
     const void *x;                 /* the rows' states: all rows', or where compact put some */
     CUgraphExec graph;
 } tsk__cuda_section;
@@ -8632,7 +8649,8 @@ typedef struct tsk__cuda_stream {
 
     /* the pass */
     int32_t n, all_n, n_requests;
-    int32_t n_tiles, tile_rows;    /* attention's; tile_rows: the most of any, where its keys are split, else 0 */
+    int32_t n_tiles;               /* attention's */
+    tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
     CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_masked;
@@ -8994,15 +9012,20 @@ static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     return longest;
 }
 
-/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle. */
+/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
+   of them under way, for small tiles where they are just enough. */
 static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
     int32_t i, n, last;
     s->is_dirty = 1;
-    s->tile_rows = tsk__cuda_cut_tiles(s, 64) <= 32 ? 32 : 64;
-    if (s->n_tiles * s->tile_rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
-    s->tile_rows = 0;
+    s->attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
+    if (s->n_tiles * tsk__cuda_attentions[s->attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
+    if (s->attention == TSK__CUDA_ATTENTION_SMALL && s->n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+        s->attention = TSK__CUDA_ATTENTION_FEW;
+        return;
+    }
+    s->attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
     /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
        as both halves have more than 32 rows (see attention_large). */
@@ -9214,10 +9237,10 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = offset;
     if (b->has_flash) {
         void *parameters[1];
-        int kernel = (int)(s->tile_rows == 0 ? TSK__CUDA_attention_large_64 : s->tile_rows == 32 ? TSK__CUDA_attention_small_64 : TSK__CUDA_attention_medium_64) + (hd == 128);
+        uint32_t i = (uint32_t)s->attention;
         parameters[0] = &a;
-        tsk__cuda_launch(s, (tsk__cuda_kernel)kernel, s->tile_rows ? 4 : 1, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, s->tile_rows ? 256 : 128, 768 * (uint32_t)hd, parameters,
-                         "attention");
+        tsk__cuda_launch(s, (tsk__cuda_kernel)(tsk__cuda_attentions[i].kernel + (hd == 128)), tsk__cuda_attentions[i].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, tsk__cuda_attentions[i].threads,
+                         tsk__cuda_attentions[i].bytes * (uint32_t)hd, parameters, "attention");
     } else {
         void *parameters[8];
         int32_t n_heads = c->n_heads, n_kv_heads = c->n_kv_heads;
@@ -9449,13 +9472,13 @@ static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.tile_rows = s->tile_rows;
+    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.attention = s->attention;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
 }
 static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda_section *b) {
-    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->tile_rows == b->tile_rows && a->x == b->x;
+    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->x == b->x;
 }
 
 /* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some

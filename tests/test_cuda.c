@@ -22,7 +22,7 @@ static const shape shapes[] = {
     {"mha 64", 256, 3, 4, 4, 704, 1000, 0, 0, 0, 1},  {"gqa 128", 512, 3, 4, 2, 1040, 2051, 1, 0, 0, 2}, {"gqa 32", 192, 3, 6, 3, 200, 515, 1, 1, 0, 1},
     {"odd", 78, 3, 3, 1, 115, 301, 1, 1, 0, 1},       {"wide head", 384, 3, 2, 1, 520, 640, 0, 0, 1, 1}, {"hd 16", 128, 3, 8, 2, 264, 999, 0, 1, 0, 3},
 };
-/* For `few`: as small as the kernels of both sizes of heads have them, as racecheck takes its time. */
+/* For the parts: as small as the kernels of both sizes of heads have them, as racecheck takes its time. */
 static const shape few_shapes[] = {{"few 64", 256, 2, 4, 4, 264, 300, 0, 0, 0, 1}, {"few 128", 256, 2, 2, 1, 256, 310, 1, 0, 0, 1}};
 enum { n_shapes = sizeof shapes / sizeof shapes[0], n_few_shapes = sizeof few_shapes / sizeof few_shapes[0], n_random_shapes = 8 };
 
@@ -738,12 +738,14 @@ static void check_same(const shape *s, tsk_model *device, const trial *t, const 
     CHECK_INT(wrong, 0);
 }
 
-/* Attention's tiles of all sizes, whole ones and halves (as a device of many multiprocessors has them): right, and the same.
-   A few of them: no more rows than there are kernels of ours for. */
-static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, int few) {
-    static const int32_t all_runs[] = {129, 32, 65, 1, 127, 33}, few_runs[] = {70, 36, 22};
+/* What of the operations is run: all, or for compute-sanitizer a part of the bf16 ones on the few shapes: those of no more than
+   64 rows; the wide maps' cases; attention's tiles of more rows, by cuBLAS. */
+typedef enum part { PART_ALL, PART_FEW, PART_WIDE, PART_TILES, PARTS } part;
+static const char *const part_names[PARTS] = {"all", "few", "wide", "tiles"};
+
+/* Rows of `runs`, a request each, on a device of one multiprocessor; then, if `others`, of so many: right, and the same. */
+static void test_runs(const shape *s, tsk_model *cpu, tsk_model *device, const int32_t *runs, int32_t n_runs, int others) {
     static tsk__prediction predictions[max_rows];
-    const int32_t *runs = few ? few_runs : all_runs, n_runs = few ? 3 : 6;
     tsk__cuda_backend *b = tsk__cuda_backend_of(device->backend);
     int n_multiprocessors = b->n_multiprocessors;
     int32_t n = 0, r;
@@ -754,14 +756,30 @@ static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, int fe
     t = new_trial(cpu->backend->config, n, n_runs, runs, 0, 1, 0);
     b->n_multiprocessors = 1;
     test_trial(s, cpu, device, &t);
-    if (!few) run_side(&first, device, &t, &got, predictions);
+    if (others) {
+        run_side(&first, device, &t, &got, predictions);
+        b->n_multiprocessors = others;
+        test_trial(s, cpu, device, &t), check_same(s, device, &t, &got, "attend", "attention depends on its tiles");
+    }
     b->n_multiprocessors = n_multiprocessors;
-    if (!few) test_trial(s, cpu, device, &t), check_same(s, device, &t, &got, "attend", "attention depends on its tiles");
     free_trial(&t);
 }
 
+/* Attention's tiles of all sizes: as many short ones as multiprocessors, which have a kernel of their own; whole ones and
+   halves, as a device of many multiprocessors has them. */
+static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, part which) {
+    static const int32_t short_runs[] = {32, 20, 12}, some_runs[] = {70, 36, 22}, all_runs[] = {129, 32, 65, 1, 127, 33};
+    tsk__cuda_backend *b = tsk__cuda_backend_of(device->backend);
+    int has_wide = b->has_wide;
+    if (which <= PART_FEW) test_runs(s, cpu, device, short_runs, 3, 3 * s->heads);
+    if (which == PART_ALL) test_runs(s, cpu, device, all_runs, 6, b->n_multiprocessors);
+    if (which == PART_TILES) b->has_wide = 0;
+    if (which >= PART_WIDE) test_runs(s, cpu, device, some_runs, 3, 0);
+    b->has_wide = has_wide;
+}
+
 /* The wide maps where every block makes several tiles, which takes more outputs than these models have: by fewer blocks. */
-static void test_rounds(const shape *s, tsk_model *cpu, tsk_model *device, int few) {
+static void test_rounds(const shape *s, tsk_model *cpu, tsk_model *device, part which) {
     static tsk__prediction predictions[max_rows];
     tsk__cuda_backend *b = tsk__cuda_backend_of(device->backend);
     tsk__cuda_plan plans[TSK__CUDA_MAPS];
@@ -772,10 +790,10 @@ static void test_rounds(const shape *s, tsk_model *cpu, tsk_model *device, int f
     if (!b->has_wide) return;
     memcpy(plans, b->plans, sizeof plans);
     t = new_trial(cpu->backend->config, 115, 3, NULL, 0, 1, 0);
-    if (!few) run_side(&first, device, &t, &got, predictions);
+    if (which == PART_ALL) run_side(&first, device, &t, &got, predictions);
     for (i = 0; i < TSK__CUDA_MAPS; i++) b->plans[i].wide_blocks = TSK__CUDA_CLUSTER;
     test_trial(s, cpu, device, &t);
-    if (!few) check_same(s, device, &t, &got, NULL, "operations depend on the number of blocks");
+    if (which == PART_ALL) check_same(s, device, &t, &got, NULL, "operations depend on the number of blocks");
     memcpy(b->plans, plans, sizeof plans);
     free_trial(&t);
 }
@@ -806,11 +824,11 @@ static void test_short_canvases(const shape *s, tsk_model *cpu, tsk_model *devic
     free(expected), free(got);
 }
 
-/* `few`: the fused kernels' cases only, for compute-sanitizer. */
-static void test_operations(const shape *s, tsk_device device, int few) {
+static void test_operations(const shape *s, tsk_device device, part which) {
     static const struct { int32_t n, requests; int narrows; float temperature; } cases[] = {{1, 1, 0, 0},     {32, 1, 0, 0.8f}, {64, 2, 1, 0},  {23, 1, 1, 0.5f},
                                                                                             {200, 1, 0, 0}, {150, 3, 2, 1},   {65, 1, 0, 0.3f}, {190, 11, 0, 0}, {128, 4, 2, 0},
                                                                                             {101, 2, 0, 0.7f}, {0, 0, 0, 0}};
+    const size_t n_cases = sizeof cases / sizeof cases[0];
     const char *dir = random_model_folder(s);
     tsk_model *models[3];
     tsk_dtype dtypes[2] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
@@ -818,17 +836,17 @@ static void test_operations(const shape *s, tsk_device device, int few) {
     int j;
     models[0] = load_model(dir, TSK_DEVICE_CPU, TSK_DTYPE_F32);
     for (j = 0; j < 2; j++) models[1 + j] = load_model(dir, device, device == TSK_DEVICE_CPU ? TSK_DTYPE_F32 : dtypes[j]);
-    for (i = few ? 1 : 0; i < (few ? 3 : sizeof cases / sizeof cases[0]); i++)
-        for (j = few ? 1 : 0; j < 2; j++) {
+    for (i = which == PART_ALL ? 0 : which == PART_FEW ? 1 : n_cases; i < (which == PART_FEW ? 3 : n_cases); i++)
+        for (j = which == PART_ALL ? 0 : 1; j < 2; j++) {
             int32_t n = cases[i].n ? cases[i].n : 2 + random_below(usual_rows - 2), requests = cases[i].n ? cases[i].requests : 1 + random_below(n < 3 ? n : 3);
             trial t = new_trial(models[0]->backend->config, n, requests, NULL, cases[i].n ? cases[i].narrows : n > 64 ? 2 : 1, device == TSK_DEVICE_CUDA && j, cases[i].temperature);
             test_trial(s, models[0], models[1 + j], &t);
             free_trial(&t);
         }
-    for (j = 1; j < 3 && !few; j++) test_short_canvases(s, models[0], models[j]);
-    if (device == TSK_DEVICE_CUDA) test_tiles(s, models[0], models[2], few);
-    if (device == TSK_DEVICE_CUDA) test_rounds(s, models[0], models[2], few);
-    if (device == TSK_DEVICE_CUDA && s->layers > 2 && !few) test_passes(s, models);
+    for (j = 1; j < 3 && which == PART_ALL; j++) test_short_canvases(s, models[0], models[j]);
+    if (device == TSK_DEVICE_CUDA) test_tiles(s, models[0], models[2], which);
+    if (device == TSK_DEVICE_CUDA && (which == PART_ALL || which == PART_WIDE)) test_rounds(s, models[0], models[2], which);
+    if (device == TSK_DEVICE_CUDA && s->layers > 2 && which == PART_ALL) test_passes(s, models);
     for (j = 0; j < 3; j++) tsk_model_free(models[j]);
 }
 
@@ -913,32 +931,34 @@ static void test_cuts(void) {
     tsk_model_config c;
     tsk__cuda_backend b;
     tsk__cuda_stream s;
-    int round, wrong = 0, n_halved = 0, n_split = 0;
+    int round, wrong = 0, n_halved = 0, is_large, n_of[4] = {0, 0, 0, 0};
     memset(&c, 0, sizeof c), memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
     c.n_heads = heads, b.base.config = &c, s.backend = &b, s.rows = table, s.tiles = tiles;
-    for (round = 0; round < 300; round++) {
+    for (round = 0; round < 900; round++) {
         static char seen[rows];
-        int32_t i, j, start, left = 0, request = -1, most = random_below(2) ? 40 : 700;
-        b.n_multiprocessors = 1 + random_below(200);
-        s.n = 1 + random_below(round < 50 ? 150 : rows);
+        int32_t i, j, start, left = 0, request = -1, most = random_below(2) ? 700 : random_below(2) ? 40 : 30;
+        b.n_multiprocessors = 1 + random_below(200), b.shared_limit = random_below(4) ? 227 * 1024 : 99 * 1024;
+        s.n = 1 + random_below(round < 200 ? 150 : round < 700 ? 400 : rows);
         for (i = 0; i < s.n; i++, left--) {
             if (!left) left = 1 + random_below(most), request++;
             table[i].request = request;
         }
         memset(seen, 0, sizeof seen);
         tsk__cuda_make_tiles(&s);
-        n_split += s.tile_rows != 0;
+        is_large = s.attention == TSK__CUDA_ATTENTION_LARGE;
+        n_of[s.attention]++;
+        wrong += s.attention == TSK__CUDA_ATTENTION_FEW && (s.n_tiles * heads > b.n_multiprocessors || b.shared_limit < 128 * 1024);
         for (i = 0; i < s.n_tiles; i++) {
             const tsk__cuda_tile *tile = &tiles[i];
-            if (tile->count < 1 || tile->count > (s.tile_rows ? s.tile_rows : 128) || tile->first < 0 || tile->first + tile->count > s.n) wrong++;
+            if (tile->count < 1 || tile->count > tsk__cuda_attentions[s.attention].rows || tile->first < 0 || tile->first + tile->count > s.n) wrong++;
             for (j = tile->first; !wrong && j < tile->first + tile->count; j++) wrong += seen[j]++ || table[j].request != tile->request;
             for (start = tile->first; start > 0 && table[start - 1].request == tile->request;) start--;
-            if (!s.tile_rows && (tile->first - start) % 128) n_halved++, wrong += (tile->first - start) % 128 != 64 || tile->count <= 32;
+            if (is_large && (tile->first - start) % 128) n_halved++, wrong += (tile->first - start) % 128 != 64 || tile->count <= 32;
         }
         for (i = 0; i < s.n; i++) wrong += !seen[i];
     }
     CHECK_INT(wrong, 0);
-    CHECK(n_halved > 20 && n_split > 5);
+    CHECK(n_halved > 20 && n_of[TSK__CUDA_ATTENTION_FEW] > 5 && n_of[TSK__CUDA_ATTENTION_SMALL] + n_of[TSK__CUDA_ATTENTION_MEDIUM] > 5);
 }
 
 static void test_cache_files(void) {
@@ -973,13 +993,16 @@ static void test_header(void) {
     free(file);
 }
 
-/* `test_cuda gpu`: the GPU's part alone. `test_cuda few [0 or 1]`: some of that, of both or one of two shapes. `test_cuda dry`: the CPU in the GPU's place, which
-   tries the tests themselves. */
+/* `test_cuda gpu`: the GPU's part alone. `test_cuda few`, `wide` or `tiles`, and 0 or 1: some of that (see part), of both or of
+   one of two shapes. `test_cuda dry`: the CPU in the GPU's place, which tries the tests themselves. */
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     char why[256] = "";
-    int i, is_dry = strcmp(mode, "dry") == 0, few = strcmp(mode, "few") == 0;
+    int i, is_dry = strcmp(mode, "dry") == 0;
+    part which = PART_ALL;
     tsk_device device = is_dry ? TSK_DEVICE_CPU : TSK_DEVICE_CUDA;
+    for (i = 1; i < PARTS; i++)
+        if (strcmp(mode, part_names[i]) == 0) which = (part)i;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
     test_header();
     test_layout();
@@ -997,11 +1020,11 @@ int main(int argc, char **argv) {
         printf("skipped: everything that runs on a GPU (%s)\n", why);
         return test_end("test_cuda");
     }
-    for (i = 0; i < (few ? n_few_shapes : n_shapes); i++)
-        if (argc < 3 || atoi(argv[2]) == i) test_operations(few ? &few_shapes[i] : &shapes[i], device, few);
-    for (i = 0; i < n_random_shapes && !few; i++) {
+    for (i = 0; i < (which == PART_ALL ? n_shapes : n_few_shapes); i++)
+        if (argc < 3 || atoi(argv[2]) == i) test_operations(which == PART_ALL ? &shapes[i] : &few_shapes[i], device, which);
+    for (i = 0; i < n_random_shapes && which == PART_ALL; i++) {
         shape s = random_shape(i);
-        test_operations(&s, device, 0);
+        test_operations(&s, device, which);
     }
     printf("largest error of an operation, or of three layers together: f32 %.1e, bf16 %.1e\n", worst_f32, worst_bf16);
     return test_end("test_cuda");

@@ -217,7 +217,7 @@ static void test_maps(u32 seed) {
 struct tile_case { int rows, cached; };
 
 /* A request for each tile; all that it has cached beyond its length is NaN. */
-static void test_attention(void (*kernel)(const attention_args), const std::vector<tile_case> &tiles, int splits, int tile_rows, int threads, int heads, int kv_heads, int hd, u32 seed) {
+static void test_attention(void (*kernel)(const attention_args), const std::vector<tile_case> &tiles, int splits, int tile_rows, int threads, int bytes, int heads, int kv_heads, int hd, u32 seed) {
     const int layer = 1;
     int n = 0;
     std::vector<cache_entry> caches;
@@ -245,7 +245,7 @@ static void test_attention(void (*kernel)(const attention_args), const std::vect
     a.q = q.data(), a.out = out.data(), a.parts = parts.data(), a.counters = counters.data();
     a.table.caches = caches.data(), a.table.tiles = entries.data();
     a.scale = (float)(1 / sqrt((double)hd) * 1.4426950408889634), a.n_heads = heads, a.n_kv_heads = kv_heads, a.layer_offset = (u64)layer * kv_heads * hd;
-    launch_emulated([&a, kernel]() { kernel(a); }, {(u32)splits, (u32)heads, (u32)tiles.size()}, threads, 1, (u32)(768 * hd), seed);
+    launch_emulated([&a, kernel]() { kernel(a); }, {(u32)splits, (u32)heads, (u32)tiles.size()}, threads, 1, (u32)(bytes * hd), seed);
     for (size_t t = 0; t < tiles.size(); t++)
         for (int row = 0; row < tiles[t].rows; row++)
             for (int h = 0; h < heads; h++) {
@@ -268,11 +268,13 @@ int main() {
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (u32 seed = 0; seed < 3; seed++) {
         test_maps(seed);
-        test_attention(attention_small_64, {{32, 300}, {9, 65}, {1, 1}}, 4, 32, 256, 2, 1, 64, seed);
-        test_attention(attention_small_128, {{17, 200}}, 4, 32, 256, 1, 1, 128, seed);
-        test_attention(attention_medium_64, {{64, 130}, {40, 520}}, 4, 64, 256, 2, 2, 64, seed);
-        test_attention(attention_large_64, {{128, 260}, {100, 100}, {64, 64}, {33, 190}, {32, 129}, {3, 70}}, 1, 128, 128, 2, 1, 64, seed);
-        test_attention(attention_large_128, {{70, 90}, {20, 140}}, 1, 128, 128, 1, 1, 128, seed);
+        test_attention(attention_few_64, {{32, 520}, {9, 65}, {32, 256}, {1, 1}}, 1, 32, 128, 1024, 2, 1, 64, seed);
+        test_attention(attention_few_128, {{20, 330}}, 1, 32, 128, 1024, 2, 2, 128, seed);
+        test_attention(attention_small_64, {{32, 300}, {9, 65}, {1, 1}}, 4, 32, 256, 768, 2, 1, 64, seed);
+        test_attention(attention_small_128, {{17, 200}}, 4, 32, 256, 768, 1, 1, 128, seed);
+        test_attention(attention_medium_64, {{64, 130}, {40, 520}}, 4, 64, 256, 768, 2, 2, 64, seed);
+        test_attention(attention_large_64, {{128, 260}, {100, 100}, {64, 64}, {33, 190}, {32, 129}, {3, 70}}, 1, 128, 128, 768, 2, 1, 64, seed);
+        test_attention(attention_large_128, {{70, 90}, {20, 140}}, 1, 128, 128, 768, 1, 1, 128, seed);
     }
     return test_end(WIDE(out) ? "test_emulated" : "test_emulated_sm80");
 }
