@@ -1,8 +1,9 @@
 /* What `tokenskip bench` does not see of the CUDA backend, in LLaDA-8B's shape with random weights: the chain of cuBLAS
    products of one refresh beside the refresh, a whole generation, the gaps that the host leaves on the stream, the
-   library's own device memory, and a mixed load beside a steady one. Not a test.
+   library's own device memory, a mixed load beside a steady one, and how long the start takes. Not a test.
 
-       make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it) */
+       make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it)
+       build/bench_cuda LLaDA-8B-Instruct      (that folder is loaded too) */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
 #include "../../tokenskip.h"
@@ -25,20 +26,48 @@ static double median(double *values, int n) {
     return n ? values[n / 2] : 0;
 }
 
-static tsk_model *make_model(void) {
+static tsk_model *make_model(int32_t layers) {
     tsk_model_options o = tsk_model_options_default();
     tsk_model_config c;
     tsk_model *model = NULL;
     tsk_error error;
     memset(&error, 0, sizeof error);
     memset(&c, 0, sizeof c);
-    c.d_model = 4096, c.n_layers = 32, c.n_heads = c.n_kv_heads = 32, c.head_dim = 128, c.mlp_hidden_size = 12288;
+    c.d_model = 4096, c.n_layers = layers, c.n_heads = c.n_kv_heads = 32, c.head_dim = 128, c.mlp_hidden_size = 12288;
     c.vocab_size = c.embedding_size = 126464, c.max_sequence_length = 4096;
     c.mask_token_id = 126336, c.eos_token_id = c.pad_token_id = 126081;
     c.rope_theta = 500000, c.rms_norm_eps = 1e-5f;
     o.device = TSK_DEVICE_CUDA;
     must(tsk_model_random(&c, 0, &o, &model, &error), &error);
     return model;
+}
+
+/* ---- the start: with compiled kernels cached and hardly any weights, then with a folder's; cuInit and the context are there */
+
+static void start_times(const char *dir) {
+    tsk_model *first = make_model(1), *model = NULL;
+    tsk_model_options o = tsk_model_options_default();
+    tsk_error error;
+    double start, ms[3];
+    int i;
+    memset(&error, 0, sizeof error);
+    for (i = 0; i < 3; i++) {
+        start = tsk__time_ms();
+        model = make_model(1);
+        ms[i] = tsk__time_ms() - start;
+        tsk_model_free(model);
+    }
+    printf("start of a model of one layer, with cached kernels: %.0f ms (median of 3)\n", median(ms, 3));
+    tsk_model_free(first);
+    if (!dir) return;
+    o.device = TSK_DEVICE_CUDA;
+    for (i = 0; i < 3; i++) {
+        start = tsk__time_ms();
+        must(tsk_model_load(dir, &o, &model, &error), &error);
+        ms[i] = tsk__time_ms() - start;
+        printf("%s to a ready model, context included: %.2f s, %.1f GB/s\n", dir, ms[i] * 1e-3, (double)tsk__config_weights_size(model->backend->config) * 1e-6 / ms[i]);
+        tsk_model_free(model);
+    }
 }
 
 /* ---- device memory: what is allocated after the weights, caches apart */
@@ -255,11 +284,14 @@ static void mixed_load(tsk_model *model) {
     }
 }
 
-int main(void) {
-    tsk_model *model = make_model();
-    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+int main(int argc, char **argv) {
+    tsk_model *model;
+    tsk__cuda_backend *b;
     tsk_generate_options o = seed_options();
     setvbuf(stdout, NULL, _IOLBF, 0);
+    start_times(argc > 1 ? argv[1] : NULL);
+    model = make_model(32);
+    b = tsk__cuda_backend_of(model->backend);
     memory.alloc = b->api.cuMemAlloc_v2;
     b->api.cuMemAlloc_v2 = count_alloc;
     o.skip_layer_k = 0;
