@@ -738,10 +738,10 @@ static void check_same(const shape *s, tsk_model *device, const trial *t, const 
     CHECK_INT(wrong, 0);
 }
 
-/* What of the operations is run: all, or for compute-sanitizer a part of the bf16 ones on the few shapes: those of no more than
-   64 rows; the wide maps' cases; attention's tiles of more rows, by cuBLAS. */
-typedef enum part { PART_ALL, PART_FEW, PART_WIDE, PART_TILES, PARTS } part;
-static const char *const part_names[PARTS] = {"all", "few", "wide", "tiles"};
+/* What of the operations is run: all, or for compute-sanitizer a part of the bf16 ones on the few shapes: those on no more than
+   64 rows; on more rows, with attention's larger tiles, by cuBLAS or by the wide maps; and these with several tiles a block. */
+typedef enum part { PART_ALL, PART_FEW, PART_TILES, PART_WIDE, PART_ROUNDS, PARTS } part;
+static const char *const part_names[PARTS] = {"all", "few", "tiles", "wide", "rounds"};
 
 /* Rows of `runs`, a request each, on a device of one multiprocessor; then, if `others`, of so many: right, and the same. */
 static void test_runs(const shape *s, tsk_model *cpu, tsk_model *device, const int32_t *runs, int32_t n_runs, int others) {
@@ -774,7 +774,7 @@ static void test_tiles(const shape *s, tsk_model *cpu, tsk_model *device, part w
     if (which <= PART_FEW) test_runs(s, cpu, device, short_runs, 3, 3 * s->heads);
     if (which == PART_ALL) test_runs(s, cpu, device, all_runs, 6, b->n_multiprocessors);
     if (which == PART_TILES) b->has_wide = 0;
-    if (which >= PART_WIDE) test_runs(s, cpu, device, some_runs, 3, 0);
+    if (which == PART_TILES || which == PART_WIDE) test_runs(s, cpu, device, some_runs, 3, 0);
     b->has_wide = has_wide;
 }
 
@@ -845,7 +845,7 @@ static void test_operations(const shape *s, tsk_device device, part which) {
         }
     for (j = 1; j < 3 && which == PART_ALL; j++) test_short_canvases(s, models[0], models[j]);
     if (device == TSK_DEVICE_CUDA) test_tiles(s, models[0], models[2], which);
-    if (device == TSK_DEVICE_CUDA && (which == PART_ALL || which == PART_WIDE)) test_rounds(s, models[0], models[2], which);
+    if (device == TSK_DEVICE_CUDA && (which == PART_ALL || which == PART_ROUNDS)) test_rounds(s, models[0], models[2], which);
     if (device == TSK_DEVICE_CUDA && s->layers > 2 && which == PART_ALL) test_passes(s, models);
     for (j = 0; j < 3; j++) tsk_model_free(models[j]);
 }
@@ -993,8 +993,8 @@ static void test_header(void) {
     free(file);
 }
 
-/* `test_cuda gpu`: the GPU's part alone. `test_cuda few`, `wide` or `tiles`, and 0 or 1: some of that (see part), of both or of
-   one of two shapes. `test_cuda dry`: the CPU in the GPU's place, which tries the tests themselves. */
+/* `test_cuda gpu`: the GPU's part alone. `test_cuda few`, `tiles`, `wide` or `rounds`, and 0 or 1: some of that (see part), of
+   both or of one of two shapes. `test_cuda dry`: the CPU in the GPU's place, which tries the tests themselves. */
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     char why[256] = "";
