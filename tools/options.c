@@ -364,7 +364,7 @@ static int apply_preset(cli_settings *settings) {
         option = find_option(CLI_GENERATE, presets[i].option, strlen(presets[i].option));
         set_option(settings, option, presets[i].value);
     }
-    return known ? CLI_CONTINUE : cli_usage_error("--skip-preset takes default or seed, not '%s'", settings->preset);
+    return known ? CLI_CONTINUE : cli_usage_error("--skip-preset takes default, fast or seed, not '%s'", settings->preset);
 }
 
 /* The transfer rule follows from which of its three options was given. */
