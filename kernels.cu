@@ -6,8 +6,8 @@
 //   - A kernel named name_bf16 / name_f32 is one template instantiated for both activation types.
 //   - "Equals" names the CPU operation of the backend table that the kernel, alone or with its neighbours, stands for.
 //   - On sm_90 and later a kernel may start while its predecessor still runs (programmatic dependent launch): whatever stands
-//     before wait_for_predecessor() may read weights, the row table and cached rows that the pass does not write, and writes
-//     nothing global. pass_begin and slide are never launched so.
+//     before wait_for_predecessor() may read weights, the row table, the host's lists and cached rows that the pass does not
+//     write, and writes nothing global. pass_begin and slide are never launched so, and nothing is after decide.
 //   - No result depends on the order in which blocks run: partial sums are added in a fixed order, whoever adds them.
 
 typedef unsigned short u16;
@@ -17,8 +17,21 @@ struct bf16 { u16 bits; };
 
 // ---- The row table (see tsk__rows): filled by pass_begin from the host's image, read by everything else ---------------
 
-struct row_entry { int token, position, request, slot, active, number, pad[2]; };  // number: in the list of begin
-struct cache_entry { char *k, *v, *states, *outputs; int length, capacity, n_slots, n_states, first_written, last_written, pad[2]; };  // positions that the pass replaces lie between
+// number: in the list of begin; token: where the request has no canvas here; flags: ROW_*, see tsk__row_flag
+struct row_entry { int token, position, request, slot, active, number, flags, pad; };
+#define ROW_MAY_SKIP 1
+#define ROW_SKIPS 2
+#define ROW_REMEMBER 4
+#define ROW_IF_RAN 8
+#define ROW_OUTPUT 16
+struct cache_entry {      // is tsk__kv
+    char *k, *v, *states, *outputs;
+    int *tokens;
+    struct prediction_entry *predictions;
+    int length, capacity, n_slots, n_states;
+    int first_written, last_written;  // positions that the pass replaces lie between
+    float skip_threshold, skip_outlier;
+};
 struct tile_entry { int first, count, request, pad; };  // consecutive rows of one request: what attention works on
 
 struct rows_table {
@@ -274,9 +287,12 @@ static __device__ __forceinline__ void philox4x32(u32 (&c)[4], u32 k0, u32 k1) {
     }
 }
 
+// Never 0 and never 1; equals tsk__random_from_word.
+static __device__ __forceinline__ double uniform_of(u32 word) { return ((double)word + 0.5) * (1.0 / 4294967296.0); }
+
 struct draw_entry { float temperature; int mask_token_id; u64 seed; u32 position, pass; };  // is tsk__draw
 struct prediction_entry { int id; float confidence, logit, log_sum_exp; };                  // is tsk__prediction
-struct head_entry { double score; int id; float logit, max, sum; };  // best of some ids; sum of exp(logit - max) over all of them
+struct head_entry { double score; int id; float logit, max, sum; };                         // best of some ids; sum of exp(logit - max) over all of them
 
 static __device__ __forceinline__ head_entry head_none() {
     head_entry none = {-1.0 / 0.0, 0x7fffffff, 0.0f, NEGATIVE, 0.0f};
@@ -286,8 +302,7 @@ static __device__ __forceinline__ double head_score(const draw_entry &draw, int 
     if (!(draw.temperature > 0.0f)) return (double)logit;
     u32 c[4] = {(u32)id >> 2, draw.position, draw.pass, 0};
     philox4x32(c, (u32)draw.seed, (u32)(draw.seed >> 32));
-    u32 word = (id & 2) ? ((id & 1) ? c[3] : c[2]) : ((id & 1) ? c[1] : c[0]);
-    double u = ((double)word + 0.5) * (1.0 / 4294967296.0);
+    double u = uniform_of((id & 2) ? ((id & 1) ? c[3] : c[2]) : ((id & 1) ? c[1] : c[0]));
     return (double)logit - (double)draw.temperature * log(-log(u));
 }
 static __device__ __forceinline__ head_entry head_of(const draw_entry &draw, int id, float logit) {
@@ -1295,6 +1310,78 @@ template <int HD> static __device__ __forceinline__ void attention_any(const att
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)
 
+// ---- What is skipped and what is committed ------------------------------------------------------------------------------
+
+// Whether a row whose last states resemble these is skipped; cosines[state * stride]. Equals tsk__skip_similar.
+static __device__ __forceinline__ bool is_similar(const float *cosines, int n_states, int stride, float threshold, float outlier) {
+    double sum = 0.0;
+    for (int state = 0; state < n_states; state++) {
+        float c = cosines[(u64)state * stride];
+        if (!(c >= outlier)) return false;
+        sum += (double)c;
+    }
+    return n_states > 0 && sum / n_states > (double)threshold;
+}
+
+// Decides about the rows whose request compares n_states states; cosines [n_states, stride]. `skipped` and its copy for the
+// host are [rows of begin]. `masks`: skipped rows become inactive. One thread a row: grid ceil(n / 128), block 128. Equals decide.
+extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n, int n_states, const float *cosines, int stride, int masks, int *skipped, int *host_skipped) {
+    int i = blockIdx.x * 128 + threadIdx.x;
+    wait_for_predecessor();
+    if (i >= n) return;
+    row_entry row = table.rows[i];
+    const cache_entry *cache = &table.caches[row.request];
+    if (cache->n_states != n_states || !(row.flags & (ROW_MAY_SKIP | ROW_SKIPS))) return;
+    bool skips = (row.flags & ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
+    skipped[row.number] = host_skipped[row.number] = skips;
+    if (masks && skips) table.rows[i].active = 0;
+}
+
+struct candidate_entry { int position, slot, head; };                                       // is tsk__candidate
+struct selection_entry { int request, first, n, commits, transfer, quota; float threshold, factor; int is_random; u32 pass; u64 seed; };  // is tsk__selection
+struct choice_entry { int id; float confidence; int is_committed; };                        // is tsk__choice
+
+// The two equal the functions of these names in >>schedule.
+static __device__ __forceinline__ bool select_accepts(const selection_entry &s, int rank, float confidence) {
+    if (s.transfer == 0) return rank <= s.quota;
+    if (s.transfer == 1) return confidence >= s.threshold;
+    return (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
+}
+static __device__ __forceinline__ bool select_is_better(float a, float b) { return a > b || (a == a && b != b); }
+static __device__ __forceinline__ float random_confidence(u64 seed, int position, u32 pass) {
+    u32 c[4] = {0, (u32)position, pass, 1};
+    philox4x32(c, (u32)seed, (u32)(seed >> 32));
+    return (float)uniform_of(c[0]);
+}
+
+// One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those that
+// the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether it is among
+// them. confidences [candidates] is scratch; selections, candidates and choices are the host's. Grid selections, block 128.
+// Equals select.
+extern "C" __global__ void __launch_bounds__(128) select_tokens(rows_table table, const selection_entry *selections, const candidate_entry *candidates, const prediction_entry *predictions,
+                                                                float *confidences, choice_entry *choices) {
+    selection_entry s = selections[blockIdx.x];
+    const cache_entry cache = table.caches[s.request];
+    candidates += s.first, confidences += s.first, choices += s.first;
+    let_successor_start();
+    wait_for_predecessor();
+    for (int i = threadIdx.x; i < s.n; i += 128) {
+        candidate_entry c = candidates[i];
+        if (c.head >= 0) cache.predictions[c.slot] = predictions[c.head];
+        confidences[i] = s.is_random ? random_confidence(s.seed, c.position, s.pass) : cache.predictions[c.slot].confidence;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < s.n; i += 128) {
+        candidate_entry c = candidates[i];
+        choice_entry choice = {cache.predictions[c.slot].id, confidences[i], 0};
+        int rank = 1;
+        for (int j = 0; j < s.n; j++) rank += j < i ? !select_is_better(choice.confidence, confidences[j]) : select_is_better(confidences[j], choice.confidence);
+        choice.is_committed = s.commits && (rank == 1 || select_accepts(s, rank, choice.confidence));
+        if (choice.is_committed) cache.tokens[c.position] = choice.id;
+        choices[i] = choice;
+    }
+}
+
 // ---- The beginning and the end of a pass --------------------------------------------------------------------------------
 
 // Copies the host's row table to the device and prepares RoPE's angles; then tells the host that its image may change.
@@ -1304,7 +1391,7 @@ extern "C" __global__ void pass_begin(const uint4 *rows, const uint4 *caches, co
     __shared__ int flag;
     wait_for_predecessor();
     if (blockIdx.x == n) {
-        for (int i = threadIdx.x; i < n_caches * 4; i += 64) ((uint4 *)table.caches)[i] = caches[i];
+        for (int i = threadIdx.x; i < n_caches * (int)(sizeof(cache_entry) / 16); i += 64) ((uint4 *)table.caches)[i] = caches[i];
         for (int i = threadIdx.x; i < n_tiles; i += 64) ((uint4 *)table.tiles)[i] = tiles[i];
     } else {
         __shared__ uint4 row[2];
@@ -1395,7 +1482,8 @@ template <class T> static __device__ __forceinline__ void embed(const T *embeddi
     wait_for_predecessor();
     u64 row = blockIdx.x;
     row_entry entry = table.rows[row];
-    const T *from = embedding + (u64)entry.token * d;
+    const int *canvas = table.caches[entry.request].tokens;
+    const T *from = embedding + (u64)(canvas ? canvas[entry.position] : entry.token) * d;
     if (entry.active) copy_row(x + row * d, from, d);
     if (weight) pre_norm_row(entry.active ? from : x + row * d, weight, normed + row * d, squares + row * squares_row(d), d);
 }
@@ -1611,10 +1699,9 @@ template <class T> static __device__ __forceinline__ T *state_row(const cache_en
     return (T *)cache.states + ((u64)(half * cache.n_states + state) * cache.n_slots + slot) * d;
 }
 
-// cosines[row] = cos(x[row], its slot's state `state`), and x becomes the pass's own state. Inactive rows and rows without
-// a slot or that state do nothing.
-// Grid n, block 256. Equals compare.
-template <class T> static __device__ __forceinline__ void compare(const T *x, rows_table table, int state, float *cosines, int d) {
+// cosines[row] = cos(x[row], its slot's state `state`), also the host's copy of them, and x becomes the pass's own state.
+// Inactive rows and rows without a slot or that state do nothing. Grid n, block 256. Equals compare.
+template <class T> static __device__ __forceinline__ void compare(const T *x, rows_table table, int state, float *cosines, float *host_cosines, int d) {
     __shared__ float parts[3][8];
     let_successor_start();
     wait_for_predecessor();
@@ -1638,31 +1725,27 @@ template <class T> static __device__ __forceinline__ void compare(const T *x, ro
     if (threadIdx.x == 0) {
         for (int w = 1; w < 8; w++) dot += parts[0][w], xx += parts[1][w], rr += parts[2][w];
         double lengths = sqrt((double)xx) * sqrt((double)rr);
-        cosines[entry.number] = fminf(1.0f, (float)((double)dot / (lengths > 1e-8 ? lengths : 1e-8)));
+        cosines[entry.number] = host_cosines[entry.number] = fminf(1.0f, (float)((double)dot / (lengths > 1e-8 ? lengths : 1e-8)));
     }
     copy_row(state_row<T>(cache, entry.slot, 1, state, d), x, d);
 }
 
-// The pass's own states become the ones to compare with where which[row]. Grid (n, states), block 256. Equals remember.
-template <class T> static __device__ __forceinline__ void remember(rows_table table, const int *which, int d) {
+// What a row's flags ask for after the layers: block (row, state) copies the pass's own state over the one to compare with;
+// block (row, states) stores the output, or takes the stored one where the row was skipped. Grid (n, states + 1), block 256.
+// Equals keep.
+template <class T> static __device__ __forceinline__ void keep(T *x, rows_table table, const int *skipped, int d) {
     let_successor_start();
     wait_for_predecessor();
     row_entry entry = table.rows[blockIdx.x];
     cache_entry cache = table.caches[entry.request];
-    if (!which[blockIdx.x] || !cache.states || entry.slot < 0 || blockIdx.y >= cache.n_states) return;
-    copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d), d);
-}
-
-// outputs[slot] = x[row] (store_them) or back, where which[row]. Grid n, block 256. Equals store_outputs and load_outputs.
-template <class T> static __device__ __forceinline__ void outputs(T *x, rows_table table, const int *which, int store_them, int d) {
-    let_successor_start();
-    wait_for_predecessor();
-    row_entry entry = table.rows[blockIdx.x];
-    cache_entry cache = table.caches[entry.request];
-    if (!which[blockIdx.x] || !cache.outputs || entry.slot < 0) return;
-    T *output = (T *)cache.outputs + (u64)entry.slot * d;
-    x += (u64)blockIdx.x * d;
-    copy_row(store_them ? output : x, store_them ? x : output, d);
+    bool was_skipped = (entry.flags & (ROW_MAY_SKIP | ROW_SKIPS)) && skipped[entry.number];
+    if (entry.slot < 0) return;
+    if (blockIdx.y + 1 == gridDim.y) {
+        T *output = (T *)cache.outputs + (u64)entry.slot * d;
+        x += (u64)blockIdx.x * d;
+        if (entry.flags & ROW_OUTPUT) copy_row(was_skipped ? x : output, was_skipped ? output : x, d);
+    } else if ((entry.flags & ROW_REMEMBER) && !(was_skipped && (entry.flags & ROW_IF_RAN)) && blockIdx.y < cache.n_states)
+        copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d), d);
 }
 
 // to[i] = from[index[i]], or to[index[i]] = from[i] (scatter). Grid n, block 256. Equals compact and expand.
@@ -1725,9 +1808,8 @@ template <class T> static __device__ __forceinline__ void fill(T *to, u64 count,
     extern "C" __global__ void __launch_bounds__(128) silu_##S(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) { silu_product(y, bias, hidden, mlp, tap_gate, tap_up); } \
     extern "C" __global__ void __launch_bounds__(256) residual_##S(const T *y, const T *bias, rows_table table, T *x, int d, T *tap) { residual(y, bias, table, x, d, tap); } \
     extern "C" __global__ void __launch_bounds__(128) attend_##S(const T *q, T *out, rows_table table, int n_heads, int n_kv_heads, int hd, float scale, u64 layer_offset) { attend(q, out, table, n_heads, n_kv_heads, hd, scale, layer_offset); } \
-    extern "C" __global__ void __launch_bounds__(256) compare_##S(const T *x, rows_table table, int state, float *cosines, int d) { compare(x, table, state, cosines, d); } \
-    extern "C" __global__ void __launch_bounds__(256) remember_##S(rows_table table, const int *which, int d) { remember<T>(table, which, d); } \
-    extern "C" __global__ void __launch_bounds__(256) outputs_##S(T *x, rows_table table, const int *which, int store_them, int d) { outputs(x, table, which, store_them, d); } \
+    extern "C" __global__ void __launch_bounds__(256) compare_##S(const T *x, rows_table table, int state, float *cosines, float *host_cosines, int d) { compare(x, table, state, cosines, host_cosines, d); } \
+    extern "C" __global__ void __launch_bounds__(256) keep_##S(T *x, rows_table table, const int *skipped, int d) { keep(x, table, skipped, d); } \
     extern "C" __global__ void __launch_bounds__(256) move_rows_##S(T *to, const T *from, const int *index, int scatter, int d) { move_rows(to, from, index, scatter, d); } \
     extern "C" __global__ void __launch_bounds__(256) convert_##S(const void *from, int stored, T *to, u64 first, u64 count, placing p) { convert(from, stored, to, first, count, p); } \
     extern "C" __global__ void __launch_bounds__(256) randomise_##S(T *to, u64 count, placing p, u64 seed, u32 tensor, float scale) { randomise(to, count, p, seed, tensor, scale); } \
@@ -1792,8 +1874,8 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, cons
     }
 }
 
-// Second stage: joins a row's tiles, in an order that depends on their number only. Grid m, block 128.
-extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, prediction_entry *predictions) {
+// Second stage: joins a row's tiles, in an order that depends on their number only; also to the host's copy. Grid m, block 128.
+extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, prediction_entry *predictions, prediction_entry *host_predictions) {
     __shared__ head_entry parts[128];
     let_successor_start();
     wait_for_predecessor();
@@ -1811,7 +1893,7 @@ extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *
         p.logit = best.logit;
         p.log_sum_exp = best.max + logf(best.sum);
         p.confidence = expf(p.logit - p.log_sum_exp);
-        predictions[blockIdx.x] = p;
+        predictions[blockIdx.x] = host_predictions[blockIdx.x] = p;
     }
 }
 

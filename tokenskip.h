@@ -123,8 +123,8 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>backend
-   >>cpu  >>cuda  >>model  >>trace  >>forward  >>skip  >>schedule  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>skip
+   >>schedule  >>backend  >>cpu  >>cuda  >>model  >>trace  >>forward  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -6092,6 +6092,70 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
     tsk__random_words(seed, c0, c1, c2, c3, words);
     return tsk__random_from_word(words[lane]);
 }
+// >>skip ==============================================================================================================
+/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
+   is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
+   layers K and up. */
+
+typedef struct tsk__skip_token {
+    int32_t id;                /* its id now */
+    int32_t computed_id;       /* the id with which its upper layers last ran: their K and V were made from it */
+    int32_t age, refresh_age;  /* steps, and refreshes, in a row that it was skipped */
+    int is_masked;
+} tsk__skip_token;
+
+/* `age` is the token's in steps or in refreshes, whichever is decided about. */
+static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
+    if (token->is_masked && !o->skip_masked) return 0;
+    if (token->id != token->computed_id) return 0;
+    return o->skip_max_age <= 0 || age < o->skip_max_age;
+}
+
+/* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at
+   their mean; `mean > threshold` is strict, so that a threshold of 1 never skips. */
+static int tsk__skip_similar(const float *cosines, int32_t n_states, int32_t stride, float threshold, float outlier) {
+    double sum = 0;
+    int32_t l;
+    for (l = 0; l < n_states; l++) {
+        float c = cosines[(size_t)l * (size_t)stride];
+        if (!(c >= outlier)) return 0;
+        sum += (double)c;
+    }
+    return n_states > 0 && sum / n_states > (double)threshold;
+}
+
+// >>schedule ==========================================================================================================
+/* How many predictions a step commits, and which. */
+
+void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
+    int32_t i;
+    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
+}
+
+static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
+    switch (transfer) {
+    case TSK_TRANSFER_SCHEDULE: return rank <= quota;
+    case TSK_TRANSFER_THRESHOLD: return confidence >= threshold;
+    default: return (double)confidence >= 1.0 - (double)factor / (rank + 1);
+    }
+}
+
+/* Whether a is the better confidence; one that is no number comes after all others. */
+static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
+
+/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
+int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
+    int32_t rank, i;
+    memset(commit, 0, n > 0 ? (size_t)n : 0);
+    for (rank = 1; rank <= n; rank++) {
+        int32_t best = -1;
+        for (i = 0; i < n; i++)
+            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[i], confidences[best]))) best = i;
+        if (rank > 1 && !tsk__select_accepts(transfer, threshold, factor, quota, rank, confidences[best])) break;
+        commit[best] = 1;
+    }
+    return rank - 1;
+}
 // >>backend ===========================================================================================================
 /* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
    written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
@@ -6102,37 +6166,6 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
    same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
-
-/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
-   TokenSkip's, one slot for each position of the block being decoded, NULL where not needed. */
-typedef struct tsk__kv {
-    void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
-    int32_t length, capacity;
-    void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
-                                  with, then those of the pass under way */
-    void *outputs;             /* [n_slots, d_model]: last computed h_L */
-    int32_t n_slots, n_states;
-} tsk__kv;
-
-/* The rows of a pass; host memory, valid during `begin`. */
-typedef struct tsk__rows {
-    int32_t n;
-    const int32_t *tokens;     /* [n] ids, read by embed only */
-    const int32_t *positions;  /* [n] in the canvas of its request */
-    const int32_t *requests;   /* [n] which cache */
-    const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
-    const tsk__kv *caches;     /* [n_requests] */
-    int32_t n_requests;
-} tsk__rows;
-
-/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
-typedef struct tsk__taps {
-    void *norm;                /* [n, d_model] the normalised input */
-    void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
-    void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
-    void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
-    void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
-} tsk__taps;
 
 /* How the head turns a row's logits into a prediction (see >>schedule for the meaning). */
 typedef struct tsk__draw {
@@ -6148,6 +6181,76 @@ typedef struct tsk__prediction {
     float logit, log_sum_exp;  /* of `id`; over all ids */
 } tsk__prediction;
 
+/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
+   TokenSkip's, one slot for each position of the block being decoded, NULL where not needed. */
+typedef struct tsk__kv {
+    void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
+    int32_t length, capacity;
+    void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the ids */
+    void *predictions;         /* [block's positions] tsk__prediction: the last of each slot */
+    float skip_threshold, skip_outlier; /* for decide */
+    void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
+                                  with, then those of the pass under way */
+    void *outputs;             /* [n_slots, d_model]: last computed h_L */
+    int32_t n_slots, n_states;
+} tsk__kv;
+
+/* What is to become of a row with a slot. A row is skipped when `decide` says so; without a decision about it, it ran. */
+typedef enum tsk__row_flag {
+    TSK__ROW_MAY_SKIP = 1,     /* decide: skipped if its cosines say so */
+    TSK__ROW_SKIPS = 2,        /* decide: skipped */
+    TSK__ROW_REMEMBER = 4,     /* keep: the pass's states become those that the next pass is compared with, */
+    TSK__ROW_IF_RAN = 8,       /* provided that it ran */
+    TSK__ROW_OUTPUT = 16       /* keep: its output is stored if it ran, and the stored one taken if it was skipped */
+} tsk__row_flag;
+
+/* The rows of a pass; host memory, valid during `begin` and, but for the ids, until the next. */
+typedef struct tsk__rows {
+    int32_t n;
+    const int32_t *tokens;     /* [n] ids, read by embed only, of requests that have no canvas in the backend */
+    const int32_t *positions;  /* [n] in the canvas of its request */
+    const int32_t *requests;   /* [n] which cache */
+    const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
+    const int32_t *flags;      /* [n] of tsk__row_flag; NULL: none */
+    const tsk__kv *caches;     /* [n_requests] */
+    int32_t n_requests;
+} tsk__rows;
+
+/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
+typedef struct tsk__taps {
+    void *norm;                /* [n, d_model] the normalised input */
+    void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
+    void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
+    void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
+    void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
+} tsk__taps;
+
+/* A position that a request may commit in this pass. */
+typedef struct tsk__candidate {
+    int32_t position;          /* in the canvas */
+    int32_t slot;              /* in the block: where its last prediction lies */
+    int32_t head;              /* which of the head's rows predicts it now; -1: none, the last prediction holds */
+} tsk__candidate;
+
+/* How one request commits (see >>schedule). */
+typedef struct tsk__selection {
+    int32_t request;           /* which cache */
+    int32_t first, n;          /* candidates, in order of position */
+    int32_t commits;           /* 0: nothing is committed, the host chooses */
+    int32_t transfer, quota;   /* as tsk_select takes them, likewise the next two */
+    float threshold, factor;
+    int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
+    uint32_t pass;
+    uint64_t seed;
+} tsk__selection;
+
+/* What became of a candidate. */
+typedef struct tsk__choice {
+    int32_t id;                /* its prediction */
+    float confidence;
+    int32_t is_committed;
+} tsk__choice;
+
 /* One request's or one batch's order of work, with the activations that fused operations hand to each other. A backend's
    own struct begins with this one. */
 typedef struct tsk__stream {
@@ -6157,12 +6260,15 @@ typedef struct tsk__stream {
     void *q;                   /* [max_rows, n_heads * head_dim] after RoPE */
     void *attention;           /* [max_rows, n_heads * head_dim] */
     void *hidden;              /* [max_rows, mlp_hidden_size] silu(gate) * up */
-    float *cosines;            /* [n_states, max_rows], host memory, valid after wait */
-    tsk__prediction *predictions; /* [max_rows], host memory, valid after wait */
+    /* host memory, valid after wait */
+    float *cosines;            /* [n_states, max_rows] */
+    int32_t *skipped;          /* [max_rows] by the row's number in the list of begin; of rows with MAY_SKIP or SKIPS */
+    tsk__prediction *predictions; /* [max_rows] */
+    tsk__choice *choices;      /* [max_rows] */
 } tsk__stream;
 
 typedef struct tsk__backend_ops {
-    /* Up to this many rows, a subset runs by masking writes (see mask); beyond, and always where 0, by compaction. */
+    /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
     int32_t masked_rows;
 
     tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
@@ -6173,6 +6279,7 @@ typedef struct tsk__backend_ops {
     /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size` bytes
        move from offset `from` down to offset `to`; the two may overlap. */
     void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size);
+    void (*upload)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* from the host, which may change it at once */
     /* `count` values of the activation type from address to host f32. Waits. */
     void (*download)(tsk__stream *stream, float *to, const void *from, uint64_t count);
     /* All work so far is done; the first failure since the last wait. */
@@ -6192,16 +6299,21 @@ typedef struct tsk__backend_ops {
     /* For rows with a slot whose request has that state: cosines[state * max_rows + i] = cos(x, first half of states at
        the row's slot), at most 1; and the second half becomes x. i is the row's number in the list of begin. */
     void (*compare)(tsk__stream *stream, int32_t state);
-    /* The second half of all states is copied over the first, for rows with a slot and which[i] != 0. */
-    void (*remember)(tsk__stream *stream, const int32_t *which);
-    void (*store_outputs)(tsk__stream *stream, const int32_t *which);  /* outputs[slot] = x[i] where which[i] */
-    void (*load_outputs)(tsk__stream *stream, const int32_t *which);   /* x[i] = outputs[slot] where which[i] */
+    /* Of the requests that compare n_states states, all compared by now: which of the rows with MAY_SKIP are skipped, by
+       tsk__skip_similar of their cosines; those with SKIPS are. Up to masked_rows rows, skipped ones are masked from here on. */
+    void (*decide)(tsk__stream *stream, int32_t n_states);
+    /* After the layers, on the whole list: what the flags REMEMBER (the second half of the row's states is copied over the
+       first) and OUTPUT (outputs[slot] = x[i], or x[i] = outputs[slot]) ask for. */
+    void (*keep)(tsk__stream *stream);
     /* Rows index[0 .. n-1] of the list of begin become the pass's rows, whose x moves to the front of a buffer of their
        own; a compacted list is first expanded. expand writes their x back among the others and restores the list. */
     void (*compact)(tsk__stream *stream, int32_t n, const int32_t *index);
     void (*expand)(tsk__stream *stream);
     /* Final norm and head over rows index[0 .. n-1] of x: predictions[j] for index[j]. x stays. */
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
+    /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
+       tsk_select) are written to its canvas. choices[i] of candidate i. */
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 
@@ -6209,7 +6321,7 @@ typedef struct tsk__backend_ops {
        caller runs the operations between record and finish. A section does the same for equal keys. */
     int (*replay)(tsk__stream *stream, uint64_t key);
     void (*record)(tsk__stream *stream, uint64_t key);
-    void (*finish)(tsk__stream *stream, uint64_t key);
+    void (*finish)(tsk__stream *stream);
 } tsk__backend_ops;
 
 typedef struct tsk__backend {
@@ -7831,8 +7943,12 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
 
 /* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
 
-typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, pad[2]; } tsk__cuda_row;
-typedef struct tsk__cuda_cache { CUdeviceptr k, v, states, outputs; int32_t length, capacity, n_slots, n_states, first_written, last_written, pad[2]; } tsk__cuda_cache;
+typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, flags, pad; } tsk__cuda_row;
+typedef struct tsk__cuda_cache {
+    CUdeviceptr k, v, states, outputs, tokens, predictions;
+    int32_t length, capacity, n_slots, n_states, first_written, last_written;
+    float skip_threshold, skip_outlier;
+} tsk__cuda_cache;
 typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
 typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
 typedef struct tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
@@ -7881,7 +7997,7 @@ typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interlea
    The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
-    X(attend, 'T') X(compare, 'T') X(remember, 'T') X(outputs, 'T') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
+    X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
     X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
     X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
     X(linear_head_32, '-') X(linear_head_64, '-') X(wide_qkv, 'W') X(wide_out, 'W') X(wide_gate_up, 'W') X(wide_head, 'W') \
@@ -8620,6 +8736,7 @@ typedef struct tsk__cuda_section {
     uint64_t key;
     int32_t n, n_requests, n_tiles;
     tsk__cuda_attention attention;
+    int fetches;                   /* it begins with fetching the row table */
     const void *x;                 /* the rows' states: all rows', or where compact put some */
     CUgraphExec graph;
 } tsk__cuda_section;
@@ -8644,6 +8761,8 @@ typedef struct tsk__cuda_stream {
 
     /* device memory */
     CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    CUdeviceptr cosines, skipped, predictions;  /* what the host has copies of */
+    CUdeviceptr confidences;       /* [max_rows] select's scratch */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
 
@@ -8653,13 +8772,13 @@ typedef struct tsk__cuda_stream {
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
     CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
-    int is_masked;
     int is_dirty;                  /* the device has not fetched the row table's last change */
     int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
     CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
     uint32_t fetches, signals;     /* issued so far */
     int needs_signal;
     int is_recording;
+    tsk__cuda_section recording;   /* what is being recorded */
     CUresult failure;
     const char *failed;            /* in which operation */
 
@@ -8679,6 +8798,13 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
     s->failed = what;
 }
 
+#define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
+
+/* A stream that has ended has told the host how far it came, or its kernels were lost. */
+static void tsk__cuda_note_silence(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+    if (__atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+}
+
 /* The row table's image may be changed again: what was launched to fetch it has. */
 static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
     uint32_t spins = 0;
@@ -8686,8 +8812,7 @@ static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "fetching the rows");
-            /* done and still not told: the stream lost the kernel */
-            if (result == CUDA_SUCCESS && __atomic_load_n(s->fetched, __ATOMIC_ACQUIRE) != s->fetches) s->fetches = *s->fetched;
+            if (result == CUDA_SUCCESS) tsk__cuda_note_silence(s, s->fetched, s->fetches, "fetching the rows");
         }
         tsk__pool_pause();
     }
@@ -8733,8 +8858,8 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
     while (s->failure == CUDA_SUCCESS && __atomic_load_n(s->signalled, __ATOMIC_ACQUIRE) != s->signals) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
-            if (result == CUDA_SUCCESS) break;
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "waiting");
+            if (result == CUDA_SUCCESS) tsk__cuda_note_silence(s, s->signalled, s->signals, "waiting");
             if (spins > 1u << 20) sched_yield();
         }
         tsk__pool_pause();
@@ -8752,8 +8877,8 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
     return status;
 }
 
-/* A place in the ring of pinned memory that lists leave the host from, good until the next wait. Not inside a recorded
-   section: the list's contents would be recorded. */
+/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
+   wait. Not inside a recorded section: the list's contents would be recorded. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
     uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
     if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
@@ -8761,7 +8886,6 @@ static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
         at = 0;
     }
     s->arguments_used = at + room;
-    s->can_overlap = 0;
     return at;
 }
 static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
@@ -8772,13 +8896,7 @@ static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
     tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
-}
-
-/* A list's copy on the device, good until the next wait. */
-static CUdeviceptr tsk__cuda_argument(tsk__cuda_stream *s, const void *values, uint64_t size) {
-    uint64_t at = tsk__cuda_argument_place(s, values, size);
-    tsk__cuda_upload(s, s->device_arguments + at, at, size);
-    return s->device_arguments + at;
+    s->can_overlap = 0;
 }
 
 static void *tsk__cuda_backend_allocate(tsk__backend *backend, uint64_t size) {
@@ -8818,6 +8936,17 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+/* From memory that is not pinned, CUDA has a copy of its own when it returns. */
+static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    if (!size || s->failure != CUDA_SUCCESS) return;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(tsk__cuda_address(to), from, (size_t)size, s->stream), "uploading");
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -8920,12 +9049,16 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
     s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->predictions = base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction));
+    s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
     s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
 
 static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
-    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[8];
+    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[10];
     void *pinned = NULL;
     CUresult result;
     at[0] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
@@ -8936,6 +9069,8 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
     at[6] = tsk__cuda_take(&used, rows, sizeof(tsk__prediction));
     at[7] = tsk__cuda_take(&used, s->arguments_size, 1);
+    at[8] = tsk__cuda_take(&used, rows, sizeof(int32_t));
+    at[9] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
     size = used;
     result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
     if (result != CUDA_SUCCESS) return result;
@@ -8949,6 +9084,8 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     s->base.cosines = (float *)(void *)(s->pinned + at[5]);
     s->base.predictions = (tsk__prediction *)(void *)(s->pinned + at[6]);
     s->arguments = s->pinned + at[7];
+    s->base.skipped = (int32_t *)(void *)(s->pinned + at[8]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[9]);
     return CUDA_SUCCESS;
 }
 
@@ -8976,8 +9113,9 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->base.max_rows = max_rows;
     s->backend = b;
     s->n_states = n_states;
-    /* logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->arguments_size = 4 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) * (sizeof(int32_t) + sizeof(tsk__draw)) + 64);
+    /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
+    s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
@@ -9049,7 +9187,6 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     s->n = s->all_n = rows->n;
     s->n_requests = rows->n_requests;
     s->compacted = 0;
-    s->is_masked = 0;
     s->normed_for = 0;
     s->base.x = tsk__cuda_pointer(s->full_x);
     for (i = 0; i < rows->n; i++) {
@@ -9060,6 +9197,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         row->slot = rows->slots ? rows->slots[i] : -1;
         row->active = 1;
         row->number = i;
+        row->flags = rows->flags ? rows->flags[i] : 0;
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
@@ -9068,12 +9206,16 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->v = tsk__cuda_address(kv->v);
         cache->states = tsk__cuda_address(kv->states);
         cache->outputs = tsk__cuda_address(kv->outputs);
+        cache->tokens = tsk__cuda_address(kv->tokens);
+        cache->predictions = tsk__cuda_address(kv->predictions);
         cache->length = kv->length;
         cache->capacity = kv->capacity;
         cache->n_slots = kv->n_slots;
         cache->n_states = kv->n_states;
         cache->first_written = INT32_MAX;
         cache->last_written = -1;
+        cache->skip_threshold = kv->skip_threshold;
+        cache->skip_outlier = kv->skip_outlier;
     }
     for (i = 0; i < rows->n; i++) {
         tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
@@ -9090,7 +9232,6 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
     for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
-    s->is_masked = active != NULL;
     s->is_dirty = 1;
 }
 
@@ -9184,7 +9325,7 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     }
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
                             tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
-        tsk__cuda_note(s, (CUresult)999, "a cuBLAS product");
+        tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
     s->can_overlap = 1;  /* our kernels wait for whatever comes before them */
     s->needs_signal = 1;
 }
@@ -9271,7 +9412,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->normed_for = 0;
-    if (!b->is_f32 && !bias && !s->is_masked) {  /* cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->n > TSK__CUDA_SKINNY) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
@@ -9305,28 +9446,42 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
-    CUdeviceptr x = tsk__cuda_x(s), cosines = tsk__cuda_address(s->base.cosines + (uint64_t)state * (uint64_t)s->base.max_rows);
+    uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
+    CUdeviceptr x = tsk__cuda_x(s), cosines = s->cosines + at * sizeof(float), host_cosines = tsk__cuda_address(s->base.cosines + at);
     int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &state, parameters[3] = &cosines, parameters[4] = &d;
+    void *parameters[6];
+    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &state, parameters[3] = &cosines, parameters[4] = &host_cosines, parameters[5] = &d;
     tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, parameters, "compare");
 }
 
-static void tsk__cuda_remember(tsk__cuda_stream *s, const int32_t *which) {
-    CUdeviceptr list = tsk__cuda_argument(s, which, (uint64_t)s->n * sizeof *which);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[3];
-    parameters[0] = &s->table, parameters[1] = &list, parameters[2] = &d;
-    if (s->n_states) tsk__cuda_launch(s, TSK__CUDA_remember, (uint32_t)s->n, (uint32_t)s->n_states, 1, 256, 0, parameters, "remember");
+static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
+    CUdeviceptr host_skipped = tsk__cuda_address(s->base.skipped);
+    int32_t masks = s->n <= TSK__CUDA_SKINNY;
+    void *parameters[8];
+    parameters[0] = &s->table, parameters[1] = &s->n, parameters[2] = &n_states, parameters[3] = &s->cosines, parameters[4] = &s->base.max_rows, parameters[5] = &masks;
+    parameters[6] = &s->skipped, parameters[7] = &host_skipped;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, parameters, "decide");
+    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
-static void tsk__cuda_outputs(tsk__cuda_stream *s, const int32_t *which, int32_t store) {
-    CUdeviceptr list = tsk__cuda_argument(s, which, (uint64_t)s->n * sizeof *which), x = tsk__cuda_x(s);
+static void tsk__cuda_keep(tsk__cuda_stream *s) {
+    CUdeviceptr x = tsk__cuda_x(s);
     int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &list, parameters[3] = &store, parameters[4] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_outputs, (uint32_t)s->n, 1, 1, 256, 0, parameters, "outputs");
-    if (!store) s->normed_for = 0;
+    void *parameters[4];
+    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &s->skipped, parameters[3] = &d;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, parameters, "keep");
+    s->normed_for = 0;
+}
+
+/* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+    uint64_t size = (uint64_t)n * sizeof *selections, at = tsk__cuda_argument_room(s, size + (uint64_t)n_candidates * sizeof *candidates);
+    CUdeviceptr selections_there = tsk__cuda_address(s->arguments + at), candidates_there = selections_there + size, choices = tsk__cuda_address(s->base.choices);
+    void *parameters[6];
+    memcpy(s->arguments + at, selections, (size_t)size);
+    memcpy(s->arguments + at + size, candidates, (size_t)n_candidates * sizeof *candidates);
+    parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, parameters, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
@@ -9379,20 +9534,22 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 /* ---- the head: one of the linear maps for few rows; for more, matrix products over slices of the vocabulary, whose
    logits are reduced before the next slice takes their place */
 
-static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr predictions) {
-    void *parameters[4];
-    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
+/* Of m rows, the first of which is number `first` of the head's. */
+static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, int32_t first) {
+    CUdeviceptr predictions = s->predictions + (uint64_t)first * sizeof(tsk__prediction), host_predictions = tsk__cuda_address(s->base.predictions + first);
+    void *parameters[5];
+    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions, parameters[4] = &host_predictions;
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
-/* Of no more normalised rows than the fused maps take. predictions 0: logits alone are wanted. */
-static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr predictions, CUdeviceptr logits) {
+/* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
+static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, NULL);
     a.weights = b->head, a.bias = b->head_bias;
     a.draws = draws, a.heads = s->heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
-    if (predictions) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), predictions);
+    if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), 0);
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
@@ -9406,13 +9563,13 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
 }
 
-/* Up to TSK__CUDA_HEAD_ROWS rows. */
-static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, CUdeviceptr predictions) {
+/* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
+static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
         tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
-    tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, predictions);
+    tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
@@ -9438,10 +9595,10 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
     CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
         tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
-        tsk__cuda_head_fused(s, n, all_draws, tsk__cuda_address(s->base.predictions), 0);
+        tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
-            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, tsk__cuda_address(s->base.predictions + i));
+            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, i);
 }
 
 static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *index, float *norm, float *logits) {
@@ -9456,7 +9613,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, 0, s->logits);
+        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -9473,12 +9630,13 @@ static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64
     tsk__cuda_section section;
     section.key = key;
     section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.attention = s->attention;
+    section.fetches = s->is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
 }
 static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda_section *b) {
-    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->x == b->x;
+    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
 /* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
@@ -9502,31 +9660,30 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     }
     if (i == s->n_sections) return 0;
     tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
-    s->fetches++;
-    s->signals++;
+    s->fetches += now.fetches != 0;
     s->is_dirty = 0;
     s->normed_for = 0;
     s->can_overlap = 0;
-    s->needs_signal = 0;
+    s->needs_signal = 1;
     return 1;
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
-    s->normed_for = 0;  /* a section does not rely on what was left before it */
+    s->normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
+    s->can_overlap = 0;
+    s->recording = tsk__cuda_section_now(s, key);
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
     s->is_recording = s->failure == CUDA_SUCCESS;
-    s->is_dirty = 1;  /* every section begins with fetching the rows, */
 }
 
-static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
+static void tsk__cuda_finish(tsk__cuda_stream *s) {
     const tsk__cuda_api *api = &s->backend->api;
     tsk__cuda_section *section;
     CUgraph graph = NULL;
     CUgraphExec executable = NULL;
     CUresult result;
     if (!s->is_recording) return;
-    tsk__cuda_signal(s);  /* … and ends with telling the host */
     s->is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
@@ -9539,7 +9696,7 @@ static void tsk__cuda_finish(tsk__cuda_stream *s, uint64_t key) {
     } else s->next_section = s->n_sections++;
     section = &s->sections[s->next_section];
     s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
-    *section = tsk__cuda_section_now(s, key);
+    *section = s->recording;
     section->graph = executable;
     s->normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
@@ -9562,15 +9719,15 @@ TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__ta
 TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
 TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
-TSK__CUDA_OPERATION(remember, (tsk__stream *stream, const int32_t *which), tsk__cuda_remember(s, which))
-TSK__CUDA_OPERATION(store_outputs, (tsk__stream *stream, const int32_t *which), tsk__cuda_outputs(s, which, 1))
-TSK__CUDA_OPERATION(load_outputs, (tsk__stream *stream, const int32_t *which), tsk__cuda_outputs(s, which, 0))
+TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
+TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
+TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates), tsk__cuda_select(s, n, selections, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
 TSK__CUDA_OPERATION(logits, (tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits), tsk__cuda_logits(s, n, index, norm, logits))
 TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), tsk__cuda_record(s, key))
-TSK__CUDA_OPERATION(finish, (tsk__stream *stream, uint64_t key), tsk__cuda_finish(s, key))
+TSK__CUDA_OPERATION(finish, (tsk__stream *stream), tsk__cuda_finish(s))
 #undef TSK__CUDA_OPERATION
 static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
@@ -9583,10 +9740,9 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
     TSK__CUDA_SKINNY, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
-    tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
+    tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
-    tsk__cuda_backend_remember, tsk__cuda_backend_store_outputs, tsk__cuda_backend_load_outputs, tsk__cuda_backend_compact, tsk__cuda_backend_expand,
-    tsk__cuda_backend_head, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
+    tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
 
 /* ---- creating and destroying */
 
@@ -9758,6 +9914,9 @@ typedef struct tsk__cpu_stream {
     int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
     float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
     float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
+    int32_t *tokens;               /* [max_rows] ids of the list of begin */
+    float *confidences;            /* [max_rows] of one request's candidates, */
+    uint8_t *commits;              /* [max_rows] and which of them it commits */
     void *scratch_memory;
     tsk__cpu_scratch scratch;
 } tsk__cpu_stream;
@@ -9773,7 +9932,12 @@ static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(allocator, s->base.attention);
     tsk__memory_delete(allocator, s->base.hidden);
     tsk__memory_delete(allocator, s->base.cosines);
+    tsk__memory_delete(allocator, s->base.skipped);
     tsk__memory_delete(allocator, s->base.predictions);
+    tsk__memory_delete(allocator, s->base.choices);
+    tsk__memory_delete(allocator, s->tokens);
+    tsk__memory_delete(allocator, s->confidences);
+    tsk__memory_delete(allocator, s->commits);
     tsk__memory_delete(allocator, s->compact_lists);
     tsk__memory_delete(allocator, s->compact_x);
     tsk__memory_delete(allocator, s->full_x);
@@ -9797,12 +9961,17 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->base.attention = tsk__memory_new(allocator, rows * q, sizeof(float));
     s->base.hidden = tsk__memory_new(allocator, rows * (size_t)c->mlp_hidden_size, sizeof(float));
     s->base.cosines = (float *)tsk__memory_new_zeroed(allocator, rows * (size_t)n_states, sizeof(float));
+    s->base.skipped = (int32_t *)tsk__memory_new_zeroed(allocator, rows, sizeof *s->base.skipped);
     s->base.predictions = (tsk__prediction *)tsk__memory_new(allocator, rows, sizeof *s->base.predictions);
+    s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
+    s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
+    s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
+    s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
-    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.predictions ||
-        !s->compact_lists || !s->scratch_memory) {
+    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.skipped ||
+        !s->base.predictions || !s->base.choices || !s->tokens || !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
         tsk__cpu_stream_destroy(&s->base);
         return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
@@ -9826,6 +9995,10 @@ static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, u
     (void)s;
     for (i = 0; i < planes; i++, plane += pitch) memmove(plane + to, plane + from, (size_t)size);
 }
+static void tsk__cpu_backend_upload(tsk__stream *s, void *to, const void *from, uint64_t size) {
+    (void)s;
+    memcpy(to, from, (size_t)size);
+}
 static void tsk__cpu_backend_download(tsk__stream *s, float *to, const void *from, uint64_t count) {
     (void)s;
     memcpy(to, from, (size_t)count * sizeof(float));
@@ -9838,7 +10011,14 @@ static tsk_status tsk__cpu_backend_wait(tsk__stream *s, tsk_error *error) {
 
 static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    s->rows = s->all_rows = *rows;
+    int32_t i;
+    for (i = 0; i < rows->n; i++) {
+        const int32_t *canvas = (const int32_t *)rows->caches[rows->requests[i]].tokens;
+        s->tokens[i] = canvas ? canvas[rows->positions[i]] : rows->tokens[i];
+    }
+    s->all_rows = *rows;
+    s->all_rows.tokens = s->tokens;
+    s->rows = s->all_rows;
     s->compacted = NULL;
     s->base.x = s->full_x;
 }
@@ -9879,28 +10059,34 @@ static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
     }
 }
 
-static void tsk__cpu_backend_remember(tsk__stream *stream, const int32_t *which) {
+static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i, state;
-    for (i = 0; i < s->rows.n; i++)
-        for (state = 0; which[i] && s->rows.slots[i] >= 0 && state < s->rows.caches[s->rows.requests[i]].n_states; state++)
-            memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), (size_t)stream->backend->config->d_model * sizeof(float));
-}
-
-/* outputs[slot] <- x, or x <- outputs[slot], where which[i]. */
-static void tsk__cpu_move_outputs(tsk__stream *stream, const int32_t *which, int load) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    size_t d = (size_t)stream->backend->config->d_model;
     int32_t i;
     for (i = 0; i < s->rows.n; i++) {
-        float *x = (float *)stream->x + (size_t)i * d, *output;
-        if (!which[i] || s->rows.slots[i] < 0) continue;
-        output = (float *)s->rows.caches[s->rows.requests[i]].outputs + (size_t)s->rows.slots[i] * d;
-        memcpy(load ? x : output, load ? output : x, d * sizeof *x);
+        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
+        int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
+        if (kv->n_states != n_states || !(flags & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS))) continue;
+        stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
     }
 }
-static void tsk__cpu_backend_store_outputs(tsk__stream *s, const int32_t *which) { tsk__cpu_move_outputs(s, which, 0); }
-static void tsk__cpu_backend_load_outputs(tsk__stream *s, const int32_t *which) { tsk__cpu_move_outputs(s, which, 1); }
+
+static void tsk__cpu_backend_keep(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    size_t d = (size_t)stream->backend->config->d_model;
+    int32_t i, state;
+    for (i = 0; i < s->rows.n && s->rows.flags; i++) {
+        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
+        int32_t flags = s->rows.flags[i];
+        int skipped = (flags & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS)) && stream->skipped[i];
+        float *x = (float *)stream->x + (size_t)i * d, *output;
+        if (s->rows.slots[i] < 0) continue;
+        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
+            memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), d * sizeof *x);
+        if (!(flags & TSK__ROW_OUTPUT)) continue;
+        output = (float *)kv->outputs + (size_t)s->rows.slots[i] * d;
+        memcpy(skipped ? x : output, skipped ? output : x, d * sizeof *x);
+    }
+}
 
 static void tsk__cpu_backend_expand(tsk__stream *stream) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -9939,6 +10125,36 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_select_rows(stream, n, index);
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
+/* What one request's candidates are, and how sure of it. */
+static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
+    int32_t i;
+    for (i = 0; i < o->n; i++) {
+        const tsk__candidate *c = &candidates[o->first + i];
+        tsk__choice *choice = &stream->choices[o->first + i];
+        if (c->head >= 0) last[c->slot] = stream->predictions[c->head];
+        choice->id = last[c->slot].id;
+        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
+        s->confidences[i] = choice->confidence;
+    }
+}
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t r, i;
+    (void)n_candidates;
+    for (r = 0; r < n; r++) {
+        const tsk__selection *o = &selections[r];
+        int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
+        tsk__cpu_judge(stream, o, candidates);
+        memset(s->commits, 0, (size_t)o->n);
+        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
+        for (i = 0; i < o->n; i++) {
+            stream->choices[o->first + i].is_committed = s->commits[i];
+            if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
+        }
+    }
+}
 static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__cpu_select_rows(stream, n, index);
@@ -9949,10 +10165,9 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
 static const tsk__backend_ops tsk__cpu_backend_ops = {
     0, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
-    tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
-    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_remember,
-    tsk__cpu_backend_store_outputs, tsk__cpu_backend_load_outputs, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head,
-    tsk__cpu_backend_logits, NULL, NULL, NULL};
+    tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
+    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
+    tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
 
 /* ---- loading */
 
@@ -10587,18 +10802,22 @@ typedef struct tsk__pass {
     int32_t max_rows;
     int32_t n;                     /* rows */
     int32_t *tokens, *positions, *requests, *slots; /* [max_rows] as tsk__rows */
-    int32_t *active;               /* [max_rows] 0: skips the upper layers */
+    int32_t *flags;                /* [max_rows] of tsk__row_flag */
+    int32_t *active;               /* [max_rows] 0: skips the upper layers; where that is decided in this pass, as far as it is known */
     int32_t *running;              /* [max_rows] 0: not in the layers that run now */
     int32_t *narrowed;             /* [max_rows] indices of the running rows while narrowed */
     int32_t *narrowed_positions;   /* [max_rows] their positions */
-    int32_t *which;                /* [max_rows] flags for remember, store_outputs, load_outputs */
     int32_t n_running;
     int is_masked, is_compact;     /* how it is narrowed now; neither: not */
+    int is_self_narrowing;         /* the backend masks what it decides to skip, and nothing else is ever left out */
     tsk__kv *caches;               /* [max_requests] */
     int32_t n_requests, max_requests;
     int32_t n_head;                /* rows that need predictions */
     int32_t *head;                 /* [max_rows] their indices */
     tsk__draw *draws;              /* [max_rows] */
+    int32_t n_selections, n_candidates;
+    tsk__selection *selections;    /* [max_requests] */
+    tsk__candidate *candidates;    /* [max_rows] */
 } tsk__pass;
 
 static void tsk__pass_free(tsk__pass *p) {
@@ -10606,17 +10825,21 @@ static void tsk__pass_free(tsk__pass *p) {
     tsk__memory_delete(p->allocator, p->tokens);
     tsk__memory_delete(p->allocator, p->caches);
     tsk__memory_delete(p->allocator, p->draws);
+    tsk__memory_delete(p->allocator, p->selections);
+    tsk__memory_delete(p->allocator, p->candidates);
     p->stream = NULL;
     p->tokens = NULL;
     p->caches = NULL;
     p->draws = NULL;
+    p->selections = NULL;
+    p->candidates = NULL;
     p->max_rows = 0;
 }
 
 /* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
 static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator, int32_t max_rows, int32_t max_requests,
                                    int32_t n_states, tsk_error *error) {
-    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots, &p->active, &p->running, &p->narrowed, &p->narrowed_positions, &p->which, &p->head};
+    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots, &p->flags, &p->active, &p->running, &p->narrowed, &p->narrowed_positions, &p->head};
     size_t n_lists = sizeof lists / sizeof lists[0], i;
     tsk_status status;
     int32_t *block;
@@ -10627,7 +10850,9 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
     p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
-    if (!block || !p->caches || !p->draws) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    p->selections = (tsk__selection *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->selections);
+    p->candidates = (tsk__candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
+    if (!block || !p->caches || !p->draws || !p->selections || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -10635,13 +10860,14 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     return status;
 }
 
-static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = 0; }
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_selections = p->n_candidates = 0; }
 
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
     p->positions[p->n] = position;
     p->requests[p->n] = p->n_requests - 1;
     p->slots[p->n] = slot;
+    p->flags[p->n] = 0;
     p->active[p->n++] = 1;
 }
 
@@ -10652,10 +10878,11 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.positions = p->positions;
     rows.requests = p->requests;
     rows.slots = p->slots;
+    rows.flags = p->flags;
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;
-    p->is_masked = p->is_compact = 0;
+    p->is_masked = p->is_compact = p->is_self_narrowing = 0;
     p->backend->ops->begin(p->stream, &rows);
 }
 
@@ -10671,6 +10898,7 @@ static void tsk__pass_widen(tsk__pass *p) {
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
+    if (p->is_self_narrowing) return n;
     tsk__pass_widen(p);
     if (n == p->n || n == 0) return n;
     for (i = 0, n = 0; i < p->n; i++) {
@@ -10716,7 +10944,8 @@ static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
 }
 
 /* Layers first .. last-1, the embedding before layer 0. After layer l < n_states its output, h_{l+1}, is compared with
-   the request's state of that number. Short passes are recorded by backends that can. */
+   the request's state of that number; requests whose lower layers end here, all of whose states have been compared, are
+   decided about. Short passes are recorded by backends that can. */
 static void tsk__forward_layers(tsk__pass *p, int32_t first, int32_t last, int32_t n_states) {
     const tsk__backend_ops *ops = p->backend->ops;
     int traced = tsk__trace_on(p->tracer);
@@ -10738,7 +10967,8 @@ static void tsk__forward_layers(tsk__pass *p, int32_t first, int32_t last, int32
         tsk__forward_layer(p, layer);
         if (layer < n_states) ops->compare(p->stream, layer);
     }
-    if (recorded) ops->finish(p->stream, key);
+    if (last > 1 && last <= n_states + 1) ops->decide(p->stream, last - 1);
+    if (recorded) ops->finish(p->stream);
 }
 
 /* A row's prediction is wanted, with these draws. */
@@ -10758,67 +10988,7 @@ static void tsk__forward_head(tsk__pass *p) {
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
-}
-// >>skip ==============================================================================================================
-/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step, from the
-   cosines that the lower layers' comparison gave. Stable tokens skip layers K and up. */
-
-typedef struct tsk__skip_token {
-    int32_t id;                /* its id now */
-    int32_t computed_id;       /* the id with which its upper layers last ran: their K and V were made from it */
-    int32_t age, refresh_age;  /* steps, and refreshes, in a row that it was skipped */
-    int is_masked;
-} tsk__skip_token;
-
-/* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at
-   their mean; `mean > threshold` is strict, so that a threshold of 1 never skips. */
-static int tsk__skip_similar(const float *cosines, int32_t n_states, int32_t stride, float threshold, float outlier) {
-    double sum = 0;
-    int32_t l;
-    for (l = 0; l < n_states; l++) {
-        float c = cosines[(size_t)l * (size_t)stride];
-        if (!(c >= outlier)) return 0;
-        sum += (double)c;
-    }
-    return n_states > 0 && sum / n_states > (double)threshold;
-}
-
-/* `age` is the token's in steps or in refreshes, whichever is decided about. */
-static int tsk__skip_stable(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age, const float *cosines, int32_t n_states, int32_t stride) {
-    if (token->is_masked && !o->skip_masked) return 0;
-    if (token->id != token->computed_id) return 0;
-    if (o->skip_max_age > 0 && age >= o->skip_max_age) return 0;
-    return tsk__skip_similar(cosines, n_states, stride, o->skip_threshold, o->skip_outlier);
-}
-
-// >>schedule ==========================================================================================================
-/* How many predictions a step commits, and which. */
-
-void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
-    int32_t i;
-    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
-}
-
-static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
-    switch (transfer) {
-    case TSK_TRANSFER_SCHEDULE: return rank <= quota;
-    case TSK_TRANSFER_THRESHOLD: return confidence >= threshold;
-    default: return (double)confidence >= 1.0 - (double)factor / (rank + 1);
-    }
-}
-
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
-int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
-    int32_t rank, i;
-    memset(commit, 0, n > 0 ? (size_t)n : 0);
-    for (rank = 1; rank <= n; rank++) {
-        int32_t best = -1;
-        for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || confidences[i] > confidences[best])) best = i;
-        if (rank > 1 && !tsk__select_accepts(transfer, threshold, factor, quota, rank, confidences[best])) break;
-        commit[best] = 1;
-    }
-    return rank - 1;
+    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
 }
 // >>session ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
@@ -10839,6 +11009,7 @@ typedef struct tsk__request {
     int32_t n_started;             /* blocks that had a pass, the current one included */
     int32_t block_step, block_masks;  /* passes done in it; masks at its start */
     int32_t first_row, n_rows;     /* of the pass under way */
+    int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
        `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in `carry`. */
@@ -10848,7 +11019,8 @@ typedef struct tsk__request {
     double pending_ms;             /* of the parts so far */
     int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
-    int is_forced;                 /* a probe says which kind of pass comes: is_full is set already */
+    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+    int is_uploaded;               /* the backend's canvas is the same as this one */
     int has_previous;              /* states of an earlier pass of this block are there */
     int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
     int keeps_outputs;             /* h_L of the block's tokens are stored */
@@ -10861,14 +11033,13 @@ typedef struct tsk__request {
     tsk__skip_token *tokens;       /* [length] */
     int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
     uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
-    tsk__prediction *last;         /* [max block] each slot's last prediction */
     int32_t *predictions;          /* [max block] */
     float *confidences;            /* [max block] */
     uint8_t *committed, *active;   /* [max block] */
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_slots, *candidate_positions, *candidate_ids; /* [max block] */
+    int32_t *candidate_slots, *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
     float *candidate_confidences;
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
@@ -10876,7 +11047,7 @@ typedef struct tsk__request {
 
     tsk__kv kv;
     void *refresh_states;          /* skip_refresh: [2, n_states, length, d_model], as kv.states, a slot for each position */
-    uint64_t kv_size, states_size, outputs_size, refresh_size;  /* bytes allocated */
+    uint64_t kv_size, states_size, outputs_size, refresh_size, tokens_size, predictions_size;  /* bytes allocated */
     tsk_result result;
 } tsk__request;
 
@@ -10980,7 +11151,6 @@ static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) 
     TSK__REQUEST_ARRAY(int32_t, nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
     TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
-    TSK__REQUEST_ARRAY(tsk__prediction, last, block);
     TSK__REQUEST_ARRAY(int32_t, predictions, block);
     TSK__REQUEST_ARRAY(float, confidences, block);
     TSK__REQUEST_ARRAY(uint8_t, committed, block);
@@ -11030,7 +11200,12 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     }
     r->kv.n_slots = (int32_t)slots;
     r->kv.n_states = r->n_states;
-    status = tsk__request_device_room(r, &r->kv.states, &r->states_size, 2 * (uint64_t)r->n_states * slots * row, "TokenSkip's states", error);
+    r->kv.skip_threshold = r->options.skip_threshold;
+    r->kv.skip_outlier = r->options.skip_outlier;
+    r->is_uploaded = 0;
+    status = tsk__request_device_room(r, &r->kv.tokens, &r->tokens_size, (uint64_t)length * sizeof(int32_t), "the canvas", error);
+    if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.predictions, &r->predictions_size, slots * sizeof(tsk__prediction), "the block's predictions", error);
+    if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.states, &r->states_size, 2 * (uint64_t)r->n_states * slots * row, "TokenSkip's states", error);
     if (status == TSK_OK && r->options.skip_refresh)
         status = tsk__request_device_room(r, &r->refresh_states, &r->refresh_size, 2 * (uint64_t)r->n_states * (uint64_t)length * row, "skip_refresh's states", error);
     if (status == TSK_OK && r->keeps_outputs) status = tsk__request_device_room(r, &r->kv.outputs, &r->outputs_size, slots * row, "TokenSkip's outputs", error);
@@ -11043,6 +11218,8 @@ static void tsk__request_free(tsk__request *r) {
     if (r->carry) r->backend->ops->release(r->backend, r->carry);
     if (r->kv.states) r->backend->ops->release(r->backend, r->kv.states);
     if (r->kv.outputs) r->backend->ops->release(r->backend, r->kv.outputs);
+    if (r->kv.tokens) r->backend->ops->release(r->backend, r->kv.tokens);
+    if (r->kv.predictions) r->backend->ops->release(r->backend, r->kv.predictions);
     if (r->refresh_states) r->backend->ops->release(r->backend, r->refresh_states);
     tsk__memory_delete(r->allocator, r->memory);
     memset(&r->kv, 0, sizeof r->kv);
@@ -11241,12 +11418,26 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 /* A refresh under skip_refresh has states of its own, of every position of the canvas. */
 static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
 
-static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
+/* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
+static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+
+/* States of a refresh are computed only to be kept. */
+static int tsk__request_keeps_states(const tsk__request *r) {
+    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+}
+
+/* The row of a slot in the pass under way. */
+static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
+    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
+    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+}
+
+/* Adds the request and its rows. */
+static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
-    if (!r->is_forced) r->is_full = tsk__request_is_refresh_next(r);
     r->first_row = p->n;
     p->caches[p->n_requests] = r->kv;
     if (tsk__request_skips_refresh(r)) {
@@ -11266,59 +11457,89 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
         }
     }
     r->n_rows = p->n - r->first_row;
-    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->has_refresh;
-    else r->is_deciding = r->n_states && (r->has_previous || o->skip_force_active >= 0);
+}
+
+/* Which of the model's layers. */
+static void tsk__request_plan_layers(tsk__request *r) {
     r->first_layer = r->cursor;
     r->last_layer = r->config->n_layers;
     if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
     if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
-    for (i = 0; r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
 }
 
-/* The row of a slot in the pass under way. */
-static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
-    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
-    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
-}
-
-/* Whether the token at `position` may skip the upper layers, by the cosines of its row. */
-static int tsk__request_is_stable(tsk__request *r, const tsk__pass *p, int32_t position, int32_t row, int32_t age) {
+/* Whether the token at `position` may skip the upper layers, if its cosines allow. */
+static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
     tsk__skip_token *token = &r->tokens[position];
     token->id = r->canvas[position];
     token->is_masked = token->id == r->config->mask_token_id;
-    return tsk__skip_stable(&r->options, token, age, p->stream->cosines + row, r->n_states, p->max_rows);
+    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
-static void tsk__request_decide_step(tsk__request *r, tsk__pass *p) {
+static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     int full = o->skip_full_every > 0 && r->block_step % o->skip_full_every == 0;
     int32_t i;
     for (i = 0; i < r->n_positions; i++) {
-        int32_t row = r->first_row + i;
-        if (o->skip_force_active >= 0) p->active[row] = i < o->skip_force_active;
-        else p->active[row] = full || !tsk__request_is_stable(r, p, r->positions[i], row, r->tokens[r->positions[i]].age);
+        int32_t *flags = &p->flags[r->first_row + i];
+        if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
+        else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
     }
 }
 
 /* Positions of the block about to be decoded always run: their predictions are what the refresh is for. */
-static void tsk__request_decide_refresh(tsk__request *r, tsk__pass *p) {
+static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, outside = 0;
     for (i = 0; i < r->length; i++) {
-        int32_t row = r->first_row + i;
+        int32_t *flags = &p->flags[r->first_row + i];
         int in_block = slot < r->n_positions && r->positions[slot] == i;
-        if (r->options.skip_force_refresh >= 0) p->active[row] = in_block || outside < r->options.skip_force_refresh;
-        else p->active[row] = in_block || !tsk__request_is_stable(r, p, i, row, r->tokens[i].refresh_age);
-        r->refresh_active[i] = (uint8_t)p->active[row];
+        if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
+        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
     }
 }
 
-/* Sets the pass's active flags of this request's rows, from the cosines of the lower layers. */
-static void tsk__request_decide(tsk__request *r, tsk__pass *p) {
-    if (r->is_full) tsk__request_decide_refresh(r, p);
-    else tsk__request_decide_step(r, p);
+/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
+   that ran through, which of a refresh that was cut is known from its earlier part. */
+static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
+    int if_ran = r->is_deciding && (r->is_full || r->options.skip_reference == TSK_SKIP_LAST_COMPUTED) ? TSK__ROW_IF_RAN : 0;
+    int32_t i;
+    for (i = 0; tsk__request_skips_refresh(r) && i < r->length; i++)
+        if (!r->is_deciding || !r->cursor || p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+    if (tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
+}
+
+static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
+    int32_t i;
+    if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
+    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->has_refresh;
+    else r->is_deciding = r->n_states && (r->has_previous || r->options.skip_force_active >= 0);
+    tsk__request_plan_rows(r, p);
+    tsk__request_plan_layers(r);
+    for (i = 0; r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
+    if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
+    if (!tsk__request_completes(r)) return;
+    if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
+    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+}
+
+/* The backend's canvas, where the host has changed its own. */
+static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
+    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->length * sizeof *r->canvas);
+    r->is_uploaded = 1;
+}
+
+/* Takes the backend's decision about this request's rows. */
+static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < r->n_rows; i++) {
+        int32_t row = r->first_row + i;
+        if (p->flags[row] & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS)) p->active[row] = !p->stream->skipped[row];
+        if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
+    }
 }
 
 /* Layers that every token runs. */
@@ -11382,52 +11603,10 @@ static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p)
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, unless this step draws anew. */
-static int tsk__request_reuses(const tsk__request *r, int32_t slot) {
-    return !r->active[slot] && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0;
-}
-
-static void tsk__request_add_heads(tsk__request *r, tsk__pass *p) {
-    tsk__draw draw;
-    int32_t i;
-    draw.temperature = r->options.temperature;
-    draw.mask_token_id = r->config->mask_token_id;
-    draw.seed = r->options.seed;
-    draw.pass = r->pass;
-    for (i = 0; i < r->n_positions; i++) {
-        if (!tsk__request_is_masked(r, i) || tsk__request_reuses(r, i)) continue;
-        draw.position = (uint32_t)r->positions[i];
-        tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
-    }
-}
-
-/* which[row]: the pass's states become the reference. Last-step: all of them; last-computed, as refreshes always are:
-   those that ran through. */
-static void tsk__request_flag_states(const tsk__request *r, tsk__pass *p) {
-    int32_t i;
-    int last_step = r->options.skip_reference == TSK_SKIP_LAST_STEP;
-    for (i = 0; tsk__request_skips_refresh(r) && i < r->length; i++) p->which[r->first_row + i] = !r->is_deciding || p->active[r->first_row + i];
-    if (tsk__request_skips_refresh(r)) return;
-    for (i = 0; i < r->n_positions; i++) p->which[tsk__request_row(r, i)] = last_step || r->active[i];
-}
-
-static void tsk__request_flag_active(const tsk__request *r, tsk__pass *p, int value) {
-    int32_t i;
-    for (i = 0; i < r->n_positions; i++) p->which[tsk__request_row(r, i)] = r->active[i] == value;
-}
-
-static int32_t tsk__request_take_predictions(tsk__request *r, const tsk__prediction *predictions) {
-    int32_t i, used = 0;
-    for (i = 0; i < r->n_positions; i++) {
-        int masked = tsk__request_is_masked(r, i);
-        if (masked && !tsk__request_reuses(r, i)) r->last[i] = predictions[used++];
-        r->predictions[i] = masked ? r->last[i].id : r->canvas[r->positions[i]];
-        r->confidences[i] = !masked ? 1.0f
-                            : r->options.remasking == TSK_REMASKING_LOW_CONFIDENCE
-                                ? r->last[i].confidence
-                                : (float)tsk__random_uniform(r->options.seed, 0, (uint32_t)r->positions[i], r->pass, 1, 0);
-    }
-    return used;
+/* A stable masked token under `reuse` keeps its last prediction, unless this step draws anew or is the block's first. */
+static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
+    int ran = r->is_full || !r->is_deciding || p->active[r->first_row + slot];
+    return !ran && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block_step > 0;
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -11437,29 +11616,85 @@ static int32_t tsk__request_quota(const tsk__request *r) {
     return r->block_masks / steps + (r->block_step < r->block_masks % steps);
 }
 
+/* Every masked position of the block is a candidate, and those that ran have the head predict them. */
+static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
+    tsk__draw draw;
+    int32_t i;
+    draw.temperature = r->options.temperature;
+    draw.mask_token_id = r->config->mask_token_id;
+    draw.seed = r->options.seed;
+    draw.pass = r->pass;
+    r->first_candidate = p->n_candidates;
+    for (i = 0; i < r->n_positions; i++) {
+        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        if (!tsk__request_is_masked(r, i)) continue;
+        candidate->position = r->positions[i];
+        candidate->slot = i;
+        candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
+        p->n_candidates++;
+        draw.position = (uint32_t)r->positions[i];
+        if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
+    }
+    r->n_candidates = p->n_candidates - r->first_candidate;
+}
+
+/* The rule by which the backend commits candidates; a user's own is followed on the host. */
+static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    tsk__selection *selection = &p->selections[p->n_selections++];
+    memset(selection, 0, sizeof *selection);
+    selection->request = number;
+    selection->first = r->first_candidate;
+    selection->n = r->n_candidates;
+    selection->commits = !r->is_probe && !o->on_select;
+    selection->transfer = (int32_t)o->transfer;
+    selection->quota = tsk__request_quota(r);
+    selection->threshold = o->threshold;
+    selection->factor = o->factor;
+    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    selection->seed = o->seed;
+    selection->pass = r->pass;
+}
+
+/* What the pass predicts for the block, and what the backend has committed of it. */
+static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < r->n_positions; i++) {
+        r->predictions[i] = r->canvas[r->positions[i]];
+        r->confidences[i] = 1.0f;
+        r->committed[i] = 0;
+    }
+    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+        const tsk__choice *choice = &p->stream->choices[i];
+        int32_t slot = p->candidates[i].slot;
+        r->predictions[slot] = choice->id;
+        r->confidences[slot] = choice->confidence;
+        r->committed[slot] = choice->is_committed != 0;
+        if (choice->is_committed) r->canvas[r->positions[slot]] = choice->id;
+    }
+}
+
+/* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r) {
     const tsk_generate_options *o = &r->options;
     int32_t i, n = 0, chosen = 0;
     for (i = 0; i < r->n_positions; i++) {
-        r->committed[i] = 0;
         if (!tsk__request_is_masked(r, i)) continue;
         r->candidate_slots[n] = i;
         r->candidate_positions[n] = r->positions[i];
         r->candidate_ids[n] = r->predictions[i];
         r->candidate_confidences[n++] = r->confidences[i];
     }
-    if (o->on_select) {
-        memset(r->candidate_commits, 0, (size_t)n);
-        o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
-        for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
-    }
-    /* A user's rule that chose nothing falls back to the best candidate: a schedule of one. */
-    if (!chosen) tsk_select(o->on_select ? TSK_TRANSFER_SCHEDULE : o->transfer, o->threshold, o->factor, o->on_select ? 1 : tsk__request_quota(r), n, r->candidate_confidences, r->candidate_commits);
+    memset(r->candidate_commits, 0, (size_t)n);
+    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
         r->committed[r->candidate_slots[i]] = 1;
         r->canvas[r->candidate_positions[i]] = r->candidate_ids[i];
     }
+    r->is_uploaded = 0;
 }
 
 static void tsk__request_count(tsk__request *r, double ms) {
@@ -11539,10 +11774,11 @@ static void tsk__request_move_on(tsk__request *r) {
     r->block_step++;
 }
 
-static int32_t tsk__request_finish(tsk__request *r, const tsk__prediction *predictions, double ms) {
-    int32_t used = tsk__request_take_predictions(r, predictions), masks_left = 0, i;
+static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) {
+    int32_t masks_left = 0, i;
     int stop;
-    tsk__request_commit(r);
+    tsk__request_take_choices(r, p);
+    if (r->options.on_select) tsk__request_commit(r);
     tsk__request_count(r, ms);
     for (i = 0; i < r->n_positions; i++) masks_left += tsk__request_is_masked(r, i);
     r->block_results[r->block].mask_residual = masks_left;
@@ -11556,34 +11792,6 @@ static int32_t tsk__request_finish(tsk__request *r, const tsk__prediction *predi
         }
     }
     if (stop && !r->is_finished) tsk__request_cancel(r);
-    return used;
-}
-
-/* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
-static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
-
-/* States of a refresh are computed only to be kept. */
-static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
-}
-
-typedef enum tsk__flag { TSK__FLAG_STATES, TSK__FLAG_RAN, TSK__FLAG_SKIPPED } tsk__flag;
-
-/* Sets p->which for the rows of all requests that `flag` is about; returns whether any row is set. */
-static int tsk__requests_flag(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk__flag flag) {
-    int32_t i;
-    int any = 0;
-    memset(p->which, 0, (size_t)p->n * sizeof *p->which);
-    for (i = 0; i < n; i++) {
-        const tsk__request *r = requests[i];
-        int has_outputs = r->keeps_outputs && !tsk__request_skips_refresh(r);
-        if (!tsk__request_completes(r)) continue;
-        if (flag == TSK__FLAG_STATES && tsk__request_keeps_states(r)) tsk__request_flag_states(r, p);
-        if (flag == TSK__FLAG_RAN && has_outputs) tsk__request_flag_active(r, p, 1);
-        if (flag == TSK__FLAG_SKIPPED && has_outputs && r->is_deciding) tsk__request_flag_active(r, p, 0);
-    }
-    for (i = 0; i < p->n; i++) any |= p->which[i] && p->slots[i] >= 0;
-    return any;
 }
 
 /* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
@@ -11612,18 +11820,43 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
     return n_layers;
 }
 
-/* Decides for the requests whose K is `layer`. */
+/* Whether the request is decided about, and where: at the end of its lower layers. */
+static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
+    return r->is_deciding && layer == r->n_states + 1 && layer >= r->first_layer && layer < r->last_layer;
+}
+
+/* Waits for the decision about the requests whose K is `layer`. */
 static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer, tsk_error *error) {
     tsk_status status = TSK_OK;
     int32_t i;
     int waited = 0;
     for (i = 0; i < n && status == TSK_OK; i++) {
-        tsk__request *r = requests[i];
-        if (!r->is_deciding || layer != r->n_states + 1 || layer < r->first_layer || layer >= r->last_layer) continue;
+        if (!tsk__request_decides_at(requests[i], layer)) continue;
         if (!waited++) status = p->backend->ops->wait(p->stream, error);
-        if (status == TSK_OK) tsk__request_decide(r, p);
+        if (status == TSK_OK) tsk__request_take_decision(requests[i], p);
     }
     return status;
+}
+
+/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
+static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+    int32_t i;
+    if (p->n > p->backend->ops->masked_rows || tsk__trace_on(p->tracer)) return 0;
+    for (i = 0; i < n; i++)
+        if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
+    return 1;
+}
+
+/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
+static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+    int32_t i, row, certain = 0;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        if (!r->is_deciding) continue;
+        if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
+    }
+    for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS));
+    return p->is_self_narrowing && certain;
 }
 
 /* Narrows the pass to the rows that have work at `layer`; returns how many. */
@@ -11637,55 +11870,72 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     return tsk__pass_narrow(p);
 }
 
-/* One forward pass for n requests, none of them finished; predictions and cosines are there after it, and nothing is
-   committed. */
-static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
-    const tsk__backend_ops *ops = p->backend->ops;
-    int32_t i, layer, next, n_states = 0, n_layers = p->backend->config->n_layers;
-    tsk_status status;
+/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i, n_states = 0;
     tsk__pass_reset(p);
     for (i = 0; i < n; i++) {
         tsk__request_plan(requests[i], p);
+        tsk__request_upload(requests[i], p);
         if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states) n_states = requests[i]->n_states;
     }
+    return n_states;
+}
+
+/* What follows the layers, of the requests that have run all of them. */
+static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i, row, n_kept = 0;
+    for (row = 0; row < p->n; row++) n_kept += (p->flags[row] & (TSK__ROW_REMEMBER | TSK__ROW_OUTPUT)) != 0;
+    for (i = 0; i < n; i++)
+        if (tsk__request_completes(requests[i])) tsk__request_keep_refresh(requests[i], p);
+    if (n_kept) p->backend->ops->keep(p->stream);
+    for (i = 0; i < n; i++) {
+        if (!tsk__request_completes(requests[i])) continue;
+        tsk__request_add_candidates(requests[i], p);
+        tsk__request_add_selection(requests[i], i, p);
+    }
+    tsk__forward_head(p);
+}
+
+/* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
+static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
+    int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
+    int is_blind;
+    tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->pass;
     tsk__pass_begin(p);
+    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
+    is_blind = tsk__requests_need_not_wait(requests, n, p);
     tsk__requests_carry(requests, n, p, 0);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
-        status = tsk__requests_decide(requests, n, p, layer, error);
+        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
         if (status != TSK_OK) return status;
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
     tsk__pass_widen(p);
     tsk__requests_carry(requests, n, p, 1);
-    for (i = 0; i < n; i++) {
-        if (!tsk__request_completes(requests[i])) continue;
-        tsk__request_note_active(requests[i], p);
-        tsk__request_keep_refresh(requests[i], p);
-    }
-    if (n_states && tsk__requests_flag(requests, n, p, TSK__FLAG_STATES)) ops->remember(p->stream, p->which);
-    if (tsk__requests_flag(requests, n, p, TSK__FLAG_RAN)) ops->store_outputs(p->stream, p->which);
-    if (tsk__requests_flag(requests, n, p, TSK__FLAG_SKIPPED)) ops->load_outputs(p->stream, p->which);
-    for (i = 0; i < n; i++)
-        if (tsk__request_completes(requests[i])) tsk__request_add_heads(requests[i], p);
-    tsk__forward_head(p);
-    status = ops->wait(p->stream, error);
+    tsk__requests_predict(requests, n, p);
+    status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
-    for (i = 0; i < n && status == TSK_OK; i++) tsk__request_take_cosines(requests[i], p);
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
+        if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
+        tsk__request_take_cosines(requests[i], p);
+    }
     return status;
 }
 
 static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
     double start = tsk__time_ms();
-    int32_t i, used = 0;
+    int32_t i;
     tsk_status status = tsk__requests_forward(requests, n, p, error);
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
         r->pending_ms += tsk__time_ms() - start;
         r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
         if (r->cursor) continue;
-        used += tsk__request_finish(r, p->stream->predictions + used, r->pending_ms);
+        tsk__request_finish(r, p, r->pending_ms);
         r->pending_ms = 0;
     }
     return status;
@@ -11812,6 +12062,7 @@ static void tsk__session_copy_device(tsk_session *to, const tsk_session *from) {
     if (a->has_previous) ops->copy(to->pass.stream, a->kv.states, b->kv.states, 2 * (uint64_t)b->n_states * (uint64_t)b->kv.n_slots * row);
     if (a->has_refresh) ops->copy(to->pass.stream, a->refresh_states, b->refresh_states, 2 * (uint64_t)b->n_states * (uint64_t)b->length * row);
     if (a->keeps_outputs && b->keeps_outputs) ops->copy(to->pass.stream, a->kv.outputs, b->kv.outputs, (uint64_t)b->kv.n_slots * row);
+    ops->copy(to->pass.stream, a->kv.predictions, b->kv.predictions, (uint64_t)b->kv.n_slots * sizeof(tsk__prediction));
 }
 
 tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error) {
@@ -11838,7 +12089,6 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     memcpy(a->tokens, b->tokens, (size_t)b->length * sizeof *b->tokens);
     memcpy(a->computed_passes, b->computed_passes, (size_t)b->length * sizeof *b->computed_passes);
     memcpy(a->positions, b->positions, (size_t)b->n_positions * sizeof *b->positions);
-    memcpy(a->last, b->last, (size_t)b->n_positions * sizeof *b->last);
     memcpy(a->block_results, b->block_results, (size_t)b->result.n_blocks * sizeof *b->block_results);
     for (i = 0; i < b->result.n_block_steps; i++) {
         a->active_counts[i] = b->active_counts[i];
@@ -11881,11 +12131,12 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
         if (!kept) return tsk__error_memory(error, "a probe", (uint64_t)r->length * sizeof *kept);
         memcpy(kept, r->canvas, (size_t)r->length * sizeof *kept);
         memcpy(r->canvas, canvas, (size_t)r->length * sizeof *kept);
+        r->is_uploaded = 0;
     }
-    r->is_forced = 1;
+    r->is_probe = 1;
     r->is_full = refresh != 0;
     status = tsk__requests_forward(&r, 1, p, error);
-    r->is_forced = 0;
+    r->is_probe = 0;
     if (status == TSK_OK) {
         out->n_positions = r->n_positions;
         out->positions = r->positions;
@@ -11893,9 +12144,10 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
         out->n_cosines = r->n_states && !r->is_full && r->has_previous ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->cosines : NULL;
         for (i = 0; i < r->n_positions; i++) p->head[i] = tsk__request_row(r, i);
-        tsk__request_take_predictions(r, p->stream->predictions);
+        tsk__request_take_choices(r, p);
         tsk__request_move_on(r);
     }
+    if (kept) r->is_uploaded = 0;
     if (kept) memcpy(r->canvas, kept, (size_t)r->length * sizeof *kept);
     tsk__memory_delete(r->allocator, kept);
     return status;
@@ -11924,7 +12176,8 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
     p->tracer = NULL;
-    p->caches[p->n_requests++] = r->kv;
+    p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
     for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
     tsk__pass_begin(p);
     tsk__forward_layers(p, 0, r->config->n_layers, 0);

@@ -58,7 +58,7 @@ typedef struct outcome {          /* what every operation left, as f32 */
 } outcome;
 
 typedef struct plan {
-    int32_t n, n_requests, tokens[max_rows], positions[max_rows], requests[max_rows], slots[max_rows], active[max_rows], which[max_rows];
+    int32_t n, n_requests, tokens[max_rows], positions[max_rows], requests[max_rows], slots[max_rows], active[max_rows], flags[max_rows];
     int32_t lengths[max_requests], index[max_rows], n_head;
     int masked, compacted;
     tsk__draw draws[max_rows];
@@ -82,7 +82,7 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
     tsk__rows rows;
     tsk_error error;
     size_t d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, n = (size_t)p->n, e = b->element_size;
-    int32_t first[3][max_requests * max_rows], active[max_rows], n_active = 0, i, l, r, round;
+    int32_t first[4][max_requests * max_rows], active[max_rows], n_active = 0, i, l, r, round;
     memset(&error, 0, sizeof error);
     memset(caches, 0, sizeof caches);
     memset(o, 0, sizeof *o);
@@ -98,20 +98,19 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
         for (i = 0; i < p->lengths[r]; i++) first[0][i] = (i * 7 + r) % c->vocab_size, first[1][i] = i, first[2][i] = 0;
         memset(&rows, 0, sizeof rows);
         rows.n = p->lengths[r], rows.tokens = first[0], rows.positions = first[1], rows.requests = first[2], rows.slots = first[1];
-        rows.caches = &caches[r], rows.n_requests = 1;
+        rows.flags = first[3], rows.caches = &caches[r], rows.n_requests = 1;
+        for (i = 0; i < rows.n; i++) first[3][i] = TSK__ROW_REMEMBER | TSK__ROW_OUTPUT;
         ops->begin(s, &rows);
         ops->embed(s);
         for (l = 0; l < c->n_layers; l++) {
             ops->qkv(s, l, NULL), ops->attend(s, l), ops->attn_out(s, l, NULL), ops->gate_up(s, l, NULL), ops->down(s, l, NULL);
             if (l < n_states) ops->compare(s, l);
         }
-        for (i = 0; i < rows.n; i++) first[0][i] = 1;  /* the tokens have been read */
-        ops->remember(s, first[0]);
-        ops->store_outputs(s, first[0]);
+        ops->keep(s);
         must(ops->wait(s, &error), &error);
     }
     memset(&rows, 0, sizeof rows);
-    rows.n = p->n, rows.tokens = p->tokens, rows.positions = p->positions, rows.requests = p->requests, rows.slots = p->slots, rows.caches = caches, rows.n_requests = p->n_requests;
+    rows.n = p->n, rows.tokens = p->tokens, rows.positions = p->positions, rows.requests = p->requests, rows.slots = p->slots, rows.flags = p->flags, rows.caches = caches, rows.n_requests = p->n_requests;
     for (round = 0; round < (recorded ? 3 : 1); round++) {
         ops->begin(s, &rows);
         if (recorded && ops->replay && ops->replay(s, 5)) continue;
@@ -131,7 +130,8 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
             if (!recorded) keep(o, s, "down", s->x, n * d);
             if (l < n_states) ops->compare(s, l);
         }
-        if (recorded && ops->finish) ops->finish(s, 5);
+        ops->decide(s, n_states);
+        if (recorded && ops->finish) ops->finish(s);
     }
     must(ops->wait(s, &error), &error);
     for (l = 0; l < n_states; l++) {
@@ -140,18 +140,17 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
         o->counts[o->n] = n;
         o->names[o->n++] = "compare";
     }
-    if (p->masked && ops->masked_rows >= p->n) ops->mask(s, p->active);
-    if ((p->masked && ops->masked_rows < p->n) || p->compacted) {
+    for (i = 0; i < p->n; i++)
+        if (p->flags[i] & TSK__ROW_SKIPS) CHECK(s->skipped[i] == 1);
+    if ((p->masked && ops->masked_rows < p->n) || p->compacted) {  /* (masked by decide, where it does) */
         for (i = 0; i < p->n; i++)
             if (p->active[i]) active[n_active++] = i;
         ops->compact(s, n_active, active);
     }
     l = c->n_layers - 1;
     ops->qkv(s, l, NULL), ops->attend(s, l), ops->attn_out(s, l, NULL), ops->gate_up(s, l, NULL), ops->down(s, l, NULL);
-    if (p->masked && ops->masked_rows >= p->n) ops->mask(s, NULL);
     if ((p->masked && ops->masked_rows < p->n) || p->compacted) ops->expand(s);
-    ops->remember(s, p->which);
-    ops->load_outputs(s, p->which);
+    ops->keep(s);
     keep(o, s, "last", s->x, n * d);
     for (r = 0; r < p->n_requests; r++) {
         size_t size = (size_t)c->n_layers * (size_t)c->n_kv_heads * (size_t)p->lengths[r] * (size_t)c->head_dim;
@@ -201,6 +200,13 @@ static double rms_difference(const float *reference, const float *got, size_t n)
 /* Rows of request r: what `runs` says, or as many for each. */
 static int32_t share_of(const int32_t *runs, int32_t n, int32_t n_requests, int32_t r, int32_t done) { return runs ? runs[r] : r + 1 == n_requests ? n - done : n / n_requests; }
 
+/* What keep is to do with a row. */
+static int32_t random_flags(void) {
+    int32_t flags = random_below(2) ? TSK__ROW_OUTPUT : 0;
+    if (random_below(2)) flags |= random_below(2) ? TSK__ROW_REMEMBER : TSK__ROW_REMEMBER | TSK__ROW_IF_RAN;
+    return flags;
+}
+
 static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, const int32_t *runs, int masked, int compacted, float temperature) {
     plan p;
     int32_t i, r, done = 0;
@@ -212,8 +218,9 @@ static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, co
         at = random_below(p.lengths[r] - share + 1);
         for (i = 0; i < share; i++, done++) p.tokens[done] = random_below(c->vocab_size), p.positions[done] = at + i, p.requests[done] = r, p.slots[done] = at + i;
     }
-    for (i = 0; i < n; i++) p.active[i] = random_below(3) > 0, p.which[i] = random_below(2);
+    for (i = 0; i < n; i++) p.active[i] = random_below(3) > 0, p.flags[i] = random_flags();
     p.active[n - 1] = 1;
+    for (i = 0; i < n && (masked || compacted); i++) p.flags[i] |= p.active[i] ? 0 : TSK__ROW_SKIPS;
     for (i = 0; i < n; i += 1 + random_below(2)) {
         tsk__draw *draw = &p.draws[p.n_head];
         p.index[p.n_head++] = n - 1 - i;
@@ -298,11 +305,15 @@ typedef struct side {
     tsk__backend *b;
     tsk__stream *s;
     tsk__kv caches[max_requests];
+    void *canvas[max_requests], *last[max_requests];           /* [max_rows] ids, predictions */
     void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what taps point at */
     const trial *t;
     int is_masked, is_compacted;   /* how this backend narrows */
     results *out;
 } side;
+
+/* Of decide, over all trials: rows that it skipped by their cosines, and that it did not. */
+static int n_skipped[2];
 
 static uint16_t rounded_bits(float value) { return value == value ? tsk__bf16_from_float(value) : 0xffff; }
 
@@ -314,6 +325,16 @@ static float *random_values(size_t count, float scale, int is_bf16) {
         if (is_bf16) values[i] = tsk__float_from_bf16(tsk__bf16_from_float(values[i]));
     }
     return values;
+}
+
+/* Bytes out of the backend's memory. */
+static void get_bytes(const side *a, void *to, const void *from, size_t size) {
+    if (a->b->ops == &tsk__cuda_backend_ops) {
+        tsk__cuda_backend *b = tsk__cuda_backend_of(a->b);
+        tsk__cuda_enter(b);
+        if (b->api.cuMemcpyDtoHAsync_v2(to, tsk__cuda_address(from), size, NULL) != CUDA_SUCCESS || b->api.cuStreamSynchronize(NULL) != CUDA_SUCCESS) exit(2);
+        tsk__cuda_leave(b);
+    } else memcpy(to, from, size);
 }
 
 /* Host values into the backend's memory. */
@@ -440,30 +461,22 @@ static void put_states(const side *a) {
     }
 }
 
-/* A pass of the trial's rows whose x is the trial's: by load_outputs, that the backend knows of it. Then narrowed. */
-static void begin(const side *a, int narrow) {
+/* A pass of the trial's rows, whose x is the trial's; flags may be NULL. Then narrowed. */
+static void begin_flagged(const side *a, int narrow, const int32_t *flags) {
     const trial *t = a->t;
     const tsk__backend_ops *ops = a->b->ops;
     size_t d = (size_t)t->c->d_model;
-    int32_t all[max_rows], i, r;
     tsk__rows rows;
     memset(&rows, 0, sizeof rows);
-    for (r = 0; r < t->p.n_requests; r++) {
-        float *outputs = (float *)room(max_rows * d * sizeof *outputs);
-        memset(outputs, 0xff, max_rows * d * sizeof *outputs);
-        for (i = 0; i < t->p.n; i++)
-            if (t->p.requests[i] == r) all[i] = 1, memcpy(outputs + (size_t)t->p.slots[i] * d, t->x + (size_t)i * d, d * sizeof *outputs);
-        put(a, a->caches[r].outputs, outputs, max_rows * d);
-        free(outputs);
-    }
-    rows.n = t->p.n, rows.tokens = t->p.tokens, rows.positions = t->p.positions, rows.requests = t->p.requests, rows.slots = t->p.slots;
+    rows.n = t->p.n, rows.tokens = t->p.tokens, rows.positions = t->p.positions, rows.requests = t->p.requests, rows.slots = t->p.slots, rows.flags = flags;
     rows.caches = a->caches, rows.n_requests = t->p.n_requests;
     ops->begin(a->s, &rows);
     poison(a, a->s->x, (size_t)max_rows * d);
-    ops->load_outputs(a->s, all);
+    put(a, a->s->x, t->x, (size_t)t->p.n * d);
     if (narrow && a->is_masked) ops->mask(a->s, t->p.active);
     if (narrow && a->is_compacted) ops->compact(a->s, t->n_ran, t->ran);
 }
+static void begin(const side *a, int narrow) { begin_flagged(a, narrow, NULL); }
 
 static tsk__taps taps_of(const side *a) {
     const tsk_model_config *c = a->t->c;
@@ -531,17 +544,166 @@ static void slide(side *a, int32_t planes, size_t pitch, size_t to, size_t from,
     note_result(a, "slide", get(a, a->norm, count), count, 0);
 }
 
+/* The ids of a canvas in the backend are those of the list: every other request has one. */
+static void keep_embedded(side *a) {
+    const trial *t = a->t;
+    size_t d = (size_t)t->c->d_model, n = (size_t)t->p.n;
+    int32_t canvas[max_rows], i, r;
+    for (r = 0; r < t->p.n_requests; r += 2) {
+        for (i = 0; i < max_rows; i++) canvas[i] = 0;
+        for (i = 0; i < t->p.n; i++)
+            if (t->p.requests[i] == r) canvas[t->p.positions[i]] = t->p.tokens[i];
+        a->caches[r].tokens = a->canvas[r];
+        a->b->ops->upload(a->s, a->canvas[r], canvas, (size_t)t->p.lengths[r] * sizeof *canvas);
+    }
+    begin(a, 0);
+    poison(a, a->s->x, max_rows * d);
+    a->b->ops->embed(a->s);
+    note_result(a, "embed a canvas", get(a, a->s->x, n * d), n * d, 0);
+    for (r = 0; r < t->p.n_requests; r++) a->caches[r].tokens = NULL;
+}
+
+/* What keep does of its flags, some rows being skipped in any case. */
+static void keep_kept(side *a) {
+    const trial *t = a->t;
+    const tsk__backend_ops *ops = a->b->ops;
+    size_t d = (size_t)t->c->d_model, n = (size_t)t->p.n;
+    int32_t flags[max_rows], i, r;
+    for (i = 0; i < t->p.n; i++) flags[i] = t->p.flags[i] | (t->p.active[i] ? 0 : TSK__ROW_SKIPS);
+    put_states(a);
+    begin_flagged(a, 0, flags);
+    for (i = 0; i < n_states; i++) ops->compare(a->s, i);
+    ops->decide(a->s, n_states);
+    ops->keep(a->s);
+    for (r = 0; r < t->p.n_requests; r++) note_result(a, "keep: states", get(a, a->caches[r].states, 2 * n_states * max_rows * d), 2 * n_states * max_rows * d, 0);
+    for (r = 0; r < t->p.n_requests; r++) note_result(a, "keep: outputs", get(a, a->caches[r].outputs, max_rows * d), max_rows * d, 0);
+    note_result(a, "keep: x", get(a, a->s->x, n * d), n * d, 0);
+}
+
+/* The decision is what the rule says of the backend's own cosines; rows that it skips are masked, where rows are. Requests that
+   compare another number of states are left alone. */
+static void check_decision(const side *a) {
+    const trial *t = a->t;
+    const tsk__backend_ops *ops = a->b->ops;
+    size_t d = (size_t)t->c->d_model, at;
+    tsk__stream *s = a->s;
+    int32_t flags[max_rows], expected[max_rows], i, wrong = 0, written = 0;
+    int masks = t->p.n <= ops->masked_rows;
+    float *x;
+    for (i = 0; i < t->p.n; i++) flags[i] = random_below(4) ? TSK__ROW_MAY_SKIP : random_below(2) ? TSK__ROW_SKIPS : 0;
+    put_states(a);
+    begin_flagged(a, 0, flags);
+    for (i = 0; i < n_states; i++) ops->compare(s, i);
+    must(ops->wait(s, NULL), NULL);
+    for (i = 0; i < t->p.n; i++) {
+        const tsk__kv *kv = &a->caches[t->p.requests[i]];
+        expected[i] = flags[i] & TSK__ROW_SKIPS ? 1 : flags[i] ? tsk__skip_similar(s->cosines + i, n_states, s->max_rows, kv->skip_threshold, kv->skip_outlier) : -5;
+        if (flags[i] & TSK__ROW_MAY_SKIP) n_skipped[expected[i]]++;
+        s->skipped[i] = -5;
+    }
+    ops->decide(s, n_states - 1);
+    must(ops->wait(s, NULL), NULL);
+    for (i = 0; i < t->p.n; i++) wrong += s->skipped[i] != -5;
+    ops->decide(s, n_states);
+    must(ops->wait(s, NULL), NULL);
+    for (i = 0; i < t->p.n; i++) wrong += s->skipped[i] != expected[i];
+    poison(a, s->x, max_rows * d);
+    ops->embed(s);
+    x = get(a, s->x, (size_t)t->p.n * d);
+    for (i = 0; i < t->p.n; i++) {
+        int is_written = 0;
+        for (at = 0; at < d; at++) is_written |= x[(size_t)i * d + at] == x[(size_t)i * d + at];
+        written += is_written != !(masks && expected[i] == 1);
+    }
+    free(x);
+    CHECK_INT(wrong, 0);
+    CHECK_INT(written, 0);
+}
+
+/* Candidates of request r: most of its rows, in order; predicted by the head now, or, where it has no such row, earlier. */
+static int32_t add_candidates(const trial *t, int32_t r, tsk__candidate *candidates) {
+    int32_t i, j, n = 0;
+    for (i = 0; i < t->p.n; i++) {
+        if (t->p.requests[i] != r || random_below(4) == 0) continue;
+        candidates[n].position = t->p.positions[i];
+        candidates[n].slot = (n * 7 + 5) % max_rows;
+        candidates[n].head = -1;
+        for (j = 0; j < t->p.n_head; j++)
+            if (t->p.index[j] == i) candidates[n].head = j;
+        n++;
+    }
+    return n;
+}
+
+static tsk__selection random_selection(int32_t r, int32_t first, int32_t n) {
+    tsk__selection o;
+    memset(&o, 0, sizeof o);
+    o.request = r, o.first = first, o.n = n;
+    o.commits = random_below(6) > 0, o.transfer = random_below(3), o.quota = 1 + random_below(n + 2);
+    o.threshold = (float)random_below(9) / 8, o.factor = 0.25f + (float)random_below(8);
+    o.is_random = random_below(4) == 0, o.pass = (uint32_t)random_below(100), o.seed = (uint64_t)random_below(1 << 20) << 20;
+    return o;
+}
+
+/* After the head: what select leaves is what tsk_select says of the head's own predictions and of those kept in the slots, whose
+   confidences are often the same. */
+static void check_select(const side *a) {
+    const trial *t = a->t;
+    tsk__stream *s = a->s;
+    static tsk__prediction kept[max_requests][max_rows], left[max_rows];
+    static int32_t canvas[max_requests][max_rows], canvas_left[max_rows];
+    tsk__candidate candidates[max_rows];
+    tsk__selection selections[max_requests];
+    int32_t r, i, n = 0, wrong = 0;
+    for (r = 0; r < t->p.n_requests; r++) {
+        for (i = 0; i < max_rows; i++) {
+            kept[r][i].id = 1 + random_below(t->c->embedding_size - 1), kept[r][i].confidence = (float)random_below(9) / 8;
+            kept[r][i].logit = kept[r][i].log_sum_exp = 0;
+            canvas[r][i] = -1 - i;
+        }
+        a->b->ops->upload(s, a->canvas[r], canvas[r], sizeof canvas[r]), a->b->ops->upload(s, a->last[r], kept[r], sizeof kept[r]);
+        selections[r] = random_selection(r, n, add_candidates(t, r, candidates + n));
+        n += selections[r].n;
+    }
+    for (i = 0; i < max_rows; i++) s->choices[i].id = -9;
+    a->b->ops->select(s, t->p.n_requests, selections, n, candidates);
+    must(a->b->ops->wait(s, NULL), NULL);
+    for (r = 0; r < t->p.n_requests; r++) {
+        const tsk__selection *o = &selections[r];
+        float confidences[max_rows];
+        uint8_t commits[max_rows];
+        for (i = 0; i < o->n; i++) {
+            const tsk__candidate *c = &candidates[o->first + i];
+            if (c->head >= 0) kept[r][c->slot] = s->predictions[c->head];
+            confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : kept[r][c->slot].confidence;
+        }
+        memset(commits, 0, sizeof commits);
+        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
+        for (i = 0; i < o->n; i++) {
+            const tsk__candidate *c = &candidates[o->first + i];
+            const tsk__choice *choice = &s->choices[o->first + i];
+            wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i];
+            if (commits[i]) canvas[r][c->position] = choice->id;
+        }
+        get_bytes(a, canvas_left, a->canvas[r], sizeof canvas_left), get_bytes(a, left, a->last[r], sizeof left);
+        wrong += memcmp(canvas_left, canvas[r], sizeof canvas_left) != 0;
+        wrong += memcmp(left, kept[r], sizeof left) != 0;
+    }
+    CHECK_INT(wrong, 0);
+}
+
 /* What only moves rows moves every bit. */
 static void keep_moves(side *a) {
     const trial *t = a->t;
     const tsk__backend_ops *ops = a->b->ops;
     size_t d = (size_t)t->c->d_model, n = (size_t)t->p.n;
-    int32_t r, i;
+    int32_t i;
     float *cosines;
     begin(a, 0);
     poison(a, a->s->x, max_rows * d);
     ops->embed(a->s);
     note_result(a, "embed", get(a, a->s->x, n * d), n * d, 0);
+    keep_embedded(a);
     put_states(a);
     begin(a, 1);
     for (i = 0; i < n_states * a->s->max_rows; i++) a->s->cosines[i] = -7;
@@ -555,21 +717,9 @@ static void keep_moves(side *a) {
         for (j = 0; j < t->p.n; j++)
             if (t->narrows && !t->p.active[j]) CHECK(a->s->cosines[i * a->s->max_rows + j] == -7);
     }
-    if (a->is_masked) ops->mask(a->s, NULL);
-    if (a->is_compacted) ops->expand(a->s);
-    if (t->narrows == 0) {
-        ops->remember(a->s, t->p.which);
-        for (r = 0; r < t->p.n_requests; r++) note_result(a, "states", get(a, a->caches[r].states, 2 * n_states * max_rows * d), 2 * n_states * max_rows * d, 0);
-    }
-    put_states(a);
+    keep_kept(a);
+    check_decision(a);
     begin(a, 0);
-    put_states(a);
-    ops->store_outputs(a->s, t->p.which);
-    for (r = 0; r < t->p.n_requests; r++) note_result(a, "store_outputs", get(a, a->caches[r].outputs, max_rows * d), max_rows * d, 0);
-    begin(a, 0);
-    put_states(a);
-    ops->load_outputs(a->s, t->p.which);
-    note_result(a, "load_outputs", get(a, a->s->x, n * d), n * d, 0);
     poison(a, a->norm, max_rows * d);
     ops->copy(a->s, a->norm, a->s->x, n * d * a->b->element_size);
     note_result(a, "copy", get(a, a->norm, n * d), n * d, 0);
@@ -605,24 +755,30 @@ static void run_side(side *a, tsk_model *model, const trial *t, results *out, ts
         tsk__kv *kv_of = &a->caches[r];
         kv_of->k = ops->allocate(a->b, cache_size(t, r) * e), kv_of->v = ops->allocate(a->b, cache_size(t, r) * e);
         kv_of->states = ops->allocate(a->b, 2 * n_states * max_rows * d * e), kv_of->outputs = ops->allocate(a->b, max_rows * d * e);
-        if (!kv_of->k || !kv_of->v || !kv_of->states || !kv_of->outputs) exit(2);
+        a->canvas[r] = ops->allocate(a->b, max_rows * sizeof(int32_t)), a->last[r] = ops->allocate(a->b, max_rows * sizeof(tsk__prediction));
+        if (!kv_of->k || !kv_of->v || !kv_of->states || !kv_of->outputs || !a->canvas[r] || !a->last[r]) exit(2);
+        kv_of->skip_threshold = 0.3f, kv_of->skip_outlier = -0.03f;
         kv_of->length = t->p.lengths[r], kv_of->capacity = t->capacities[r], kv_of->n_slots = max_rows, kv_of->n_states = n_states;
     }
     keep_linear(a, 1, 0);
     keep_linear(a, 0, 1);
     keep_moves(a);
+    for (r = 0; r < t->p.n_requests; r++) a->caches[r].tokens = a->canvas[r], a->caches[r].predictions = a->last[r];
     begin(a, 0);
     for (i = 0; i < t->p.n; i++) a->s->predictions[i].id = -9;
     ops->head(a->s, t->p.n_head, t->p.index, t->p.draws);
     must(ops->wait(a->s, &error), &error);
     memcpy(predictions, a->s->predictions, m * sizeof *predictions);
+    check_select(a);
     ops->logits(a->s, t->p.n_head, t->p.index, norm, logits);
     must(ops->wait(a->s, &error), &error);
     note_result(a, "final norm", norm, m * d, bound_of(a));
     note_result(a, "logits", logits, m * v, bound_of(a));
     for (i = 0; i < 8; i++) ops->release(a->b, *buffers[i]);
-    for (r = 0; r < t->p.n_requests; r++)
+    for (r = 0; r < t->p.n_requests; r++) {
         ops->release(a->b, a->caches[r].k), ops->release(a->b, a->caches[r].v), ops->release(a->b, a->caches[r].states), ops->release(a->b, a->caches[r].outputs);
+        ops->release(a->b, a->canvas[r]), ops->release(a->b, a->last[r]);
+    }
     ops->stream_destroy(a->s);
 }
 
@@ -858,6 +1014,11 @@ static void test_layout(void) {
     CHECK_INT(offsetof(tsk__cuda_linear_args, table), 320);
     CHECK_INT(offsetof(tsk__cuda_linear_args, end_pad), 464);
     CHECK_INT(sizeof(tsk__cuda_placing), 24);
+    CHECK_INT(sizeof(tsk__cuda_row), 32);
+    CHECK_INT(sizeof(tsk__cuda_cache), 80);
+    CHECK_INT(sizeof(tsk__candidate), 12);
+    CHECK_INT(sizeof(tsk__selection), 48);
+    CHECK_INT(sizeof(tsk__choice), 12);
 }
 
 /* Stages and shared memory of the wide maps, from what kernels.cu says they need (a stage of N outputs: (N + 128) * 128 bytes and
@@ -1026,6 +1187,7 @@ int main(int argc, char **argv) {
         shape s = random_shape(i);
         test_operations(&s, device, which);
     }
+    if (which == PART_ALL) CHECK(n_skipped[0] > 100 && n_skipped[1] > 100);
     printf("largest error of an operation, or of three layers together: f32 %.1e, bf16 %.1e\n", worst_f32, worst_bf16);
     return test_end("test_cuda");
 }

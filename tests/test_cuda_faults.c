@@ -1,7 +1,8 @@
 /* >>cuda when something goes wrong: libraries that are missing, old or broken, a GPU that is not good enough or full, a
    damaged kernel cache, and every call into CUDA refused once, whatever it was for: an error that says why, nothing left
    behind, and the next try succeeds. All of that on a driver made of a few functions in this file, whose device memory is
-   the host's and whose kernels do nothing, so that it is tried on every machine; with a GPU, refusals on the real one too. */
+   the host's and whose kernels only tell the host of their end and commit a token, so that it is tried on every machine; with
+   a GPU, refusals on the real one too. */
 #include <dlfcn.h>
 static void *test_dlopen(const char *name, int flags);
 static void *test_dlsym(void *library, const char *name);
@@ -42,6 +43,7 @@ static struct driver {
     size_t available;
     int refuse, refuse_after;      /* which call, and how many of it succeed before */
     int refused;
+    int is_silent;                 /* kernels do not even tell of their end */
     int calls[N_CALLS], alive[N_KINDS], n_compiled;
 } driver;
 static tsk__cuda_api real;
@@ -78,7 +80,69 @@ static int encode(const CUtensorMap *out, const void *address, cuuint32_t rank, 
     int good = (uintptr_t)out % 64 == 0 && address && (uintptr_t)address % 16 == 0 && rank == 2 && size[0] && size[1] && strides[0] % 16 == 0 && strides[0] >= 2 * size[0];
     return good && box[0] == 64 && box[1] && box[1] <= 256 && every[0] == 1 && every[1] == 1 ? 0 : 1;
 }
-static int end_capture(CUgraph *out) { return give(out, 1); }
+
+/* Kernels: a function's handle is its name. Of a graph only what tells the host matters: fetches of the row table, the only
+   kernels in recorded sections that do. */
+typedef struct telling { uint32_t *count; volatile uint32_t *told; } telling;
+typedef struct graph { int n; telling fetches[8]; } graph;
+static struct { int is_on; graph graph; } capture;
+
+static int find_function(CUfunction *out, CUmodule module, const char *name) {
+    static char names[2 * TSK__CUDA_KERNEL_COUNT][40]; /* of both types */
+    int i;
+    for (i = 0; names[i][0] && strcmp(names[i], name) != 0; i++) {
+    }
+    snprintf(names[i], sizeof names[i], "%s", name);
+    memcpy(out, module ? (void *[1]){names[i]} : (void *[1]){NULL}, sizeof *out);
+    return module == NULL;
+}
+static uintptr_t address_in(void *const *parameters, int i) { return (uintptr_t)*(const CUdeviceptr *)parameters[i]; }
+static void tell(telling t) {
+    if (!driver.is_silent) *t.told = ++*t.count;
+}
+/* The first candidate of every request is committed. */
+static void select_first(const CUlaunchConfig *config, void *const *parameters) {
+    const tsk__selection *selections = (const tsk__selection *)address_in(parameters, 1);
+    tsk__choice *choices = (tsk__choice *)address_in(parameters, 5);
+    int32_t i;
+    unsigned int r;
+    for (r = 0; r < config->gridDimX; r++)
+        for (i = 0; i < selections[r].n; i++) choices[selections[r].first + i].id = 1, choices[selections[r].first + i].is_committed = selections[r].commits && i == 0;
+}
+static int launch(const CUlaunchConfig *config, CUfunction function, void *const *parameters) {
+    const char *name = (const char *)function;
+    telling t;
+    if (!name || !parameters) return 1;
+    if (strcmp(name, "select_tokens") == 0) select_first(config, parameters);
+    if (strcmp(name, "pass_begin") == 0) {
+        t.count = (uint32_t *)address_in(parameters, 9) + 1, t.told = (volatile uint32_t *)address_in(parameters, 10);
+        if (!capture.is_on) tell(t);
+        else if (capture.graph.n < 8) capture.graph.fetches[capture.graph.n++] = t;
+    }
+    if (strcmp(name, "pass_signal") == 0) {
+        t.count = (uint32_t *)address_in(parameters, 0), t.told = (volatile uint32_t *)address_in(parameters, 1);
+        tell(t);
+    }
+    return 0;
+}
+static int begin_capture(void) { return memset(&capture, 0, sizeof capture), capture.is_on = 1, 0; }
+static int end_capture(CUgraph *out) {
+    int result = give(out, sizeof capture.graph);
+    capture.is_on = 0;
+    if (!result) memcpy(*(void **)(void *)out, &capture.graph, sizeof capture.graph);
+    return result;
+}
+static int instantiate(CUgraphExec *out, CUgraph from) {
+    int result = give(out, sizeof(graph));
+    if (!result && from) memcpy(*(void **)(void *)out, (const void *)from, sizeof(graph));
+    return result;
+}
+static int launch_graph(CUgraphExec executable) {
+    const graph *g = (const graph *)(const void *)executable;
+    int i;
+    for (i = 0; g && i < g->n; i++) tell(g->fetches[i]);
+    return g == NULL;
+}
 static int compile(void) { return driver.n_compiled++, driver.broken_source ? 6 : 0; }
 
 /* W(name, parameters, arguments, error when refused, what it does here, kind of what it gives or takes, how many) */
@@ -112,19 +176,19 @@ W(CUresult, cuMemcpyDtoDAsync_v2, (CUdeviceptr a, CUdeviceptr b, size_t c, CUstr
 W(CUresult, cuMemsetD8Async, (CUdeviceptr a, unsigned char b, size_t c, CUstream d), (a, b, c, d), 999, 0 * b, NOTHING, 0)
 W(CUresult, cuModuleLoadData, (CUmodule *a, const void *b), (a, b), 2, check_module(a, b), MODULE, 1)
 W(CUresult, cuModuleUnload, (CUmodule a), (a), 0, take(a), MODULE, -1)
-W(CUresult, cuModuleGetFunction, (CUfunction *a, CUmodule b, const char *c), (a, b, c), 500, (memcpy(a, &b, sizeof b), 0), NOTHING, 0)
+W(CUresult, cuModuleGetFunction, (CUfunction *a, CUmodule b, const char *c), (a, b, c), 500, find_function(a, b, c), NOTHING, 0)
 W(CUresult, cuFuncSetAttribute, (CUfunction a, CUfunction_attribute b, int c), (a, b, c), 999, 0 * b, NOTHING, 0)
 W(CUresult, cuTensorMapEncodeTiled,
   (CUtensorMap *a, CUtensorMapDataType b, cuuint32_t c, void *d, const cuuint64_t *e, const cuuint64_t *f, const cuuint32_t *g, const cuuint32_t *h, CUtensorMapInterleave i, CUtensorMapSwizzle j, CUtensorMapL2promotion k,
    CUtensorMapFloatOOBfill l),
   (a, b, c, d, e, f, g, h, i, j, k, l), 1, encode(a, d, c, e, f, g, h) + 0 * (b + i + j + k + l), NOTHING, 0)
 W(CUresult, cuOccupancyMaxActiveClusters, (int *a, CUfunction b, const CUlaunchConfig *c), (a, b, c), 719, (*a = 30, b == NULL || c->numAttrs != 1), NOTHING, 0)
-W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, b == NULL || c == NULL, NOTHING, 0)
+W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, launch(a, b, c), NOTHING, 0)
 W(CUresult, cuStreamCreate, (CUstream *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), STREAM, 1)
 W(CUresult, cuStreamDestroy_v2, (CUstream a), (a), 0, take(a), STREAM, -1)
 W(CUresult, cuStreamSynchronize, (CUstream a), (a), 719, 0, NOTHING, 0)
 W(CUresult, cuStreamQuery, (CUstream a), (a), 719, 0, NOTHING, 0)
-W(CUresult, cuStreamBeginCapture_v2, (CUstream a, CUstreamCaptureMode b), (a, b), 999, 0 * b, NOTHING, 0)
+W(CUresult, cuStreamBeginCapture_v2, (CUstream a, CUstreamCaptureMode b), (a, b), 999, begin_capture() + 0 * b, NOTHING, 0)
 static CUresult wrap_cuStreamEndCapture(CUstream a, CUgraph *b) { /* refused, it still ends */
     int refused = refuses(CALL_cuStreamEndCapture);
     CUresult result = driver.is_real ? real.cuStreamEndCapture(a, b) : end_capture(b);
@@ -133,8 +197,8 @@ static CUresult wrap_cuStreamEndCapture(CUstream a, CUgraph *b) { /* refused, it
     else if (!result) take(*b);
     return *b = NULL, 2;
 }
-W(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec *a, CUgraph b, unsigned long long c), (a, b, c), 2, give(a, b ? 1 : 0), GRAPH_EXEC, 1)
-W(CUresult, cuGraphLaunch, (CUgraphExec a, CUstream b), (a, b), 719, a == NULL, NOTHING, 0)
+W(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec *a, CUgraph b, unsigned long long c), (a, b, c), 2, instantiate(a, b), GRAPH_EXEC, 1)
+W(CUresult, cuGraphLaunch, (CUgraphExec a, CUstream b), (a, b), 719, launch_graph(a), NOTHING, 0)
 W(CUresult, cuGraphExecDestroy, (CUgraphExec a), (a), 0, take(a), GRAPH_EXEC, -1)
 W(CUresult, cuGraphDestroy, (CUgraph a), (a), 0, take(a), GRAPH, -1)
 W(CUresult, cuEventCreate, (CUevent *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), EVENT, 1)
@@ -454,6 +518,28 @@ static void test_refusals(tsk_dtype dtype, int is_real, int fits) {
     CHECK(n > (is_real ? 40 : 100));
 }
 
+/* A stream that is said to have ended, and never told: an error, not a result. */
+static void test_silence(void) {
+    static const int32_t prompt[6] = {3, 14, 15, 9, 26, 5};
+    tsk_generate_options o = small_options();
+    tsk_model *model = NULL;
+    tsk_session *session = NULL;
+    tsk_result result;
+    tsk_error error;
+    new_driver();
+    if (!CHECK_INT(load(TSK_DEVICE_CUDA, TSK_DTYPE_BF16, NULL, &model, &error), TSK_OK)) return;
+    CHECK_INT(tsk_session_create(model, &o, &session, &error), TSK_OK);
+    driver.is_silent = 1;
+    CHECK_INT(tsk_generate(session, prompt, 6, NULL, &result, &error), TSK_ERROR_DEVICE);
+    CHECK_CONTAINS(error.message, "CUDA, ");
+    driver.is_silent = 0;
+    CHECK_INT(tsk_generate(session, prompt, 6, NULL, &result, &error), TSK_OK);
+    CHECK_INT(result.mask_residual, 0);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    check_nothing_left("after a silent device");
+}
+
 static void test_host_memory(tsk_dtype dtype) {
     long n;
     cache_dir = "";
@@ -485,6 +571,7 @@ int main(void) {
     model_dir = dirs[0];
     test_libraries();
     test_cache();
+    test_silence();
     for (i = 0; i < 2; i++) {
         model_dir = dirs[i];
         new_driver();

@@ -205,14 +205,18 @@ typedef struct by_hand {
     float logits[max_positions * max_width];
 } by_hand;
 
-static void hand_begin(by_hand *h, const tsk_json_value *golden, int32_t pass) {
+static void hand_begin(by_hand *h, const tsk_json_value *golden, int32_t pass, const int32_t *flags) {
     tsk__pass *p = &h->session->pass;
     int32_t i;
     golden_ids(tsk_json_get(golden, "ids"), h->ids, max_positions);
     h->n = golden_ids(tsk_json_get(golden, "positions"), h->positions, max_positions);
     tsk__pass_reset(p);
-    p->caches[p->n_requests++] = h->kv;
-    for (i = 0; i < h->n; i++) tsk__pass_add_row(p, h->ids[h->positions[i]], h->positions[i], i);
+    p->caches[p->n_requests] = h->kv;
+    p->caches[p->n_requests++].tokens = NULL;
+    for (i = 0; i < h->n; i++) {
+        tsk__pass_add_row(p, h->ids[h->positions[i]], h->positions[i], i);
+        p->flags[i] = flags[i];
+    }
     if (p->tracer) p->tracer->pass = pass;
     tsk__pass_begin(p);
     tsk__forward_layers(p, 0, h->k, h->n_states);
@@ -227,12 +231,11 @@ static void hand_logits(by_hand *h) {
 
 static void hand_block_pass(by_hand *h, const tsk_json_value *golden) {
     tsk__pass *p = &h->session->pass;
-    int32_t i;
-    hand_begin(h, golden, 1);
+    int32_t flags[max_positions], i;
+    for (i = 0; i < max_positions; i++) flags[i] = TSK__ROW_REMEMBER | TSK__ROW_OUTPUT;
+    hand_begin(h, golden, 1, flags);
     tsk__forward_layers(p, h->k, p->backend->config->n_layers, 0);
-    for (i = 0; i < h->n; i++) p->which[i] = 1;
-    p->backend->ops->remember(p->stream, p->which);
-    p->backend->ops->store_outputs(p->stream, p->which);
+    p->backend->ops->keep(p->stream);
     hand_logits(h);
     check_logits(tsk_json_get(golden, "logits"), h->logits, p->backend->config->embedding_size, "block");
     tsk__forward_head(p);
@@ -260,23 +263,24 @@ static int is_among(const int32_t *ids, int32_t n, int32_t id) {
 static void hand_skip_pass(by_hand *h, const tsk_json_value *golden, const int32_t *old_ids) {
     const tsk_json_value *options = tsk_json_get(golden, "options");
     tsk__pass *p = &h->session->pass;
-    int32_t active[max_positions], n_active = golden_ids(tsk_json_get(golden, "active"), active, max_positions), i;
-    int32_t vocabulary = p->backend->config->embedding_size;
-    hand_begin(h, golden, 2);
+    int32_t active[max_positions], n_active = golden_ids(tsk_json_get(golden, "active"), active, max_positions), flags[max_positions], i;
+    int32_t vocabulary = p->backend->config->embedding_size, positions[max_positions], ids[max_positions];
+    golden_ids(tsk_json_get(golden, "ids"), ids, max_positions);
+    golden_ids(tsk_json_get(golden, "positions"), positions, max_positions);
+    for (i = 0; i < h->n; i++) flags[i] = TSK__ROW_OUTPUT | (ids[positions[i]] == old_ids[positions[i]] ? TSK__ROW_MAY_SKIP : 0);
+    h->kv.skip_threshold = (float)golden_number(options, "skip_threshold", 0), h->kv.skip_outlier = (float)golden_number(options, "skip_outlier", 0);
+    hand_begin(h, golden, 2, flags);
     check_cosines(h, golden);
     for (i = 0; i < h->n; i++) {
-        int changed = h->ids[h->positions[i]] != old_ids[h->positions[i]];
-        p->running[i] = changed || !tsk__skip_similar(p->stream->cosines + i, h->n_states, p->max_rows, (float)golden_number(options, "skip_threshold", 0),
-                                                     (float)golden_number(options, "skip_outlier", 0));
+        p->running[i] = !(flags[i] & TSK__ROW_MAY_SKIP) || !p->stream->skipped[i];
         CHECK_INT(p->running[i], is_among(active, n_active, h->positions[i]));
-        p->which[i] = !p->running[i];
     }
     CHECK_INT(tsk__pass_narrow(p), n_active);
     tsk__forward_layers(p, h->k, p->backend->config->n_layers, 0);
     tsk__pass_widen(p);
     hand_logits(h);
     check_logits(tsk_json_get(golden, "logits_exit"), h->logits, vocabulary, "skip, exit");
-    p->backend->ops->load_outputs(p->stream, p->which);
+    p->backend->ops->keep(p->stream);
     hand_logits(h);
     check_logits(tsk_json_get(golden, "logits_reuse"), h->logits, vocabulary, "skip, reuse");
 }

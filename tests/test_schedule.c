@@ -223,33 +223,43 @@ static void check_cosines(const tsk_json_value *test) {
     CHECK(stable == NULL);
 }
 
-/* Each of the rules that make a token active whatever its states say. */
+/* Each of the rules that make a token active: whatever its states say, and by them. */
 static void test_stable_rules(void) {
     static const float same[] = {1.0f, 1.0f, 1.0f}, nan_inside[] = {1.0f, NAN, 1.0f};
     tsk_generate_options o = tsk_generate_options_default();
     tsk__skip_token token;
-    int32_t age = 0;
     memset(&token, 0, sizeof token);
     token.id = token.computed_id = 5;
-    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
-    CHECK(!tsk__skip_stable(&o, &token, age, same, 0, 1));       /* nothing to compare */
-    CHECK(!tsk__skip_stable(&o, &token, age, nan_inside, 3, 1));
+    CHECK(tsk__skip_may(&o, &token, 0));
     token.computed_id = 6;                                  /* its upper K and V were made from another id */
-    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    CHECK(!tsk__skip_may(&o, &token, 0));
     token.computed_id = 5;
     token.is_masked = 1;
-    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    CHECK(!tsk__skip_may(&o, &token, 0));
     o.skip_masked = 1;
-    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
-    age = 2;
-    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));        /* skip_max_age 0: any age */
+    CHECK(tsk__skip_may(&o, &token, 0));
+    CHECK(tsk__skip_may(&o, &token, 2));                    /* skip_max_age 0: any age */
     o.skip_max_age = 3;
-    CHECK(tsk__skip_stable(&o, &token, age, same, 3, 1));
-    age = 3;
-    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
-    o.skip_max_age = 0;
-    o.skip_threshold = 1.0f;                                /* strict: never */
-    CHECK(!tsk__skip_stable(&o, &token, age, same, 3, 1));
+    CHECK(tsk__skip_may(&o, &token, 2));
+    CHECK(!tsk__skip_may(&o, &token, 3));
+    CHECK(tsk__skip_similar(same, 3, 1, 0.95f, 0.7f));
+    CHECK(!tsk__skip_similar(same, 0, 1, 0.95f, 0.7f));     /* nothing to compare */
+    CHECK(!tsk__skip_similar(nan_inside, 3, 1, 0.95f, 0.7f));
+    CHECK(!tsk__skip_similar(same, 3, 1, 1.0f, 0.7f));      /* strict: never */
+}
+
+/* A confidence that is no number is the worst, wherever it stands, and still ends a block that has no other. */
+static void test_select_without_numbers(void) {
+    static const float mixed[] = {NAN, 0.2f, NAN, 0.8f}, none[] = {NAN, NAN};
+    uint8_t commit[4];
+    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, 4, mixed, commit), 1);
+    CHECK(!commit[0] && !commit[1] && !commit[2] && commit[3]);
+    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 4, mixed, commit), 3);
+    CHECK(commit[0] && commit[1] && !commit[2] && commit[3]);
+    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0.1f, 0, 0, 4, mixed, commit), 2);
+    CHECK(!commit[0] && commit[1] && !commit[2] && commit[3]);
+    CHECK_INT(tsk_select(TSK_TRANSFER_FACTOR, 0, 1, 0, 2, none, commit), 1);
+    CHECK(commit[0] && !commit[1]);
 }
 
 static int each_case(const char *path, void (*check)(const tsk_json_value *test)) {
@@ -268,6 +278,7 @@ int main(void) {
     test_schedule_sums();
     test_select_by_hand();
     test_select_against_definition();
+    test_select_without_numbers();
     test_stable_rules();
     return test_end("test_schedule");
 }

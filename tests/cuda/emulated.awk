@@ -1,4 +1,4 @@
-# Makes C++ of the part of kernels.cu that has the linear maps and attention: functions that hold PTX are left out (emulated.h
+# Makes C++ of the part of kernels.cu that has the linear maps, attention and the two decisions: functions that hold PTX are left out (emulated.h
 # has its own of the same names), and shared memory is asked for. Functions begin in column 1 and end where their braces do.
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
 /^\/\/ ---- The beginning and the end of a pass/ { exit }

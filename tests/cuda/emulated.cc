@@ -264,10 +264,105 @@ static void test_attention(void (*kernel)(const attention_args), const std::vect
     for (u32 counter : counters) CHECK_INT(counter, 0);
 }
 
+/* ---- what is skipped and what is committed */
+
+/* Rows in another order than in the list of begin, of requests that compare two or three states. */
+static void test_decide(u32 seed) {
+    const int n = 300, stride = 320, states = 3;
+    std::vector<cache_entry> caches(3);
+    std::vector<row_entry> rows((size_t)n);
+    std::vector<float> cosines((size_t)states * stride, NAN);
+    std::vector<int> skipped((size_t)n, -5), host(skipped);
+    rows_table table = rows_table();
+    int wrong = 0, n_of[2] = {0, 0};
+    for (int r = 0; r < 3; r++) caches[r] = cache_entry(), caches[r].n_states = r == 1 ? 2 : states, caches[r].skip_threshold = 0.6f, caches[r].skip_outlier = 0.3f;
+    for (int i = 0; i < n; i++) {
+        rows[i] = row_entry();
+        rows[i].request = i % 3, rows[i].number = (i * 7 + 11) % n, rows[i].active = 1;
+        rows[i].flags = (dice() % 4 ? ROW_MAY_SKIP : dice() % 2 ? ROW_SKIPS : 0) | ROW_OUTPUT;
+        for (int state = 0; state < states; state++) cosines[(size_t)state * stride + rows[i].number] = dice() % 50 ? (float)(dice() % 1000) / 1000 + 0.2f : NAN;
+    }
+    table.rows = rows.data(), table.caches = caches.data();
+    launch_emulated([&]() { decide(table, n, states, cosines.data(), stride, 1, skipped.data(), host.data()); }, {3, 1, 1}, 128, 1, 0, seed);
+    for (int i = 0; i < n; i++) {
+        int number = rows[i].number, expected = -5;
+        double sum = 0;
+        bool near = true;
+        for (int state = 0; state < states; state++) sum += cosines[(size_t)state * stride + number], near = near && cosines[(size_t)state * stride + number] >= 0.3f;
+        if (rows[i].request != 1 && (rows[i].flags & ROW_MAY_SKIP)) expected = near && sum / states > (double)0.6f, n_of[expected]++;
+        if (rows[i].request != 1 && (rows[i].flags & ROW_SKIPS)) expected = 1;
+        wrong += skipped[number] != expected || host[number] != expected || rows[i].active != (expected != 1);
+    }
+    CHECK_INT(wrong, 0);
+    CHECK(n_of[0] > 20 && n_of[1] > 20);
+}
+
+/* The rules as they are told: candidates from the surest down, the first of equal ones first, as long as the rule takes them. */
+static void test_select(u32 seed) {
+    const int n_requests = 6, most = 300;
+    std::vector<cache_entry> caches(n_requests);
+    std::vector<std::vector<int>> canvases, before;
+    std::vector<std::vector<prediction_entry>> kept;
+    std::vector<selection_entry> selections;
+    std::vector<candidate_entry> candidates;
+    std::vector<prediction_entry> predictions;
+    rows_table table = rows_table();
+    int wrong = 0;
+    for (int r = 0; r < n_requests; r++) {
+        selection_entry s = selection_entry();
+        s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % most), s.commits = r != 5, s.transfer = r % 3;
+        s.quota = 1 + (int)(dice() % (s.n + 3)), s.threshold = 0.5f, s.factor = 0.5f + (float)(dice() % 40), s.is_random = r == 4, s.pass = 3, s.seed = 77;
+        canvases.emplace_back((size_t)(2 * most), -1), kept.emplace_back((size_t)most);
+        for (prediction_entry &p : kept.back()) p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, 0};
+        for (int i = 0; i < s.n; i++) {
+            candidate_entry c = {2 * i + (int)(dice() % 2), s.n - 1 - i, dice() % 3 ? (int)predictions.size() : -1};
+            if (c.head >= 0) predictions.push_back({(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, 0});
+            candidates.push_back(c);
+        }
+        selections.push_back(s);
+    }
+    before = canvases;
+    for (int r = 0; r < n_requests; r++) caches[r] = cache_entry(), caches[r].tokens = canvases[r].data(), caches[r].predictions = kept[r].data();
+    std::vector<std::vector<prediction_entry>> expected = kept;
+    std::vector<float> scratch(candidates.size(), NAN);
+    std::vector<choice_entry> choices(candidates.size());
+    table.caches = caches.data();
+    launch_emulated([&]() { select_tokens(table, selections.data(), candidates.data(), predictions.data(), scratch.data(), choices.data()); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
+    for (const selection_entry &s : selections) {
+        const candidate_entry *c = &candidates[(size_t)s.first];
+        const choice_entry *got = &choices[(size_t)s.first];
+        std::vector<prediction_entry> &last = expected[(size_t)s.request];
+        std::vector<float> sure((size_t)s.n);
+        std::vector<int> order((size_t)s.n), commits((size_t)s.n, 0);
+        for (int i = 0; i < s.n; i++) {
+            if (c[i].head >= 0) last[(size_t)c[i].slot] = predictions[(size_t)c[i].head];
+            u32 words[4] = {0, (u32)c[i].position, s.pass, 1};
+            philox4x32(words, (u32)s.seed, 0);
+            sure[i] = s.is_random ? (float)(((double)words[0] + 0.5) / 4294967296.0) : last[(size_t)c[i].slot].confidence, order[i] = i;
+        }
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return (sure[a] == sure[a] ? sure[a] : -1) > (sure[b] == sure[b] ? sure[b] : -1); });
+        for (int rank = 1; rank <= s.n && s.commits; rank++) {
+            float confidence = sure[order[rank - 1]];
+            bool takes = s.transfer == 0 ? rank <= s.quota : s.transfer == 1 ? confidence >= s.threshold : (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
+            if (rank > 1 && !takes) break;
+            commits[order[rank - 1]] = 1;
+        }
+        for (int i = 0; i < s.n; i++) {
+            int id = last[(size_t)c[i].slot].id;
+            wrong += got[i].id != id || memcmp(&got[i].confidence, &sure[i], sizeof sure[i]) != 0 || got[i].is_committed != commits[i];
+            if (commits[i]) before[(size_t)s.request][(size_t)c[i].position] = id;
+        }
+        wrong += before[(size_t)s.request] != canvases[(size_t)s.request];
+        wrong += memcmp(last.data(), kept[(size_t)s.request].data(), last.size() * sizeof last[0]) != 0;
+    }
+    CHECK_INT(wrong, 0);
+}
+
 int main() {
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (u32 seed = 0; seed < 3; seed++) {
         test_maps(seed);
+        test_decide(seed), test_select(seed);
         test_attention(attention_few_64, {{32, 520}, {9, 65}, {32, 256}, {1, 1}}, 1, 32, 128, 1024, 2, 1, 64, seed);
         test_attention(attention_few_128, {{20, 330}}, 1, 32, 128, 1024, 2, 2, 128, seed);
         test_attention(attention_small_64, {{32, 300}, {9, 65}, {1, 1}}, 4, 32, 256, 768, 2, 1, 64, seed);
