@@ -17,6 +17,11 @@ small="batch -m $golden --input $input --output $output --gen-length 32 --block-
 result() { grep -e "^{\"id\":$1,"; }                                    # result ID < OUTPUT
 tokens() { sed -n 's/.*"tokens":\(\[[^]]*\]\).*/\1/p'; }
 error_of() { result "$1" < "$output" | grep -q -e "\"error\":\".*$2"; }
+failures() { # failures N TOTAL LINE REASON: what the last run says of them, beside its exit status
+    check "failed requests: exit status 1" [ "$rc" -eq 1 ]
+    check "one line" one_line
+    check "it says $1 of $2, the first at line $3: $4" says "^tokenskip: $output.*: $1 of $2 requests failed, the first at line $3 of $input: .*$4"
+}
 id_list() { sed 's/^{"id":\("[^"]*"\|[-0-9]*\),.*/\1/' "$@"; }
 all_json() { # each line an object of its own
     while read -r line; do
@@ -148,9 +153,7 @@ test_bad_lines() {
     } > "$input"
     rm -f "$output"
     run $small
-    check "failed requests leave the exit status" [ "$rc" -eq 0 ]
-    check "stderr counts them" says '^tokenskip: 25 of 28 requests failed'
-    check "in one line" one_line
+    failures 25 28 2 'not JSON'
     check "a result for each line" equal "$(wc -l < "$output")" 28
     check "each is JSON" all_json "$output"
     check "no id twice" [ -z "$(id_list "$output" | sort | uniq -d)" ]
@@ -176,8 +179,12 @@ test_bad_lines() {
     check "two rules" error_of '"rules"' 'exclude each other'
     check "a cache without TokenSkip" error_of '"cache"' 'dual only'
     cp "$output" "$work/before"
-    works_silently $small
+    run $small
+    failures 25 28 2 'in an earlier run'
     check "a second run adds nothing" cmp -s "$output" "$work/before"
+    rm "$output"
+    run $small --order completed
+    failures 25 28 2 'not JSON'
     : > "$input"
     rm "$output"
     works_silently $small
@@ -185,6 +192,32 @@ test_bad_lines() {
     printf '\n\r\n' > "$input"
     works_silently $small
     check "empty lines are no requests" [ ! -s "$output" ]
+}
+
+# The exit status is that of the whole output, whichever run wrote a line.
+test_status() {
+    { requests 3; echo '{"id": "bad"}'; echo '{"id": "worse", "prompt_ids": [64]}'; } > "$input"
+    rm -f "$output"
+    run $small
+    failures 2 5 4 'must be there'
+    check "a result for each all the same" equal "$(wc -l < "$output")" 5
+    grep -v '"error"' "$output" > "$work/kept"
+    { cat "$work/kept"; result '"worse"' < "$output"; } > "$work/resumed"
+    cp "$work/resumed" "$output"
+    run $small
+    failures 2 5 4 'must be there'
+    check "a line that was taken out is done again" equal "$(wc -l < "$output")" 5
+    { requests 3; echo '{"id": "bad", "prompt_ids": [3]}'; echo '{"id": "worse", "prompt_ids": [64]}'; } > "$input"
+    cp "$work/resumed" "$output"
+    run $small
+    failures 1 5 5 'in an earlier run'
+    { requests 3; echo '{"id": "bad", "prompt_ids": [3]}'; } > "$input"
+    works_silently $small
+    check "failures of requests that are no longer asked do not count" equal "$(wc -l < "$output")" 5
+    { echo '{"id": "none"}'; echo '[]'; } > "$input"
+    rm "$output"
+    run $small
+    failures 2 2 1 'must be there'
 }
 
 test_prompts() {
@@ -203,7 +236,7 @@ test_prompts() {
 END
     rm -f "$output"
     run batch -m $demo --input "$input" --output "$output" --gen-length 32
-    check "the demo model's batch" [ "$rc" -eq 0 ]
+    failures 6 11 6 'chat template'
     prompt_of() { result "$1" < "$output" | sed 's/.*"prompt_tokens":\(\[[^]]*\]\).*/\1/'; }
     "$tokenskip" generate -m $demo -p "Who is Newton in physics?" --gen-length 32 > "$work/alone"
     check "generate's text" grep -q -F "{\"id\":1,\"text\":\"$(cat "$work/alone")\"," "$output"
@@ -280,7 +313,7 @@ test_kill() { # test_kill SIGNAL OPTIONS...
         check "SIG$signal: one line, or done, or too early to be caught" [ "$rc" -eq 1 -o "$rc" -eq 0 -o "$rc" -eq 143 ]
     done
     run $small "$@"
-    check "SIG$signal $*: the last run ends well" [ "$rc" -eq 0 ]
+    failures 4 154 151 ''
     check "SIG$signal $*: each result once" [ "$(id_list "$output" | sort)" = "$( (seq -f '"r%g"' 150; seq -f '"line %g"' 151 154) | sort)" ]
     check "SIG$signal $*: each is JSON" all_json "$output"
     [ $# -ne 0 ] || check "SIG$signal: in order" [ "$(id_list "$output" | head -n 150)" = "$(seq -f '"r%g"' 150)" ]
@@ -322,10 +355,12 @@ test_ranks() {
     rm "$output"
     for i in 0 1 2; do
         OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=$i OMPI_COMM_WORLD_LOCAL_RANK=$i SLURM_PROCID=0 SLURM_NTASKS=1 \
-            "$tokenskip" $small > /dev/null 2> "$work/err$i" &
+            "$tokenskip" $small > "$out" 2> "$work/err$i" || : > "$work/killed" &
     done
     wait
-    rc=0
+    check "no rank has mpirun kill the others" [ ! -e "$work/killed" ]
+    check "the rank of a failed request says so" grep -q "^tokenskip: $output.shard-0-of-3: 1 of 8 requests failed, the first at line 22 " "$work/err0"
+    check "the others say nothing" [ ! -s "$work/err1" ]
     check "OpenMPI's ranks divide the input" shards_are_all 3 22
     check "and find the same" [ "$(cat "$output".shard-* | sort | tokens)" = "$(sort "$work/whole" | tokens)" ]
     check "every third line" [ "$(id_list "$output.shard-1-of-3" | head -n 3 | tr '\n' ' ')" = '"r2" "r5" "r8" ' ]
@@ -333,12 +368,14 @@ test_ranks() {
     check "an id of another rank's line" grep -q '^{"id":"line 22","error"' "$output.shard-0-of-3"
     rm "$output".shard-*
     for i in 0 1; do
-        SLURM_NTASKS=2 SLURM_PROCID=$i SLURM_LOCALID=$i "$tokenskip" $small --device cpu > /dev/null 2>&1 &
+        SLURM_NTASKS=2 SLURM_PROCID=$i SLURM_LOCALID=$i "$tokenskip" $small --device cpu > /dev/null 2>&1 || : > "$work/failed$i" &
     done
     wait
     check "Slurm's ranks too" shards_are_all 2 22
+    check "and both fail, with a failed request each" [ -e "$work/failed0" -a -e "$work/failed1" ]
     rm "$output".shard-0-of-2
     run $small --shard 0/1
+    failures 2 22 21 'not JSON'
     check "another number of ranks does only what is missing" equal "$(wc -l < "$output")" 11
     rm "$output"*
     SLURM_NTASKS=2 SLURM_PROCID=1 run $small --shard 3/4
@@ -368,6 +405,7 @@ test_terminal() {
 test_usage
 test_requests
 test_bad_lines
+test_status
 test_prompts
 test_order
 test_cut_line

@@ -400,6 +400,47 @@ test_chat() {
 # The answers that eval accepts, with the model's own words as the key.
 eval_line() { printf '{"prompt": "Who is Newton in physics?", "answer": "%s", "kind": "%s"}\n' "$1" "$2"; }
 
+# eval's means of a single question are what generate counts: eval_counts OPTIONS...
+eval_counts() {
+    one="-m $demo --no-eos-stop --gen-length 64 --no-threshold --steps 16 --threads 1"
+    works generate $one -p "Who is Newton in physics?" "$@" --json
+    passes=$(top_number nfe) refreshes=$(number refreshes) canvas=$((64 + $(list_length prompt_tokens)))
+    left_out=$((($(number refresh_token_layers_total) - $(number refresh_token_layers_computed)) / (12 - 3))) # of 12 layers all run 3
+    rows=$((refreshes * canvas - left_out + $(list_sum active) + $(number refreshed_rows)))
+    # prefix lists no rows of its steps: here 7 in each block, to the canvas's end, 64 and 32 positions
+    case "$*" in *prefix*) rows=$((rows + 7 * 64 + 7 * 32)) ;; esac
+    works eval $one --data "$work/one.jsonl" "$@" --json
+    check "$*: forward passes" equal "$(number mean_nfe)" "$passes"
+    check "$*: refreshes" equal "$(number mean_refreshes)" "$refreshes"
+    check "$*: rows" equal "$(number mean_rows)" "$rows"
+}
+
+test_eval_counts() {
+    eval_line a b > "$work/one.jsonl"
+    eval_counts --skip-layer-k 0
+    check "a refresh a block" equal "$refreshes" 2
+    check "all of the canvas in it, all of the block in each other pass" equal "$rows" $((2 * canvas + 14 * 32))
+    eval_counts --skip-layer-k 3
+    check "TokenSkip leaves rows out" [ "$rows" -lt $((2 * canvas + 14 * 32)) ]
+    eval_counts --skip-preset fast
+    check "in refreshes too" [ "$left_out" -gt 0 ]
+    eval_counts --skip-layer-k 12 --skip-refresh
+    check "not with K = all layers" equal "$rows" $((2 * canvas + 14 * 32))
+    eval_counts --skip-layer-k 0 --refresh-every 2 --refresh-rows 4
+    check "rarer refreshes, further rows" equal "$rows" $((canvas + 15 * (32 + 4)))
+    eval_counts --cache prefix
+    eval_counts --cache none
+    check "without a cache every pass is a refresh" equal "$refreshes" 16
+    # one question twice: means; and one thread takes no more processor time than time
+    eval_line a b >> "$work/one.jsonl"
+    works eval $one --data "$work/one.jsonl" --cache none --json
+    check "the mean of two refreshes" equal "$(number mean_refreshes)" 16
+    check "the mean of two rows" equal "$(number mean_rows)" "$rows"
+    check "processor time" awk -v cpu="$(number cpu_seconds_per_answer)" -v all="$(number seconds_per_answer)" 'BEGIN { exit !(cpu > 0 && cpu < 1.5 * all) }'
+    works eval $one --data "$work/one.jsonl" --cache none
+    check "the table has all three" prints "^16.0 refreshes, $rows.0 rows through all layers and [0-9.]* s of processor time an answer"
+}
+
 test_eval() {
     last=${answer##* }
     eval_line "$answer" whole > "$work/eval.jsonl"
@@ -458,5 +499,6 @@ test_template
 test_demo
 test_chat
 test_eval
+test_eval_counts
 echo "test_cli: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -352,6 +352,7 @@ static void put(const side *a, void *to, const float *values, size_t count) {
             for (i = 0; i < count; i++) bits[i] = rounded_bits(values[i]);
         }
         tsk__cuda_enter(b);
+        if (b->api.cuStreamSynchronize(tsk__cuda_stream_of(a->s)->stream) != CUDA_SUCCESS) exit(2);  /* it clears its memory when it is made */
         if (b->api.cuMemcpyHtoDAsync_v2(tsk__cuda_address(to), from, count * a->b->element_size, NULL) != CUDA_SUCCESS || b->api.cuStreamSynchronize(NULL) != CUDA_SUCCESS) exit(2);
         tsk__cuda_leave(b);
         free(bits);

@@ -131,6 +131,21 @@ test_dump() {
     check "TokenSkip off: its passes are not there" lacks 'skip\.'
 }
 
+# Without NumPy (-S: without anything that was installed) the Python checks say so.
+test_without_numpy() {
+    if ! command -v python3 > /dev/null; then
+        echo "checks without NumPy: skipped, no Python"
+        return
+    fi
+    for script in reference.py check_dump.py; do
+        python3 -E -S tests/golden/$script --check > "$out" 2> "$err"
+        rc=$?
+        check "$script without NumPy fails" [ "$rc" -eq 1 ]
+        check "$script without NumPy says what it needs" says "^$script: .*NumPy.*python3-numpy"
+        check "in one line" [ "$(wc -l < "$err")" -eq 1 ]
+    done
+}
+
 # The dump's values are those of the NumPy reference, pass by pass, where there is NumPy.
 test_reference() {
     for python in python3 /usr/bin/python3 none; do "$python" -c 'import numpy' 2> /dev/null && break; done
@@ -310,6 +325,7 @@ test_default_policy
 test_options
 test_json
 test_dump
+test_without_numpy
 test_reference
 test_same_tokens
 test_refusals

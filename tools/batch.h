@@ -29,7 +29,7 @@ typedef struct id_set {
     size_t count, capacity;
 } id_set;
 
-enum { ID_WRITTEN = 1, ID_SEEN = 2 };
+enum { ID_WRITTEN = 1, ID_SEEN = 2, ID_FAILED = 4 }; /* failed: written, with an error */
 
 /* Sets `mark` for the id; the marks it had before. */
 unsigned ids_mark(id_set *set, const char *id, size_t length, unsigned mark);
@@ -78,5 +78,7 @@ typedef struct batch_shard { int64_t index, count; } batch_shard;
 int batch_shard_find(const cli_settings *settings, batch_shard *shard);
 /* Where --device names no GPU by number, the one of the local rank. */
 int batch_choose_device(cli_settings *settings);
+/* One of several ranks of OpenMPI's mpirun, which kills the others as soon as one exits with another status than 0. */
+int batch_is_under_mpirun(void);
 
 #endif

@@ -47,6 +47,9 @@ static uint64_t mix(uint64_t x) { /* MurmurHash3's finalizer */
     return x ^ (x >> 33);
 }
 
+/* The low bits of a slot's second hash; a slot without a mark is empty. */
+enum { MARKS = ID_WRITTEN | ID_SEEN | ID_FAILED };
+
 /* Two unlike hashes of 64 bits: FNV-1a, and a chain of mixes. */
 static id_slot hash_id(const char *id, size_t length) {
     id_slot h = {UINT64_C(0xcbf29ce484222325), 0};
@@ -57,13 +60,13 @@ static id_slot hash_id(const char *id, size_t length) {
         h.b = mix(h.b + (unsigned char)id[i] + 1);
     }
     h.a = mix(h.a);
-    h.b &= ~(uint64_t)3; /* room for the marks; a slot without one is empty */
+    h.b &= ~(uint64_t)MARKS;
     return h;
 }
 
 static id_slot *find_slot(const id_set *set, id_slot h) {
     size_t i = (size_t)h.a & (set->capacity - 1);
-    while ((set->slots[i].b & 3) && (set->slots[i].a != h.a || (set->slots[i].b & ~(uint64_t)3) != h.b)) i = (i + 1) & (set->capacity - 1);
+    while ((set->slots[i].b & MARKS) && (set->slots[i].a != h.a || (set->slots[i].b & ~(uint64_t)MARKS) != h.b)) i = (i + 1) & (set->capacity - 1);
     return &set->slots[i];
 }
 
@@ -75,8 +78,8 @@ static void grow(id_set *set) {
     larger.slots = (id_slot *)cli_allocate(larger.capacity, sizeof *larger.slots);
     for (i = 0; i < set->capacity; i++) {
         id_slot h = set->slots[i];
-        if (!(h.b & 3)) continue;
-        h.b &= ~(uint64_t)3;
+        if (!(h.b & MARKS)) continue;
+        h.b &= ~(uint64_t)MARKS;
         *find_slot(&larger, h) = set->slots[i];
     }
     free(set->slots);
@@ -88,7 +91,7 @@ unsigned ids_mark(id_set *set, const char *id, size_t length, unsigned mark) {
     unsigned before;
     if ((set->count + 1) * 4 > set->capacity * 3) grow(set);
     slot = find_slot(set, h);
-    before = (unsigned)(slot->b & 3);
+    before = (unsigned)(slot->b & MARKS);
     if (!before && !mark) return 0;
     if (!before) set->count++;
     slot->a = h.a;
@@ -134,7 +137,7 @@ static int read_written_id(const line_reader *r, id_set *ids, tsk_text *key) {
     tsk_json *document = NULL;
     int known = begins_like_ours(&r->line) && tsk_json_parse(r->line.data, r->line.length, NULL, NULL, &document, NULL) == TSK_OK &&
                 ids_key(tsk_json_get(tsk_json_root(document), "id"), key);
-    if (known) ids_mark(ids, key->data, key->length, ID_WRITTEN);
+    if (known) ids_mark(ids, key->data, key->length, tsk_json_get(tsk_json_root(document), "error") ? ID_WRITTEN | ID_FAILED : ID_WRITTEN);
     tsk_json_free(document);
     return known;
 }

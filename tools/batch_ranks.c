@@ -41,6 +41,12 @@ static int64_t visible_devices(void) {
     return n;
 }
 
+int batch_is_under_mpirun(void) {
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    int64_t count;
+    return size && cli_read_int(size, 2, INT32_MAX, &count);
+}
+
 int batch_choose_device(cli_settings *settings) {
     static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
     int64_t rank, visible = visible_devices();

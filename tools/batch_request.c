@@ -14,7 +14,7 @@ int batch_request_open(batch_request *request, const line_reader *input) {
     const tsk_json_value *root;
     memset(request, 0, sizeof *request);
     if (input->is_too_long) return cli_fail("longer than %zu bytes", input->line.length);
-    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK) return fail_with(&error, NULL);
+    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK) return fail_with(&error, "not JSON");
     root = tsk_json_root(request->document);
     if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return cli_fail("a request is a JSON object");
     request->id = tsk_json_get(root, "id");

@@ -181,11 +181,15 @@ int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_
     return 1;
 }
 
-double cli_now_ms(void) {
+static double clock_ms(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
+
+double cli_now_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
+
+double cli_cpu_ms(void) { return clock_ms(CLOCK_PROCESS_CPUTIME_ID); }
 
 /* ---- Interrupts and the terminal -------------------------------------------------------------------------------- */
 

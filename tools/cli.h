@@ -130,6 +130,8 @@ void *cli_copy(const void *from, size_t count, size_t size);
 int cli_read_stdin(tsk_text *out);
 /* Milliseconds of a clock that only goes forward. */
 double cli_now_ms(void);
+/* Milliseconds of processor time that the process has taken, on all its threads. */
+double cli_cpu_ms(void);
 
 /* Steps through lines: *line and *length without the newline; 0 at the end. */
 int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_t *length);

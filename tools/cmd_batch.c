@@ -13,7 +13,7 @@ typedef struct entry {
     struct entry *next;
     tsk_text line;         /* the result, from the id on */
     tsk_json_writer json;  /* writes it */
-    uint64_t size;         /* of the line in the input, for the time left */
+    uint64_t number, size; /* of the line in the input; its size is for the time left */
     int is_done, has_failed;
 } entry;
 
@@ -29,7 +29,9 @@ typedef struct batch_run {
     entry *first, *last;   /* in input order */
     int32_t n_held, n_flying;
     int at_end;
-    uint64_t done, failed, skipped;
+    uint64_t done, skipped, failed; /* failed: of both, in this run and in earlier ones */
+    uint64_t failed_line;  /* the first one of the input that failed; 0: none did */
+    tsk_text failed_reason;
     uint64_t input_size, bytes_passed, bytes_skipped; /* of the input: dealt with; skipped because written before */
     double tokens, start_ms;
 } batch_run;
@@ -42,6 +44,7 @@ static entry *add_entry(batch_run *b) {
     else b->first = e;
     b->last = e;
     b->n_held++;
+    e->number = b->input.number;
     e->size = b->input.line.length + 1;
     e->json.out = &e->line;
     tsk_json_begin_object(&e->json);
@@ -64,7 +67,16 @@ static void finish_entry(entry *e) {
     e->is_done = 1;
 }
 
-static void fail_entry(entry *e, const char *message) {
+/* Keeps what the summary says of the first line that failed, whichever fails first. */
+static void note_failure(batch_run *b, uint64_t line, const char *reason) {
+    if (b->failed_line && b->failed_line < line) return;
+    b->failed_line = line;
+    b->failed_reason.length = 0;
+    cli_append_bytes(&b->failed_reason, reason, strlen(reason));
+}
+
+static void fail_entry(batch_run *b, entry *e, const char *message) {
+    note_failure(b, e->number, message);
     cli_json_string(&e->json, "error", message);
     finish_entry(e);
     e->has_failed = 1;
@@ -86,7 +98,7 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     begin_messages(b);
     status = error ? cli_fail_with(error, NULL) : b->engine.tokenizer ? cli_result_text(&b->engine, result, &text) : CLI_OK;
     cli_keep_messages(NULL);
-    if (status != CLI_OK) fail_entry(e, b->message.data);
+    if (status != CLI_OK) fail_entry(b, e, b->message.data);
     else {
         result_write(&e->json, &b->engine, result, b->engine.tokenizer ? &text : NULL);
         finish_entry(e);
@@ -148,23 +160,33 @@ static int find_key(batch_run *b, batch_request *request) {
     return status;
 }
 
+/* A failure that is there already counts like one of this run: the exit status is that of the whole output, however many
+   runs it took. */
+static void skip_line(batch_run *b, unsigned marks) {
+    b->skipped++;
+    b->bytes_skipped += b->input.line.length + 1;
+    if (!(marks & ID_FAILED)) return;
+    b->failed++;
+    note_failure(b, b->input.number, "in an earlier run");
+}
+
 static void take_line(batch_run *b) {
     batch_request request;
     entry *e;
+    unsigned marks;
     int status;
     begin_messages(b);
     status = find_key(b, &request);
+    marks = ids_mark(&b->ids, b->key.data, b->key.length, 0);
     if ((int64_t)((b->input.number - 1) % (uint64_t)b->shard.count) != b->shard.index) b->bytes_passed += b->input.line.length + 1;
-    else if (ids_mark(&b->ids, b->key.data, b->key.length, 0) & ID_WRITTEN) {
-        b->skipped++;
-        b->bytes_skipped += b->input.line.length + 1;
-    } else {
+    else if (marks & ID_WRITTEN) skip_line(b, marks);
+    else {
         e = add_entry(b);
         if (status == CLI_OK) {
             write_id(e, request.id);
             status = submit(b, &request, e);
         } else tsk_json_write_string(&e->json, b->key.data + 1, b->key.length - 1);
-        if (status != CLI_OK) fail_entry(e, b->message.data);
+        if (status != CLI_OK) fail_entry(b, e, b->message.data);
     }
     cli_keep_messages(NULL);
     batch_request_free(&request);
@@ -225,14 +247,20 @@ static int run_all(batch_run *b) {
     return status;
 }
 
+/* Under mpirun a status of 1 would have the other ranks killed in the middle of their work. */
+static int fail_for_requests(const batch_run *b) {
+    cli_fail("%s: %llu of %llu requests failed, the first at line %llu of %s: %s", b->output.path, (unsigned long long)b->failed,
+             (unsigned long long)(b->done + b->skipped), (unsigned long long)b->failed_line, b->input.path, b->failed_reason.data);
+    return batch_is_under_mpirun() ? CLI_OK : CLI_FAILED;
+}
+
 static int summarize(const batch_run *b) {
     const char *path = b->output.path;
     double seconds = (cli_now_ms() - b->start_ms) / 1e3;
     if (!b->at_end || b->first)
         return cli_fail("cancelled after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
-    if (b->failed)
-        cli_fail("%llu of %llu requests failed; %s says why", (unsigned long long)b->failed, (unsigned long long)b->done, path);
-    else cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
+    if (b->failed) return fail_for_requests(b);
+    cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
 }
 
@@ -279,6 +307,7 @@ static void free_run(batch_run *b) {
     tsk_text_free(&b->output_path);
     tsk_text_free(&b->key);
     tsk_text_free(&b->message);
+    tsk_text_free(&b->failed_reason);
     cli_engine_free(&b->engine);
 }
 

@@ -19,6 +19,9 @@ static int print_json(const evaluation *e) {
     cli_json_double(&json, "mean_nfe", ratio(e->nfe, n));
     cli_json_double(&json, "tokens_per_second", cli_tokens_per_second(e->tokens, e->milliseconds));
     cli_json_double(&json, "seconds_per_answer", ratio(e->milliseconds / 1e3, n));
+    cli_json_double(&json, "mean_refreshes", ratio(e->refreshes, n));
+    cli_json_double(&json, "mean_rows", ratio((double)e->rows, n));
+    cli_json_double(&json, "cpu_seconds_per_answer", ratio(e->cpu_ms / 1e3, n));
     cli_json_uint(&json, "token_layers_computed", e->computed);
     cli_json_uint(&json, "token_layers_total", e->total);
     tsk_json_end_object(&json);
@@ -39,6 +42,8 @@ static int print_table(const evaluation *e) {
     cli_append(&out, "%-20s %6.1f %%  %zu of %zu\n", "all", 100 * ratio((double)e->right, n), e->right, e->done);
     cli_append(&out, "%.1f forward passes and %.3f s an answer, %.1f tokens/s\n", ratio(e->nfe, n), ratio(e->milliseconds / 1e3, n),
                cli_tokens_per_second(e->tokens, e->milliseconds));
+    cli_append(&out, "%.1f refreshes, %.1f rows through all layers and %.3f s of processor time an answer\n", ratio(e->refreshes, n),
+               ratio((double)e->rows, n), ratio(e->cpu_ms / 1e3, n));
     if (e->total)
         cli_append(&out, "%.1f %% of the block steps' token-layers computed\n", 100 * ratio((double)e->computed, (double)e->total));
     status = cli_write(out.data, out.length);

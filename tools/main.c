@@ -19,7 +19,12 @@ static const cli_command commands[] = {
     {CLI_INSPECT, "inspect", "PATH [--json]", "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
     {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
      "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other than\n"
-     "'-' and '.' stands before it.\n", cmd_eval},
+     "'-' and '.' stands before it. What an answer took is printed too, on average:\n"
+     "  mean_nfe                forward passes\n"
+     "  mean_refreshes          those over the whole canvas; with cache none, all of them\n"
+     "  mean_rows               positions that passes ran through all layers, summed over the passes: what TokenSkip skips is\n"
+     "                          not in it, what --refresh-rows adds is\n"
+     "  cpu_seconds_per_answer  processor time of generating, on all threads, their spinning for work included\n", cmd_eval},
     {CLI_BENCH, "bench", "[--shape NAME | -m DIR] [options]", "Times block steps and refreshes against what the machine can do.",
      "A floor is the time that reading the weights and the cache, or the products, would take at the measured ceilings.\n", cmd_bench},
     {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "What TokenSkip does to a generation, pass by pass.",
@@ -35,9 +40,11 @@ static const cli_command commands[] = {
      "A line of the input is a request: {\"id\": a string or whole number, \"prompt\" or \"prompt_ids\" or \"messages\"}, and any\n"
      "generation option under its name with underscores: \"gen_length\": 64, \"skip_masked\": true. Options given here are the\n"
      "defaults. A line of the output is its id and what generate --json prints, or its id and \"error\". A line without an id\n"
-     "of its own (unreadable, or with an earlier line's id) gets the id \"line N\". Failed requests do not stop the others, nor\n"
-     "change the exit status: 0 once every line has its result; stderr says how many failed.\n"
-     "Run again after an interruption, it goes on where it was: ids that the output has are skipped, those with an error too.\n"
+     "of its own (unreadable, or with an earlier line's id) gets the id \"line N\". Failed requests do not stop the others: once\n"
+     "every line has its result, the exit status is 1 if any failed, and stderr says how many, and which was the first. Under\n"
+     "mpirun, which kills all ranks when one exits so, it is 0 then, and only stderr tells.\n"
+     "Run again after an interruption, it goes on where it was: ids that the output has are skipped, those with an error too,\n"
+     "which still count as failed. A line taken out of the output is done again.\n"
      "--shard I/N, or the rank that mpirun or srun gives, takes every N-th line from the (I+1)-th on and writes\n"
      "OUTPUT.shard-I-of-N; the local rank chooses the GPU unless --device names one. One process in a Slurm job of several\n"
      "tasks, without srun, needs --shard 0/1. A run with another number of shards does what all of these files lack.\n", cmd_batch},

@@ -99,17 +99,45 @@ static int is_right(const char *text, size_t length, const char *answer, size_t 
     return isspace(before) || (ispunct(before) && before != '-' && before != '.');
 }
 
+/* Block steps of cache prefix: results do not count the rows of these, from the block's first position to the canvas's end. */
+static int on_step(void *user, const tsk_step *step) {
+    evaluation *e = (evaluation *)user;
+    if (!step->is_refresh) e->rows += (uint64_t)(step->canvas_length - step->positions[0]);
+    return 0;
+}
+
+/* Refreshes run all positions through all layers, unless skip_refresh has TokenSkip in them: of R rows and L layers, A of
+   the rows above layer K, it counts R * K + A * (L - K) token-layers of R * L. */
+static uint64_t refresh_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
+    const tsk_model_config *config = tsk_model_get_config(engine->model);
+    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)cli_layer_k(options, config), rows;
+    if (!options->skip_refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
+    rows = r->refresh_token_layers_total / layers;
+    return lower < layers ? (r->refresh_token_layers_computed - rows * lower) / (layers - lower) : rows;
+}
+
+/* The rows of refreshes and of cache dual's block steps, those of refresh_rows beside the block included. */
+static uint64_t count_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
+    uint64_t rows = refresh_rows(engine, options, r) + r->refreshed_rows;
+    int32_t i;
+    for (i = 0; i < r->n_block_steps; i++) rows += (uint64_t)r->active[i];
+    return rows;
+}
+
 static int ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q) {
     tsk_tokens prompt = {0};
     tsk_text text = {0};
     tsk_error error = {0};
     tsk_result result;
     char where[512];
+    double cpu_start;
     int status;
     snprintf(where, sizeof where, "%s, line %zu", settings->data, q->line);
     status = cli_encode_prompt(engine, settings, q->prompt, q->prompt_length, where, &prompt);
+    cpu_start = cli_cpu_ms();
     if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
+    e->cpu_ms += cli_cpu_ms() - cpu_start;
     if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED) status = cli_fail("cancelled after %zu answers", e->done);
     if (status == CLI_OK) status = cli_result_text(engine, &result, &text);
     if (status == CLI_OK) {
@@ -122,6 +150,8 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
             kind->right += right;
         }
         e->nfe += result.nfe;
+        e->refreshes += result.refreshes;
+        e->rows += count_rows(engine, &settings->generate, &result);
         e->tokens += cli_count_tokens(engine, &result);
         e->milliseconds += result.total_ms;
         e->computed += result.token_layers_computed;
@@ -140,9 +170,16 @@ static void show_progress(const evaluation *e, size_t count, const char *label) 
     cli_progress(label, (double)e->done / (double)count, tail);
 }
 
+static int open_session(evaluation *e, cli_engine *engine, const cli_settings *settings) {
+    cli_settings counted = *settings;
+    if (settings->generate.cache == TSK_CACHE_PREFIX) counted.generate.on_step = on_step;
+    counted.generate.user = e;
+    return cli_open_session(engine, &counted);
+}
+
 int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label) {
     size_t i;
-    int status = cli_open_session(engine, settings);
+    int status = open_session(e, engine, settings);
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
         status = ask(e, engine, settings, &questions->items[i]);
         if (status == CLI_OK) show_progress(e, questions->count, label);

@@ -31,7 +31,8 @@ typedef struct evaluation {
     tally *kinds;
     size_t n_kinds;
     size_t done, right;
-    double nfe, tokens, milliseconds;
+    double nfe, refreshes, tokens, milliseconds, cpu_ms;
+    uint64_t rows;            /* positions that ran through all layers, of all passes */
     uint64_t computed, total; /* token-layers of block steps */
 } evaluation;
 

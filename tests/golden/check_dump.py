@@ -5,7 +5,8 @@
 
 The generations are those of generate.json and generate_refresh.json (NAME: only these), each with TokenSkip off
 (pass0, pass1, ...) and on (skip.pass0, ...). A dump must hold exactly the reference's names, shapes and values. It is
-read here from its bytes alone, as the format's description has it, without the library's reader.
+read here from its bytes alone, as the format's description has it, without the library's reader. Needs NumPy (Debian:
+python3-numpy).
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-import reference
+import reference  # ends here, with a line that says so, where there is no NumPy
 from reference import np
 
 TOLERANCE = 2e-5  # of 1 + the largest magnitude: the reference computes in float64, the library in float32

@@ -4,6 +4,8 @@
     python3 tests/golden/reference.py            writes the models and the goldens beside this file
     python3 tests/golden/reference.py --check    derives them again and compares with what is committed
 
+Needs NumPy (Debian: python3-numpy).
+
 It shares no code with the library. Everything is computed in float64 on the stored weights; the library computes in
 float32. A golden case is kept only if no decision in it (argmax, order of confidences, threshold, stability) is
 closer than MIN_MARGIN, so that both must decide alike. Prompts are drawn until that holds.
@@ -60,7 +62,10 @@ import struct
 import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are tiny, and one thread sums in one order
-import numpy as np
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    sys.exit(os.path.basename(sys.argv[0]) + ": needs NumPy, which this Python has not (Debian: python3-numpy)")
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MADE_BY = "python3 tests/golden/reference.py"

@@ -4,7 +4,11 @@ stdin: {"template": …, "bos_token": …, "conversations": [[{"role":…, "cont
 """
 import json
 import sys
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+try:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+except ModuleNotFoundError:
+    sys.exit("render.py: needs Jinja2, which this Python has not (Debian: python3-jinja2)")
 
 job = json.load(sys.stdin)
 environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
