@@ -186,7 +186,7 @@ test-browser: tokenskip
 COMPILERS = $(foreach compiler,gcc clang,$(if $(shell command -v $(compiler) 2>/dev/null),$(compiler)))
 MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11 c++17,$(foreach cuda,default no-cuda dlopen,\
     $(foreach level,O0 O2,$(compiler).$(standard).$(cuda).$(level))) $(compiler).$(standard).static.O2) \
-    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2)
+    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2 $(compiler).c99.manual.O0 $(compiler).c++11.manual.O0)
 
 compile-matrix: $(MATRIX:%=build/matrix/%.log)
 	@for compiler in gcc clang; do command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done

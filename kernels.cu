@@ -7,7 +7,7 @@
 //   - "Equals" names the CPU operation of the backend table that the kernel, alone or with its neighbours, stands for.
 //   - On sm_90 and later a kernel may start while its predecessor still runs (programmatic dependent launch): whatever stands
 //     before wait_for_predecessor() may read weights, the row table, the host's lists and cached rows that the pass does not
-//     write, and writes nothing global. pass_begin and slide are never launched so, and nothing is after decide.
+//     write, and writes nothing global. pass_begin and slide are never launched so, nor is what follows pass_begin or decide.
 //   - No result depends on the order in which blocks run: partial sums are added in a fixed order, whoever adds them.
 
 typedef unsigned short u16;
@@ -1725,7 +1725,8 @@ template <class T> static __device__ __forceinline__ void compare(const T *x, ro
     if (threadIdx.x == 0) {
         for (int w = 1; w < 8; w++) dot += parts[0][w], xx += parts[1][w], rr += parts[2][w];
         double lengths = sqrt((double)xx) * sqrt((double)rr);
-        cosines[entry.number] = host_cosines[entry.number] = fminf(1.0f, (float)((double)dot / (lengths > 1e-8 ? lengths : 1e-8)));
+        double cosine = (double)dot / (lengths > 1e-8 ? lengths : 1e-8);
+        cosines[entry.number] = host_cosines[entry.number] = cosine > 1.0 ? 1.0f : (float)cosine;  // (what is no number stays none)
     }
     copy_row(state_row<T>(cache, entry.slot, 1, state, d), x, d);
 }
@@ -1874,8 +1875,8 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, cons
     }
 }
 
-// Second stage: joins a row's tiles, in an order that depends on their number only; also to the host's copy. Grid m, block 128.
-extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, prediction_entry *predictions, prediction_entry *host_predictions) {
+// Second stage: joins a row's tiles, in an order that depends on their number only. Grid m, block 128.
+extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, prediction_entry *predictions) {
     __shared__ head_entry parts[128];
     let_successor_start();
     wait_for_predecessor();
@@ -1893,7 +1894,7 @@ extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *
         p.logit = best.logit;
         p.log_sum_exp = best.max + logf(best.sum);
         p.confidence = expf(p.logit - p.log_sum_exp);
-        predictions[blockIdx.x] = host_predictions[blockIdx.x] = p;
+        predictions[blockIdx.x] = p;
     }
 }
 

@@ -106,7 +106,7 @@ WHAT TOKENSKIP ADDS
 
    Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
    from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
-   (EXIT, here for study: it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
    token is active and the result equals the plain dual cache bit for bit.
    skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
@@ -191,11 +191,11 @@ typedef enum tsk_status {
 /* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
    that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
    tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {
+typedef struct tsk_error {  /* tsk_error error = {0}; in C and in C++ */
+    uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
     char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
-    uint64_t offset;    /* byte offset in that file or text, TSK_NO_OFFSET when it has none */
     char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
 } tsk_error;
 
@@ -2150,7 +2150,7 @@ static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char
 static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
     char *text = NULL;
     size_t size = 0;
-    tsk_error inner = {TSK_OK, {0}, {0}, 0, NULL};
+    tsk_error inner = {0, TSK_OK, {0}, {0}, NULL};
     tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
@@ -6182,12 +6182,13 @@ typedef struct tsk__prediction {
 } tsk__prediction;
 
 /* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
-   TokenSkip's, one slot for each position of the block being decoded, NULL where not needed. */
+   TokenSkip's, one slot for each position of the block being decoded, NULL where not needed; in a refresh under
+   skip_refresh `states` has a slot for each position of the canvas instead. */
 typedef struct tsk__kv {
     void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
     int32_t length, capacity;
     void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the ids */
-    void *predictions;         /* [block's positions] tsk__prediction: the last of each slot */
+    void *predictions;         /* [block's positions] tsk__prediction: the last of each, whatever the slots of `states` are */
     float skip_threshold, skip_outlier; /* for decide */
     void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
                                   with, then those of the pass under way */
@@ -6207,7 +6208,7 @@ typedef enum tsk__row_flag {
 /* The rows of a pass; host memory, valid during `begin` and, but for the ids, until the next. */
 typedef struct tsk__rows {
     int32_t n;
-    const int32_t *tokens;     /* [n] ids, read by embed only, of requests that have no canvas in the backend */
+    const int32_t *tokens;     /* [n] ids of requests that have no canvas in the backend (which is uploaded before begin) */
     const int32_t *positions;  /* [n] in the canvas of its request */
     const int32_t *requests;   /* [n] which cache */
     const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
@@ -6260,11 +6261,11 @@ typedef struct tsk__stream {
     void *q;                   /* [max_rows, n_heads * head_dim] after RoPE */
     void *attention;           /* [max_rows, n_heads * head_dim] */
     void *hidden;              /* [max_rows, mlp_hidden_size] silu(gate) * up */
+    void *predictions;         /* [max_rows] tsk__prediction, of the last head's rows */
     /* host memory, valid after wait */
     float *cosines;            /* [n_states, max_rows] */
     int32_t *skipped;          /* [max_rows] by the row's number in the list of begin; of rows with MAY_SKIP or SKIPS */
-    tsk__prediction *predictions; /* [max_rows] */
-    tsk__choice *choices;      /* [max_rows] */
+    tsk__choice *choices;      /* [max_rows] by the candidate's number */
 } tsk__stream;
 
 typedef struct tsk__backend_ops {
@@ -7683,9 +7684,12 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
        bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
        f32                    as the last, with a matrix product of our own that adds in one order whatever the rows
 
-   What varies from pass to pass (tokens, positions, cache addresses, active rows) reaches the kernels through a table
-   that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the stream's
-   life. The host learns that work is done by watching a pinned word. */
+   What varies from pass to pass (positions, cache addresses, which rows may be skipped) reaches the kernels through a
+   table that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the
+   stream's life. Tokens and predictions stay on the device, which masks the rows that it decides to skip, in the table, and
+   commits; the host is left a word for each row and each candidate, and learns that work is done by watching a pinned word.
+   Where it needs no answer in a pass's middle (TokenSkip with masked tokens always running) all of the pass is launched at
+   once. */
 
 #ifndef TOKENSKIP_NO_CUDA
 #define TOKENSKIP__HAS_CUDA
@@ -8756,12 +8760,12 @@ typedef struct tsk__cuda_stream {
     tsk__cuda_cache *caches;       /* [max_rows] */
     tsk__cuda_tile *tiles;         /* [max_rows] */
     volatile uint32_t *fetched, *signalled;
-    char *arguments;               /* lists of operations (which, index, draws) on their way to the device */
+    char *arguments;               /* lists of operations: on their way to the device, or read where they are */
     uint64_t arguments_size, arguments_used;
 
     /* device memory */
     CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
-    CUdeviceptr cosines, skipped, predictions;  /* what the host has copies of */
+    CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
@@ -8941,13 +8945,14 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     tsk__cuda_leave(s->backend);
 }
 
-/* From memory that is not pinned, CUDA has a copy of its own when it returns. */
 static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    if (!size || s->failure != CUDA_SUCCESS) return;
+    uint64_t done, piece;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(tsk__cuda_address(to), from, (size_t)size, s->stream), "uploading");
-    s->can_overlap = 0;
+    for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
+        piece = size - done < s->arguments_size ? size - done : s->arguments_size;
+        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
+    }
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
@@ -9051,14 +9056,14 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
     s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
-    s->predictions = base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction));
+    s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
     s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
     s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
 
 static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
-    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[10];
+    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[9];
     void *pinned = NULL;
     CUresult result;
     at[0] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
@@ -9067,10 +9072,9 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     at[3] = tsk__cuda_take(&used, 1, 4);
     at[4] = tsk__cuda_take(&used, 1, 4);
     at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
-    at[6] = tsk__cuda_take(&used, rows, sizeof(tsk__prediction));
-    at[7] = tsk__cuda_take(&used, s->arguments_size, 1);
-    at[8] = tsk__cuda_take(&used, rows, sizeof(int32_t));
-    at[9] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
+    at[6] = tsk__cuda_take(&used, rows, sizeof(int32_t));
+    at[7] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
+    at[8] = tsk__cuda_take(&used, s->arguments_size, 1);
     size = used;
     result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
     if (result != CUDA_SUCCESS) return result;
@@ -9082,10 +9086,9 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
     s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
     s->base.cosines = (float *)(void *)(s->pinned + at[5]);
-    s->base.predictions = (tsk__prediction *)(void *)(s->pinned + at[6]);
-    s->arguments = s->pinned + at[7];
-    s->base.skipped = (int32_t *)(void *)(s->pinned + at[8]);
-    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[9]);
+    s->base.skipped = (int32_t *)(void *)(s->pinned + at[6]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[7]);
+    s->arguments = s->pinned + at[8];
     return CUDA_SUCCESS;
 }
 
@@ -9480,7 +9483,7 @@ static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selectio
     void *parameters[6];
     memcpy(s->arguments + at, selections, (size_t)size);
     memcpy(s->arguments + at + size, candidates, (size_t)n_candidates * sizeof *candidates);
-    parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
+    parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->base.predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
     tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, parameters, "select_tokens");
 }
 
@@ -9536,9 +9539,9 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, int32_t first) {
-    CUdeviceptr predictions = s->predictions + (uint64_t)first * sizeof(tsk__prediction), host_predictions = tsk__cuda_address(s->base.predictions + first);
-    void *parameters[5];
-    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions, parameters[4] = &host_predictions;
+    CUdeviceptr predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
+    void *parameters[4];
+    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
@@ -9962,7 +9965,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->base.hidden = tsk__memory_new(allocator, rows * (size_t)c->mlp_hidden_size, sizeof(float));
     s->base.cosines = (float *)tsk__memory_new_zeroed(allocator, rows * (size_t)n_states, sizeof(float));
     s->base.skipped = (int32_t *)tsk__memory_new_zeroed(allocator, rows, sizeof *s->base.skipped);
-    s->base.predictions = (tsk__prediction *)tsk__memory_new(allocator, rows, sizeof *s->base.predictions);
+    s->base.predictions = tsk__memory_new(allocator, rows, sizeof(tsk__prediction));
     s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
     s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
     s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
@@ -10123,7 +10126,7 @@ static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *
 }
 static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
     tsk__cpu_select_rows(stream, n, index);
-    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
+    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 /* What one request's candidates are, and how sure of it. */
 static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
@@ -10133,7 +10136,7 @@ static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const t
     for (i = 0; i < o->n; i++) {
         const tsk__candidate *c = &candidates[o->first + i];
         tsk__choice *choice = &stream->choices[o->first + i];
-        if (c->head >= 0) last[c->slot] = stream->predictions[c->head];
+        if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
         choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
         s->confidences[i] = choice->confidence;
@@ -10894,7 +10897,8 @@ static void tsk__pass_widen(tsk__pass *p) {
     p->n_running = p->n;
 }
 
-/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. */
+/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. Rows that
+   the backend masks by itself are only counted. */
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
@@ -10992,8 +10996,9 @@ static void tsk__forward_head(tsk__pass *p) {
 }
 // >>session ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
-   next pass, decides which of them are stable, and commits what the pass predicted; tsk__requests_pass drives any
-   number of requests through one pass. A session is one request with a pass of its own. */
+   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
+   GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
+   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
 
 typedef struct tsk__request {
     const tsk_model_config *config;
@@ -11036,6 +11041,7 @@ typedef struct tsk__request {
     int32_t *predictions;          /* [max block] */
     float *confidences;            /* [max block] */
     uint8_t *committed, *active;   /* [max block] */
+    uint8_t *is_predicted;         /* [max block] a pass of this block has predicted the slot */
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
@@ -11155,6 +11161,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) 
     TSK__REQUEST_ARRAY(float, confidences, block);
     TSK__REQUEST_ARRAY(uint8_t, committed, block);
     TSK__REQUEST_ARRAY(uint8_t, active, block);
+    TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
     TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
     TSK__REQUEST_ARRAY(int32_t, candidate_slots, block);
@@ -11200,9 +11207,6 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     }
     r->kv.n_slots = (int32_t)slots;
     r->kv.n_states = r->n_states;
-    r->kv.skip_threshold = r->options.skip_threshold;
-    r->kv.skip_outlier = r->options.skip_outlier;
-    r->is_uploaded = 0;
     status = tsk__request_device_room(r, &r->kv.tokens, &r->tokens_size, (uint64_t)length * sizeof(int32_t), "the canvas", error);
     if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.predictions, &r->predictions_size, slots * sizeof(tsk__prediction), "the block's predictions", error);
     if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.states, &r->states_size, 2 * (uint64_t)r->n_states * slots * row, "TokenSkip's states", error);
@@ -11261,6 +11265,7 @@ static void tsk__request_end_early(tsk__request *r) {
     int32_t i;
     for (i = r->n_prompt; i < r->length; i++)
         if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
+    r->is_uploaded = 0;
     r->result.finish_reason = TSK_FINISH_EOS;
     r->is_finished = 1;
 }
@@ -11300,6 +11305,7 @@ static void tsk__request_enter_block(tsk__request *r) {
     for (i = 0; i < r->n_positions; i++) r->block_masks += tsk__request_is_masked(r, i);
     r->block_step = 0;
     r->has_previous = 0;
+    memset(r->is_predicted, 0, (size_t)r->n_positions);
     r->result.n_blocks = r->block + 1;
     r->n_started += r->block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
@@ -11366,6 +11372,9 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
     for (i = 0; i < r->length; i++) r->tokens[i].computed_id = -1;
+    r->kv.skip_threshold = o->skip_threshold;
+    r->kv.skip_outlier = o->skip_outlier;
+    r->is_uploaded = 0;
     r->block = r->n_started = 0;
     r->pass = 0;
     r->has_refresh = 0;
@@ -11376,7 +11385,7 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     return TSK_OK;
 }
 
-/* ---- one pass: plan, decide, output, finish */
+/* ---- one pass: plan, take the decision, predict, finish */
 
 /* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
    cache. */
@@ -11526,10 +11535,10 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
-/* The backend's canvas, where the host has changed its own. */
+/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
     if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->length * sizeof *r->canvas);
-    r->is_uploaded = 1;
+    r->is_uploaded = 0;
 }
 
 /* Takes the backend's decision about this request's rows. */
@@ -11603,10 +11612,10 @@ static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p)
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, unless this step draws anew or is the block's first. */
+/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
     int ran = r->is_full || !r->is_deciding || p->active[r->first_row + slot];
-    return !ran && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block_step > 0;
+    return !ran && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -11631,6 +11640,7 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
         candidate->position = r->positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
+        r->is_predicted[i] = 1;
         p->n_candidates++;
         draw.position = (uint32_t)r->positions[i];
         if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
@@ -11919,6 +11929,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
+        requests[i]->is_uploaded = 1;
         if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
@@ -12089,6 +12100,7 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     memcpy(a->tokens, b->tokens, (size_t)b->length * sizeof *b->tokens);
     memcpy(a->computed_passes, b->computed_passes, (size_t)b->length * sizeof *b->computed_passes);
     memcpy(a->positions, b->positions, (size_t)b->n_positions * sizeof *b->positions);
+    memcpy(a->is_predicted, b->is_predicted, (size_t)b->n_positions * sizeof *b->is_predicted);
     memcpy(a->block_results, b->block_results, (size_t)b->result.n_blocks * sizeof *b->block_results);
     for (i = 0; i < b->result.n_block_steps; i++) {
         a->active_counts[i] = b->active_counts[i];
@@ -12454,14 +12466,18 @@ static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
 
 /* ---- one step */
 
-/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two. */
+/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
+   fails, those in flight go on with the one they have. */
 static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
+    tsk__pass larger;
     tsk_status status;
     if (b->pass.max_rows && b->pass_states >= n_states) return TSK_OK;
+    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
+    if (status != TSK_OK) return status;
     tsk__pass_free(&b->pass);
-    status = tsk__pass_create(&b->pass, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
-    if (status == TSK_OK) b->pass_states = n_states;
-    return status;
+    b->pass = larger;
+    b->pass_states = n_states;
+    return TSK_OK;
 }
 
 /* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
@@ -12722,7 +12738,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     out->workspace = (uint64_t)canvas * element *
                          (3 * (uint64_t)config->d_model + 2 * (uint64_t)(config->n_heads * config->head_dim) + 2 * (uint64_t)(config->n_kv_heads * config->head_dim) +
                           2 * (uint64_t)config->mlp_hidden_size) +
-                     (2 * states + 1) * slots * row;
+                     (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }
 

@@ -72,6 +72,16 @@ static void keep(outcome *o, tsk__stream *s, const char *name, const void *from,
     o->n++;
 }
 
+/* Bytes out of the backend's memory, after a wait. */
+static void get_bytes(const tsk__stream *s, void *to, const void *from, size_t size) {
+    if (s->backend->ops == &tsk__cuda_backend_ops) {
+        tsk__cuda_backend *b = tsk__cuda_backend_of(s->backend);
+        tsk__cuda_enter(b);
+        if (b->api.cuMemcpyDtoHAsync_v2(to, tsk__cuda_address(from), size, NULL) != CUDA_SUCCESS || b->api.cuStreamSynchronize(NULL) != CUDA_SUCCESS) exit(2);
+        tsk__cuda_leave(b);
+    } else memcpy(to, from, size);
+}
+
 /* A first pass fills the caches; the pass of the plan follows. */
 static void run_pass(const tsk_model *model, const plan *p, outcome *o, int recorded) {
     tsk__backend *b = model->backend;
@@ -160,7 +170,7 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
     }
     ops->head(s, p->n_head, p->index, p->draws);
     must(ops->wait(s, &error), &error);
-    memcpy(o->predictions, s->predictions, (size_t)p->n_head * sizeof *o->predictions);
+    get_bytes(s, o->predictions, s->predictions, (size_t)p->n_head * sizeof *o->predictions);
     {
         size_t v = (size_t)c->embedding_size, m = (size_t)p->n_head;
         o->values[o->n] = (float *)room(m * d * sizeof(float)), o->values[o->n + 1] = (float *)room(m * v * sizeof(float));
@@ -325,16 +335,6 @@ static float *random_values(size_t count, float scale, int is_bf16) {
         if (is_bf16) values[i] = tsk__float_from_bf16(tsk__bf16_from_float(values[i]));
     }
     return values;
-}
-
-/* Bytes out of the backend's memory. */
-static void get_bytes(const side *a, void *to, const void *from, size_t size) {
-    if (a->b->ops == &tsk__cuda_backend_ops) {
-        tsk__cuda_backend *b = tsk__cuda_backend_of(a->b);
-        tsk__cuda_enter(b);
-        if (b->api.cuMemcpyDtoHAsync_v2(to, tsk__cuda_address(from), size, NULL) != CUDA_SUCCESS || b->api.cuStreamSynchronize(NULL) != CUDA_SUCCESS) exit(2);
-        tsk__cuda_leave(b);
-    } else memcpy(to, from, size);
 }
 
 /* Host values into the backend's memory. */
@@ -648,7 +648,7 @@ static tsk__selection random_selection(int32_t r, int32_t first, int32_t n) {
 
 /* After the head: what select leaves is what tsk_select says of the head's own predictions and of those kept in the slots, whose
    confidences are often the same. */
-static void check_select(const side *a) {
+static void check_select(const side *a, const tsk__prediction *predictions) {
     const trial *t = a->t;
     tsk__stream *s = a->s;
     static tsk__prediction kept[max_requests][max_rows], left[max_rows];
@@ -675,7 +675,7 @@ static void check_select(const side *a) {
         uint8_t commits[max_rows];
         for (i = 0; i < o->n; i++) {
             const tsk__candidate *c = &candidates[o->first + i];
-            if (c->head >= 0) kept[r][c->slot] = s->predictions[c->head];
+            if (c->head >= 0) kept[r][c->slot] = predictions[c->head];
             confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : kept[r][c->slot].confidence;
         }
         memset(commits, 0, sizeof commits);
@@ -686,7 +686,7 @@ static void check_select(const side *a) {
             wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i];
             if (commits[i]) canvas[r][c->position] = choice->id;
         }
-        get_bytes(a, canvas_left, a->canvas[r], sizeof canvas_left), get_bytes(a, left, a->last[r], sizeof left);
+        get_bytes(s, canvas_left, a->canvas[r], sizeof canvas_left), get_bytes(s, left, a->last[r], sizeof left);
         wrong += memcmp(canvas_left, canvas[r], sizeof canvas_left) != 0;
         wrong += memcmp(left, kept[r], sizeof left) != 0;
     }
@@ -766,11 +766,12 @@ static void run_side(side *a, tsk_model *model, const trial *t, results *out, ts
     keep_moves(a);
     for (r = 0; r < t->p.n_requests; r++) a->caches[r].tokens = a->canvas[r], a->caches[r].predictions = a->last[r];
     begin(a, 0);
-    for (i = 0; i < t->p.n; i++) a->s->predictions[i].id = -9;
+    memset(predictions, 0xf7, m * sizeof *predictions);
+    ops->upload(a->s, a->s->predictions, predictions, m * sizeof *predictions);
     ops->head(a->s, t->p.n_head, t->p.index, t->p.draws);
     must(ops->wait(a->s, &error), &error);
-    memcpy(predictions, a->s->predictions, m * sizeof *predictions);
-    check_select(a);
+    get_bytes(a->s, predictions, a->s->predictions, m * sizeof *predictions);
+    check_select(a, predictions);
     ops->logits(a->s, t->p.n_head, t->p.index, norm, logits);
     must(ops->wait(a->s, &error), &error);
     note_result(a, "final norm", norm, m * d, bound_of(a));

@@ -446,6 +446,7 @@ static tsk_status use_batch(tsk_model *model, tsk_error *error) {
     options.on_done = note_end, options.user = &e;
     status = tsk_batch_create(model, &options, &batch, error);
     for (i = 0; status == TSK_OK && i < 3; i++) {
+        o.skip_layer_k = i == 2 ? 2 : 0, o.skip_refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
         status = tsk_batch_submit(batch, prompt, 6 + 11 * i, NULL, &o, NULL, NULL, error);
         submitted += status == TSK_OK;
     }

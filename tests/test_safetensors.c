@@ -8,7 +8,7 @@
 
 #define N(array) (sizeof(array) / sizeof *(array))
 
-static const tsk_error no_error = {TSK_OK, {0}, {0}, 0, NULL};
+static const tsk_error no_error = {0, TSK_OK, {0}, {0}, NULL};
 
 static void put_length(unsigned char *to, uint64_t length) {
     int i;

@@ -305,6 +305,12 @@ test_sweep() {
     check "the picture is whole" [ "$(tail -n 1 "$out")" = '</svg>' ]
     check "every run is in the picture" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
     check "it asks for nothing from outside" lacks 'href\|url(\|@import'
+    check "one round needs no word" lacks 'rounds'
+    works sweep -m examples/demo-model --gen-length 8 --block-length 8 --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 2
+    cp "$work/sweep.svg" "$out"
+    check "two rounds are the same runs" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
+    check "and the picture says so" prints '1 questions, the best of 2 rounds;'
+    refuses 2 '--rounds takes a number from 1' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
 }
 
 # ---- The page -------------------------------------------------------------------------------------------------------

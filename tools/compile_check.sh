@@ -6,6 +6,7 @@
 #   static     TOKENSKIP_STATIC, in one translation unit
 #   no-cuda-h  the default build without cuda.h in reach
 #   tools      the command's sources, at every warning
+#   manual     the programs that the header's manual and README show, as they stand there; both answer
 folder=$1 compiler=$2 standard=$3 variant=$4 level=$5
 here=$folder/$compiler.$standard.$variant.$level.files
 cuda=${CUDA_HOME:-/usr/local/cuda}
@@ -55,7 +56,17 @@ must_refuse() {
     grep -q TOKENSKIP_NO_CUDA "$here/messages" && grep -q TOKENSKIP_CUDA_DLOPEN "$here/messages"
 }
 
+# As a user would, with no more warnings than -Wall.
+shown_program() { # shown_program SOURCE
+    $driver -std=$standard -$level -Wall -Werror -I. -x $language "$1" -o "$here/program" $libraries && [ -n "$("$here/program")" ]
+}
+
 case $variant in
+manual)
+    sed -n '/^A COMPLETE PROGRAM/,/^WHAT IT DOES/s/^       //p' tokenskip.h > "$here/manual.$language"
+    sed -n '/^```c$/,/^```$/{/^```/!p;}' README.md > "$here/readme.$language"
+    { grep -q main "$here/manual.$language" && shown_program "$here/manual.$language" && grep -q main "$here/readme.$language" && shown_program "$here/readme.$language"; } > "$here/messages" 2>&1
+    finish $? ;;
 no-cuda) two_units -DTOKENSKIP_NO_CUDA "" > "$here/messages" 2>&1; finish $? ;;
 dlopen) two_units -DTOKENSKIP_CUDA_DLOPEN "" > "$here/messages" 2>&1; finish $? ;;
 static)

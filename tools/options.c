@@ -49,6 +49,7 @@ static const cli_option table[] = {
     {"passes", 0, CLI_TRACE, KIND_TEXT, FIELD(passes), "A..B", "only values of these passes"},
     {"svg", 0, CLI_SWEEP, KIND_TEXT, FIELD(svg), "FILE", "where the picture goes"},
     {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, FIELD(max_flips), "R", "share of masked predictions that may change"},
+    {"rounds", 0, CLI_SWEEP, KIND_INT, FIELD(rounds), "N", "every setting runs N times, in turn; its best time counts (1)"},
     {"limit", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FIELD(limit), "N", "N questions, evenly spread (sweep: all, calibrate: 16)"},
 
     {"gen-length", 0, GENERATION, KIND_INT, FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
@@ -434,6 +435,7 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     settings->bench_block = 32;
     settings->batch = 1;
     settings->repeat = 3;
+    settings->rounds = 1;
     settings->max_batch = 16;
     for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
         if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;

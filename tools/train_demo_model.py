@@ -405,61 +405,91 @@ def train_tokenizer(seed):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Token pool: examples as rows of ids, made by worker processes, kept on the training device
+# Token pool: examples as ids, made by worker processes, kept on the training device and joined to conversations there
 # ---------------------------------------------------------------------------------------------------------------
 
-LENGTHS = {96: 0.22, 144: 0.42, 192: 0.28, 256: 0.08}  # sequence lengths and how often a batch has each
+# Sequence length: (how often a batch has it, share of its rows that get earlier turns as far as they fit). Short ones
+# are where most questions are learned; the long ones are as long as `tokenskip chat` lets a conversation become.
+LENGTHS = {96: (0.14, 0.0), 144: (0.30, 0.0), 192: (0.26, 0.7), 320: (0.18, 0.8), 512: (0.12, 1.0)}
 LONGEST = max(LENGTHS)
+EARLIER_TURNS = 8  # more than that fit into LONGEST only if all of them are short
+ROOM = (32, 160)   # tokens left for the last answer in a conversation, the padding included
 CHUNK = 20000
 
 
 def tokenized_chunk(tokenizer_json, seed, count):
-    """count examples as (all ids in one row, prompt lengths, response lengths)."""
+    """count examples as (all ids in one row, prompt lengths, response lengths), without <|startoftext|>."""
     from tokenizers import Tokenizer
     tokenizer, rng = Tokenizer.from_str(tokenizer_json), random.Random(seed)
     prompts, responses = [], []
-    while len(prompts) < count:
+    for _ in range(count):
         example = training_example(rng)
-        turns = [example[1]]
-        if rng.random() < 0.05:  # some conversations, so that `tokenskip chat` has seen an earlier turn
-            earlier = draw(rng, [sorting, reversing, capital, scientist, small_talk])
-            if not held_out(earlier):
-                turns = [earlier[1], earlier[2]] + turns
-        prompts.append(chat(*turns))
+        prompts.append(chat(example[1])[len(BOS):])
         responses.append(example[2] + EOT)
     encoded = tokenizer.encode_batch_fast(prompts + responses, add_special_tokens=False)
     ids, prompt_lengths, response_lengths = [], [], []
     for prompt, response in zip(encoded[:count], encoded[count:]):
-        if len(prompt.ids) + len(response.ids) < LONGEST:
-            ids += prompt.ids + response.ids
-            prompt_lengths.append(len(prompt.ids))
-            response_lengths.append(len(response.ids))
+        ids += prompt.ids + response.ids
+        prompt_lengths.append(len(prompt.ids))
+        response_lengths.append(len(response.ids))
     return np.array(ids, np.int16), np.array(prompt_lengths, np.int16), np.array(response_lengths, np.int16)
 
 
 class Pool:
-    """All examples, shortest first, each a row of LONGEST ids filled up with <|endoftext|>."""
+    """All examples, shortest first, and the conversations made of them.
 
-    def __init__(self, chunks, eos_id, device):
+    What the chat template renders for a conversation is <|startoftext|> and then its exchanges one after the other, and
+    no token reaches over the special tokens between them: so exchanges are joined as ids, anew for every batch, and
+    what is held out of the examples is held out of the earlier turns too.
+    """
+
+    def __init__(self, chunks, config, device):
         prompts = np.concatenate([c[1] for c in chunks]).astype(np.int64)
         totals = prompts + np.concatenate([c[2] for c in chunks])
-        rows = np.full((len(totals), LONGEST), eos_id, np.int16)
-        done = 0
-        for ids, chunk_prompts, chunk_responses in chunks:
-            used = (chunk_prompts + chunk_responses)[:, None] > np.arange(LONGEST)
-            rows[done:done + len(used)][used] = ids
-            done += len(used)
+        starts = np.cumsum(totals) - totals
         order = np.argsort(totals, kind="stable")
-        self.fitting = {n: int(np.searchsorted(totals[order], n, "right")) for n in LENGTHS}
+        self.fitting = {n: int(np.searchsorted(totals[order], n - 1, "right")) for n in LENGTHS}
         if not all(self.fitting.values()):
             raise RuntimeError(f"no example fits into {min(LENGTHS)} tokens")
-        self.rows = torch.from_numpy(rows[order]).to(device)
+        self.bos_id, self.eos_id, self.device = config["bos_token_id"], config["eos_token_id"], device
+        self.ids = torch.from_numpy(np.concatenate([c[0] for c in chunks])).to(device)
+        self.starts = torch.from_numpy(starts[order]).to(device)
         self.prompts = torch.from_numpy(prompts[order]).to(device)
         self.totals = torch.from_numpy(totals[order]).to(device)
 
     def batch(self, length, count):
-        pick = torch.randint(self.fitting[length], (count,), device=self.rows.device)
-        return self.rows[pick, :length].long(), self.prompts[pick], self.totals[pick]
+        """(rows of ids filled up with <|endoftext|>, lengths of the prompts, lengths with the responses)"""
+        last = torch.randint(self.fitting[length], (count, 1), device=self.device)
+        earlier = self.earlier_turns(last, length)
+        turns = torch.cat([earlier, last], 1)
+        ids, totals = self.joined(turns.clamp(min=0), self.totals[turns] * (turns >= 0), length)
+        return ids, totals - (self.totals[last] - self.prompts[last])[:, 0], totals
+
+    def earlier_turns(self, last, length):
+        """Numbers of the examples that come before the last one of each row, oldest first; -1 is none.
+
+        The newest ones that leave room for the answer, as `tokenskip chat` forgets the oldest ones.
+        """
+        shape = (len(last), EARLIER_TURNS)
+        # The shorter of two: half of the turns are lists and facts then, and more turns fit.
+        drawn = torch.minimum(*(torch.randint(len(self.totals), shape, device=self.device) for _ in range(2)))
+        prompts = self.prompts[last]
+        room = torch.maximum(torch.randint(ROOM[0], ROOM[1] + 1, prompts.shape, device=self.device),
+                             self.totals[last] - prompts)
+        chosen = torch.rand(prompts.shape, device=self.device) < LENGTHS[length][1]
+        fits = self.totals[drawn].cumsum(1) <= length - 1 - prompts - room
+        return drawn.masked_fill(~(chosen & fits), -1).flip(1)
+
+    def joined(self, turns, lengths, length):
+        """(<|startoftext|> and the first `lengths` ids of each of a row's turns, how many ids that are)"""
+        count, last = len(turns), turns.shape[1] - 1
+        ends = 1 + lengths.cumsum(1)
+        column = torch.arange(length, device=self.device).repeat(count, 1)
+        turn = torch.searchsorted(ends, column, right=True).clamp(max=last)
+        source = (self.starts[turns] - (ends - lengths)).gather(1, turn) + column
+        ids = self.ids[source.clamp(0, len(self.ids) - 1)].long()
+        ids[:, 0] = self.bos_id
+        return ids.masked_fill(column >= ends[:, -1:], self.eos_id), ends[:, -1]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -676,10 +706,10 @@ def train(weights, config, tokenizer, options, device):
         compile_functions()
     warm_up(weights, config, options, device, dtype)
     say(f"compiled for the lengths {', '.join(map(str, LENGTHS))}")
-    pool = Pool(chunks.get(), config["eos_token_id"], device)
+    pool = Pool(chunks.get(), dict(config, bos_token_id=tokenizer.token_to_id(BOS)), device)
     workers.terminate()
-    say(f"{len(pool.rows)} examples; fitting by length: {pool.fitting}; "
-        f"tokens in all: {int(pool.totals.sum())}")
+    say(f"{len(pool.totals)} examples; fitting by length: {pool.fitting}; "
+        f"tokens in all: {len(pool.ids)}")
 
     matrices = [w for name, w in weights.items() if w.dim() == 2 and ".wte." not in name]
     others = [w for name, w in weights.items() if w.dim() == 1 or ".wte." in name]
@@ -695,7 +725,7 @@ def train(weights, config, tokenizer, options, device):
     while time.time() < end:
         progress = (time.time() - begin) / (end - begin)
         rate = options.rate * rate_at(progress)
-        length = rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
+        length = rng.choices(list(LENGTHS), [often for often, _ in LENGTHS.values()])[0]
         ids, prompts, totals = pool.batch(length, options.batch_tokens // length)
         block_length = rng.choice([16, 32, 32, 32, 64])
         inputs, loss_weights = corrupt(ids, prompts, totals, block_length, config["mask_token_id"])
@@ -879,19 +909,25 @@ def is_right(text, answer):
     return before in ("", " ") or (before in string.punctuation and before not in "-.")
 
 
-def evaluate(weights, config, tokenizer, rows, device, **how):
+def answers(weights, config, tokenizer, prompts, device, **how):
+    """(texts, forward passes of each) for prompts as text."""
     weights = {name: w.to(device, torch.bfloat16).float() for name, w in weights.items()}  # as they are stored
     config = dict(config, eot_token_id=tokenizer.token_to_id(EOT))
-    prompts = [tokenizer.encode(chat(row["prompt"]), add_special_tokens=False).ids for row in rows]
-    generated, passes = [], []
-    for i in range(0, len(rows), 240):
-        some_ids, some_passes = decode(weights, config, prompts[i:i + 240], **how)
-        generated += some_ids
+    prompts = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+    ends, texts, passes = {config["eos_token_id"], config["eot_token_id"]}, [], []
+    for i in range(0, len(prompts), 240):
+        generated, some_passes = decode(weights, config, prompts[i:i + 240], **how)
         passes += some_passes
-    ends, right, wrong = {config["eos_token_id"], config["eot_token_id"]}, {}, []
-    for row, ids in zip(rows, generated):
-        end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text = tokenizer.decode(ids[:end])
+        for ids in generated:
+            end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            texts.append(tokenizer.decode(ids[:end]))
+    return texts, passes
+
+
+def evaluate(weights, config, tokenizer, rows, device, **how):
+    texts, passes = answers(weights, config, tokenizer, [chat(row["prompt"]) for row in rows], device, **how)
+    right, wrong = {}, []
+    for row, text in zip(rows, texts):
         good = is_right(text, row["answer"])
         right.setdefault(row["kind"], []).append(good)
         if not good:
@@ -903,12 +939,41 @@ def evaluate(weights, config, tokenizer, rows, device, **how):
     return wrong
 
 
+CHATS, CHAT_TURNS = 100, 6
+
+
+def within_context(tokenizer, turns, room):
+    """The turns without the oldest exchanges that `tokenskip chat` would forget so that an answer fits."""
+    while len(turns) > 1 and len(tokenizer.encode(chat(*turns), add_special_tokens=False).ids) > room:
+        turns = turns[2:]
+    return turns
+
+
+def evaluate_chats(weights, config, tokenizer, device, gen_length=128):
+    """Conversations as `tokenskip chat` has them: held-out questions of all kinds, after the model's own answers."""
+    rng, rows = random.Random(20240607), evaluation_set()
+    chats = [rng.sample(rows, CHAT_TURNS) for _ in range(CHATS)]
+    turns, right = [[] for _ in chats], []
+    for turn in range(CHAT_TURNS):
+        turns = [within_context(tokenizer, before + [questions[turn]["prompt"]],
+                                config["max_sequence_length"] - gen_length)
+                 for before, questions in zip(turns, chats)]
+        texts, _ = answers(weights, config, tokenizer, [chat(*some) for some in turns], device, dual=True,
+                           gen_length=gen_length)
+        right.append(sum(is_right(text, questions[turn]["answer"]) for text, questions in zip(texts, chats)))
+        turns = [before + [text] for before, text in zip(turns, texts)]
+    forgotten = sum(len(some) < 2 * CHAT_TURNS for some in turns)
+    say(f"chats, dual True, gen_length {gen_length}: right at turns 1 to {CHAT_TURNS}: {', '.join(map(str, right))} of "
+        f"{CHATS}; {forgotten} outgrew the context")
+
+
 def evaluate_all(weights, config, tokenizer, device):
     rows = evaluation_set()
     wrong = evaluate(weights, config, tokenizer, rows, device)
     for row, text in wrong[:12]:
         say(f"  wrong: {row['prompt']!r} expected {row['answer']!r} got {text!r}")
     evaluate(weights, config, tokenizer, rows, device, dual=True)
+    evaluate_chats(weights, config, tokenizer, device)
     for gen_length in (96, 64, 32):  # answers that need more room than that are expected to fail
         evaluate(weights, config, tokenizer, [r for r in rows if r["kind"] != "arithmetic"], device,
                  gen_length=gen_length)

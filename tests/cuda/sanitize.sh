@@ -31,7 +31,7 @@ run_check() {
     case $rc in
     0) grep SUMMARY "$log" ;;
     124) echo "failed: not done after $limit s" ;;
-    *) echo "failed: exit status $rc"; { grep '=====' "$log" || cat "$log"; } | head -n 60 ;;
+    *) echo "failed: exit status $rc"; grep '=====' "$log" | head -n 60; grep -v '=====' "$log" | tail -n 10 ;;
     esac
 }
 

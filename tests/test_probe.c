@@ -1,0 +1,125 @@
+/* Looking at a generation without taking its next step (tsk_session_probe, tsk_session_copy): nothing is committed, and what
+   the backend keeps of the canvas is what the session shows. */
+#include "../tokenskip.h"
+#include "golden.h"
+
+enum { n_prompt = 5, block = 8, length = n_prompt + 2 * block, max_logits = block * 512 };
+static const int32_t prompt[n_prompt] = {3, 14, 15, 9, 26};
+
+static tsk_generate_options options_of(int32_t eos_stop) {
+    tsk_generate_options o = tsk_generate_options_default();
+    o.gen_length = 2 * block, o.block_length = block, o.steps = 2 * block;
+    o.transfer = TSK_TRANSFER_SCHEDULE;
+    o.eos_stop = eos_stop;
+    o.skip_layer_k = 2;
+    return o;
+}
+
+static tsk_session *session_of(tsk_model *model, const tsk_generate_options *o) {
+    tsk_session *session = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    if (!test_check(tsk_session_create(model, o, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) exit(1);
+    return session;
+}
+
+static void steps(tsk_session *session, int32_t n) {
+    int finished = 0;
+    while (n-- > 0) CHECK_INT(tsk_session_step(session, &finished, NULL), TSK_OK);
+}
+
+/* The block's logits of a probe. */
+static int32_t probed(tsk_session *session, const int32_t *canvas, int refresh, float *logits) {
+    tsk_probe probe;
+    CHECK_INT(tsk_session_probe(session, canvas, refresh, &probe, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe_logits(session, NULL, logits, NULL), TSK_OK);
+    return probe.n_positions;
+}
+
+/* A probe of a session and of its copy see the same, whatever came before; and the session's canvas stays. */
+static void check_copy(tsk_model *model, tsk_session *session, const tsk_generate_options *o, int refresh, const char *when) {
+    static float own[max_logits], copied[max_logits];
+    int32_t before[length], n;
+    size_t width = (size_t)tsk_model_get_config(model)->embedding_size;
+    tsk_session *copy = session_of(model, o);
+    tsk_result result;
+    tsk_session_result(session, &result);
+    memcpy(before, result.canvas, sizeof before);
+    CHECK_INT(tsk_session_copy(copy, session, NULL), TSK_OK);
+    n = probed(session, NULL, refresh, own);
+    CHECK_INT(probed(copy, NULL, refresh, copied), n);
+    test_check(memcmp(own, copied, (size_t)n * width * sizeof *own) == 0, __FILE__, __LINE__, "%s: a probe of the copy sees something else", when);
+    tsk_session_result(session, &result);
+    test_check(memcmp(before, result.canvas, sizeof before) == 0, __FILE__, __LINE__, "%s: a probe changed the canvas", when);
+    tsk_session_free(copy);
+}
+
+static void choose_last(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
+    (void)user, (void)positions, (void)predictions, (void)confidences;
+    commit[n - 1] = 1;
+}
+
+static void test_copies(tsk_model *model) {
+    tsk_generate_options o = options_of(0);
+    int32_t generated[2 * block], canvas[length], i, finished = 0;
+    tsk_session *session = session_of(model, &o);
+    static float logits[max_logits];
+    CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
+    steps(session, 3);
+    check_copy(model, session, &o, 0, "after three steps");
+    for (i = 0; i < length; i++) canvas[i] = i < n_prompt ? prompt[i] : 7;
+    probed(session, canvas, 1, logits); /* another canvas, and the session's own again */
+    check_copy(model, session, &o, 1, "after a probe of another canvas");
+    tsk_session_free(session);
+
+    o.on_select = choose_last;
+    session = session_of(model, &o);
+    CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
+    steps(session, 2);
+    check_copy(model, session, &o, 0, "after two steps by a rule of the user's");
+    tsk_session_free(session);
+
+    o = options_of(1);
+    session = session_of(model, &o); /* ends in its first block: the second becomes end-of-sequence tokens */
+    for (i = 0; i < 2 * block; i++) generated[i] = i == 1 ? tsk_model_get_config(model)->eos_token_id : tsk_model_get_config(model)->mask_token_id;
+    CHECK_INT(tsk_session_start(session, prompt, n_prompt, generated, NULL), TSK_OK);
+    while (!finished && !test_failed) CHECK_INT(tsk_session_step(session, &finished, NULL), TSK_OK);
+    check_copy(model, session, &o, 1, "after an early end");
+    tsk_session_free(session);
+}
+
+/* A masked token that is skipped in its block's first step has no prediction to keep, whatever a probe predicted of the others:
+   memory that nobody wrote is no token. */
+static void test_never_predicted(void) {
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_model_options model_options = tsk_model_options_default();
+    tsk_generate_options o = options_of(0);
+    tsk_model *model = NULL;
+    tsk_session *session;
+    tsk_result result;
+    static float logits[max_logits];
+    int32_t canvas[length], i, wrong = 0;
+    model_options.device = TSK_DEVICE_CPU, model_options.n_threads = 1, model_options.host.allocator = &allocator;
+    if (!CHECK_INT(tsk_model_load("tests/golden/models/mha-f32", &model_options, &model, NULL), TSK_OK)) return;
+    o.skip_force_active = 0;
+    session = session_of(model, &o);
+    CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
+    for (i = 0; i < length; i++) canvas[i] = i < n_prompt ? prompt[i] : i == n_prompt + 2 ? 7 : tsk_model_get_config(model)->mask_token_id;
+    probed(session, canvas, 1, logits);
+    steps(session, 2 * block);
+    tsk_session_result(session, &result);
+    for (i = 0; i < length; i++) wrong += result.canvas[i] < 0 || result.canvas[i] >= tsk_model_get_config(model)->embedding_size;
+    CHECK_INT(wrong, 0);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    CHECK_INT(counting.alive, 0);
+}
+
+int main(void) {
+    tsk_model *model = golden_model("mha-f32", 2);
+    test_copies(model);
+    test_never_predicted();
+    tsk_model_free(model);
+    return test_end("test_probe");
+}
