@@ -24,6 +24,7 @@ struct row_entry { int token, position, request, slot, active, number, flags, pa
 #define ROW_REMEMBER 4
 #define ROW_IF_RAN 8
 #define ROW_OUTPUT 16
+#define ROW_DECIDED (ROW_MAY_SKIP | ROW_SKIPS)
 struct cache_entry {      // is tsk__kv
     char *k, *v, *states, *outputs;
     int *tokens;
@@ -1331,7 +1332,7 @@ extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n
     if (i >= n) return;
     row_entry row = table.rows[i];
     const cache_entry *cache = &table.caches[row.request];
-    if (cache->n_states != n_states || !(row.flags & (ROW_MAY_SKIP | ROW_SKIPS))) return;
+    if (cache->n_states != n_states || !(row.flags & ROW_DECIDED)) return;
     bool skips = (row.flags & ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
     skipped[row.number] = host_skipped[row.number] = skips;
     if (masks && skips) table.rows[i].active = 0;
@@ -1739,7 +1740,7 @@ template <class T> static __device__ __forceinline__ void keep(T *x, rows_table 
     wait_for_predecessor();
     row_entry entry = table.rows[blockIdx.x];
     cache_entry cache = table.caches[entry.request];
-    bool was_skipped = (entry.flags & (ROW_MAY_SKIP | ROW_SKIPS)) && skipped[entry.number];
+    bool was_skipped = (entry.flags & ROW_DECIDED) && skipped[entry.number];
     if (entry.slot < 0) return;
     if (blockIdx.y + 1 == gridDim.y) {
         T *output = (T *)cache.outputs + (u64)entry.slot * d;

@@ -6202,7 +6202,8 @@ typedef enum tsk__row_flag {
     TSK__ROW_SKIPS = 2,        /* decide: skipped */
     TSK__ROW_REMEMBER = 4,     /* keep: the pass's states become those that the next pass is compared with, */
     TSK__ROW_IF_RAN = 8,       /* provided that it ran */
-    TSK__ROW_OUTPUT = 16       /* keep: its output is stored if it ran, and the stored one taken if it was skipped */
+    TSK__ROW_OUTPUT = 16,      /* keep: its output is stored if it ran, and the stored one taken if it was skipped */
+    TSK__ROW_DECIDED = TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS /* decide says something of the row */
 } tsk__row_flag;
 
 /* The rows of a pass; host memory, valid during `begin` and, but for the ids, until the next. */
@@ -6264,7 +6265,7 @@ typedef struct tsk__stream {
     void *predictions;         /* [max_rows] tsk__prediction, of the last head's rows */
     /* host memory, valid after wait */
     float *cosines;            /* [n_states, max_rows] */
-    int32_t *skipped;          /* [max_rows] by the row's number in the list of begin; of rows with MAY_SKIP or SKIPS */
+    int32_t *skipped;          /* [max_rows] by the row's number in the list of begin; of rows that are DECIDED */
     tsk__choice *choices;      /* [max_rows] by the candidate's number */
 } tsk__stream;
 
@@ -8804,23 +8805,23 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 #define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
 
-/* A stream that has ended has told the host how far it came, or its kernels were lost. */
-static void tsk__cuda_note_silence(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
-    if (__atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
-}
-
-/* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
+/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
+   came, or its kernels were lost. */
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
     uint32_t spins = 0;
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(s->fetched, __ATOMIC_ACQUIRE) != s->fetches) {
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
-            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "fetching the rows");
-            if (result == CUDA_SUCCESS) tsk__cuda_note_silence(s, s->fetched, s->fetches, "fetching the rows");
+            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (spins > 1u << 20) sched_yield();
         }
         tsk__pool_pause();
     }
 }
+
+/* The row table's image may be changed again: what was launched to fetch it has. */
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->fetched, s->fetches, "fetching the rows"); }
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
@@ -8856,18 +8857,9 @@ static void tsk__cuda_signal(tsk__cuda_stream *s) {
 static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk_status status = TSK_OK;
-    uint32_t spins = 0;
     tsk__cuda_enter(s->backend);
     if (s->needs_signal) tsk__cuda_signal(s);
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(s->signalled, __ATOMIC_ACQUIRE) != s->signals) {
-        if (++spins % 4096 == 0) {
-            CUresult result = s->backend->api.cuStreamQuery(s->stream);
-            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, "waiting");
-            if (result == CUDA_SUCCESS) tsk__cuda_note_silence(s, s->signalled, s->signals, "waiting");
-            if (spins > 1u << 20) sched_yield();
-        }
-        tsk__pool_pause();
-    }
+    tsk__cuda_await(s, s->signalled, s->signals, "waiting");
     if (s->failure != CUDA_SUCCESS) {
         s->backend->api.cuStreamSynchronize(s->stream);
         status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
@@ -8895,6 +8887,16 @@ static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
 static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
     uint64_t at = tsk__cuda_argument_room(s, size);
     memcpy(s->arguments + at, values, (size_t)size);
+    return at;
+}
+
+/* Two lists beside each other, the second at a multiple of 16 bytes: *second_at after the first. */
+static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second, uint64_t second_size, uint64_t *second_at) {
+    uint64_t at;
+    *second_at = (first_size + 15) & ~(uint64_t)15;
+    at = tsk__cuda_argument_room(s, *second_at + second_size);
+    memcpy(s->arguments + at, first, (size_t)first_size);
+    memcpy(s->arguments + at + *second_at, second, (size_t)second_size);
     return at;
 }
 
@@ -9478,11 +9480,9 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
 static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    uint64_t size = (uint64_t)n * sizeof *selections, at = tsk__cuda_argument_room(s, size + (uint64_t)n_candidates * sizeof *candidates);
-    CUdeviceptr selections_there = tsk__cuda_address(s->arguments + at), candidates_there = selections_there + size, choices = tsk__cuda_address(s->base.choices);
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+    CUdeviceptr selections_there = tsk__cuda_address(s->arguments + at), candidates_there = selections_there + candidates_at, choices = tsk__cuda_address(s->base.choices);
     void *parameters[6];
-    memcpy(s->arguments + at, selections, (size_t)size);
-    memcpy(s->arguments + at + size, candidates, (size_t)n_candidates * sizeof *candidates);
     parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->base.predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
     tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, parameters, "select_tokens");
 }
@@ -9584,11 +9584,9 @@ static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
 static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
-    uint64_t index_size = ((uint64_t)n * sizeof *index + 15) & ~(uint64_t)15, draws_size = (uint64_t)n_draws * sizeof *draws, at = tsk__cuda_argument_room(s, index_size + draws_size);
-    memcpy(s->arguments + at, index, (size_t)n * sizeof *index);
-    memcpy(s->arguments + at + index_size, draws, (size_t)draws_size);
-    tsk__cuda_upload(s, s->device_arguments + at, at, index_size + draws_size);
-    *draws_there = s->device_arguments + at + index_size;
+    uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
+    tsk__cuda_upload(s, s->device_arguments + at, at, draws_at + draws_size);
+    *draws_there = s->device_arguments + at + draws_at;
     return s->device_arguments + at;
 }
 
@@ -10068,7 +10066,7 @@ static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
     for (i = 0; i < s->rows.n; i++) {
         const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
         int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
-        if (kv->n_states != n_states || !(flags & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS))) continue;
+        if (kv->n_states != n_states || !(flags & TSK__ROW_DECIDED)) continue;
         stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
     }
 }
@@ -10080,7 +10078,7 @@ static void tsk__cpu_backend_keep(tsk__stream *stream) {
     for (i = 0; i < s->rows.n && s->rows.flags; i++) {
         const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
         int32_t flags = s->rows.flags[i];
-        int skipped = (flags & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS)) && stream->skipped[i];
+        int skipped = (flags & TSK__ROW_DECIDED) && stream->skipped[i];
         float *x = (float *)stream->x + (size_t)i * d, *output;
         if (s->rows.slots[i] < 0) continue;
         for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
@@ -10128,6 +10126,7 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_select_rows(stream, n, index);
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
+
 /* What one request's candidates are, and how sure of it. */
 static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -10806,7 +10805,7 @@ typedef struct tsk__pass {
     int32_t n;                     /* rows */
     int32_t *tokens, *positions, *requests, *slots; /* [max_rows] as tsk__rows */
     int32_t *flags;                /* [max_rows] of tsk__row_flag */
-    int32_t *active;               /* [max_rows] 0: skips the upper layers; where that is decided in this pass, as far as it is known */
+    int32_t *active;               /* [max_rows] 0: skips the upper layers, once that is known */
     int32_t *running;              /* [max_rows] 0: not in the layers that run now */
     int32_t *narrowed;             /* [max_rows] indices of the running rows while narrowed */
     int32_t *narrowed_positions;   /* [max_rows] their positions */
@@ -11045,7 +11044,7 @@ typedef struct tsk__request {
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_slots, *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
+    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
     float *candidate_confidences;
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
@@ -11164,7 +11163,6 @@ static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) 
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
     TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
-    TSK__REQUEST_ARRAY(int32_t, candidate_slots, block);
     TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
     TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
     TSK__REQUEST_ARRAY(float, candidate_confidences, block);
@@ -11515,7 +11513,7 @@ static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
     int if_ran = r->is_deciding && (r->is_full || r->options.skip_reference == TSK_SKIP_LAST_COMPUTED) ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->length; i++)
-        if (!r->is_deciding || !r->cursor || p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+        if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
 }
@@ -11527,7 +11525,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     else r->is_deciding = r->n_states && (r->has_previous || r->options.skip_force_active >= 0);
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
     if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
     if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
@@ -11546,10 +11544,13 @@ static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->n_rows; i++) {
         int32_t row = r->first_row + i;
-        if (p->flags[row] & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS)) p->active[row] = !p->stream->skipped[row];
+        if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
         if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
     }
 }
+
+/* Whether the token of a slot ran all layers, as far as the decision is known. */
+static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) { return p->active[tsk__request_row(r, slot)]; }
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
@@ -11567,7 +11568,7 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
     for (i = 0; i < r->length; i++) {
         tsk__skip_token *token = &r->tokens[i];
-        int active = !r->is_deciding || p->active[r->first_row + i];
+        int active = p->active[r->first_row + i];
         if (active) tsk__request_note_computed(r, i);
         token->refresh_age = active ? 0 : token->refresh_age + 1;
         token->age = 0;
@@ -11589,7 +11590,7 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     for (i = r->n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
     for (i = 0; i < r->n_positions; i++) {
         tsk__skip_token *token = &r->tokens[r->positions[i]];
-        r->active[i] = r->is_full || !r->is_deciding || p->active[r->first_row + i];
+        r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
         if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
         if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
     }
@@ -11614,8 +11615,7 @@ static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p)
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    int ran = r->is_full || !r->is_deciding || p->active[r->first_row + slot];
-    return !ran && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -11685,24 +11685,24 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
 }
 
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
-static void tsk__request_commit(tsk__request *r) {
+static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    int32_t i, n = 0, chosen = 0;
-    for (i = 0; i < r->n_positions; i++) {
-        if (!tsk__request_is_masked(r, i)) continue;
-        r->candidate_slots[n] = i;
-        r->candidate_positions[n] = r->positions[i];
-        r->candidate_ids[n] = r->predictions[i];
-        r->candidate_confidences[n++] = r->confidences[i];
+    const tsk__candidate *candidates = p->candidates + r->first_candidate;
+    const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    int32_t i, n = r->n_candidates, chosen = 0;
+    for (i = 0; i < n; i++) {
+        r->candidate_positions[i] = candidates[i].position;
+        r->candidate_ids[i] = choices[i].id;
+        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidate_commits[i] = 0;
     }
-    memset(r->candidate_commits, 0, (size_t)n);
     o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
     for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
     if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
-        r->committed[r->candidate_slots[i]] = 1;
-        r->canvas[r->candidate_positions[i]] = r->candidate_ids[i];
+        r->committed[candidates[i].slot] = 1;
+        r->canvas[candidates[i].position] = choices[i].id;
     }
     r->is_uploaded = 0;
 }
@@ -11788,7 +11788,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     int32_t masks_left = 0, i;
     int stop;
     tsk__request_take_choices(r, p);
-    if (r->options.on_select) tsk__request_commit(r);
+    if (r->options.on_select) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     for (i = 0; i < r->n_positions; i++) masks_left += tsk__request_is_masked(r, i);
     r->block_results[r->block].mask_residual = masks_left;
@@ -11865,7 +11865,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
         if (!r->is_deciding) continue;
         if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
     }
-    for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & (TSK__ROW_MAY_SKIP | TSK__ROW_SKIPS));
+    for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->is_self_narrowing && certain;
 }
 
@@ -11874,8 +11874,8 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     int32_t i, row;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        int here = layer >= r->first_layer && layer < r->last_layer, upper = r->is_deciding && layer > r->n_states;
-        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && (!upper || p->active[row]);
+        int here = layer >= r->first_layer && layer < r->last_layer;
+        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }

@@ -177,9 +177,8 @@ static void take_line(batch_run *b) {
     int status;
     begin_messages(b);
     status = find_key(b, &request);
-    marks = ids_mark(&b->ids, b->key.data, b->key.length, 0);
     if ((int64_t)((b->input.number - 1) % (uint64_t)b->shard.count) != b->shard.index) b->bytes_passed += b->input.line.length + 1;
-    else if (marks & ID_WRITTEN) skip_line(b, marks);
+    else if ((marks = ids_mark(&b->ids, b->key.data, b->key.length, 0)) & ID_WRITTEN) skip_line(b, marks);
     else {
         e = add_entry(b);
         if (status == CLI_OK) {
