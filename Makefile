@@ -4,7 +4,7 @@
 #   make demo            asks the demo model a question
 #   make test            all tests, plain and under sanitizers; ends in one line "N passed, N failed"
 #   make examples        the programs of examples/, in build/
-#   make compile-matrix  the header under gcc and clang, C99 to C++17, with and without CUDA
+#   make compile-matrix  the header under gcc and clang, C99 to C++23, with and without CUDA
 #   make fuzz            the parsers under libFuzzer (clang), FUZZ_SECONDS each
 #   make test-threads    one model, many threads, under -fsanitize=thread
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
@@ -181,12 +181,14 @@ test-browser: tokenskip
 	sh tests/browser/run.sh
 
 # ---- The header in every dialect ------------------------------------------------------------------------------------
-# One target a combination, named compiler.standard.cuda.optimisation, so that -j runs them beside each other.
+# One target a combination, named compiler.standard.cuda.optimisation, so that -j runs them beside each other. (c++2b is what
+# compilers that were there before C++23 call it.)
 
 COMPILERS = $(foreach compiler,gcc clang,$(if $(shell command -v $(compiler) 2>/dev/null),$(compiler)))
 MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11 c++17,$(foreach cuda,default no-cuda dlopen,\
     $(foreach level,O0 O2,$(compiler).$(standard).$(cuda).$(level))) $(compiler).$(standard).static.O2) \
-    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2 $(compiler).c99.manual.O0 $(compiler).c++11.manual.O0)
+    $(foreach standard,c++20 c++2b,$(compiler).$(standard).no-cuda.O0 $(compiler).$(standard).dlopen.O0) \
+    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2 $(foreach standard,c99 c++11 c++20 c++2b,$(compiler).$(standard).manual.O0))
 
 compile-matrix: $(MATRIX:%=build/matrix/%.log)
 	@for compiler in gcc clang; do command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done

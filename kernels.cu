@@ -317,6 +317,7 @@ static __device__ __forceinline__ head_entry head_of(const draw_entry &draw, int
     }
     return e;
 }
+// A NaN is never better than what there is (which is head_none at first); the sum that it makes NaN tells of it.
 static __device__ __forceinline__ head_entry head_merge(const head_entry &a, const head_entry &b) {
     head_entry e = (b.score > a.score || (b.score == a.score && b.id < a.id)) ? b : a;
     float max = fmaxf(a.max, b.max);
@@ -1340,7 +1341,7 @@ extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n
 
 struct candidate_entry { int position, slot, head; };                                       // is tsk__candidate
 struct selection_entry { int request, first, n, commits, transfer, quota; float threshold, factor; int is_random; u32 pass; u64 seed; };  // is tsk__selection
-struct choice_entry { int id; float confidence; int is_committed; };                        // is tsk__choice
+struct choice_entry { int id; float confidence, log_sum_exp; int is_committed; };           // is tsk__choice
 
 // The two equal the functions of these names in >>schedule.
 static __device__ __forceinline__ bool select_accepts(const selection_entry &s, int rank, float confidence) {
@@ -1374,7 +1375,7 @@ extern "C" __global__ void __launch_bounds__(128) select_tokens(rows_table table
     __syncthreads();
     for (int i = threadIdx.x; i < s.n; i += 128) {
         candidate_entry c = candidates[i];
-        choice_entry choice = {cache.predictions[c.slot].id, confidences[i], 0};
+        choice_entry choice = {cache.predictions[c.slot].id, confidences[i], cache.predictions[c.slot].log_sum_exp, 0};
         int rank = 1;
         for (int j = 0; j < s.n; j++) rank += j < i ? !select_is_better(choice.confidence, confidences[j]) : select_is_better(confidences[j], choice.confidence);
         choice.is_committed = s.commits && (rank == 1 || select_accepts(s, rank, choice.confidence));
@@ -1876,8 +1877,9 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, cons
     }
 }
 
-// Second stage: joins a row's tiles, in an order that depends on their number only. Grid m, block 128.
-extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, prediction_entry *predictions) {
+// Second stage: joins a row's tiles, in an order that depends on their number only. Where all logits are NaN it predicts an
+// id still, and not the mask. Grid m, block 128.
+extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *heads, int n_tiles, int m, const draw_entry *draws, prediction_entry *predictions) {
     __shared__ head_entry parts[128];
     let_successor_start();
     wait_for_predecessor();
@@ -1886,12 +1888,12 @@ extern "C" __global__ void __launch_bounds__(128) head_finish(const head_entry *
     parts[threadIdx.x] = best;
     for (int step = 64; step > 0; step /= 2) {
         __syncthreads();
-        if (threadIdx.x < step) parts[threadIdx.x] = head_merge(parts[threadIdx.x], parts[threadIdx.x + step]);
+        if ((int)threadIdx.x < step) parts[threadIdx.x] = head_merge(parts[threadIdx.x], parts[threadIdx.x + step]);
     }
     if (threadIdx.x == 0) {
         best = parts[0];
         prediction_entry p;
-        p.id = best.id == 0x7fffffff ? 0 : best.id;
+        p.id = best.id == 0x7fffffff ? draws[blockIdx.x].mask_token_id == 0 : best.id;
         p.logit = best.logit;
         p.log_sum_exp = best.max + logf(best.sum);
         p.confidence = expf(p.logit - p.log_sum_exp);

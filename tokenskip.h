@@ -17,10 +17,10 @@ A COMPLETE PROGRAM
        #include "tokenskip.h"
        #include <stdio.h>
        int main(void) {
-           tsk_error error = {0};
+           tsk_error error = TSK_ZERO;
            tsk_model *model; tsk_session *session; tsk_result result;
            tsk_message question = {"user", "Who is Newton in physics?"};
-           tsk_tokens prompt = {0}; tsk_text answer = {0};
+           tsk_tokens prompt = TSK_ZERO; tsk_text answer = TSK_ZERO;
            if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
                tsk_session_create(model, NULL, &session, &error) ||
                tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
@@ -116,6 +116,11 @@ THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
    function gives out through `**out` you free with the matching _free, _close or _destroy; sessions before their model.
    Results are the same for any number of threads, and whether traced or not.
+   After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
+   thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
+   _exit, and loads its own model if it wants one.
+   Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
+   another pass of the same session or batch, nor free it.
 
 SECURITY
    Model folders may come from strangers: every length, offset, shape and id in them is checked before use. Two things
@@ -164,6 +169,13 @@ extern "C" {
 
 /* ---- Status and errors ------------------------------------------------------------------------------------------ */
 
+/* The initialiser of a struct that begins as all zeroes, in the form that no compiler of either language warns of. */
+#ifdef __cplusplus
+#define TSK_ZERO {}
+#else
+#define TSK_ZERO {0}
+#endif
+
 /* One list makes the enumeration and its strings, so that they cannot drift apart. */
 #define TSK_STATUS_LIST(X) \
     X(TSK_OK, "ok") \
@@ -179,7 +191,8 @@ extern "C" {
     X(TSK_ERROR_UNSUPPORTED, "not supported") \
     X(TSK_ERROR_DEVICE, "device error") \
     X(TSK_ERROR_COMPILE, "kernel compilation failed") \
-    X(TSK_ERROR_CANCELLED, "cancelled")
+    X(TSK_ERROR_CANCELLED, "cancelled") \
+    X(TSK_ERROR_NUMERIC, "logits that are no numbers")
 
 typedef enum tsk_status {
 #define TSK__STATUS_ENUM(name, text) name,
@@ -191,7 +204,7 @@ typedef enum tsk_status {
 /* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
    that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
    tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {  /* tsk_error error = {0}; in C and in C++ */
+typedef struct tsk_error {  /* tsk_error error = TSK_ZERO; */
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
@@ -593,18 +606,22 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
+/* A session is never started, in the middle of a generation, at its end, or failed. A start, copy or logits that fails leaves
+   its session never started; a step or probe that fails ends the generation, and every further step gives the same error.
+   What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
-/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. */
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
+   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
 TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
-/* The state so far. */
+/* The state so far; all zeroes while there is no generation. */
 TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
 /* start, step until finished, result. Cancelling is no error: finish_reason says so. */
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                       tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up. */
+   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
                                             float *logits, tsk_error *error);
 
@@ -616,14 +633,15 @@ typedef struct tsk_batch tsk_batch;
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
     int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
-                                                   max_sequence_length */
+                                                   max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
     int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
                                                    by layers so that others' steps do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
-       pointers are valid during the call. It may submit. */
+       pointers are valid during the call. It may submit and cancel. */
     void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
-    void *user;                  /* NULL */
+    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
+    void *user;                  /* NULL           handed to the two above */
 } tsk_batch_options;
 
 /* What one step of the batch did, and what is left. */
@@ -645,7 +663,8 @@ TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *promp
 /* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. */
+   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
+   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* Steps until nothing is in flight or queued. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
@@ -653,7 +672,9 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 /* ---- looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states. Both are sessions of one model with the same gen_length and block_length; their other options may differ. */
+   states (with skip_policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
+   will be after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -669,7 +690,7 @@ typedef struct tsk_probe {
    of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
-/* After a probe: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
+/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
    a stable token's being what its skip_policy makes of it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
@@ -698,7 +719,7 @@ TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out,
 /* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
 TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
 /* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
-   Writes commit [n]; returns how many. FACTOR f commits the largest n whose n-th best confidence is at least
+   Writes commit [n]; returns how many (n <= 0: none, and the arrays may be NULL). FACTOR f commits the largest n whose n-th best confidence is at least
    1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
 TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
                                  const float *confidences, uint8_t *commit);
@@ -838,6 +859,10 @@ static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status 
 static tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
     return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "out of memory: %llu bytes for %s",
                           (unsigned long long)size, what);
+}
+
+static tsk_status tsk__error_null(tsk_error *error, const char *function, const char *parameter) {
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: %s is NULL", function, parameter);
 }
 
 // >>memory ============================================================================================================
@@ -1070,6 +1095,19 @@ static double tsk__time_ms(void) {
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
 }
 
+/* ---- memory */
+
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_available(void) {
+    unsigned long long kilobytes = 0;
+    char line[128];
+    int found = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    if (file) fclose(file);
+    return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
+}
+
 /* ---- worker threads
    One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
    section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
@@ -1086,6 +1124,7 @@ typedef void (*tsk__task)(void *context, int task);
 typedef struct tsk__pool {
     int n_threads;             /* the calling thread included */
     int n_started;
+    pid_t process;             /* whose threads they are: after a fork the child has none of them */
     int stop;
     uint64_t ticket;
     int done;
@@ -1149,11 +1188,14 @@ static void tsk__pool_wake(tsk__pool *pool) {
     pthread_mutex_unlock(&pool->sleep);
 }
 
+/* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
+static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == getpid(); }
+
 /* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
 static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
     uint64_t ticket;
     int task;
-    if (!pool || pool->n_started == 0 || n_tasks < 2 || n_tasks > TSK__POOL_MAX_TASKS || pthread_mutex_trylock(&pool->section) != 0) {
+    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || pthread_mutex_trylock(&pool->section) != 0) {
         for (task = 0; task < n_tasks; task++) run(context, task);
         return;
     }
@@ -1183,6 +1225,7 @@ static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads
     if (!pool) return NULL;
     if (n_threads <= 0) n_threads = tsk__processors();
     if (n_threads > TSK__POOL_MAX_THREADS) n_threads = TSK__POOL_MAX_THREADS;
+    pool->process = getpid();
     pthread_mutex_init(&pool->section, NULL);
     pthread_mutex_init(&pool->sleep, NULL);
     pthread_cond_init(&pool->wake, NULL);
@@ -1194,6 +1237,10 @@ static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads
 static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
     int i;
     if (!pool) return;
+    if (!tsk__pool_is_here(pool)) {
+        tsk__memory_delete(allocator, pool);
+        return;
+    }
     pthread_mutex_lock(&pool->sleep);
     __atomic_store_n(&pool->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&pool->wake);
@@ -1547,6 +1594,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     tsk__json_parser parser;
     tsk_json *document;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_json_parse", "out");
     *out = NULL;
     memset(&parser, 0, sizeof parser);
     parser.original = text;
@@ -2308,9 +2356,12 @@ static char *tsk__safetensors_copy(const tsk_allocator *allocator, const char *t
 
 tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
-    tsk_safetensors *file = (tsk_safetensors *)tsk__memory_new_zeroed(allocator, 1, sizeof *file);
+    tsk_safetensors *file;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_safetensors_open", "out");
     *out = NULL;
+    if (!path) return tsk__error_null(error, "tsk_safetensors_open", "path");
+    file = (tsk_safetensors *)tsk__memory_new_zeroed(allocator, 1, sizeof *file);
     if (!file) return tsk__error_memory(error, "a safetensors file", sizeof *file);
     file->allocator = allocator;
     file->file.descriptor = -1;
@@ -2475,9 +2526,12 @@ struct tsk_safetensors_writer {
 };
 
 tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out, tsk_error *error) {
-    tsk_safetensors_writer *writer = (tsk_safetensors_writer *)tsk__memory_new_zeroed(allocator, 1, sizeof *writer);
+    tsk_safetensors_writer *writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_safetensors_writer_open", "out");
     *out = NULL;
+    if (!path) return tsk__error_null(error, "tsk_safetensors_writer_open", "path");
+    writer = (tsk_safetensors_writer *)tsk__memory_new_zeroed(allocator, 1, sizeof *writer);
     if (!writer) return tsk__error_memory(error, "a safetensors writer", sizeof *writer);
     writer->allocator = writer->header.allocator = allocator;
     writer->json.out = &writer->header;
@@ -5288,11 +5342,14 @@ void tsk_tokenizer_free(tsk_tokenizer *tokenizer) {
 
 tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
-    tsk_tokenizer *tokenizer = (tsk_tokenizer *)tsk__memory_new_zeroed(allocator, 1, sizeof *tokenizer);
+    tsk_tokenizer *tokenizer;
     tsk_json *config = NULL;
     tsk__bpe_folder folder;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_load", "out");
     *out = NULL;
+    if (!dir) return tsk__error_null(error, "tsk_tokenizer_load", "dir");
+    tokenizer = (tsk_tokenizer *)tsk__memory_new_zeroed(allocator, 1, sizeof *tokenizer);
     if (!tokenizer) return tsk__error_memory(error, "a tokenizer", sizeof *tokenizer);
     tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator = tokenizer->template_file.allocator = allocator;
     status = tsk__bpe_folder_open(&folder, dir, host, error);
@@ -6011,6 +6068,7 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     size_t length = dir ? strlen(dir) : 0;
     tsk_folder *folder;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
     *out = NULL;
     if (!length) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model folder given");
     while (length > 1 && dir[length - 1] == '/') length--;
@@ -6146,7 +6204,8 @@ static int tsk__select_is_better(float a, float b) { return a > b || (a == a && 
 /* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
 int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
     int32_t rank, i;
-    memset(commit, 0, n > 0 ? (size_t)n : 0);
+    if (n <= 0) return 0;
+    memset(commit, 0, (size_t)n);
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
@@ -6194,6 +6253,7 @@ typedef struct tsk__kv {
                                   with, then those of the pass under way */
     void *outputs;             /* [n_slots, d_model]: last computed h_L */
     int32_t n_slots, n_states;
+    int32_t has_reference;     /* 0: the first half of `states` holds nothing yet, and no cosine means anything */
 } tsk__kv;
 
 /* What is to become of a row with a slot. A row is skipped when `decide` says so; without a decision about it, it ran. */
@@ -6250,6 +6310,7 @@ typedef struct tsk__selection {
 typedef struct tsk__choice {
     int32_t id;                /* its prediction */
     float confidence;
+    float log_sum_exp;         /* over all ids of its row's logits: no finite number where they are none */
     int32_t is_committed;
 } tsk__choice;
 
@@ -6273,6 +6334,7 @@ typedef struct tsk__backend_ops {
     /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
     int32_t masked_rows;
 
+    uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX: unknown */
     tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
     void (*stream_destroy)(tsk__stream *stream);
     void *(*allocate)(struct tsk__backend *backend, uint64_t size);        /* NULL when refused */
@@ -8905,6 +8967,16 @@ static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, u
     s->can_overlap = 0;
 }
 
+static uint64_t tsk__cuda_backend_available(tsk__backend *backend) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    size_t available = 0, total = 0;
+    CUresult result;
+    tsk__cuda_enter(b);
+    result = b->api.cuMemGetInfo_v2(&available, &total);
+    tsk__cuda_leave(b);
+    return result == CUDA_SUCCESS ? (uint64_t)available : UINT64_MAX;
+}
+
 static void *tsk__cuda_backend_allocate(tsk__backend *backend, uint64_t size) {
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
     CUdeviceptr address = 0;
@@ -9538,10 +9610,10 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
    logits are reduced before the next slice takes their place */
 
 /* Of m rows, the first of which is number `first` of the head's. */
-static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, int32_t first) {
+static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
     CUdeviceptr predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
-    void *parameters[4];
-    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &predictions;
+    void *parameters[5];
+    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &draws, parameters[4] = &predictions;
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
 }
 
@@ -9552,7 +9624,7 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     a.weights = b->head, a.bias = b->head_bias;
     a.draws = draws, a.heads = s->heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
-    if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), 0);
+    if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), draws, 0);
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
@@ -9572,7 +9644,7 @@ static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr in
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
         tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
-    tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, first_row);
+    tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
@@ -9740,7 +9812,7 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
 }
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_SKINNY, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -9982,6 +10054,10 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     return TSK_OK;
 }
 
+static uint64_t tsk__cpu_backend_available(tsk__backend *backend) {
+    (void)backend;
+    return tsk__memory_available();
+}
 static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
     return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
 }
@@ -10055,7 +10131,8 @@ static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
         const float *x = (const float *)stream->x + (size_t)i * d;
         size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
         if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
-        tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
+        if (s->rows.caches[s->rows.requests[i]].has_reference)
+            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
         memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
     }
 }
@@ -10137,6 +10214,7 @@ static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const t
         tsk__choice *choice = &stream->choices[o->first + i];
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
+        choice->log_sum_exp = last[c->slot].log_sum_exp;
         choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
         s->confidences[i] = choice->confidence;
     }
@@ -10166,7 +10244,7 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
 static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
+    0, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
     tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
     tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
     tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
@@ -10450,8 +10528,11 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     tsk_model_options defaults = tsk_model_options_default();
     tsk__loading loading;
     tsk_model *model;
-    tsk_status status = tsk__model_new(options ? options : &defaults, &model, error);
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_model_load", "out");
     *out = NULL;
+    if (!dir) return tsk__error_null(error, "tsk_model_load", "dir");
+    status = tsk__model_new(options ? options : &defaults, &model, error);
     if (status != TSK_OK) return status;
     memset(&loading, 0, sizeof loading);
     loading.model = model;
@@ -10472,8 +10553,11 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     tsk_model_options defaults = tsk_model_options_default();
     tsk__loading loading;
     tsk_model *model;
-    tsk_status status = tsk__config_check(config, "random model", error);
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_model_random", "out");
     *out = NULL;
+    if (!config) return tsk__error_null(error, "tsk_model_random", "config");
+    status = tsk__config_check(config, "random model", error);
     if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
     if (status == TSK_OK) status = tsk__model_new(options ? options : &defaults, &model, error);
@@ -10822,6 +10906,13 @@ typedef struct tsk__pass {
     tsk__candidate *candidates;    /* [max_rows] */
 } tsk__pass;
 
+/* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
+static uint64_t tsk__pass_size(const tsk_model_config *c, uint64_t element_size, int32_t rows) {
+    return (uint64_t)rows * element_size *
+           (3 * (uint64_t)c->d_model + 2 * (uint64_t)c->n_heads * (uint64_t)c->head_dim + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim +
+            2 * (uint64_t)c->mlp_hidden_size);
+}
+
 static void tsk__pass_free(tsk__pass *p) {
     if (p->stream) p->backend->ops->stream_destroy(p->stream);
     tsk__memory_delete(p->allocator, p->tokens);
@@ -10999,6 +11090,35 @@ static void tsk__forward_head(tsk__pass *p) {
    GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
    tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
 
+/* Memory of the backend that a request owns. */
+typedef enum tsk__buffer {
+    TSK__BUFFER_K, TSK__BUFFER_V,  /* [n_layers, n_kv_heads, length, head_dim] each, unless a batch's arena holds them */
+    TSK__BUFFER_TOKENS,            /* [length] the backend's canvas */
+    TSK__BUFFER_PREDICTIONS,       /* [max block] the last prediction of each slot */
+    TSK__BUFFER_STATES,            /* [2, n_states, max block, d_model] */
+    TSK__BUFFER_REFRESH_STATES,    /* [2, n_states, length, d_model] as the last, a slot for each position (skip_refresh) */
+    TSK__BUFFER_OUTPUTS,           /* [max block, d_model] last computed h_L */
+    TSK__BUFFER_RESIDUAL,          /* [length, d_model] the residual stream of a refresh that was cut by layers */
+    TSK__BUFFER_COUNT
+} tsk__buffer;
+
+/* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
+typedef struct tsk__generation {
+    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
+    int32_t infill_count;          /* masked positions of the prompt */
+    int32_t n_masks;               /* masked positions of the canvas at the start */
+    int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
+    int32_t n_positions;           /* of the current block */
+    int32_t n_started;             /* blocks that had a pass, the current one included */
+    int32_t block_step, block_masks;  /* passes done in it; masks at its start */
+    uint32_t pass;
+    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
+    int is_finished;
+    int has_previous;              /* states of an earlier pass of this block are there */
+    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    tsk_result result;
+} tsk__generation;
+
 typedef struct tsk__request {
     const tsk_model_config *config;
     tsk__backend *backend;
@@ -11006,32 +11126,25 @@ typedef struct tsk__request {
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
 
-    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
-    int32_t infill_count;          /* masked positions of the prompt */
-    int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
-    int32_t n_positions;           /* of the current block */
-    int32_t n_started;             /* blocks that had a pass, the current one included */
-    int32_t block_step, block_masks;  /* passes done in it; masks at its start */
+    tsk__generation gen;
+    tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
     int32_t first_row, n_rows;     /* of the pass under way */
     int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in `carry`. */
+       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in its buffer. */
     int32_t cursor, layer_budget;
-    void *carry;                   /* [length, d_model] */
-    uint64_t carry_size;
+    int may_be_cut;                /* that buffer is wanted */
     double pending_ms;             /* of the parts so far */
     int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
+    int is_running;                /* a session's pass is under way: callbacks may not begin another */
+    int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
     int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
     int is_uploaded;               /* the backend's canvas is the same as this one */
-    int has_previous;              /* states of an earlier pass of this block are there */
-    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
     int keeps_outputs;             /* h_L of the block's tokens are stored */
-    int is_finished;
-    uint32_t pass;
 
-    void *memory;                  /* the arrays below, in one allocation */
+    void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
     int32_t *canvas;               /* [length] */
     int32_t *positions;            /* [max block] */
     tsk__skip_token *tokens;       /* [length] */
@@ -11048,12 +11161,11 @@ typedef struct tsk__request {
     float *candidate_confidences;
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
-    int32_t *active_counts, *stable_masked_counts; /* [masks at the start]: a pass commits at least one token */
+    int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
 
-    tsk__kv kv;
-    void *refresh_states;          /* skip_refresh: [2, n_states, length, d_model], as kv.states, a slot for each position */
-    uint64_t kv_size, states_size, outputs_size, refresh_size, tokens_size, predictions_size;  /* bytes allocated */
-    tsk_result result;
+    void *buffers[TSK__BUFFER_COUNT];
+    uint64_t buffer_sizes[TSK__BUFFER_COUNT];  /* bytes allocated: an earlier generation's may be larger than needed */
+    tsk__kv kv;                    /* what the backend is told of them */
 } tsk__request;
 
 /* ---- options */
@@ -11139,12 +11251,13 @@ static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_mo
 /* ---- memory of a request */
 
 static int32_t tsk__request_max_block(const tsk__request *r) {
-    return r->options.block_length > r->infill_count ? r->options.block_length : r->infill_count;
+    return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
 }
 
-/* Lays the arrays out from `base`, or only measures when it is NULL. */
-static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) {
-    size_t length = (size_t)r->length, block = (size_t)tsk__request_max_block(r), masks = (size_t)n_masks, used = 0;
+/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
+   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
+    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
     do { \
         if (base) r->field = (type *)(void *)(base + used); \
@@ -11162,71 +11275,84 @@ static size_t tsk__request_layout(tsk__request *r, char *base, int32_t n_masks) 
     TSK__REQUEST_ARRAY(uint8_t, active, block);
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
     TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
     TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
     TSK__REQUEST_ARRAY(float, candidate_confidences, block);
     TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
-    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->n_blocks);
+    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
     TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
     TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+    *shared = used;
+    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
 #undef TSK__REQUEST_ARRAY
     return used;
-}
-
-/* Grows one buffer of the backend; its contents are not kept. */
-static tsk_status tsk__request_device_room(tsk__request *r, void **address, uint64_t *have, uint64_t want, const char *what, tsk_error *error) {
-    if (want <= *have) return TSK_OK;
-    if (*address) r->backend->ops->release(r->backend, *address);
-    *have = 0;
-    *address = r->backend->ops->allocate(r->backend, want);
-    if (!*address) return tsk__error_memory(error, what, want);
-    *have = want;
-    return TSK_OK;
 }
 
 static uint64_t tsk__cache_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
     return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
 }
 
-static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
-    uint64_t element = r->backend->element_size, slots = (uint64_t)tsk__request_max_block(r);
-    uint64_t cache = tsk__cache_size(r->config, element, length), row = (uint64_t)r->config->d_model * element;
-    tsk_status status = TSK_OK;
-    r->kv.length = length;
-    if (r->has_own_cache) r->kv.capacity = length;
-    if (r->has_own_cache && cache > r->kv_size) {
-        uint64_t k_size = r->kv_size, v_size = r->kv_size;
-        r->kv_size = 0;
-        status = tsk__request_device_room(r, &r->kv.k, &k_size, cache, "the K cache", error);
-        if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.v, &v_size, cache, "the V cache", error);
-        if (status != TSK_OK) return status;
-        r->kv_size = cache;
+/* Bytes that a canvas of `length` tokens takes in a buffer; 0: not needed. */
+static uint64_t tsk__request_buffer_size(const tsk__request *r, tsk__buffer buffer, int32_t length) {
+    uint64_t slots = (uint64_t)tsk__request_max_block(r), positions = (uint64_t)length;
+    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size, states = 2 * (uint64_t)r->n_states * row;
+    switch (buffer) {
+    case TSK__BUFFER_K:
+    case TSK__BUFFER_V: return r->has_own_cache ? tsk__cache_size(r->config, r->backend->element_size, length) : 0;
+    case TSK__BUFFER_TOKENS: return positions * sizeof(int32_t);
+    case TSK__BUFFER_PREDICTIONS: return slots * sizeof(tsk__prediction);
+    case TSK__BUFFER_STATES: return states * slots;
+    case TSK__BUFFER_REFRESH_STATES: return r->options.skip_refresh ? states * positions : 0;
+    case TSK__BUFFER_OUTPUTS: return r->keeps_outputs ? row * slots : 0;
+    case TSK__BUFFER_RESIDUAL: return r->may_be_cut ? row * positions : 0;
+    default: return 0;
     }
-    r->kv.n_slots = (int32_t)slots;
+}
+
+/* Grows one buffer; its contents are not kept. */
+static tsk_status tsk__request_grow(tsk__request *r, tsk__buffer buffer, uint64_t size, tsk_error *error) {
+    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states", "skip_refresh's states",
+                                        "TokenSkip's outputs", "a cut refresh"};
+    if (size <= r->buffer_sizes[buffer]) return TSK_OK;
+    if (r->buffers[buffer]) r->backend->ops->release(r->backend, r->buffers[buffer]);
+    r->buffer_sizes[buffer] = 0;
+    r->buffers[buffer] = r->backend->ops->allocate(r->backend, size);
+    if (!r->buffers[buffer]) return tsk__error_memory(error, names[buffer], size);
+    r->buffer_sizes[buffer] = size;
+    return TSK_OK;
+}
+
+static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    int i;
+    for (i = 0; i < TSK__BUFFER_COUNT && status == TSK_OK; i++)
+        status = tsk__request_grow(r, (tsk__buffer)i, tsk__request_buffer_size(r, (tsk__buffer)i, length), error);
+    if (status != TSK_OK) return status;
+    r->kv.length = length;
+    if (r->has_own_cache) {
+        r->kv.k = r->buffers[TSK__BUFFER_K];
+        r->kv.v = r->buffers[TSK__BUFFER_V];
+        r->kv.capacity = length;
+    }
+    r->kv.tokens = r->buffers[TSK__BUFFER_TOKENS];
+    r->kv.predictions = r->buffers[TSK__BUFFER_PREDICTIONS];
+    r->kv.states = r->buffers[TSK__BUFFER_STATES];
+    r->kv.outputs = r->buffers[TSK__BUFFER_OUTPUTS];
+    r->kv.n_slots = tsk__request_max_block(r);
     r->kv.n_states = r->n_states;
-    status = tsk__request_device_room(r, &r->kv.tokens, &r->tokens_size, (uint64_t)length * sizeof(int32_t), "the canvas", error);
-    if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.predictions, &r->predictions_size, slots * sizeof(tsk__prediction), "the block's predictions", error);
-    if (status == TSK_OK) status = tsk__request_device_room(r, &r->kv.states, &r->states_size, 2 * (uint64_t)r->n_states * slots * row, "TokenSkip's states", error);
-    if (status == TSK_OK && r->options.skip_refresh)
-        status = tsk__request_device_room(r, &r->refresh_states, &r->refresh_size, 2 * (uint64_t)r->n_states * (uint64_t)length * row, "skip_refresh's states", error);
-    if (status == TSK_OK && r->keeps_outputs) status = tsk__request_device_room(r, &r->kv.outputs, &r->outputs_size, slots * row, "TokenSkip's outputs", error);
-    return status;
+    return TSK_OK;
 }
 
 static void tsk__request_free(tsk__request *r) {
-    if (r->kv.k && r->has_own_cache) r->backend->ops->release(r->backend, r->kv.k);
-    if (r->kv.v && r->has_own_cache) r->backend->ops->release(r->backend, r->kv.v);
-    if (r->carry) r->backend->ops->release(r->backend, r->carry);
-    if (r->kv.states) r->backend->ops->release(r->backend, r->kv.states);
-    if (r->kv.outputs) r->backend->ops->release(r->backend, r->kv.outputs);
-    if (r->kv.tokens) r->backend->ops->release(r->backend, r->kv.tokens);
-    if (r->kv.predictions) r->backend->ops->release(r->backend, r->kv.predictions);
-    if (r->refresh_states) r->backend->ops->release(r->backend, r->refresh_states);
+    int i;
+    for (i = 0; i < TSK__BUFFER_COUNT; i++)
+        if (r->buffers[i]) r->backend->ops->release(r->backend, r->buffers[i]);
     tsk__memory_delete(r->allocator, r->memory);
+    memset(r->buffers, 0, sizeof r->buffers);
+    memset(r->buffer_sizes, 0, sizeof r->buffer_sizes);
     memset(&r->kv, 0, sizeof r->kv);
-    r->refresh_states = r->carry = NULL;
     r->memory = NULL;
+    r->gen.is_started = 0;
 }
 
 /* ---- start */
@@ -11253,24 +11379,24 @@ static int tsk__request_ends(const tsk__request *r, int32_t id) { return id == r
 /* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
 static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
-    if (!r->options.eos_stop || (r->infill_count && r->block == 0)) return 0;
-    for (i = 0; i < r->n_positions; i++)
+    if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
+    for (i = 0; i < r->gen.n_positions; i++)
         if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
     return 0;
 }
 
 static void tsk__request_end_early(tsk__request *r) {
     int32_t i;
-    for (i = r->n_prompt; i < r->length; i++)
+    for (i = r->gen.n_prompt; i < r->gen.length; i++)
         if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
     r->is_uploaded = 0;
-    r->result.finish_reason = TSK_FINISH_EOS;
-    r->is_finished = 1;
+    r->gen.result.finish_reason = TSK_FINISH_EOS;
+    r->gen.is_finished = 1;
 }
 
 /* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
 static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
-    if (position < 0 || position >= r->length || r->is_listed[position]) return n;
+    if (position < 0 || position >= r->gen.length || r->is_listed[position]) return n;
     r->is_listed[position] = 1;
     r->nearest[n] = position;
     return n + 1;
@@ -11280,59 +11406,77 @@ static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
    of two positions as far away the lower comes first. */
 static void tsk__request_list_nearest(tsk__request *r) {
     int32_t i, n = 0;
-    memset(r->is_listed, 0, (size_t)r->length * sizeof *r->is_listed);
-    for (i = 0; i < r->n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    memset(r->is_listed, 0, (size_t)r->gen.length * sizeof *r->is_listed);
+    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
     for (i = 0; i < n; i++) {
         n = tsk__request_list(r, n, r->nearest[i] - 1);
         n = tsk__request_list(r, n, r->nearest[i] + 1);
     }
 }
 
-/* Makes block number r->block the current one. */
+/* Makes block number r->gen.block the current one. */
 static void tsk__request_enter_block(tsk__request *r) {
-    int has_infill = r->infill_count > 0;
-    int32_t i, first = r->n_prompt + (r->block - has_infill) * r->options.block_length;
-    r->n_positions = 0;
-    if (has_infill && r->block == 0) {
-        for (i = 0; i < r->n_prompt; i++)
-            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->n_positions++] = i;
+    int has_infill = r->gen.infill_count > 0;
+    int32_t i, first = r->gen.n_prompt + (r->gen.block - has_infill) * r->options.block_length;
+    r->gen.n_positions = 0;
+    if (has_infill && r->gen.block == 0) {
+        for (i = 0; i < r->gen.n_prompt; i++)
+            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->gen.n_positions++] = i;
     } else {
-        for (i = 0; i < r->options.block_length; i++) r->positions[r->n_positions++] = first + i;
+        for (i = 0; i < r->options.block_length; i++) r->positions[r->gen.n_positions++] = first + i;
     }
-    r->block_masks = 0;
-    for (i = 0; i < r->n_positions; i++) r->block_masks += tsk__request_is_masked(r, i);
-    r->block_step = 0;
-    r->has_previous = 0;
-    memset(r->is_predicted, 0, (size_t)r->n_positions);
-    r->result.n_blocks = r->block + 1;
-    r->n_started += r->block_masks > 0;
+    r->gen.block_masks = 0;
+    for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
+    r->gen.block_step = 0;
+    r->gen.has_previous = 0;
+    memset(r->is_predicted, 0, (size_t)r->gen.n_positions);
+    r->gen.result.n_blocks = r->gen.block + 1;
+    r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
 }
 
 /* The next block that holds a mask becomes the current one; none: the generation is over. */
 static void tsk__request_next_block(tsk__request *r) {
-    for (; r->block < r->n_blocks; r->block++) {
+    for (; r->gen.block < r->gen.n_blocks; r->gen.block++) {
         tsk__request_enter_block(r);
-        if (r->block_masks) return;
+        if (r->gen.block_masks) return;
         if (tsk__request_hit_end(r)) {
             tsk__request_end_early(r);
             return;
         }
     }
-    r->is_finished = 1;
-    r->result.finish_reason = TSK_FINISH_LENGTH;
+    r->gen.is_finished = 1;
+    r->gen.result.finish_reason = TSK_FINISH_LENGTH;
 }
 
-static void tsk__request_reset_result(tsk__request *r) {
-    tsk_result *result = &r->result;
-    memset(result, 0, sizeof *result);
-    result->tokens = r->canvas + r->n_prompt;
-    result->n_tokens = r->options.gen_length;
+/* The result's arrays are the request's own. */
+static void tsk__request_point_result(tsk__request *r) {
+    tsk_result *result = &r->gen.result;
+    result->tokens = r->canvas + r->gen.n_prompt;
     result->canvas = r->canvas;
-    result->n_prompt = r->n_prompt;
     result->blocks = r->block_results;
     result->active = r->active_counts;
     result->stable_masked = r->stable_masked_counts;
+}
+
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
+static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
+    size_t size, shared;
+    r->n_states = tsk__options_n_states(&r->options, r->config);
+    r->keeps_outputs = r->n_states && r->options.skip_policy == TSK_SKIP_REUSE;
+    size = tsk__request_layout(r, NULL, &shared);
+    tsk__memory_delete(r->allocator, r->memory);
+    r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
+    if (!r->memory) return tsk__error_memory(error, "a generation", size);
+    tsk__request_layout(r, (char *)r->memory, &shared);
+    tsk__request_point_result(r);
+    r->kv.skip_threshold = r->options.skip_threshold;
+    r->kv.skip_outlier = r->options.skip_outlier;
+    r->is_uploaded = 0;
+    r->cursor = 0;
+    r->pending_ms = 0;
+    memset(&r->failure, 0, sizeof r->failure);
+    return tsk__request_device_memory(r, r->gen.length, error);
 }
 
 static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
@@ -11347,38 +11491,25 @@ static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t 
     return status;
 }
 
+/* On failure there is no generation. */
 static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
     const tsk_generate_options *o = &r->options;
-    int32_t i, n_masks;
+    int32_t i;
     tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
-    r->is_finished = 1;
+    memset(&r->gen, 0, sizeof r->gen);
     if (status != TSK_OK) return status;
-    r->n_prompt = n_prompt;
-    r->length = n_prompt + o->gen_length;
-    r->infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
-    r->n_blocks = o->gen_length / o->block_length + (r->infill_count > 0);
-    r->n_states = tsk__options_n_states(o, r->config);
-    r->keeps_outputs = r->n_states && o->skip_policy == TSK_SKIP_REUSE;
-    n_masks = r->infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
-    tsk__memory_delete(r->allocator, r->memory);
-    r->memory = tsk__memory_new_zeroed(r->allocator, 1, tsk__request_layout(r, NULL, n_masks));
-    if (!r->memory) return tsk__error_memory(error, "a generation", tsk__request_layout(r, NULL, n_masks));
-    tsk__request_layout(r, (char *)r->memory, n_masks);
-    tsk__request_reset_result(r);
-    status = tsk__request_device_memory(r, r->length, error);
+    r->gen.n_prompt = r->gen.result.n_prompt = n_prompt;
+    r->gen.result.n_tokens = o->gen_length;
+    r->gen.length = n_prompt + o->gen_length;
+    r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
+    r->gen.n_masks = r->gen.infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
+    r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
+    status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
     if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
-    for (i = 0; i < r->length; i++) r->tokens[i].computed_id = -1;
-    r->kv.skip_threshold = o->skip_threshold;
-    r->kv.skip_outlier = o->skip_outlier;
-    r->is_uploaded = 0;
-    r->block = r->n_started = 0;
-    r->pass = 0;
-    r->has_refresh = 0;
-    r->cursor = 0;
-    r->pending_ms = 0;
-    r->is_finished = 0;
+    for (i = 0; i < r->gen.length; i++) r->tokens[i].computed_id = -1;
+    r->gen.is_started = 1;
     tsk__request_next_block(r);
     return TSK_OK;
 }
@@ -11388,12 +11519,12 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
 /* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
    cache. */
 static int tsk__request_is_refresh_next(const tsk__request *r) {
-    return r->options.cache == TSK_CACHE_NONE || (r->block_step == 0 && (r->n_started - 1) % r->options.refresh_every == 0);
+    return r->options.cache == TSK_CACHE_NONE || (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
 }
 
 /* Rows of the canvas that a block step computes beside the block's. */
 static int32_t tsk__request_extra_rows(const tsk__request *r) {
-    int32_t outside = r->length - r->n_positions;
+    int32_t outside = r->gen.length - r->gen.n_positions;
     return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
 }
 
@@ -11410,7 +11541,7 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     uint32_t stalest = 0;
     while (left > 0) {
         uint32_t next = UINT32_MAX;
-        for (i = r->n_positions; i < r->length && left > 0; i++) {
+        for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
             int32_t position = r->nearest[i];
             uint32_t freshness = tsk__request_freshness(r, position);
             if (freshness > stalest && freshness < next) next = freshness;
@@ -11447,18 +11578,19 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
     r->first_row = p->n;
     p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests].has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     if (tsk__request_skips_refresh(r)) {
-        p->caches[p->n_requests].states = r->refresh_states;
-        p->caches[p->n_requests].n_slots = r->length;
+        p->caches[p->n_requests].states = r->buffers[TSK__BUFFER_REFRESH_STATES];
+        p->caches[p->n_requests].n_slots = r->gen.length;
     }
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
         if (!r->is_full) first = r->positions[0];
-        for (i = first; i < r->length; i++) {
-            int in_block = slot < r->n_positions && r->positions[slot] == i;
+        for (i = first; i < r->gen.length; i++) {
+            int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
             tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
             slot += in_block;
         }
@@ -11485,9 +11617,9 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    int full = o->skip_full_every > 0 && r->block_step % o->skip_full_every == 0;
+    int full = o->skip_full_every > 0 && r->gen.block_step % o->skip_full_every == 0;
     int32_t i;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
         if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
@@ -11497,9 +11629,9 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
 /* Positions of the block about to be decoded always run: their predictions are what the refresh is for. */
 static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, outside = 0;
-    for (i = 0; i < r->length; i++) {
+    for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
-        int in_block = slot < r->n_positions && r->positions[slot] == i;
+        int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
         if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
         slot += in_block;
@@ -11512,17 +11644,17 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
     int if_ran = r->is_deciding && (r->is_full || r->options.skip_reference == TSK_SKIP_LAST_COMPUTED) ? TSK__ROW_IF_RAN : 0;
     int32_t i;
-    for (i = 0; tsk__request_skips_refresh(r) && i < r->length; i++)
+    for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
         if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
-    for (i = 0; i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
+    for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
 }
 
 static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
     if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
-    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->has_refresh;
-    else r->is_deciding = r->n_states && (r->has_previous || r->options.skip_force_active >= 0);
+    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    else r->is_deciding = r->n_states && (r->gen.has_previous || r->options.skip_force_active >= 0);
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
@@ -11530,12 +11662,12 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
-    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
 /* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->length * sizeof *r->canvas);
+    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->gen.length * sizeof *r->canvas);
     r->is_uploaded = 0;
 }
 
@@ -11560,13 +11692,13 @@ static uint64_t tsk__request_lower_layers(const tsk__request *r) {
 /* All layers of a position ran: its K and V come from the id it has. */
 static void tsk__request_note_computed(tsk__request *r, int32_t position) {
     r->tokens[position].computed_id = r->canvas[position];
-    r->computed_passes[position] = r->pass;
+    r->computed_passes[position] = r->gen.pass;
 }
 
 /* After the layers of a refresh: which positions' K and V now come from the ids they have. */
 static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
-    for (i = 0; i < r->length; i++) {
+    for (i = 0; i < r->gen.length; i++) {
         tsk__skip_token *token = &r->tokens[i];
         int active = p->active[r->first_row + i];
         if (active) tsk__request_note_computed(r, i);
@@ -11575,10 +11707,10 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
         n_active += active;
     }
     if (r->options.skip_refresh) {
-        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->length;
-        r->result.refresh_token_layers_total += length * layers;
-        r->result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
-        r->has_refresh = 1;
+        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
+        r->gen.result.refresh_token_layers_total += length * layers;
+        r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
+        r->gen.has_refresh = 1;
     }
 }
 
@@ -11587,8 +11719,8 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
     if (r->is_full) tsk__request_note_refresh(r, p);
-    for (i = r->n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = r->gen.n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
+    for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_token *token = &r->tokens[r->positions[i]];
         r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
         if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
@@ -11599,14 +11731,14 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
 /* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
 static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p) {
     uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size;
-    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->length;
+    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->gen.length;
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         uint64_t position = (uint64_t)r->positions[i];
         for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
             r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
-                                  (const char *)r->refresh_states + (from_half + (uint64_t)state * (uint64_t)r->length + position) * row, row);
+                                  (const char *)r->buffers[TSK__BUFFER_REFRESH_STATES] + (from_half + (uint64_t)state * (uint64_t)r->gen.length + position) * row, row);
         if (r->keeps_outputs)
             r->backend->ops->copy(p->stream, (char *)r->kv.outputs + (uint64_t)i * row,
                                   (const char *)p->stream->x + ((uint64_t)r->first_row + position) * row, row);
@@ -11621,8 +11753,8 @@ static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
 static int32_t tsk__request_quota(const tsk__request *r) {
     int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
-    if (r->block_step >= steps) return 1;
-    return r->block_masks / steps + (r->block_step < r->block_masks % steps);
+    if (r->gen.block_step >= steps) return 1;
+    return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
 }
 
 /* Every masked position of the block is a candidate, and those that ran have the head predict them. */
@@ -11632,9 +11764,9 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.temperature = r->options.temperature;
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
-    draw.pass = r->pass;
+    draw.pass = r->gen.pass;
     r->first_candidate = p->n_candidates;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         tsk__candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
         candidate->position = r->positions[i];
@@ -11663,13 +11795,39 @@ static void tsk__request_add_selection(const tsk__request *r, int32_t number, ts
     selection->factor = o->factor;
     selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
     selection->seed = o->seed;
-    selection->pass = r->pass;
+    selection->pass = r->gen.pass;
+}
+
+/* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
+static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice, tsk_error *error) {
+    if (!(fabsf(choice->log_sum_exp) <= FLT_MAX))
+        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET, "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
+                              (unsigned)r->gen.pass, (int)position,
+                              choice->log_sum_exp != choice->log_sum_exp ? "NaN" : choice->log_sum_exp > 0 ? "infinite" : "minus infinity");
+    if (choice->id < 0 || choice->id >= r->config->embedding_size || choice->id == r->config->mask_token_id)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device predicts id %d for position %d, which cannot be",
+                              (unsigned)r->gen.pass, (int)choice->id, (int)position);
+    return TSK_OK;
+}
+
+/* A probe may look at anything. Of a generation's passes each commits a token: that is why it ends, and how many passes
+   there is room to count. */
+static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__pass *p, tsk_error *error) {
+    int32_t i, n_committed = 0;
+    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+        tsk_status status = tsk__request_check_choice(r, p->candidates[i].position, &p->stream->choices[i], error);
+        if (status != TSK_OK) return status;
+        n_committed += p->stream->choices[i].is_committed != 0;
+    }
+    if (!n_committed && !r->options.on_select)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->n_candidates);
+    return TSK_OK;
 }
 
 /* What the pass predicts for the block, and what the backend has committed of it. */
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         r->predictions[i] = r->canvas[r->positions[i]];
         r->confidences[i] = 1.0f;
         r->committed[i] = 0;
@@ -11708,13 +11866,13 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
 }
 
 static void tsk__request_count(tsk__request *r, double ms) {
-    tsk_result *result = &r->result;
-    uint64_t rows = (uint64_t)r->n_positions, layers = (uint64_t)r->config->n_layers;
+    tsk_result *result = &r->gen.result;
+    uint64_t rows = (uint64_t)r->gen.n_positions, layers = (uint64_t)r->config->n_layers;
     uint64_t lower = tsk__request_lower_layers(r);
     int32_t i, n_active = 0, n_stable_masked = 0;
     result->nfe++;
     result->total_ms += ms;
-    r->block_results[r->block].nfe++;
+    r->block_results[r->gen.block].nfe++;
     if (r->is_full) {
         result->refresh_ms += ms;
         result->refreshes++;
@@ -11723,7 +11881,7 @@ static void tsk__request_count(tsk__request *r, double ms) {
     result->block_step_ms += ms;
     result->block_steps++;
     if (r->options.cache != TSK_CACHE_DUAL) return;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         n_active += r->active[i];
         n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
     }
@@ -11735,9 +11893,12 @@ static void tsk__request_count(tsk__request *r, double ms) {
 }
 
 static void tsk__request_cancel(tsk__request *r) {
-    r->result.finish_reason = TSK_FINISH_CANCELLED;
-    r->is_finished = 1;
+    r->gen.result.finish_reason = TSK_FINISH_CANCELLED;
+    r->gen.is_finished = 1;
 }
+
+/* Whether the pass has compared the block's states with earlier ones. */
+static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
 
 /* Tells the step callback; nonzero when it wants to end. */
 static int tsk__request_report(tsk__request *r, int32_t masks_left) {
@@ -11745,25 +11906,25 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     int32_t i;
     if (!r->options.on_step) return 0;
     memset(&step, 0, sizeof step);
-    step.pass = (int32_t)r->pass;
-    step.block = r->block;
-    step.block_step = r->block_step;
+    step.pass = (int32_t)r->gen.pass;
+    step.block = r->gen.block;
+    step.block_step = r->gen.block_step;
     step.is_refresh = r->is_full;
-    step.n_positions = r->n_positions;
+    step.n_positions = r->gen.n_positions;
     step.positions = r->positions;
     step.predictions = r->predictions;
     step.confidences = r->confidences;
     step.committed = r->committed;
     step.active = r->active;
-    for (i = 0; i < r->n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions; i++) {
         step.n_active += r->active[i];
         step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
     }
     step.masks_left = masks_left;
-    step.canvas_length = r->length;
-    step.prompt_length = r->n_prompt;
+    step.canvas_length = r->gen.length;
+    step.prompt_length = r->gen.n_prompt;
     step.canvas = r->canvas;
-    step.n_cosines = r->n_states && !r->is_full && r->has_previous ? r->n_states : 0;
+    step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
     step.cosines = step.n_cosines ? r->cosines : NULL;
     return r->options.on_step(r->options.user, &step);
 }
@@ -11771,37 +11932,55 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
 /* The stream's cosines belong to the next pass: the step callback gets a copy. */
 static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
-    if (r->is_full || !r->n_states) return;
-    for (i = 0; i < r->n_positions; i++)
+    if (!tsk__request_has_cosines(r)) return;
+    for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
             r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
 }
 
-/* A block step leaves states to compare with; a refresh only where asked to. */
+/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->has_previous = 1;
-    r->pass++;
-    r->block_step++;
+    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->gen.has_previous = 1;
+    r->gen.pass++;
+    r->gen.block_step++;
 }
 
+/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any more. */
+static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
+    tsk__request_move_on(r);
+    if (masks_left) return;
+    if (tsk__request_hit_end(r)) {
+        tsk__request_end_early(r);
+        return;
+    }
+    r->gen.block++;
+    tsk__request_next_block(r);
+}
+
+static int32_t tsk__request_masks_left(const tsk__request *r) {
+    int32_t i, masks_left = 0;
+    for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
+    return masks_left;
+}
+
+/* Takes note of a pass that has ended well. What it predicts may end the generation with an error of its own. */
 static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) {
-    int32_t masks_left = 0, i;
+    int32_t masks_left;
     int stop;
+    if (tsk__request_check_choices(r, p, &r->failure) != TSK_OK) {
+        r->gen.is_finished = 1;
+        return;
+    }
     tsk__request_take_choices(r, p);
     if (r->options.on_select) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
-    for (i = 0; i < r->n_positions; i++) masks_left += tsk__request_is_masked(r, i);
-    r->block_results[r->block].mask_residual = masks_left;
+    masks_left = tsk__request_masks_left(r);
+    r->block_results[r->gen.block].mask_residual = masks_left;
+    r->is_reporting = 1;
     stop = tsk__request_report(r, masks_left);
-    tsk__request_move_on(r);
-    if (!masks_left) {
-        if (tsk__request_hit_end(r)) tsk__request_end_early(r);
-        else {
-            r->block++;
-            tsk__request_next_block(r);
-        }
-    }
-    if (stop && !r->is_finished) tsk__request_cancel(r);
+    r->is_reporting = 0;
+    tsk__request_advance(r, masks_left);
+    if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
 /* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
@@ -11812,7 +11991,7 @@ static void tsk__requests_carry(tsk__request *const *requests, int32_t n, tsk__p
         const tsk__request *r = requests[i];
         char *x = (char *)p->stream->x + (uint64_t)r->first_row * row;
         if (save ? tsk__request_completes(r) : r->first_layer == 0) continue;
-        p->backend->ops->copy(p->stream, save ? r->carry : x, save ? x : r->carry, (uint64_t)r->n_rows * row);
+        p->backend->ops->copy(p->stream, save ? r->buffers[TSK__BUFFER_RESIDUAL] : x, save ? x : r->buffers[TSK__BUFFER_RESIDUAL], (uint64_t)r->n_rows * row);
     }
 }
 
@@ -11912,7 +12091,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
     int is_blind;
     tsk_status status = TSK_OK;
-    if (p->tracer) p->tracer->pass = (int32_t)requests[0]->pass;
+    if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
     p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
     is_blind = tsk__requests_need_not_wait(requests, n, p);
@@ -11955,9 +12134,9 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
 static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     int32_t i;
     memset(result, 0, sizeof *result);
-    if (!r->memory) return;
-    *result = r->result;
-    result->mask_residual = tsk__count_masks(r->canvas, r->length, r->config->mask_token_id);
+    if (!r->gen.is_started) return;
+    *result = r->gen.result;
+    result->mask_residual = tsk__count_masks(r->canvas, r->gen.length, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;
@@ -11970,6 +12149,7 @@ struct tsk_session {
     tsk__request request;
     tsk__pass pass;
     int32_t pass_states;           /* that its stream has room for */
+    int32_t n_probed;              /* rows of the last call, if it was a probe: the stream still holds them */
     tsk__tracer tracer;
 };
 
@@ -11977,6 +12157,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     tsk_generate_options resolved = options ? *options : tsk_generate_options_default();
     tsk_session *session;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_session_create", "out");
     *out = NULL;
     if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
     tsk__options_resolve(&resolved, &model->config, model->tokenizer);
@@ -11991,7 +12172,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.allocator = model->allocator;
     session->request.options = resolved;
     session->request.has_own_cache = 1;
-    session->request.is_finished = 1;
+    session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
 }
@@ -12020,31 +12201,73 @@ static tsk_status tsk__session_room(tsk_session *session, int32_t rows, int32_t 
     return status;
 }
 
-tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+/* Refuses a call from a callback of the session's own pass. */
+static tsk_status tsk__request_check_outside(const tsk__request *r, const char *function, tsk_error *error) {
+    if (!r->is_running) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s of a session from a callback of its own pass", function);
+}
+
+/* A generation that an error has ended stays ended: its error is given again. */
+static tsk_status tsk__request_check_runs(const tsk__request *r, const char *function, tsk_error *error) {
+    if (!r->gen.is_started) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s before tsk_session_start", function);
+    if (r->failure.status != TSK_OK) return tsk__error_set(error, r->failure.status, NULL, TSK_NO_OFFSET, "%s", r->failure.message);
+    return TSK_OK;
+}
+
+/* A session's own pass: what stops it ends the generation. */
+static tsk_status tsk__session_forward(tsk_session *session, tsk_status (*run)(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error),
+                                       tsk_error *error) {
     tsk__request *r = &session->request;
-    tsk_status status = tsk__request_start(r, prompt, n_prompt, generated, error);
-    if (status == TSK_OK) status = tsk__session_room(session, r->length, r->n_states, error);
-    if (status != TSK_OK) r->is_finished = 1;
+    tsk_status status;
+    r->is_running = 1;
+    status = run(&r, 1, &session->pass, &r->failure);
+    r->is_running = 0;
+    if (status != TSK_OK) r->failure.status = status;
+    if (r->failure.status != TSK_OK) r->gen.is_finished = 1;
+    return tsk__request_check_runs(r, "a pass", error);
+}
+
+tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    tsk__request *r;
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_start", "session");
+    r = &session->request;
+    status = tsk__request_check_outside(r, "tsk_session_start", error);
+    if (status != TSK_OK) return status;
+    session->n_probed = 0;
+    status = tsk__request_start(r, prompt, n_prompt, generated, error);
+    if (status == TSK_OK) status = tsk__session_room(session, r->gen.length, r->n_states, error);
+    if (status != TSK_OK) r->gen.is_started = 0;
     return status;
 }
 
 tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error) {
-    tsk__request *r = &session->request;
-    tsk_status status = TSK_OK;
-    if (!r->memory) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_step before tsk_session_start");
-    if (!r->is_finished && r->options.cancel && r->options.cancel(r->options.user)) tsk__request_cancel(r);
-    if (!r->is_finished) status = tsk__requests_pass(&r, 1, &session->pass, error);
-    if (status != TSK_OK) r->is_finished = 1;
-    *finished = r->is_finished;
+    tsk__request *r;
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_step", "session");
+    if (!finished) return tsk__error_null(error, "tsk_session_step", "finished");
+    r = &session->request;
+    status = tsk__request_check_outside(r, "tsk_session_step", error);
+    if (status == TSK_OK) status = tsk__request_check_runs(r, "tsk_session_step", error);
+    if (status != TSK_OK) return status;
+    session->n_probed = 0;
+    if (!r->gen.is_finished && r->options.cancel && r->options.cancel(r->options.user)) tsk__request_cancel(r);
+    if (!r->gen.is_finished) status = tsk__session_forward(session, tsk__requests_pass, error);
+    *finished = r->gen.is_finished;
     return status;
 }
 
-void tsk_session_result(const tsk_session *session, tsk_result *result) { tsk__request_result(&session->request, result); }
+void tsk_session_result(const tsk_session *session, tsk_result *result) {
+    if (!result) return;
+    if (session) tsk__request_result(&session->request, result);
+    else memset(result, 0, sizeof *result);
+}
 
 tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_result *result, tsk_error *error) {
     int finished = 0;
-    tsk_status status = tsk_session_start(session, prompt, n_prompt, generated, error);
-    finished = session->request.is_finished;
+    tsk_status status;
+    if (!result) return tsk__error_null(error, "tsk_generate", "result");
+    status = tsk_session_start(session, prompt, n_prompt, generated, error);
     while (status == TSK_OK && !finished) status = tsk_session_step(session, &finished, error);
     if (status == TSK_OK) tsk_session_result(session, result);
     return status;
@@ -12054,141 +12277,141 @@ tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_p
 
 /* How the two sessions must agree for a copy of one to be a state of the other. */
 static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
-    const tsk_generate_options *a = &to->request.options, *b = &from->request.options;
+    const tsk_generate_options *a, *b;
+    if (!to || !from) return tsk__error_null(error, "tsk_session_copy", "session");
     if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
-    if (!from->request.memory) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_copy of a session that was never started");
+    a = &to->request.options;
+    b = &from->request.options;
     if (a->gen_length != b->gen_length || a->block_length != b->block_length)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions differ in gen_length or block_length");
-    return TSK_OK;
+    if (to != from && to->request.is_running) return tsk__request_check_outside(&to->request, "tsk_session_copy into", error);
+    if (!from->request.is_reporting && from->request.is_running) return tsk__request_check_outside(&from->request, "tsk_session_copy", error);
+    return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
-static void tsk__session_copy_device(tsk_session *to, const tsk_session *from) {
+/* Copies the buffers that both have; is_copied [TSK__BUFFER_COUNT] tells which, and is 1 too for those that `to` does not
+   need. */
+static void tsk__session_copy_buffers(tsk_session *to, const tsk_session *from, int *is_copied) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
-    const tsk__backend_ops *ops = a->backend->ops;
-    uint64_t element = a->backend->element_size, row = (uint64_t)a->config->d_model * element;
-    uint64_t cache = tsk__cache_size(a->config, element, b->length);
-    ops->copy(to->pass.stream, a->kv.k, b->kv.k, cache);
-    ops->copy(to->pass.stream, a->kv.v, b->kv.v, cache);
-    if (a->has_previous) ops->copy(to->pass.stream, a->kv.states, b->kv.states, 2 * (uint64_t)b->n_states * (uint64_t)b->kv.n_slots * row);
-    if (a->has_refresh) ops->copy(to->pass.stream, a->refresh_states, b->refresh_states, 2 * (uint64_t)b->n_states * (uint64_t)b->length * row);
-    if (a->keeps_outputs && b->keeps_outputs) ops->copy(to->pass.stream, a->kv.outputs, b->kv.outputs, (uint64_t)b->kv.n_slots * row);
-    ops->copy(to->pass.stream, a->kv.predictions, b->kv.predictions, (uint64_t)b->kv.n_slots * sizeof(tsk__prediction));
-}
-
-tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error) {
-    tsk__request *a = &to->request;
-    const tsk__request *b = &from->request;
-    int32_t n_masks, i;
-    tsk_status status = tsk__session_check_copy(to, from, error);
-    if (status != TSK_OK || to == from) return status;
-    status = tsk_session_start(to, b->canvas, b->n_prompt, b->canvas + b->n_prompt, error);
-    if (status != TSK_OK) return status;
-    /* Arrays are laid out for what `from` started with: it had masks that are filled by now. */
-    a->infill_count = b->infill_count;
-    a->n_blocks = b->n_blocks;
-    n_masks = a->infill_count + a->options.gen_length;
-    tsk__memory_delete(a->allocator, a->memory);
-    a->memory = tsk__memory_new_zeroed(a->allocator, 1, tsk__request_layout(a, NULL, n_masks));
-    a->is_finished = 1;
-    if (!a->memory) return tsk__error_memory(error, "a copy of a session", tsk__request_layout(a, NULL, n_masks));
-    tsk__request_layout(a, (char *)a->memory, n_masks);
-    tsk__request_reset_result(a);
-    status = tsk__request_device_memory(a, b->length, error);
-    if (status != TSK_OK) return status;
-    memcpy(a->canvas, b->canvas, (size_t)b->length * sizeof *b->canvas);
-    memcpy(a->tokens, b->tokens, (size_t)b->length * sizeof *b->tokens);
-    memcpy(a->computed_passes, b->computed_passes, (size_t)b->length * sizeof *b->computed_passes);
-    memcpy(a->positions, b->positions, (size_t)b->n_positions * sizeof *b->positions);
-    memcpy(a->is_predicted, b->is_predicted, (size_t)b->n_positions * sizeof *b->is_predicted);
-    memcpy(a->block_results, b->block_results, (size_t)b->result.n_blocks * sizeof *b->block_results);
-    for (i = 0; i < b->result.n_block_steps; i++) {
-        a->active_counts[i] = b->active_counts[i];
-        a->stable_masked_counts[i] = b->stable_masked_counts[i];
+    int i;
+    for (i = 0; i < TSK__BUFFER_COUNT; i++) {
+        uint64_t size = tsk__request_buffer_size(a, (tsk__buffer)i, a->gen.length);
+        is_copied[i] = size == 0 || size == tsk__request_buffer_size(b, (tsk__buffer)i, b->gen.length);
+        if (size && is_copied[i]) a->backend->ops->copy(to->pass.stream, a->buffers[i], b->buffers[i], size);
     }
-    a->result = b->result;
-    a->result.tokens = a->canvas + a->n_prompt;
-    a->result.canvas = a->canvas;
-    a->result.blocks = a->block_results;
-    a->result.active = a->active_counts;
-    a->result.stable_masked = a->stable_masked_counts;
-    a->block = b->block;
-    a->n_positions = b->n_positions;
-    a->n_started = b->n_started;
-    a->block_step = b->block_step;
-    a->block_masks = b->block_masks;
-    a->pass = b->pass;
-    if (a->options.refresh_rows) tsk__request_list_nearest(a);
-    /* States of another K, or none, are nothing to compare with. */
-    a->has_previous = b->has_previous && a->n_states == b->n_states;
-    a->has_refresh = b->has_refresh && a->n_states == b->n_states && a->options.skip_refresh && a->n_states;
-    tsk__session_copy_device(to, from);
+}
+
+/* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
+static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
+    to->is_full = from->is_full;
+    tsk__request_advance(to, tsk__request_masks_left(to));
+}
+
+/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and every buffer that both have. */
+static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
+    tsk__request *a = &to->request;
+    const tsk__request *b = &from->request;
+    int is_copied[TSK__BUFFER_COUNT];
+    size_t shared;
+    tsk_status status;
+    to->n_probed = 0;
+    a->gen = b->gen;
+    a->gen.is_started = 0;
+    status = tsk__request_allocate(a, error);
+    if (status == TSK_OK) status = tsk__session_room(to, a->gen.length, a->n_states, error);
+    if (status != TSK_OK) return status;
+    tsk__request_layout(a, NULL, &shared);
+    memcpy(a->memory, b->memory, shared);
+    if (b->is_reporting) tsk__request_advance_copy(a, b);
+    else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
+    tsk__session_copy_buffers(to, from, is_copied);
+    /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
+    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__BUFFER_STATES] && is_copied[TSK__BUFFER_OUTPUTS];
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip_refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
-    if (status == TSK_OK) a->is_finished = b->is_finished;
+    if (status == TSK_OK) a->gen.is_started = 1;
     return status;
 }
 
+tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error) {
+    tsk_status status = tsk__session_check_copy(to, from, error);
+    return status != TSK_OK || to == from ? status : tsk__session_copy_state(to, from, error);
+}
+
 tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error) {
-    tsk__request *r = &session->request;
-    tsk__pass *p = &session->pass;
+    tsk__request *r;
+    tsk__pass *p;
     int32_t *kept = NULL, i;
     tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_probe", "session");
+    if (!out) return tsk__error_null(error, "tsk_session_probe", "out");
     memset(out, 0, sizeof *out);
-    if (!r->memory || !r->n_positions) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe needs a started generation");
+    r = &session->request;
+    p = &session->pass;
+    status = tsk__request_check_outside(r, "tsk_session_probe", error);
+    if (status == TSK_OK) status = tsk__request_check_runs(r, "tsk_session_probe", error);
+    if (status != TSK_OK) return status;
+    session->n_probed = 0;
+    if (!r->gen.n_positions)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe of a generation that had nothing to do");
     if (!refresh && r->options.cache != TSK_CACHE_DUAL) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a block step can be probed with cache dual only");
     if (canvas) {
-        status = tsk__request_check_ids(r, "the canvas", canvas, r->length, error);
+        status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        kept = (int32_t *)tsk__memory_new(r->allocator, (size_t)r->length, sizeof *kept);
-        if (!kept) return tsk__error_memory(error, "a probe", (uint64_t)r->length * sizeof *kept);
-        memcpy(kept, r->canvas, (size_t)r->length * sizeof *kept);
-        memcpy(r->canvas, canvas, (size_t)r->length * sizeof *kept);
+        kept = (int32_t *)tsk__memory_new(r->allocator, (size_t)r->gen.length, sizeof *kept);
+        if (!kept) return tsk__error_memory(error, "a probe", (uint64_t)r->gen.length * sizeof *kept);
+        memcpy(kept, r->canvas, (size_t)r->gen.length * sizeof *kept);
+        memcpy(r->canvas, canvas, (size_t)r->gen.length * sizeof *kept);
         r->is_uploaded = 0;
     }
     r->is_probe = 1;
     r->is_full = refresh != 0;
-    status = tsk__requests_forward(&r, 1, p, error);
+    status = tsk__session_forward(session, tsk__requests_forward, error);
     r->is_probe = 0;
     if (status == TSK_OK) {
-        out->n_positions = r->n_positions;
+        out->n_positions = session->n_probed = r->gen.n_positions;
         out->positions = r->positions;
         out->active = r->active;
-        out->n_cosines = r->n_states && !r->is_full && r->has_previous ? r->n_states : 0;
+        out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->cosines : NULL;
-        for (i = 0; i < r->n_positions; i++) p->head[i] = tsk__request_row(r, i);
-        tsk__request_take_choices(r, p);
+        for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
     if (kept) r->is_uploaded = 0;
-    if (kept) memcpy(r->canvas, kept, (size_t)r->length * sizeof *kept);
+    if (kept) memcpy(r->canvas, kept, (size_t)r->gen.length * sizeof *kept);
     tsk__memory_delete(r->allocator, kept);
     return status;
 }
 
 tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error) {
-    tsk__request *r = &session->request;
-    if (!r->memory || !session->pass.n) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe_logits before tsk_session_probe");
-    session->pass.backend->ops->logits(session->pass.stream, r->n_positions, session->pass.head, final_norm, logits);
-    return session->pass.backend->ops->wait(session->pass.stream, error);
+    tsk__pass *p;
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_probe_logits", "session");
+    if (!logits) return tsk__error_null(error, "tsk_session_probe_logits", "logits");
+    if (!session->n_probed)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe_logits must follow tsk_session_probe, with no other call between them");
+    p = &session->pass;
+    p->backend->ops->logits(p->stream, session->n_probed, p->head, final_norm, logits);
+    status = p->backend->ops->wait(p->stream, error);
+    if (status != TSK_OK) session->n_probed = 0;
+    return status;
 }
 
-tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+/* One forward over `tokens`, whose caches take the place of the generation's. */
+static tsk_status tsk__session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
     tsk__request *r = &session->request;
     tsk__pass *p = &session->pass;
     tsk_status status;
     int32_t i;
-    if (n <= 0 || n > r->config->max_sequence_length || first < 0 || count <= 0 || count > n - first)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "logits of positions %d to %d of %d tokens (the model takes at most %d)", (int)first,
-                              (int)(first + count), (int)n, (int)r->config->max_sequence_length);
-    status = tsk__request_check_ids(r, "the tokens", tokens, n, error);
-    r->is_finished = 1;
-    r->n_positions = 0; /* nothing is left to probe: the caches are about to be laid out for n tokens */
-    if (status == TSK_OK) status = tsk__request_device_memory(r, n, error);
+    r->gen.is_started = 0;
+    status = tsk__request_device_memory(r, n, error);
     if (status == TSK_OK) status = tsk__session_room(session, n, 0, error);
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
     p->tracer = NULL;
     p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests].n_states = 0;
     p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
     for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
     tsk__pass_begin(p);
@@ -12196,6 +12419,23 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     for (i = 0; i < count; i++) p->head[i] = first + i;
     p->backend->ops->logits(p->stream, count, p->head, NULL, logits);
     return p->backend->ops->wait(p->stream, error);
+}
+
+tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+    const tsk_model_config *c;
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_logits", "session");
+    if (!tokens) return tsk__error_null(error, "tsk_session_logits", "tokens");
+    if (!logits) return tsk__error_null(error, "tsk_session_logits", "logits");
+    status = tsk__request_check_outside(&session->request, "tsk_session_logits", error);
+    c = session->request.config;
+    if (status == TSK_OK && (n <= 0 || n > c->max_sequence_length || first < 0 || count <= 0 || count > n - first))
+        status = tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "logits of %d positions from %d on, of %d tokens (the model takes at most %d)",
+                                (int)count, (int)first, (int)n, (int)c->max_sequence_length);
+    if (status == TSK_OK) status = tsk__request_check_ids(&session->request, "the tokens", tokens, n, error);
+    if (status != TSK_OK) return status;
+    session->n_probed = 0;
+    return tsk__session_logits(session, tokens, n, first, count, logits, error);
 }
 
 tsk_trace_options tsk_trace_options_default(void) {
@@ -12206,8 +12446,13 @@ tsk_trace_options tsk_trace_options_default(void) {
 }
 
 tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error) {
-    tsk__tracer *t = &session->tracer;
+    tsk__tracer *t;
     char *pattern = NULL;
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_trace", "session");
+    status = tsk__request_check_outside(&session->request, "tsk_session_trace", error);
+    if (status != TSK_OK) return status;
+    t = &session->tracer;
     if (options && !options->on_record) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
     if (options && options->pattern) {
         size_t size = strlen(options->pattern) + 1;
@@ -12224,7 +12469,7 @@ tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *opti
     /* A generation under way goes on, from here with or without records. */
     session->pass.tracer = NULL;
     if (options && session->pass.stream) {
-        tsk_status status = tsk__trace_attach(t, session->pass.stream, error);
+        status = tsk__trace_attach(t, session->pass.stream, error);
         if (status != TSK_OK) memset(&t->options, 0, sizeof t->options);
         else session->pass.tracer = t;
         return status;
@@ -12257,6 +12502,7 @@ struct tsk_batch {
     int32_t n_queued;
     tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
     int32_t n_flying, turn;
+    int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
     int32_t n_free;
@@ -12272,18 +12518,42 @@ tsk_batch_options tsk_batch_options_default(void) {
     return o;
 }
 
-static tsk_status tsk__batch_resolve(tsk_batch_options *o, const tsk_model_config *c, tsk_error *error) {
-    int64_t tokens = (int64_t)o->max_requests * c->max_sequence_length;
+/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth of
+   its memory is left to others. */
+static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
+    const tsk_model_config *c = &model->config;
+    uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
+    uint64_t token = 2 * tsk__cache_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
+}
+
+/* cache_tokens where the host leaves it to us. */
+static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
+    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
+    char line[160];
+    if (!fitting) return tsk__error_memory(error, "the batch's cache: no memory is free beside the model for", 2 * tsk__cache_size(&model->config, model->backend->element_size, 1));
+    if (fitting > INT32_MAX) fitting = INT32_MAX;
+    o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
+    if (wanted <= fitting || !o->log) return TSK_OK;
+    snprintf(line, sizeof line, "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take", (int)o->cache_tokens,
+             (unsigned long long)wanted, (int)o->max_requests, (int)model->config.max_sequence_length);
+    o->log(o->user, line);
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
+    const tsk_model_config *c = &model->config;
+    tsk_status status = TSK_OK;
+    int32_t max_rows;
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
     if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
-    if (!o->cache_tokens && tokens > INT32_MAX)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d requests of %d tokens are too many: set cache_tokens", (int)o->max_requests,
-                              (int)c->max_sequence_length);
-    if (!o->cache_tokens) o->cache_tokens = (int32_t)tokens;
-    if (!o->max_rows) o->max_rows = c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
-    return TSK_OK;
+    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    /* (a pass has no more rows than the cache has tokens) */
+    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    return status;
 }
 
 static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
@@ -12300,6 +12570,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
+        b->requests[i].may_be_cut = b->options.row_layers > 0;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
     b->k = b->model->backend->ops->allocate(b->model->backend, size);
@@ -12311,9 +12582,10 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     tsk_batch_options resolved = options ? *options : tsk_batch_options_default();
     tsk_batch *b;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
     *out = NULL;
     if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
-    status = tsk__batch_resolve(&resolved, &model->config, error);
+    status = tsk__batch_resolve(model, &resolved, error);
     if (status != TSK_OK) return status;
     b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
     if (!b) return tsk__error_memory(error, "a batch", sizeof *b);
@@ -12376,6 +12648,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     tsk__batch_entry *entry;
     size_t size;
     tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_submit", "batch");
     tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
     status = tsk__batch_check(b, &o, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
@@ -12403,6 +12676,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__batch_entry *entry;
     int32_t i;
+    if (!b) return;
     pthread_mutex_lock(&b->lock);
     for (entry = b->first; entry; entry = entry->next)
         if (entry->id == id) entry->is_cancelled = 1;
@@ -12490,6 +12764,7 @@ static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
     b->free_requests[b->n_free++] = entry->request;
     pthread_mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
+    if (!error && entry->request->failure.status != TSK_OK) error = &entry->request->failure;
     if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, error ? NULL : &result, error);
     tsk__memory_delete(b->model->allocator, entry);
 }
@@ -12507,9 +12782,6 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     r->options = entry->options;
     tsk__batch_point(b, entry);
     if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
-    if (status == TSK_OK && b->options.row_layers)
-        status = tsk__request_device_room(r, &r->carry, &r->carry_size,
-                                          (uint64_t)entry->length * (uint64_t)b->model->config.d_model * b->model->backend->element_size, "a cut refresh", error);
     return status;
 }
 
@@ -12541,8 +12813,8 @@ static void tsk__batch_admit(tsk_batch *b) {
 
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
-    if (tsk__request_is_refresh_next(r)) return r->length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->n_positions + tsk__request_extra_rows(r) : r->length - r->positions[0];
+    if (tsk__request_is_refresh_next(r)) return r->gen.length;
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
 }
 
 /* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
@@ -12581,38 +12853,47 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
         pthread_mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
         pthread_mutex_unlock(&b->lock);
-        if (!entry->request->is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
+        if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
     }
 }
 
 static void tsk__batch_reap(tsk_batch *b) {
     int32_t i;
     for (i = b->n_flying - 1; i >= 0; i--)
-        if (b->flying[i]->request->is_finished) tsk__batch_finish(b, i, NULL);
+        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
 }
 
-tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *error) {
-    tsk_batch_status own;
-    tsk_error own_error;           /* on_done is told what went wrong even where the caller does not ask */
-    tsk_status result = TSK_OK;
-    double start = tsk__time_ms();
-    int32_t n, i, j;
-    memset(&own_error, 0, sizeof own_error);
-    if (!error) error = &own_error;
-    if (!status) status = &own;
-    memset(status, 0, sizeof *status);
-    tsk__batch_admit(b);
-    tsk__batch_drop_cancelled(b);
-    tsk__batch_reap(b);
-    n = tsk__batch_pack(b, status);
-    if (n) result = tsk__requests_pass(b->packed, n, &b->pass, error);
-    for (i = b->n_flying - 1; result != TSK_OK && i >= 0; i--)
+/* One pass over those chosen; on failure all of them end with its error. */
+static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
+    tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
+    int32_t i, j;
+    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
         for (j = 0; j < n; j++)
             if (b->flying[i]->request == b->packed[j]) {
                 tsk__batch_finish(b, i, error);
                 break;
             }
+    return status;
+}
+
+tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *error) {
+    tsk_batch_status own;
+    tsk_error own_error;           /* on_done is told what went wrong even where the caller does not ask */
+    tsk_status result;
+    double start = tsk__time_ms();
+    if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
+    if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
+    memset(&own_error, 0, sizeof own_error);
+    if (!error) error = &own_error;
+    if (!status) status = &own;
+    memset(status, 0, sizeof *status);
+    b->is_stepping = 1;
+    tsk__batch_admit(b);
+    tsk__batch_drop_cancelled(b);
     tsk__batch_reap(b);
+    result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
+    tsk__batch_reap(b);
+    b->is_stepping = 0;
     pthread_mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
     status->queued = b->n_queued;
@@ -12699,7 +12980,7 @@ static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *e
     for (i = 0; i < TSK__CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
         tsk__cpu_product_run(cpu, &product);
-        rate = 2.0 * rows * size * size / ((tsk__time_ms() - start) * 1e-3);
+        rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
     tsk__memory_delete(model->allocator, memory);
@@ -12709,6 +12990,8 @@ static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *e
 
 tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
     tsk_status status;
+    if (!model) return tsk__error_null(error, "tsk_model_ceilings", "model");
+    if (!out) return tsk__error_null(error, "tsk_model_ceilings", "out");
     memset(out, 0, sizeof *out);
 #ifdef TOKENSKIP__HAS_CUDA
     if (model->is_cuda) return tsk__cuda_ceilings(model->backend, out, error);
@@ -12720,8 +13003,11 @@ tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *er
 tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,
                                tsk_memory *out, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
-    tsk_status status = tsk__config_check(config, "memory estimate", error);
+    tsk_status status;
     uint64_t element, row, slots, states;
+    if (!config) return tsk__error_null(error, "tsk_memory_estimate", "config");
+    if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
+    status = tsk__config_check(config, "memory estimate", error);
     if (status != TSK_OK) return status;
     tsk__options_resolve(&o, config, NULL);
     status = tsk__options_check(&o, config, error);
@@ -12734,11 +13020,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     states = (uint64_t)tsk__options_n_states(&o, config);
     out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
     out->cache = 2 * tsk__cache_size(config, element, canvas);
-    /* x three times (whole, compacted, for the head), q and attention, k and v, gate and up */
-    out->workspace = (uint64_t)canvas * element *
-                         (3 * (uint64_t)config->d_model + 2 * (uint64_t)(config->n_heads * config->head_dim) + 2 * (uint64_t)(config->n_kv_heads * config->head_dim) +
-                          2 * (uint64_t)config->mlp_hidden_size) +
-                     (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
+    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }
 

@@ -102,7 +102,7 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
         caches[r].k = ops->allocate(b, size), caches[r].v = ops->allocate(b, size);
         caches[r].states = ops->allocate(b, states), caches[r].outputs = ops->allocate(b, max_rows * d * e);
         caches[r].length = caches[r].capacity = p->lengths[r];
-        caches[r].n_slots = max_rows, caches[r].n_states = n_states;
+        caches[r].n_slots = max_rows, caches[r].n_states = n_states, caches[r].has_reference = 1;
     }
     for (r = 0; r < p->n_requests; r++) {  /* every request's cache by a pass of its own */
         for (i = 0; i < p->lengths[r]; i++) first[0][i] = (i * 7 + r) % c->vocab_size, first[1][i] = i, first[2][i] = 0;
@@ -683,7 +683,7 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
         for (i = 0; i < o->n; i++) {
             const tsk__candidate *c = &candidates[o->first + i];
             const tsk__choice *choice = &s->choices[o->first + i];
-            wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i];
+            wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i] || choice->log_sum_exp != kept[r][c->slot].log_sum_exp;
             if (commits[i]) canvas[r][c->position] = choice->id;
         }
         get_bytes(s, canvas_left, a->canvas[r], sizeof canvas_left), get_bytes(s, left, a->last[r], sizeof left);
@@ -759,7 +759,7 @@ static void run_side(side *a, tsk_model *model, const trial *t, results *out, ts
         a->canvas[r] = ops->allocate(a->b, max_rows * sizeof(int32_t)), a->last[r] = ops->allocate(a->b, max_rows * sizeof(tsk__prediction));
         if (!kv_of->k || !kv_of->v || !kv_of->states || !kv_of->outputs || !a->canvas[r] || !a->last[r]) exit(2);
         kv_of->skip_threshold = 0.3f, kv_of->skip_outlier = -0.03f;
-        kv_of->length = t->p.lengths[r], kv_of->capacity = t->capacities[r], kv_of->n_slots = max_rows, kv_of->n_states = n_states;
+        kv_of->length = t->p.lengths[r], kv_of->capacity = t->capacities[r], kv_of->n_slots = max_rows, kv_of->n_states = n_states, kv_of->has_reference = 1;
     }
     keep_linear(a, 1, 0);
     keep_linear(a, 0, 1);
@@ -1020,7 +1020,7 @@ static void test_layout(void) {
     CHECK_INT(sizeof(tsk__cuda_cache), 80);
     CHECK_INT(sizeof(tsk__candidate), 12);
     CHECK_INT(sizeof(tsk__selection), 48);
-    CHECK_INT(sizeof(tsk__choice), 12);
+    CHECK_INT(sizeof(tsk__choice), 16);
 }
 
 /* Stages and shared memory of the wide maps, from what kernels.cu says they need (a stage of N outputs: (N + 128) * 128 bytes and

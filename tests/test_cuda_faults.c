@@ -41,6 +41,9 @@ static struct driver {
     const char *missing_symbol;
     int n_devices, major, version, broken_source;
     size_t available;
+    int32_t chosen_id;      /* what select predicts everywhere, and */
+    float log_sum_exp;      /* the log-sum-exp it gives; */
+    int commits_none;       /* 1: it commits nothing */
     int refuse, refuse_after;      /* which call, and how many of it succeed before */
     int refused;
     int is_silent;                 /* kernels do not even tell of their end */
@@ -100,14 +103,18 @@ static uintptr_t address_in(void *const *parameters, int i) { return (uintptr_t)
 static void tell(telling t) {
     if (!driver.is_silent) *t.told = ++*t.count;
 }
-/* The first candidate of every request is committed. */
+/* The first candidate of every request is committed, unless the driver is told to choose what cannot be. */
 static void select_first(const CUlaunchConfig *config, void *const *parameters) {
     const tsk__selection *selections = (const tsk__selection *)address_in(parameters, 1);
     tsk__choice *choices = (tsk__choice *)address_in(parameters, 5);
     int32_t i;
     unsigned int r;
     for (r = 0; r < config->gridDimX; r++)
-        for (i = 0; i < selections[r].n; i++) choices[selections[r].first + i].id = 1, choices[selections[r].first + i].is_committed = selections[r].commits && i == 0;
+        for (i = 0; i < selections[r].n; i++) {
+            tsk__choice *choice = &choices[selections[r].first + i];
+            choice->id = driver.chosen_id, choice->log_sum_exp = driver.log_sum_exp;
+            choice->is_committed = selections[r].commits && i == 0 && !driver.commits_none;
+        }
 }
 static int launch(const CUlaunchConfig *config, CUfunction function, void *const *parameters) {
     const char *name = (const char *)function;
@@ -249,6 +256,7 @@ static void new_driver(void) {
     memset(&driver, 0, sizeof driver);
     driver.n_devices = 1, driver.major = 9, driver.version = 12080, driver.available = (size_t)1 << 33;
     driver.refuse = CALL_none;
+    driver.chosen_id = 1;
 }
 
 static void check_nothing_left(const char *when) {
@@ -562,6 +570,69 @@ static void test_host_memory(tsk_dtype dtype) {
     CHECK(n > 50);
 }
 
+/* A device whose choices cannot be: the generation ends with an error at its first pass. */
+static void check_choices(tsk_status status, const char *words) {
+    tsk_generate_options o = small_options();
+    tsk_model *model = NULL;
+    tsk_session *session = NULL;
+    tsk_result result;
+    tsk_error error;
+    int32_t prompt[] = {1, 2, 3};
+    must(load(TSK_DEVICE_CUDA, TSK_DTYPE_BF16, NULL, &model, &error), &error);
+    must(tsk_session_create(model, &o, &session, &error), &error);
+    CHECK_INT(tsk_generate(session, prompt, 3, NULL, &result, &error), status);
+    CHECK_CONTAINS(error.message, words);
+    CHECK_CONTAINS(error.message, "pass 0");
+    tsk_session_result(session, &result);
+    CHECK_INT(result.nfe, 0);
+    CHECK_INT(result.mask_residual, o.gen_length);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    check_nothing_left("after choices that cannot be");
+}
+
+static void test_choices(void) {
+    new_driver();
+    driver.chosen_id = 62;  /* the mask */
+    check_choices(TSK_ERROR_DEVICE, "predicts id 62");
+    driver.chosen_id = 64;
+    check_choices(TSK_ERROR_DEVICE, "predicts id 64");
+    driver.chosen_id = -1;
+    check_choices(TSK_ERROR_DEVICE, "predicts id -1");
+    driver.chosen_id = 1, driver.commits_none = 1;
+    check_choices(TSK_ERROR_DEVICE, "commits none");
+    driver.commits_none = 0, driver.log_sum_exp = (float)NAN;
+    check_choices(TSK_ERROR_NUMERIC, "no numbers");
+    driver.log_sum_exp = (float)INFINITY;
+    check_choices(TSK_ERROR_NUMERIC, "infinite");
+}
+
+/* What a batch's cache takes by default is what the device has free. */
+static void keep_line(void *user, const char *line) { snprintf((char *)user, 200, "%s", line); }
+static void test_batch_cache(void) {
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_model *model = NULL;
+    tsk_batch *batch = NULL;
+    tsk_error error;
+    char line[200] = "";
+    new_driver();
+    options.log = keep_line, options.user = line;
+    must(load(TSK_DEVICE_CUDA, TSK_DTYPE_BF16, NULL, &model, &error), &error);
+    must(tsk_batch_create(model, &options, &batch, &error), &error);
+    CHECK_INT(batch->options.cache_tokens, 16 * 1024);
+    CHECK_STRING(line, "");
+    tsk_batch_destroy(batch);
+    driver.available = (size_t)16 << 20;
+    must(tsk_batch_create(model, &options, &batch, &error), &error);
+    /* K and V of a token: 3 layers, 2 heads of 64, bf16; a tenth is left, and the activations of 1,024 rows twice:
+       2 * (3 * 256 + 2 * 256 + 2 * 128 + 2 * 256) * 2 bytes each */
+    CHECK_INT(batch->options.cache_tokens, ((16 << 20) / 10 * 9 - 1024 * 8192) / 1536);
+    CHECK_CONTAINS(line, "of the 16384 that 16 requests of 1024 take");
+    tsk_batch_destroy(batch);
+    tsk_model_free(model);
+    check_nothing_left("after batches");
+}
+
 int main(void) {
     static const shape fused = {"fused", 256, 3, 4, 2, 256, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
     char dirs[2][600], why[200] = "";
@@ -573,6 +644,8 @@ int main(void) {
     test_libraries();
     test_cache();
     test_silence();
+    test_choices();
+    test_batch_cache();
     for (i = 0; i < 2; i++) {
         model_dir = dirs[i];
         new_driver();

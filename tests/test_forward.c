@@ -351,6 +351,7 @@ static void check_golden(const char *name) {
     hand.kv = hand.session->request.kv;
     hand.kv.n_slots = max_positions;
     hand.kv.n_states = hand.n_states;
+    hand.kv.has_reference = 1;
     hand.kv.states = calloc(2 * (size_t)hand.n_states * max_positions * d, sizeof(float));
     hand.kv.outputs = calloc(max_positions * d, sizeof(float));
     hand_block_pass(&hand, tsk_json_get(passes, "block"));

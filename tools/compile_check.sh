@@ -56,15 +56,17 @@ must_refuse() {
     grep -q TOKENSKIP_NO_CUDA "$here/messages" && grep -q TOKENSKIP_CUDA_DLOPEN "$here/messages"
 }
 
-# As a user would, with no more warnings than -Wall.
+# As a user would.
 shown_program() { # shown_program SOURCE
-    $driver -std=$standard -$level -Wall -Werror -I. -x $language "$1" -o "$here/program" $libraries && [ -n "$("$here/program")" ]
+    $driver -std=$standard -$level -Wall -Wextra -Werror -I. -x $language "$1" -o "$here/program" $libraries && [ -n "$("$here/program")" ]
 }
 
 case $variant in
 manual)
     sed -n '/^A COMPLETE PROGRAM/,/^WHAT IT DOES/s/^       //p' tokenskip.h > "$here/manual.$language"
     sed -n '/^```c$/,/^```$/{/^```/!p;}' README.md > "$here/readme.$language"
+    [ "$language" = c ] || cp examples/embed.cpp "$here/embed.c++"
+    { [ "$language" = c ] || shown_program "$here/embed.c++"; } > "$here/messages" 2>&1 || finish 1 "embed.cpp"
     { grep -q main "$here/manual.$language" && shown_program "$here/manual.$language" && grep -q main "$here/readme.$language" && shown_program "$here/readme.$language"; } > "$here/messages" 2>&1
     finish $? ;;
 no-cuda) two_units -DTOKENSKIP_NO_CUDA "" > "$here/messages" 2>&1; finish $? ;;

@@ -1,7 +1,10 @@
-# Makes C++ of the part of kernels.cu that has the linear maps, attention and the two decisions: functions that hold PTX are left out (emulated.h
+# Makes C++ of the parts of kernels.cu that have the linear maps, attention, the two decisions and the head: functions that hold PTX are left out (emulated.h
 # has its own of the same names), and shared memory is asked for. Functions begin in column 1 and end where their braces do.
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
-/^\/\/ ---- The beginning and the end of a pass/ { exit }
+/^\/\/ ---- The beginning and the end of a pass/ { left_out = 1 }
+/^\/\/ ---- The head's two stages/ { left_out = 0 }
+/^\/\/ ---- Ceilings/ { exit }
+left_out { next }
 /^template <int N> .* multiply_wide\(.*;$/ { next }
 /^MULTIPLY_WIDE\(/ { next }
 /^struct __align__\(64\) tensor_map/ { next }
@@ -23,6 +26,7 @@ inside {
         sub(/.* /, "", name)
         $0 = substr($0, 1, RSTART - 1) "char *" name " = emulated_shared();" substr($0, RSTART + RLENGTH)
     }
+    if (match($0, /__shared__ head_entry parts\[[0-9]+\];/)) $0 = "    head_entry *parts = (head_entry *)emulated_shared();"
     gsub(/__shared__ int flag;/, "int \\&flag = *emulated_shared_int();")
     print
 }

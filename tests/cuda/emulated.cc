@@ -297,6 +297,38 @@ static void test_decide(u32 seed) {
     CHECK(n_of[0] > 20 && n_of[1] > 20);
 }
 
+/* Logits of which some are NaN: the best of the others, never the mask, whatever its id is; the sum of all tells of the NaN. */
+static void test_head(u32 seed) {
+    const int n = 2500, m = 12, tiles = (n + 1023) / 1024;
+    std::vector<float> logits((size_t)m * n);
+    std::vector<draw_entry> draws((size_t)m);
+    std::vector<head_entry> heads((size_t)tiles * m, head_none());
+    std::vector<prediction_entry> got((size_t)m);
+    int wrong = 0;
+    for (int row = 0; row < m; row++) {
+        draws[row] = draw_entry();
+        draws[row].mask_token_id = row % 3 == 0 ? 0 : row % 3 == 1 ? n - 1 : 1100;
+        for (int id = 0; id < n; id++) logits[(size_t)row * n + id] = (float)(dice() % 100000) / 10000;
+        logits[(size_t)row * n + draws[row].mask_token_id] = 50;
+        for (int id = 0; id < n; id++)
+            if (row < 3 || (row < 6 && (id < 1500 || id == n - 2)) || (row < 9 && dice() % 200 == 0)) logits[(size_t)row * n + id] = NAN;
+    }
+    launch_emulated([&]() { head_tiles(logits.data(), NULL, 0, draws.data(), heads.data(), 0, n); }, {(u32)tiles, (u32)m, 1}, 128, 1, 4 * sizeof(head_entry), seed);
+    launch_emulated([&]() { head_finish(heads.data(), tiles, m, draws.data(), got.data()); }, {(u32)m, 1, 1}, 128, 1, 128 * sizeof(head_entry), seed);
+    for (int row = 0; row < m; row++) {
+        const float *l = &logits[(size_t)row * n];
+        int best = -1, mask = draws[row].mask_token_id;
+        double sum = 0;
+        for (int id = 0; id < n; id++) {
+            sum += exp((double)l[id]);
+            if (id != mask && l[id] == l[id] && (best < 0 || l[id] > l[best])) best = id;
+        }
+        wrong += got[row].id != (best < 0 ? mask == 0 : best);
+        wrong += row < 9 ? got[row].log_sum_exp == got[row].log_sum_exp : !(fabs(got[row].log_sum_exp - log(sum)) < 1e-3);
+    }
+    CHECK_INT(wrong, 0);
+}
+
 /* The rules as they are told: candidates from the surest down, the first of equal ones first, as long as the rule takes them. */
 static void test_select(u32 seed) {
     const int n_requests = 6, most = 300;
@@ -313,10 +345,10 @@ static void test_select(u32 seed) {
         s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % most), s.commits = r != 5, s.transfer = r % 3;
         s.quota = 1 + (int)(dice() % (s.n + 3)), s.threshold = 0.5f, s.factor = 0.5f + (float)(dice() % 40), s.is_random = r == 4, s.pass = 3, s.seed = 77;
         canvases.emplace_back((size_t)(2 * most), -1), kept.emplace_back((size_t)most);
-        for (prediction_entry &p : kept.back()) p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, 0};
+        for (prediction_entry &p : kept.back()) p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, (float)(dice() % 99)};
         for (int i = 0; i < s.n; i++) {
             candidate_entry c = {2 * i + (int)(dice() % 2), s.n - 1 - i, dice() % 3 ? (int)predictions.size() : -1};
-            if (c.head >= 0) predictions.push_back({(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, 0});
+            if (c.head >= 0) predictions.push_back({(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, (float)(dice() % 99)});
             candidates.push_back(c);
         }
         selections.push_back(s);
@@ -350,6 +382,7 @@ static void test_select(u32 seed) {
         for (int i = 0; i < s.n; i++) {
             int id = last[(size_t)c[i].slot].id;
             wrong += got[i].id != id || memcmp(&got[i].confidence, &sure[i], sizeof sure[i]) != 0 || got[i].is_committed != commits[i];
+            wrong += got[i].log_sum_exp != last[(size_t)c[i].slot].log_sum_exp;
             if (commits[i]) before[(size_t)s.request][(size_t)c[i].position] = id;
         }
         wrong += before[(size_t)s.request] != canvases[(size_t)s.request];
@@ -362,7 +395,7 @@ int main() {
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (u32 seed = 0; seed < 3; seed++) {
         test_maps(seed);
-        test_decide(seed), test_select(seed);
+        test_decide(seed), test_select(seed), test_head(seed);
         test_attention(attention_few_64, {{32, 520}, {9, 65}, {32, 256}, {1, 1}}, 1, 32, 128, 1024, 2, 1, 64, seed);
         test_attention(attention_few_128, {{20, 330}}, 1, 32, 128, 1024, 2, 2, 128, seed);
         test_attention(attention_small_64, {{32, 300}, {9, 65}, {1, 1}}, 4, 32, 256, 768, 2, 1, 64, seed);
