@@ -14,7 +14,7 @@
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
 #   make bench-tokenizer the tokenizer beside the official library (needs node and npm)
 #   make bench-cuda      what `tokenskip bench` does not see of the CUDA backend (needs a GPU with 40 GB)
-#   make kernels         kernels.cu.h from kernels.cu
+#   make headers         tokenskip.h and kernels.cu.h from src/
 #   make clean
 
 CC ?= cc
@@ -41,7 +41,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda kernels clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda headers clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -95,13 +95,15 @@ EMULATED = test_emulated test_emulated_sm80
 ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
 TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
-SANITIZED_LOGS = $(patsubst %,build/test/sanitized_%.log,$(TESTS) $(filter-out test_seed_failure,$(SHELL_TESTS)))
+SANITIZED_LOGS = $(patsubst %,build/test/sanitized_%.log,$(TESTS) $(filter-out test_seed_failure test_headers,$(SHELL_TESTS)))
 
 test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
 	@$(if $(HAS_SANITIZERS),:,echo "sanitizers: skipped, $(CC) cannot link -fsanitize=address,undefined")
 	@$(if $(HAS_CXX),:,echo "embed.cpp and test_emulated: skipped, there is no C++ compiler ($(CXX))")
 	@for log in $^; do tail -n 1 $$log; done | awk '{ passed += $$(NF-3); failed += $$(NF-1) } \
 	    END { print passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
+
+build/test/test_headers.log: build/make_headers
 
 $(SHELL_TESTS:%=build/test/sanitized_%.log): build/test/sanitized_%.log: build/sanitized/tokenskip $(TEST_PROGRAMS) FORCE | build/test
 	@$(ENVIRONMENT) TOKENSKIP=build/sanitized/tokenskip $(RUN_TEST) $@ sh tests/$*.sh
@@ -142,7 +144,7 @@ build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
 
 # CUDA kernels on the CPU. (Unknown to C++ compilers: the kernels' `unroll`; its own ABI's history is of no interest.)
-build/emulated_kernels.h: kernels.cu tests/cuda/emulated.awk | build/tests
+build/emulated_kernels.h: src/kernels/kernels.cu tests/cuda/emulated.awk | build/tests
 	awk -f tests/cuda/emulated.awk $< > $@
 
 build/tests/test_emulated_sm80: EMULATE = -DEMULATE_SM80
@@ -229,10 +231,12 @@ bench-tokenizer: | build/tests
 	$(CC) -O2 $(WARNINGS) -DTOKENSKIP_NO_CUDA -I. tests/bench/bench_tokenizer.c -o build/bench_tokenizer $(LIBS)
 	cd tests/bench && RAYON_NUM_THREADS=1 node bench_tokenizer.mjs $(CURDIR)/build/bench_tokenizer
 
-kernels: build/make_kernels_header
-	build/make_kernels_header kernels.cu kernels.cu.h
+# The two files that one vendors are committed, so that nobody needs to make them; tests/test_headers.sh says when they are stale.
+headers: build/make_headers
+	build/make_headers join src/tokenskip.h tokenskip.h
+	build/make_headers quote src/kernels/kernels.cu kernels.cu.h
 
-build/make_kernels_header: tools/make_kernels_header.c | build/tests
+build/make_headers: tools/make_headers.c | build/tests
 	$(CC) -std=c99 -O2 $(WARNINGS) $< -o $@
 
 FOLDERS = $(addprefix build/,tools tests test examples matrix fuzz sanitized/tools)

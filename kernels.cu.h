@@ -1,4 +1,4 @@
-/* Made from kernels.cu by tools/make_kernels_header.c (make kernels): change that file, not this one. */
+/* Made from src/kernels/kernels.cu and what it includes (make headers): change those files, not this one. */
 static const char *const tsk__kernels_source[] = {
     "// kernels.cu: the CUDA kernels of TokenSkip, compiled at run time by NVRTC for the GPU at hand (sm_80 and up).\n",
     "//\n",

@@ -1,5 +1,5 @@
 /* tokenskip.h - masked-diffusion language models (LLaDA) from C and C++, with TokenSkip; one header, no dependencies.
-   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md.
+   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md. Made from src/api.h and src/<section>.h (make headers).
 
 DO THIS
    In ONE C or C++ file:
@@ -767,6 +767,7 @@ TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace
 #endif
 
 #endif /* TOKENSKIP_H */
+
 /* =====================================================================================================================
    Stop here if you only use the library. What follows is the implementation; its sections are marked // >>name.
    ===================================================================================================================== */
@@ -5611,6 +5612,7 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
         default: return -1;
     }
 }
+
 // >>config ============================================================================================================
 /* config.json, and the tensors that it promises. A folder is checked completely before a weight is read: every tensor
    that the architecture needs is there once, in a type that the backends read, in the shape the configuration implies;
@@ -6110,6 +6112,7 @@ uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
     for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
     return sum;
 }
+
 // >>random ============================================================================================================
 /* A counter-based generator: a draw is a function of the seed and of what it is for (step, position, vocabulary id), so
    every backend, batch and thread count draws the same numbers, in any order. */
@@ -6150,6 +6153,7 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
     tsk__random_words(seed, c0, c1, c2, c3, words);
     return tsk__random_from_word(words[lane]);
 }
+
 // >>skip ==============================================================================================================
 /* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
    is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
@@ -6215,6 +6219,7 @@ int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t
     }
     return rank - 1;
 }
+
 // >>backend ===========================================================================================================
 /* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
    written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
@@ -6393,6 +6398,7 @@ typedef struct tsk__backend {
     const tsk_model_config *config;
     uint32_t element_size;     /* of an activation */
 } tsk__backend;
+
 // >>cpu ===============================================================================================================
 /* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
 
@@ -7736,6 +7742,7 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
     }
 }
+
 // >>cuda ==============================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
@@ -10596,6 +10603,7 @@ const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model-
 const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
 const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
 tsk_dtype tsk_model_dtype(const tsk_model *model) { return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+
 // >>trace =============================================================================================================
 /* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
    runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
@@ -10875,6 +10883,7 @@ static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions,
     }
     tsk__memory_delete(t->allocator, x);
 }
+
 // >>forward ===========================================================================================================
 /* The transformer, once, over the backend's operations. A pass is a list of rows of one or more requests that goes
    through the layers; on the way it can be narrowed to some of its rows, those that TokenSkip finds active or whose
@@ -11084,6 +11093,7 @@ static void tsk__forward_head(tsk__pass *p) {
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
     if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
 }
+
 // >>session ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
    next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
@@ -12476,6 +12486,7 @@ tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *opti
     }
     return TSK_OK;
 }
+
 // >>batch =============================================================================================================
 /* Continuous batching: every step packs the rows of all requests in flight into one pass, each at its own block and
    step, and gives the place of a finished one to the next in the queue. Their caches are stretches of one arena; when
@@ -12910,6 +12921,7 @@ tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
     while (result == TSK_OK && (status.in_flight || status.queued));
     return result;
 }
+
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 

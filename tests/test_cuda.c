@@ -1144,18 +1144,6 @@ static void test_cache_files(void) {
     tsk_text_free(&cubin), tsk_text_free(&back);
 }
 
-/* kernels.cu.h is kernels.cu. Run from the repository's root, as all tests are. */
-static void test_header(void) {
-    size_t size = 0;
-    char *file = read_file("kernels.cu", &size);
-    tsk_text source;
-    memset(&source, 0, sizeof source);
-    CHECK(tsk__cuda_source(&source) == TSK_OK);
-    if (CHECK(file != NULL)) CHECK(source.length == size && memcmp(source.data, file, size) == 0);
-    tsk_text_free(&source);
-    free(file);
-}
-
 /* `test_cuda gpu`: the GPU's part alone. `test_cuda few`, `tiles`, `wide` or `rounds`, and 0 or 1: some of that (see part), of
    both or of one of two shapes. `test_cuda dry`: the CPU in the GPU's place, which tries the tests themselves. */
 int main(int argc, char **argv) {
@@ -1167,7 +1155,6 @@ int main(int argc, char **argv) {
     for (i = 1; i < PARTS; i++)
         if (strcmp(mode, part_names[i]) == 0) which = (part)i;
     setvbuf(stdout, NULL, _IOLBF, 0);  /* what was printed before a crash is not lost */
-    test_header();
     test_layout();
     test_wide_memory();
     test_cuts();

@@ -1,0 +1,446 @@
+#ifndef SECTION_GUARD_BATCH
+#define SECTION_GUARD_BATCH
+
+#include "error.h"
+#include "memory.h"
+#include "platform.h"
+#include "model.h"
+#include "forward.h"
+#include "session.h"
+
+// >>batch =============================================================================================================
+/* Continuous batching: every step packs the rows of all requests in flight into one pass, each at its own block and
+   step, and gives the place of a finished one to the next in the queue. Their caches are stretches of one arena; when
+   only scattered room is left, stretches are moved together, so a request waits for room only while there is none. */
+
+typedef struct tsk__batch_entry {
+    struct tsk__batch_entry *next; /* in the queue */
+    uint64_t id;
+    void *user;
+    tsk_generate_options options;  /* resolved */
+    int32_t n_prompt, length;      /* length: prompt and generated part */
+    int has_generated, is_cancelled;
+    int32_t offset;                /* of its stretch of the arena, while in flight */
+    tsk__request *request;         /* while in flight */
+    int32_t ids[1];                /* [n_prompt + gen_length] */
+} tsk__batch_entry;
+
+struct tsk_batch {
+    tsk_model *model;
+    tsk_batch_options options;
+    pthread_mutex_t lock;          /* of the queue, the ids and the cancel flags: what other threads may touch */
+    tsk__batch_entry *first, *last;
+    uint64_t next_id;
+    int32_t n_queued;
+    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
+    int32_t n_flying, turn;
+    int is_stepping;
+    tsk__request *requests;        /* [max_requests] */
+    tsk__request **free_requests, **packed; /* [max_requests] */
+    int32_t n_free;
+    void *k, *v;                   /* the arena: [n_layers, n_kv_heads, cache_tokens, head_dim] each */
+    tsk__pass pass;
+    int32_t pass_states;
+};
+
+tsk_batch_options tsk_batch_options_default(void) {
+    tsk_batch_options o;
+    memset(&o, 0, sizeof o);
+    o.max_requests = 16;
+    return o;
+}
+
+/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth of
+   its memory is left to others. */
+static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
+    const tsk_model_config *c = &model->config;
+    uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
+    uint64_t token = 2 * tsk__cache_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
+}
+
+/* cache_tokens where the host leaves it to us. */
+static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
+    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
+    char line[160];
+    if (!fitting) return tsk__error_memory(error, "the batch's cache: no memory is free beside the model for", 2 * tsk__cache_size(&model->config, model->backend->element_size, 1));
+    if (fitting > INT32_MAX) fitting = INT32_MAX;
+    o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
+    if (wanted <= fitting || !o->log) return TSK_OK;
+    snprintf(line, sizeof line, "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take", (int)o->cache_tokens,
+             (unsigned long long)wanted, (int)o->max_requests, (int)model->config.max_sequence_length);
+    o->log(o->user, line);
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
+    const tsk_model_config *c = &model->config;
+    tsk_status status = TSK_OK;
+    int32_t max_rows;
+    if (o->max_requests < 1 || o->max_requests > 1 << 16)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
+    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
+    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    /* (a pass has no more rows than the cache has tokens) */
+    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    return status;
+}
+
+static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
+    const tsk_allocator *allocator = b->model->allocator;
+    size_t n = (size_t)b->options.max_requests;
+    uint64_t size = tsk__cache_size(&b->model->config, b->model->backend->element_size, b->options.cache_tokens);
+    int32_t i;
+    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
+    b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
+    b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
+    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    for (i = 0; i < b->options.max_requests; i++) {
+        b->requests[i].config = &b->model->config;
+        b->requests[i].backend = b->model->backend;
+        b->requests[i].allocator = allocator;
+        b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->free_requests[b->n_free++] = &b->requests[i];
+    }
+    b->k = b->model->backend->ops->allocate(b->model->backend, size);
+    b->v = b->model->backend->ops->allocate(b->model->backend, size);
+    return b->k && b->v ? TSK_OK : tsk__error_memory(error, "the batch's cache", 2 * size);
+}
+
+tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error) {
+    tsk_batch_options resolved = options ? *options : tsk_batch_options_default();
+    tsk_batch *b;
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
+    *out = NULL;
+    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    status = tsk__batch_resolve(model, &resolved, error);
+    if (status != TSK_OK) return status;
+    b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
+    if (!b) return tsk__error_memory(error, "a batch", sizeof *b);
+    b->model = model;
+    b->options = resolved;
+    pthread_mutex_init(&b->lock, NULL);
+    status = tsk__batch_allocate(b, error);
+    if (status != TSK_OK) tsk_batch_destroy(b);
+    else *out = b;
+    return status;
+}
+
+void tsk_batch_destroy(tsk_batch *b) {
+    const tsk_allocator *allocator;
+    int32_t i;
+    if (!b) return;
+    allocator = b->model->allocator;
+    while (b->first) {
+        tsk__batch_entry *next = b->first->next;
+        tsk__memory_delete(allocator, b->first);
+        b->first = next;
+    }
+    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
+    if (b->k) b->model->backend->ops->release(b->model->backend, b->k);
+    if (b->v) b->model->backend->ops->release(b->model->backend, b->v);
+    tsk__pass_free(&b->pass);
+    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->requests);
+    tsk__memory_delete(allocator, b->free_requests);
+    tsk__memory_delete(allocator, b->packed);
+    pthread_mutex_destroy(&b->lock);
+    tsk__memory_delete(allocator, b);
+}
+
+/* ---- submitting and cancelling, from any thread */
+
+static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                   tsk_error *error) {
+    tsk__request request;
+    tsk_status status = tsk__options_check(o, &b->model->config, error);
+    if (status != TSK_OK) return status;
+    memset(&request, 0, sizeof request);
+    request.config = &b->model->config;
+    request.options = *o;
+    status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
+    if (status != TSK_OK) return status;
+    if (n_prompt + o->gen_length > b->options.cache_tokens)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d", (int)n_prompt,
+                              (int)o->gen_length, (int)b->options.cache_tokens);
+    if (n_prompt + o->gen_length > b->options.max_rows)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
+                              (int)o->gen_length, (int)b->options.max_rows);
+    return TSK_OK;
+}
+
+tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
+                            uint64_t *id, tsk_error *error) {
+    tsk_generate_options o = options ? *options : tsk_generate_options_default();
+    tsk__batch_entry *entry;
+    size_t size;
+    tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_submit", "batch");
+    tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
+    status = tsk__batch_check(b, &o, prompt, n_prompt, generated, error);
+    if (status != TSK_OK) return status;
+    size = sizeof *entry + ((size_t)n_prompt + (size_t)o.gen_length) * sizeof *prompt;
+    entry = (tsk__batch_entry *)tsk__memory_new_zeroed(b->model->allocator, 1, size);
+    if (!entry) return tsk__error_memory(error, "a request", size);
+    entry->user = request_user;
+    entry->options = o;
+    entry->n_prompt = n_prompt;
+    entry->length = n_prompt + o.gen_length;
+    entry->has_generated = generated != NULL;
+    if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
+    if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+    pthread_mutex_lock(&b->lock);
+    entry->id = ++b->next_id;
+    if (id) *id = entry->id; /* before anyone can see the request done */
+    if (b->last) b->last->next = entry;
+    else b->first = entry;
+    b->last = entry;
+    b->n_queued++;
+    pthread_mutex_unlock(&b->lock);
+    return TSK_OK;
+}
+
+void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
+    tsk__batch_entry *entry;
+    int32_t i;
+    if (!b) return;
+    pthread_mutex_lock(&b->lock);
+    for (entry = b->first; entry; entry = entry->next)
+        if (entry->id == id) entry->is_cancelled = 1;
+    for (i = 0; i < b->n_flying; i++)
+        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* ---- the arena */
+
+/* The first hole of `length` tokens, or -1. */
+static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
+    int32_t offset = 0, i;
+    for (i = 0; i < b->n_flying; i++) {
+        const tsk__batch_entry *e = b->flying[i];
+        if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
+        offset = e->offset + e->length; /* past this one, and look at all again */
+        i = -1;
+    }
+    return offset <= b->options.cache_tokens - length ? offset : -1;
+}
+
+static void tsk__batch_point(tsk_batch *b, tsk__batch_entry *e) {
+    uint64_t start = (uint64_t)e->offset * (uint64_t)b->model->config.head_dim * b->model->backend->element_size;
+    e->request->kv.k = (char *)b->k + start;
+    e->request->kv.v = (char *)b->v + start;
+    e->request->kv.capacity = b->options.cache_tokens;
+}
+
+/* Moves a stretch down to `offset`. */
+static void tsk__batch_move(tsk_batch *b, tsk__batch_entry *e, int32_t offset) {
+    const tsk_model_config *c = &b->model->config;
+    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size, plane = (uint64_t)b->options.cache_tokens * token;
+    uint64_t to = (uint64_t)offset * token, from = (uint64_t)e->offset * token, size = (uint64_t)e->length * token;
+    b->model->backend->ops->slide(b->pass.stream, b->k, c->n_layers * c->n_kv_heads, plane, to, from, size);
+    b->model->backend->ops->slide(b->pass.stream, b->v, c->n_layers * c->n_kv_heads, plane, to, from, size);
+    e->offset = offset;
+    tsk__batch_point(b, e);
+}
+
+static void tsk__batch_compact(tsk_batch *b) {
+    int32_t end = 0, i, moved;
+    for (moved = 0; moved < b->n_flying; moved++) {
+        tsk__batch_entry *lowest = NULL;
+        for (i = 0; i < b->n_flying; i++)
+            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        if (lowest->offset > end) tsk__batch_move(b, lowest, end);
+        end = lowest->offset + lowest->length;
+    }
+}
+
+/* A stretch for `length` tokens, or -1 while there is not that much room in all. */
+static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
+    int32_t used = 0, i, hole = tsk__batch_hole(b, length);
+    if (hole >= 0) return hole;
+    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    if (used > b->options.cache_tokens - length) return -1;
+    tsk__batch_compact(b);
+    return used;
+}
+
+/* ---- one step */
+
+/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
+   fails, those in flight go on with the one they have. */
+static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
+    tsk__pass larger;
+    tsk_status status;
+    if (b->pass.max_rows && b->pass_states >= n_states) return TSK_OK;
+    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
+    if (status != TSK_OK) return status;
+    tsk__pass_free(&b->pass);
+    b->pass = larger;
+    b->pass_states = n_states;
+    return TSK_OK;
+}
+
+/* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
+static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
+    tsk__batch_entry *entry = b->flying[i];
+    tsk_result result;
+    pthread_mutex_lock(&b->lock);
+    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
+    b->n_flying--;
+    b->free_requests[b->n_free++] = entry->request;
+    pthread_mutex_unlock(&b->lock);
+    tsk__request_result(entry->request, &result);
+    if (!error && entry->request->failure.status != TSK_OK) error = &entry->request->failure;
+    if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, error ? NULL : &result, error);
+    tsk__memory_delete(b->model->allocator, entry);
+}
+
+static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32_t offset, tsk_error *error) {
+    tsk__request *r = b->free_requests[b->n_free - 1];
+    int32_t n_states = tsk__options_n_states(&entry->options, &b->model->config);
+    tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
+    pthread_mutex_lock(&b->lock);
+    b->n_free--;
+    b->flying[b->n_flying++] = entry;
+    pthread_mutex_unlock(&b->lock);
+    entry->request = r;
+    entry->offset = offset;
+    r->options = entry->options;
+    tsk__batch_point(b, entry);
+    if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+    return status;
+}
+
+/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
+   ends with its error; the others are none the worse. */
+static void tsk__batch_admit(tsk_batch *b) {
+    while (b->n_free) {
+        tsk__batch_entry *entry;
+        tsk_error error;
+        int32_t offset;
+        pthread_mutex_lock(&b->lock);
+        entry = b->first;
+        pthread_mutex_unlock(&b->lock);
+        if (!entry) return;
+        offset = tsk__batch_place(b, entry->length);
+        if (offset < 0) return;
+        pthread_mutex_lock(&b->lock);
+        b->first = entry->next;
+        if (!b->first) b->last = NULL;
+        b->n_queued--;
+        pthread_mutex_unlock(&b->lock);
+        memset(&error, 0, sizeof error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
+            tsk__batch_finish(b, b->n_flying - 1, &error);
+            tsk_error_clear(&error);
+        }
+    }
+}
+
+/* Rows the request's next pass takes. */
+static int32_t tsk__batch_rows(const tsk__request *r) {
+    if (tsk__request_is_refresh_next(r)) return r->gen.length;
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
+}
+
+/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
+   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
+    int32_t n = 0, i, room = b->options.max_rows;
+    int64_t budget = b->options.row_layers;
+    for (i = 0; i < b->n_flying; i++) {
+        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+        if (rows > room) continue;
+        r->layer_budget = 0;
+        if (budget && tsk__request_is_refresh_next(r)) {
+            int64_t share = budget > 0 ? budget / rows : 0;
+            if (share < 1 && n) continue;
+            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->layer_budget;
+            budget -= (int64_t)layers * rows;
+            if (budget == 0) budget = -1;
+        }
+        room -= rows;
+        status->rows += rows;
+        status->row_layers += (int64_t)rows * layers;
+        b->packed[n++] = r;
+    }
+    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    return n;
+}
+
+/* Requests that the host wants to end, by id or by their own callback. */
+static void tsk__batch_drop_cancelled(tsk_batch *b) {
+    int32_t i;
+    for (i = 0; i < b->n_flying; i++) {
+        tsk__batch_entry *entry = b->flying[i];
+        int cancelled;
+        pthread_mutex_lock(&b->lock);
+        cancelled = entry->is_cancelled;
+        pthread_mutex_unlock(&b->lock);
+        if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
+    }
+}
+
+static void tsk__batch_reap(tsk_batch *b) {
+    int32_t i;
+    for (i = b->n_flying - 1; i >= 0; i--)
+        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
+}
+
+/* One pass over those chosen; on failure all of them end with its error. */
+static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
+    tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
+    int32_t i, j;
+    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
+        for (j = 0; j < n; j++)
+            if (b->flying[i]->request == b->packed[j]) {
+                tsk__batch_finish(b, i, error);
+                break;
+            }
+    return status;
+}
+
+tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *error) {
+    tsk_batch_status own;
+    tsk_error own_error;           /* on_done is told what went wrong even where the caller does not ask */
+    tsk_status result;
+    double start = tsk__time_ms();
+    if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
+    if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
+    memset(&own_error, 0, sizeof own_error);
+    if (!error) error = &own_error;
+    if (!status) status = &own;
+    memset(status, 0, sizeof *status);
+    b->is_stepping = 1;
+    tsk__batch_admit(b);
+    tsk__batch_drop_cancelled(b);
+    tsk__batch_reap(b);
+    result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
+    tsk__batch_reap(b);
+    b->is_stepping = 0;
+    pthread_mutex_lock(&b->lock);
+    status->in_flight = b->n_flying;
+    status->queued = b->n_queued;
+    pthread_mutex_unlock(&b->lock);
+    status->ms = tsk__time_ms() - start;
+    tsk_error_clear(&own_error);
+    return result;
+}
+
+tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
+    tsk_batch_status status;
+    tsk_status result;
+    do result = tsk_batch_step(b, &status, error);
+    while (result == TSK_OK && (status.in_flight || status.queued));
+    return result;
+}
+
+#endif /* SECTION_GUARD_BATCH */

@@ -1,0 +1,510 @@
+#ifndef SECTION_GUARD_CONFIG
+#define SECTION_GUARD_CONFIG
+
+#include "error.h"
+#include "memory.h"
+#include "platform.h"
+#include "json.h"
+#include "safetensors.h"
+
+// >>config ============================================================================================================
+/* config.json, and the tensors that it promises. A folder is checked completely before a weight is read: every tensor
+   that the architecture needs is there once, in a type that the backends read, in the shape the configuration implies;
+   and no tensor is there that the architecture would silently ignore. */
+
+#define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
+
+typedef struct tsk__config_reader {
+    const tsk_json_value *root;
+    const char *path;
+    tsk_error *error;
+    tsk_status status;         /* the first failure; later reads do nothing */
+} tsk__config_reader;
+
+static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key, const char *expected) {
+    if (reader->status == TSK_OK)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                        "'%s': \"%s\" %s %s", tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
+}
+
+static int tsk__config_absent(const tsk_json_value *value) {
+    tsk_json_type type = tsk_json_type_of(value);
+    return type == TSK_JSON_NONE || type == TSK_JSON_NULL;
+}
+
+/* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
+static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    int64_t number = fallback;
+    char expected[80];
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback >= low)) return (int32_t)fallback;
+    if (!tsk_json_int64(value, &number) || number < low || number > high) {
+        snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
+        tsk__config_fail(reader, value, key, expected);
+        return (int32_t)low;
+    }
+    return (int32_t)number;
+}
+
+static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    double number = fallback;
+    if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
+    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12) tsk__config_fail(reader, value, key, "a positive number");
+    return (float)number;
+}
+
+static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    int truth = fallback;
+    if (reader->status != TSK_OK || tsk__config_absent(value)) return fallback;
+    if (!tsk_json_bool(value, &truth)) tsk__config_fail(reader, value, key, "true or false");
+    return truth;
+}
+
+/* A model that asks for something else than `supported` would compute something else: it is refused, not approximated. */
+static void tsk__config_only_text(tsk__config_reader *reader, const char *key, const char *supported, int required) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    const char *text = tsk_json_string(value, NULL);
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && !required)) return;
+    if (!text || strcmp(text, supported) != 0)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                        "'%s': \"%s\" is %s%.60s%s; only \"%s\" is supported", tsk__error_path(reader->path), key, text ? "\"" : "",
+                                        text ? text : "not given as text", text ? "\"" : "", supported);
+}
+
+static void tsk__config_only_bool(tsk__config_reader *reader, const char *key, int supported) {
+    if (tsk__config_bool(reader, key, supported) != supported && reader->status == TSK_OK)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, key)),
+                                        "'%s': \"%s\": %s is not supported", tsk__error_path(reader->path), key, supported ? "false" : "true");
+}
+
+static void tsk__config_check_architecture(tsk__config_reader *reader) {
+    static const char *const off[] = {"alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm"};
+    size_t i;
+    tsk__config_only_text(reader, "model_type", "llada", 1);
+    tsk__config_only_text(reader, "block_type", "llama", 0);
+    tsk__config_only_text(reader, "layer_norm_type", "rms", 0);
+    tsk__config_only_text(reader, "activation_type", "silu", 0);
+    tsk__config_only_bool(reader, "rope", 1);
+    tsk__config_only_bool(reader, "layer_norm_with_affine", 1);
+    for (i = 0; i < sizeof off / sizeof off[0]; i++) tsk__config_only_bool(reader, off[i], 0);
+    if (reader->status == TSK_OK && !tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, "clip_qkv")),
+                                        "'%s': \"clip_qkv\" is not supported", tsk__error_path(reader->path));
+}
+
+/* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
+static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+#define TSK__CONFIG_REQUIRE(condition, ...) \
+    if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
+                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
+                        "'%s': every size must be positive", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
+                            c->max_sequence_length <= 1 << 22 && c->n_heads <= 1 << 12,
+                        "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
+                        (int)c->d_model, (int)c->n_heads);
+    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have", tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0, "'%s': n_heads %d is not a multiple of n_kv_heads %d",
+                        tsk__error_path(where), (int)c->n_heads, (int)c->n_kv_heads);
+    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d", tsk__error_path(where), (int)c->embedding_size,
+                        (int)c->vocab_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
+                        tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->eos_token_id >= 0 && c->eos_token_id < c->embedding_size, "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                        (int)c->eos_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id != c->eos_token_id, "'%s': mask_token_id and eos_token_id are both %d", tsk__error_path(where), (int)c->mask_token_id);
+    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
+#undef TSK__CONFIG_REQUIRE
+    return TSK_OK;
+}
+
+static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
+    int bias;
+    memset(c, 0, sizeof *c);
+    tsk__config_check_architecture(reader);
+    c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
+    c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
+    c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
+    c->n_kv_heads = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, tsk__config_bool(reader, "multi_query_attention", 0) ? 1 : c->n_heads);
+    c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
+    c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
+    c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
+    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24, c->vocab_size);
+    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, 1 << 22, -1);
+    c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
+    c->eos_token_id = tsk__config_int(reader, "eos_token_id", 0, INT32_MAX, -1);
+    c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
+    c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
+    c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
+    c->weight_tying = tsk__config_bool(reader, "weight_tying", 1);
+    bias = tsk__config_bool(reader, "include_bias", 0);
+    c->linear_bias = bias;
+    c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
+}
+
+static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
+    tsk__config_reader reader;
+    reader.root = tsk_json_root(document);
+    reader.path = path;
+    reader.error = error;
+    reader.status = TSK_OK;
+    if (tsk_json_type_of(reader.root) != TSK_JSON_OBJECT)
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+    tsk__config_read(&reader, out);
+    return reader.status == TSK_OK ? tsk__config_check(out, path, error) : reader.status;
+}
+
+/* ---- the tensors a configuration implies */
+
+typedef enum tsk__part {
+    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
+    TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
+    TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
+} tsk__part;
+
+/* Sizes by letter: d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - none.
+   bias: which switch of the configuration gives the map a bias vector. */
+typedef struct tsk__part_shape { const char *name; char rows, cols, bias; } tsk__part_shape;
+
+static const tsk__part_shape tsk__part_shapes[TSK__PART_ALL] = {
+    {"attn_norm", 'd', '-', 0}, {"q_proj", 'q', 'd', 'q'}, {"k_proj", 'k', 'd', 'q'}, {"v_proj", 'k', 'd', 'q'}, {"attn_out", 'd', 'q', 'l'},
+    {"ff_norm", 'd', '-', 0}, {"ff_proj", 'm', 'd', 'l'}, {"up_proj", 'm', 'd', 'l'}, {"ff_out", 'd', 'm', 'l'},
+    {"wte", 'e', 'd', 0}, {"ln_f", 'd', '-', 0}, {"ff_out", 'e', 'd', 'l'}};
+
+static uint64_t tsk__config_size(const tsk_model_config *c, char letter) {
+    switch (letter) {
+    case 'd': return (uint64_t)c->d_model;
+    case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
+    case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    case 'm': return (uint64_t)c->mlp_hidden_size;
+    case 'e': return (uint64_t)c->embedding_size;
+    default: return 0;
+    }
+}
+
+/* 1 when this configuration has the tensor; fills its name ("" layer prefix when layer < 0) and shape. */
+static int tsk__config_tensor(const tsk_model_config *c, int32_t layer, tsk__part part, int is_bias, char name[96], int *n_dims, uint64_t shape[2]) {
+    const tsk__part_shape *p = &tsk__part_shapes[part];
+    const char *suffix = is_bias ? "bias" : "weight";
+    if (part == TSK__PART_HEAD && c->weight_tying) return 0;
+    if (is_bias && !((p->bias == 'q' && c->qkv_bias) || (p->bias == 'l' && c->linear_bias))) return 0;
+    if (layer >= 0) snprintf(name, 96, "model.transformer.blocks.%d.%s.%s", (int)layer, p->name, suffix);
+    else snprintf(name, 96, "model.transformer.%s.%s", p->name, suffix);
+    shape[0] = tsk__config_size(c, p->rows);
+    shape[1] = tsk__config_size(c, p->cols);
+    *n_dims = is_bias || p->cols == '-' ? 1 : 2;
+    return 1;
+}
+
+/* Bytes of all tensors in bf16. */
+static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
+    uint64_t per_layer = 0, outside = 0, shape[2];
+    int part, bias, n_dims;
+    char name[96];
+    for (part = 0; part < (int)TSK__PART_ALL; part++)
+        for (bias = 0; bias < 2; bias++)
+            if (tsk__config_tensor(c, 0, (tsk__part)part, bias, name, &n_dims, shape))
+                *(part < (int)TSK__PART_COUNT ? &per_layer : &outside) += shape[0] * (n_dims == 2 ? shape[1] : 1) * 2;
+    return per_layer * (uint64_t)c->n_layers + outside;
+}
+
+/* ---- the folder */
+
+typedef struct tsk__shard {
+    const char *name;          /* in the index document, or a constant */
+    tsk_safetensors *file;
+} tsk__shard;
+
+typedef struct tsk__placed {   /* one line of the index */
+    const char *tensor, *shard;
+    uint64_t offset;
+} tsk__placed;
+
+/* Tensors by layer, part and whether it is the bias, so that a loader asks for what it needs by meaning. */
+struct tsk_folder {
+    tsk_host host;
+    tsk_model_config config;
+    tsk_json *index;           /* NULL: one file */
+    tsk__placed *placed;       /* [n_placed] the index, sorted by tensor name */
+    size_t n_placed;
+    tsk__shard *shards;
+    size_t n_shards, shard_capacity;
+    tsk_folder_tensor *tensors; /* in the model's order */
+    int32_t *tensor_shard;     /* [n_tensors] */
+    int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
+    size_t n_tensors;
+    size_t dir_length;
+    char path[1];              /* the folder's path and room for a file name */
+};
+
+#define TSK__FOLDER_NAME_ROOM 300
+
+/* The folder's path with `name` appended; valid until the next call. */
+static const char *tsk__folder_path(tsk_folder *folder, const char *name) {
+    snprintf(folder->path + folder->dir_length, TSK__FOLDER_NAME_ROOM, "/%s", name);
+    return folder->path;
+}
+
+static int tsk__folder_compare_placed(const void *a, const void *b) {
+    return strcmp(((const tsk__placed *)a)->tensor, ((const tsk__placed *)b)->tensor);
+}
+
+static const tsk__placed *tsk__folder_placed(const tsk_folder *folder, const char *tensor) {
+    tsk__placed key;
+    key.tensor = tensor;
+    key.shard = NULL;
+    key.offset = 0;
+    return folder->n_placed ? (const tsk__placed *)bsearch(&key, folder->placed, folder->n_placed, sizeof key, tsk__folder_compare_placed) : NULL;
+}
+
+/* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
+static int tsk__folder_name_ok(const char *name, size_t length) {
+    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_json **out, tsk_error *error) {
+    tsk_text text;
+    tsk_status status;
+    const char *path = tsk__folder_path(folder, name);
+    memset(&text, 0, sizeof text);
+    text.allocator = folder->host.allocator;
+    status = tsk_read_file(path, TSK__CONFIG_MAX_FILE, &folder->host, &text, error);
+    if (status == TSK_OK) status = tsk_json_parse(text.data, text.length, path, folder->host.allocator, out, error);
+    tsk_text_free(&text);
+    return status;
+}
+
+static int tsk__folder_has(tsk_folder *folder, const char *name) { return tsk__file_exists(tsk__folder_path(folder, name), &folder->host); }
+
+static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
+    static const char name[] = "model.safetensors.index.json";
+    const tsk_json_value *map, *entry;
+    size_t i = 0, length, key_length;
+    tsk_status status = tsk__folder_json(folder, name, &folder->index, error);
+    const char *path = tsk__folder_path(folder, name);
+    if (status != TSK_OK) return status;
+    map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
+    if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
+    folder->n_placed = tsk_json_count(map);
+    folder->placed = (tsk__placed *)tsk__memory_new(folder->host.allocator, folder->n_placed, sizeof *folder->placed);
+    if (!folder->placed) return tsk__error_memory(error, path, folder->n_placed * sizeof *folder->placed);
+    for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
+        folder->placed[i].tensor = tsk_json_key(entry, &key_length);
+        folder->placed[i].shard = tsk_json_string(entry, &length);
+        folder->placed[i].offset = tsk_json_offset(entry);
+        if (!folder->placed[i].shard || !tsk__folder_name_ok(folder->placed[i].shard, length))
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->placed[i].tensor,
+                                  folder->placed[i].shard ? folder->placed[i].shard : "something that is no text");
+    }
+    qsort(folder->placed, folder->n_placed, sizeof *folder->placed, tsk__folder_compare_placed);
+    for (i = 1; i < folder->n_placed; i++)
+        if (strcmp(folder->placed[i].tensor, folder->placed[i - 1].tensor) == 0)
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->placed[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->placed[i].tensor);
+    return TSK_OK;
+}
+
+/* The shard of that name, opened when first asked for. */
+static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_t *out, tsk_error *error) {
+    size_t i;
+    tsk_status status;
+    for (i = 0; i < folder->n_shards && strcmp(folder->shards[i].name, name) != 0; i++) {
+    }
+    *out = (int32_t)i;
+    if (i < folder->n_shards) return TSK_OK;
+    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1, sizeof *folder->shards))
+        return tsk__error_memory(error, "the list of shards", (i + 1) * sizeof *folder->shards);
+    folder->shards[i].name = name;
+    folder->shards[i].file = NULL;
+    status = tsk_safetensors_open(tsk__folder_path(folder, name), &folder->host, &folder->shards[i].file, error);
+    if (status == TSK_OK) folder->n_shards++;
+    return status;
+}
+
+static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out, size_t size) {
+    int i;
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (i = 0; i < n_dims && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+    if (used < size) snprintf(out + used, size - used, "]");
+}
+
+static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard, int n_dims, const uint64_t *shape, tsk_error *error) {
+    char expected[64], found[200];
+    const char *path = tsk__folder_path(folder, shard);
+    if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path), info->name,
+                              tsk_dtype_name(info->dtype));
+    if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
+    tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
+    tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path), info->name, found,
+                          expected);
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
+    char name[96];
+    uint64_t shape[2];
+    int n_dims;
+    const tsk__placed *placed;
+    tsk_folder_tensor *tensor = &folder->tensors[folder->n_tensors];
+    tsk_status status;
+    if (!tsk__config_tensor(&folder->config, layer, part, is_bias, name, &n_dims, shape)) return TSK_OK;
+    placed = tsk__folder_placed(folder, name);
+    if (folder->index && !placed) {
+        const char *path = tsk__folder_path(folder, "model.safetensors.index.json");
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
+    }
+    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &folder->tensor_shard[folder->n_tensors], error);
+    if (status != TSK_OK) return status;
+    tensor->shard = folder->shards[folder->tensor_shard[folder->n_tensors]].name;
+    tensor->info = tsk_safetensors_find(folder->shards[folder->tensor_shard[folder->n_tensors]].file, name);
+    if (!tensor->info) {
+        const char *path = tsk__folder_path(folder, tensor->shard);
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
+    }
+    folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias] = (int32_t)folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
+}
+
+/* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
+   frequencies, and the head of a model whose head is tied. */
+static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
+    size_t length = strlen(name);
+    if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
+    return folder->config.weight_tying && strcmp(name, "model.transformer.ff_out.weight") == 0;
+}
+
+static int tsk__folder_compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *error) {
+    const char **known = (const char **)tsk__memory_new(folder->host.allocator, folder->n_tensors, sizeof *known);
+    tsk_status status = TSK_OK;
+    size_t i, j;
+    if (!known) return tsk__error_memory(error, "tensor names", folder->n_tensors * sizeof *known);
+    for (i = 0; i < folder->n_tensors; i++) known[i] = folder->tensors[i].info->name;
+    qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
+    for (i = 0; i < folder->n_placed && status == TSK_OK; i++) {
+        const char *name = folder->placed[i].tensor, *path;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_harmless(folder, name)) continue;
+        path = tsk__folder_path(folder, "model.safetensors.index.json");
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->placed[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
+                                tsk__error_path(path), name);
+    }
+    for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
+        for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
+            const tsk_tensor_info *info = tsk_safetensors_get(folder->shards[i].file, j);
+            const tsk__placed *placed = tsk__folder_placed(folder, info->name);
+            const char *path;
+            if (bsearch(&info->name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names)
+                    ? !folder->index || (placed && strcmp(placed->shard, folder->shards[i].name) == 0)
+                    : tsk__folder_harmless(folder, info->name))
+                continue;
+            path = tsk__folder_path(folder, folder->shards[i].name);
+            status = placed && strcmp(placed->shard, folder->shards[i].name) != 0
+                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
+                                          info->name, placed->shard)
+                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
+        }
+    }
+    tsk__memory_delete(folder->host.allocator, known);
+    return status;
+}
+
+static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
+    size_t n_lookup = (size_t)(folder->config.n_layers + 1) * TSK__PART_ALL * 2, i;
+    tsk_status status = TSK_OK;
+    int32_t layer;
+    int part, bias;
+    folder->tensors = (tsk_folder_tensor *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensors);
+    folder->tensor_shard = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensor_shard);
+    folder->lookup = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->lookup);
+    if (!folder->tensors || !folder->tensor_shard || !folder->lookup) return tsk__error_memory(error, "the list of tensors", n_lookup * sizeof *folder->tensors);
+    for (i = 0; i < n_lookup; i++) folder->lookup[i] = -1;
+    status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
+    for (layer = 0; layer < folder->config.n_layers; layer++)
+        for (part = 0; part < (int)TSK__PART_COUNT; part++)
+            for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
+    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
+    for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
+    return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
+}
+
+/* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
+static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
+    int32_t i = folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias];
+    if (i < 0) return NULL;
+    *file = folder->shards[folder->tensor_shard[i]].file;
+    return folder->tensors[i].info;
+}
+
+static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
+    tsk_json *config = NULL;
+    tsk_status status = tsk__folder_json(folder, "config.json", &config, error);
+    if (status == TSK_OK) status = tsk__config_parse(config, tsk__folder_path(folder, "config.json"), &folder->config, error);
+    tsk_json_free(config);
+    if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
+        if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
+            folder->path[folder->dir_length] = 0;
+            return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
+                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json", tsk__error_path(folder->path));
+        }
+        status = tsk__folder_read_index(folder, error);
+    }
+    return status == TSK_OK ? tsk__folder_resolve(folder, error) : status;
+}
+
+tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(host);
+    size_t length = dir ? strlen(dir) : 0;
+    tsk_folder *folder;
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
+    *out = NULL;
+    if (!length) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model folder given");
+    while (length > 1 && dir[length - 1] == '/') length--;
+    folder = (tsk_folder *)tsk__memory_new_zeroed(allocator, 1, sizeof *folder + length + TSK__FOLDER_NAME_ROOM);
+    if (!folder) return tsk__error_memory(error, dir, sizeof *folder + length);
+    if (host) folder->host = *host;
+    folder->host.allocator = allocator;
+    memcpy(folder->path, dir, length);
+    folder->dir_length = length;
+    status = tsk__folder_load(folder, error);
+    if (status != TSK_OK) tsk_folder_close(folder);
+    else *out = folder;
+    return status;
+}
+
+void tsk_folder_close(tsk_folder *folder) {
+    const tsk_allocator *allocator;
+    size_t i;
+    if (!folder) return;
+    allocator = folder->host.allocator;
+    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_close(folder->shards[i].file);
+    tsk__memory_delete(allocator, folder->shards);
+    tsk__memory_delete(allocator, folder->placed);
+    tsk__memory_delete(allocator, folder->tensors);
+    tsk__memory_delete(allocator, folder->tensor_shard);
+    tsk__memory_delete(allocator, folder->lookup);
+    tsk_json_free(folder->index);
+    tsk__memory_delete(allocator, folder);
+}
+
+const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return &folder->config; }
+size_t tsk_folder_count(const tsk_folder *folder) { return folder->n_tensors; }
+const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
+    return index < folder->n_tensors ? &folder->tensors[index] : NULL;
+}
+uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
+    return sum;
+}
+
+#endif /* SECTION_GUARD_CONFIG */

@@ -1,0 +1,1352 @@
+#ifndef SECTION_GUARD_CPU
+#define SECTION_GUARD_CPU
+
+#include "platform.h"
+#include "random.h"
+#include "backend.h"
+
+// >>cpu ===============================================================================================================
+/* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
+
+   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
+   into [k][32] f32, and then serves every row of the pass:
+
+       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
+       out 0  k k k k k k ...       k 0  o o o o ... o
+       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
+       ...                          ...                         one chain of additions over k in a single lane
+
+   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
+   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
+   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
+   weight matrix [position][head_dim], and V already is a panel.
+
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
+   and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
+   other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
+   and allocates nothing. */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TSK__CPU_X86 1
+#else
+#define TSK__CPU_X86 0
+#endif
+
+#if TSK__CPU_X86
+#ifdef __cplusplus
+}
+#endif
+#include <cpuid.h>
+/* GCC takes the deliberately undefined registers of its own AVX-512 intrinsics for a mistake. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#endif
+
+#define TSK__CPU_WIDTH 32          /* outputs in a panel */
+#define TSK__CPU_DEPTH 256         /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
+#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
+#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
+#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
+#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+#define TSK__CPU_ALIGNED __attribute__((aligned(64)))
+
+typedef struct tsk__matrix {
+    const void *data;              /* [rows, cols], aligned to its elements */
+    tsk_dtype dtype;
+    int32_t rows, cols;            /* outputs, inputs */
+    const float *bias;             /* [rows] or NULL */
+} tsk__matrix;
+
+/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
+   many streams for the processor to foresee. */
+typedef struct tsk__cpu_ahead {
+    const char *base;              /* of its first row */
+    size_t stride;                 /* bytes from row to row */
+    int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
+} tsk__cpu_ahead;
+
+/* What differs between instruction sets. */
+typedef struct tsk__cpu_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
+                 tsk__cpu_ahead *ahead);
+    float (*dot)(const float *x, const float *y, int32_t n);
+    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
+    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
+    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
+    void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
+} tsk__cpu_kernels;
+
+typedef struct tsk__cpu_layer {
+    const float *attn_norm, *ff_norm;  /* [d_model] */
+    tsk__matrix q, k, v, attn_out, ff_proj, up_proj, ff_out;
+} tsk__cpu_layer;
+
+typedef struct tsk__cpu_model {
+    const tsk_model_config *config;
+    tsk__pool *pool;
+    const tsk__cpu_kernels *kernels;
+    tsk__matrix embedding, head;
+    const float *final_norm;           /* [d_model] */
+    tsk__cpu_layer *layers;            /* [n_layers] */
+    float *rope_cos, *rope_sin;        /* [max_sequence_length, head_dim/2] */
+} tsk__cpu_model;
+
+/* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
+   pow2(t)         2^n, where t = n + 1.5 * 2^23
+   from(x, low, v) v where not x < low, else 0
+   half(p)         as many IEEE half floats from memory
+   even, odd       the two bf16 in every 32 bits, as f32
+   columns         the first four columns of as many rows, `stride` bytes apart, as four vectors
+   min and max give their second argument when either is NaN, so that NaN passes through. */
+
+#define TSK__INLINE static inline __attribute__((always_inline))
+
+static float tsk__float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Subnormals and infinities included. */
+static float tsk__float_from_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+    float value;
+    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
+    return sign ? -value : value;
+}
+
+static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
+
+typedef float tsk__v128 __attribute__((vector_size(16)));
+typedef int32_t tsk__i128 __attribute__((vector_size(16)));
+typedef uint32_t tsk__u128 __attribute__((vector_size(16)));
+#define TSK__TARGET_v128
+
+TSK__INLINE tsk__v128 tsk__v128_load(const float *p) { tsk__v128 v; memcpy(&v, p, sizeof v); return v; }
+TSK__INLINE void tsk__v128_store(float *p, tsk__v128 v) { memcpy(p, &v, sizeof v); }
+TSK__INLINE tsk__v128 tsk__v128_set(float a) { tsk__v128 v = {a, a, a, a}; return v; }
+TSK__INLINE tsk__v128 tsk__v128_add(tsk__v128 a, tsk__v128 b) { return a + b; }
+TSK__INLINE tsk__v128 tsk__v128_sub(tsk__v128 a, tsk__v128 b) { return a - b; }
+TSK__INLINE tsk__v128 tsk__v128_mul(tsk__v128 a, tsk__v128 b) { return a * b; }
+TSK__INLINE tsk__v128 tsk__v128_div(tsk__v128 a, tsk__v128 b) { return a / b; }
+TSK__INLINE tsk__v128 tsk__v128_fma(tsk__v128 a, tsk__v128 b, tsk__v128 c) { return a * b + c; }
+TSK__INLINE tsk__v128 tsk__v128_choose(tsk__i128 which, tsk__v128 a, tsk__v128 b) {
+    return (tsk__v128)((which & (tsk__i128)a) | (~which & (tsk__i128)b));
+}
+TSK__INLINE tsk__v128 tsk__v128_min(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a < b), a, b); }
+TSK__INLINE tsk__v128 tsk__v128_max(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a > b), a, b); }
+TSK__INLINE tsk__v128 tsk__v128_pow2(tsk__v128 t) { return (tsk__v128)(((tsk__u128)t + 127) << 23); }
+TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) { return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v); }
+TSK__INLINE tsk__v128 tsk__v128_half(const char *p) {
+    uint16_t h[4];
+    tsk__v128 v;
+    memcpy(h, p, sizeof h);
+    v[0] = tsk__float_from_half(h[0]);
+    v[1] = tsk__float_from_half(h[1]);
+    v[2] = tsk__float_from_half(h[2]);
+    v[3] = tsk__float_from_half(h[3]);
+    return v;
+}
+TSK__INLINE tsk__v128 tsk__v128_even(tsk__v128 v) { return (tsk__v128)((tsk__u128)v << 16); }
+TSK__INLINE tsk__v128 tsk__v128_odd(tsk__v128 v) { return (tsk__v128)((tsk__u128)v & 0xffff0000u); }
+TSK__INLINE float tsk__v128_one(const char *p) { float a; memcpy(&a, p, sizeof a); return a; }
+TSK__INLINE tsk__v128 tsk__v128_column(const char *rows, size_t stride) {
+    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride), tsk__v128_one(rows + 3 * stride)};
+    return v;
+}
+TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2, tsk__v128 *c3) {
+    *c0 = tsk__v128_column(rows, stride);
+    *c1 = tsk__v128_column(rows + 4, stride);
+    *c2 = tsk__v128_column(rows + 8, stride);
+    *c3 = tsk__v128_column(rows + 12, stride);
+}
+
+#if TSK__CPU_X86
+typedef __m256 tsk__v256;
+#define TSK__TARGET_v256 __attribute__((target("avx2,fma,f16c")))
+#define TSK__INLINE_v256 TSK__INLINE TSK__TARGET_v256
+
+TSK__INLINE_v256 __m256 tsk__v256_load(const float *p) { return _mm256_loadu_ps(p); }
+TSK__INLINE_v256 void tsk__v256_store(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
+TSK__INLINE_v256 __m256 tsk__v256_set(float a) { return _mm256_set1_ps(a); }
+TSK__INLINE_v256 __m256 tsk__v256_add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_mul(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_div(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+TSK__INLINE_v256 __m256 tsk__v256_min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+TSK__INLINE_v256 __m256 tsk__v256_pow2(__m256 t) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
+}
+TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) { return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v); }
+TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
+TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff))); }
+TSK__INLINE_v256 __m128 tsk__v256_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
+/* Rows i and i + 4, four columns of each. */
+TSK__INLINE_v256 __m256 tsk__v256_rows(const char *rows, size_t stride) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(tsk__v256_four(rows)), tsk__v256_four(rows + 4 * stride), 1);
+}
+TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2, __m256 *c3) {
+    const __m256 r0 = tsk__v256_rows(rows, stride), r1 = tsk__v256_rows(rows + stride, stride);
+    const __m256 r2 = tsk__v256_rows(rows + 2 * stride, stride), r3 = tsk__v256_rows(rows + 3 * stride, stride);
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), d = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    *c0 = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+    *c1 = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    *c2 = _mm256_castpd_ps(_mm256_unpacklo_pd(c, d));
+    *c3 = _mm256_castpd_ps(_mm256_unpackhi_pd(c, d));
+}
+
+typedef __m512 tsk__v512;
+#define TSK__TARGET_v512 __attribute__((target("avx512f")))
+#define TSK__INLINE_v512 TSK__INLINE TSK__TARGET_v512
+
+TSK__INLINE_v512 __m512 tsk__v512_load(const float *p) { return _mm512_loadu_ps(p); }
+TSK__INLINE_v512 void tsk__v512_store(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
+TSK__INLINE_v512 __m512 tsk__v512_set(float a) { return _mm512_set1_ps(a); }
+TSK__INLINE_v512 __m512 tsk__v512_add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_mul(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_div(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+TSK__INLINE_v512 __m512 tsk__v512_min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+TSK__INLINE_v512 __m512 tsk__v512_pow2(__m512 t) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
+}
+TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v); }
+TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
+TSK__INLINE_v512 __m512 tsk__v512_odd(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(~0xffff)));
+}
+TSK__INLINE_v512 __m128 tsk__v512_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
+/* Rows i, i + 4, i + 8 and i + 12, four columns of each. */
+TSK__INLINE_v512 __m512 tsk__v512_rows(const char *rows, size_t stride) {
+    const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2), tsk__v512_four(rows + 12 * stride), 3);
+}
+TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2, __m512 *c3) {
+    const __m512 r0 = tsk__v512_rows(rows, stride), r1 = tsk__v512_rows(rows + stride, stride);
+    const __m512 r2 = tsk__v512_rows(rows + 2 * stride, stride), r3 = tsk__v512_rows(rows + 3 * stride, stride);
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+    const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), d = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+    *c0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+    *c1 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    *c2 = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
+    *c3 = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+}
+#endif
+
+/* ---- kernels over those primitives. V names the set, LANES is its vector's length. */
+
+/* Adds 16 partial sums, in an order of its own that no instruction set changes. */
+static float tsk__cpu_sum16(float lanes[16]) {
+    int width, i;
+    for (width = 8; width; width /= 2)
+        for (i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+#define TSK__CPU_EXP_LOW -87.3365448f  /* below it the result would be subnormal, and is 0 */
+#define TSK__CPU_EXP_HIGH 88.37f       /* above it the exponent would overflow: the result stays 2.39e38 */
+
+/* exp within 1.1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, then 1 + r + r^2 q(r) by a minimax polynomial of our own
+   (relative error 4e-9), times 2^n. Adding 1.5 * 2^23 rounds to the integer n and leaves it in the low bits. */
+#define TSK__CPU_DEFINE_EXP(V) \
+TSK__INLINE TSK__TARGET_##V tsk__##V tsk__##V##_exp(tsk__##V x) { \
+    const tsk__##V magic = tsk__##V##_set(12582912.0f), low = tsk__##V##_set(TSK__CPU_EXP_LOW); \
+    const tsk__##V c = tsk__##V##_max(low, tsk__##V##_min(tsk__##V##_set(TSK__CPU_EXP_HIGH), x)); \
+    const tsk__##V t = tsk__##V##_fma(c, tsk__##V##_set(1.44269502f), magic), n = tsk__##V##_sub(t, magic); \
+    tsk__##V r = tsk__##V##_fma(n, tsk__##V##_set(-0.693145751953f), c), q = tsk__##V##_set(0.00138144672f); \
+    r = tsk__##V##_fma(n, tsk__##V##_set(-1.42860677e-06f), r); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.00836878084f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.0416683927f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.166665196f)); \
+    q = tsk__##V##_fma(q, r, tsk__##V##_set(0.49999994f)); \
+    q = tsk__##V##_add(tsk__##V##_fma(tsk__##V##_mul(r, r), q, r), tsk__##V##_set(1.0f)); \
+    return tsk__##V##_from(x, low, tsk__##V##_mul(q, tsk__##V##_pow2(t))); \
+}
+
+/* Elementwise, a short last vector through a copy. */
+#define TSK__CPU_DEFINE_SILU(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_silu_vector(float *gate, const float *up) { \
+    const tsk__##V g = tsk__##V##_load(gate), one = tsk__##V##_set(1.0f); \
+    const tsk__##V e = tsk__##V##_exp(tsk__##V##_sub(tsk__##V##_set(0.0f), g)); \
+    tsk__##V##_store(gate, tsk__##V##_mul(tsk__##V##_div(g, tsk__##V##_add(one, e)), tsk__##V##_load(up))); \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_silu(float *gate, const float *up, int32_t n) { \
+    float g[LANES] = {0}, u[LANES] = {0}; \
+    int32_t i, rest = n % (LANES); \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__cpu_##V##_silu_vector(gate + i, up + i); \
+    if (!rest) return; \
+    memcpy(g, gate + i, (size_t)rest * sizeof *g); \
+    memcpy(u, up + i, (size_t)rest * sizeof *u); \
+    tsk__cpu_##V##_silu_vector(g, u); \
+    memcpy(gate + i, g, (size_t)rest * sizeof *g); \
+}
+
+/* Products and sums alone: a scalar rounds as a lane does, so the tails need no care. */
+#define TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
+static TSK__TARGET_##V void tsk__cpu_##V##_add(float *y, const float *x, int32_t n) { \
+    int32_t i; \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
+    for (; i < n; i++) y[i] += x[i]; \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, int32_t n) { \
+    const tsk__##V s = tsk__##V##_set(scale); \
+    int32_t i; \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) \
+        tsk__##V##_store(out + i, tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
+    for (; i < n; i++) out[i] = x[i] * scale * weight[i]; \
+}
+
+/* Reductions keep 16 partial sums in every instruction set, so that all add in the same order. */
+#define TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_dot_step(float lanes[16], const float *x, const float *y) { \
+    int i; \
+    for (i = 0; i < 16; i += (LANES)) \
+        tsk__##V##_store(lanes + i, tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_dot(const float *x, const float *y, int32_t n) { \
+    float lanes[16] = {0}, last_x[16] = {0}, last_y[16] = {0}; \
+    int32_t i; \
+    for (i = 0; i + 16 <= n; i += 16) tsk__cpu_##V##_dot_step(lanes, x + i, y + i); \
+    memcpy(last_x, x + i, (size_t)(n - i) * sizeof *x); \
+    memcpy(last_y, y + i, (size_t)(n - i) * sizeof *y); \
+    tsk__cpu_##V##_dot_step(lanes, last_x, last_y); \
+    return tsk__cpu_sum16(lanes); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_scale_max(float *x, int32_t n, float scale) { \
+    float lanes[LANES]; \
+    tsk__##V max = tsk__##V##_set(-INFINITY), v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_mul(tsk__##V##_load(x + i), tsk__##V##_set(scale)); \
+        tsk__##V##_store(x + i, v); \
+        max = tsk__##V##_max(v, max); \
+    } \
+    tsk__##V##_store(lanes, max); \
+    for (i = 1; i < (LANES); i++) \
+        if (lanes[i] > lanes[0]) lanes[0] = lanes[i]; \
+    return lanes[0]; \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float max) { \
+    float lanes[16] = {0}; \
+    tsk__##V v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_exp(tsk__##V##_sub(tsk__##V##_load(x + i), tsk__##V##_set(max))); \
+        tsk__##V##_store(x + i, v); \
+        tsk__##V##_store(lanes + i % 16, tsk__##V##_add(tsk__##V##_load(lanes + i % 16), v)); \
+    } \
+    return tsk__cpu_sum16(lanes); \
+}
+
+/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move as
+   one 32-bit word and part only on their way out. */
+#define TSK__CPU_DEFINE_PACK(V, LANES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
+    int c; \
+    for (c = 0; c < 16; c += 4, rows += 16) { \
+        tsk__##V v0, v1, v2, v3; \
+        tsk__##V##_columns(rows, stride, &v0, &v1, &v2, &v3); \
+        if (dtype == TSK_DTYPE_BF16) { \
+            tsk__##V##_store(to, tsk__##V##_even(v0)); \
+            tsk__##V##_store(to + TSK__CPU_WIDTH, tsk__##V##_odd(v0)); \
+            tsk__##V##_store(to + 2 * TSK__CPU_WIDTH, tsk__##V##_even(v1)); \
+            tsk__##V##_store(to + 3 * TSK__CPU_WIDTH, tsk__##V##_odd(v1)); \
+            tsk__##V##_store(to + 4 * TSK__CPU_WIDTH, tsk__##V##_even(v2)); \
+            tsk__##V##_store(to + 5 * TSK__CPU_WIDTH, tsk__##V##_odd(v2)); \
+            tsk__##V##_store(to + 6 * TSK__CPU_WIDTH, tsk__##V##_even(v3)); \
+            tsk__##V##_store(to + 7 * TSK__CPU_WIDTH, tsk__##V##_odd(v3)); \
+            to += 8 * TSK__CPU_WIDTH; \
+        } else { \
+            tsk__##V##_store(to, v0); \
+            tsk__##V##_store(to + TSK__CPU_WIDTH, v1); \
+            tsk__##V##_store(to + 2 * TSK__CPU_WIDTH, v2); \
+            tsk__##V##_store(to + 3 * TSK__CPU_WIDTH, v3); \
+            to += 4 * TSK__CPU_WIDTH; \
+        } \
+    } \
+} \
+/* One row's next `count` elements, as 64 bytes, zeroes behind them. */ \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, int32_t step, char *to) { \
+    char part[64] TSK__CPU_ALIGNED; \
+    int i; \
+    if (count < step) { \
+        memset(part, 0, sizeof part); \
+        memcpy(part, from, (size_t)count * (dtype == TSK_DTYPE_F32 ? 4 : 2)); \
+        from = part; \
+    } \
+    for (i = 0; i < 64; i += 4 * (LANES)) \
+        tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
+                                                                          : tsk__##V##_load((const float *)(const void *)(from + i))); \
+} \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, \
+                                                        float *panel) { \
+    const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
+    const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
+    char copy[(LANES) * 64] TSK__CPU_ALIGNED; \
+    int32_t o, k, i; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += (LANES)) \
+        for (k = 0; k < kn; k += step) { \
+            float *to = panel + (size_t)k * TSK__CPU_WIDTH + o; \
+            const char *data = (const char *)w->data + (size_t)(k0 + k) * size; \
+            const int32_t row = first + o, count = kn - k < step ? kn - k : step; \
+            if (dtype != TSK_DTYPE_F16 && count == step && row + (LANES) <= w->rows) { \
+                tsk__cpu_##V##_pack_block(dtype, data + (size_t)row * stride, stride, to); \
+                continue; \
+            } \
+            for (i = 0; i < (LANES); i++) \
+                tsk__cpu_##V##_pack_copy(dtype, data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, count, step, \
+                                             copy + 64 * i); \
+            tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
+        } \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+    if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
+    else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
+    else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
+}
+
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
+    if (ahead->at >= ahead->lines) return;
+    __builtin_prefetch(ahead->base + (size_t)(ahead->at % TSK__CPU_WIDTH) * ahead->stride + (size_t)(ahead->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    ahead->at++;
+}
+
+/* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
+   inlined, so the conditions vanish; names instead of an array, since compilers keep arrays in memory below -O3. */
+#define TSK__CPU_TILE_STEP(V, r, from) \
+    if (rows > (r)) { \
+        const tsk__##V v = tsk__##V##_set(from); \
+        a##r = tsk__##V##_fma(v, w0, a##r); \
+        b##r = tsk__##V##_fma(v, w1, b##r); \
+    }
+#define TSK__CPU_TILE_STORE(V, LANES, r) \
+    if (rows > (r)) { \
+        float *to = y + (r) * ldy; \
+        if (add) { \
+            a##r = tsk__##V##_add(tsk__##V##_load(to), a##r); \
+            b##r = tsk__##V##_add(tsk__##V##_load(to + (LANES)), b##r); \
+        } \
+        tsk__##V##_store(to, a##r); \
+        tsk__##V##_store(to + (LANES), b##r); \
+    }
+#define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
+                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+    const tsk__##V zero = tsk__##V##_set(0.0f); \
+    tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
+    tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
+    tsk__##V b0 = zero, b1 = zero, b2 = zero, b3 = zero, b4 = zero, b5 = zero; \
+    tsk__##V b6 = zero, b7 = zero, b8 = zero, b9 = zero, b10 = zero, b11 = zero; \
+    const float *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
+    tsk__cpu_ahead next = *ahead; \
+    for (; kn > 0; kn--, panel += ldp, x++, x3++, x6++, x9++) { \
+        const tsk__##V w0 = tsk__##V##_load(panel), w1 = tsk__##V##_load(panel + (LANES)); \
+        tsk__cpu_fetch(&next); \
+        if (rows <= 6) tsk__cpu_fetch(&next); /* half the multiplications to hide it behind */ \
+        TSK__CPU_TILE_STEP(V, 0, x[0]) TSK__CPU_TILE_STEP(V, 1, x[ldx]) TSK__CPU_TILE_STEP(V, 2, x[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 3, x3[0]) TSK__CPU_TILE_STEP(V, 4, x3[ldx]) TSK__CPU_TILE_STEP(V, 5, x3[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 6, x6[0]) TSK__CPU_TILE_STEP(V, 7, x6[ldx]) TSK__CPU_TILE_STEP(V, 8, x6[2 * ldx]) \
+        TSK__CPU_TILE_STEP(V, 9, x9[0]) TSK__CPU_TILE_STEP(V, 10, x9[ldx]) TSK__CPU_TILE_STEP(V, 11, x9[2 * ldx]) \
+    } \
+    ahead->at = next.at; \
+    TSK__CPU_TILE_STORE(V, LANES, 0) TSK__CPU_TILE_STORE(V, LANES, 1) TSK__CPU_TILE_STORE(V, LANES, 2) \
+    TSK__CPU_TILE_STORE(V, LANES, 3) TSK__CPU_TILE_STORE(V, LANES, 4) TSK__CPU_TILE_STORE(V, LANES, 5) \
+    TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
+    TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
+} \
+static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
+                                                size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+    int o; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
+        switch (rows) { CASES(V) } \
+}
+#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, ahead); break;
+#define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
+    TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
+#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
+    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
+
+#define TSK__CPU_DEFINE_KERNELS(V, LANES, ROWS, NAME, DESCRIPTION) \
+    TSK__CPU_DEFINE_EXP(V) \
+    TSK__CPU_DEFINE_SILU(V, LANES) \
+    TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
+    TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
+    TSK__CPU_DEFINE_PACK(V, LANES) \
+    TSK__CPU_DEFINE_TILE(V, LANES, TSK__CPU_TILE_CASES_##ROWS) \
+    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
+                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, tsk__cpu_##V##_silu, tsk__cpu_##V##_add, \
+                                                  tsk__cpu_##V##_scale};
+
+TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
+#if TSK__CPU_X86
+TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
+TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+static int tsk__cpu_features(void) {
+    uint32_t a, b, c, d, low, high;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
+    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#endif
+
+/* NULL when there is no such set or the machine cannot run it. */
+static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
+#if TSK__CPU_X86
+    const int features = tsk__cpu_features();
+    if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
+    if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
+#endif
+    return strcmp(name, tsk__cpu_v128.name) == 0 ? &tsk__cpu_v128 : NULL;
+}
+
+static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
+    const tsk__cpu_kernels *kernels = tsk__cpu_kernels_by_name("avx512");
+    if (!kernels) kernels = tsk__cpu_kernels_by_name("avx2");
+    return kernels ? kernels : &tsk__cpu_v128;
+}
+
+/* "CPU, AVX-512, 2 threads" */
+static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__pool *pool, char *out, size_t size) {
+    const int n = pool ? pool->n_threads : 1;
+    snprintf(out, size, "CPU, %s, %d thread%s", kernels->description, n, n == 1 ? "" : "s");
+}
+
+/* ---- scratch memory */
+
+/* One row's share of the softmax in a chunk of the vocabulary. */
+typedef struct tsk__cpu_best {
+    double score;                  /* the best id's logit, with noise if there is any */
+    int32_t id;                    /* -1: none (only the mask, or all NaN) */
+    float logit;                   /* without noise */
+    float max, sum;                /* of all logits; of exp(logit - max) */
+} tsk__cpu_best;
+
+typedef struct tsk__cpu_scratch {
+    float *norm;                   /* [n, d_model] */
+    float *k, *v;                  /* [n, n_kv_heads * head_dim] */
+    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
+    int32_t *spans;                /* [n + 1] */
+    tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
+} tsk__cpu_scratch;
+
+/* The next `count` elements of the block at `memory`, which may be NULL when only *used is wanted. */
+static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size) {
+    void *block = memory ? (char *)memory + *used : NULL;
+    *used += (count * size + 63) / 64 * 64;
+    return block;
+}
+
+/* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
+   with memory NULL it only does the latter. */
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n, void *memory) {
+    const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
+    const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
+    const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    size_t used = 0;
+    scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
+    scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
+    scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
+    scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
+    scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
+    scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
+                                                   sizeof(tsk__cpu_best));
+    return used;
+}
+
+/* ---- work for the pool */
+
+/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change nothing. */
+typedef void (*tsk__cpu_row_function)(const void *context, int32_t first, int32_t last);
+typedef struct tsk__cpu_slices {
+    tsk__cpu_row_function run;
+    const void *context;
+    int32_t n, count;
+} tsk__cpu_slices;
+
+#define TSK__CPU_SLICE 16384  /* elements in a slice of elementwise work: a few microseconds */
+
+static void tsk__cpu_slice(void *context, int task) {
+    const tsk__cpu_slices *slices = (const tsk__cpu_slices *)context;
+    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count), (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
+}
+
+static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run, const void *context) {
+    const size_t wanted = (size_t)n * elements_per_row / TSK__CPU_SLICE;
+    tsk__cpu_slices slices;
+    slices.run = run;
+    slices.context = context;
+    slices.n = n;
+    slices.count = wanted < 1 ? 1 : wanted > (size_t)n ? n : wanted > 1024 ? 1024 : (int32_t)wanted;
+    tsk__parallel(model->pool, slices.count, tsk__cpu_slice, &slices);
+}
+
+/* `work` in multiplications. A section on no pool runs on the calling thread. */
+static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work, tsk__task run, void *context) {
+    tsk__parallel(work < TSK__CPU_SERIAL ? NULL : model->pool, n, run, context);
+}
+
+/* ---- the core: rows times a panel, and a whole matrix as panels */
+
+/* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
+static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
+                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_ahead *ahead) {
+    const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
+    float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    int32_t tile, i, o;
+    for (tile = 0; tile < tiles; tile++) {
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        float *to = y + (size_t)first * ldy;
+        if (width == TSK__CPU_WIDTH) {
+            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, ahead);
+            continue;
+        }
+        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, ahead);
+        for (i = 0; i < rows; i++, to += ldy)
+            for (o = 0; o < width; o++) to[o] = add ? to[o] + edge[i][o] : edge[i][o];
+    }
+}
+
+static int32_t tsk__cpu_panels(const tsk__matrix *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
+static int32_t tsk__cpu_width(const tsk__matrix *w, int32_t first) {
+    return w->rows - first < TSK__CPU_WIDTH ? w->rows - first : TSK__CPU_WIDTH;
+}
+
+/* Outputs first .. first+31 of a matrix. */
+typedef struct tsk__cpu_part {
+    const tsk__matrix *w;          /* NULL: none */
+    int32_t first;
+} tsk__cpu_part;
+
+static tsk__cpu_part tsk__cpu_part_of(const tsk__matrix *w, int32_t first) {
+    tsk__cpu_part part;
+    part.w = w;
+    part.first = first;
+    return part;
+}
+
+static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
+    tsk__cpu_ahead ahead;
+    size_t size, depth;
+    memset(&ahead, 0, sizeof ahead);
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return ahead;
+    size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
+    depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
+    ahead.stride = (size_t)part.w->cols * size;
+    ahead.base = (const char *)part.w->data + (size_t)part.first * ahead.stride + (size_t)k * size;
+    ahead.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    return ahead;
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
+   after it. */
+static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
+    float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    const tsk__matrix *w = part.w;
+    const int32_t width = tsk__cpu_width(w, part.first);
+    int32_t k, i;
+    for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
+        const int last = w->cols - k <= TSK__CPU_DEPTH;
+        const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
+        tsk__cpu_ahead ahead = last ? tsk__cpu_ahead_of(next, 0) : tsk__cpu_ahead_of(part, k + TSK__CPU_DEPTH);
+        kernels->pack(w, part.first, k, kn, panel);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &ahead);
+    }
+    if (!w->bias) return;
+    for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
+}
+
+/* Panels are handed out in runs, so that a task's next panel is known: as many runs as threads, or a few times that. */
+static int32_t tsk__cpu_runs(const tsk__cpu_model *model, int32_t panels) {
+    const int32_t threads = model->pool ? model->pool->n_threads : 1, each = panels / (4 * threads);
+    const int32_t runs = threads * (each < 1 ? 1 : each > 8 ? 8 : each);
+    return runs < panels ? runs : panels;
+}
+
+/* Up to three matrices on the same input in one section; the sum goes onto `residual` where there is one. */
+typedef struct tsk__cpu_product {
+    const tsk__cpu_kernels *kernels;
+    int32_t n, count, panels, runs;
+    const float *x;                /* [n, cols] */
+    const tsk__matrix *w[3];
+    float *y[3];                   /* [n, rows] */
+    float *residual;               /* [n, rows of w[0]] or NULL */
+} tsk__cpu_product;
+
+/* The panel'th of all the matrices' panels; *y gets its output. */
+static tsk__cpu_part tsk__cpu_product_part(const tsk__cpu_product *p, int32_t panel, float **y) {
+    int32_t which = 0;
+    while (which < p->count - 1 && panel >= tsk__cpu_panels(p->w[which])) panel -= tsk__cpu_panels(p->w[which++]);
+    *y = p->y[which] + panel * TSK__CPU_WIDTH;
+    return tsk__cpu_part_of(p->w[which], panel * TSK__CPU_WIDTH);
+}
+
+static void tsk__cpu_product_add(const tsk__cpu_product *p, tsk__cpu_part part, const float *y) {
+    const size_t ld = (size_t)part.w->rows;
+    const int32_t width = tsk__cpu_width(part.w, part.first);
+    float *residual = p->residual + part.first;
+    int32_t i;
+    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->kernels->add(residual, y, width);
+}
+
+static void tsk__cpu_product_task(void *context, int task) {
+    const tsk__cpu_product *p = (const tsk__cpu_product *)context;
+    const int32_t end = (int32_t)((int64_t)p->panels * (task + 1) / p->runs);
+    int32_t panel = (int32_t)((int64_t)p->panels * task / p->runs);
+    float *y, *next_y = NULL;
+    tsk__cpu_part part = tsk__cpu_product_part(p, panel, &y), next;
+    for (; panel < end; panel++, part = next, y = next_y) {
+        next = panel + 1 < end ? tsk__cpu_product_part(p, panel + 1, &next_y) : tsk__cpu_part_of(NULL, 0);
+        tsk__cpu_panel(p->kernels, part, next, p->n, p->x, y, (size_t)part.w->rows);
+        if (p->residual) tsk__cpu_product_add(p, part, y);
+    }
+}
+
+static uint64_t tsk__cpu_work(int32_t n, const tsk__matrix *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+
+static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
+    int32_t i;
+    uint64_t work = 0;
+    product->kernels = model->kernels;
+    product->panels = 0;
+    for (i = 0; i < product->count; i++) {
+        product->panels += tsk__cpu_panels(product->w[i]);
+        work += tsk__cpu_work(product->n, product->w[i]);
+    }
+    product->runs = tsk__cpu_runs(model, product->panels);
+    tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
+}
+
+static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
+    if (tap) memcpy(tap, from, count * sizeof *from);
+}
+
+/* y += x W^T + bias, by way of scratch->wide */
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__matrix *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
+                                 const tsk__taps *taps) {
+    tsk__cpu_product product;
+    memset(&product, 0, sizeof product);
+    product.n = n;
+    product.count = 1;
+    product.x = x;
+    product.w[0] = w;
+    product.y[0] = scratch->wide;
+    product.residual = y;
+    tsk__cpu_product_run(model, &product);
+    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+}
+
+/* ---- rows: copies, norms, cosines */
+
+typedef struct tsk__cpu_copy {
+    size_t width;
+    const float *src;
+    const int32_t *from, *to;      /* row numbers; NULL: 0, 1, 2, ... */
+    float *dst;
+} tsk__cpu_copy;
+
+static void tsk__cpu_copy_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_copy *c = (const tsk__cpu_copy *)context;
+    int32_t i;
+    for (i = first; i < last; i++)
+        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width, c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
+}
+
+static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *from, const int32_t *to,
+                              float *dst) {
+    tsk__cpu_copy copy;
+    copy.width = (size_t)width;
+    copy.src = src;
+    copy.from = from;
+    copy.to = to;
+    copy.dst = dst;
+    tsk__cpu_rows(model, n, copy.width, tsk__cpu_copy_rows, &copy);
+}
+
+/* dst[i] = src[index[i]], rows of `width` */
+static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+    tsk__cpu_copy_run(model, n, width, src, index, NULL, dst);
+}
+
+/* dst[index[i]] = src[i]; no index twice */
+static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+    tsk__cpu_copy_run(model, n, width, src, NULL, index, dst);
+}
+
+typedef struct tsk__cpu_lookup {
+    const tsk__matrix *table;
+    const int32_t *ids;            /* [n] */
+    float *out;                    /* [n, table->cols] */
+} tsk__cpu_lookup;
+
+static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
+    const size_t d = (size_t)c->table->cols;
+    int32_t i;
+    size_t j;
+    for (i = first; i < last; i++) {
+        const size_t at = (size_t)c->ids[i] * d;
+        float *out = c->out + (size_t)i * d;
+        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
+        else if (c->table->dtype == TSK_DTYPE_BF16)
+            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
+        else
+            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+    }
+}
+
+/* x[n, d_model] */
+static void tsk__cpu_embed(const tsk__cpu_model *model, const tsk__rows *rows, float *x) {
+    tsk__cpu_lookup lookup;
+    lookup.table = &model->embedding;
+    lookup.ids = rows->tokens;
+    lookup.out = x;
+    tsk__cpu_rows(model, rows->n, (size_t)model->embedding.cols, tsk__cpu_lookup_rows, &lookup);
+}
+
+typedef struct tsk__cpu_norm {
+    const tsk__cpu_model *model;
+    const float *weight, *x;       /* [d_model], [n, d_model] */
+    float *out;                    /* [n, d_model] */
+} tsk__cpu_norm;
+
+static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_norm *c = (const tsk__cpu_norm *)context;
+    const int32_t d = c->model->config->d_model;
+    int32_t i;
+    for (i = first; i < last; i++) {
+        const float *x = c->x + (size_t)i * (size_t)d;
+        const double mean = (double)c->model->kernels->dot(x, x, d) / d;
+        const float scale = (float)(1.0 / sqrt(mean + (double)c->model->config->rms_norm_eps));
+        c->model->kernels->scale(x, scale, c->weight, c->out + (size_t)i * (size_t)d, d);
+    }
+}
+
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+    const size_t d = (size_t)model->config->d_model;
+    tsk__cpu_norm norm;
+    norm.model = model;
+    norm.weight = weight;
+    norm.x = x;
+    norm.out = out;
+    tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
+    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+}
+
+/* out[n, d_model]; may be x itself */
+static void tsk__cpu_final_norm(const tsk__cpu_model *model, int32_t n, const float *x, float *out) {
+    tsk__cpu_norm_run(model, n, model->final_norm, x, out, NULL);
+}
+
+typedef struct tsk__cpu_cosines {
+    const tsk__cpu_model *model;
+    const float *a, *b;            /* [n, d_model] */
+    float *out;                    /* [n] */
+} tsk__cpu_cosines;
+
+static void tsk__cpu_cosine_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_cosines *c = (const tsk__cpu_cosines *)context;
+    const tsk__cpu_kernels *kernels = c->model->kernels;
+    const int32_t d = c->model->config->d_model;
+    int32_t i;
+    for (i = first; i < last; i++) {
+        const float *a = c->a + (size_t)i * (size_t)d, *b = c->b + (size_t)i * (size_t)d;
+        const double norms = sqrt((double)kernels->dot(a, a, d)) * sqrt((double)kernels->dot(b, b, d));
+        const double cosine = (double)kernels->dot(a, b, d) / (norms > 1e-8 ? norms : 1e-8);
+        c->out[i] = cosine > 1.0 ? 1.0f : (float)cosine;
+    }
+}
+
+/* out[n] = min(1, cos(a[i], b[i])); 0 with a zero vector */
+static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float *a, const float *b, float *out) {
+    tsk__cpu_cosines cosines;
+    cosines.model = model;
+    cosines.a = a;
+    cosines.b = b;
+    cosines.out = out;
+    tsk__cpu_rows(model, n, 3 * (size_t)model->config->d_model, tsk__cpu_cosine_rows, &cosines);
+}
+
+/* ---- rotary embedding and cache rows */
+
+/* Frequencies and angles are rounded to f32 as PyTorch's are, which at position 4000 is visible; their sines are not. */
+static void tsk__cpu_rope_fill(const tsk_model_config *config, float *cosines, float *sines) {
+    const int32_t half = config->head_dim / 2;
+    int32_t position, i;
+    for (i = 0; i < half; i++) {
+        const float frequency = (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
+        for (position = 0; position < config->max_sequence_length; position++) {
+            const float angle = (float)position * frequency;
+            cosines[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);
+            sines[(size_t)position * (size_t)half + (size_t)i] = (float)sin((double)angle);
+        }
+    }
+}
+
+/* to[head_dim] = from[head_dim] with pairs (i, i + half) turned; to may be from. */
+static void tsk__cpu_rope_head(const float *from, const float *cosines, const float *sines, int32_t half, float *to) {
+    int32_t i;
+    for (i = 0; i < half; i++) {
+        const float a = from[i], b = from[half + i];
+        to[i] = a * cosines[i] - b * sines[i];
+        to[half + i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* The first cached position of a layer's K or V head: [length, head_dim]. */
+static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer, int32_t head) {
+    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) * (size_t)kv->capacity * (size_t)config->head_dim;
+}
+
+typedef struct tsk__cpu_rope {
+    const tsk__cpu_model *model;
+    int32_t layer;
+    const tsk__rows *rows;
+    float *q;                      /* [n, n_heads * head_dim], turned in place */
+    const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
+    float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+} tsk__cpu_rope;
+
+static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
+    const tsk_model_config *config = c->model->config;
+    const size_t hd = (size_t)config->head_dim, half = hd / 2;
+    int32_t i, head;
+    for (i = first; i < last; i++) {
+        const size_t position = (size_t)c->rows->positions[i];
+        const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
+        const float *cosines = c->model->rope_cos + position * half, *sines = c->model->rope_sin + position * half;
+        float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
+        for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
+        for (head = 0; head < config->n_kv_heads; head++) {
+            const size_t at = ((size_t)i * (size_t)config->n_kv_heads + (size_t)head) * hd;
+            float *k = tsk__cpu_cached(config, kv, kv->k, c->layer, head) + position * hd;
+            tsk__cpu_rope_head(c->k + at, cosines, sines, (int32_t)half, k);
+            memcpy(tsk__cpu_cached(config, kv, kv->v, c->layer, head) + position * hd, c->v + at, hd * sizeof(float));
+            if (c->k_rope) memcpy(c->k_rope + at, k, hd * sizeof(float));
+        }
+    }
+}
+
+/* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
+static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
+                         const tsk__taps *taps) {
+    const tsk__cpu_layer *l = &model->layers[layer];
+    const size_t n = (size_t)rows->n, q_width = (size_t)l->q.rows, kv_width = (size_t)l->k.rows;
+    tsk__cpu_product product;
+    tsk__cpu_rope rope;
+    tsk__cpu_norm_run(model, rows->n, l->attn_norm, x, scratch->norm, taps);
+    memset(&product, 0, sizeof product);
+    product.n = rows->n;
+    product.count = 3;
+    product.x = scratch->norm;
+    product.w[0] = &l->q;
+    product.w[1] = &l->k;
+    product.w[2] = &l->v;
+    product.y[0] = q_out;
+    product.y[1] = scratch->k;
+    product.y[2] = scratch->v;
+    tsk__cpu_product_run(model, &product);
+    if (taps) {
+        tsk__cpu_tap(taps->q, q_out, n * q_width);
+        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
+        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    }
+    rope.model = model;
+    rope.layer = layer;
+    rope.rows = rows;
+    rope.q = q_out;
+    rope.k = scratch->k;
+    rope.v = scratch->v;
+    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
+}
+
+/* ---- attention
+   Blocks of TSK__CPU_DEPTH keys, counted from position 0, with the running maximum and sum of an online softmax: what
+   is added in which order depends on the length alone. The query heads that share a K/V head share its packed block. */
+
+typedef struct tsk__cpu_attend {
+    const tsk__cpu_model *model;
+    int32_t layer;
+    const tsk__rows *rows;
+    const int32_t *spans;          /* rows spans[i] .. spans[i+1]-1 are of one request */
+    const float *q;                /* [n, n_heads * head_dim] */
+    float *out;                    /* [n, n_heads * head_dim] */
+} tsk__cpu_attend;
+
+/* One task's part of the above: `n` rows by `heads` query heads of one K/V head. Row (h, i) of scores is h * n + i. */
+typedef struct tsk__cpu_attend_group {
+    const tsk__cpu_kernels *kernels;
+    int32_t n, heads, head_dim;
+    size_t ld;                     /* n_heads * head_dim */
+    const float *q;
+    float *out;                    /* at the first row and head */
+    float scores[TSK__CPU_QUERIES][TSK__CPU_DEPTH] TSK__CPU_ALIGNED;
+    float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    float max[TSK__CPU_QUERIES], sum[TSK__CPU_QUERIES];
+    tsk__cpu_ahead ahead;          /* none: a head's cached rows lie one after another */
+} tsk__cpu_attend_group;
+
+/* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
+static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__matrix *keys, int32_t first, int32_t count) {
+    int32_t key, k, h;
+    for (key = 0; key < count; key += TSK__CPU_WIDTH)
+        for (k = 0; k < g->head_dim; k += TSK__CPU_DEPTH) {
+            const int32_t kn = g->head_dim - k < TSK__CPU_DEPTH ? g->head_dim - k : TSK__CPU_DEPTH;
+            g->kernels->pack(keys, first + key, k, kn, g->panel);
+            for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
+                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
+                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->ahead);
+        }
+}
+
+/* Turns scores into weights against the new running maximum, to which the earlier blocks' output is rescaled. */
+static void tsk__cpu_attend_softmax(tsk__cpu_attend_group *g, int32_t count, float scale, int first_block) {
+    const int32_t padded = (count + 15) / 16 * 16;
+    int32_t r, i;
+    for (r = 0; r < g->heads * g->n; r++) {
+        float *out = g->out + (size_t)(r % g->n) * g->ld + (size_t)(r / g->n) * (size_t)g->head_dim;
+        float max, fade;
+        for (i = count; i < padded; i++) g->scores[r][i] = -INFINITY;
+        max = g->kernels->scale_max(g->scores[r], padded, scale);
+        if (first_block) {
+            g->max[r] = max;
+            g->sum[r] = g->kernels->exp_sum(g->scores[r], padded, max);
+            continue;
+        }
+        if (max < g->max[r]) max = g->max[r];
+        fade = (float)exp((double)(g->max[r] - max));
+        g->max[r] = max;
+        g->sum[r] = g->sum[r] * fade + g->kernels->exp_sum(g->scores[r], padded, max);
+        for (i = 0; i < g->head_dim; i++) out[i] *= fade;
+    }
+}
+
+/* out += weights[.][count] * v[count, head_dim] */
+static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int32_t count, int add) {
+    int32_t o, h, i;
+    for (o = 0; o < g->head_dim; o += TSK__CPU_WIDTH) {
+        const int32_t width = g->head_dim - o < TSK__CPU_WIDTH ? g->head_dim - o : TSK__CPU_WIDTH;
+        const float *panel = v + o;
+        size_t ldp = (size_t)g->head_dim;
+        if (width < TSK__CPU_WIDTH) {  /* a full tile would read past the row, and past the last one past the cache */
+            memset(g->panel, 0, sizeof g->panel);
+            for (i = 0; i < count; i++) memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o, (size_t)width * sizeof *v);
+            panel = g->panel;
+            ldp = TSK__CPU_WIDTH;
+        }
+        for (h = 0; h < g->heads; h++)
+            tsk__cpu_multiply(g->kernels, g->n, g->scores[h * g->n], TSK__CPU_DEPTH, count, panel, ldp,
+                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->ahead);
+    }
+}
+
+static void tsk__cpu_attend_finish(tsk__cpu_attend_group *g) {
+    int32_t r, i;
+    for (r = 0; r < g->heads * g->n; r++) {
+        float *out = g->out + (size_t)(r % g->n) * g->ld + (size_t)(r / g->n) * (size_t)g->head_dim;
+        const float scale = 1.0f / g->sum[r];
+        for (i = 0; i < g->head_dim; i++) out[i] *= scale;
+    }
+}
+
+static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__matrix *keys, const float *v) {
+    const float scale = (float)(1.0 / sqrt((double)g->head_dim));
+    int32_t first;
+    for (first = 0; first < keys->rows; first += TSK__CPU_DEPTH) {
+        const int32_t count = keys->rows - first < TSK__CPU_DEPTH ? keys->rows - first : TSK__CPU_DEPTH;
+        tsk__cpu_attend_scores(g, keys, first, count);
+        tsk__cpu_attend_softmax(g, count, scale, first == 0);
+        tsk__cpu_attend_values(g, v + (size_t)first * (size_t)g->head_dim, count, first > 0);
+    }
+    tsk__cpu_attend_finish(g);
+}
+
+static void tsk__cpu_attend_task(void *context, int task) {
+    const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
+    const tsk_model_config *config = c->model->config;
+    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads, group = config->n_heads / config->n_kv_heads;
+    const int32_t row = c->spans[span];
+    const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
+    const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
+    tsk__cpu_attend_group g;
+    tsk__matrix keys;
+    int32_t done;
+    keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
+    keys.dtype = TSK_DTYPE_F32;
+    keys.rows = kv->length;
+    keys.cols = config->head_dim;
+    keys.bias = NULL;
+    memset(&g.ahead, 0, sizeof g.ahead);
+    g.kernels = c->model->kernels;
+    g.n = c->spans[span + 1] - row;
+    g.head_dim = config->head_dim;
+    g.ld = (size_t)config->n_heads * (size_t)config->head_dim;
+    for (done = 0; done < group; done += g.heads) {
+        const size_t at = (size_t)row * g.ld + ((size_t)head * (size_t)group + (size_t)done) * (size_t)g.head_dim;
+        g.heads = group - done < TSK__CPU_QUERIES / g.n ? group - done : TSK__CPU_QUERIES / g.n;
+        g.q = c->q + at;
+        g.out = c->out + at;
+        tsk__cpu_attend_group_run(&g, &keys, v);
+    }
+}
+
+/* Cuts the rows into spans of one request that fit a task; returns how many. */
+static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_t *spans) {
+    int32_t i, count = 0;
+    for (i = 0; i < rows->n; i++)
+        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most) spans[count++] = i;
+    spans[count] = rows->n;
+    return count;
+}
+
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
+static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q, float *out,
+                               tsk__cpu_scratch *scratch) {
+    const tsk_model_config *config = model->config;
+    const int32_t group = config->n_heads / config->n_kv_heads;
+    const int32_t count = tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
+    uint64_t work = 0;
+    tsk__cpu_attend attend;
+    int32_t i;
+    attend.model = model;
+    attend.layer = layer;
+    attend.rows = rows;
+    attend.spans = scratch->spans;
+    attend.q = q;
+    attend.out = out;
+    for (i = 0; i < rows->n; i++) work += (uint64_t)rows->caches[rows->requests[i]].length;
+    work *= 2 * (uint64_t)config->n_heads * (uint64_t)config->head_dim;
+    tsk__cpu_tasks(model, count * config->n_kv_heads, work, tsk__cpu_attend_task, &attend);
+}
+
+/* ---- the other products of a layer */
+
+/* x[n, d_model] += att[n, n_heads * head_dim] W^T */
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+                              tsk__cpu_scratch *scratch) {
+    tsk__cpu_add_product(model, &model->layers[layer].attn_out, n, att, x, scratch, taps);
+}
+
+/* x[n, d_model] += h[n, mlp_hidden_size] W^T */
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+                          tsk__cpu_scratch *scratch) {
+    tsk__cpu_add_product(model, &model->layers[layer].ff_out, n, h, x, scratch, taps);
+}
+
+typedef struct tsk__cpu_gate {
+    const tsk__cpu_kernels *kernels;
+    const tsk__matrix *gate, *up;
+    int32_t n, panels, runs;
+    const float *x;                /* [n, d_model] */
+    float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
+    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+} tsk__cpu_gate;
+
+static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
+    const tsk__cpu_part gate = tsk__cpu_part_of(c->gate, first), up = tsk__cpu_part_of(c->up, first);
+    const int32_t width = tsk__cpu_width(c->gate, first);
+    const size_t ld = (size_t)c->gate->rows;
+    size_t at = (size_t)first;
+    int32_t i;
+    tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
+    tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
+    for (i = 0; i < c->n; i++, at += ld) {
+        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        c->kernels->silu(c->h + at, c->wide + at, width);
+    }
+}
+
+static void tsk__cpu_gate_task(void *context, int task) {
+    const tsk__cpu_gate *c = (const tsk__cpu_gate *)context;
+    const int32_t end = (int32_t)((int64_t)c->panels * (task + 1) / c->runs);
+    int32_t panel;
+    for (panel = (int32_t)((int64_t)c->panels * task / c->runs); panel < end; panel++)
+        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH, tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
+}
+
+/* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
+static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
+                             const tsk__taps *taps) {
+    const tsk__cpu_layer *l = &model->layers[layer];
+    tsk__cpu_gate gate;
+    tsk__cpu_norm_run(model, n, l->ff_norm, x, scratch->norm, taps);
+    gate.kernels = model->kernels;
+    gate.gate = &l->ff_proj;
+    gate.up = &l->up_proj;
+    gate.n = n;
+    gate.x = scratch->norm;
+    gate.h = h;
+    gate.wide = scratch->wide;
+    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.panels = tsk__cpu_panels(gate.gate);
+    gate.runs = tsk__cpu_runs(model, gate.panels);
+    tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
+    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)l->up_proj.rows);
+}
+
+/* ---- the head */
+
+/* out[n, embedding_size] */
+static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out) {
+    tsk__cpu_product product;
+    memset(&product, 0, sizeof product);
+    product.n = n;
+    product.count = 1;
+    product.x = normed;
+    product.w[0] = &model->head;
+    product.y[0] = out;
+    tsk__cpu_product_run(model, &product);
+}
+
+typedef struct tsk__cpu_head_job {
+    const tsk__cpu_model *model;
+    int32_t n;
+    const float *x;                /* [n, d_model] */
+    const tsk__draw *draws;        /* [n] */
+    tsk__cpu_best *best;           /* [chunks, n] */
+} tsk__cpu_head_job;
+
+/* The first of the largest logits; -1 when all are -inf or NaN. */
+static int32_t tsk__cpu_argmax(const float *logits, int32_t n) {
+    float best = -INFINITY;
+    int32_t i, id = -1;
+    for (i = 0; i < n; i++)
+        if (logits[i] > best) {
+            best = logits[i];
+            id = i;
+        }
+    return id;
+}
+
+/* A bound on -log(-log u) that costs no logarithm: -log u >= 1 - u, and 1 - u is the complement's word. A little more,
+   so that no rounding makes it less than the noise. */
+static double tsk__cpu_noise_bound(uint32_t word) {
+    const uint32_t rest = ~word;
+    const int bits = rest ? 31 - __builtin_clz(rest) : -1;
+    return 0.693147180559945309 * (32 - bits) + 1e-6;
+}
+
+/* Gumbel-max over ids first .. first+n-1. Logarithms are only taken for ids whose bound beats the best so far, which
+   are few. */
+static void tsk__cpu_draw(const tsk__draw *draw, const float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+    const double temperature = (double)draw->temperature;
+    uint32_t words[4];
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const uint32_t id = (uint32_t)(first + i);
+        double score;
+        if (i == 0 || (id & 3) == 0) tsk__random_words(draw->seed, id >> 2, draw->position, draw->pass, 0, words);
+        if (!((double)logits[i] + temperature * tsk__cpu_noise_bound(words[id & 3]) > best->score)) continue;
+        score = (double)logits[i] - temperature * log(-log(tsk__random_from_word(words[id & 3])));
+        if (!(score > best->score)) continue;
+        best->score = score;
+        best->id = (int32_t)id;
+        best->logit = logits[i];
+    }
+}
+
+/* One row, one chunk. `logits` [n up to a multiple of 16] is overwritten. The mask id counts in the sum only. */
+static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+    const int32_t mask = draw->mask_token_id - first, padded = (n + 15) / 16 * 16;
+    const int holds_mask = mask >= 0 && mask < n;
+    const float mask_logit = holds_mask ? logits[mask] : 0.0f;
+    int32_t i;
+    best->score = -INFINITY;
+    best->id = -1;
+    best->logit = -INFINITY;
+    if (holds_mask) logits[mask] = -INFINITY;
+    if (draw->temperature > 0.0f) tsk__cpu_draw(draw, logits, first, n, best);
+    else if ((i = tsk__cpu_argmax(logits, n)) >= 0) {
+        best->id = first + i;
+        best->logit = logits[i];
+        best->score = (double)logits[i];
+    }
+    if (holds_mask) logits[mask] = mask_logit;
+    for (i = n; i < padded; i++) logits[i] = -INFINITY;
+    best->max = kernels->scale_max(logits, padded, 1.0f);
+    best->sum = kernels->exp_sum(logits, padded, best->max);
+}
+
+static void tsk__cpu_head_task(void *context, int task) {
+    const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
+    const tsk__cpu_kernels *kernels = c->model->kernels;
+    const tsk__matrix *w = &c->model->head;
+    const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
+    tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
+    float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
+    int32_t row, i, o;
+    for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
+        const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
+        for (o = 0; o < count; o += TSK__CPU_WIDTH) {
+            const tsk__cpu_part next = tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
+            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols, &logits[0][o], TSK__CPU_CHUNK);
+        }
+        for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
+    }
+}
+
+/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
+static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask, tsk__prediction *out) {
+    const tsk__cpu_best *b, *winner = best;
+    double sum = 0.0, lse;
+    float max = -INFINITY;
+    int32_t chunk;
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
+        if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
+        if (b->max > max) max = b->max;
+    }
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) sum += (double)b->sum * exp((double)b->max - (double)max);
+    lse = (double)max + log(sum);
+    out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
+    out->logit = winner->logit;
+    out->log_sum_exp = (float)lse;
+    out->confidence = (float)exp((double)winner->logit - lse);
+}
+
+/* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
+static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
+                          tsk__cpu_scratch *scratch) {
+    const int32_t chunks = (model->head.rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    int32_t row, i;
+    for (row = 0; row < n; row += TSK__CPU_HEAD_ROWS) {
+        tsk__cpu_head_job job;
+        job.model = model;
+        job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
+        job.x = normed + (size_t)row * (size_t)model->head.cols;
+        job.draws = draws + row;
+        job.best = scratch->best;
+        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, &model->head), tsk__cpu_head_task, &job);
+        for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
+    }
+}
+
+#endif /* SECTION_GUARD_CPU */

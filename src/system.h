@@ -1,0 +1,30 @@
+#ifndef SECTION_GUARD_SYSTEM
+#define SECTION_GUARD_SYSTEM
+
+#if defined(TOKENSKIP_MALLOC) != defined(TOKENSKIP_REALLOC) || defined(TOKENSKIP_MALLOC) != defined(TOKENSKIP_FREE)
+#error "define all or none of TOKENSKIP_MALLOC, TOKENSKIP_REALLOC and TOKENSKIP_FREE"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef TOKENSKIP_MALLOC
+#define TOKENSKIP_MALLOC(size) malloc(size)
+#define TOKENSKIP_REALLOC(block, size) realloc(block, size)
+#define TOKENSKIP_FREE(block) free(block)
+#endif
+
+#endif /* SECTION_GUARD_SYSTEM */

@@ -1,0 +1,42 @@
+#include "api.h"
+
+/* =====================================================================================================================
+   Stop here if you only use the library. What follows is the implementation; its sections are marked // >>name.
+   ===================================================================================================================== */
+#ifdef TOKENSKIP_IMPLEMENTATION
+#ifndef TOKENSKIP__IMPLEMENTED
+#define TOKENSKIP__IMPLEMENTED
+
+#include "system.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "error.h"
+#include "memory.h"
+#include "platform.h"
+#include "json.h"
+#include "safetensors.h"
+#include "unicode.h"
+#include "bpe.h"
+#include "template.h"
+#include "config.h"
+#include "random.h"
+#include "skip.h"
+#include "schedule.h"
+#include "backend.h"
+#include "cpu.h"
+#include "cuda.h"
+#include "model.h"
+#include "trace.h"
+#include "forward.h"
+#include "session.h"
+#include "batch.h"
+#include "public.h"
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TOKENSKIP__IMPLEMENTED */
+#endif /* TOKENSKIP_IMPLEMENTATION */

@@ -1,0 +1,43 @@
+# tokenskip.h and kernels.cu.h are what src/ makes, each section compiles alone, and a section that uses one below it is refused.
+# Run from the repository's root.
+. tests/shell.sh
+make=build/make_headers
+compiler=${CC:-cc}
+
+"$make" join src/tokenskip.h "$work/tokenskip.h" > "$out" 2> "$err"
+check "src/ makes tokenskip.h (stale: run make headers)" cmp -s "$work/tokenskip.h" tokenskip.h
+"$make" quote src/kernels/kernels.cu "$work/kernels.cu.h" > "$out" 2> "$err"
+check "src/ makes kernels.cu.h (stale: run make headers)" cmp -s "$work/kernels.cu.h" kernels.cu.h
+check "no include of src/ is left in the header" [ "$(grep -c '^#include "' tokenskip.h)" -eq 1 ]
+
+for section in src/*.h; do
+    echo "#include \"$section\"" > "$work/alone.c"
+    "$compiler" -I. -Isrc -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_CUDA_DLOPEN -fsyntax-only "$work/alone.c" > "$out" 2> "$err"
+    rc=$?
+    check "$section compiles alone" [ "$rc" -eq 0 ]
+done
+
+# The maker itself, on sections of one line.
+mkdir "$work/src"
+printf '#include "low.h"\n#include "high.h"\n#include <stdio.h>\n' > "$work/src/root.h"
+printf '#ifndef SECTION_GUARD_LOW\n#define SECTION_GUARD_LOW\nint low;\n#endif /* SECTION_GUARD_LOW */\n' > "$work/src/low.h"
+printf '#include "low.h"\n\n\n\nint high; /* "\\ ?? */\n#include "elsewhere.h"\n' > "$work/src/high.h"
+"$make" join "$work/src/root.h" "$work/joined.h" > "$out" 2> "$err"
+printf 'int low;\n\nint high; /* "\\ ?? */\n#include "elsewhere.h"\n#include <stdio.h>\n' > "$work/expected.h"
+check "each file once, without its guard; other includes stay" cmp -s "$work/joined.h" "$work/expected.h"
+"$make" quote "$work/src/root.h" "$work/quoted.h" > "$out" 2> "$err"
+printf '#include <stdio.h>\n#include "quoted.h"\nint main(void) { unsigned i; for (i = 0; i < sizeof tsk__kernels_source / sizeof *tsk__kernels_source; i++) fputs(tsk__kernels_source[i], stdout); return 0; }\n' > "$work/print.c"
+"$compiler" "$work/print.c" -o "$work/print" 2> "$err" && "$work/print" > "$out"
+check "quoted lines compile to the joined text" cmp -s "$out" "$work/expected.h"
+printf '#include "high.h"\n' >> "$work/src/low.h"
+"$make" join "$work/src/root.h" "$work/joined.h" > "$out" 2> "$err"
+rc=$?
+check "a section may not include one below it" [ "$rc" -eq 1 ]
+check "... and the error says which" grep -q 'low.h:5: .*high.h' "$err"
+check "... and the file is as it was" cmp -s "$work/joined.h" "$work/expected.h"
+"$make" join "$work/none.h" "$work/joined.h" > "$out" 2> "$err"
+rc=$?
+check "a missing root is an error" [ "$rc" -eq 1 ]
+
+echo "test_headers: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]
