@@ -291,8 +291,8 @@ TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *len
 TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
 /* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
 TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
-/* These return 1 and fill `out` when the value is of that kind (integers: written without fraction or exponent, and in
-   range), else 0. */
+/* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is written:
+   32.0 and 3.2e1 are 32), else 0. */
 TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
 TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
@@ -1640,17 +1640,55 @@ int tsk_json_bool(const tsk_json_value *value, int *out) {
     return 1;
 }
 
-/* The magnitude of a number written as an integer that fits 64 bits. */
+/* ---- integers */
+
+/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
+typedef struct tsk__json_decimal {
+    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
+    int64_t count;
+    int64_t exponent;
+} tsk__json_decimal;
+
+static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
+    const char *end = text + length;
+    int64_t written = 0, after_point = 0;
+    int point = 0, negative;
+    memset(decimal, 0, sizeof *decimal);
+    for (; text < end && *text != 'e' && *text != 'E'; text++) {
+        if (*text == '.') point = 1;
+        if (!tsk__json_is_digit(*text)) continue;
+        after_point += point;
+        if (*text != '0' && !decimal->first) decimal->first = text;
+        if (decimal->first) decimal->count++;
+    }
+    if (text < end) text++;
+    negative = text < end && *text == '-';
+    for (; text < end; text++)
+        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
+    decimal->exponent = (negative ? -written : written) - after_point;
+}
+
+/* The magnitude of a whole number that fits 64 bits, however it is written: 32, 32.0, 3.2e1. */
 static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint64_t *out) {
-    const char *digits;
+    tsk__json_decimal decimal;
+    const char *text, *next;
     uint64_t result = 0;
-    uint32_t i = 0;
+    int64_t i, whole;
     if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
-    digits = tsk__json_text(value) + value->start;
-    *is_negative = digits[0] == '-';
-    for (i = *is_negative ? 1 : 0; i < value->length; i++) {
-        unsigned digit = (unsigned)(digits[i] - '0');
-        if (!tsk__json_is_digit(digits[i]) || result > (UINT64_MAX - digit) / 10) return 0;
+    text = tsk__json_text(value) + value->start;
+    *is_negative = text[0] == '-';
+    tsk__json_decimal_scan(&decimal, text, value->length);
+    whole = decimal.first ? decimal.count + decimal.exponent : 0; /* digits before the point, once written without exponent */
+    if (whole > 20) return 0;
+    for (i = 0, next = decimal.first; i < whole || (decimal.first && i < decimal.count); i++) {
+        unsigned digit = 0;
+        if (i < decimal.count) {
+            if (*next == '.') next++;
+            digit = (unsigned)(*next++ - '0');
+        }
+        if (i >= whole && digit) return 0;
+        if (i >= whole) continue;
+        if (result > (UINT64_MAX - digit) / 10) return 0;
         result = result * 10 + digit;
     }
     *out = result;
@@ -1790,32 +1828,6 @@ static uint64_t tsk__json_divide(tsk__json_big *digits, int exponent) {
         tsk__json_big_shift_left(digits, 1);
     }
     return tsk__json_round(quotient, digits->n != 0, lead - 55);
-}
-
-/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
-typedef struct tsk__json_decimal {
-    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
-    int64_t count;
-    int64_t exponent;
-} tsk__json_decimal;
-
-static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
-    const char *end = text + length;
-    int64_t written = 0, after_point = 0;
-    int point = 0, negative;
-    memset(decimal, 0, sizeof *decimal);
-    for (; text < end && *text != 'e' && *text != 'E'; text++) {
-        if (*text == '.') point = 1;
-        if (!tsk__json_is_digit(*text)) continue;
-        after_point += point;
-        if (*text != '0' && !decimal->first) decimal->first = text;
-        if (decimal->first) decimal->count++;
-    }
-    if (text < end) text++;
-    negative = text < end && *text == '-';
-    for (; text < end; text++)
-        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
-    decimal->exponent = (negative ? -written : written) - after_point;
 }
 
 #define TSK__JSON_DIGITS 800 /* no tie between two doubles has more than 768 digits */
