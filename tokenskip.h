@@ -1062,6 +1062,32 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
     return status;
 }
 
+/* What a file with these first bytes is, where it is something that people often have in a model file's place: a text that
+   follows "it is" and says what to do. NULL: none of those. */
+static const char *tsk__file_recognise(const void *bytes, size_t size) {
+    static const struct { const char *magic; size_t length; const char *what; } kinds[] = {
+        {"version https://git-lfs.github.com/spec/", 40, "a Git LFS pointer in the file's place: run `git lfs pull` in its folder"},
+        {"GGUF", 4, "a GGUF file, which is not supported: use the safetensors folder that it was made from"},
+        {"PK\3\4", 4, "a zip archive, as PyTorch's .bin and .pt files are: use the model's safetensors files, or convert it"},
+        {"PK\5\6", 4, "an empty zip archive"},
+        {"\x1f\x8b\x08", 3, "compressed with gzip: decompress it first"},
+        {"\x28\xb5\x2f\xfd", 4, "compressed with zstd: decompress it first"},
+        {"\xfd" "7zXZ", 5, "compressed with xz: decompress it first"},
+        {"BZh", 3, "compressed with bzip2: decompress it first"},
+        {"\x89HDF\r\n\x1a\n", 8, "an HDF5 file, as Keras writes them: use the model's safetensors files"},
+        {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16, "zero bytes, as an unfinished download leaves them: download it again"}};
+    static const char pickle[] = "\x8a\x95}](c"; /* what follows a pickle's version: a frame, or the first value's kind */
+    const unsigned char *text = (const unsigned char *)bytes;
+    size_t i;
+    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (size >= kinds[i].length && memcmp(bytes, kinds[i].magic, kinds[i].length) == 0) return kinds[i].what;
+    if (size > 2 && text[0] == 0x80 && text[1] >= 2 && text[1] <= 5 && text[2] && strchr(pickle, (char)text[2]))
+        return "a Python pickle, as old PyTorch files are: use the model's safetensors files, or convert it";
+    for (i = 0; i < size && (text[i] == ' ' || (text[i] >= '\t' && text[i] <= '\r')); i++) {
+    }
+    return i < size && text[i] == '<' ? "an HTML or XML page, as a server sends in a file's place: download it again" : NULL;
+}
+
 /* ---- time */
 
 static double tsk__time_ms(void) {
@@ -1542,6 +1568,13 @@ static int tsk__json_allocate(tsk_json *document, const char *text, size_t size)
     return 1;
 }
 
+/* A named file that is something else altogether is told by that, not by its first byte. */
+static tsk_status tsk__json_fail_file(const tsk__json_parser *parser) {
+    const char *what = parser->name ? tsk__file_recognise(parser->original, parser->size) : NULL;
+    if (!what) return TSK_ERROR_JSON;
+    return tsk__error_set(parser->error, TSK_ERROR_JSON, parser->name, 0, "'%s' holds no JSON: it is %s", tsk__error_path(parser->name), what);
+}
+
 tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
                           tsk_error *error) {
     tsk__json_parser parser;
@@ -1565,7 +1598,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     status = tsk__json_parse_text(&parser);
     if (status != TSK_OK) {
         tsk_json_free(document);
-        return status;
+        return status == TSK_ERROR_JSON ? tsk__json_fail_file(&parser) : status;
     }
     memcpy(document->values, &document->text, sizeof document->text); /* element 0: see tsk__json_text */
     *out = document;
@@ -2133,29 +2166,60 @@ static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safet
     return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
 }
 
+/* The beginning of a text, to be quoted: as much of its first line as is printable; "" where the bytes are no text. */
+static void tsk__safetensors_first_line(const char *bytes, size_t size, char *line, size_t room) {
+    size_t i, n = 0;
+    int ended = 0;
+    for (i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if ((c < 0x20 && (c < '\t' || c > '\r')) || c == 0x7f || c >= 0xf8) n = 0, i = size;
+        else if (c < 0x20) ended = ended || n;
+        else if (!ended && c < 0x7f && n + 1 < room) line[n++] = (char)c;
+        else ended = 1;
+    }
+    line[n] = 0;
+}
+
+/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason, tsk_error *error) {
+    char head[512], line[48] = "";
+    const char *what;
+    size_t size = file->file.size < sizeof head ? (size_t)file->file.size : sizeof head;
+    tsk_status status = tsk__file_read(&file->file, file->path, 0, head, size, error);
+    if (status != TSK_OK) return status;
+    what = tsk__file_recognise(head, size);
+    if (size >= 8) tsk__safetensors_first_line(head, size, line, sizeof line);
+    if (!size) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is empty");
+    if (what) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s", what);
+    if (line[0])
+        return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s, \"%s\"", line[0] == '{' || line[0] == '[' ? "JSON" : "text", line);
+    return tsk__safetensors_fail(file, offset, error, "%s", reason);
+}
+
 /* The header's text to *text (the caller frees it) and its length to *size. */
 static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
     unsigned char bytes[8];
+    char reason[120];
     uint64_t length = 0;
     tsk_status status;
     int i;
-    if (file->file.size < 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, too few for a header", (unsigned long long)file->file.size);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, too few for a header", (unsigned long long)file->file.size);
+    if (file->file.size < 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     status = tsk__file_read(&file->file, file->path, 0, bytes, sizeof bytes, error);
     if (status != TSK_OK) return status;
     for (i = 7; i >= 0; i--) length = length << 8 | bytes[i];
-    if (length > TSK__SAFETENSORS_MAX_HEADER)
-        return tsk__safetensors_fail(file, 0, error, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
-                                     (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
-    if (length > file->file.size - 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, but its header alone should have %llu: it is cut",
-                                     (unsigned long long)file->file.size, (unsigned long long)length);
+    snprintf(reason, sizeof reason, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)", (unsigned long long)length,
+             TSK__SAFETENSORS_MAX_HEADER);
+    if (length > TSK__SAFETENSORS_MAX_HEADER) return tsk__safetensors_fail_file(file, 0, reason, error);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, but its header alone should have %llu: it is cut", (unsigned long long)file->file.size,
+             (unsigned long long)length);
+    if (length > file->file.size - 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     *size = (size_t)length;
     *text = (char *)tsk__memory_new(file->allocator, (size_t)length, 1);
     if (!*text) return tsk__error_memory(error, "a safetensors header", length);
     status = tsk__file_read(&file->file, file->path, 8, *text, (size_t)length, error);
     if (status == TSK_OK && (length == 0 || (*text)[0] != '{'))
-        status = tsk__safetensors_fail(file, 8, error, "the header does not begin with '{'");
+        status = tsk__safetensors_fail_file(file, 8, "the header does not begin with '{'", error);
     return status;
 }
 
@@ -2220,7 +2284,7 @@ static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
                                             (unsigned long long)begin, (unsigned long long)end);
     if (end > available)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data",
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data: the file is cut",
                                             (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
     if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");
@@ -6009,9 +6073,12 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
     tsk_json_free(config);
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
+            const char *pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json")
+                                      ? "; the weights in its pytorch_model.bin must first be converted to safetensors"
+                                      : "";
             folder->path[folder->dir_length] = 0;
             return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
-                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json", tsk__error_path(folder->path));
+                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json%s", tsk__error_path(folder->path), pickled);
         }
         status = tsk__folder_read_index(folder, error);
     }

@@ -420,10 +420,11 @@ static void test_cut_files(void) {
     if (stat(path, &status) != 0) exit(2);
     for (i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         b.cut = (int)status.st_size - lengths[i];
-        REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", lengths[i] < 8 ? "too few for a header" : "cut", "");
+        REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors",
+               lengths[i] == 0 ? "it is empty" : lengths[i] < 8 ? "too few for a header" : "it is cut", "");
     }
     b.cut = 1;
-    REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "ff_out.weight", "beyond the file");
+    REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "ff_out.weight", "the file is cut");
     b.cut = 0;
     b.add = 3;
     REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "the tensors end at byte", "");
@@ -434,6 +435,87 @@ static void test_cut_files(void) {
     refuse_dir(dir, TSK_ERROR_IO, "", "neither model.safetensors nor model.safetensors.index.json", dir, __LINE__);
     if (mkfifo(path, 0600) != 0) exit(2);
     refuse_dir(dir, TSK_ERROR_IO, "model.safetensors", "FIFO", "", __LINE__);
+}
+
+/* What people have in a model file's place, and what the error says that it is. */
+static const struct { const char *bytes; size_t size; const char *what, *advice; } others[] = {
+#define OTHER(bytes, what, advice) {bytes, sizeof bytes - 1, what, advice}
+    OTHER("version https://git-lfs.github.com/spec/v1\n"
+          "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 13329920\n",
+          "a Git LFS pointer", "git lfs pull"),
+    OTHER("<!DOCTYPE html>\n<html><head><title>Not found</title></head></html>\n", "an HTML or XML page", "download it again"),
+    OTHER("\r\n  <?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "an HTML or XML page", "download it again"),
+    OTHER("PK\3\4\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0pytorch_model/data.pkl", "a zip archive", "safetensors"),
+    OTHER("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "a Python pickle", "safetensors"),
+    OTHER("\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.", "a Python pickle", "safetensors"),
+    OTHER("GGUF\3\0\0\0\x23\1\0\0\0\0\0\0", "a GGUF file", "not supported"),
+    OTHER("\x1f\x8b\x08\0\0\0\0\0\0\3\xab\x56", "gzip", "decompress"),
+    OTHER("\x28\xb5\x2f\xfd\4\0\1\0\0abc", "zstd", "decompress"),
+    OTHER("\xfd" "7zXZ\0\0\4\xe6\xd6", "xz", "decompress"),
+    OTHER("BZh91AY&SY", "bzip2", "decompress"),
+    OTHER("\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
+    OTHER("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "zero bytes", "download it again")
+#undef OTHER
+};
+
+/* A good folder but for `file`, whose bytes are others. */
+static void refuse_other(int n_shards, const char *file, tsk_status status, const char *bytes, size_t size, const char *what,
+                         const char *advice, int line) {
+    char path[700];
+    const char *dir;
+    fresh();
+    if (n_shards > 1) spread_over_shards(n_shards);
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    write_file(path, bytes, size);
+    refuse_dir(dir, status, file, what, advice, line);
+}
+
+static void test_other_files(void) {
+    static const struct { int n_shards; const char *file; tsk_status status; } places[] = {
+        {1, "model.safetensors", TSK_ERROR_SAFETENSORS},
+        {1, "config.json", TSK_ERROR_JSON},
+        {3, "model-00001-of-00003.safetensors", TSK_ERROR_SAFETENSORS},
+        {3, "model.safetensors.index.json", TSK_ERROR_JSON}};
+    static const char page[] = "Entry not found", json[] = "\n{\"error\": \"no such repository\"}", utf8[] = "Zugriff verweigert \xc3\xbc";
+    size_t i, j;
+    for (i = 0; i < sizeof others / sizeof others[0]; i++)
+        for (j = 0; j < sizeof places / sizeof places[0]; j++)
+            refuse_other(places[j].n_shards, places[j].file, places[j].status, others[i].bytes, others[i].size, others[i].what,
+                         others[i].advice, __LINE__);
+#define REFUSE_TEXT(text, what, quote) \
+    refuse_other(1, "model.safetensors", TSK_ERROR_SAFETENSORS, text, sizeof text - 1, what, quote, __LINE__)
+    REFUSE_TEXT(page, "it is text", "\"Entry not found\"");
+    REFUSE_TEXT(json, "it is JSON", "no such repository");
+    REFUSE_TEXT(utf8, "it is text", "\"Zugriff verweigert \"");
+#undef REFUSE_TEXT
+    refuse_other(1, "config.json", TSK_ERROR_JSON, page, sizeof page - 1, "line 1, column 1", "found 'E'", __LINE__);
+}
+
+/* The model's tokenizer is JSON as well. */
+static void test_other_tokenizer(void) {
+    tsk_tokenizer *tokenizer = NULL;
+    tsk_error error;
+    char path[700];
+    const char *dir;
+    memset(&error, 0, sizeof error);
+    fresh();
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    write_file(path, others[0].bytes, others[0].size);
+    CHECK_INT(tsk_tokenizer_load(dir, NULL, &tokenizer, &error), TSK_ERROR_JSON);
+    check_error(&error, TSK_ERROR_JSON, "tokenizer.json", others[0].what, others[0].advice, __LINE__);
+}
+
+static void test_other_weights(void) {
+    char path[700];
+    const char *dir;
+    fresh();
+    b.leave_out = 0;
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/pytorch_model.bin", dir);
+    write_file(path, "PK", 2);
+    refuse_dir(dir, TSK_ERROR_IO, "", "neither model.safetensors nor model.safetensors.index.json", "pytorch_model.bin", __LINE__);
 }
 
 /* Cut to nothing between loading and use; NULL: no file. */
@@ -819,6 +901,9 @@ int main(void) {
     test_folder_names();
     test_tensors();
     test_cut_files();
+    test_other_files();
+    test_other_tokenizer();
+    test_other_weights();
     test_links_and_folders();
     test_cut_after_loading();
     test_index();
