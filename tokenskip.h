@@ -6050,10 +6050,10 @@ struct tsk_folder {
     size_t n_placed;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
-    tsk_folder_tensor *tensors; /* in the model's order */
+    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
     int32_t *tensor_shard;     /* [n_tensors] */
     int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
-    size_t n_tensors;
+    size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
 };
@@ -6163,6 +6163,24 @@ static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_
                           expected);
 }
 
+static size_t tsk__folder_slot(int32_t layer, tsk__part part, int is_bias) {
+    return ((size_t)(layer + 1) * TSK__PART_ALL + (size_t)part) * 2 + (size_t)is_bias;
+}
+
+/* Makes room for the tensors of one more layer, so that a claim of more layers than the files hold costs nothing. */
+static tsk_status tsk__folder_grow(tsk_folder *folder, tsk_error *error) {
+    const tsk_allocator *allocator = folder->host.allocator;
+    size_t more = TSK__PART_ALL * 2, needed = folder->n_tensors + more, i;
+    if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
+        !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
+                             sizeof(int32_t)) ||
+        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, folder->n_lookup + more,
+                             sizeof(int32_t)))
+        return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
+    for (i = 0; i < more; i++) folder->lookup[folder->n_lookup++] = -1;
+    return TSK_OK;
+}
+
 static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
     char name[96];
     uint64_t shape[2];
@@ -6184,7 +6202,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part p
         const char *path = tsk__folder_path(folder, tensor->shard);
         return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
     }
-    folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias] = (int32_t)folder->n_tensors++;
+    folder->lookup[tsk__folder_slot(layer, part, is_bias)] = (int32_t)folder->n_tensors++;
     return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
 }
 
@@ -6273,19 +6291,15 @@ static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *err
 }
 
 static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
-    size_t n_lookup = (size_t)(folder->config.n_layers + 1) * TSK__PART_ALL * 2, i;
-    tsk_status status = TSK_OK;
+    tsk_status status = tsk__folder_grow(folder, error);
     int32_t layer;
     int part, bias;
-    folder->tensors = (tsk_folder_tensor *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensors);
-    folder->tensor_shard = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensor_shard);
-    folder->lookup = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->lookup);
-    if (!folder->tensors || !folder->tensor_shard || !folder->lookup) return tsk__error_memory(error, "the list of tensors", n_lookup * sizeof *folder->tensors);
-    for (i = 0; i < n_lookup; i++) folder->lookup[i] = -1;
-    status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
-    for (layer = 0; layer < folder->config.n_layers; layer++)
+    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
+    for (layer = 0; layer < folder->config.n_layers && status == TSK_OK; layer++) {
+        status = tsk__folder_grow(folder, error);
         for (part = 0; part < (int)TSK__PART_COUNT; part++)
             for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
+    }
     if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
     for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
     return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
@@ -6293,7 +6307,7 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
 
 /* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
 static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
-    int32_t i = folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias];
+    int32_t i = folder->lookup[tsk__folder_slot(layer, part, is_bias)];
     if (i < 0) return NULL;
     *file = folder->shards[folder->tensor_shard[i]].file;
     return folder->tensors[i].info;
@@ -6502,6 +6516,12 @@ int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t
    same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
+
+/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
+   4000 is visible. */
+static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
+    return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
+}
 
 /* How the head turns a row's logits into a prediction (see >>schedule for the meaning). */
 typedef struct tsk__draw {
@@ -6763,7 +6783,7 @@ typedef struct tsk__cpu_model {
     tsk__matrix embedding, head;
     const float *final_norm;           /* [d_model] */
     tsk__cpu_layer *layers;            /* [n_layers] */
-    float *rope_cos, *rope_sin;        /* [max_sequence_length, head_dim/2] */
+    float *rope_frequencies;           /* [head_dim / 2] */
 } tsk__cpu_model;
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
@@ -7216,6 +7236,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
+    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
+    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -7233,13 +7255,17 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     size_t used = 0;
+    int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
+    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
+    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
     return used;
 }
 
@@ -7558,17 +7584,14 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* Frequencies and angles are rounded to f32 as PyTorch's are, which at position 4000 is visible; their sines are not. */
-static void tsk__cpu_rope_fill(const tsk_model_config *config, float *cosines, float *sines) {
-    const int32_t half = config->head_dim / 2;
-    int32_t position, i;
+/* turns[head_dim] of a position. */
+static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+    const int32_t half = model->config->head_dim / 2;
+    int32_t i;
     for (i = 0; i < half; i++) {
-        const float frequency = (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
-        for (position = 0; position < config->max_sequence_length; position++) {
-            const float angle = (float)position * frequency;
-            cosines[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);
-            sines[(size_t)position * (size_t)half + (size_t)i] = (float)sin((double)angle);
-        }
+        const float angle = (float)position * model->rope_frequencies[i];
+        turns[i] = (float)cos((double)angle);
+        turns[half + i] = (float)sin((double)angle);
     }
 }
 
@@ -7594,7 +7617,17 @@ typedef struct tsk__cpu_rope {
     float *q;                      /* [n, n_heads * head_dim], turned in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+    int32_t *turned;               /* as in tsk__cpu_scratch */
+    float *turns;
 } tsk__cpu_rope;
+
+/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
+static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
+    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
+    c->turned[i] = c->rows->positions[i];
+    return turns;
+}
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
     const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
@@ -7604,7 +7637,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = c->model->rope_cos + position * half, *sines = c->model->rope_sin + position * half;
+        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -7648,6 +7681,8 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.k = scratch->k;
     rope.v = scratch->v;
     rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    rope.turned = scratch->turned;
+    rope.turns = scratch->turns;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 
@@ -8857,7 +8892,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     tsk__cuda_layout(b, b->arena);
     frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
     if (!frequencies) return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof *frequencies);
-    for (i = 0; i < half; i++) frequencies[i] = (float)(1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim));
+    for (i = 0; i < half; i++) frequencies[i] = tsk__rope_frequency(c, i);
     /* gate_up's padding, and whatever else no tensor fills, must be zeros */
     result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
     if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
@@ -10687,7 +10722,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     tsk_model *model = l->model;
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
-    size_t table = (size_t)c->max_sequence_length * (size_t)(c->head_dim / 2);
+    int32_t i, half = c->head_dim / 2;
     tsk_status status;
     if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
     model->backend = &backend->base;
@@ -10698,11 +10733,11 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     backend->model.config = c;
     backend->model.kernels = tsk__cpu_kernels_select();
     backend->model.layers = (tsk__cpu_layer *)tsk__model_allocate(model, (size_t)c->n_layers, sizeof *backend->model.layers);
-    backend->model.rope_cos = (float *)tsk__model_allocate(model, table, sizeof(float));
-    backend->model.rope_sin = (float *)tsk__model_allocate(model, table, sizeof(float));
-    if (!backend->model.layers || !backend->model.rope_cos || !backend->model.rope_sin) return tsk__error_memory(error, "rotary tables", table * 2 * sizeof(float));
+    backend->model.rope_frequencies = (float *)tsk__model_allocate(model, (size_t)half, sizeof(float));
+    if (!backend->model.layers || !backend->model.rope_frequencies)
+        return tsk__error_memory(error, "the list of layers", (uint64_t)c->n_layers * sizeof *backend->model.layers);
     memset(backend->model.layers, 0, (size_t)c->n_layers * sizeof *backend->model.layers);
-    tsk__cpu_rope_fill(c, backend->model.rope_cos, backend->model.rope_sin);
+    for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     backend->model.pool = model->pool;

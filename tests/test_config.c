@@ -1039,6 +1039,80 @@ static void check_golden_reading(const char *name) {
     free(logits[1]);
 }
 
+/* ---- memory follows what is used, not what the configuration claims */
+
+/* All bytes ever asked for, and those of the largest block. */
+typedef struct counted { size_t total, largest; } counted;
+
+static void count_bytes(counted *c, size_t size) {
+    c->total += size;
+    if (size > c->largest) c->largest = size;
+}
+static void *counted_allocate(void *user, size_t size) {
+    count_bytes((counted *)user, size);
+    return malloc(size);
+}
+static void *counted_reallocate(void *user, void *block, size_t old_size, size_t new_size) {
+    (void)old_size;
+    count_bytes((counted *)user, new_size);
+    return realloc(block, new_size);
+}
+static void counted_release(void *user, void *block) {
+    (void)user;
+    free(block);
+}
+
+/* What loading the folder, a forward pass over n_ids tokens and a generation as short ask for. */
+static counted count_use(const char *dir, float *logits) {
+    static const int32_t ids[n_ids] = {1, 5, 39, 7, 39, 22, 0, 38, 9};
+    counted c = {0, 0};
+    tsk_allocator allocator = {counted_allocate, counted_reallocate, counted_release, &c};
+    tsk_model_options options = tsk_model_options_default();
+    tsk_generate_options small = tsk_generate_options_default();
+    tsk_model *model = NULL;
+    tsk_session *session = NULL;
+    tsk_result result;
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 1;
+    options.host.allocator = &allocator;
+    small.gen_length = small.block_length = 8;
+    CHECK_INT(tsk_model_load(dir, &options, &model, NULL), TSK_OK);
+    CHECK_INT(tsk_session_create(model, &small, &session, NULL), TSK_OK);
+    CHECK_INT(tsk_session_logits(session, ids, n_ids, 0, n_ids, logits, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(session, ids, n_ids, NULL, &result, NULL), TSK_OK);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    return c;
+}
+
+static void test_claimed_length(void) {
+    static float real[n_ids * vocabulary], claimed[n_ids * vocabulary];
+    counted little, much;
+    fresh();
+    little = count_use(write_folder(), real);
+    set("max_sequence_length", "16777216");
+    much = count_use(write_folder(), claimed);
+    CHECK(memcmp(real, claimed, sizeof real) == 0);
+    CHECK_INT(much.largest, little.largest);
+    CHECK(much.total < little.total + 1000); /* (the text is longer) */
+}
+
+/* The lists of a folder that claims 4,096 layers end with those that it has. */
+static void test_claimed_layers(void) {
+    counted c = {0, 0};
+    tsk_allocator allocator = {counted_allocate, counted_reallocate, counted_release, &c};
+    tsk_host host = {&allocator, NULL, 0};
+    tsk_folder *folder = NULL;
+    fresh();
+    CHECK_INT(tsk_folder_open(write_folder(), &host, &folder, NULL), TSK_OK);
+    tsk_folder_close(folder);
+    CHECK(c.total > 0 && c.total < 100000);
+    c.total = c.largest = 0;
+    set("n_layers", "4096");
+    CHECK_INT(tsk_folder_open(write_folder(), &host, &folder, NULL), TSK_ERROR_TENSOR);
+    CHECK(c.total > 0 && c.total < 100000);
+}
+
 /* ---- LLaDA-8B-Instruct's own config and index, over files with nothing in them */
 
 static void check_big_folder(const char *dir, const tsk_json_value *map) {
@@ -1137,6 +1211,8 @@ int main(void) {
     test_index_strangers();
     test_storage();
     test_variants();
+    test_claimed_length();
+    test_claimed_layers();
     test_llada_8b();
     test_options();
     return test_end("test_config");
