@@ -6325,7 +6325,7 @@ static tsk_status tsk__folder_configure(tsk_folder *folder, const char *name, ts
     return status;
 }
 
-static tsk_status tsk__folder_config(tsk_folder *folder, tsk_error *error) {
+static tsk_status tsk__folder_read_config(tsk_folder *folder, tsk_error *error) {
     tsk_status status = tsk__folder_configure(folder, "config.json", tsk__config_parse, error);
     const char *path;
     if (status == TSK_OK && tsk__folder_has(folder, "generation_config.json"))
@@ -6339,7 +6339,7 @@ static tsk_status tsk__folder_config(tsk_folder *folder, tsk_error *error) {
 }
 
 static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
-    tsk_status status = tsk__folder_config(folder, error), quantised;
+    tsk_status status = tsk__folder_read_config(folder, error), quantised;
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
             int pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
@@ -11619,8 +11619,9 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
 
 static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
 
-static int tsk__request_ends(const tsk__request *r, int32_t id) { return tsk_config_is_eos(r->config, id) ||
-                                                                 id == r->options.end_of_turn_id; }
+static int tsk__request_ends(const tsk__request *r, int32_t id) {
+    return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
+}
 
 /* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
 static int tsk__request_hit_end(const tsk__request *r) {
