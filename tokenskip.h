@@ -304,8 +304,8 @@ TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *len
 TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
 /* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
 TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
-/* These return 1 and fill `out` when the value is of that kind (integers: written without fraction or exponent, and in
-   range), else 0. */
+/* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
+   written: 32.0 and 3.2e1 are 32), else 0. */
 TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
 TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
@@ -438,20 +438,25 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
 
+#define TSK_MAX_EOS_TOKENS 16
+
 typedef struct tsk_model_config {
     int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
     int32_t vocab_size;            /* as config.json has it */
     int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
     int32_t max_sequence_length;
     int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
+    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
+                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
+    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
     float rope_theta, rms_norm_eps;
     int weight_tying;              /* 1: the head is the embedding table */
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
 } tsk_model_config;
 
-/* A model folder, opened and checked without reading any weights: config.json, the safetensors headers, every tensor's
-   presence, type and shape. */
+/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
+   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
 typedef struct tsk_folder tsk_folder;
 
 typedef struct tsk_folder_tensor {
@@ -462,6 +467,8 @@ typedef struct tsk_folder_tensor {
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
 TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* 1: one of the configuration's end-of-sequence ids. */
+TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
 
@@ -526,7 +533,7 @@ typedef struct tsk_generate_options {
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
     uint64_t seed;               /* 0               of every random draw */
     int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a second token that ends it; auto: the chat template's; -2: none */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
     int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
                                                     max(2, n_layers/4) with cache DUAL, else 0 */
     float skip_threshold;        /* 0.95            stable: mean cosine above this … */
@@ -1088,6 +1095,35 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
     return status;
 }
 
+/* What a file with these first bytes is, where it is something that people often have in a model file's place: a text
+   that follows "it is" and says what to do. NULL: none of those. */
+static const char *tsk__file_recognise(const void *bytes, size_t size) {
+    static const struct { const char *magic; size_t length; const char *what; } kinds[] = {
+        {"version https://git-lfs.github.com/spec/", 40,
+         "a Git LFS pointer in the file's place: run `git lfs pull` in its folder"},
+        {"GGUF", 4, "a GGUF file, which is not supported: use the safetensors folder that it was made from"},
+        {"PK\3\4", 4,
+         "a zip archive, as PyTorch's .bin and .pt files are: use the model's safetensors files, or convert it"},
+        {"PK\5\6", 4, "an empty zip archive"},
+        {"\x1f\x8b\x08", 3, "compressed with gzip: decompress it first"},
+        {"\x28\xb5\x2f\xfd", 4, "compressed with zstd: decompress it first"},
+        {"\xfd" "7zXZ", 5, "compressed with xz: decompress it first"},
+        {"BZh", 3, "compressed with bzip2: decompress it first"},
+        {"\x89HDF\r\n\x1a\n", 8, "an HDF5 file, as Keras writes them: use the model's safetensors files"},
+        {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16, "zero bytes, as an unfinished download leaves them: download it again"}};
+    static const char pickle[] = "\x8a\x95}](c"; /* what follows a pickle's version: a frame, or a value's kind */
+    const unsigned char *text = (const unsigned char *)bytes;
+    size_t i;
+    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (size >= kinds[i].length && memcmp(bytes, kinds[i].magic, kinds[i].length) == 0) return kinds[i].what;
+    if (size > 2 && text[0] == 0x80 && text[1] >= 2 && text[1] <= 5 && text[2] && strchr(pickle, (char)text[2]))
+        return "a Python pickle, as old PyTorch files are: use the model's safetensors files, or convert it";
+    for (i = 0; i < size && (text[i] == ' ' || (text[i] >= '\t' && text[i] <= '\r')); i++) {
+    }
+    if (i == size || text[i] != '<') return NULL;
+    return "an HTML or XML page, as a server sends in a file's place: download it again";
+}
+
 /* ---- time */
 
 static double tsk__time_ms(void) {
@@ -1590,6 +1626,14 @@ static int tsk__json_allocate(tsk_json *document, const char *text, size_t size)
     return 1;
 }
 
+/* A named file that is something else altogether is told by that, not by its first byte. */
+static tsk_status tsk__json_fail_file(const tsk__json_parser *parser) {
+    const char *what = parser->name ? tsk__file_recognise(parser->original, parser->size) : NULL;
+    if (!what) return TSK_ERROR_JSON;
+    return tsk__error_set(parser->error, TSK_ERROR_JSON, parser->name, 0, "'%s' holds no JSON: it is %s",
+                          tsk__error_path(parser->name), what);
+}
+
 tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
                           tsk_error *error) {
     tsk__json_parser parser;
@@ -1614,7 +1658,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     status = tsk__json_parse_text(&parser);
     if (status != TSK_OK) {
         tsk_json_free(document);
-        return status;
+        return status == TSK_ERROR_JSON ? tsk__json_fail_file(&parser) : status;
     }
     memcpy(document->values, &document->text, sizeof document->text); /* element 0: see tsk__json_text */
     *out = document;
@@ -1689,18 +1733,54 @@ int tsk_json_bool(const tsk_json_value *value, int *out) {
     return 1;
 }
 
-/* The magnitude of a number written as an integer that fits 64 bits. */
+/* ---- integers */
+
+/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
+typedef struct tsk__json_decimal {
+    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
+    int64_t count;
+    int64_t exponent;
+} tsk__json_decimal;
+
+static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
+    const char *end = text + length;
+    int64_t written = 0, after_point = 0;
+    int point = 0, negative;
+    memset(decimal, 0, sizeof *decimal);
+    for (; text < end && *text != 'e' && *text != 'E'; text++) {
+        if (*text == '.') point = 1;
+        if (!tsk__json_is_digit(*text)) continue;
+        after_point += point;
+        if (*text != '0' && !decimal->first) decimal->first = text;
+        if (decimal->first) decimal->count++;
+    }
+    if (text < end) text++;
+    negative = text < end && *text == '-';
+    for (; text < end; text++)
+        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
+    decimal->exponent = (negative ? -written : written) - after_point;
+}
+
+/* The magnitude of a whole number that fits 64 bits, however it is written: 32, 32.0, 3.2e1. */
 static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint64_t *out) {
-    const char *digits;
+    tsk__json_decimal decimal;
+    const char *text, *next;
     uint64_t result = 0;
-    uint32_t i = 0;
+    int64_t i, whole;
     if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
-    digits = tsk__json_text(value) + value->start;
-    *is_negative = digits[0] == '-';
-    for (i = *is_negative ? 1 : 0; i < value->length; i++) {
-        unsigned digit = (unsigned)(digits[i] - '0');
-        if (!tsk__json_is_digit(digits[i]) || result > (UINT64_MAX - digit) / 10) return 0;
-        result = result * 10 + digit;
+    text = tsk__json_text(value) + value->start;
+    *is_negative = text[0] == '-';
+    tsk__json_decimal_scan(&decimal, text, value->length);
+    whole = decimal.first ? decimal.count + decimal.exponent : 0; /* digits before the point */
+    if (whole > 20) return 0;
+    for (i = 0, next = decimal.first; i < decimal.count || i < whole; i++) {
+        unsigned digit = 0;
+        if (i < decimal.count) {
+            if (*next == '.') next++;
+            digit = (unsigned)(*next++ - '0');
+        }
+        if (i >= whole ? digit != 0 : result > (UINT64_MAX - digit) / 10) return 0;
+        if (i < whole) result = result * 10 + digit;
     }
     *out = result;
     return 1;
@@ -1839,32 +1919,6 @@ static uint64_t tsk__json_divide(tsk__json_big *digits, int exponent) {
         tsk__json_big_shift_left(digits, 1);
     }
     return tsk__json_round(quotient, digits->n != 0, lead - 55);
-}
-
-/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
-typedef struct tsk__json_decimal {
-    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
-    int64_t count;
-    int64_t exponent;
-} tsk__json_decimal;
-
-static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
-    const char *end = text + length;
-    int64_t written = 0, after_point = 0;
-    int point = 0, negative;
-    memset(decimal, 0, sizeof *decimal);
-    for (; text < end && *text != 'e' && *text != 'E'; text++) {
-        if (*text == '.') point = 1;
-        if (!tsk__json_is_digit(*text)) continue;
-        after_point += point;
-        if (*text != '0' && !decimal->first) decimal->first = text;
-        if (decimal->first) decimal->count++;
-    }
-    if (text < end) text++;
-    negative = text < end && *text == '-';
-    for (; text < end; text++)
-        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
-    decimal->exponent = (negative ? -written : written) - after_point;
 }
 
 #define TSK__JSON_DIGITS 800 /* no tie between two doubles has more than 768 digits */
@@ -2170,29 +2224,63 @@ static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safet
     return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
 }
 
+/* The beginning of a text, to be quoted: as much of its first line as is printable; "" where the bytes are no text. */
+static void tsk__safetensors_first_line(const char *bytes, size_t size, char *line, size_t room) {
+    size_t i, n = 0;
+    int ended = 0;
+    for (i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if ((c < 0x20 && (c < '\t' || c > '\r')) || c == 0x7f || c >= 0xf8) n = 0, i = size;
+        else if (c < 0x20) ended = ended || n;
+        else if (!ended && c < 0x7f && n + 1 < room) line[n++] = (char)c;
+        else ended = 1;
+    }
+    line[n] = 0;
+}
+
+/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason,
+                                             tsk_error *error) {
+    char head[512], line[48] = "";
+    const char *what;
+    size_t size = file->file.size < sizeof head ? (size_t)file->file.size : sizeof head;
+    tsk_status status = tsk__file_read(&file->file, file->path, 0, head, size, error);
+    if (status != TSK_OK) return status;
+    what = tsk__file_recognise(head, size);
+    if (size >= 8) tsk__safetensors_first_line(head, size, line, sizeof line);
+    if (!size) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is empty");
+    if (what) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s", what);
+    if (line[0])
+        return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s, \"%s\"",
+                                     line[0] == '{' || line[0] == '[' ? "JSON" : "text", line);
+    return tsk__safetensors_fail(file, offset, error, "%s", reason);
+}
+
 /* The header's text to *text (the caller frees it) and its length to *size. */
 static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
     unsigned char bytes[8];
+    char reason[120];
     uint64_t length = 0;
     tsk_status status;
     int i;
-    if (file->file.size < 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, too few for a header", (unsigned long long)file->file.size);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, too few for a header",
+             (unsigned long long)file->file.size);
+    if (file->file.size < 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     status = tsk__file_read(&file->file, file->path, 0, bytes, sizeof bytes, error);
     if (status != TSK_OK) return status;
     for (i = 7; i >= 0; i--) length = length << 8 | bytes[i];
-    if (length > TSK__SAFETENSORS_MAX_HEADER)
-        return tsk__safetensors_fail(file, 0, error, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
-                                     (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
-    if (length > file->file.size - 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, but its header alone should have %llu: it is cut",
-                                     (unsigned long long)file->file.size, (unsigned long long)length);
+    snprintf(reason, sizeof reason, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
+             (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
+    if (length > TSK__SAFETENSORS_MAX_HEADER) return tsk__safetensors_fail_file(file, 0, reason, error);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, but its header alone should have %llu: it is cut",
+             (unsigned long long)file->file.size, (unsigned long long)length);
+    if (length > file->file.size - 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     *size = (size_t)length;
     *text = (char *)tsk__memory_new(file->allocator, (size_t)length, 1);
     if (!*text) return tsk__error_memory(error, "a safetensors header", length);
     status = tsk__file_read(&file->file, file->path, 8, *text, (size_t)length, error);
     if (status == TSK_OK && (length == 0 || (*text)[0] != '{'))
-        status = tsk__safetensors_fail(file, 8, error, "the header does not begin with '{'");
+        status = tsk__safetensors_fail_file(file, 8, "the header does not begin with '{'", error);
     return status;
 }
 
@@ -2257,7 +2345,9 @@ static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
                                             (unsigned long long)begin, (unsigned long long)end);
     if (end > available)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data",
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data: "
+                                            "the file is cut",
                                             (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
     if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");
@@ -5619,6 +5709,7 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
    and no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
+#define TSK__CONFIG_MAX_LENGTH (1 << 24) /* an f32, of which angles are made, holds no odd position beyond it */
 
 typedef struct tsk__config_reader {
     const tsk_json_value *root;
@@ -5638,18 +5729,23 @@ static int tsk__config_absent(const tsk_json_value *value) {
     return type == TSK_JSON_NONE || type == TSK_JSON_NULL;
 }
 
+/* The integer in [low, high] that `value` must be. */
+static int32_t tsk__config_integer(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                                   int64_t low, int64_t high) {
+    int64_t number = low;
+    char expected[80];
+    if (reader->status != TSK_OK) return (int32_t)low;
+    if (tsk_json_int64(value, &number) && number >= low && number <= high) return (int32_t)number;
+    snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
+    tsk__config_fail(reader, value, key, expected);
+    return (int32_t)low;
+}
+
 /* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
 static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    int64_t number = fallback;
-    char expected[80];
-    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback >= low)) return (int32_t)fallback;
-    if (!tsk_json_int64(value, &number) || number < low || number > high) {
-        snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
-        tsk__config_fail(reader, value, key, expected);
-        return (int32_t)low;
-    }
-    return (int32_t)number;
+    if (tsk__config_absent(value) && fallback >= low) return (int32_t)fallback;
+    return tsk__config_integer(reader, value, key, low, high);
 }
 
 static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
@@ -5660,55 +5756,152 @@ static float tsk__config_positive(tsk__config_reader *reader, const char *key, d
     return (float)number;
 }
 
+/* `fallback` where the key is absent; null is false, as it is to LLaDA's code. */
 static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    int truth = fallback;
-    if (reader->status != TSK_OK || tsk__config_absent(value)) return fallback;
-    if (!tsk_json_bool(value, &truth)) tsk__config_fail(reader, value, key, "true or false");
+    int truth = 0;
+    if (reader->status != TSK_OK || !value) return fallback;
+    if (tsk_json_type_of(value) != TSK_JSON_NULL && !tsk_json_bool(value, &truth))
+        tsk__config_fail(reader, value, key, "true or false");
     return truth;
 }
 
-/* A model that asks for something else than `supported` would compute something else: it is refused, not approximated. */
-static void tsk__config_only_text(tsk__config_reader *reader, const char *key, const char *supported, int required) {
+/* "'path': "key" …". A model that asks for something that the backends do not compute is refused, not approximated. */
+static void TSK__PRINTF(4, 5) tsk__config_refuse(tsk__config_reader *reader, const tsk_json_value *value,
+                                                 const char *key, const char *format, ...) {
+    char message[240];
+    va_list arguments;
+    if (reader->status != TSK_OK) return;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path,
+                                    value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                    "'%s': \"%s\"%s", tsk__error_path(reader->path), key, message);
+}
+
+/* ---- what decides which network it is
+   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
+   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
+   no LLaDA model: they must be written. */
+
+static void tsk__config_check_text(tsk__config_reader *reader, const char *key, const char *supported,
+                                   const char *fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     const char *text = tsk_json_string(value, NULL);
-    if (reader->status != TSK_OK || (tsk__config_absent(value) && !required)) return;
-    if (!text || strcmp(text, supported) != 0)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
-                                        "'%s': \"%s\" is %s%.60s%s; only \"%s\" is supported", tsk__error_path(reader->path), key, text ? "\"" : "",
-                                        text ? text : "not given as text", text ? "\"" : "", supported);
+    if (text && strcmp(text, supported) == 0) return;
+    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only \"%s\" is supported", text, supported);
+    else if (value)
+        tsk__config_refuse(reader, value, key, " is not given as text; only \"%s\" is supported", supported);
+    else if (!fallback) tsk__config_refuse(reader, value, key, " is missing; only \"%s\" is supported", supported);
+    else
+        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is \"%s\"; only \"%s\" is supported",
+                           fallback, supported);
 }
 
-static void tsk__config_only_bool(tsk__config_reader *reader, const char *key, int supported) {
-    if (tsk__config_bool(reader, key, supported) != supported && reader->status == TSK_OK)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, key)),
-                                        "'%s': \"%s\": %s is not supported", tsk__error_path(reader->path), key, supported ? "false" : "true");
+static void tsk__config_check_switch(tsk__config_reader *reader, const char *key, int supported, int fallback) {
+    static const char *const names[] = {"false", "true"};
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    if (tsk__config_bool(reader, key, fallback) == supported) return;
+    if (value) tsk__config_refuse(reader, value, key, ": %s is not supported", names[!supported]);
+    else
+        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is %s; only %s is supported",
+                           names[!supported], names[supported]);
 }
 
+static void tsk__config_check_architectures(tsk__config_reader *reader) {
+    const tsk_json_value *value = tsk_json_get(reader->root, "architectures"), *element;
+    if (tsk__config_absent(value) || reader->status != TSK_OK) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, "architectures", "a list of names");
+    for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
+        const char *name = tsk_json_string(element, NULL);
+        if (!name) tsk__config_fail(reader, element, "architectures", "a list of names");
+        else if (strcmp(name, "LLaDAModelLM") != 0)
+            tsk__config_refuse(reader, element, "architectures",
+                               " names \"%.60s\"; only \"LLaDAModelLM\" is supported", name);
+    }
+}
+
+/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+static void tsk__config_check_rope(tsk__config_reader *reader, const char *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key), *theta = tsk_json_get(value, "rope_theta");
+    const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
+    const char *name = tsk_json_string(type, NULL);
+    double own = 10000.0, number = 0;
+    if (tsk__config_absent(value) || reader->status != TSK_OK) return;
+    if (!name || strcmp(name, "default") != 0) {
+        tsk__config_refuse(reader, value, key, ": rotary positions of the type \"%.60s\" are not supported",
+                           name ? name : "unknown");
+        return;
+    }
+    tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
+    if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
+        tsk__config_refuse(reader, theta, key, " has a rope_theta of its own, other than the configuration's");
+}
+
+#define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
+
+static void tsk__config_check_quantisation(tsk__config_reader *reader, const char *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
+    if (tsk__config_absent(value)) return;
+    tsk__config_refuse(reader, value, key, ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
+                       method ? method : "no method named");
+}
+
+/* The norms' biases follow include_bias where nothing else is said. */
+static void tsk__config_check_norm_bias(tsk__config_reader *reader) {
+    const char *key = "bias_for_layer_norm";
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    if (!tsk__config_absent(value)) tsk__config_check_switch(reader, key, 0, 0);
+    else if (tsk__config_bool(reader, "include_bias", 0))
+        tsk__config_refuse(reader, value, key, " is %s, which LLaDA takes as \"include_bias\": true; only false is supported",
+                           value ? "null" : "missing");
+}
+
+static void tsk__config_check_group(tsk__config_reader *reader) {
+    int32_t size = tsk__config_int(reader, "block_group_size", 1, INT32_MAX, 1);
+    if (size != 1)
+        tsk__config_refuse(reader, tsk_json_get(reader->root, "block_group_size"), "block_group_size",
+                           " is %d; only 1 is supported", (int)size);
+}
+
+/* Whatever changes the network. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
+   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   attention_layer_norm_with_affine). */
 static void tsk__config_check_architecture(tsk__config_reader *reader) {
-    static const char *const off[] = {"alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm"};
+    static const struct { const char *key, *supported, *fallback; } texts[] = {
+        {"model_type", "llada", NULL}, {"block_type", "llama", "sequential"}, {"layer_norm_type", "rms", "default"},
+        {"activation_type", "silu", "swiglu"}};
+    static const struct { const char *key; int supported, fallback; } switches[] = {
+        {"rope", 1, 0}, {"layer_norm_with_affine", 1, 1}, {"alibi", 0, 0}, {"attention_layer_norm", 0, 0},
+        {"input_emb_norm", 0, 0}, {"scale_logits", 0, 0}};
     size_t i;
-    tsk__config_only_text(reader, "model_type", "llada", 1);
-    tsk__config_only_text(reader, "block_type", "llama", 0);
-    tsk__config_only_text(reader, "layer_norm_type", "rms", 0);
-    tsk__config_only_text(reader, "activation_type", "silu", 0);
-    tsk__config_only_bool(reader, "rope", 1);
-    tsk__config_only_bool(reader, "layer_norm_with_affine", 1);
-    for (i = 0; i < sizeof off / sizeof off[0]; i++) tsk__config_only_bool(reader, off[i], 0);
-    if (reader->status == TSK_OK && !tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, "clip_qkv")),
-                                        "'%s': \"clip_qkv\" is not supported", tsk__error_path(reader->path));
+    tsk__config_check_text(reader, texts[0].key, texts[0].supported, texts[0].fallback);
+    tsk__config_check_architectures(reader);
+    tsk__config_check_quantisation(reader, "quantization_config");
+    tsk__config_check_quantisation(reader, "compression_config");
+    for (i = 1; i < sizeof texts / sizeof texts[0]; i++)
+        tsk__config_check_text(reader, texts[i].key, texts[i].supported, texts[i].fallback);
+    for (i = 0; i < sizeof switches / sizeof switches[0]; i++)
+        tsk__config_check_switch(reader, switches[i].key, switches[i].supported, switches[i].fallback);
+    tsk__config_check_norm_bias(reader);
+    tsk__config_check_group(reader);
+    tsk__config_check_rope(reader, "rope_scaling");
+    tsk__config_check_rope(reader, "rope_parameters");
+    if (!tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
+        tsk__config_refuse(reader, tsk_json_get(reader->root, "clip_qkv"), "clip_qkv", " is not supported");
 }
 
 /* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
-static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char *where, tsk_error *error) {
 #define TSK__CONFIG_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
                             c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
     TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= 1 << 22 && c->n_heads <= 1 << 12,
+                            c->max_sequence_length <= TSK__CONFIG_MAX_LENGTH && c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
     TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
@@ -5719,12 +5912,69 @@ static tsk_status tsk__config_check(const tsk_model_config *c, const char *where
                         (int)c->vocab_size);
     TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
                         tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->eos_token_id >= 0 && c->eos_token_id < c->embedding_size, "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
-                        (int)c->eos_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->mask_token_id != c->eos_token_id, "'%s': mask_token_id and eos_token_id are both %d", tsk__error_path(where), (int)c->mask_token_id);
     TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
-#undef TSK__CONFIG_REQUIRE
     return TSK_OK;
+}
+
+static tsk_status tsk__config_check_eos(const tsk_model_config *c, const char *where, tsk_error *error) {
+    int32_t i;
+    TSK__CONFIG_REQUIRE(c->n_eos_token_ids >= 0 && c->n_eos_token_ids <= TSK_MAX_EOS_TOKENS,
+                        "'%s': n_eos_token_ids %d is not from 0 to %d",
+                        tsk__error_path(where), (int)c->n_eos_token_ids, TSK_MAX_EOS_TOKENS);
+    for (i = -1; i < c->n_eos_token_ids; i++) {
+        int32_t id = i < 0 ? c->eos_token_id : c->eos_token_ids[i];
+        TSK__CONFIG_REQUIRE(id >= 0 && id < c->embedding_size,
+                            "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                            (int)id, (int)c->embedding_size);
+        TSK__CONFIG_REQUIRE(id != c->mask_token_id, "'%s': mask_token_id and eos_token_id are both %d",
+                            tsk__error_path(where), (int)id);
+    }
+    return TSK_OK;
+}
+#undef TSK__CONFIG_REQUIRE
+
+static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+    tsk_status status = tsk__config_check_sizes(c, where, error);
+    return status == TSK_OK ? tsk__config_check_eos(c, where, error) : status;
+}
+
+int tsk_config_is_eos(const tsk_model_config *config, int32_t id) {
+    int32_t i;
+    for (i = 0; i < config->n_eos_token_ids; i++)
+        if (config->eos_token_ids[i] == id) return 1;
+    return id == config->eos_token_id;
+}
+
+static void tsk__config_add_eos(tsk__config_reader *reader, const tsk_json_value *value, tsk_model_config *c) {
+    int32_t id = tsk__config_integer(reader, value, "eos_token_id", 0, INT32_MAX);
+    if (reader->status != TSK_OK || tsk_config_is_eos(c, id)) return;
+    if (c->n_eos_token_ids == TSK_MAX_EOS_TOKENS)
+        tsk__config_refuse(reader, value, "eos_token_id", ": more than %d tokens that end a text are not supported",
+                           TSK_MAX_EOS_TOKENS);
+    else c->eos_token_ids[c->n_eos_token_ids++] = id;
+    c->eos_token_id = c->eos_token_ids[0];
+}
+
+/* Adds the end-of-sequence ids of config.json or generation_config.json, one or a list, that are not there yet. */
+static void tsk__config_read_eos(tsk__config_reader *reader, tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, "eos_token_id"), *element;
+    if (tsk__config_absent(value)) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_add_eos(reader, value, c);
+    for (element = tsk_json_first(value); element; element = tsk_json_next(element))
+        tsk__config_add_eos(reader, element, c);
+}
+
+/* multi_query_attention is the older way to say how many there are: 1 or n_heads. */
+static int32_t tsk__config_kv_heads(tsk__config_reader *reader, int32_t n_heads) {
+    const tsk_json_value *multi_query = tsk_json_get(reader->root, "multi_query_attention");
+    int is_single = tsk__config_bool(reader, "multi_query_attention", 0);
+    int32_t older = is_single ? 1 : n_heads, n = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, older);
+    if (reader->status == TSK_OK && !tsk__config_absent(multi_query) && n != older)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, tsk_json_offset(multi_query),
+                                        "'%s': \"multi_query_attention\" %s means n_kv_heads %d, but that is %d",
+                                        tsk__error_path(reader->path),
+                                        is_single ? "true" : "false", (int)older, (int)n);
+    return n;
 }
 
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
@@ -5734,14 +5984,17 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
     c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
     c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
-    c->n_kv_heads = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, tsk__config_bool(reader, "multi_query_attention", 0) ? 1 : c->n_heads);
+    c->n_kv_heads = tsk__config_kv_heads(reader, c->n_heads);
     c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
     c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
     c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
-    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24, c->vocab_size);
-    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, 1 << 22, -1);
+    /* null is the vocabulary's size; left out it would be 50304 */
+    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24,
+                                        tsk_json_get(reader->root, "embedding_size") ? c->vocab_size : -1);
+    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, TSK__CONFIG_MAX_LENGTH, -1);
     c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
-    c->eos_token_id = tsk__config_int(reader, "eos_token_id", 0, INT32_MAX, -1);
+    c->eos_token_id = -1;
+    tsk__config_read_eos(reader, c);
     c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
     c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
     c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
@@ -5751,16 +6004,34 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
 }
 
+static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *document, const char *path,
+                                   tsk_error *error) {
+    reader->root = tsk_json_root(document);
+    reader->path = path;
+    reader->error = error;
+    reader->status = TSK_OK;
+    if (tsk_json_type_of(reader->root) == TSK_JSON_OBJECT) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+}
+
+/* config.json. It may leave the end-of-sequence id to generation_config.json: then that is -1. */
 static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
     tsk__config_reader reader;
-    reader.root = tsk_json_root(document);
-    reader.path = path;
-    reader.error = error;
-    reader.status = TSK_OK;
-    if (tsk_json_type_of(reader.root) != TSK_JSON_OBJECT)
-        return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+    tsk_status status = tsk__config_open(&reader, document, path, error);
+    if (status != TSK_OK) return status;
     tsk__config_read(&reader, out);
-    return reader.status == TSK_OK ? tsk__config_check(out, path, error) : reader.status;
+    if (reader.status == TSK_OK) reader.status = tsk__config_check_sizes(out, path, error);
+    return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
+}
+
+/* generation_config.json, of which only the end-of-sequence ids count. */
+static tsk_status tsk__config_parse_generation(const tsk_json *document, const char *path, tsk_model_config *out,
+                                               tsk_error *error) {
+    tsk__config_reader reader;
+    tsk_status status = tsk__config_open(&reader, document, path, error);
+    if (status != TSK_OK) return status;
+    tsk__config_read_eos(&reader, out);
+    return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
 /* ---- the tensors a configuration implies */
@@ -5838,10 +6109,10 @@ struct tsk_folder {
     size_t n_placed;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
-    tsk_folder_tensor *tensors; /* in the model's order */
+    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
     int32_t *tensor_shard;     /* [n_tensors] */
     int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
-    size_t n_tensors;
+    size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
 };
@@ -5951,6 +6222,24 @@ static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_
                           expected);
 }
 
+static size_t tsk__folder_slot(int32_t layer, tsk__part part, int is_bias) {
+    return ((size_t)(layer + 1) * TSK__PART_ALL + (size_t)part) * 2 + (size_t)is_bias;
+}
+
+/* Makes room for the tensors of one more layer, so that a claim of more layers than the files hold costs nothing. */
+static tsk_status tsk__folder_grow(tsk_folder *folder, tsk_error *error) {
+    const tsk_allocator *allocator = folder->host.allocator;
+    size_t more = TSK__PART_ALL * 2, needed = folder->n_tensors + more, i;
+    if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
+        !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
+                             sizeof(int32_t)) ||
+        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, folder->n_lookup + more,
+                             sizeof(int32_t)))
+        return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
+    for (i = 0; i < more; i++) folder->lookup[folder->n_lookup++] = -1;
+    return TSK_OK;
+}
+
 static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
     char name[96];
     uint64_t shape[2];
@@ -5972,7 +6261,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part p
         const char *path = tsk__folder_path(folder, tensor->shard);
         return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
     }
-    folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias] = (int32_t)folder->n_tensors++;
+    folder->lookup[tsk__folder_slot(layer, part, is_bias)] = (int32_t)folder->n_tensors++;
     return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
 }
 
@@ -6022,20 +6311,54 @@ static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *err
     return status;
 }
 
+static int tsk__folder_ends_with(const char *name, const char *suffix) {
+    size_t length = strlen(name), end = strlen(suffix);
+    return length >= end && strcmp(name + length - end, suffix) == 0;
+}
+
+/* The first of the folder's tensors, as far as they are known, whose name ends so; NULL for none. */
+static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *suffix) {
+    size_t i, j;
+    for (i = 0; i < folder->n_placed; i++)
+        if (tsk__folder_ends_with(folder->placed[i].tensor, suffix)) return folder->placed[i].tensor;
+    for (i = 0; i < folder->n_shards; i++)
+        for (j = 0; j < tsk_safetensors_count(folder->shards[i].file); j++) {
+            const char *name = tsk_safetensors_get(folder->shards[i].file, j)->name;
+            if (tsk__folder_ends_with(name, suffix)) return name;
+        }
+    return NULL;
+}
+
+/* Where tensors are not as they should be: TSK_OK, or an error that says that they are quantised, by the names that the
+   usual programs give to what they add. */
+static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *error) {
+    static const struct { const char *suffix, *method; } marks[] = {
+        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".weight_packed", "compressed-tensors"},
+        {".weight.quant_map", "bitsandbytes"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"},
+        {".weight_scale_inv", "FP8 in blocks"}, {".weight_scale", "compressed-tensors or FP8"}, {".W_q", "HQQ"}, {".codebooks", "AQLM"}, {".scales", "MLX or GPTQ"}};
+    size_t i;
+    for (i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+        const char *name = tsk__folder_suffixed(folder, marks[i].suffix);
+        if (!name) continue;
+        folder->path[folder->dir_length] = 0;
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
+                              "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
+                              tsk__error_path(folder->path),
+                              marks[i].method, name);
+    }
+    return TSK_OK;
+}
+
 static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
-    size_t n_lookup = (size_t)(folder->config.n_layers + 1) * TSK__PART_ALL * 2, i;
-    tsk_status status = TSK_OK;
+    tsk_status status = tsk__folder_grow(folder, error);
     int32_t layer;
     int part, bias;
-    folder->tensors = (tsk_folder_tensor *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensors);
-    folder->tensor_shard = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensor_shard);
-    folder->lookup = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->lookup);
-    if (!folder->tensors || !folder->tensor_shard || !folder->lookup) return tsk__error_memory(error, "the list of tensors", n_lookup * sizeof *folder->tensors);
-    for (i = 0; i < n_lookup; i++) folder->lookup[i] = -1;
-    status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
-    for (layer = 0; layer < folder->config.n_layers; layer++)
+    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
+    for (layer = 0; layer < folder->config.n_layers && status == TSK_OK; layer++) {
+        status = tsk__folder_grow(folder, error);
         for (part = 0; part < (int)TSK__PART_COUNT; part++)
             for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
+    }
     if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
     for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
     return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
@@ -6043,26 +6366,53 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
 
 /* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
 static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
-    int32_t i = folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias];
+    int32_t i = folder->lookup[tsk__folder_slot(layer, part, is_bias)];
     if (i < 0) return NULL;
     *file = folder->shards[folder->tensor_shard[i]].file;
     return folder->tensors[i].info;
 }
 
+typedef tsk_status (*tsk__config_parser)(const tsk_json *document, const char *path, tsk_model_config *out,
+                                         tsk_error *error);
+
+static tsk_status tsk__folder_configure(tsk_folder *folder, const char *name, tsk__config_parser parse,
+                                        tsk_error *error) {
+    tsk_json *document = NULL;
+    tsk_status status = tsk__folder_json(folder, name, &document, error);
+    if (status == TSK_OK) status = parse(document, tsk__folder_path(folder, name), &folder->config, error);
+    tsk_json_free(document);
+    return status;
+}
+
+static tsk_status tsk__folder_read_config(tsk_folder *folder, tsk_error *error) {
+    tsk_status status = tsk__folder_configure(folder, "config.json", tsk__config_parse, error);
+    const char *path;
+    if (status == TSK_OK && tsk__folder_has(folder, "generation_config.json"))
+        status = tsk__folder_configure(folder, "generation_config.json", tsk__config_parse_generation, error);
+    path = tsk__folder_path(folder, "config.json");
+    if (status == TSK_OK && !folder->config.n_eos_token_ids)
+        status = tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET,
+                                "'%s': \"eos_token_id\" is missing, in generation_config.json too",
+                                tsk__error_path(path));
+    return status;
+}
+
 static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
-    tsk_json *config = NULL;
-    tsk_status status = tsk__folder_json(folder, "config.json", &config, error);
-    if (status == TSK_OK) status = tsk__config_parse(config, tsk__folder_path(folder, "config.json"), &folder->config, error);
-    tsk_json_free(config);
+    tsk_status status = tsk__folder_read_config(folder, error), quantised;
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
+            int pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
             folder->path[folder->dir_length] = 0;
             return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
-                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json", tsk__error_path(folder->path));
+                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json%s",
+                                  tsk__error_path(folder->path),
+                                  pickled ? "; the weights in its pytorch_model.bin must first be converted to safetensors" : "");
         }
         status = tsk__folder_read_index(folder, error);
     }
-    return status == TSK_OK ? tsk__folder_resolve(folder, error) : status;
+    if (status == TSK_OK) status = tsk__folder_resolve(folder, error);
+    quantised = status == TSK_ERROR_TENSOR ? tsk__folder_check_quantised(folder, error) : TSK_OK;
+    return quantised == TSK_OK ? status : quantised;
 }
 
 tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
@@ -6230,6 +6580,12 @@ int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t
    same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
+
+/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
+   4000 is visible. */
+static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
+    return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
+}
 
 /* How the head turns a row's logits into a prediction (see >>schedule for the meaning). */
 typedef struct tsk__draw {
@@ -6495,7 +6851,7 @@ typedef struct tsk__cpu_model {
     tsk__matrix embedding, head;
     const float *final_norm;           /* [d_model] */
     tsk__cpu_layer *layers;            /* [n_layers] */
-    float *rope_cos, *rope_sin;        /* [max_sequence_length, head_dim/2] */
+    float *rope_frequencies;           /* [head_dim / 2] */
 } tsk__cpu_model;
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
@@ -6948,6 +7304,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
+    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
+    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -6965,13 +7323,17 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     size_t used = 0;
+    int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
+    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
+    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
     return used;
 }
 
@@ -7290,17 +7652,14 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* Frequencies and angles are rounded to f32 as PyTorch's are, which at position 4000 is visible; their sines are not. */
-static void tsk__cpu_rope_fill(const tsk_model_config *config, float *cosines, float *sines) {
-    const int32_t half = config->head_dim / 2;
-    int32_t position, i;
+/* turns[head_dim] of a position. */
+static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+    const int32_t half = model->config->head_dim / 2;
+    int32_t i;
     for (i = 0; i < half; i++) {
-        const float frequency = (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
-        for (position = 0; position < config->max_sequence_length; position++) {
-            const float angle = (float)position * frequency;
-            cosines[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);
-            sines[(size_t)position * (size_t)half + (size_t)i] = (float)sin((double)angle);
-        }
+        const float angle = (float)position * model->rope_frequencies[i];
+        turns[i] = (float)cos((double)angle);
+        turns[half + i] = (float)sin((double)angle);
     }
 }
 
@@ -7326,7 +7685,17 @@ typedef struct tsk__cpu_rope {
     float *q;                      /* [n, n_heads * head_dim], turned in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+    int32_t *turned;               /* as in tsk__cpu_scratch */
+    float *turns;
 } tsk__cpu_rope;
+
+/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
+static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
+    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
+    c->turned[i] = c->rows->positions[i];
+    return turns;
+}
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
     const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
@@ -7336,7 +7705,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = c->model->rope_cos + position * half, *sines = c->model->rope_sin + position * half;
+        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -7380,6 +7749,8 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.k = scratch->k;
     rope.v = scratch->v;
     rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    rope.turned = scratch->turned;
+    rope.turns = scratch->turns;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 
@@ -8590,7 +8961,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     tsk__cuda_layout(b, b->arena);
     frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
     if (!frequencies) return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof *frequencies);
-    for (i = 0; i < half; i++) frequencies[i] = (float)(1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim));
+    for (i = 0; i < half; i++) frequencies[i] = tsk__rope_frequency(c, i);
     /* gate_up's padding, and whatever else no tensor fills, must be zeros */
     result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
     if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
@@ -10436,7 +10807,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     tsk_model *model = l->model;
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
-    size_t table = (size_t)c->max_sequence_length * (size_t)(c->head_dim / 2);
+    int32_t i, half = c->head_dim / 2;
     tsk_status status;
     if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
     model->backend = &backend->base;
@@ -10447,11 +10818,11 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     backend->model.config = c;
     backend->model.kernels = tsk__cpu_kernels_select();
     backend->model.layers = (tsk__cpu_layer *)tsk__model_allocate(model, (size_t)c->n_layers, sizeof *backend->model.layers);
-    backend->model.rope_cos = (float *)tsk__model_allocate(model, table, sizeof(float));
-    backend->model.rope_sin = (float *)tsk__model_allocate(model, table, sizeof(float));
-    if (!backend->model.layers || !backend->model.rope_cos || !backend->model.rope_sin) return tsk__error_memory(error, "rotary tables", table * 2 * sizeof(float));
+    backend->model.rope_frequencies = (float *)tsk__model_allocate(model, (size_t)half, sizeof(float));
+    if (!backend->model.layers || !backend->model.rope_frequencies)
+        return tsk__error_memory(error, "the list of layers", (uint64_t)c->n_layers * sizeof *backend->model.layers);
     memset(backend->model.layers, 0, (size_t)c->n_layers * sizeof *backend->model.layers);
-    tsk__cpu_rope_fill(c, backend->model.rope_cos, backend->model.rope_sin);
+    for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     backend->model.pool = model->pool;
@@ -11384,7 +11755,9 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
 
 static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
 
-static int tsk__request_ends(const tsk__request *r, int32_t id) { return id == r->config->eos_token_id || id == r->options.end_of_turn_id; }
+static int tsk__request_ends(const tsk__request *r, int32_t id) {
+    return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
+}
 
 /* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
 static int tsk__request_hit_end(const tsk__request *r) {

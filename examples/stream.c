@@ -24,7 +24,7 @@ static int on_step(void *user, const tsk_step *step) {
     while (step->prompt_length + s->printed < step->canvas_length) {
         int32_t id = step->canvas[step->prompt_length + s->printed];
         if (id == config->mask_token_id) break;
-        if (id == config->eos_token_id || id == tsk_chat_end_of_turn(tokenizer)) s->ended = 1;
+        if (tsk_config_is_eos(config, id) || id == tsk_chat_end_of_turn(tokenizer)) s->ended = 1;
         if (!s->ended) tsk_decoder_push(tokenizer, &s->decoder, id, &text, NULL);
         s->printed++;
     }

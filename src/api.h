@@ -304,8 +304,8 @@ TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *len
 TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
 /* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
 TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
-/* These return 1 and fill `out` when the value is of that kind (integers: written without fraction or exponent, and in
-   range), else 0. */
+/* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
+   written: 32.0 and 3.2e1 are 32), else 0. */
 TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
 TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
@@ -438,20 +438,25 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
 
+#define TSK_MAX_EOS_TOKENS 16
+
 typedef struct tsk_model_config {
     int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
     int32_t vocab_size;            /* as config.json has it */
     int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
     int32_t max_sequence_length;
     int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
+    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
+                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
+    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
     float rope_theta, rms_norm_eps;
     int weight_tying;              /* 1: the head is the embedding table */
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
 } tsk_model_config;
 
-/* A model folder, opened and checked without reading any weights: config.json, the safetensors headers, every tensor's
-   presence, type and shape. */
+/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
+   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
 typedef struct tsk_folder tsk_folder;
 
 typedef struct tsk_folder_tensor {
@@ -462,6 +467,8 @@ typedef struct tsk_folder_tensor {
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
 TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* 1: one of the configuration's end-of-sequence ids. */
+TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
 
@@ -526,7 +533,7 @@ typedef struct tsk_generate_options {
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
     uint64_t seed;               /* 0               of every random draw */
     int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a second token that ends it; auto: the chat template's; -2: none */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
     int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
                                                     max(2, n_layers/4) with cache DUAL, else 0 */
     float skip_threshold;        /* 0.95            stable: mean cosine above this … */

@@ -15,6 +15,12 @@
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
 
+/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
+   4000 is visible. */
+static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
+    return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
+}
+
 /* How the head turns a row's logits into a prediction (see >>schedule for the meaning). */
 typedef struct tsk__draw {
     float temperature;         /* 0: plain argmax */

@@ -13,6 +13,7 @@
    and no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
+#define TSK__CONFIG_MAX_LENGTH (1 << 24) /* an f32, of which angles are made, holds no odd position beyond it */
 
 typedef struct tsk__config_reader {
     const tsk_json_value *root;
@@ -32,18 +33,23 @@ static int tsk__config_absent(const tsk_json_value *value) {
     return type == TSK_JSON_NONE || type == TSK_JSON_NULL;
 }
 
+/* The integer in [low, high] that `value` must be. */
+static int32_t tsk__config_integer(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                                   int64_t low, int64_t high) {
+    int64_t number = low;
+    char expected[80];
+    if (reader->status != TSK_OK) return (int32_t)low;
+    if (tsk_json_int64(value, &number) && number >= low && number <= high) return (int32_t)number;
+    snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
+    tsk__config_fail(reader, value, key, expected);
+    return (int32_t)low;
+}
+
 /* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
 static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    int64_t number = fallback;
-    char expected[80];
-    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback >= low)) return (int32_t)fallback;
-    if (!tsk_json_int64(value, &number) || number < low || number > high) {
-        snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
-        tsk__config_fail(reader, value, key, expected);
-        return (int32_t)low;
-    }
-    return (int32_t)number;
+    if (tsk__config_absent(value) && fallback >= low) return (int32_t)fallback;
+    return tsk__config_integer(reader, value, key, low, high);
 }
 
 static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
@@ -54,55 +60,152 @@ static float tsk__config_positive(tsk__config_reader *reader, const char *key, d
     return (float)number;
 }
 
+/* `fallback` where the key is absent; null is false, as it is to LLaDA's code. */
 static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    int truth = fallback;
-    if (reader->status != TSK_OK || tsk__config_absent(value)) return fallback;
-    if (!tsk_json_bool(value, &truth)) tsk__config_fail(reader, value, key, "true or false");
+    int truth = 0;
+    if (reader->status != TSK_OK || !value) return fallback;
+    if (tsk_json_type_of(value) != TSK_JSON_NULL && !tsk_json_bool(value, &truth))
+        tsk__config_fail(reader, value, key, "true or false");
     return truth;
 }
 
-/* A model that asks for something else than `supported` would compute something else: it is refused, not approximated. */
-static void tsk__config_only_text(tsk__config_reader *reader, const char *key, const char *supported, int required) {
+/* "'path': "key" …". A model that asks for something that the backends do not compute is refused, not approximated. */
+static void TSK__PRINTF(4, 5) tsk__config_refuse(tsk__config_reader *reader, const tsk_json_value *value,
+                                                 const char *key, const char *format, ...) {
+    char message[240];
+    va_list arguments;
+    if (reader->status != TSK_OK) return;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path,
+                                    value ? tsk_json_offset(value) : TSK_NO_OFFSET,
+                                    "'%s': \"%s\"%s", tsk__error_path(reader->path), key, message);
+}
+
+/* ---- what decides which network it is
+   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
+   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
+   no LLaDA model: they must be written. */
+
+static void tsk__config_check_text(tsk__config_reader *reader, const char *key, const char *supported,
+                                   const char *fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     const char *text = tsk_json_string(value, NULL);
-    if (reader->status != TSK_OK || (tsk__config_absent(value) && !required)) return;
-    if (!text || strcmp(text, supported) != 0)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
-                                        "'%s': \"%s\" is %s%.60s%s; only \"%s\" is supported", tsk__error_path(reader->path), key, text ? "\"" : "",
-                                        text ? text : "not given as text", text ? "\"" : "", supported);
+    if (text && strcmp(text, supported) == 0) return;
+    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only \"%s\" is supported", text, supported);
+    else if (value)
+        tsk__config_refuse(reader, value, key, " is not given as text; only \"%s\" is supported", supported);
+    else if (!fallback) tsk__config_refuse(reader, value, key, " is missing; only \"%s\" is supported", supported);
+    else
+        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is \"%s\"; only \"%s\" is supported",
+                           fallback, supported);
 }
 
-static void tsk__config_only_bool(tsk__config_reader *reader, const char *key, int supported) {
-    if (tsk__config_bool(reader, key, supported) != supported && reader->status == TSK_OK)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, key)),
-                                        "'%s': \"%s\": %s is not supported", tsk__error_path(reader->path), key, supported ? "false" : "true");
+static void tsk__config_check_switch(tsk__config_reader *reader, const char *key, int supported, int fallback) {
+    static const char *const names[] = {"false", "true"};
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    if (tsk__config_bool(reader, key, fallback) == supported) return;
+    if (value) tsk__config_refuse(reader, value, key, ": %s is not supported", names[!supported]);
+    else
+        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is %s; only %s is supported",
+                           names[!supported], names[supported]);
 }
 
+static void tsk__config_check_architectures(tsk__config_reader *reader) {
+    const tsk_json_value *value = tsk_json_get(reader->root, "architectures"), *element;
+    if (tsk__config_absent(value) || reader->status != TSK_OK) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, "architectures", "a list of names");
+    for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
+        const char *name = tsk_json_string(element, NULL);
+        if (!name) tsk__config_fail(reader, element, "architectures", "a list of names");
+        else if (strcmp(name, "LLaDAModelLM") != 0)
+            tsk__config_refuse(reader, element, "architectures",
+                               " names \"%.60s\"; only \"LLaDAModelLM\" is supported", name);
+    }
+}
+
+/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+static void tsk__config_check_rope(tsk__config_reader *reader, const char *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key), *theta = tsk_json_get(value, "rope_theta");
+    const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
+    const char *name = tsk_json_string(type, NULL);
+    double own = 10000.0, number = 0;
+    if (tsk__config_absent(value) || reader->status != TSK_OK) return;
+    if (!name || strcmp(name, "default") != 0) {
+        tsk__config_refuse(reader, value, key, ": rotary positions of the type \"%.60s\" are not supported",
+                           name ? name : "unknown");
+        return;
+    }
+    tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
+    if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
+        tsk__config_refuse(reader, theta, key, " has a rope_theta of its own, other than the configuration's");
+}
+
+#define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
+
+static void tsk__config_check_quantisation(tsk__config_reader *reader, const char *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
+    if (tsk__config_absent(value)) return;
+    tsk__config_refuse(reader, value, key, ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
+                       method ? method : "no method named");
+}
+
+/* The norms' biases follow include_bias where nothing else is said. */
+static void tsk__config_check_norm_bias(tsk__config_reader *reader) {
+    const char *key = "bias_for_layer_norm";
+    const tsk_json_value *value = tsk_json_get(reader->root, key);
+    if (!tsk__config_absent(value)) tsk__config_check_switch(reader, key, 0, 0);
+    else if (tsk__config_bool(reader, "include_bias", 0))
+        tsk__config_refuse(reader, value, key, " is %s, which LLaDA takes as \"include_bias\": true; only false is supported",
+                           value ? "null" : "missing");
+}
+
+static void tsk__config_check_group(tsk__config_reader *reader) {
+    int32_t size = tsk__config_int(reader, "block_group_size", 1, INT32_MAX, 1);
+    if (size != 1)
+        tsk__config_refuse(reader, tsk_json_get(reader->root, "block_group_size"), "block_group_size",
+                           " is %d; only 1 is supported", (int)size);
+}
+
+/* Whatever changes the network. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
+   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   attention_layer_norm_with_affine). */
 static void tsk__config_check_architecture(tsk__config_reader *reader) {
-    static const char *const off[] = {"alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm"};
+    static const struct { const char *key, *supported, *fallback; } texts[] = {
+        {"model_type", "llada", NULL}, {"block_type", "llama", "sequential"}, {"layer_norm_type", "rms", "default"},
+        {"activation_type", "silu", "swiglu"}};
+    static const struct { const char *key; int supported, fallback; } switches[] = {
+        {"rope", 1, 0}, {"layer_norm_with_affine", 1, 1}, {"alibi", 0, 0}, {"attention_layer_norm", 0, 0},
+        {"input_emb_norm", 0, 0}, {"scale_logits", 0, 0}};
     size_t i;
-    tsk__config_only_text(reader, "model_type", "llada", 1);
-    tsk__config_only_text(reader, "block_type", "llama", 0);
-    tsk__config_only_text(reader, "layer_norm_type", "rms", 0);
-    tsk__config_only_text(reader, "activation_type", "silu", 0);
-    tsk__config_only_bool(reader, "rope", 1);
-    tsk__config_only_bool(reader, "layer_norm_with_affine", 1);
-    for (i = 0; i < sizeof off / sizeof off[0]; i++) tsk__config_only_bool(reader, off[i], 0);
-    if (reader->status == TSK_OK && !tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_UNSUPPORTED, reader->path, tsk_json_offset(tsk_json_get(reader->root, "clip_qkv")),
-                                        "'%s': \"clip_qkv\" is not supported", tsk__error_path(reader->path));
+    tsk__config_check_text(reader, texts[0].key, texts[0].supported, texts[0].fallback);
+    tsk__config_check_architectures(reader);
+    tsk__config_check_quantisation(reader, "quantization_config");
+    tsk__config_check_quantisation(reader, "compression_config");
+    for (i = 1; i < sizeof texts / sizeof texts[0]; i++)
+        tsk__config_check_text(reader, texts[i].key, texts[i].supported, texts[i].fallback);
+    for (i = 0; i < sizeof switches / sizeof switches[0]; i++)
+        tsk__config_check_switch(reader, switches[i].key, switches[i].supported, switches[i].fallback);
+    tsk__config_check_norm_bias(reader);
+    tsk__config_check_group(reader);
+    tsk__config_check_rope(reader, "rope_scaling");
+    tsk__config_check_rope(reader, "rope_parameters");
+    if (!tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
+        tsk__config_refuse(reader, tsk_json_get(reader->root, "clip_qkv"), "clip_qkv", " is not supported");
 }
 
 /* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
-static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char *where, tsk_error *error) {
 #define TSK__CONFIG_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
                             c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
     TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= 1 << 22 && c->n_heads <= 1 << 12,
+                            c->max_sequence_length <= TSK__CONFIG_MAX_LENGTH && c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
     TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
@@ -113,12 +216,69 @@ static tsk_status tsk__config_check(const tsk_model_config *c, const char *where
                         (int)c->vocab_size);
     TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
                         tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->eos_token_id >= 0 && c->eos_token_id < c->embedding_size, "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
-                        (int)c->eos_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->mask_token_id != c->eos_token_id, "'%s': mask_token_id and eos_token_id are both %d", tsk__error_path(where), (int)c->mask_token_id);
     TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
-#undef TSK__CONFIG_REQUIRE
     return TSK_OK;
+}
+
+static tsk_status tsk__config_check_eos(const tsk_model_config *c, const char *where, tsk_error *error) {
+    int32_t i;
+    TSK__CONFIG_REQUIRE(c->n_eos_token_ids >= 0 && c->n_eos_token_ids <= TSK_MAX_EOS_TOKENS,
+                        "'%s': n_eos_token_ids %d is not from 0 to %d",
+                        tsk__error_path(where), (int)c->n_eos_token_ids, TSK_MAX_EOS_TOKENS);
+    for (i = -1; i < c->n_eos_token_ids; i++) {
+        int32_t id = i < 0 ? c->eos_token_id : c->eos_token_ids[i];
+        TSK__CONFIG_REQUIRE(id >= 0 && id < c->embedding_size,
+                            "'%s': eos_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                            (int)id, (int)c->embedding_size);
+        TSK__CONFIG_REQUIRE(id != c->mask_token_id, "'%s': mask_token_id and eos_token_id are both %d",
+                            tsk__error_path(where), (int)id);
+    }
+    return TSK_OK;
+}
+#undef TSK__CONFIG_REQUIRE
+
+static tsk_status tsk__config_check(const tsk_model_config *c, const char *where, tsk_error *error) {
+    tsk_status status = tsk__config_check_sizes(c, where, error);
+    return status == TSK_OK ? tsk__config_check_eos(c, where, error) : status;
+}
+
+int tsk_config_is_eos(const tsk_model_config *config, int32_t id) {
+    int32_t i;
+    for (i = 0; i < config->n_eos_token_ids; i++)
+        if (config->eos_token_ids[i] == id) return 1;
+    return id == config->eos_token_id;
+}
+
+static void tsk__config_add_eos(tsk__config_reader *reader, const tsk_json_value *value, tsk_model_config *c) {
+    int32_t id = tsk__config_integer(reader, value, "eos_token_id", 0, INT32_MAX);
+    if (reader->status != TSK_OK || tsk_config_is_eos(c, id)) return;
+    if (c->n_eos_token_ids == TSK_MAX_EOS_TOKENS)
+        tsk__config_refuse(reader, value, "eos_token_id", ": more than %d tokens that end a text are not supported",
+                           TSK_MAX_EOS_TOKENS);
+    else c->eos_token_ids[c->n_eos_token_ids++] = id;
+    c->eos_token_id = c->eos_token_ids[0];
+}
+
+/* Adds the end-of-sequence ids of config.json or generation_config.json, one or a list, that are not there yet. */
+static void tsk__config_read_eos(tsk__config_reader *reader, tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, "eos_token_id"), *element;
+    if (tsk__config_absent(value)) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_add_eos(reader, value, c);
+    for (element = tsk_json_first(value); element; element = tsk_json_next(element))
+        tsk__config_add_eos(reader, element, c);
+}
+
+/* multi_query_attention is the older way to say how many there are: 1 or n_heads. */
+static int32_t tsk__config_kv_heads(tsk__config_reader *reader, int32_t n_heads) {
+    const tsk_json_value *multi_query = tsk_json_get(reader->root, "multi_query_attention");
+    int is_single = tsk__config_bool(reader, "multi_query_attention", 0);
+    int32_t older = is_single ? 1 : n_heads, n = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, older);
+    if (reader->status == TSK_OK && !tsk__config_absent(multi_query) && n != older)
+        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, tsk_json_offset(multi_query),
+                                        "'%s': \"multi_query_attention\" %s means n_kv_heads %d, but that is %d",
+                                        tsk__error_path(reader->path),
+                                        is_single ? "true" : "false", (int)older, (int)n);
+    return n;
 }
 
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
@@ -128,14 +288,17 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
     c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
     c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
-    c->n_kv_heads = tsk__config_int(reader, "n_kv_heads", 1, 1 << 12, tsk__config_bool(reader, "multi_query_attention", 0) ? 1 : c->n_heads);
+    c->n_kv_heads = tsk__config_kv_heads(reader, c->n_heads);
     c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
     c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
     c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
-    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24, c->vocab_size);
-    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, 1 << 22, -1);
+    /* null is the vocabulary's size; left out it would be 50304 */
+    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24,
+                                        tsk_json_get(reader->root, "embedding_size") ? c->vocab_size : -1);
+    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, TSK__CONFIG_MAX_LENGTH, -1);
     c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
-    c->eos_token_id = tsk__config_int(reader, "eos_token_id", 0, INT32_MAX, -1);
+    c->eos_token_id = -1;
+    tsk__config_read_eos(reader, c);
     c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
     c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
     c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
@@ -145,16 +308,34 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
 }
 
+static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *document, const char *path,
+                                   tsk_error *error) {
+    reader->root = tsk_json_root(document);
+    reader->path = path;
+    reader->error = error;
+    reader->status = TSK_OK;
+    if (tsk_json_type_of(reader->root) == TSK_JSON_OBJECT) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+}
+
+/* config.json. It may leave the end-of-sequence id to generation_config.json: then that is -1. */
 static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
     tsk__config_reader reader;
-    reader.root = tsk_json_root(document);
-    reader.path = path;
-    reader.error = error;
-    reader.status = TSK_OK;
-    if (tsk_json_type_of(reader.root) != TSK_JSON_OBJECT)
-        return tsk__error_set(error, TSK_ERROR_CONFIG, path, 0, "'%s' holds no JSON object", tsk__error_path(path));
+    tsk_status status = tsk__config_open(&reader, document, path, error);
+    if (status != TSK_OK) return status;
     tsk__config_read(&reader, out);
-    return reader.status == TSK_OK ? tsk__config_check(out, path, error) : reader.status;
+    if (reader.status == TSK_OK) reader.status = tsk__config_check_sizes(out, path, error);
+    return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
+}
+
+/* generation_config.json, of which only the end-of-sequence ids count. */
+static tsk_status tsk__config_parse_generation(const tsk_json *document, const char *path, tsk_model_config *out,
+                                               tsk_error *error) {
+    tsk__config_reader reader;
+    tsk_status status = tsk__config_open(&reader, document, path, error);
+    if (status != TSK_OK) return status;
+    tsk__config_read_eos(&reader, out);
+    return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
 /* ---- the tensors a configuration implies */
@@ -232,10 +413,10 @@ struct tsk_folder {
     size_t n_placed;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
-    tsk_folder_tensor *tensors; /* in the model's order */
+    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
     int32_t *tensor_shard;     /* [n_tensors] */
     int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
-    size_t n_tensors;
+    size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
 };
@@ -345,6 +526,24 @@ static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_
                           expected);
 }
 
+static size_t tsk__folder_slot(int32_t layer, tsk__part part, int is_bias) {
+    return ((size_t)(layer + 1) * TSK__PART_ALL + (size_t)part) * 2 + (size_t)is_bias;
+}
+
+/* Makes room for the tensors of one more layer, so that a claim of more layers than the files hold costs nothing. */
+static tsk_status tsk__folder_grow(tsk_folder *folder, tsk_error *error) {
+    const tsk_allocator *allocator = folder->host.allocator;
+    size_t more = TSK__PART_ALL * 2, needed = folder->n_tensors + more, i;
+    if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
+        !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
+                             sizeof(int32_t)) ||
+        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, folder->n_lookup + more,
+                             sizeof(int32_t)))
+        return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
+    for (i = 0; i < more; i++) folder->lookup[folder->n_lookup++] = -1;
+    return TSK_OK;
+}
+
 static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
     char name[96];
     uint64_t shape[2];
@@ -366,7 +565,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part p
         const char *path = tsk__folder_path(folder, tensor->shard);
         return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
     }
-    folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias] = (int32_t)folder->n_tensors++;
+    folder->lookup[tsk__folder_slot(layer, part, is_bias)] = (int32_t)folder->n_tensors++;
     return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
 }
 
@@ -416,20 +615,54 @@ static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *err
     return status;
 }
 
+static int tsk__folder_ends_with(const char *name, const char *suffix) {
+    size_t length = strlen(name), end = strlen(suffix);
+    return length >= end && strcmp(name + length - end, suffix) == 0;
+}
+
+/* The first of the folder's tensors, as far as they are known, whose name ends so; NULL for none. */
+static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *suffix) {
+    size_t i, j;
+    for (i = 0; i < folder->n_placed; i++)
+        if (tsk__folder_ends_with(folder->placed[i].tensor, suffix)) return folder->placed[i].tensor;
+    for (i = 0; i < folder->n_shards; i++)
+        for (j = 0; j < tsk_safetensors_count(folder->shards[i].file); j++) {
+            const char *name = tsk_safetensors_get(folder->shards[i].file, j)->name;
+            if (tsk__folder_ends_with(name, suffix)) return name;
+        }
+    return NULL;
+}
+
+/* Where tensors are not as they should be: TSK_OK, or an error that says that they are quantised, by the names that the
+   usual programs give to what they add. */
+static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *error) {
+    static const struct { const char *suffix, *method; } marks[] = {
+        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".weight_packed", "compressed-tensors"},
+        {".weight.quant_map", "bitsandbytes"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"},
+        {".weight_scale_inv", "FP8 in blocks"}, {".weight_scale", "compressed-tensors or FP8"}, {".W_q", "HQQ"}, {".codebooks", "AQLM"}, {".scales", "MLX or GPTQ"}};
+    size_t i;
+    for (i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+        const char *name = tsk__folder_suffixed(folder, marks[i].suffix);
+        if (!name) continue;
+        folder->path[folder->dir_length] = 0;
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
+                              "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
+                              tsk__error_path(folder->path),
+                              marks[i].method, name);
+    }
+    return TSK_OK;
+}
+
 static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
-    size_t n_lookup = (size_t)(folder->config.n_layers + 1) * TSK__PART_ALL * 2, i;
-    tsk_status status = TSK_OK;
+    tsk_status status = tsk__folder_grow(folder, error);
     int32_t layer;
     int part, bias;
-    folder->tensors = (tsk_folder_tensor *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensors);
-    folder->tensor_shard = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->tensor_shard);
-    folder->lookup = (int32_t *)tsk__memory_new(folder->host.allocator, n_lookup, sizeof *folder->lookup);
-    if (!folder->tensors || !folder->tensor_shard || !folder->lookup) return tsk__error_memory(error, "the list of tensors", n_lookup * sizeof *folder->tensors);
-    for (i = 0; i < n_lookup; i++) folder->lookup[i] = -1;
-    status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
-    for (layer = 0; layer < folder->config.n_layers; layer++)
+    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
+    for (layer = 0; layer < folder->config.n_layers && status == TSK_OK; layer++) {
+        status = tsk__folder_grow(folder, error);
         for (part = 0; part < (int)TSK__PART_COUNT; part++)
             for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
+    }
     if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
     for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
     return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
@@ -437,26 +670,53 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
 
 /* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
 static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
-    int32_t i = folder->lookup[((layer < 0 ? folder->config.n_layers : layer) * TSK__PART_ALL + (int32_t)part) * 2 + is_bias];
+    int32_t i = folder->lookup[tsk__folder_slot(layer, part, is_bias)];
     if (i < 0) return NULL;
     *file = folder->shards[folder->tensor_shard[i]].file;
     return folder->tensors[i].info;
 }
 
+typedef tsk_status (*tsk__config_parser)(const tsk_json *document, const char *path, tsk_model_config *out,
+                                         tsk_error *error);
+
+static tsk_status tsk__folder_configure(tsk_folder *folder, const char *name, tsk__config_parser parse,
+                                        tsk_error *error) {
+    tsk_json *document = NULL;
+    tsk_status status = tsk__folder_json(folder, name, &document, error);
+    if (status == TSK_OK) status = parse(document, tsk__folder_path(folder, name), &folder->config, error);
+    tsk_json_free(document);
+    return status;
+}
+
+static tsk_status tsk__folder_read_config(tsk_folder *folder, tsk_error *error) {
+    tsk_status status = tsk__folder_configure(folder, "config.json", tsk__config_parse, error);
+    const char *path;
+    if (status == TSK_OK && tsk__folder_has(folder, "generation_config.json"))
+        status = tsk__folder_configure(folder, "generation_config.json", tsk__config_parse_generation, error);
+    path = tsk__folder_path(folder, "config.json");
+    if (status == TSK_OK && !folder->config.n_eos_token_ids)
+        status = tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET,
+                                "'%s': \"eos_token_id\" is missing, in generation_config.json too",
+                                tsk__error_path(path));
+    return status;
+}
+
 static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
-    tsk_json *config = NULL;
-    tsk_status status = tsk__folder_json(folder, "config.json", &config, error);
-    if (status == TSK_OK) status = tsk__config_parse(config, tsk__folder_path(folder, "config.json"), &folder->config, error);
-    tsk_json_free(config);
+    tsk_status status = tsk__folder_read_config(folder, error), quantised;
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
+            int pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
             folder->path[folder->dir_length] = 0;
             return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
-                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json", tsk__error_path(folder->path));
+                                  "'%s' holds neither model.safetensors nor model.safetensors.index.json%s",
+                                  tsk__error_path(folder->path),
+                                  pickled ? "; the weights in its pytorch_model.bin must first be converted to safetensors" : "");
         }
         status = tsk__folder_read_index(folder, error);
     }
-    return status == TSK_OK ? tsk__folder_resolve(folder, error) : status;
+    if (status == TSK_OK) status = tsk__folder_resolve(folder, error);
+    quantised = status == TSK_ERROR_TENSOR ? tsk__folder_check_quantised(folder, error) : TSK_OK;
+    return quantised == TSK_OK ? status : quantised;
 }
 
 tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {

@@ -101,7 +101,7 @@ typedef struct tsk__cpu_model {
     tsk__matrix embedding, head;
     const float *final_norm;           /* [d_model] */
     tsk__cpu_layer *layers;            /* [n_layers] */
-    float *rope_cos, *rope_sin;        /* [max_sequence_length, head_dim/2] */
+    float *rope_frequencies;           /* [head_dim / 2] */
 } tsk__cpu_model;
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
@@ -554,6 +554,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
+    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
+    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -571,13 +573,17 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     size_t used = 0;
+    int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
+    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
+    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
     return used;
 }
 
@@ -896,17 +902,14 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* Frequencies and angles are rounded to f32 as PyTorch's are, which at position 4000 is visible; their sines are not. */
-static void tsk__cpu_rope_fill(const tsk_model_config *config, float *cosines, float *sines) {
-    const int32_t half = config->head_dim / 2;
-    int32_t position, i;
+/* turns[head_dim] of a position. */
+static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+    const int32_t half = model->config->head_dim / 2;
+    int32_t i;
     for (i = 0; i < half; i++) {
-        const float frequency = (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
-        for (position = 0; position < config->max_sequence_length; position++) {
-            const float angle = (float)position * frequency;
-            cosines[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);
-            sines[(size_t)position * (size_t)half + (size_t)i] = (float)sin((double)angle);
-        }
+        const float angle = (float)position * model->rope_frequencies[i];
+        turns[i] = (float)cos((double)angle);
+        turns[half + i] = (float)sin((double)angle);
     }
 }
 
@@ -932,7 +935,17 @@ typedef struct tsk__cpu_rope {
     float *q;                      /* [n, n_heads * head_dim], turned in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+    int32_t *turned;               /* as in tsk__cpu_scratch */
+    float *turns;
 } tsk__cpu_rope;
+
+/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
+static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
+    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
+    c->turned[i] = c->rows->positions[i];
+    return turns;
+}
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
     const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
@@ -942,7 +955,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = c->model->rope_cos + position * half, *sines = c->model->rope_sin + position * half;
+        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -986,6 +999,8 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.k = scratch->k;
     rope.v = scratch->v;
     rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    rope.turned = scratch->turned;
+    rope.turns = scratch->turns;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 

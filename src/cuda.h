@@ -856,7 +856,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     tsk__cuda_layout(b, b->arena);
     frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
     if (!frequencies) return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof *frequencies);
-    for (i = 0; i < half; i++) frequencies[i] = (float)(1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim));
+    for (i = 0; i < half; i++) frequencies[i] = tsk__rope_frequency(c, i);
     /* gate_up's padding, and whatever else no tensor fills, must be zeros */
     result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
     if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);

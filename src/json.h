@@ -3,6 +3,7 @@
 
 #include "error.h"
 #include "memory.h"
+#include "platform.h"
 
 // >>json ==============================================================================================================
 /* tokenizer.json has hundreds of thousands of values and comes from strangers. A document is therefore two blocks: its
@@ -341,6 +342,14 @@ static int tsk__json_allocate(tsk_json *document, const char *text, size_t size)
     return 1;
 }
 
+/* A named file that is something else altogether is told by that, not by its first byte. */
+static tsk_status tsk__json_fail_file(const tsk__json_parser *parser) {
+    const char *what = parser->name ? tsk__file_recognise(parser->original, parser->size) : NULL;
+    if (!what) return TSK_ERROR_JSON;
+    return tsk__error_set(parser->error, TSK_ERROR_JSON, parser->name, 0, "'%s' holds no JSON: it is %s",
+                          tsk__error_path(parser->name), what);
+}
+
 tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
                           tsk_error *error) {
     tsk__json_parser parser;
@@ -365,7 +374,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     status = tsk__json_parse_text(&parser);
     if (status != TSK_OK) {
         tsk_json_free(document);
-        return status;
+        return status == TSK_ERROR_JSON ? tsk__json_fail_file(&parser) : status;
     }
     memcpy(document->values, &document->text, sizeof document->text); /* element 0: see tsk__json_text */
     *out = document;
@@ -440,18 +449,54 @@ int tsk_json_bool(const tsk_json_value *value, int *out) {
     return 1;
 }
 
-/* The magnitude of a number written as an integer that fits 64 bits. */
+/* ---- integers */
+
+/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
+typedef struct tsk__json_decimal {
+    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
+    int64_t count;
+    int64_t exponent;
+} tsk__json_decimal;
+
+static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
+    const char *end = text + length;
+    int64_t written = 0, after_point = 0;
+    int point = 0, negative;
+    memset(decimal, 0, sizeof *decimal);
+    for (; text < end && *text != 'e' && *text != 'E'; text++) {
+        if (*text == '.') point = 1;
+        if (!tsk__json_is_digit(*text)) continue;
+        after_point += point;
+        if (*text != '0' && !decimal->first) decimal->first = text;
+        if (decimal->first) decimal->count++;
+    }
+    if (text < end) text++;
+    negative = text < end && *text == '-';
+    for (; text < end; text++)
+        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
+    decimal->exponent = (negative ? -written : written) - after_point;
+}
+
+/* The magnitude of a whole number that fits 64 bits, however it is written: 32, 32.0, 3.2e1. */
 static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint64_t *out) {
-    const char *digits;
+    tsk__json_decimal decimal;
+    const char *text, *next;
     uint64_t result = 0;
-    uint32_t i = 0;
+    int64_t i, whole;
     if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
-    digits = tsk__json_text(value) + value->start;
-    *is_negative = digits[0] == '-';
-    for (i = *is_negative ? 1 : 0; i < value->length; i++) {
-        unsigned digit = (unsigned)(digits[i] - '0');
-        if (!tsk__json_is_digit(digits[i]) || result > (UINT64_MAX - digit) / 10) return 0;
-        result = result * 10 + digit;
+    text = tsk__json_text(value) + value->start;
+    *is_negative = text[0] == '-';
+    tsk__json_decimal_scan(&decimal, text, value->length);
+    whole = decimal.first ? decimal.count + decimal.exponent : 0; /* digits before the point */
+    if (whole > 20) return 0;
+    for (i = 0, next = decimal.first; i < decimal.count || i < whole; i++) {
+        unsigned digit = 0;
+        if (i < decimal.count) {
+            if (*next == '.') next++;
+            digit = (unsigned)(*next++ - '0');
+        }
+        if (i >= whole ? digit != 0 : result > (UINT64_MAX - digit) / 10) return 0;
+        if (i < whole) result = result * 10 + digit;
     }
     *out = result;
     return 1;
@@ -590,32 +635,6 @@ static uint64_t tsk__json_divide(tsk__json_big *digits, int exponent) {
         tsk__json_big_shift_left(digits, 1);
     }
     return tsk__json_round(quotient, digits->n != 0, lead - 55);
-}
-
-/* What a number's text says: `count` significant digits, the last of which stands for 10^exponent. */
-typedef struct tsk__json_decimal {
-    const char *first;  /* the first digit that is not 0; a point may lie between the digits */
-    int64_t count;
-    int64_t exponent;
-} tsk__json_decimal;
-
-static void tsk__json_decimal_scan(tsk__json_decimal *decimal, const char *text, uint32_t length) {
-    const char *end = text + length;
-    int64_t written = 0, after_point = 0;
-    int point = 0, negative;
-    memset(decimal, 0, sizeof *decimal);
-    for (; text < end && *text != 'e' && *text != 'E'; text++) {
-        if (*text == '.') point = 1;
-        if (!tsk__json_is_digit(*text)) continue;
-        after_point += point;
-        if (*text != '0' && !decimal->first) decimal->first = text;
-        if (decimal->first) decimal->count++;
-    }
-    if (text < end) text++;
-    negative = text < end && *text == '-';
-    for (; text < end; text++)
-        if (tsk__json_is_digit(*text) && written < (int64_t)1 << 40) written = written * 10 + (*text - '0');
-    decimal->exponent = (negative ? -written : written) - after_point;
 }
 
 #define TSK__JSON_DIGITS 800 /* no tie between two doubles has more than 768 digits */

@@ -492,7 +492,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     tsk_model *model = l->model;
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
-    size_t table = (size_t)c->max_sequence_length * (size_t)(c->head_dim / 2);
+    int32_t i, half = c->head_dim / 2;
     tsk_status status;
     if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
     model->backend = &backend->base;
@@ -503,11 +503,11 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     backend->model.config = c;
     backend->model.kernels = tsk__cpu_kernels_select();
     backend->model.layers = (tsk__cpu_layer *)tsk__model_allocate(model, (size_t)c->n_layers, sizeof *backend->model.layers);
-    backend->model.rope_cos = (float *)tsk__model_allocate(model, table, sizeof(float));
-    backend->model.rope_sin = (float *)tsk__model_allocate(model, table, sizeof(float));
-    if (!backend->model.layers || !backend->model.rope_cos || !backend->model.rope_sin) return tsk__error_memory(error, "rotary tables", table * 2 * sizeof(float));
+    backend->model.rope_frequencies = (float *)tsk__model_allocate(model, (size_t)half, sizeof(float));
+    if (!backend->model.layers || !backend->model.rope_frequencies)
+        return tsk__error_memory(error, "the list of layers", (uint64_t)c->n_layers * sizeof *backend->model.layers);
     memset(backend->model.layers, 0, (size_t)c->n_layers * sizeof *backend->model.layers);
-    tsk__cpu_rope_fill(c, backend->model.rope_cos, backend->model.rope_sin);
+    for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     backend->model.pool = model->pool;

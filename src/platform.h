@@ -127,6 +127,35 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
     return status;
 }
 
+/* What a file with these first bytes is, where it is something that people often have in a model file's place: a text
+   that follows "it is" and says what to do. NULL: none of those. */
+static const char *tsk__file_recognise(const void *bytes, size_t size) {
+    static const struct { const char *magic; size_t length; const char *what; } kinds[] = {
+        {"version https://git-lfs.github.com/spec/", 40,
+         "a Git LFS pointer in the file's place: run `git lfs pull` in its folder"},
+        {"GGUF", 4, "a GGUF file, which is not supported: use the safetensors folder that it was made from"},
+        {"PK\3\4", 4,
+         "a zip archive, as PyTorch's .bin and .pt files are: use the model's safetensors files, or convert it"},
+        {"PK\5\6", 4, "an empty zip archive"},
+        {"\x1f\x8b\x08", 3, "compressed with gzip: decompress it first"},
+        {"\x28\xb5\x2f\xfd", 4, "compressed with zstd: decompress it first"},
+        {"\xfd" "7zXZ", 5, "compressed with xz: decompress it first"},
+        {"BZh", 3, "compressed with bzip2: decompress it first"},
+        {"\x89HDF\r\n\x1a\n", 8, "an HDF5 file, as Keras writes them: use the model's safetensors files"},
+        {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16, "zero bytes, as an unfinished download leaves them: download it again"}};
+    static const char pickle[] = "\x8a\x95}](c"; /* what follows a pickle's version: a frame, or a value's kind */
+    const unsigned char *text = (const unsigned char *)bytes;
+    size_t i;
+    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (size >= kinds[i].length && memcmp(bytes, kinds[i].magic, kinds[i].length) == 0) return kinds[i].what;
+    if (size > 2 && text[0] == 0x80 && text[1] >= 2 && text[1] <= 5 && text[2] && strchr(pickle, (char)text[2]))
+        return "a Python pickle, as old PyTorch files are: use the model's safetensors files, or convert it";
+    for (i = 0; i < size && (text[i] == ' ' || (text[i] >= '\t' && text[i] <= '\r')); i++) {
+    }
+    if (i == size || text[i] != '<') return NULL;
+    return "an HTML or XML page, as a server sends in a file's place: download it again";
+}
+
 /* ---- time */
 
 static double tsk__time_ms(void) {

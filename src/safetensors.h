@@ -84,29 +84,63 @@ static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safet
     return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
 }
 
+/* The beginning of a text, to be quoted: as much of its first line as is printable; "" where the bytes are no text. */
+static void tsk__safetensors_first_line(const char *bytes, size_t size, char *line, size_t room) {
+    size_t i, n = 0;
+    int ended = 0;
+    for (i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if ((c < 0x20 && (c < '\t' || c > '\r')) || c == 0x7f || c >= 0xf8) n = 0, i = size;
+        else if (c < 0x20) ended = ended || n;
+        else if (!ended && c < 0x7f && n + 1 < room) line[n++] = (char)c;
+        else ended = 1;
+    }
+    line[n] = 0;
+}
+
+/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason,
+                                             tsk_error *error) {
+    char head[512], line[48] = "";
+    const char *what;
+    size_t size = file->file.size < sizeof head ? (size_t)file->file.size : sizeof head;
+    tsk_status status = tsk__file_read(&file->file, file->path, 0, head, size, error);
+    if (status != TSK_OK) return status;
+    what = tsk__file_recognise(head, size);
+    if (size >= 8) tsk__safetensors_first_line(head, size, line, sizeof line);
+    if (!size) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is empty");
+    if (what) return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s", what);
+    if (line[0])
+        return tsk__safetensors_fail(file, 0, error, "no safetensors file: it is %s, \"%s\"",
+                                     line[0] == '{' || line[0] == '[' ? "JSON" : "text", line);
+    return tsk__safetensors_fail(file, offset, error, "%s", reason);
+}
+
 /* The header's text to *text (the caller frees it) and its length to *size. */
 static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
     unsigned char bytes[8];
+    char reason[120];
     uint64_t length = 0;
     tsk_status status;
     int i;
-    if (file->file.size < 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, too few for a header", (unsigned long long)file->file.size);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, too few for a header",
+             (unsigned long long)file->file.size);
+    if (file->file.size < 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     status = tsk__file_read(&file->file, file->path, 0, bytes, sizeof bytes, error);
     if (status != TSK_OK) return status;
     for (i = 7; i >= 0; i--) length = length << 8 | bytes[i];
-    if (length > TSK__SAFETENSORS_MAX_HEADER)
-        return tsk__safetensors_fail(file, 0, error, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
-                                     (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
-    if (length > file->file.size - 8)
-        return tsk__safetensors_fail(file, 0, error, "the file has %llu bytes, but its header alone should have %llu: it is cut",
-                                     (unsigned long long)file->file.size, (unsigned long long)length);
+    snprintf(reason, sizeof reason, "a header of %llu bytes is beyond the limit of %u (is it a safetensors file?)",
+             (unsigned long long)length, TSK__SAFETENSORS_MAX_HEADER);
+    if (length > TSK__SAFETENSORS_MAX_HEADER) return tsk__safetensors_fail_file(file, 0, reason, error);
+    snprintf(reason, sizeof reason, "the file has %llu bytes, but its header alone should have %llu: it is cut",
+             (unsigned long long)file->file.size, (unsigned long long)length);
+    if (length > file->file.size - 8) return tsk__safetensors_fail_file(file, 0, reason, error);
     *size = (size_t)length;
     *text = (char *)tsk__memory_new(file->allocator, (size_t)length, 1);
     if (!*text) return tsk__error_memory(error, "a safetensors header", length);
     status = tsk__file_read(&file->file, file->path, 8, *text, (size_t)length, error);
     if (status == TSK_OK && (length == 0 || (*text)[0] != '{'))
-        status = tsk__safetensors_fail(file, 8, error, "the header does not begin with '{'");
+        status = tsk__safetensors_fail_file(file, 8, "the header does not begin with '{'", error);
     return status;
 }
 
@@ -171,7 +205,9 @@ static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
                                             (unsigned long long)begin, (unsigned long long)end);
     if (end > available)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data",
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data: "
+                                            "the file is cut",
                                             (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
     if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");

@@ -5,6 +5,7 @@
 #include "memory.h"
 #include "platform.h"
 #include "template.h"
+#include "config.h"
 #include "skip.h"
 #include "schedule.h"
 #include "backend.h"
@@ -302,7 +303,9 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
 
 static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
 
-static int tsk__request_ends(const tsk__request *r, int32_t id) { return id == r->config->eos_token_id || id == r->options.end_of_turn_id; }
+static int tsk__request_ends(const tsk__request *r, int32_t id) {
+    return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
+}
 
 /* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
 static int tsk__request_hit_end(const tsk__request *r) {

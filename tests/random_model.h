@@ -65,7 +65,9 @@ static TEST_UNUSED const char *random_model_folder(const shape *s) {
     snprintf(text, sizeof text,
              "{\"model_type\": \"llada\", \"d_model\": %d, \"n_layers\": %d, \"n_heads\": %d, \"n_kv_heads\": %d, \"mlp_hidden_size\": %d, \"vocab_size\": %d,"
              " \"embedding_size\": %d, \"max_sequence_length\": %d, \"mask_token_id\": %d, \"eos_token_id\": %d, \"pad_token_id\": %d, \"rope_theta\": 10000.0,"
-             " \"rms_norm_eps\": 1e-05, \"weight_tying\": %s, \"include_bias\": %s, \"include_qkv_bias\": %s}",
+             " \"rms_norm_eps\": 1e-05, \"weight_tying\": %s, \"include_bias\": %s, \"include_qkv_bias\": %s,"
+             " \"bias_for_layer_norm\": false, \"rope\": true, \"block_type\": \"llama\","
+             " \"layer_norm_type\": \"rms\", \"activation_type\": \"silu\"}",
              (int)c.d_model, (int)c.n_layers, (int)c.n_heads, (int)c.n_kv_heads, (int)c.mlp_hidden_size, (int)c.vocab_size, (int)c.embedding_size,
              (int)c.max_sequence_length, (int)c.mask_token_id, (int)c.eos_token_id, (int)c.pad_token_id, s->tied ? "true" : "false", s->linear_bias ? "true" : "false",
              s->qkv_bias ? "true" : "false");

@@ -127,6 +127,10 @@ test_broken_models() {
     { printf '\377\377\377\377\377\377\377\177'; tail -c +9 "$golden/model.safetensors"; } > "$work/model/model.safetensors"
     refuses_model 'model.safetensors'
     broken; : > "$work/model/config.json"; refuses_model 'config.json'
+    broken; grep -v '"rope":' "$golden/config.json" > "$work/model/config.json"; refuses_model '"rope" is missing'
+    broken; printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n' > "$work/model/model.safetensors"
+    refuses_model 'git lfs pull'
+    broken; echo '{"eos_token_id": [1, 1000]}' > "$work/model/generation_config.json"; refuses_model 'generation_config.json.*1000'
     broken; echo '{"d_model": 32' > "$work/model/config.json"; refuses_model 'config.json'
     broken; sed 's/"mlp_hidden_size": *[0-9]*/"mlp_hidden_size": 40/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'ff_proj'
     broken; sed 's/"n_layers": *[0-9]*/"n_layers": 5/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'blocks.4'
@@ -284,6 +288,11 @@ test_inspect() {
     works inspect "$golden" --json
     check "inspect --json" is_json
     check "39 tensors" equal "$(number n_tensors)" 39
+    broken; echo '{"eos_token_id": [7, 5]}' > "$work/model/generation_config.json"
+    works inspect "$work/model"
+    check "the ids that end a text" prints "eos_token_ids .* 7 5\$"
+    works inspect "$work/model" --json
+    check "the ids that end a text, as JSON" prints '"eos_token_ids":[[][0-9]*,7,5[]]'
     works inspect "$golden/model.safetensors" --json
     check "inspect FILE --json" is_json
     check "39 tensors in the file" equal "$(number n_tensors)" 39

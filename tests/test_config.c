@@ -77,7 +77,8 @@ static void fresh(void) {
         {"model_type", "\"llada\""}, {"d_model", "16"}, {"n_layers", "2"}, {"n_heads", "2"}, {"n_kv_heads", "2"}, {"mlp_hidden_size", "24"}, {"vocab_size", "40"},
         {"embedding_size", "40"}, {"max_sequence_length", "64"}, {"mask_token_id", "39"}, {"eos_token_id", "38"}, {"pad_token_id", "38"},
         {"rope_theta", "10000.0"}, {"rms_norm_eps", "1e-05"}, {"weight_tying", "false"}, {"include_bias", "false"}, {"include_qkv_bias", "false"},
-        {"layer_norm_type", "\"rms\""}, {"block_type", "\"llama\""}, {"activation_type", "\"silu\""}, {"rope", "true"}, {"alibi", "false"}};
+        {"bias_for_layer_norm", "false"}, {"layer_norm_type", "\"rms\""}, {"block_type", "\"llama\""},
+        {"activation_type", "\"silu\""}, {"rope", "true"}, {"alibi", "false"}};
     static const struct { const char *name; int n_dims; uint64_t rows, cols; } parts[] = {
         {"attn_norm", 1, 16, 0}, {"q_proj", 2, 16, 16}, {"k_proj", 2, 16, 16}, {"v_proj", 2, 16, 16}, {"attn_out", 2, 16, 16},
         {"ff_norm", 1, 16, 0}, {"ff_proj", 2, 24, 16}, {"up_proj", 2, 24, 16}, {"ff_out", 2, 16, 24}};
@@ -267,7 +268,7 @@ static void refuse_field(const char *key, const char *value, tsk_status status, 
 
 static void test_config_fields(void) {
     static const char *const required[] = {"d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mask_token_id", "eos_token_id"};
-    static const char *const wrong[] = {"-1", "1.5", "\"16\"", "true", "[16]", "99999999999999999999"};
+    static const char *const wrong[] = {"-1", "1.5", "\"16\"", "true", "{}", "99999999999999999999"};
     size_t i, j;
     for (i = 0; i < sizeof required / sizeof required[0]; i++) {
         refuse_field(required[i], NULL, TSK_ERROR_CONFIG, "missing", __LINE__);
@@ -298,6 +299,112 @@ static void test_config_fields(void) {
     refuse_field("clip_qkv", "8.0", TSK_ERROR_UNSUPPORTED, "not supported", __LINE__);
 }
 
+/* A key that is missing has the default of LLaDA's own class. */
+static void test_config_defaults(void) {
+    static const char *const harmless[] = {"n_kv_heads", "rope_theta", "rms_norm_eps", "include_bias",
+                                           "include_qkv_bias", "bias_for_layer_norm", "alibi", "pad_token_id"};
+    tsk_folder *folder = NULL;
+    const tsk_model_config *c;
+    size_t i;
+    refuse_field("rope", NULL, TSK_ERROR_UNSUPPORTED,
+                 "is missing, and LLaDA's default for it is false; only true is supported", __LINE__);
+    refuse_field("block_type", NULL, TSK_ERROR_UNSUPPORTED,
+                 "default for it is \"sequential\"; only \"llama\" is supported", __LINE__);
+    refuse_field("activation_type", NULL, TSK_ERROR_UNSUPPORTED,
+                 "default for it is \"swiglu\"; only \"silu\" is supported", __LINE__);
+    refuse_field("layer_norm_type", NULL, TSK_ERROR_UNSUPPORTED,
+                 "default for it is \"default\"; only \"rms\" is supported", __LINE__);
+    refuse_field("embedding_size", NULL, TSK_ERROR_CONFIG, "is missing", __LINE__);
+    refuse_field("rope", "null", TSK_ERROR_UNSUPPORTED, "false is not supported", __LINE__);
+    refuse_field("layer_norm_with_affine", "null", TSK_ERROR_UNSUPPORTED, "false is not supported", __LINE__);
+    refuse_field("block_type", "null", TSK_ERROR_UNSUPPORTED, "only \"llama\" is supported", __LINE__);
+    fresh();
+    for (i = 0; i < sizeof harmless / sizeof harmless[0]; i++) set(harmless[i], NULL);
+    set("embedding_size", "null");
+    set("mlp_hidden_size", "null");
+    set("mlp_ratio", "1.5e0");
+    refuse_dir(write_folder(), TSK_ERROR_CONFIG, "config.json", "\"mlp_ratio\"", "an integer", __LINE__);
+    set("mlp_hidden_size", "24");
+    set("mlp_ratio", NULL);
+    CHECK_INT(tsk_folder_open(write_folder(), NULL, &folder, NULL), TSK_OK);
+    if (!folder) return;
+    c = tsk_folder_config(folder);
+    CHECK(c->n_kv_heads == 2 && c->rope_theta == 10000.0f && c->rms_norm_eps == 1e-5f && !c->linear_bias &&
+          !c->qkv_bias);
+    CHECK(c->embedding_size == 40 && c->pad_token_id == -1);
+    tsk_folder_close(folder);
+}
+
+/* With include_bias the norms have biases too, unless another key says that they have none. */
+static void test_norm_bias(void) {
+    static const char *const values[] = {"", "null"};
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        fresh();
+        set("include_bias", "true");
+        set("bias_for_layer_norm", values[i]);
+        REFUSE(TSK_ERROR_UNSUPPORTED, "config.json", "\"bias_for_layer_norm\" is ",
+               "which LLaDA takes as \"include_bias\": true");
+    }
+}
+
+static void refuse_unsupported(const char *key, const char *value, const char *other, int line) {
+    char part[60];
+    fresh();
+    set(key, value);
+    snprintf(part, sizeof part, "\"%s\"", key);
+    refuse_dir(write_folder(), TSK_ERROR_UNSUPPORTED, "config.json", part, other, line);
+}
+
+/* Other networks under LLaDA's name, and quantised weights. */
+static void test_config_strangers(void) {
+    refuse_unsupported("architectures", "[\"LLaDAMoEModelLM\"]", "names \"LLaDAMoEModelLM\"; only \"LLaDAModelLM\"",
+                       __LINE__);
+    refuse_unsupported("architectures", "[\"LLaDAModelLM\", \"DreamModel\"]", "names \"DreamModel\"", __LINE__);
+    refuse_field("architectures", "\"LLaDAModelLM\"", TSK_ERROR_CONFIG, "must be a list of names", __LINE__);
+    refuse_field("block_group_size", "2", TSK_ERROR_UNSUPPORTED, "is 2; only 1 is supported", __LINE__);
+    refuse_field("block_group_size", "true", TSK_ERROR_CONFIG, "an integer", __LINE__);
+    refuse_field("rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 4.0}", TSK_ERROR_UNSUPPORTED,
+                 "\"yarn\" are not supported", __LINE__);
+    refuse_field("rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", TSK_ERROR_UNSUPPORTED,
+                 "\"linear\" are not supported", __LINE__);
+    refuse_field("rope_scaling", "2.0", TSK_ERROR_UNSUPPORTED, "not supported", __LINE__);
+    refuse_unsupported("rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 20000}",
+                       "other than the configuration's", __LINE__);
+    refuse_field("quantization_config", "{\"quant_method\": \"gptq\", \"bits\": 4}", TSK_ERROR_UNSUPPORTED,
+                 "(gptq) are not supported", __LINE__);
+    refuse_field("quantization_config", "{\"load_in_8bit\": true}", TSK_ERROR_UNSUPPORTED,
+                 "use the folder of BF16, F16 or F32", __LINE__);
+    refuse_field("compression_config", "{\"quant_method\": \"compressed-tensors\"}", TSK_ERROR_UNSUPPORTED,
+                 "(compressed-tensors)", __LINE__);
+}
+
+static void check_opens(int line) {
+    tsk_folder *folder = NULL;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    test_check(tsk_folder_open(write_folder(), NULL, &folder, &error) == TSK_OK, __FILE__, line, "%s", error.message);
+    tsk_folder_close(folder);
+}
+
+/* The same written otherwise, and what changes nothing. */
+static void test_config_harmless(void) {
+    static const char *const fields[][2] = {
+        {"architectures", "[\"LLaDAModelLM\"]"}, {"architectures", "null"}, {"block_group_size", "1.0"},
+        {"rope_scaling", "null"}, {"rope_scaling", "{\"rope_type\": \"default\"}"},
+        {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 1e4}"}, {"quantization_config", "null"},
+        {"clip_qkv", "null"}, {"multi_query_attention", "null"}, {"multi_query_attention", "false"},
+        {"rope_full_precision", "false"}, {"flash_attention", "true"}, {"attention_dropout", "0.1"},
+        {"alibi_bias_max", "8.0"}, {"attention_layer_norm", "null"}, {"d_model", "16.0"}, {"n_layers", "2e0"},
+        {"max_sequence_length", "16777216"}, {"unknown", "[1]"}};
+    size_t i;
+    for (i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        fresh();
+        set(fields[i][0], fields[i][1]);
+        check_opens(__LINE__);
+    }
+}
+
 static void refuse_pair(const char *key, const char *value, const char *part, const char *other, int line) {
     fresh();
     set(key, value);
@@ -314,6 +421,93 @@ static void test_config_relations(void) {
     refuse_pair("mask_token_id", "40", "mask_token_id 40", "vocabulary of 40", __LINE__);
     refuse_pair("eos_token_id", "2147483647", "eos_token_id 2147483647", "vocabulary of 40", __LINE__);
     refuse_pair("mask_token_id", "38", "mask_token_id", "both 38", __LINE__);
+    fresh();
+    set("multi_query_attention", "true"); /* beside n_kv_heads 2 */
+    REFUSE(TSK_ERROR_CONFIG, "config.json", "\"multi_query_attention\" true means n_kv_heads 1", "but that is 2");
+    set("multi_query_attention", "false");
+    set("n_kv_heads", "1");
+    REFUSE(TSK_ERROR_CONFIG, "config.json", "\"multi_query_attention\" false means n_kv_heads 2", "but that is 1");
+    set("multi_query_attention", "1");
+    REFUSE(TSK_ERROR_CONFIG, "config.json", "\"multi_query_attention\"", "true or false");
+    refuse_pair("max_sequence_length", "16777217", "\"max_sequence_length\"", "from 1 to 16777216", __LINE__);
+    refuse_pair("max_sequence_length", "1073741824", "\"max_sequence_length\"", "from 1 to 16777216", __LINE__);
+}
+
+/* ---- the ids that end a generation */
+
+static const char *folder_with_generation(const char *text) {
+    char path[700];
+    const char *dir = write_folder();
+    snprintf(path, sizeof path, "%s/generation_config.json", dir);
+    write_text(path, text);
+    return dir;
+}
+
+/* `ids` as text, in order. */
+static void check_eos(const char *dir, const char *ids, int line) {
+    tsk_folder *folder = NULL;
+    tsk_error error;
+    char text[200] = "";
+    const tsk_model_config *c;
+    int32_t i;
+    memset(&error, 0, sizeof error);
+    if (!test_check(tsk_folder_open(dir, NULL, &folder, &error) == TSK_OK, __FILE__, line, "%s", error.message)) return;
+    c = tsk_folder_config(folder);
+    for (i = 0; i < c->n_eos_token_ids; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", i ? " " : "", (int)c->eos_token_ids[i]);
+    test_check(strcmp(text, ids) == 0, __FILE__, line, "the ids are %s, not %s", text, ids);
+    test_check(c->eos_token_id == c->eos_token_ids[0], __FILE__, line, "eos_token_id is %d", (int)c->eos_token_id);
+    for (i = 0; i < 40; i++) {
+        char word[16], padded[210];
+        snprintf(word, sizeof word, " %d ", (int)i);
+        snprintf(padded, sizeof padded, " %s ", ids);
+        test_check(tsk_config_is_eos(c, i) == (strstr(padded, word) != NULL), __FILE__, line, "is %d one?", (int)i);
+    }
+    tsk_folder_close(folder);
+}
+
+static void refuse_eos(const char *config, const char *generation, tsk_status status, const char *part,
+                       const char *other, int line) {
+    fresh();
+    set("eos_token_id", config);
+    if (generation) refuse_dir(folder_with_generation(generation), status, "generation_config.json", part, other, line);
+    else refuse_dir(write_folder(), status, "config.json", part, other, line);
+}
+
+static void test_eos_ids(void) {
+    static const char many[] = "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,15,14]";
+    static const char more[] = "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]";
+    fresh();
+    check_eos(write_folder(), "38", __LINE__);
+    check_eos(folder_with_generation("{}"), "38", __LINE__);
+    check_eos(folder_with_generation("{\"eos_token_id\": null}"), "38", __LINE__);
+    check_eos(folder_with_generation("{\"eos_token_id\": 38.0, \"bos_token_id\": \"any\"}"), "38", __LINE__);
+    check_eos(folder_with_generation("{\"eos_token_id\": 7}"), "38 7", __LINE__);
+    check_eos(folder_with_generation("{\"eos_token_id\": [7, 38, 5, 7]}"), "38 7 5", __LINE__);
+    set("eos_token_id", "[12, 3, 12]");
+    check_eos(write_folder(), "12 3", __LINE__);
+    check_eos(folder_with_generation("{\"eos_token_id\": [3, 4]}"), "12 3 4", __LINE__);
+    set("eos_token_id", NULL);
+    check_eos(folder_with_generation("{\"eos_token_id\": [3, 4]}"), "3 4", __LINE__);
+    set("eos_token_id", many);
+    check_eos(write_folder(), "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", __LINE__);
+    refuse_eos(more, NULL, TSK_ERROR_UNSUPPORTED, "\"eos_token_id\"", "more than 16", __LINE__);
+    refuse_eos("[]", NULL, TSK_ERROR_CONFIG, "\"eos_token_id\"", "missing", __LINE__);
+    refuse_eos("[38, 40]", NULL, TSK_ERROR_CONFIG, "eos_token_id 40", "vocabulary of 40", __LINE__);
+    refuse_eos("[38, 39]", NULL, TSK_ERROR_CONFIG, "mask_token_id and eos_token_id", "both 39", __LINE__);
+    refuse_eos("[38, \"5\"]", NULL, TSK_ERROR_CONFIG, "\"eos_token_id\"", "must be an integer from 0", __LINE__);
+    refuse_eos("[38, [5]]", NULL, TSK_ERROR_CONFIG, "\"eos_token_id\"", "must be an integer from 0", __LINE__);
+    refuse_eos("38", "{\"eos_token_id\": 40}", TSK_ERROR_CONFIG, "eos_token_id 40", "vocabulary of 40", __LINE__);
+    refuse_eos("38", "{\"eos_token_id\": [39]}", TSK_ERROR_CONFIG, "mask_token_id and eos_token_id", "both 39",
+               __LINE__);
+    refuse_eos("38", "{\"eos_token_id\": -1}", TSK_ERROR_CONFIG, "\"eos_token_id\"", "must be an integer from 0",
+               __LINE__);
+    refuse_eos("38", "{\"eos_token_id\": \"</s>\"}", TSK_ERROR_CONFIG, "\"eos_token_id\"",
+               "must be an integer from 0", __LINE__);
+    refuse_eos(many, "{\"eos_token_id\": 16}", TSK_ERROR_UNSUPPORTED, "\"eos_token_id\"", "more than 16", __LINE__);
+    refuse_eos("38", "[38]", TSK_ERROR_CONFIG, "no JSON object", "", __LINE__);
+    refuse_eos("38", "{\"eos_token_id\": 38", TSK_ERROR_JSON, "line 1", "", __LINE__);
+    refuse_eos("38", "", TSK_ERROR_JSON, "end of the text", "", __LINE__);
 }
 
 static void test_config_file(void) {
@@ -408,6 +602,29 @@ static void test_tensors(void) {
     REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "blocks.0.q_proj.bias", "missing");
 }
 
+/* Folders as GPTQ, AWQ and others write them, whose configuration says nothing: the names of what they add tell. */
+static void test_quantised_tensors(void) {
+    static const struct { const char *suffix, *method; } kinds[] = {
+        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".scales", "MLX or GPTQ"},
+        {".weight_packed", "compressed-tensors"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"}, {".weight_scale_inv", "FP8"}};
+    char name[100];
+    size_t i, kept, shards;
+    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        for (kept = 0; kept < 2; kept++)
+            for (shards = 1; shards < 4; shards += 2) {
+                fresh();
+                snprintf(name, sizeof name, "blocks.1.q_proj%s", kinds[i].suffix);
+                if (!kept) remove_tensor("blocks.1.q_proj.weight");
+                else snprintf(named("blocks.1.q_proj.weight")->dtype, 12, "I16");
+                add(name, 2, 4, 16);
+                if (shards > 1) spread_over_shards((int)shards);
+                refuse_dir(write_folder(), TSK_ERROR_UNSUPPORTED, "", kinds[i].method, name, __LINE__);
+            }
+    fresh();
+    named("blocks.1.q_proj.weight")->shape[0] = 8; /* wrong, but not quantised */
+    REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "blocks.1.q_proj.weight", "shape [8, 16]");
+}
+
 static void test_cut_files(void) {
     static const int lengths[] = {0, 1, 7, 8, 9, 200};
     const char *dir;
@@ -420,10 +637,11 @@ static void test_cut_files(void) {
     if (stat(path, &status) != 0) exit(2);
     for (i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         b.cut = (int)status.st_size - lengths[i];
-        REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", lengths[i] < 8 ? "too few for a header" : "cut", "");
+        REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors",
+               lengths[i] == 0 ? "it is empty" : lengths[i] < 8 ? "too few for a header" : "it is cut", "");
     }
     b.cut = 1;
-    REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "ff_out.weight", "beyond the file");
+    REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "ff_out.weight", "the file is cut");
     b.cut = 0;
     b.add = 3;
     REFUSE(TSK_ERROR_SAFETENSORS, "model.safetensors", "the tensors end at byte", "");
@@ -434,6 +652,91 @@ static void test_cut_files(void) {
     refuse_dir(dir, TSK_ERROR_IO, "", "neither model.safetensors nor model.safetensors.index.json", dir, __LINE__);
     if (mkfifo(path, 0600) != 0) exit(2);
     refuse_dir(dir, TSK_ERROR_IO, "model.safetensors", "FIFO", "", __LINE__);
+}
+
+/* What people have in a model file's place, and what the error says that it is. */
+static const struct { const char *bytes; size_t size; const char *what, *advice; } others[] = {
+#define OTHER(bytes, what, advice) {bytes, sizeof bytes - 1, what, advice}
+    OTHER("version https://git-lfs.github.com/spec/v1\n"
+          "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 13329920\n",
+          "a Git LFS pointer", "git lfs pull"),
+    OTHER("<!DOCTYPE html>\n<html><head><title>Not found</title></head></html>\n", "an HTML or XML page",
+          "download it again"),
+    OTHER("\r\n  <?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "an HTML or XML page",
+          "download it again"),
+    OTHER("PK\3\4\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0pytorch_model/data.pkl", "a zip archive", "safetensors"),
+    OTHER("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "a Python pickle", "safetensors"),
+    OTHER("\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.", "a Python pickle", "safetensors"),
+    OTHER("GGUF\3\0\0\0\x23\1\0\0\0\0\0\0", "a GGUF file", "not supported"),
+    OTHER("\x1f\x8b\x08\0\0\0\0\0\0\3\xab\x56", "gzip", "decompress"),
+    OTHER("\x28\xb5\x2f\xfd\4\0\1\0\0abc", "zstd", "decompress"),
+    OTHER("\xfd" "7zXZ\0\0\4\xe6\xd6", "xz", "decompress"),
+    OTHER("BZh91AY&SY", "bzip2", "decompress"),
+    OTHER("\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
+    OTHER("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "zero bytes", "download it again")
+#undef OTHER
+};
+
+/* A good folder but for `file`, whose bytes are others. */
+static void refuse_other(int n_shards, const char *file, tsk_status status, const char *bytes, size_t size,
+                         const char *what, const char *advice, int line) {
+    char path[700];
+    const char *dir;
+    fresh();
+    if (n_shards > 1) spread_over_shards(n_shards);
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    write_file(path, bytes, size);
+    refuse_dir(dir, status, file, what, advice, line);
+}
+
+static void test_other_files(void) {
+    static const struct { int n_shards; const char *file; tsk_status status; } places[] = {
+        {1, "model.safetensors", TSK_ERROR_SAFETENSORS},
+        {1, "config.json", TSK_ERROR_JSON},
+        {3, "model-00001-of-00003.safetensors", TSK_ERROR_SAFETENSORS},
+        {3, "model.safetensors.index.json", TSK_ERROR_JSON}};
+    static const char page[] = "Entry not found", json[] = "\n{\"error\": \"no such repository\"}";
+    static const char utf8[] = "Zugriff verweigert \xc3\xbc";
+    size_t i, j;
+    for (i = 0; i < sizeof others / sizeof others[0]; i++)
+        for (j = 0; j < sizeof places / sizeof places[0]; j++)
+            refuse_other(places[j].n_shards, places[j].file, places[j].status, others[i].bytes, others[i].size,
+                         others[i].what, others[i].advice, __LINE__);
+#define REFUSE_TEXT(text, what, quote) \
+    refuse_other(1, "model.safetensors", TSK_ERROR_SAFETENSORS, text, sizeof text - 1, what, quote, __LINE__)
+    REFUSE_TEXT(page, "it is text", "\"Entry not found\"");
+    REFUSE_TEXT(json, "it is JSON", "no such repository");
+    REFUSE_TEXT(utf8, "it is text", "\"Zugriff verweigert \"");
+#undef REFUSE_TEXT
+    refuse_other(1, "config.json", TSK_ERROR_JSON, page, sizeof page - 1, "line 1, column 1", "found 'E'", __LINE__);
+}
+
+/* The model's tokenizer is JSON as well. */
+static void test_other_tokenizer(void) {
+    tsk_tokenizer *tokenizer = NULL;
+    tsk_error error;
+    char path[700];
+    const char *dir;
+    memset(&error, 0, sizeof error);
+    fresh();
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    write_file(path, others[0].bytes, others[0].size);
+    CHECK_INT(tsk_tokenizer_load(dir, NULL, &tokenizer, &error), TSK_ERROR_JSON);
+    check_error(&error, TSK_ERROR_JSON, "tokenizer.json", others[0].what, others[0].advice, __LINE__);
+}
+
+static void test_other_weights(void) {
+    char path[700];
+    const char *dir;
+    fresh();
+    b.leave_out = 0;
+    dir = write_folder();
+    snprintf(path, sizeof path, "%s/pytorch_model.bin", dir);
+    write_file(path, "PK", 2);
+    refuse_dir(dir, TSK_ERROR_IO, "", "neither model.safetensors nor model.safetensors.index.json",
+               "pytorch_model.bin", __LINE__);
 }
 
 /* Cut to nothing between loading and use; NULL: no file. */
@@ -662,7 +965,6 @@ static void test_variants(void) {
     set("n_kv_heads", NULL); /* absent: as many as heads */
     set("embedding_size", "null");
     set("pad_token_id", NULL);
-    set("layer_norm_type", NULL);
     built_logits(other);
     CHECK(memcmp(plain, other, sizeof plain) == 0);
     fresh();
@@ -735,6 +1037,80 @@ static void check_golden_reading(const char *name) {
     CHECK(memcmp(logits[0], logits[1], size) == 0);
     free(logits[0]);
     free(logits[1]);
+}
+
+/* ---- memory follows what is used, not what the configuration claims */
+
+/* All bytes ever asked for, and those of the largest block. */
+typedef struct counted { size_t total, largest; } counted;
+
+static void count_bytes(counted *c, size_t size) {
+    c->total += size;
+    if (size > c->largest) c->largest = size;
+}
+static void *counted_allocate(void *user, size_t size) {
+    count_bytes((counted *)user, size);
+    return malloc(size);
+}
+static void *counted_reallocate(void *user, void *block, size_t old_size, size_t new_size) {
+    (void)old_size;
+    count_bytes((counted *)user, new_size);
+    return realloc(block, new_size);
+}
+static void counted_release(void *user, void *block) {
+    (void)user;
+    free(block);
+}
+
+/* What loading the folder, a forward pass over n_ids tokens and a generation as short ask for. */
+static counted count_use(const char *dir, float *logits) {
+    static const int32_t ids[n_ids] = {1, 5, 39, 7, 39, 22, 0, 38, 9};
+    counted c = {0, 0};
+    tsk_allocator allocator = {counted_allocate, counted_reallocate, counted_release, &c};
+    tsk_model_options options = tsk_model_options_default();
+    tsk_generate_options small = tsk_generate_options_default();
+    tsk_model *model = NULL;
+    tsk_session *session = NULL;
+    tsk_result result;
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 1;
+    options.host.allocator = &allocator;
+    small.gen_length = small.block_length = 8;
+    CHECK_INT(tsk_model_load(dir, &options, &model, NULL), TSK_OK);
+    CHECK_INT(tsk_session_create(model, &small, &session, NULL), TSK_OK);
+    CHECK_INT(tsk_session_logits(session, ids, n_ids, 0, n_ids, logits, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(session, ids, n_ids, NULL, &result, NULL), TSK_OK);
+    tsk_session_free(session);
+    tsk_model_free(model);
+    return c;
+}
+
+static void test_claimed_length(void) {
+    static float real[n_ids * vocabulary], claimed[n_ids * vocabulary];
+    counted little, much;
+    fresh();
+    little = count_use(write_folder(), real);
+    set("max_sequence_length", "16777216");
+    much = count_use(write_folder(), claimed);
+    CHECK(memcmp(real, claimed, sizeof real) == 0);
+    CHECK_INT(much.largest, little.largest);
+    CHECK(much.total < little.total + 1000); /* (the text is longer) */
+}
+
+/* The lists of a folder that claims 4,096 layers end with those that it has. */
+static void test_claimed_layers(void) {
+    counted c = {0, 0};
+    tsk_allocator allocator = {counted_allocate, counted_reallocate, counted_release, &c};
+    tsk_host host = {&allocator, NULL, 0};
+    tsk_folder *folder = NULL;
+    fresh();
+    CHECK_INT(tsk_folder_open(write_folder(), &host, &folder, NULL), TSK_OK);
+    tsk_folder_close(folder);
+    CHECK(c.total > 0 && c.total < 100000);
+    c.total = c.largest = 0;
+    set("n_layers", "4096");
+    CHECK_INT(tsk_folder_open(write_folder(), &host, &folder, NULL), TSK_ERROR_TENSOR);
+    CHECK(c.total > 0 && c.total < 100000);
 }
 
 /* ---- LLaDA-8B-Instruct's own config and index, over files with nothing in them */
@@ -815,10 +1191,19 @@ int main(void) {
     for (i = 0; i < 3; i++) check_golden_reading(golden[i]);
     test_config_fields();
     test_config_relations();
+    test_config_defaults();
+    test_norm_bias();
+    test_config_strangers();
+    test_config_harmless();
+    test_eos_ids();
     test_config_file();
     test_folder_names();
     test_tensors();
+    test_quantised_tensors();
     test_cut_files();
+    test_other_files();
+    test_other_tokenizer();
+    test_other_weights();
     test_links_and_folders();
     test_cut_after_loading();
     test_index();
@@ -826,6 +1211,8 @@ int main(void) {
     test_index_strangers();
     test_storage();
     test_variants();
+    test_claimed_length();
+    test_claimed_layers();
     test_llada_8b();
     test_options();
     return test_end("test_config");

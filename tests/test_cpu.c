@@ -105,9 +105,8 @@ static void make_model(model *m, const shape *s, const tsk__cpu_kernels *kernels
         make_matrix(m, &l->up_proj, s->dtype, s->mlp, s->d, s->linear_bias);
         make_matrix(m, &l->ff_out, s->dtype, s->d, s->mlp, s->linear_bias);
     }
-    m->cpu.rope_cos = floats((size_t)c->max_sequence_length * (size_t)(c->head_dim / 2));
-    m->cpu.rope_sin = floats((size_t)c->max_sequence_length * (size_t)(c->head_dim / 2));
-    tsk__cpu_rope_fill(c, m->cpu.rope_cos, m->cpu.rope_sin);
+    m->cpu.rope_frequencies = floats((size_t)(c->head_dim / 2));
+    for (i = 0; i < c->head_dim / 2; i++) m->cpu.rope_frequencies[i] = tsk__rope_frequency(c, i);
 }
 
 static void free_matrix(const tsk__matrix *w) { free((void *)(uintptr_t)w->bias); }
@@ -121,7 +120,7 @@ static void free_model(model *m) {
         free_matrix(&l->q), free_matrix(&l->k), free_matrix(&l->v), free_matrix(&l->attn_out);
         free_matrix(&l->ff_proj), free_matrix(&l->up_proj), free_matrix(&l->ff_out);
     }
-    free((void *)(uintptr_t)m->cpu.final_norm), free(m->cpu.rope_cos), free(m->cpu.rope_sin);
+    free((void *)(uintptr_t)m->cpu.final_norm), free(m->cpu.rope_frequencies);
 }
 
 /* ---- the same in double */
@@ -628,15 +627,26 @@ static void test_rows(const tsk__cpu_kernels *kernels) {
     CHECK(memcmp(a, c, sizeof a) == 0);
 }
 
-static void test_rope_table(void) {
+static void test_rope_turns(void) {
     tsk_model_config config;
-    float c[100 * 5], s[100 * 5];
-    memset(&config, 0, sizeof config);
-    config.head_dim = 10, config.max_sequence_length = 100, config.rope_theta = 500000;
-    tsk__cpu_rope_fill(&config, c, s);
-    CHECK(c[0] == 1.0f && s[0] == 0.0f && c[4] == 1.0f && s[4] == 0.0f);
-    CHECK(c[5] == (float)cos(1.0) && s[5] == (float)sin(1.0) && c[99 * 5] == (float)cos(99.0));
-    CHECK(s[99 * 5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_model m;
+    float frequencies[5], turns[10];
+    int32_t i;
+    memset(&config, 0, sizeof config), memset(&m, 0, sizeof m);
+    config.head_dim = 10, config.rope_theta = 500000;
+    for (i = 0; i < 5; i++) frequencies[i] = tsk__rope_frequency(&config, i);
+    CHECK(frequencies[0] == 1.0f && frequencies[2] == (float)(1 / pow(500000, 0.4)));
+    m.config = &config, m.rope_frequencies = frequencies;
+    tsk__cpu_rope_turn(&m, 0, turns);
+    for (i = 0; i < 5; i++) CHECK(turns[i] == 1.0f && turns[5 + i] == 0.0f);
+    tsk__cpu_rope_turn(&m, 1, turns);
+    CHECK(turns[0] == (float)cos(1.0) && turns[5] == (float)sin(1.0));
+    tsk__cpu_rope_turn(&m, 99, turns);
+    CHECK(turns[0] == (float)cos(99.0));
+    CHECK(turns[5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_rope_turn(&m, 16777215, turns); /* the last position that a model may have */
+    CHECK(turns[0] == (float)cos(16777215.0));
+    CHECK(turns[5 + 2] == (float)sin((double)(16777215.0f * (float)(1 / pow(500000, 0.4)))));
 }
 
 /* Ties, the mask on top, and a chunk boundary, all without noise. */
@@ -701,7 +711,7 @@ int main(void) {
     size_t k;
     test_selection();
     test_half();
-    test_rope_table();
+    test_rope_turns();
     test_noise_bound();
     for (k = 0; k < sizeof set_names / sizeof *set_names; k++) {
         const tsk__cpu_kernels *kernels = tsk__cpu_kernels_by_name(set_names[k]);

@@ -146,8 +146,8 @@ static void test_refuses(void) {
         {"{" TENSOR("a", "f32", "[]", "[0,4]") "}", 4, "tensor 'a': unknown dtype 'f32'"},
         {"{" TENSOR("a", "U8", "1", "[0,1]") "}", 1, "tensor 'a': shape is not an array"},
         {"{" TENSOR("a", "U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "tensor 'a': shape has 9 numbers, more than 8"},
-        {"{" TENSOR("a", "U8", "[1.0]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
-        {"{" TENSOR("a", "U8", "[1e0]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
+        {"{" TENSOR("a", "U8", "[1.5]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
+        {"{" TENSOR("a", "U8", "[1e-1]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[-1]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[\"1\"]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[18446744073709551616]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
@@ -220,7 +220,7 @@ static void test_not_a_file(void) {
     size_t i;
     const char *fifo, *link;
     CHECK_INT(open_bytes("", 0, &error), TSK_ERROR_SAFETENSORS);
-    CHECK_CONTAINS(error.message, "the file has 0 bytes, too few");
+    CHECK_CONTAINS(error.message, "it is empty");
     CHECK_INT(open_bytes(bytes, 7, &error), TSK_ERROR_SAFETENSORS);
     CHECK_CONTAINS(error.message, "the file has 7 bytes, too few");
     CHECK_INT(open_bytes(bytes, 8, &error), TSK_ERROR_SAFETENSORS);

@@ -101,8 +101,76 @@ static void run_goldens(const char *path) {
     tsk_json_free(document);
 }
 
+/* ---- several ids that end a generation */
+
+static void copy_file(const char *dir, const char *name) {
+    char path[700];
+    size_t size = 0;
+    char *bytes;
+    snprintf(path, sizeof path, "tests/golden/models/mha-f32/%s", name);
+    bytes = read_file(path, &size);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    write_file(path, bytes, size);
+    free(bytes);
+}
+
+/* The golden model with an id of generation_config.json that ends its texts, too. */
+static tsk_model *model_with_end(int32_t id) {
+    tsk_model_options options = tsk_model_options_default();
+    tsk_model *model = NULL;
+    char path[700], text[100];
+    const char *dir = tsk_test_temp_dir();
+    copy_file(dir, "config.json");
+    copy_file(dir, "model.safetensors");
+    snprintf(path, sizeof path, "%s/generation_config.json", dir);
+    snprintf(text, sizeof text, "{\"eos_token_id\": [%d]}", (int)id);
+    write_text(path, text);
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 1;
+    CHECK_INT(tsk_model_load(dir, &options, &model, NULL), TSK_OK);
+    return model;
+}
+
+static void generate_ended(tsk_model *model, int eos_stop, int32_t *tokens, tsk_result *result) {
+    static const int32_t prompt[] = {3, 14, 15, 9, 26};
+    tsk_generate_options options = tsk_generate_options_default();
+    tsk_session *session = NULL;
+    options.gen_length = 32;
+    options.block_length = 8;
+    options.eos_stop = eos_stop;
+    options.end_of_turn_id = -2;
+    CHECK_INT(tsk_session_create(model, &options, &session, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(session, prompt, 5, NULL, result, NULL), TSK_OK);
+    memcpy(tokens, result->tokens, 32 * sizeof *tokens);
+    tsk_session_free(session);
+}
+
+/* Up to the block of its first end token a text is what it is without an end; then it is padded with eos_token_id. */
+static void test_ends(void) {
+    tsk_model *plain = golden_model("mha-f32", 1), *ended;
+    const tsk_model_config *config = tsk_model_get_config(plain);
+    int32_t all[32], found[32], end = 0, i, id;
+    tsk_result result;
+    generate_ended(plain, 0, all, &result);
+    id = all[11];
+    CHECK(!tsk_config_is_eos(config, id));
+    while (all[end] != id && all[end] != config->eos_token_id) end++;
+    CHECK(end < 16); /* so that blocks are left to be padded */
+    ended = model_with_end(id);
+    generate_ended(ended, 1, found, &result);
+    CHECK_INT(result.finish_reason, TSK_FINISH_EOS);
+    CHECK_INT(result.n_before_end, end);
+    for (i = 0; i < 32; i++) CHECK_INT(found[i], i < (end / 8 + 1) * 8 ? all[i] : config->eos_token_id);
+    generate_ended(ended, 0, found, &result);
+    CHECK_INT(result.n_before_end, end);
+    CHECK(memcmp(found, all, sizeof all) == 0);
+    tsk_model_free(ended);
+    tsk_model_free(plain);
+}
+
 int main(void) {
     size_t i;
+    test_ends();
     run_goldens("tests/golden/generate.json");
     run_goldens("tests/golden/generate_refresh.json");
     run_goldens("tests/golden/generate_rows.json");

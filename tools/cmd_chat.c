@@ -98,7 +98,8 @@ static void write_piece(chat *c, const tsk_text *piece) {
 }
 
 static int ends_text(const chat *c, int32_t id) {
-    return id == tsk_model_get_config(c->engine.model)->eos_token_id || id == tsk_chat_end_of_turn(c->engine.tokenizer);
+    const tsk_model_config *config = tsk_model_get_config(c->engine.model);
+    return tsk_config_is_eos(config, id) || id == tsk_chat_end_of_turn(c->engine.tokenizer);
 }
 
 /* Text goes out a finished block at a time: what stands in one changes no more. */

@@ -126,6 +126,10 @@ static void write_config(tsk_json_writer *json, const tsk_model_config *config) 
         tsk_json_write_key(json, config_fields[i].name);
         tsk_json_write_int(json, config_field(config, i));
     }
+    tsk_json_write_key(json, "eos_token_ids");
+    tsk_json_begin_array(json);
+    for (i = 0; i < config->n_eos_token_ids; i++) tsk_json_write_int(json, config->eos_token_ids[i]);
+    tsk_json_end_array(json);
     cli_json_double(json, "rope_theta", config->rope_theta);
     cli_json_double(json, "rms_norm_eps", config->rms_norm_eps);
     write_flag(json, "weight_tying", config->weight_tying);
@@ -221,7 +225,10 @@ static void print_config(tsk_text *out, const tsk_model_config *config) {
     int i;
     cli_append(out, "\nconfig\n");
     for (i = 0; i < N_CONFIG_FIELDS; i++) cli_append(out, "  %-20s %d\n", config_fields[i].name, (int)config_field(config, i));
-    cli_append(out, "  %-20s %g\n  %-20s %g\n", "rope_theta", (double)config->rope_theta, "rms_norm_eps", (double)config->rms_norm_eps);
+    cli_append(out, "  %-20s", "eos_token_ids");
+    for (i = 0; i < config->n_eos_token_ids; i++) cli_append(out, " %d", (int)config->eos_token_ids[i]);
+    cli_append(out, "\n  %-20s %g\n  %-20s %g\n", "rope_theta", (double)config->rope_theta, "rms_norm_eps",
+               (double)config->rms_norm_eps);
     cli_append(out, "  %-20s %s\n", "head", config->weight_tying ? "the embedding table" : "its own");
     cli_append(out, "  %-20s %s\n", "biases", config->linear_bias ? "everywhere" : config->qkv_bias ? "q, k, v" : "none");
 }

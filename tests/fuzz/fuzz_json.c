@@ -5,12 +5,23 @@
 
 static tsk_text writings[2]; /* kept, so that few executions allocate */
 
+/* Written without fraction and exponent, as integers are: the others, though they may be whole, are written as doubles. */
+static int is_plain(const tsk_json_value *value) {
+    const char *text = tsk__json_text(value) + value->start;
+    uint32_t i;
+    for (i = 0; i < value->length; i++)
+        if (text[i] == '.' || text[i] == 'e' || text[i] == 'E') return 0;
+    return 1;
+}
+
 static void write_number(tsk_json_writer *writer, const tsk_json_value *value) {
     int64_t i;
     uint64_t u;
     double d;
-    if (tsk_json_uint64(value, &u)) tsk_json_write_uint(writer, u);
-    else if (tsk_json_int64(value, &i)) tsk_json_write_int(writer, i);
+    int is_unsigned = tsk_json_uint64(value, &u), is_signed = tsk_json_int64(value, &i);
+    if (is_unsigned && is_signed && u != (uint64_t)i) abort();
+    if (is_unsigned && is_plain(value)) tsk_json_write_uint(writer, u);
+    else if (is_signed && is_plain(value)) tsk_json_write_int(writer, i);
     else tsk_json_write_double(writer, tsk_json_double(value, &d) ? d : 0);
 }
 
