@@ -59,7 +59,6 @@ test_usage() {
     ln "$input" "$work/link"
     refuses 1 'it is the input' batch -m $golden --input "$input" --output "$work/link"
     refuses 1 "$work/nomodel" batch -m "$work/nomodel" --input "$input" --output "$output"
-    refuses 1 'max_requests' $small --max-batch 0
     for kept in 'some text' '{"name": 1}' '[]' '{"id":1.5,"x":1}'; do
         printf '%s\nmore' "$kept" > "$work/kept"
         cp "$work/kept" "$work/before"
@@ -176,7 +175,7 @@ test_bad_lines() {
     check "half a token" error_of '"half"' 'whole number'
     check "1 is not true" error_of '"bool"' 'true or false'
     check "no such choice" error_of '"choice"' 'dual|prefix|none'
-    check "two rules" error_of '"rules"' 'exclude each other'
+    check "two rules" error_of '"rules"' 'only one of ."threshold." and ."factor." can'
     check "a cache without TokenSkip" error_of '"cache"' 'dual only'
     cp "$output" "$work/before"
     run $small

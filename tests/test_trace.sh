@@ -177,7 +177,7 @@ test_refusals() {
     refuses 2 'needs --dump' trace -m $golden $short --dump-only '*'
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes 3..1
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes ..
-    refuses 2 'takes a number from 1' trace -m $golden $short --blocks 0
+    refuses 2 'takes a whole number from 1 to' trace -m $golden $short --blocks 0
     refuses 2 'shadow needs TokenSkip' trace -m $golden $short --shadow --cache none
     refuses 1 'No such file' trace -m $golden $short --dump "$work/nowhere/x"
     refuses 1 'No such file' trace -m $golden $short --html "$work/nowhere/x"
@@ -250,13 +250,13 @@ test_searches() {
         refuses 1 'No such file' $command -m $golden --data "$work/nowhere.jsonl"
         refuses 2 'needs -m DIR' $command --data "$work/none.jsonl"
         refuses 2 'needs --data' $command -m $golden
-        refuses 2 'takes a number from 1' $command -m $golden --data "$work/none.jsonl" --limit 0
+        refuses 2 'takes a whole number from 1 to' $command -m $golden --data "$work/none.jsonl" --limit 0
         refuses 2 'cache dual' $command -m $golden --data "$work/none.jsonl" --cache none
     done
     refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
     refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
-    refuses 2 'share from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
+    refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
     check "no picture is left behind" [ ! -e "$work/x.svg" ]
 }
@@ -310,7 +310,7 @@ test_sweep() {
     cp "$work/sweep.svg" "$out"
     check "two rounds are the same runs" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
     check "and the picture says so" prints '1 questions, the best of 2 rounds;'
-    refuses 2 '--rounds takes a number from 1' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
+    refuses 2 '--rounds takes a whole number from 1 to' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
 }
 
 # ---- The page -------------------------------------------------------------------------------------------------------

@@ -49,6 +49,13 @@ int cli_fail(const char *format, ...) {
     return CLI_FAILED;
 }
 
+void cli_warn(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+}
+
 void cli_note(const char *format, ...) {
     va_list arguments;
     if (!cli_stderr_is_terminal()) return;

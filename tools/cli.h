@@ -50,6 +50,7 @@ typedef struct cli_settings {
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_flips;
+    int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
 
@@ -66,6 +67,8 @@ typedef struct cli_command {
    the usage is wrong and said so. */
 int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv);
 int cli_given(const cli_settings *settings, const char *option);
+/* The --help of a subcommand, to stdout. */
+int cli_print_help(const cli_command *command);
 void cli_settings_free(cli_settings *settings);
 
 /* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
@@ -100,6 +103,8 @@ int cli_fail_with(const tsk_error *error, const char *context);
 /* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
    part of the result. */
 void cli_keep_messages(tsk_text *out);
+/* What was decided for the user, or left out: on stderr, whatever that is. */
+void cli_warn(const char *format, ...) CLI_PRINTF(1, 2);
 /* A remark, only where stderr is a terminal. */
 void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 

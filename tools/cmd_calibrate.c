@@ -401,8 +401,6 @@ static int print_plain(const calibration *c) {
 /* ---- Command ---------------------------------------------------------------------------------------------------- */
 
 static int check(const cli_settings *settings) {
-    if (!(settings->max_flips >= 0 && settings->max_flips <= 1)) return cli_usage_error("--max-flips takes a share from 0 to 1");
-    if (cli_given(settings, "limit") && settings->limit < 1) return cli_usage_error("--limit takes a number from 1");
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }

@@ -56,8 +56,8 @@ static int print_overview(void) {
     int i, status;
     cli_append(&out, "usage: tokenskip COMMAND [options]\n\nRuns masked-diffusion language models (LLaDA).\n\ncommands:\n");
     for (i = 0; i < N_COMMANDS; i++) cli_append(&out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    cli_append(&out, "\n`tokenskip COMMAND --help` lists a command's options; `tokenskip --version` says which version this is.\n"
-                     "Exit status: 0 success, 1 failure, 2 wrong usage.\n");
+    cli_append(&out, "\n`tokenskip help COMMAND`, or `tokenskip COMMAND --help`, lists a command's options; `tokenskip --version` says which version this is.\n"
+                     "Exit status: 0 success, 1 failure, 2 wrong usage or an option's value that makes no sense.\n");
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
     return status;
@@ -85,15 +85,32 @@ static void occupy_standard_streams(void) {
     if (fd > STDERR_FILENO) close(fd);
 }
 
-int main(int argc, char **argv) {
+static const cli_command *find_command(const char *name) {
     int i;
+    for (i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    cli_usage_error("no command '%s' (tokenskip --help lists them)", name);
+    return NULL;
+}
+
+/* The arguments after `help`. */
+static int help(int argc, char **argv) {
+    const cli_command *command;
+    if (argc == 0) return print_overview();
+    if (argc > 1) return cli_usage_error("help takes one command, and got '%s' and '%s'", argv[0], argv[1]);
+    command = find_command(argv[0]);
+    return command ? cli_print_help(command) : CLI_USAGE;
+}
+
+int main(int argc, char **argv) {
+    const cli_command *command;
     occupy_standard_streams();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write with a message, like a full disk */
     signal(SIGXFSZ, SIG_IGN); /* so is a file at its size limit */
     if (argc < 2) return cli_usage_error("no command (tokenskip --help lists them)");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_overview();
     if (strcmp(argv[1], "--version") == 0) return print_version();
-    for (i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, argv[1]) == 0) return run_command(&commands[i], argc - 2, argv + 2);
-    return cli_usage_error("no command '%s' (tokenskip --help lists them)", argv[1]);
+    if (strcmp(argv[1], "help") == 0) return help(argc - 2, argv + 2);
+    command = find_command(argv[1]);
+    return command ? run_command(command, argc - 2, argv + 2) : CLI_USAGE;
 }
