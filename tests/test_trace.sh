@@ -104,6 +104,23 @@ test_json() {
     check "skip_refresh: JSON" is_json
 }
 
+# Blocks that start without a refresh, and rows beside the block. A token is skipped where its mean cosine is above the
+# threshold: at 1 nobody is, and every step is its full pass.
+test_rarer_refreshes() {
+    rarer="$short --gen-length 32 --no-eos-stop --no-threshold --refresh-every 3 --refresh-rows 5"
+    works trace -m $golden $rarer $seed
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    works trace -m $golden $rarer $seed --keep-masks --shadow --json
+    check "it is JSON" is_json
+    check "the options are in it" prints '"refresh_every":3,"refresh_rows":5'
+    check "32 passes, two of them refreshes: 30 steps have a full pass beside them" prints '"shadow":{"steps":30,'
+    # masked tokens are 8 + 7 + ... + 1 in a block, and 28 after its refresh
+    works trace -m $golden $rarer --skip-masked --skip-threshold 1 --shadow --json
+    check "nobody skipped, nothing different" prints '"shadow":{"steps":30,"masked":128,"flips":0,"kl_mean":0,"kl_max":0,'
+    works trace -m $golden $rarer --skip-masked --skip-threshold 1 --skip-refresh --shadow --json
+    check "nor with --skip-refresh" prints '"shadow":{"steps":32,"masked":144,"flips":0,"kl_mean":0,"kl_max":0,'
+}
+
 # ---- The dump -------------------------------------------------------------------------------------------------------
 
 tensors() { "$tokenskip" inspect "$1"; }
@@ -161,7 +178,7 @@ test_reference() {
 
 # The generation is the one that `generate` makes.
 test_same_tokens() {
-    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3"; do
+    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3" "$seed --no-threshold --refresh-every 2 --refresh-rows 3"; do
         run generate -m $golden $short $options --json
         tokens=$(sed 's/.*"tokens":\[\([^]]*\)\].*/\1/' "$out")
         run trace -m $golden $short $options --json --dump "$work/again.safetensors" --html "$work/again.html"
@@ -265,30 +282,38 @@ test_searches() {
 shadowed() { sed -n "s/.*\"shadow\":{\"steps\":[0-9]*,\"masked\":\([0-9]*\),\"flips\":\([0-9]*\),.*/\1 \2/p" "$out"; }
 first() { grep -o "\"$1\":[0-9.e-]*" "$out" | head -n 1 | cut -d : -f 2; }
 
-test_calibrate() {
-    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
-    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
-    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
-    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4
+calibrate_agrees() { # calibrate_agrees OPTIONS...: $all predictions are compared
+    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4
     check "a setting is found" prints '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
-    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of 240 predictions flip'
     settings=$(head -n 1 "$out")
-    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
+    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of [0-9]* predictions flip'
+    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
     check "it is JSON" is_json
     check "the same options are in it" prints "\"options\":\"$settings\""
-    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed)
+    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed) all=$compared
     check "some predictions flip, two fifths at most ($flips of $compared)" [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
     check "less than everything is computed" [ "$computed" -lt "$(first token_layers_total)" ]
     for prompt in "hi" "tell me more"; do
-        run trace $demo $settings -p "$prompt" --shadow --json
-        set -- $(shadowed)
-        compared=$((compared - ${1:-0})) flips=$((flips - ${2:-0}))
-        run generate $demo $settings -p "$prompt" --json
+        run trace $demo "$@" $settings -p "$prompt" --shadow --json
+        of_trace=$(shadowed)
+        compared=$((compared - ${of_trace% *})) flips=$((flips - ${of_trace#* }))
+        run generate $demo "$@" $settings -p "$prompt" --json
         computed=$((computed - $(first token_layers_computed)))
     done
     check "the shadow compares as many predictions" [ "$compared" -eq 0 ]
     check "as many of them flip" [ "$flips" -eq 0 ]
     check "generate computes as much" [ "$computed" -eq 0 ]
+}
+
+test_calibrate() {
+    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
+    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
+    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
+    calibrate_agrees
+    check "every masked token of every step is compared" [ "$all" -eq 240 ]
+    calibrate_agrees --block-length 8 --refresh-every 2 --refresh-rows 4
+    # 8 + 7 + ... + 1 in each block, the first pass of the first left out, which is a refresh
+    check "also of a block that starts without a refresh" [ "$all" -eq $((2 * (28 + 36))) ]
     works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0 --json
     check "no flips allowed, no flips" [ "$(first flips)" -eq 0 ]
 }
@@ -330,6 +355,7 @@ test_seed_policy
 test_default_policy
 test_options
 test_json
+test_rarer_refreshes
 test_dump
 test_without_numpy
 test_reference
