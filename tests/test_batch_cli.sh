@@ -118,6 +118,27 @@ END
     alone '"factor"' --factor 1.5 --skip-masked
 }
 
+# Tokens end where the text does, each request's as it asks. This model answers 9,8 with one token before its end, and
+# 17 with none.
+test_end() {
+    cat > "$input" << 'END'
+{"id": 1, "prompt_ids": [9, 8]}
+{"id": 2, "prompt_ids": [9, 8], "pad": true}
+{"id": 3, "prompt_ids": [9, 8], "no_eos_stop": true}
+{"id": 4, "prompt_ids": [9, 8], "pad": false}
+{"id": 5, "prompt_ids": [17]}
+END
+    ends="batch -m tests/golden/models/gqa-bf16 --input $input --output $output --gen-length 32 --block-length 8"
+    count() { result "$1" < "$output" | tokens | tr -dc '0-9,' | awk -F, '{ n = NF } END { print n + 0 }'; }
+    rm -f "$output"
+    works_silently $ends
+    check "up to the end" [ "$(count 1) $(count 2) $(count 3) $(count 4) $(count 5)" = "1 32 32 1 0" ]
+    rm "$output"
+    works_silently $ends --pad
+    check "with --pad" [ "$(count 1) $(count 2) $(count 3) $(count 4) $(count 5)" = "32 32 32 1 32" ]
+    rm "$output"
+}
+
 # A bad line never stops the others.
 test_bad_lines() {
     {
@@ -403,6 +424,7 @@ test_terminal() {
 : > "$output"
 test_usage
 test_requests
+test_end
 test_bad_lines
 test_status
 test_prompts

@@ -272,8 +272,6 @@ test_generate() {
     check "infilling: its passes count" equal "$(blocks_sum nfe)" "$(top_number nfe)"
     check "infilling: the prompt's masks are filled" [ "$(list prompt_tokens | tr , '\n' | grep -c -x 63)" -eq 0 ]
     check "infilling: the rest of the prompt stays" [ "$(list prompt_tokens | sed 's/,[0-9]*,3,[0-9]*,/,?,3,?,/')" = "1,?,3,?,5" ]
-    works $generate --gen-length 32 --block-length 8 --json
-    check "an early stop still gives all tokens" equal "$(list_length tokens)" 32
 }
 
 # Fewer than 32 positions are one block, unless a block's length is given.
@@ -293,6 +291,36 @@ test_short() {
     check "32 are a block" equal "$(block_count)" 1
     works $generate --gen-length 16 --block-length 8 --no-eos-stop --json
     check "a block's length that is given counts" equal "$(block_count)" 2
+}
+
+# Tokens end where the text does, before the token that ends it; --pad and --no-eos-stop show them all.
+test_end() {
+    ends="generate -m tests/golden/models/gqa-bf16 --gen-length 32 --block-length 8 --json" # its eos_token_id is 1
+    for prompt in 1,2,3 9,8 60 14 17 24; do
+        works $ends --prompt-ids $prompt --pad
+        padded=$(list tokens) reason=$(sed 's/.*"finish_reason":"\([a-z]*\)".*/\1/' "$out")
+        check "$prompt: --pad shows all, $reason" equal "$(list_length tokens)" 32
+        before=$(echo "$padded" | tr , '\n' | awk '$1 == 1 { exit } { printf "%s%s", n++ ? "," : "", $1 }')
+        works $ends --prompt-ids $prompt
+        check "$prompt: tokens before the first 1" [ "$(list tokens)" = "$before" ]
+        check "$prompt: fewer, where one ends the text" [ "$reason" = length -o "$before" != "$padded" ]
+        works $ends --prompt-ids $prompt --pad --no-pad --no-json
+        check "$prompt: as ids without --json" [ "$(tr ' ' , < "$out")" = "$before" ]
+        works $ends --prompt-ids $prompt --no-eos-stop
+        check "$prompt: --no-eos-stop shows all" equal "$(list_length tokens)" 32
+    done
+    works generate -m "$demo" -p "Who is Newton in physics?" --json
+    shown=$(list tokens)
+    text=$(sed 's/^{"text":"\(.*\)","tokens".*/\1/' "$out")
+    check "the demo model's answer ends early" prints '"finish_reason":"eos"'
+    echo "[$shown]" > "$work/shown"
+    works tokenize -m "$demo" --jsonl --decode < "$work/shown"
+    check "its tokens are its text, and nothing else" [ "$(cat "$out")" = "\"$text\"" ]
+    works generate -m "$demo" -p "Who is Newton in physics?" --json --pad
+    check "padded: the same and more" [ "$(list tokens | cut -c 1-$((${#shown} + 1)))" = "$shown," ]
+    check "padded: to gen-length" equal "$(list_length tokens)" 128
+    last=$(sed -n 's/.*"eos_token_id": *\([0-9]*\).*/\1/p' "$demo/config.json")
+    check "with end-of-sequence tokens" [ "$(list tokens | tr , '\n' | tail -n 96 | sort -u)" = "$last" ]
 }
 
 # A preset yields to options beside it, wherever they stand.
@@ -562,6 +590,7 @@ test_arguments
 test_broken_models
 test_generate
 test_short
+test_end
 test_presets
 test_output
 test_inspect

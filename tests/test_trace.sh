@@ -179,7 +179,7 @@ test_reference() {
 # The generation is the one that `generate` makes.
 test_same_tokens() {
     for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3" "$seed --no-threshold --refresh-every 2 --refresh-rows 3"; do
-        run generate -m $golden $short $options --json
+        run generate -m $golden $short $options --pad --json
         tokens=$(sed 's/.*"tokens":\[\([^]]*\)\].*/\1/' "$out")
         run trace -m $golden $short $options --json --dump "$work/again.safetensors" --html "$work/again.html"
         check "trace $options generates the same" grep -q "\"canvas\":\[5,6,7,8,$tokens\]" "$out"

@@ -15,6 +15,7 @@ typedef struct entry {
     tsk_json_writer json;  /* writes it */
     uint64_t number, size; /* of the line in the input; its size is for the time left */
     int is_done, has_failed;
+    int shows_padding;
 } entry;
 
 typedef struct batch_run {
@@ -100,7 +101,7 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     cli_keep_messages(NULL);
     if (status != CLI_OK) fail_entry(b, e, b->message.data);
     else {
-        result_write(&e->json, &b->engine, result, b->engine.tokenizer ? &text : NULL);
+        result_write(&e->json, &b->engine, result, result_n_shown(result, e->shows_padding), b->engine.tokenizer ? &text : NULL);
         finish_entry(e);
         b->tokens += cli_count_tokens(&b->engine, result);
     }
@@ -141,6 +142,7 @@ static int write_results(batch_run *b) {
 static int submit(batch_run *b, batch_request *request, entry *e) {
     tsk_error error = {0};
     int status = batch_request_read(request, &b->input, &b->engine, b->settings);
+    e->shows_padding = result_shows_padding(&request->settings);
     if (status == CLI_OK && request->prompt.count > INT32_MAX) status = cli_fail("%zu prompt tokens are too many", request->prompt.count);
     if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, (int32_t)request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);

@@ -77,6 +77,7 @@ static const cli_option table[] = {
     {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
     {"remasking", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
     {"eos-stop", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+    {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "", "tokens to gen-length, beyond the end of the text"},
 
     {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
     {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
