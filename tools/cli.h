@@ -42,11 +42,13 @@ typedef struct cli_settings {
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
+    const char **paths;                               /* [n_paths] batch --merge */
+    size_t n_paths;
     tsk_tokens prompt_ids;                            /* --prompt-ids */
     tsk_tokens active, refresh_active;                /* --active, --refresh-active */
     int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
     int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow;
-    int order, has_device_index;                      /* order: 0 as in the input, 1 as completed */
+    int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_flips;

@@ -45,8 +45,9 @@ static const cli_option table[] = {
     {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
     {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
-    {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line"},
-    {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is not done again"},
+    {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line (-: standard input)"},
+    {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is\nnot done again (-: standard output)"},
+    {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "", "join the results of shards, in the input's order"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
     {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
     {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
@@ -392,6 +393,11 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
 }
 
 static int parse_positional(cli_settings *settings, const cli_command *command, const char *argument) {
+    if (command->bit == CLI_BATCH) {
+        settings->paths = (const char **)cli_reallocate(settings->paths, settings->n_paths + 1, sizeof *settings->paths);
+        settings->paths[settings->n_paths++] = argument;
+        return CLI_CONTINUE;
+    }
     if (command->bit != CLI_INSPECT) return cli_usage_error("%s takes no argument '%s'", command->name, argument);
     if (settings->path) return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
     settings->path = argument;
@@ -519,8 +525,18 @@ static void copy_choices(cli_settings *settings) {
     settings->generate.skip_reference = (tsk_skip_reference)settings->skip_reference;
 }
 
+/* `batch --merge` is a command of its own, but for its name. */
+static int check_merge(const cli_settings *settings) {
+    if (!settings->n_paths || !settings->output) return cli_usage_error("batch --merge needs the files to join and --output FILE");
+    if (settings->input || settings->model_dir || settings->shard)
+        return cli_usage_error("batch --merge takes no --%s", settings->input ? "input" : settings->model_dir ? "model" : "shard");
+    return CLI_CONTINUE;
+}
+
 static int check_required(const cli_settings *settings, const cli_command *command) {
     const cli_option *model = find_option(command->bit, "model", 5);
+    if (settings->merge) return check_merge(settings);
+    if (settings->n_paths) return cli_usage_error("%s takes no argument '%s' without --merge", command->name, settings->paths[0]);
     if (model && command->bit != CLI_BENCH && !settings->model_dir)
         return cli_usage_error("%s needs -m DIR, the model's folder", command->name);
     if (command->bit == CLI_BENCH && settings->model_dir && settings->shape)
@@ -583,7 +599,7 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
 static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value, const char *line, char number[64]) {
     const char *text = line + tsk_json_offset(value);
     size_t length;
-    int64_t whole;
+    uint64_t whole;
     int on;
     switch (option->kind) {
     case KIND_SWITCH:
@@ -591,8 +607,8 @@ static const char *argument_of(const cli_option *option, const char *sense, cons
     case KIND_INT: case KIND_SEED: case KIND_FLOAT:
         length = strspn(text, "+-.0123456789eE");
         if (tsk_json_type_of(value) != TSK_JSON_NUMBER || length > 63) return NULL;
-        if (option->kind != KIND_FLOAT && tsk_json_int64(value, &whole)) {
-            snprintf(number, 64, "%lld", (long long)whole);
+        if (option->kind != KIND_FLOAT && tsk_json_uint64(value, &whole)) {
+            snprintf(number, 64, "%llu", (unsigned long long)whole);
             return number;
         }
         memcpy(number, text, length);
@@ -638,4 +654,6 @@ void cli_settings_free(cli_settings *settings) {
     tsk_tokens_free(&settings->prompt_ids);
     tsk_tokens_free(&settings->active);
     tsk_tokens_free(&settings->refresh_active);
+    free(settings->paths);
+    settings->paths = NULL;
 }
