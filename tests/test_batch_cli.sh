@@ -140,6 +140,23 @@ END
     rm "$output"
 }
 
+# A whole number may be written with a point or an exponent.
+test_whole_numbers() {
+    cat > "$input" << 'END'
+{"id": 1.0, "prompt_ids": [1.0, 2e0, 30e-1], "gen_length": 32.0, "steps": 1.6e1, "seed": 7.00, "temperature": 1e0, "no_threshold": true}
+{"id": 2, "prompt_ids": [1, 2, 3], "gen_length": 32, "steps": 16, "seed": 7, "temperature": 1, "no_threshold": true}
+{"id": 1, "prompt_ids": [1]}
+{"id": 3, "prompt_ids": [1], "gen_length": 32.5}
+{"id": 4, "prompt_ids": [1.5]}
+END
+    rm -f "$output"
+    run $small
+    failures 3 5 3 'earlier line'
+    check "1.0 is 1, and 32.0 is 32" [ "$(result 1 < "$output" | tokens)" = "$(result 2 < "$output" | tokens)" ]
+    check "half a position is none" error_of 3 '"gen_length.* takes a whole number from 1 to 2147483647, not .32.5.'
+    check "nor half a token" error_of 4 'number 0 is none'
+}
+
 # A bad line never stops the others.
 test_bad_lines() {
     {
@@ -699,6 +716,7 @@ test_terminal() {
 test_usage
 test_requests
 test_end
+test_whole_numbers
 test_bad_lines
 test_status
 test_prompts
