@@ -140,6 +140,27 @@ END
     rm "$output"
 }
 
+# A request shorter than the usual block is one block, whatever the command line's requests are.
+test_short() {
+    cat > "$input" << 'END'
+{"id": 1, "prompt_ids": [1]}
+{"id": 2, "prompt_ids": [1], "gen_length": 64}
+{"id": 3, "prompt_ids": [1], "block_length": 8}
+{"id": 4, "prompt_ids": [1], "gen_length": 5}
+END
+    blocks() { result "$1" < "$output" | sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' | grep -o '"nfe"' | wc -l; }
+    rm -f "$output"
+    run batch -m $golden --input "$input" --output "$output" --gen-length 16 --no-eos-stop
+    check "it works" [ "$rc" -eq 0 ]
+    check "the command line's length is told once" one_line
+    check "with its value" says 'gen-length 16 .* one block of 16$'
+    check "1, 2, 2 and 1 blocks" [ "$(blocks 1) $(blocks 2) $(blocks 3) $(blocks 4)" = "1 2 2 1" ]
+    rm "$output"
+    run batch -m $golden --input "$input" --output "$output" --gen-length 16 --no-eos-stop --block-length 16
+    check "a block's length on the command line is every request's" [ "$(blocks 1) $(blocks 2) $(blocks 3)" = "1 4 2" ]
+    check "and must divide" error_of 4 '"gen_length.* 5 is not a multiple of --block-length 16'
+}
+
 # A whole number may be written with a point or an exponent.
 test_whole_numbers() {
     cat > "$input" << 'END'
@@ -716,6 +737,7 @@ test_terminal() {
 test_usage
 test_requests
 test_end
+test_short
 test_whole_numbers
 test_bad_lines
 test_status

@@ -273,6 +273,8 @@ test_searches() {
     refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
     refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
+    for k in 0 1; do refuses 2 "skip-layer-k from 2, not '$k'" calibrate -m $golden --data "$work/none.jsonl" --max-flips 0 --skip-layer-k $k; done
+    refuses 1 'a K from 2 to 11 in a model of 12 layers' calibrate -m examples/demo-model --data "$work/no_answer.jsonl" --max-flips 0 --skip-layer-k 12
     refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
     check "no picture is left behind" [ ! -e "$work/x.svg" ]

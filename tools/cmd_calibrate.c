@@ -314,7 +314,7 @@ static int search(calibration *c) {
     measured off;
     int32_t given_k = s.layer_k, largest = c->config->n_layers - 1;
     int status;
-    if (c->config->n_layers < 3 || (cli_given(c->settings, "skip-layer-k") && (given_k < 2 || given_k > largest)))
+    if (c->config->n_layers < 3 || (cli_given(c->settings, "skip-layer-k") && given_k > largest))
         return cli_fail("TokenSkip needs a K from 2 to %d in a model of %d layers", (int)largest, (int)c->config->n_layers);
     s.layer_k = cli_given(c->settings, "skip-layer-k") ? given_k : c->config->n_layers * 3 / 4 > 2 ? c->config->n_layers * 3 / 4 : 2;
     s.threshold = 2;
@@ -404,6 +404,8 @@ static int print_plain(const calibration *c) {
 /* ---- Command ---------------------------------------------------------------------------------------------------- */
 
 static int check(const cli_settings *settings) {
+    if (cli_given(settings, "skip-layer-k") && settings->generate.skip_layer_k < 2)
+        return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared", (int)settings->generate.skip_layer_k);
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }
