@@ -171,9 +171,10 @@ test_reference() {
         return
     fi
     "$python" tests/golden/check_dump.py --program "$tokenskip" "mha-f32 none schedule" "odd-f16 prefix threshold" "gqa-bf16 dual factor" "eos dual" \
-        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" > "$out" 2> "$err"
+        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" \
+        "rows, every gqa-bf16 threshold" "rows skip exit" > "$out" 2> "$err"
     rc=$?
-    check "every value of nine generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
+    check "every value of eleven generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
 }
 
 # The generation is the one that `generate` makes.
