@@ -54,7 +54,7 @@ void ids_free(id_set *set);
 int ids_key(const tsk_json_value *id, tsk_text *key);
 /* The key of a line that has no id of its own; no id has it. */
 void ids_line_key(uint64_t number, tsk_text *key);
-/* The key of the result that the line holds, and whether it is an error. 0: it is no whole line that batch has written. */
+/* The key of the result that the line holds, and whether it is an error. 0: it is no whole line that batch wrote. */
 int ids_result_key(const line_reader *reader, tsk_text *key, int *has_failed);
 
 typedef struct batch_output {
@@ -72,8 +72,8 @@ typedef struct batch_output {
 int batch_output_open(batch_output *out, const char *path, const char *base, const line_reader *input, id_set *ids);
 /* One line with its newline, by one write. */
 int batch_output_write(batch_output *out, const tsk_text *line);
-/* CLI_FAILED with a message when the system could not write after all; `status` otherwise. A shard with nothing in it is
-   removed. */
+/* CLI_FAILED with a message when the system could not write after all; `status` otherwise. A shard with nothing in it
+   is removed. */
 int batch_output_close(batch_output *out, int status);
 
 /* Locks for this process alone, or against writers. CLI_FAILED with a message while another process writes it. */

@@ -25,7 +25,8 @@ int lines_open(line_reader *r, const char *path) {
     int is_stdin = strcmp(path, "-") == 0;
     lines_begin(r, is_stdin ? STDIN_FILENO : open(path, O_RDONLY), is_stdin ? "standard input" : path);
     r->is_owned = !is_stdin && r->descriptor >= 0;
-    if (r->descriptor < 0 || fstat(r->descriptor, &status) != 0) return cli_fail("cannot read '%s': %s", path, strerror(errno));
+    if (r->descriptor < 0 || fstat(r->descriptor, &status) != 0)
+        return cli_fail("cannot read '%s': %s", path, strerror(errno));
     return S_ISDIR(status.st_mode) ? cli_fail("cannot read '%s': is a folder", path) : CLI_OK;
 }
 
@@ -90,7 +91,9 @@ int lines_next(line_reader *r) {
     return 1;
 }
 
-int lines_check(const line_reader *r) { return r->error ? cli_fail("cannot read '%s': %s", r->path, strerror(r->error)) : CLI_OK; }
+int lines_check(const line_reader *r) {
+    return r->error ? cli_fail("cannot read '%s': %s", r->path, strerror(r->error)) : CLI_OK;
+}
 
 void lines_free(line_reader *r) {
     if (r->is_owned) close(r->descriptor);
@@ -182,10 +185,12 @@ void ids_line_key(uint64_t number, tsk_text *key) {
     cli_append(key, "#%llu", (unsigned long long)number);
 }
 
-/* Version 0.1 gave a line without an id of its own the id "line N", which a request may have, too: what tells them apart
-   is why it failed. The line's number, or 0. */
+/* Version 0.1 gave a line without an id of its own the id "line N", which a request may have, too: what tells them
+   apart is why it failed. The line's number, or 0. */
 static uint64_t old_line_number(const char *id, const char *error) {
-    static const char *const reasons[] = {"not JSON", "a request is a JSON object", "no \"id\"", "\"id\" must be", "the id ", "longer than "};
+    static const char *const reasons[] = {
+        "not JSON", "a request is a JSON object", "no \"id\"", "\"id\" must be", "the id ", "longer than "
+    };
     int64_t number;
     size_t i;
     if (!id || !error || strncmp(id, "line ", 5) != 0 || !cli_read_int(id + 5, 1, INT64_MAX, &number)) return 0;
@@ -214,7 +219,8 @@ static int begins_like_ours(const tsk_text *line) {
 int ids_result_key(const line_reader *r, tsk_text *key, int *has_failed) {
     tsk_json *document = NULL;
     int known = r->is_whole && !r->is_too_long && r->line.length && begins_like_ours(&r->line) &&
-                tsk_json_parse(r->line.data, r->line.length, NULL, NULL, &document, NULL) == TSK_OK && result_key(tsk_json_root(document), key);
+                tsk_json_parse(r->line.data, r->line.length, NULL, NULL, &document, NULL) == TSK_OK &&
+                result_key(tsk_json_root(document), key);
     *has_failed = known && tsk_json_get(tsk_json_root(document), "error") != NULL;
     tsk_json_free(document);
     return known;
@@ -222,7 +228,9 @@ int ids_result_key(const line_reader *r, tsk_text *key, int *has_failed) {
 
 /* ---- Lines out -------------------------------------------------------------------------------------------------- */
 
-static int cannot_write(const char *path, const char *reason) { return cli_fail("cannot write '%s': %s", path, reason); }
+static int cannot_write(const char *path, const char *reason) {
+    return cli_fail("cannot write '%s': %s", path, reason);
+}
 
 static int read_written_id(const line_reader *r, id_set *ids, tsk_text *key) {
     int has_failed;

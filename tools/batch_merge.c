@@ -70,14 +70,19 @@ static void add_line(merge *m, const line_reader *r, uint64_t offset) {
     m->n_numbered += line->request != 0;
 }
 
+/* A key begins with what it is of: a string has its quote, a line without an id '#'. */
+static int twice(const merge *m, const line_reader *r) {
+    const char *key = m->key.data;
+    return cli_fail("%s, line %llu: the result of %s%s%s was in an earlier line or file already", r->path,
+                    (unsigned long long)r->number, key[0] == '#' ? "the input's line " : "the id ", key + (key[0] == '#'),
+                    key[0] == '"' ? "\"" : "");
+}
+
 static int read_line(merge *m, const line_reader *r, uint64_t offset) {
     int has_failed;
     if (!r->is_whole) return bad_line(r, "it is cut off; run batch again, which completes the file");
     if (!ids_result_key(r, &m->key, &has_failed)) return bad_line(r, "not a result of tokenskip batch");
-    if (ids_mark(&m->ids, m->key.data, m->key.length, ID_WRITTEN) & ID_WRITTEN)
-        return cli_fail("%s, line %llu: the result of %s%s%s was in an earlier line or file already", r->path, (unsigned long long)r->number,
-                        m->key.data[0] == '#' ? "the input's line " : "the id ", m->key.data + (m->key.data[0] == '#'),
-                        m->key.data[0] == '"' ? "\"" : "");
+    if (ids_mark(&m->ids, m->key.data, m->key.length, ID_WRITTEN) & ID_WRITTEN) return twice(m, r);
     add_line(m, r, offset);
     return CLI_OK;
 }
@@ -127,9 +132,11 @@ static int number_by_names(merge *m) {
         index = 0;
         count = 1;
         if (m->n_files > 1 && (!read_name(path_of(m, f), &index, &count) || (all && count != all)))
-            return cli_fail("%s: its lines do not say where they belong, nor does its name, as %s.shard-I-of-N would", path_of(m, f), m->settings->output);
+            return cli_fail("%s: its lines do not say where they belong, nor does its name, as %s.shard-I-of-N would",
+                            path_of(m, f), m->settings->output);
         all = count;
-        for (i = 0; i < m->files[f].count; i++) m->lines[m->files[f].first + i].request = (uint64_t)i * (uint64_t)count + (uint64_t)index + 1;
+        for (i = 0; i < m->files[f].count; i++)
+            m->lines[m->files[f].first + i].request = (uint64_t)i * (uint64_t)count + (uint64_t)index + 1;
     }
     return CLI_OK;
 }
@@ -148,11 +155,14 @@ static int check_order(const merge *m) {
     for (i = 0; i < m->n_lines; i++, expected++) {
         const merge_line *line = &m->lines[i], *before = i ? line - 1 : NULL;
         if (line->request < expected)
-            return cli_fail("%s, line %llu: the result of request %llu is in %s, line %llu, already", path_of(m, line->file),
-                            (unsigned long long)line->number, (unsigned long long)line->request, path_of(m, before->file), (unsigned long long)before->number);
+            return cli_fail("%s, line %llu: the result of request %llu is in %s, line %llu, already",
+                            path_of(m, line->file), (unsigned long long)line->number,
+                            (unsigned long long)line->request, path_of(m, before->file),
+                            (unsigned long long)before->number);
         if (line->request > expected)
-            return cli_fail("%s, line %llu: it is the result of request %llu, and that of request %llu is in none of the files", path_of(m, line->file),
-                            (unsigned long long)line->number, (unsigned long long)line->request, (unsigned long long)expected);
+            return cli_fail("%s, line %llu: it is the result of request %llu, and that of request %llu is in none"
+                            " of the files", path_of(m, line->file), (unsigned long long)line->number,
+                            (unsigned long long)line->request, (unsigned long long)expected);
     }
     return CLI_OK;
 }
@@ -162,8 +172,8 @@ static int put_in_order(merge *m) {
     int status = CLI_OK;
     for (i = 0; m->n_numbered && i < m->n_lines; i++)
         if (!m->lines[i].request)
-            return cli_fail("%s, line %llu: it does not say which request it is of, as lines of other files do", path_of(m, m->lines[i].file),
-                            (unsigned long long)m->lines[i].number);
+            return cli_fail("%s, line %llu: it does not say which request it is of, as lines of other files do",
+                            path_of(m, m->lines[i].file), (unsigned long long)m->lines[i].number);
     if (!m->n_numbered) status = number_by_names(m);
     if (status != CLI_OK) return status;
     if (m->n_lines) qsort(m->lines, m->n_lines, sizeof *m->lines, compare_lines);
@@ -178,8 +188,10 @@ static int check_replaced(merge *m, int descriptor, const char *path) {
     int status = CLI_OK, has_failed;
     lines_begin(&r, descriptor, path);
     while (status == CLI_OK && lines_next(&r) && r.is_whole)
-        if (!ids_result_key(&r, &m->key, &has_failed)) status = bad_line(&r, "not a result of tokenskip batch; the file stays as it is");
-        else if (!ids_mark(&m->ids, m->key.data, m->key.length, 0)) status = bad_line(&r, "a result that none of the files has; the file stays as it is");
+        if (!ids_result_key(&r, &m->key, &has_failed))
+            status = bad_line(&r, "not a result of tokenskip batch; the file stays as it is");
+        else if (!ids_mark(&m->ids, m->key.data, m->key.length, 0))
+            status = bad_line(&r, "a result that none of the files has; the file stays as it is");
     if (status == CLI_OK) status = lines_check(&r);
     lines_free(&r);
     return status;
@@ -228,7 +240,8 @@ static int write_lines(const merge *m, output_file *file) {
     int status = CLI_OK;
     for (i = 0; i < m->n_lines && status == CLI_OK; i++) {
         status = cli_interrupted() ? cli_fail("cancelled") : read_back(m, &m->lines[i], &text);
-        if (status == CLI_OK) status = file ? output_append(file, text.data, text.length) : cli_write(text.data, text.length);
+        if (status == CLI_OK)
+            status = file ? output_append(file, text.data, text.length) : cli_write(text.data, text.length);
     }
     tsk_text_free(&text);
     return status;
@@ -267,7 +280,8 @@ int batch_merge(const cli_settings *settings) {
     cli_catch_interrupts();
     for (f = 0; f < settings->n_paths && status == CLI_OK; f++) status = read_file(&m, settings->paths[f]);
     if (status == CLI_OK) status = put_in_order(&m);
-    if (status == CLI_OK) status = strcmp(settings->output, "-") == 0 ? write_lines(&m, NULL) : write_file(&m, settings->output);
+    if (status == CLI_OK)
+        status = strcmp(settings->output, "-") == 0 ? write_lines(&m, NULL) : write_file(&m, settings->output);
     if (status == CLI_OK) cli_note("%zu results of %zu files", m.n_lines, m.n_files);
     free_merge(&m);
     return status;

@@ -359,7 +359,9 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }
 
-int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) { return n_started % options->refresh_every == 0; }
+int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) {
+    return n_started % options->refresh_every == 0;
+}
 
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
                       tsk_tokens *out) {

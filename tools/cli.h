@@ -181,7 +181,7 @@ int cli_read_prompt(const cli_settings *settings, tsk_text *prompt);
 int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out);
 /* K as the library resolves it. */
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config);
-/* Whether a block that starts after so many others does so with a pass over the whole canvas, as the library decides. */
+/* Whether a block that starts after so many others does so with a pass over the whole canvas. */
 int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,

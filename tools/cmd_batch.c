@@ -111,7 +111,8 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     cli_keep_messages(NULL);
     if (status != CLI_OK) fail_entry(b, e, b->message.data);
     else {
-        result_write(&e->json, &b->engine, result, result_n_shown(result, e->shows_padding), b->engine.tokenizer ? &text : NULL);
+        result_write(&e->json, &b->engine, result, result_n_shown(result, e->shows_padding),
+                     b->engine.tokenizer ? &text : NULL);
         finish_entry(b, e);
         b->tokens += cli_count_tokens(&b->engine, result);
     }
@@ -272,7 +273,8 @@ static int fail_for_requests(const batch_run *b) {
 static int summarize(const batch_run *b) {
     const char *path = b->output.path;
     double seconds = (cli_now_ms() - b->start_ms) / 1e3;
-    if ((!b->at_end || b->first) && b->output.is_stream) return cli_fail("cancelled after %llu results", (unsigned long long)b->done);
+    if ((!b->at_end || b->first) && b->output.is_stream)
+        return cli_fail("cancelled after %llu results", (unsigned long long)b->done);
     if (!b->at_end || b->first)
         return cli_fail("cancelled after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);

@@ -405,7 +405,8 @@ static int print_plain(const calibration *c) {
 
 static int check(const cli_settings *settings) {
     if (cli_given(settings, "skip-layer-k") && settings->generate.skip_layer_k < 2)
-        return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared", (int)settings->generate.skip_layer_k);
+        return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared",
+                               (int)settings->generate.skip_layer_k);
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }

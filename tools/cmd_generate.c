@@ -40,7 +40,9 @@ static int print_result(const cli_engine *engine, const cli_settings *settings, 
     const tsk_text *shown = engine->tokenizer ? &text : NULL;
     int32_t n_shown = result_n_shown(result, result_shows_padding(settings));
     int status = shown ? cli_result_text(engine, result, &text) : CLI_OK;
-    if (status == CLI_OK) status = settings->json ? print_json(engine, result, n_shown, shown) : print_plain(engine, result, n_shown, shown);
+    if (status == CLI_OK)
+        status = settings->json ? print_json(engine, result, n_shown, shown)
+                                : print_plain(engine, result, n_shown, shown);
     tsk_text_free(&text);
     return status;
 }

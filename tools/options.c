@@ -47,7 +47,8 @@ static const cli_option table[] = {
     {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
     {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line (-: standard input)"},
     {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is\nnot done again (-: standard output)"},
-    {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "", "join the results of shards, in the input's order"},
+    {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "",
+     "join the results of shards, in the input's order"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
     {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
     {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
@@ -78,7 +79,8 @@ static const cli_option table[] = {
     {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
     {"remasking", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
     {"eos-stop", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
-    {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "", "tokens to gen-length, beyond the end of the text"},
+    {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "",
+     "tokens to gen-length, beyond the end of the text"},
 
     {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
     {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
@@ -221,8 +223,8 @@ static int read_dtype(const char *value, tsk_dtype *out) {
 /* How many characters a name or a range takes in a message. */
 enum { SHOWN = 96 };
 
-/* What the user has written, or may write: "--gen-length"; in a request's line "\"gen_length\"", but for what the command
-   line has given. */
+/* What the user has written, or may write: "--gen-length"; in a request's line "\"gen_length\"", but for what the
+   command line has given. */
 static const char *show_name(const cli_settings *settings, const cli_option *option, char out[SHOWN]) {
     int is_member = settings->is_request && settings->given[option - table] != GIVEN_BEFORE;
     char *c;
@@ -241,8 +243,8 @@ static int bad_number(const cli_settings *settings, const cli_option *option, co
     const option_range *range = &option->range;
     char allowed[SHOWN], most[32] = " on";
     if (range->most < FLT_MAX) snprintf(most, sizeof most, " to %.10g", range->most);
-    snprintf(allowed, sizeof allowed, "%s %s %.10g%s", option->kind == KIND_INT ? "a whole number" : "a number", range->open ? "above" : "from",
-             range->least, range->open ? "" : most);
+    snprintf(allowed, sizeof allowed, "%s %s %.10g%s", option->kind == KIND_INT ? "a whole number" : "a number",
+             range->open ? "above" : "from", range->least, range->open ? "" : most);
     return bad_value(settings, option, allowed, value);
 }
 
@@ -254,7 +256,8 @@ static int is_in_range(const option_range *range, double number) {
 /* As a float, too: 1e-99 is not above 0. */
 static int set_float(const cli_settings *settings, const cli_option *option, const char *value, float *out) {
     double number;
-    if (!read_double(value, &number) || !is_in_range(&option->range, number) || !is_in_range(&option->range, (double)(float)number))
+    if (!read_double(value, &number) || !is_in_range(&option->range, number) ||
+        !is_in_range(&option->range, (double)(float)number))
         return bad_number(settings, option, value);
     *out = (float)number;
     return CLI_CONTINUE;
@@ -262,7 +265,8 @@ static int set_float(const cli_settings *settings, const cli_option *option, con
 
 static int set_int(const cli_settings *settings, const cli_option *option, const char *value, int32_t *out) {
     int64_t number;
-    if (!cli_read_int(value, (int64_t)option->range.least, (int64_t)option->range.most, &number)) return bad_number(settings, option, value);
+    if (!cli_read_int(value, (int64_t)option->range.least, (int64_t)option->range.most, &number))
+        return bad_number(settings, option, value);
     *out = (int32_t)number;
     return CLI_CONTINUE;
 }
@@ -289,11 +293,16 @@ static int set_option(cli_settings *settings, const cli_option *option, const ch
     case KIND_FLOAT: return set_float(settings, option, value, (float *)field);
     case KIND_CHOICE: return set_choice(settings, option, value, (int *)field);
     case KIND_IDS: return set_ids(settings, option, value, (tsk_tokens *)field);
-    case KIND_SEED: return read_seed(value, (uint64_t *)field) ? CLI_CONTINUE : bad_value(settings, option, "a whole number from 0 to 18446744073709551615", value);
+    case KIND_SEED:
+        if (read_seed(value, (uint64_t *)field)) return CLI_CONTINUE;
+        return bad_value(settings, option, "a whole number from 0 to 18446744073709551615", value);
     case KIND_DEVICE:
         settings->has_device_index = strchr(value, ':') != NULL;
-        return read_device(value, &settings->model) ? CLI_CONTINUE : bad_value(settings, option, option->argument, value);
-    case KIND_DTYPE: return read_dtype(value, &settings->model.dtype) ? CLI_CONTINUE : bad_value(settings, option, option->argument, value);
+        if (read_device(value, &settings->model)) return CLI_CONTINUE;
+        return bad_value(settings, option, option->argument, value);
+    case KIND_DTYPE:
+        if (read_dtype(value, &settings->model.dtype)) return CLI_CONTINUE;
+        return bad_value(settings, option, option->argument, value);
     }
     return CLI_CONTINUE;
 }
@@ -385,7 +394,8 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
     if (!value) {
         value = *i + 1 < argc ? argv[++*i] : NULL;
         /* an option where a value should stand is a forgotten value */
-        if (!value || is_help(value) || (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
+        if (!value || is_help(value) ||
+            (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
     }
     settings->given[option - table] = GIVEN_HERE;
@@ -394,7 +404,8 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
 
 static int parse_positional(cli_settings *settings, const cli_command *command, const char *argument) {
     if (command->bit == CLI_BATCH) {
-        settings->paths = (const char **)cli_reallocate(settings->paths, settings->n_paths + 1, sizeof *settings->paths);
+        settings->paths = (const char **)cli_reallocate(settings->paths, settings->n_paths + 1,
+                                                        sizeof *settings->paths);
         settings->paths[settings->n_paths++] = argument;
         return CLI_CONTINUE;
     }
@@ -409,10 +420,14 @@ static int parse_positional(cli_settings *settings, const cli_command *command, 
 /* An option of a generation, which the command at hand may not have. */
 static const cli_option *generation_option(const char *name) { return find_option(GENERATION, name, strlen(name)); }
 
-static const char *shown(const cli_settings *settings, const char *name, char out[SHOWN]) { return show_name(settings, generation_option(name), out); }
+static const char *shown(const cli_settings *settings, const char *name, char out[SHOWN]) {
+    return show_name(settings, generation_option(name), out);
+}
 
 /* Here or, of a request, on the command line. */
-static int is_given_at_all(const cli_settings *settings, const char *name) { return settings->given[generation_option(name) - table] != 0; }
+static int is_given_at_all(const cli_settings *settings, const char *name) {
+    return settings->given[generation_option(name) - table] != 0;
+}
 
 /* Of so many options that say the same thing, one at most may be there. */
 static int only_one_of(const cli_settings *settings, int n, const cli_option *const *options, const int *is_there) {
@@ -424,7 +439,8 @@ static int only_one_of(const cli_settings *settings, int n, const cli_option *co
         size_t end = strlen(list);
         if (!is_there[i]) continue;
         left--;
-        snprintf(list + end, sizeof list - end, "%s%s", !count++ ? "" : left ? ", " : " and ", show_name(settings, options[i], name));
+        snprintf(list + end, sizeof list - end, "%s%s", !count++ ? "" : left ? ", " : " and ",
+                 show_name(settings, options[i], name));
     }
     return cli_usage_error("only one of %s can be given", list);
 }
@@ -439,7 +455,8 @@ static int apply_preset(cli_settings *settings) {
         if (!presets[i].option || cli_given(settings, presets[i].option)) continue;
         set_option(settings, generation_option(presets[i].option), presets[i].value);
     }
-    return known ? CLI_CONTINUE : bad_value(settings, generation_option("skip-preset"), "default, fast or seed", settings->preset);
+    if (known) return CLI_CONTINUE;
+    return bad_value(settings, generation_option("skip-preset"), "default, fast or seed", settings->preset);
 }
 
 /* The transfer rule follows from which of its three options was given. */
@@ -452,7 +469,9 @@ static int choose_transfer(cli_settings *settings) {
     is_there[0] = cli_given(settings, "threshold");
     is_there[1] = settings->no_threshold;
     is_there[2] = cli_given(settings, "factor");
-    settings->generate.transfer = is_there[2] ? TSK_TRANSFER_FACTOR : is_there[1] ? TSK_TRANSFER_SCHEDULE : TSK_TRANSFER_THRESHOLD;
+    settings->generate.transfer = is_there[2]   ? TSK_TRANSFER_FACTOR
+                                  : is_there[1] ? TSK_TRANSFER_SCHEDULE
+                                                : TSK_TRANSFER_THRESHOLD;
     return only_one_of(settings, 3, options, is_there);
 }
 
@@ -463,7 +482,8 @@ static void choose_block_length(cli_settings *settings) {
     if (is_given_at_all(settings, "block-length")) return;
     o->block_length = o->gen_length < usual ? o->gen_length : usual;
     if (!settings->is_request && o->block_length < usual)
-        cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length, (int)usual, (int)o->block_length);
+        cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length,
+                 (int)usual, (int)o->block_length);
 }
 
 static int check_lengths(const cli_settings *settings) {
@@ -474,7 +494,8 @@ static int check_lengths(const cli_settings *settings) {
         return cli_usage_error("%s %d is not a multiple of %s %d", shown(settings, "gen-length", a), (int)o->gen_length,
                                shown(settings, "block-length", b), (int)o->block_length);
     if (o->steps != TSK_AUTO && o->steps % blocks != 0)
-        return cli_usage_error("%s %d is not a multiple of the number of blocks, %d", shown(settings, "steps", a), (int)o->steps, (int)blocks);
+        return cli_usage_error("%s %d is not a multiple of the number of blocks, %d", shown(settings, "steps", a),
+                               (int)o->steps, (int)blocks);
     return CLI_CONTINUE;
 }
 
@@ -494,18 +515,21 @@ static int check_prompt(const cli_settings *settings, const cli_command *command
 static int check_skip(const cli_settings *settings) {
     const tsk_generate_options *o = &settings->generate;
     int is_dual = settings->cache == (int)TSK_CACHE_DUAL;
+    const char *from = is_given_at_all(settings, "skip-refresh") ? "skip-refresh" : "skip-preset";
     char a[SHOWN], b[SHOWN], c[SHOWN];
     shown(settings, "cache", b);
     if (!is_dual && o->skip_layer_k > 0)
-        return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a), (int)o->skip_layer_k, b);
+        return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
+                               (int)o->skip_layer_k, b);
     if (o->skip_refresh && (!is_dual || o->skip_layer_k == 0))
-        return cli_usage_error("%s needs TokenSkip: %s dual and a %s above 0",
-                               shown(settings, is_given_at_all(settings, "skip-refresh") ? "skip-refresh" : "skip-preset", a), b,
+        return cli_usage_error("%s needs TokenSkip: %s dual and a %s above 0", shown(settings, from, a), b,
                                shown(settings, "skip-layer-k", c));
     if (!is_dual && o->refresh_rows > 0)
-        return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a), (int)o->refresh_rows, b);
+        return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a),
+                               (int)o->refresh_rows, b);
     if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every > 1)
-        return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a), (int)o->refresh_every, b);
+        return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a),
+                               (int)o->refresh_every, b);
     return CLI_CONTINUE;
 }
 
@@ -527,16 +551,19 @@ static void copy_choices(cli_settings *settings) {
 
 /* `batch --merge` is a command of its own, but for its name. */
 static int check_merge(const cli_settings *settings) {
-    if (!settings->n_paths || !settings->output) return cli_usage_error("batch --merge needs the files to join and --output FILE");
+    if (!settings->n_paths || !settings->output)
+        return cli_usage_error("batch --merge needs the files to join and --output FILE");
     if (settings->input || settings->model_dir || settings->shard)
-        return cli_usage_error("batch --merge takes no --%s", settings->input ? "input" : settings->model_dir ? "model" : "shard");
+        return cli_usage_error("batch --merge takes no --%s",
+                               settings->input ? "input" : settings->model_dir ? "model" : "shard");
     return CLI_CONTINUE;
 }
 
 static int check_required(const cli_settings *settings, const cli_command *command) {
     const cli_option *model = find_option(command->bit, "model", 5);
     if (settings->merge) return check_merge(settings);
-    if (settings->n_paths) return cli_usage_error("%s takes no argument '%s' without --merge", command->name, settings->paths[0]);
+    if (settings->n_paths)
+        return cli_usage_error("%s takes no argument '%s' without --merge", command->name, settings->paths[0]);
     if (model && command->bit != CLI_BENCH && !settings->model_dir)
         return cli_usage_error("%s needs -m DIR, the model's folder", command->name);
     if (command->bit == CLI_BENCH && settings->model_dir && settings->shape)
@@ -594,8 +621,8 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
     request->preset = NULL;
 }
 
-/* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be written
-   as 32.0; any other keeps its digits, so that the same strict reading decides. */
+/* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be
+   written as 32.0; any other keeps its digits, so that the same strict reading decides. */
 static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value, const char *line, char number[64]) {
     const char *text = line + tsk_json_offset(value);
     size_t length;

@@ -68,7 +68,8 @@ int output_close(output_file *file, int status) {
     if (file->descriptor >= 0) {
         /* some file systems tell of a full disk only here */
         if (close(file->descriptor) != 0 && status == CLI_OK) status = cannot_write(file->path, strerror(errno));
-        if (status == CLI_OK && rename(file->name.data, file->path) != 0) status = cannot_write(file->path, strerror(errno));
+        if (status == CLI_OK && rename(file->name.data, file->path) != 0)
+            status = cannot_write(file->path, strerror(errno));
         if (status != CLI_OK) unlink(file->name.data);
     }
     tsk_text_free(&file->name);

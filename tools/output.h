@@ -6,8 +6,8 @@
 
 /* Whether `path` can be written, found out before there is anything to write. Leaves nothing behind. */
 int output_check(const char *path);
-/* A file under a temporary name, which becomes `path` when it is closed with CLI_OK, and is removed otherwise. It must be
-   closed also when it could not be opened. */
+/* A file under a temporary name, which becomes `path` when it is closed with CLI_OK, and is removed otherwise. It must
+   be closed also when it could not be opened. */
 typedef struct output_file {
     const char *path;
     tsk_text name;

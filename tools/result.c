@@ -49,9 +49,12 @@ const char *result_finish_name(tsk_finish reason) {
 
 int result_shows_padding(const cli_settings *settings) { return settings->pad || !settings->generate.eos_stop; }
 
-int32_t result_n_shown(const tsk_result *result, int shows_padding) { return shows_padding ? result->n_tokens : result->n_before_end; }
+int32_t result_n_shown(const tsk_result *result, int shows_padding) {
+    return shows_padding ? result->n_tokens : result->n_before_end;
+}
 
-void result_write(tsk_json_writer *json, const cli_engine *engine, const tsk_result *result, int32_t n_shown, const tsk_text *text) {
+void result_write(tsk_json_writer *json, const cli_engine *engine, const tsk_result *result, int32_t n_shown,
+                  const tsk_text *text) {
     tsk_json_write_key(json, "text");
     if (text) tsk_json_write_string(json, text->data ? text->data : "", text->length);
     else tsk_json_write_null(json);

@@ -168,7 +168,8 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     int status = copy_session(&skip, model, options, base);
     exact_options.skip_threshold = 1.0f;
     if (status == CLI_OK) status = probe_base(base, canvas, &notes->base0, &out);
-    if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, notes->n_positions, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, notes->n_positions, mask_id, &out);
     if (status == CLI_OK) {
         commit_step(notes, options, mask_id, canvas);
         trace_values_drop(&notes->base0);
@@ -178,9 +179,12 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
         keep_step1(notes, canvas, mask_id);
         status = copy_session(&exact, model, &exact_options, skip);
     }
-    if (status == CLI_OK) status = probe_variant(exact, canvas, &notes->exact1, &notes->base1, NULL, notes->n_positions, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(exact, canvas, &notes->exact1, &notes->base1, NULL, notes->n_positions, mask_id, &out);
     tsk_session_free(exact);
-    if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->given1, &notes->base1, notes->argmax_given, notes->n_positions, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(skip, canvas, &notes->given1, &notes->base1, notes->argmax_given, notes->n_positions,
+                               mask_id, &out);
     if (status == CLI_OK) keep_verdict(notes, &out);
     trace_values_drop(&notes->base1);
     tsk_session_free(skip);

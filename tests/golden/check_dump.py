@@ -135,13 +135,16 @@ def can_run(golden):
     return len(set(rest)) <= 1 and golden["expected"]["nfe"] > 0
 
 
+GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--program", default="./tokenskip")
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     models = {name: reference.Model(spec, reference.make_tensors(spec)) for name, spec in reference.MODELS.items()}
-    goldens = [json.load(open(os.path.join(reference.HERE, file))) for file in ("generate.json", "generate_refresh.json", "generate_rows.json")]
+    goldens = [json.load(open(os.path.join(reference.HERE, file))) for file in GOLDENS]
     cases = [c for g in goldens for c in g["cases"] if can_run(c) and (not given.names or c["name"] in given.names)]
     failures, values = 0, 0
     for case in cases:
