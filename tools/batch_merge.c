@@ -103,7 +103,7 @@ static int read_file(merge *m, const char *path) {
     }
     file->count = m->n_lines - file->first;
     if (status == CLI_OK) status = lines_check(r);
-    return status == CLI_OK && cli_interrupted() ? cli_fail("cancelled") : status;
+    return status == CLI_OK && cli_interrupted() ? cli_fail("interrupted: nothing was written") : status;
 }
 
 /* ---- Order ------------------------------------------------------------------------------------------------------ */
@@ -239,7 +239,7 @@ static int write_lines(const merge *m, output_file *file) {
     size_t i;
     int status = CLI_OK;
     for (i = 0; i < m->n_lines && status == CLI_OK; i++) {
-        status = cli_interrupted() ? cli_fail("cancelled") : read_back(m, &m->lines[i], &text);
+        status = cli_interrupted() ? cli_fail("interrupted: the results are not all joined") : read_back(m, &m->lines[i], &text);
         if (status == CLI_OK)
             status = file ? output_append(file, text.data, text.length) : cli_write(text.data, text.length);
     }

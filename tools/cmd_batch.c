@@ -274,9 +274,9 @@ static int summarize(const batch_run *b) {
     const char *path = b->output.path;
     double seconds = (cli_now_ms() - b->start_ms) / 1e3;
     if ((!b->at_end || b->first) && b->output.is_stream)
-        return cli_fail("cancelled after %llu results", (unsigned long long)b->done);
+        return cli_fail("interrupted after %llu results", (unsigned long long)b->done);
     if (!b->at_end || b->first)
-        return cli_fail("cancelled after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
+        return cli_fail("interrupted after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);
     cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
