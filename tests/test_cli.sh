@@ -22,6 +22,20 @@ test_help() {
         works $command --help
         check "help of '$command' has a usage line" prints '^usage: tokenskip'
     done
+    works --help
+    cp "$out" "$work/overview"
+    works help
+    check "help is --help" cmp -s "$out" "$work/overview"
+    for command in generate chat tokenize template inspect eval bench trace calibrate sweep batch; do
+        works $command --help
+        cp "$out" "$work/help"
+        works help $command
+        check "help $command is $command --help" cmp -s "$out" "$work/help"
+        works $command -h
+        check "so is $command -h" cmp -s "$out" "$work/help"
+    done
+    refuses 2 "'frobnicate'" help frobnicate
+    refuses 2 "one command" help generate chat
     works --version
     check "version" prints '^tokenskip [0-9]*\.[0-9]*\.[0-9]*$'
     refuses 2 'no command'
@@ -36,14 +50,18 @@ test_usage() {
     refuses 2 "'--no-gen-length'" $generate --no-gen-length
     refuses 2 'needs a value' $generate --gen-length
     refuses 2 'needs a value' $generate --gen-length --json
+    refuses 2 'needs a value' $generate --gen-length --help
     refuses 2 'needs a value' generate -m
+    refuses 2 "'-mDIR'" generate -mDIR
     refuses 2 'takes no value' $generate --json=yes
     refuses 2 "'extra'" $generate extra
     refuses 2 'needs -m DIR' generate -p hello
-    refuses 2 'exclude each other' $generate -p hello
-    refuses 2 'exclude each other' $generate --threshold 0.9 --no-threshold
-    refuses 2 'exclude each other' $generate --factor 1 --threshold 0.9
-    refuses 2 'exclude each other' $generate --no-threshold --factor 1
+    refuses 2 'only one of --prompt and --prompt-ids' $generate -p hello
+    refuses 2 'prompt-ids' $generate --system hello
+    refuses 2 'only one of --threshold and --no-threshold' $generate --threshold 0.9 --no-threshold
+    refuses 2 'only one of --threshold and --factor' $generate --factor 1 --threshold 0.9
+    refuses 2 'only one of --no-threshold and --factor' $generate --no-threshold --factor 1
+    refuses 2 'only one of --threshold, --no-threshold and --factor' $generate --no-threshold --factor 1 --threshold 1
     refuses 2 '--cache dual' $generate --cache none --skip-layer-k 2
     refuses 2 '--cache dual' $generate --skip-layer-k 1 --cache prefix
     refuses 2 'dual|prefix|none' $generate --cache most
@@ -73,24 +91,54 @@ test_usage() {
     refuses 2 '--data' eval -m $golden
     refuses 2 '--messages' template -m $golden
     refuses 2 'llada-8b' bench --shape llada-9b
+    refuses 2 'only one of' bench --shape tiny -m $golden
 }
 
-# What is well formed but impossible is a failure, not wrong usage.
+# An option's value that makes no sense, whatever the model: the line names the option, the value and what is allowed.
+refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "$4"; }
+
+test_values() {
+    for value in nan NaN -nan inf -infinity 1e999 1.5 1.0001 -0.1 x; do refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"; done
+    for value in 0 -1 1e-99 nan inf; do refuses_value --factor 'a number above 0,' --factor "$value"; done
+    for value in -0.5 nan inf; do refuses_value --temperature 'a number from 0 on,' --temperature "$value"; done
+    for option in --skip-threshold --skip-outlier; do
+        for value in -1.5 2 nan; do refuses_value $option 'a number from -1 to 1,' $option "$value"; done
+    done
+    for option in --gen-length --block-length --steps --refresh-every; do
+        for value in 0 -1 x 2147483648; do refuses_value $option 'a whole number from 1 to 2147483647,' $option "$value"; done
+    done
+    for option in --skip-layer-k --skip-max-age --skip-full-every --refresh-rows; do refuses_value $option 'a whole number from 0 to 2147483647,' $option -1; done
+    for value in 1025 -1 1e3; do refuses_value --threads 'a whole number from 0 to 1024,' --threads "$value"; done
+    refuses 2 'gen-length 100 is not a multiple of --block-length 32' $generate --gen-length 100
+    refuses 2 'gen-length 16 is not a multiple of --block-length 32' $generate --gen-length 16 --block-length 32
+    refuses 2 'steps 3 is not a multiple of the number of blocks, 2' $generate --gen-length 64 --steps 3
+    refuses 2 'skip-refresh needs TokenSkip' $generate --skip-refresh --skip-layer-k 0
+    refuses 2 'skip-refresh needs TokenSkip' $generate --skip-refresh --cache prefix
+    refuses 2 'skip-preset needs TokenSkip' $generate --skip-preset fast --cache none
+    refuses 2 'refresh-rows 4 works with --cache dual' $generate --refresh-rows 4 --cache prefix
+    refuses 2 'refresh-every 2 works with --cache dual and prefix' $generate --refresh-every 2 --cache none
+    refuses 2 'max-batch takes a whole number from 1' batch -m $golden --input x --output y --max-batch 0
+    refuses 2 'limit takes a whole number from 1' eval -m $golden --data x --limit 0
+    for option in prompt gen block batch repeat; do refuses 2 "$option takes a whole number from 1" bench --$option 0; done
+    refuses 2 'multiple of --block' bench --gen 10 --block 8
+    refuses 2 '--active 9' bench --gen 16 --block 8 --active 9
+    # the commands that generate have the same options
+    for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" "batch --input x --output y"; do
+        for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age --refresh-rows; do
+            refuses 2 "$option takes " $command -m $golden $option -1
+        done
+        refuses 2 'a number from 0 to 1,' $command -m $golden --threshold 2
+        refuses 2 'multiple' $command -m $golden --gen-length 33
+    done
+}
+
+# What the model cannot do is a failure, not wrong usage.
 test_arguments() {
-    for value in nan NaN -nan inf -infinity 1e999; do refuses 1 'finite' $generate --threshold $value; done
-    for option in factor temperature skip-threshold skip-outlier; do refuses 1 'finite' $generate --$option nan; done
-    refuses 1 'multiple of block_length' $generate --gen-length 100
-    refuses 1 'steps' $generate --gen-length 64 --steps 3
-    refuses 1 'gen_length' $generate --gen-length 0
     refuses 1 'max_sequence_length' $generate --gen-length 1024
     refuses 1 'max_sequence_length' $generate --gen-length 256
     refuses 1 'max_sequence_length' generate -m $golden --prompt-ids "$(awk 'BEGIN { for (i = 0; i < 300; i++) print 1 }')"
     refuses 1 '64' generate -m $golden --prompt-ids 1,2,64
     refuses 1 '2147483647' generate -m $golden --prompt-ids 1,2147483647
-    refuses 1 'skip_refresh' $generate --skip-refresh --skip-layer-k 0
-    refuses 1 'refresh_rows 4 needs cache dual' $generate --refresh-rows 4 --cache prefix
-    refuses 1 'refresh_every must be positive' $generate --refresh-every 0
-    refuses 1 'measures nothing' bench --batch 0
     refuses 1 'tokenizer' generate -m $golden -p hello
     refuses 1 'tokenizer' chat -m $golden
 }
@@ -180,6 +228,8 @@ test_generate() {
     check "threads change nothing" [ "$(list tokens)" = "$tokens" ]
     works generate --no-eos-stop --json -m "$golden" --block-length=8 --gen-length=32 '--prompt-ids=1 2 3'
     check "neither does the order of options" [ "$(list tokens)" = "$tokens" ]
+    works generate -m=$golden --prompt-ids=1,2,3 $options --json
+    check "nor -m=DIR" [ "$(list tokens)" = "$tokens" ]
     works $generate $options --json --visual
     check "nor --visual, which draws nothing here" [ "$(list tokens)" = "$tokens" ]
     works $generate $options --json --no-json --json --skip-masked --no-skip-masked
@@ -226,8 +276,55 @@ test_generate() {
     check "infilling: its passes count" equal "$(blocks_sum nfe)" "$(top_number nfe)"
     check "infilling: the prompt's masks are filled" [ "$(list prompt_tokens | tr , '\n' | grep -c -x 63)" -eq 0 ]
     check "infilling: the rest of the prompt stays" [ "$(list prompt_tokens | sed 's/,[0-9]*,3,[0-9]*,/,?,3,?,/')" = "1,?,3,?,5" ]
-    works $generate --gen-length 32 --block-length 8 --json
-    check "an early stop still gives all tokens" equal "$(list_length tokens)" 32
+}
+
+# Fewer than 32 positions are one block, unless a block's length is given.
+test_short() {
+    for length in 1 8 31; do
+        run $generate --gen-length $length --no-eos-stop --json
+        check "gen-length $length works" [ "$rc" -eq 0 ]
+        check "gen-length $length is one block" equal "$(block_count)" 1
+        check "of so many tokens" equal "$(list_length tokens)" $length
+        check "a line says so" one_line
+        check "with its length" says "one block of $length\$"
+        cut -d '"' -f 1-6 "$out" > "$work/short"
+        works $generate --gen-length $length --block-length $length --no-eos-stop --json
+        check "as with --block-length $length" [ "$(cut -d '"' -f 1-6 "$out")" = "$(cat "$work/short")" ]
+    done
+    works $generate --gen-length 32 --no-eos-stop --json
+    check "32 are a block" equal "$(block_count)" 1
+    works $generate --gen-length 16 --block-length 8 --no-eos-stop --json
+    check "a block's length that is given counts" equal "$(block_count)" 2
+}
+
+# Tokens end where the text does, before the token that ends it; --pad and --no-eos-stop show them all.
+test_end() {
+    ends="generate -m tests/golden/models/gqa-bf16 --gen-length 32 --block-length 8 --json" # its eos_token_id is 1
+    for prompt in 1,2,3 9,8 60 14 17 24; do
+        works $ends --prompt-ids $prompt --pad
+        padded=$(list tokens) reason=$(sed 's/.*"finish_reason":"\([a-z]*\)".*/\1/' "$out")
+        check "$prompt: --pad shows all, $reason" equal "$(list_length tokens)" 32
+        before=$(echo "$padded" | tr , '\n' | awk '$1 == 1 { exit } { printf "%s%s", n++ ? "," : "", $1 }')
+        works $ends --prompt-ids $prompt
+        check "$prompt: tokens before the first 1" [ "$(list tokens)" = "$before" ]
+        check "$prompt: fewer, where one ends the text" [ "$reason" = length -o "$before" != "$padded" ]
+        works $ends --prompt-ids $prompt --pad --no-pad --no-json
+        check "$prompt: as ids without --json" [ "$(tr ' ' , < "$out")" = "$before" ]
+        works $ends --prompt-ids $prompt --no-eos-stop
+        check "$prompt: --no-eos-stop shows all" equal "$(list_length tokens)" 32
+    done
+    works generate -m "$demo" -p "Who is Newton in physics?" --json
+    shown=$(list tokens)
+    text=$(sed 's/^{"text":"\(.*\)","tokens".*/\1/' "$out")
+    check "the demo model's answer ends early" prints '"finish_reason":"eos"'
+    echo "[$shown]" > "$work/shown"
+    works tokenize -m "$demo" --jsonl --decode < "$work/shown"
+    check "its tokens are its text, and nothing else" [ "$(cat "$out")" = "\"$text\"" ]
+    works generate -m "$demo" -p "Who is Newton in physics?" --json --pad
+    check "padded: the same and more" [ "$(list tokens | cut -c 1-$((${#shown} + 1)))" = "$shown," ]
+    check "padded: to gen-length" equal "$(list_length tokens)" 128
+    last=$(sed -n 's/.*"eos_token_id": *\([0-9]*\).*/\1/p' "$demo/config.json")
+    check "with end-of-sequence tokens" [ "$(list tokens | tr , '\n' | tail -n 96 | sort -u)" = "$last" ]
 }
 
 # A preset yields to options beside it, wherever they stand.
@@ -313,8 +410,6 @@ test_bench() {
     check "and a refresh" equal "$(number refresh_rows)" 72
     works bench -m "$golden" --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1
     check "bench of a model folder" prints 'block step'
-    refuses 1 'multiple of --block' bench --gen 10 --block 8
-    refuses 1 '9' bench --gen 16 --block 8 --active 9
 }
 
 # ---- With the demo model --------------------------------------------------------------------------------------------
@@ -464,6 +559,11 @@ test_eval() {
     check "by kind" prints '"by_kind":{"whole":1,"word":1,"part":0,"other":0.5}'
     works eval -m "$demo" --data "$work/eval.jsonl"
     check "eval's table" prints '3 of 5'
+    works eval -m "$demo" --data "$work/eval.jsonl" --limit 2 --json
+    check "--limit: so many" equal "$(number n)" 2
+    check "spread evenly: the first and the third" prints '"by_kind":{"whole":1,"part":0}'
+    works eval -m "$demo" --data "$work/eval.jsonl" --limit 9 --json
+    check "--limit beyond them: all" equal "$(number n)" 5
     for line in '' '{' '[]' '{"prompt": "a"}' '{"answer": "a"}' '{"prompt": "a", "answer": 1}' '{"prompt": "a", "answer": ""}'; do
         { eval_line a b; printf '%s\n' "$line"; eval_line a b; } > "$work/eval.jsonl"
         [ -z "$line" ] || refuses 1 'line 2' eval -m "$demo" --data "$work/eval.jsonl"
@@ -494,9 +594,12 @@ test_terminal() {
 
 test_help
 test_usage
+test_values
 test_arguments
 test_broken_models
 test_generate
+test_short
+test_end
 test_presets
 test_output
 test_inspect

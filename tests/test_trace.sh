@@ -104,6 +104,23 @@ test_json() {
     check "skip_refresh: JSON" is_json
 }
 
+# Blocks that start without a refresh, and rows beside the block. A token is skipped where its mean cosine is above the
+# threshold: at 1 nobody is, and every step is its full pass.
+test_rarer_refreshes() {
+    rarer="$short --gen-length 32 --no-eos-stop --no-threshold --refresh-every 3 --refresh-rows 5"
+    works trace -m $golden $rarer $seed
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    works trace -m $golden $rarer $seed --keep-masks --shadow --json
+    check "it is JSON" is_json
+    check "the options are in it" prints '"refresh_every":3,"refresh_rows":5'
+    check "32 passes, two of them refreshes: 30 steps have a full pass beside them" prints '"shadow":{"steps":30,'
+    # masked tokens are 8 + 7 + ... + 1 in a block, and 28 after its refresh
+    works trace -m $golden $rarer --skip-masked --skip-threshold 1 --shadow --json
+    check "nobody skipped, nothing different" prints '"shadow":{"steps":30,"masked":128,"flips":0,"kl_mean":0,"kl_max":0,'
+    works trace -m $golden $rarer --skip-masked --skip-threshold 1 --skip-refresh --shadow --json
+    check "nor with --skip-refresh" prints '"shadow":{"steps":32,"masked":144,"flips":0,"kl_mean":0,"kl_max":0,'
+}
+
 # ---- The dump -------------------------------------------------------------------------------------------------------
 
 tensors() { "$tokenskip" inspect "$1"; }
@@ -154,15 +171,16 @@ test_reference() {
         return
     fi
     "$python" tests/golden/check_dump.py --program "$tokenskip" "mha-f32 none schedule" "odd-f16 prefix threshold" "gqa-bf16 dual factor" "eos dual" \
-        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" > "$out" 2> "$err"
+        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" \
+        "rows, every gqa-bf16 threshold" "rows skip exit" > "$out" 2> "$err"
     rc=$?
-    check "every value of nine generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
+    check "every value of eleven generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
 }
 
 # The generation is the one that `generate` makes.
 test_same_tokens() {
-    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3"; do
-        run generate -m $golden $short $options --json
+    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3" "$seed --no-threshold --refresh-every 2 --refresh-rows 3"; do
+        run generate -m $golden $short $options --pad --json
         tokens=$(sed 's/.*"tokens":\[\([^]]*\)\].*/\1/' "$out")
         run trace -m $golden $short $options --json --dump "$work/again.safetensors" --html "$work/again.html"
         check "trace $options generates the same" grep -q "\"canvas\":\[5,6,7,8,$tokens\]" "$out"
@@ -177,7 +195,7 @@ test_refusals() {
     refuses 2 'needs --dump' trace -m $golden $short --dump-only '*'
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes 3..1
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes ..
-    refuses 2 'takes a number from 1' trace -m $golden $short --blocks 0
+    refuses 2 'takes a whole number from 1 to' trace -m $golden $short --blocks 0
     refuses 2 'shadow needs TokenSkip' trace -m $golden $short --shadow --cache none
     refuses 1 'No such file' trace -m $golden $short --dump "$work/nowhere/x"
     refuses 1 'No such file' trace -m $golden $short --html "$work/nowhere/x"
@@ -250,13 +268,15 @@ test_searches() {
         refuses 1 'No such file' $command -m $golden --data "$work/nowhere.jsonl"
         refuses 2 'needs -m DIR' $command --data "$work/none.jsonl"
         refuses 2 'needs --data' $command -m $golden
-        refuses 2 'takes a number from 1' $command -m $golden --data "$work/none.jsonl" --limit 0
+        refuses 2 'takes a whole number from 1 to' $command -m $golden --data "$work/none.jsonl" --limit 0
         refuses 2 'cache dual' $command -m $golden --data "$work/none.jsonl" --cache none
     done
     refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
     refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
-    refuses 2 'share from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
+    for k in 0 1; do refuses 2 "skip-layer-k from 2, not '$k'" calibrate -m $golden --data "$work/none.jsonl" --max-flips 0 --skip-layer-k $k; done
+    refuses 1 'a K from 2 to 11 in a model of 12 layers' calibrate -m examples/demo-model --data "$work/no_answer.jsonl" --max-flips 0 --skip-layer-k 12
+    refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
     check "no picture is left behind" [ ! -e "$work/x.svg" ]
 }
@@ -265,30 +285,38 @@ test_searches() {
 shadowed() { sed -n "s/.*\"shadow\":{\"steps\":[0-9]*,\"masked\":\([0-9]*\),\"flips\":\([0-9]*\),.*/\1 \2/p" "$out"; }
 first() { grep -o "\"$1\":[0-9.e-]*" "$out" | head -n 1 | cut -d : -f 2; }
 
-test_calibrate() {
-    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
-    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
-    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
-    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4
+calibrate_agrees() { # calibrate_agrees OPTIONS...: $all predictions are compared
+    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4
     check "a setting is found" prints '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
-    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of 240 predictions flip'
     settings=$(head -n 1 "$out")
-    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
+    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of [0-9]* predictions flip'
+    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
     check "it is JSON" is_json
     check "the same options are in it" prints "\"options\":\"$settings\""
-    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed)
+    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed) all=$compared
     check "some predictions flip, two fifths at most ($flips of $compared)" [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
     check "less than everything is computed" [ "$computed" -lt "$(first token_layers_total)" ]
     for prompt in "hi" "tell me more"; do
-        run trace $demo $settings -p "$prompt" --shadow --json
-        set -- $(shadowed)
-        compared=$((compared - ${1:-0})) flips=$((flips - ${2:-0}))
-        run generate $demo $settings -p "$prompt" --json
+        run trace $demo "$@" $settings -p "$prompt" --shadow --json
+        of_trace=$(shadowed)
+        compared=$((compared - ${of_trace% *})) flips=$((flips - ${of_trace#* }))
+        run generate $demo "$@" $settings -p "$prompt" --json
         computed=$((computed - $(first token_layers_computed)))
     done
     check "the shadow compares as many predictions" [ "$compared" -eq 0 ]
     check "as many of them flip" [ "$flips" -eq 0 ]
     check "generate computes as much" [ "$computed" -eq 0 ]
+}
+
+test_calibrate() {
+    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
+    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
+    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
+    calibrate_agrees
+    check "every masked token of every step is compared" [ "$all" -eq 240 ]
+    calibrate_agrees --block-length 8 --refresh-every 2 --refresh-rows 4
+    # 8 + 7 + ... + 1 in each block, the first pass of the first left out, which is a refresh
+    check "also of a block that starts without a refresh" [ "$all" -eq $((2 * (28 + 36))) ]
     works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0 --json
     check "no flips allowed, no flips" [ "$(first flips)" -eq 0 ]
 }
@@ -310,7 +338,7 @@ test_sweep() {
     cp "$work/sweep.svg" "$out"
     check "two rounds are the same runs" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
     check "and the picture says so" prints '1 questions, the best of 2 rounds;'
-    refuses 2 '--rounds takes a number from 1' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
+    refuses 2 '--rounds takes a whole number from 1 to' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
 }
 
 # ---- The page -------------------------------------------------------------------------------------------------------
@@ -330,6 +358,7 @@ test_seed_policy
 test_default_policy
 test_options
 test_json
+test_rarer_refreshes
 test_dump
 test_without_numpy
 test_reference

@@ -4,37 +4,100 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- Lines in --------------------------------------------------------------------------------------------------- */
 
-enum { MAX_LINE = 64 << 20 }; /* beyond any prompt: a file without newlines must not fill the memory */
+enum { MAX_LINE = 64 << 20 /* beyond any prompt: a file without newlines must not fill the memory */, BUFFER = 65536 };
+
+void lines_begin(line_reader *r, int descriptor, const char *path) {
+    memset(r, 0, sizeof *r);
+    r->descriptor = descriptor;
+    r->path = path;
+    r->is_read = 1;
+    r->buffer = (char *)cli_allocate(BUFFER, 1);
+}
+
+int lines_open(line_reader *r, const char *path) {
+    struct stat status;
+    int is_stdin = strcmp(path, "-") == 0;
+    lines_begin(r, is_stdin ? STDIN_FILENO : open(path, O_RDONLY), is_stdin ? "standard input" : path);
+    r->is_owned = !is_stdin && r->descriptor >= 0;
+    if (r->descriptor < 0 || fstat(r->descriptor, &status) != 0)
+        return cli_fail("cannot read '%s': %s", path, strerror(errno));
+    return S_ISDIR(status.st_mode) ? cli_fail("cannot read '%s': is a folder", path) : CLI_OK;
+}
+
+static int is_stopped(const line_reader *r) { return r->can_stop && cli_interrupted(); }
+
+/* 0 at the end. */
+static int refill(line_reader *r) {
+    ssize_t n;
+    do n = is_stopped(r) ? 0 : read(r->descriptor, r->buffer, BUFFER);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) r->error = errno;
+    r->begin = 0;
+    r->end = n > 0 ? (size_t)n : 0;
+    return n > 0;
+}
+
+/* What the buffer has of the line. */
+static void take_piece(line_reader *r) {
+    const char *piece = r->buffer + r->begin, *newline = (const char *)memchr(piece, '\n', r->end - r->begin);
+    size_t length = newline ? (size_t)(newline - piece) : r->end - r->begin, room = MAX_LINE - r->line.length;
+    r->is_whole = newline != NULL;
+    r->begin += length + (size_t)r->is_whole;
+    r->offset += length + (size_t)r->is_whole;
+    if (length > room) r->is_too_long = 1;
+    cli_append_bytes(&r->line, piece, length > room ? room : length);
+}
+
+static int can_read_now(const line_reader *r) {
+    struct pollfd poll_for;
+    poll_for.fd = r->descriptor;
+    poll_for.events = POLLIN;
+    return poll(&poll_for, 1, 0) > 0;
+}
+
+/* Reads on in the line, or in the next one. 0: it would have to wait, and may not. */
+static int read_line(line_reader *r, int may_wait) {
+    if (r->is_read) {
+        r->line.length = 0;
+        r->is_whole = r->is_too_long = r->is_read = 0;
+    }
+    while (!r->is_whole) {
+        if (r->begin == r->end) {
+            if (!may_wait && !can_read_now(r)) return 0;
+            if (!refill(r)) break;
+        }
+        take_piece(r);
+    }
+    r->is_read = 1;
+    return 1;
+}
+
+int lines_ready(line_reader *r) {
+    if (!r->is_ahead) r->is_ahead = read_line(r, 0);
+    return r->is_ahead;
+}
 
 int lines_next(line_reader *r) {
-    char piece[4096];
-    size_t n = 0;
-    int c = EOF;
-    r->line.length = 0;
-    r->is_whole = r->is_too_long = 0;
-    while (!r->is_whole && (c = getc_unlocked(r->file)) != EOF) {
-        r->offset++;
-        if (c == '\n') r->is_whole = 1;
-        else if (r->line.length + n >= MAX_LINE) r->is_too_long = 1;
-        else piece[n++] = (char)c;
-        if (n == sizeof piece || r->is_whole) {
-            cli_append_bytes(&r->line, piece, n);
-            n = 0;
-        }
-    }
-    cli_append_bytes(&r->line, piece, n);
-    if (ferror(r->file) || (c == EOF && !r->line.length)) return 0;
+    if (!r->is_ahead) read_line(r, 1);
+    r->is_ahead = 0;
+    if (r->error || is_stopped(r) || (!r->is_whole && !r->line.length)) return 0;
     r->number++;
     return 1;
 }
 
+int lines_check(const line_reader *r) {
+    return r->error ? cli_fail("cannot read '%s': %s", r->path, strerror(r->error)) : CLI_OK;
+}
+
 void lines_free(line_reader *r) {
-    if (r->file) fclose(r->file);
+    if (r->is_owned) close(r->descriptor);
+    free(r->buffer);
     tsk_text_free(&r->line);
     memset(r, 0, sizeof *r);
 }
@@ -119,12 +182,32 @@ int ids_key(const tsk_json_value *id, tsk_text *key) {
 
 void ids_line_key(uint64_t number, tsk_text *key) {
     key->length = 0;
-    cli_append(key, "\"line %llu", (unsigned long long)number);
+    cli_append(key, "#%llu", (unsigned long long)number);
 }
 
-/* ---- Lines out -------------------------------------------------------------------------------------------------- */
+/* Version 0.1 gave a line without an id of its own the id "line N", which a request may have, too: what tells them
+   apart is why it failed. The line's number, or 0. */
+static uint64_t old_line_number(const char *id, const char *error) {
+    static const char *const reasons[] = {
+        "not JSON", "a request is a JSON object", "no \"id\"", "\"id\" must be", "the id ", "longer than "
+    };
+    int64_t number;
+    size_t i;
+    if (!id || !error || strncmp(id, "line ", 5) != 0 || !cli_read_int(id + 5, 1, INT64_MAX, &number)) return 0;
+    for (i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
+        if (strncmp(error, reasons[i], strlen(reasons[i])) == 0) return (uint64_t)number;
+    return 0;
+}
 
-static int cannot_write(const char *path, const char *reason) { return cli_fail("cannot write '%s': %s", path, reason); }
+static int result_key(const tsk_json_value *result, tsk_text *key) {
+    const tsk_json_value *id = tsk_json_get(result, "id");
+    int64_t number = 0;
+    uint64_t old = old_line_number(tsk_json_string(id, NULL), tsk_json_string(tsk_json_get(result, "error"), NULL));
+    if (!old && tsk_json_type_of(id) != TSK_JSON_NULL) return ids_key(id, key);
+    if (!old && (!tsk_json_int64(tsk_json_get(result, "line"), &number) || number < 1)) return 0;
+    ids_line_key(old ? old : (uint64_t)number, key);
+    return 1;
+}
 
 /* Every line begins so. What does not is somebody else's file, of which nothing may be cut off. */
 static int begins_like_ours(const tsk_text *line) {
@@ -133,13 +216,27 @@ static int begins_like_ours(const tsk_text *line) {
     return memcmp(line->data, start, n) == 0;
 }
 
-static int read_written_id(const line_reader *r, id_set *ids, tsk_text *key) {
+int ids_result_key(const line_reader *r, tsk_text *key, int *has_failed) {
     tsk_json *document = NULL;
-    int known = begins_like_ours(&r->line) && tsk_json_parse(r->line.data, r->line.length, NULL, NULL, &document, NULL) == TSK_OK &&
-                ids_key(tsk_json_get(tsk_json_root(document), "id"), key);
-    if (known) ids_mark(ids, key->data, key->length, tsk_json_get(tsk_json_root(document), "error") ? ID_WRITTEN | ID_FAILED : ID_WRITTEN);
+    int known = r->is_whole && !r->is_too_long && r->line.length && begins_like_ours(&r->line) &&
+                tsk_json_parse(r->line.data, r->line.length, NULL, NULL, &document, NULL) == TSK_OK &&
+                result_key(tsk_json_root(document), key);
+    *has_failed = known && tsk_json_get(tsk_json_root(document), "error") != NULL;
     tsk_json_free(document);
     return known;
+}
+
+/* ---- Lines out -------------------------------------------------------------------------------------------------- */
+
+static int cannot_write(const char *path, const char *reason) {
+    return cli_fail("cannot write '%s': %s", path, reason);
+}
+
+static int read_written_id(const line_reader *r, id_set *ids, tsk_text *key) {
+    int has_failed;
+    if (!ids_result_key(r, key, &has_failed)) return 0;
+    ids_mark(ids, key->data, key->length, has_failed ? ID_WRITTEN | ID_FAILED : ID_WRITTEN);
+    return 1;
 }
 
 /* What an earlier run has written. */
@@ -147,16 +244,15 @@ static int read_written(batch_output *out, id_set *ids) {
     line_reader r;
     tsk_text key = {0};
     int status = CLI_OK;
-    memset(&r, 0, sizeof r);
-    r.file = out->file;
+    lines_begin(&r, out->descriptor, out->path);
     while (status == CLI_OK && lines_next(&r)) {
         if (r.is_whole ? read_written_id(&r, ids, &key) : begins_like_ours(&r.line)) {
             if (r.is_whole) out->size = r.offset;
         } else status = cli_fail("%s, line %llu: not a result of tokenskip batch; the file stays as it is", out->path, (unsigned long long)r.number);
     }
-    if (ferror(out->file)) status = cli_fail("cannot read '%s': %s", out->path, strerror(errno));
+    if (status == CLI_OK) status = lines_check(&r);
     if (status == CLI_OK && r.offset > out->size && ftruncate(out->descriptor, (off_t)out->size) != 0) status = cannot_write(out->path, strerror(errno));
-    tsk_text_free(&r.line);
+    lines_free(&r);
     tsk_text_free(&key);
     return status;
 }
@@ -165,15 +261,17 @@ static int read_written(batch_output *out, id_set *ids) {
 static void read_sibling(const char *path, id_set *ids) {
     line_reader r;
     tsk_text key = {0};
-    memset(&r, 0, sizeof r);
-    r.file = fopen(path, "rb");
-    while (r.file && lines_next(&r) && r.is_whole && read_written_id(&r, ids, &key)) continue;
+    int descriptor = open(path, O_RDONLY);
+    if (descriptor < 0) return;
+    lines_begin(&r, descriptor, path);
+    r.is_owned = 1;
+    while (lines_next(&r) && read_written_id(&r, ids, &key)) continue;
     lines_free(&r);
     tsk_text_free(&key);
 }
 
 /* Closing any descriptor of a file gives up the process's lock on it: its own file is left out. */
-static void read_siblings(const batch_output *out, const char *base, id_set *ids) {
+static void read_siblings(batch_output *out, const char *base, id_set *ids) {
     tsk_text pattern = {0};
     glob_t found;
     size_t i;
@@ -183,42 +281,44 @@ static void read_siblings(const batch_output *out, const char *base, id_set *ids
     if (glob(pattern.data, 0, NULL, &found) == 0) {
         for (i = 0; i < found.gl_pathc; i++)
             if (strcmp(found.gl_pathv[i], out->path) != 0) read_sibling(found.gl_pathv[i], ids);
+        out->is_numbered = 1;
         globfree(&found);
     }
     if (strcmp(base, out->path) != 0) read_sibling(base, ids);
     tsk_text_free(&pattern);
 }
 
-/* Against a second process on the same file, such as ranks whose launcher is not known here. The lock ends with the
-   process; a file system without locks is taken as it is. */
-static int lock_file(const batch_output *out) {
+/* The lock ends with the process; a file system without locks is taken as it is. */
+int batch_lock(int descriptor, const char *path, int alone) {
     struct flock lock;
     memset(&lock, 0, sizeof lock);
-    lock.l_type = F_WRLCK;
+    lock.l_type = alone ? F_WRLCK : F_RDLCK;
     lock.l_whence = SEEK_SET;
-    if (fcntl(out->descriptor, F_SETLK, &lock) == 0 || (errno != EACCES && errno != EAGAIN)) return CLI_OK;
-    return cannot_write(out->path, "another process is writing it");
+    if (fcntl(descriptor, F_SETLK, &lock) == 0 || (errno != EACCES && errno != EAGAIN)) return CLI_OK;
+    return cli_fail("cannot %s '%s': another process is writing it", alone ? "write" : "read", path);
 }
 
 static int check_output(const batch_output *out, const line_reader *input) {
     struct stat ours, theirs;
     if (fstat(out->descriptor, &ours) != 0) return cannot_write(out->path, strerror(errno));
-    if (!S_ISREG(ours.st_mode)) return cannot_write(out->path, "not a regular file");
-    if (fstat(fileno(input->file), &theirs) == 0 && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino)
+    if (!S_ISREG(ours.st_mode)) return out->is_stream ? CLI_OK : cannot_write(out->path, "not a regular file");
+    if (fstat(input->descriptor, &theirs) == 0 && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino)
         return cannot_write(out->path, "it is the input");
-    return lock_file(out);
+    return out->is_stream ? CLI_OK : batch_lock(out->descriptor, out->path, 1);
 }
 
 int batch_output_open(batch_output *out, const char *path, const char *base, const line_reader *input, id_set *ids) {
     int status;
     memset(out, 0, sizeof *out);
-    out->path = path;
-    out->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
+    out->is_stream = strcmp(base, "-") == 0;
+    out->path = out->is_stream ? "standard output" : path;
+    out->descriptor = out->is_stream ? STDOUT_FILENO : open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
     if (out->descriptor < 0) return cannot_write(path, strerror(errno));
     status = check_output(out, input);
-    if (status == CLI_OK) out->file = fdopen(out->descriptor, "r");
-    if (status == CLI_OK && !out->file) status = cannot_write(path, strerror(errno));
-    if (status == CLI_OK) status = read_written(out, ids);
+    if (status != CLI_OK || out->is_stream) return status;
+    out->is_ours = 1;
+    out->is_shard = out->is_numbered = strcmp(path, base) != 0;
+    status = read_written(out, ids);
     if (status == CLI_OK) read_siblings(out, base, ids);
     return status;
 }
@@ -230,7 +330,8 @@ int batch_output_write(batch_output *out, const tsk_text *line) {
         if (n > 0) done += (size_t)n;
         else if (n == 0 || errno != EINTR) {
             int reason = n == 0 ? ENOSPC : errno;
-            if (ftruncate(out->descriptor, (off_t)out->size) != 0) reason = errno; /* the part of a line that did get there */
+            /* the part of a line that did get there */
+            if (!out->is_stream && ftruncate(out->descriptor, (off_t)out->size) != 0) reason = errno;
             return cannot_write(out->path, strerror(reason));
         }
     }
@@ -239,8 +340,9 @@ int batch_output_write(batch_output *out, const tsk_text *line) {
 }
 
 int batch_output_close(batch_output *out, int status) {
-    int closed = 0;
-    if (out->file) closed = fclose(out->file);
-    else if (out->path && out->descriptor >= 0) closed = close(out->descriptor);
-    return closed != 0 && status == CLI_OK ? cannot_write(out->path, strerror(errno)) : status;
+    struct stat file;
+    if (!out->path || out->descriptor < 0 || out->is_stream) return status;
+    /* while the lock is held: nobody else has it open to write */
+    if (out->is_ours && out->is_shard && fstat(out->descriptor, &file) == 0 && file.st_size == 0) unlink(out->path);
+    return close(out->descriptor) != 0 && status == CLI_OK ? cannot_write(out->path, strerror(errno)) : status;
 }

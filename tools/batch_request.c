@@ -95,10 +95,16 @@ static int read_prompt(batch_request *request, const cli_engine *engine) {
     const tsk_json_value *ids = tsk_json_get(root, "prompt_ids"), *messages = tsk_json_get(root, "messages");
     int status = settle_system(&request->settings, text != NULL);
     if (status != CLI_OK) return status;
-    if (!!text + !!ids + !!messages != 1) return cli_fail("one of \"prompt\", \"prompt_ids\" and \"messages\" must be there");
+    if (!text && !ids && !messages) return cli_fail("one of \"prompt\", \"prompt_ids\" and \"messages\" must be there");
+    if (!!text + !!ids + !!messages > 1)
+        return cli_fail("only one of %s%s%s can be given", text ? "\"prompt\"" : "\"prompt_ids\"",
+                        text && ids ? messages ? ", \"prompt_ids\"" : " and \"prompt_ids\"" : "",
+                        messages ? " and \"messages\"" : "");
     if (ids) return read_ids(ids, &request->prompt);
     if (!messages) return read_text(request, engine, text);
-    if (request->settings.raw) return cli_fail("\"messages\" need the chat template, which raw leaves out");
+    if (request->settings.raw)
+        return cli_fail("\"messages\" need the chat template, which %s leaves out",
+                        cli_given(&request->settings, "raw") ? "\"raw\"" : "--raw");
     return encode_messages(engine, messages, &request->prompt);
 }
 

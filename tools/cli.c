@@ -49,6 +49,13 @@ int cli_fail(const char *format, ...) {
     return CLI_FAILED;
 }
 
+void cli_warn(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+}
+
 void cli_note(const char *format, ...) {
     va_list arguments;
     if (!cli_stderr_is_terminal()) return;
@@ -350,6 +357,10 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
     if (options->skip_layer_k != TSK_AUTO) return options->skip_layer_k;
     if (options->cache != TSK_CACHE_DUAL) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+}
+
+int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) {
+    return n_started % options->refresh_every == 0;
 }
 
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,

@@ -42,14 +42,17 @@ typedef struct cli_settings {
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
+    const char **paths;                               /* [n_paths] batch --merge */
+    size_t n_paths;
     tsk_tokens prompt_ids;                            /* --prompt-ids */
     tsk_tokens active, refresh_active;                /* --active, --refresh-active */
     int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
-    int no_threshold, raw, visual, json, jsonl, decode, keep_masks, shadow;
-    int order, has_device_index;                      /* order: 0 as in the input, 1 as completed */
+    int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow;
+    int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_flips;
+    int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
 
@@ -66,6 +69,8 @@ typedef struct cli_command {
    the usage is wrong and said so. */
 int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv);
 int cli_given(const cli_settings *settings, const char *option);
+/* The --help of a subcommand, to stdout. */
+int cli_print_help(const cli_command *command);
 void cli_settings_free(cli_settings *settings);
 
 /* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
@@ -100,6 +105,8 @@ int cli_fail_with(const tsk_error *error, const char *context);
 /* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
    part of the result. */
 void cli_keep_messages(tsk_text *out);
+/* What was decided for the user, or left out: on stderr, whatever that is. */
+void cli_warn(const char *format, ...) CLI_PRINTF(1, 2);
 /* A remark, only where stderr is a terminal. */
 void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 
@@ -174,6 +181,8 @@ int cli_read_prompt(const cli_settings *settings, tsk_text *prompt);
 int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out);
 /* K as the library resolves it. */
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config);
+/* Whether a block that starts after so many others does so with a pass over the whole canvas. */
+int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
                       tsk_tokens *out);

@@ -2,7 +2,6 @@
 #include "batch.h"
 #include "result.h"
 
-#include <errno.h>
 #include <sys/stat.h>
 
 /* Results not written yet, of which most wait for an earlier one when they come out in input order. */
@@ -14,7 +13,9 @@ typedef struct entry {
     tsk_text line;         /* the result, from the id on */
     tsk_json_writer json;  /* writes it */
     uint64_t number, size; /* of the line in the input; its size is for the time left */
+    uint64_t request;      /* its number among the lines that are not empty */
     int is_done, has_failed;
+    int shows_padding;
 } entry;
 
 typedef struct batch_run {
@@ -29,6 +30,7 @@ typedef struct batch_run {
     entry *first, *last;   /* in input order */
     int32_t n_held, n_flying;
     int at_end;
+    uint64_t n_requests;   /* lines of the input that were no empty ones, so far */
     uint64_t done, skipped, failed; /* failed: of both, in this run and in earlier ones */
     uint64_t failed_line;  /* the first one of the input that failed; 0: none did */
     tsk_text failed_reason;
@@ -46,6 +48,7 @@ static entry *add_entry(batch_run *b) {
     b->n_held++;
     e->number = b->input.number;
     e->size = b->input.line.length + 1;
+    e->request = b->n_requests;
     e->json.out = &e->line;
     tsk_json_begin_object(&e->json);
     tsk_json_write_key(&e->json, "id");
@@ -60,7 +63,15 @@ static void write_id(entry *e, const tsk_json_value *id) {
     else if (tsk_json_int64(id, &number)) tsk_json_write_int(&e->json, number);
 }
 
-static void finish_entry(entry *e) {
+/* Null, and the line's number, for what has no id of its own. */
+static void write_line_number(entry *e) {
+    tsk_json_write_null(&e->json);
+    cli_json_uint(&e->json, "line", e->number);
+}
+
+/* What merging needs to know stands last, where it can be cut off again. */
+static void finish_entry(const batch_run *b, entry *e) {
+    if (b->output.is_numbered) cli_json_uint(&e->json, "request", e->request);
     tsk_json_end_object(&e->json);
     if (e->json.status != TSK_OK) exit(cli_fail("out of memory"));
     cli_append(&e->line, "\n");
@@ -78,7 +89,7 @@ static void note_failure(batch_run *b, uint64_t line, const char *reason) {
 static void fail_entry(batch_run *b, entry *e, const char *message) {
     note_failure(b, e->number, message);
     cli_json_string(&e->json, "error", message);
-    finish_entry(e);
+    finish_entry(b, e);
     e->has_failed = 1;
 }
 
@@ -100,8 +111,9 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     cli_keep_messages(NULL);
     if (status != CLI_OK) fail_entry(b, e, b->message.data);
     else {
-        result_write(&e->json, &b->engine, result, b->engine.tokenizer ? &text : NULL);
-        finish_entry(e);
+        result_write(&e->json, &b->engine, result, result_n_shown(result, e->shows_padding),
+                     b->engine.tokenizer ? &text : NULL);
+        finish_entry(b, e);
         b->tokens += cli_count_tokens(&b->engine, result);
     }
     tsk_text_free(&text);
@@ -125,6 +137,7 @@ static int write_results(batch_run *b) {
             link = &e->next;
             continue;
         }
+        if (b->output.is_stream) cli_progress_clear(); /* both may be one terminal */
         status = batch_output_write(&b->output, &e->line);
         b->done++;
         b->failed += (uint64_t)e->has_failed;
@@ -141,6 +154,7 @@ static int write_results(batch_run *b) {
 static int submit(batch_run *b, batch_request *request, entry *e) {
     tsk_error error = {0};
     int status = batch_request_read(request, &b->input, &b->engine, b->settings);
+    e->shows_padding = result_shows_padding(&request->settings);
     if (status == CLI_OK && request->prompt.count > INT32_MAX) status = cli_fail("%zu prompt tokens are too many", request->prompt.count);
     if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, (int32_t)request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
@@ -175,6 +189,7 @@ static void take_line(batch_run *b) {
     entry *e;
     unsigned marks;
     int status;
+    b->n_requests++;
     begin_messages(b);
     status = find_key(b, &request);
     if ((int64_t)((b->input.number - 1) % (uint64_t)b->shard.count) != b->shard.index) b->bytes_passed += b->input.line.length + 1;
@@ -184,7 +199,7 @@ static void take_line(batch_run *b) {
         if (status == CLI_OK) {
             write_id(e, request.id);
             status = submit(b, &request, e);
-        } else tsk_json_write_string(&e->json, b->key.data + 1, b->key.length - 1);
+        } else write_line_number(e);
         if (status != CLI_OK) fail_entry(b, e, b->message.data);
     }
     cli_keep_messages(NULL);
@@ -193,14 +208,16 @@ static void take_line(batch_run *b) {
 
 static int is_blank(const tsk_text *line) { return line->length == 0 || (line->length == 1 && line->data[0] == '\r'); }
 
-/* Reads on while there are places to fill. */
+/* Reads on while there are places to fill. It waits for a line only when nothing else is to be done: a pipe may have no
+   more to say before it has seen results. */
 static int fill(batch_run *b) {
     while (!b->at_end && b->n_flying < b->settings->max_batch && b->n_held < MAX_HELD && !cli_interrupted()) {
+        if (b->first && !lines_ready(&b->input)) break;
         if (lines_next(&b->input)) {
             if (is_blank(&b->input.line)) b->bytes_passed += b->input.line.length + 1;
             else take_line(b);
-        } else if (ferror(b->input.file)) return cli_fail("cannot read '%s': %s", b->settings->input, strerror(errno));
-        else b->at_end = 1;
+        } else if (lines_check(&b->input) != CLI_OK) return CLI_FAILED;
+        else b->at_end = !cli_interrupted();
     }
     return CLI_OK;
 }
@@ -256,8 +273,10 @@ static int fail_for_requests(const batch_run *b) {
 static int summarize(const batch_run *b) {
     const char *path = b->output.path;
     double seconds = (cli_now_ms() - b->start_ms) / 1e3;
+    if ((!b->at_end || b->first) && b->output.is_stream)
+        return cli_fail("interrupted after %llu results", (unsigned long long)b->done);
     if (!b->at_end || b->first)
-        return cli_fail("cancelled after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
+        return cli_fail("interrupted after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);
     cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
@@ -267,11 +286,9 @@ static int summarize(const batch_run *b) {
 
 static int open_input(batch_run *b) {
     struct stat status;
-    b->input.path = b->settings->input;
-    b->input.file = fopen(b->input.path, "rb");
-    if (!b->input.file || fstat(fileno(b->input.file), &status) != 0) return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
-    if (S_ISDIR(status.st_mode)) return cli_fail("cannot read '%s': is a folder", b->input.path);
-    b->input_size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
+    if (lines_open(&b->input, b->settings->input) != CLI_OK) return CLI_FAILED;
+    b->input.can_stop = 1;
+    b->input_size = fstat(b->input.descriptor, &status) == 0 && S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
     return CLI_OK;
 }
 
@@ -313,6 +330,7 @@ static void free_run(batch_run *b) {
 int cmd_batch(cli_settings *settings) {
     batch_run b;
     int status;
+    if (settings->merge) return batch_merge(settings);
     memset(&b, 0, sizeof b);
     b.settings = settings;
     cli_catch_interrupts();

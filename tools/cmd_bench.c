@@ -449,19 +449,22 @@ static int print_table(const bench *b, const run *runs, size_t n) {
 
 static int check(const cli_settings *s) {
     size_t i;
-    if (s->batch < 1) return cli_fail("--batch 0 measures nothing");
     if (s->bench_prompt > INT_MAX / 4 || s->bench_gen > INT_MAX / 4)
-        return cli_fail("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt, (int)s->bench_gen);
-    if (s->bench_block < 2 || s->bench_gen % s->bench_block != 0 || s->bench_gen < 1)
-        return cli_fail("--gen %d is not a multiple of --block %d, of two or more", (int)s->bench_gen, (int)s->bench_block);
+        return cli_usage_error("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt,
+                               (int)s->bench_gen);
+    if (s->bench_block < 2 || s->bench_gen % s->bench_block != 0)
+        return cli_usage_error("--gen %d is not a multiple of --block %d, of two or more", (int)s->bench_gen,
+                               (int)s->bench_block);
     if ((int64_t)s->batch * ((int64_t)s->bench_prompt + s->bench_gen) > INT_MAX / 4)
-        return cli_fail("--batch %d of %d tokens each is beyond any memory", (int)s->batch, (int)(s->bench_prompt + s->bench_gen));
-    if (s->repeat < 1) return cli_fail("--repeat 0 measures nothing");
+        return cli_usage_error("--batch %d of %d tokens each is beyond any memory", (int)s->batch,
+                               (int)(s->bench_prompt + s->bench_gen));
     if (s->refresh_active.count && s->bench_gen < 2 * s->bench_block)
-        return cli_fail("--refresh-active needs two blocks at least: --gen %d is one of %d", (int)s->bench_gen, (int)s->bench_block);
+        return cli_usage_error("--refresh-active needs two blocks at least: --gen %d is one of %d", (int)s->bench_gen,
+                               (int)s->bench_block);
     for (i = 0; i < s->active.count; i++)
         if (s->active.ids[i] > s->bench_block)
-            return cli_fail("--active %d is more than the %d tokens of a block", (int)s->active.ids[i], (int)s->bench_block);
+            return cli_usage_error("--active %d is more than the %d tokens of a block", (int)s->active.ids[i],
+                                   (int)s->bench_block);
     return CLI_OK;
 }
 

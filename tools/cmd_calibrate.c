@@ -38,6 +38,7 @@ typedef struct calibration {
     tsk_session *full;
     predictions full_seen, seen;
     int masks_left;            /* in the block, after the last step */
+    int32_t n_started;         /* blocks that had a step */
     float *means;              /* [n_means, n_states] mean of the first 1, 2, … cosines of tokens that may be skipped */
     size_t n_means, capacity;
     int32_t n_states;
@@ -105,7 +106,9 @@ static void count_flips(const calibration *c, measured *m) {
 
 /* One step. A refresh skips nobody, except under --skip-refresh. */
 static tsk_status take_step(calibration *c, tsk_session *session, measured *m, int *finished, tsk_error *error) {
-    int is_shadowed = !c->keeps_means && (c->masks_left > 0 || c->settings->generate.skip_refresh), unused;
+    const tsk_generate_options *options = &c->settings->generate;
+    int is_refresh = c->masks_left == 0 && cli_block_refreshes(options, c->n_started++);
+    int is_shadowed = !c->keeps_means && (!is_refresh || options->skip_refresh), unused;
     tsk_status status = TSK_OK;
     if (is_shadowed) status = tsk_session_copy(c->full, session, error);
     if (status == TSK_OK && is_shadowed) status = tsk_session_step(c->full, &unused, error);
@@ -122,7 +125,7 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     int finished = 0, status = CLI_OK;
     tsk_status worked = tsk_session_start(session, ids->ids, (int32_t)ids->count, NULL, &error);
     tsk_session_result(session, &result);
-    c->masks_left = 0; /* the first step is a refresh */
+    c->masks_left = c->n_started = 0;
     while (worked == TSK_OK && !finished && !cli_interrupted()) worked = take_step(c, session, m, &finished, &error);
     snprintf(where, sizeof where, "%s, line %zu", c->settings->data, c->questions->items[prompt].line);
     if (worked != TSK_OK) status = cli_fail_with(&error, where);
@@ -311,7 +314,7 @@ static int search(calibration *c) {
     measured off;
     int32_t given_k = s.layer_k, largest = c->config->n_layers - 1;
     int status;
-    if (c->config->n_layers < 3 || (cli_given(c->settings, "skip-layer-k") && (given_k < 2 || given_k > largest)))
+    if (c->config->n_layers < 3 || (cli_given(c->settings, "skip-layer-k") && given_k > largest))
         return cli_fail("TokenSkip needs a K from 2 to %d in a model of %d layers", (int)largest, (int)c->config->n_layers);
     s.layer_k = cli_given(c->settings, "skip-layer-k") ? given_k : c->config->n_layers * 3 / 4 > 2 ? c->config->n_layers * 3 / 4 : 2;
     s.threshold = 2;
@@ -401,8 +404,9 @@ static int print_plain(const calibration *c) {
 /* ---- Command ---------------------------------------------------------------------------------------------------- */
 
 static int check(const cli_settings *settings) {
-    if (!(settings->max_flips >= 0 && settings->max_flips <= 1)) return cli_usage_error("--max-flips takes a share from 0 to 1");
-    if (cli_given(settings, "limit") && settings->limit < 1) return cli_usage_error("--limit takes a number from 1");
+    if (cli_given(settings, "skip-layer-k") && settings->generate.skip_layer_k < 2)
+        return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared",
+                               (int)settings->generate.skip_layer_k);
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }

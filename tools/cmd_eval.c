@@ -57,7 +57,7 @@ int cmd_eval(cli_settings *settings) {
     cli_engine engine = {0};
     int status;
     memset(&e, 0, sizeof e);
-    status = questions_load(&questions, settings->data, 0, 1);
+    status = questions_load(&questions, settings->data, settings->limit, 1);
     cli_catch_interrupts();
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = evaluate(&e, &engine, settings, &questions, "eval");

@@ -7,25 +7,25 @@ static int on_step(void *user, const tsk_step *step) {
 }
 
 /* `text`: NULL without a tokenizer. */
-static int print_json(const cli_engine *engine, const tsk_result *result, const tsk_text *text) {
+static int print_json(const cli_engine *engine, const tsk_result *result, int32_t n_shown, const tsk_text *text) {
     tsk_text out = {0};
     tsk_json_writer json = {0};
     int status;
     json.out = &out;
     tsk_json_begin_object(&json);
-    result_write(&json, engine, result, text);
+    result_write(&json, engine, result, n_shown, text);
     tsk_json_end_object(&json);
     status = cli_json_print(&json);
     tsk_text_free(&out);
     return status;
 }
 
-static int print_plain(const cli_engine *engine, const tsk_result *result, const tsk_text *text) {
+static int print_plain(const cli_engine *engine, const tsk_result *result, int32_t n_shown, const tsk_text *text) {
     tsk_text out = {0};
     int32_t i;
     int status;
     if (text) cli_append_bytes(&out, text->data, text->length);
-    else for (i = 0; i < result->n_tokens; i++) cli_append(&out, i ? " %d" : "%d", (int)result->tokens[i]);
+    else for (i = 0; i < n_shown; i++) cli_append(&out, i ? " %d" : "%d", (int)result->tokens[i]);
     cli_append(&out, "\n");
     status = cli_write(out.data, out.length);
     if (status == CLI_OK)
@@ -38,8 +38,11 @@ static int print_plain(const cli_engine *engine, const tsk_result *result, const
 static int print_result(const cli_engine *engine, const cli_settings *settings, const tsk_result *result) {
     tsk_text text = {0};
     const tsk_text *shown = engine->tokenizer ? &text : NULL;
+    int32_t n_shown = result_n_shown(result, result_shows_padding(settings));
     int status = shown ? cli_result_text(engine, result, &text) : CLI_OK;
-    if (status == CLI_OK) status = settings->json ? print_json(engine, result, shown) : print_plain(engine, result, shown);
+    if (status == CLI_OK)
+        status = settings->json ? print_json(engine, result, n_shown, shown)
+                                : print_plain(engine, result, n_shown, shown);
     tsk_text_free(&text);
     return status;
 }

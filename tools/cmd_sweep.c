@@ -287,8 +287,6 @@ int cmd_sweep(cli_settings *settings) {
     cli_engine engine = {0};
     sweep s;
     int status;
-    if (cli_given(settings, "limit") && settings->limit < 1) return cli_usage_error("--limit takes a number from 1");
-    if (settings->rounds < 1) return cli_usage_error("--rounds takes a number from 1");
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("sweep needs --cache dual: TokenSkip lives in its block steps");
     if (output_check(settings->svg) != CLI_OK) return CLI_FAILED;
     memset(&s, 0, sizeof s);

@@ -5,7 +5,6 @@
 
 /* Everything that can be known to be wrong before a model is loaded. */
 static int check(const cli_settings *settings, trace_dump *dump) {
-    if (cli_given(settings, "blocks") && settings->blocks < 1) return cli_usage_error("--blocks takes a number from 1");
     if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip_layer_k == 0))
         return cli_usage_error("--shadow needs TokenSkip: --cache dual and a --skip-layer-k above 0");
     if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0) return cli_usage_error("--html and --dump name one file");

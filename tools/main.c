@@ -36,18 +36,24 @@ static const cli_command commands[] = {
     {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]", "Accuracy against time over thresholds and policies, as a picture.",
      "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 unless\n"
      "given, so that the threshold alone decides.\n", cmd_sweep},
-    {CLI_BATCH, "batch", "-m DIR --input FILE.jsonl --output FILE.jsonl [options]", "Answers many requests at once.",
+    {CLI_BATCH, "batch", "-m DIR --input FILE --output FILE [options], or batch --merge FILE... --output FILE",
+     "Answers many requests at once.",
      "A line of the input is a request: {\"id\": a string or whole number, \"prompt\" or \"prompt_ids\" or \"messages\"}, and any\n"
      "generation option under its name with underscores: \"gen_length\": 64, \"skip_masked\": true. Options given here are the\n"
      "defaults. A line of the output is its id and what generate --json prints, or its id and \"error\". A line without an id\n"
-     "of its own (unreadable, or with an earlier line's id) gets the id \"line N\". Failed requests do not stop the others: once\n"
-     "every line has its result, the exit status is 1 if any failed, and stderr says how many, and which was the first. Under\n"
-     "mpirun, which kills all ranks when one exits so, it is 0 then, and only stderr tells.\n"
+     "of its own (unreadable, or with an earlier line's id) gets \"id\": null and \"line\": its number. Failed requests\n"
+     "do not stop the others: once every line has its result, the exit status is 1 if any failed, and stderr says how\n"
+     "many, and which was the first. Under mpirun, which kills all ranks when one exits so, it is 0 then, and only stderr\n"
+     "tells.\n"
      "Run again after an interruption, it goes on where it was: ids that the output has are skipped, those with an error too,\n"
      "which still count as failed. A line taken out of the output is done again.\n"
+     "From a pipe (--input -) requests are answered as they come; --output - writes the results to standard output.\n"
      "--shard I/N, or the rank that mpirun or srun gives, takes every N-th line from the (I+1)-th on and writes\n"
      "OUTPUT.shard-I-of-N; the local rank chooses the GPU unless --device names one. One process in a Slurm job of several\n"
-     "tasks, without srun, needs --shard 0/1. A run with another number of shards does what all of these files lack.\n", cmd_batch},
+     "tasks, without srun, needs --shard 0/1. A run with another number of shards does what all of these files lack.\n"
+     "Lines of a shard end in \"request\", the number of theirs in the input. --merge joins such files by it, and leaves\n"
+     "it out; it refuses a file that is cut off, and a request that has two results, or none where a later one has its.\n",
+     cmd_batch},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -56,8 +62,9 @@ static int print_overview(void) {
     int i, status;
     cli_append(&out, "usage: tokenskip COMMAND [options]\n\nRuns masked-diffusion language models (LLaDA).\n\ncommands:\n");
     for (i = 0; i < N_COMMANDS; i++) cli_append(&out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    cli_append(&out, "\n`tokenskip COMMAND --help` lists a command's options; `tokenskip --version` says which version this is.\n"
-                     "Exit status: 0 success, 1 failure, 2 wrong usage.\n");
+    cli_append(&out, "\n`tokenskip help COMMAND`, or `tokenskip COMMAND --help`, lists a command's options;\n"
+                     "`tokenskip --version` says which version this is.\n"
+                     "Exit status: 0 success, 1 failure, 2 wrong usage or an option's value that makes no sense.\n");
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
     return status;
@@ -85,15 +92,32 @@ static void occupy_standard_streams(void) {
     if (fd > STDERR_FILENO) close(fd);
 }
 
-int main(int argc, char **argv) {
+static const cli_command *find_command(const char *name) {
     int i;
+    for (i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    cli_usage_error("no command '%s' (tokenskip --help lists them)", name);
+    return NULL;
+}
+
+/* The arguments after `help`. */
+static int help(int argc, char **argv) {
+    const cli_command *command;
+    if (argc == 0) return print_overview();
+    if (argc > 1) return cli_usage_error("help takes one command, and got '%s' and '%s'", argv[0], argv[1]);
+    command = find_command(argv[0]);
+    return command ? cli_print_help(command) : CLI_USAGE;
+}
+
+int main(int argc, char **argv) {
+    const cli_command *command;
     occupy_standard_streams();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write with a message, like a full disk */
     signal(SIGXFSZ, SIG_IGN); /* so is a file at its size limit */
     if (argc < 2) return cli_usage_error("no command (tokenskip --help lists them)");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_overview();
     if (strcmp(argv[1], "--version") == 0) return print_version();
-    for (i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, argv[1]) == 0) return run_command(&commands[i], argc - 2, argv + 2);
-    return cli_usage_error("no command '%s' (tokenskip --help lists them)", argv[1]);
+    if (strcmp(argv[1], "help") == 0) return help(argc - 2, argv + 2);
+    command = find_command(argv[1]);
+    return command ? run_command(command, argc - 2, argv + 2) : CLI_USAGE;
 }

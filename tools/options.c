@@ -2,97 +2,115 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
+
+/* Where an option was given: cli_settings.given. Those of the command line are the defaults of a request. */
+enum { GIVEN_HERE = 1, GIVEN_BEFORE = 2 };
 
 typedef enum option_kind {
     KIND_SWITCH, KIND_INT, KIND_SEED, KIND_FLOAT, KIND_TEXT, KIND_CHOICE, KIND_IDS, KIND_DEVICE, KIND_DTYPE
 } option_kind;
+
+/* From `least` to `most`; without `least` itself where it is `open`. */
+typedef struct option_range {
+    double least, most;
+    int open;
+} option_range;
 
 typedef struct cli_option {
     const char *name;
     char letter;           /* its one-letter form, or 0 */
     unsigned commands;     /* which subcommands have it */
     option_kind kind;
+    option_range range;    /* of a number */
     size_t field;          /* offset in cli_settings */
     const char *argument;  /* as --help shows it; a choice: its values in the order of their numbers */
     const char *help;
 } cli_option;
 
 #define FIELD(name) offsetof(cli_settings, name)
+#define NO_RANGE {0, 0, 0}
+#define RANGE(least, most) {least, most, 0}
+#define FROM(least) {least, INT32_MAX, 0}
+#define ABOVE(least) {least, FLT_MAX, 1}
 #define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP | CLI_BATCH)
 #define GENERATION (ENGINES | CLI_REQUEST) /* of one generation: a request of batch may have its own */
-#define REFRESHES (GENERATION & ~(CLI_TRACE | CLI_CALIBRATE)) /* these two take every block's first pass for a refresh */
 
 static const cli_option table[] = {
-    {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, FIELD(model_dir), "DIR", "the model's folder"},
-    {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, FIELD(prompt), "TEXT", "the prompt; chat: the first message"},
-    {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, FIELD(prompt_ids), "IDS", "the prompt as token ids: 1,2,3"},
-    {"system", 0, GENERATION, KIND_TEXT, FIELD(system), "TEXT", "a system message before the prompt"},
-    {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
-    {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
-    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
-    {"input", 0, CLI_BATCH, KIND_TEXT, FIELD(input), "FILE", "the requests, one a line"},
-    {"output", 0, CLI_BATCH, KIND_TEXT, FIELD(output), "FILE", "the results, one a line; what is there already is not done again"},
-    {"order", 0, CLI_BATCH, KIND_CHOICE, FIELD(order), "input|completed", "of the results (input)"},
-    {"max-batch", 0, CLI_BATCH, KIND_INT, FIELD(max_batch), "N", "requests at a time (16)"},
-    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
-    {"shard", 0, CLI_BATCH, KIND_TEXT, FIELD(shard), "I/N", "only part I of N, from 0/N on (the rank under mpirun or srun)"},
-    {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
-    {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, FIELD(decode), "", "ids to text"},
+    {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(model_dir), "DIR", "the model's folder"},
+    {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(prompt), "TEXT", "the prompt; chat: the first message"},
+    {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, NO_RANGE, FIELD(prompt_ids), "IDS", "the prompt as token ids: 1,2,3"},
+    {"system", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(system), "TEXT", "a system message before the prompt"},
+    {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
+    {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
+    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
+    {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line (-: standard input)"},
+    {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is\nnot done again (-: standard output)"},
+    {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "",
+     "join the results of shards, in the input's order"},
+    {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
+    {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
+    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
+    {"shard", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(shard), "I/N", "only part I of N, from 0/N on (the rank under mpirun or srun)"},
+    {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
+    {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(decode), "", "ids to text"},
 
-    {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, FIELD(keep_masks), "", "compare two steps with masks, not filled in"},
-    {"blocks", 0, CLI_TRACE, KIND_INT, FIELD(blocks), "N", "run only the first N blocks (all)"},
-    {"shadow", 0, CLI_TRACE, KIND_SWITCH, FIELD(shadow), "", "run the full pass beside every step"},
-    {"html", 0, CLI_TRACE, KIND_TEXT, FIELD(html), "FILE", "a page to look at"},
-    {"dump", 0, CLI_TRACE, KIND_TEXT, FIELD(dump), "FILE", "all values, as .safetensors"},
-    {"dump-only", 0, CLI_TRACE, KIND_TEXT, FIELD(dump_only), "PATTERN", "only names that match: 'pass0.block_*'"},
-    {"passes", 0, CLI_TRACE, KIND_TEXT, FIELD(passes), "A..B", "only values of these passes"},
-    {"svg", 0, CLI_SWEEP, KIND_TEXT, FIELD(svg), "FILE", "where the picture goes"},
-    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, FIELD(max_flips), "R", "share of masked predictions that may change"},
-    {"rounds", 0, CLI_SWEEP, KIND_INT, FIELD(rounds), "N", "every setting runs N times, in turn; its best time counts (1)"},
-    {"limit", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FIELD(limit), "N", "N questions, evenly spread (sweep: all, calibrate: 16)"},
+    {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(keep_masks), "", "compare two steps with masks, not filled in"},
+    {"blocks", 0, CLI_TRACE, KIND_INT, FROM(1), FIELD(blocks), "N", "run only the first N blocks (all)"},
+    {"shadow", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(shadow), "", "run the full pass beside every step"},
+    {"html", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(html), "FILE", "a page to look at"},
+    {"dump", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump), "FILE", "all values, as .safetensors"},
+    {"dump-only", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump_only), "PATTERN", "only names that match: 'pass0.block_*'"},
+    {"passes", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(passes), "A..B", "only values of these passes"},
+    {"svg", 0, CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
+    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_flips), "R", "share of masked predictions that may change"},
+    {"rounds", 0, CLI_SWEEP, KIND_INT, FROM(1), FIELD(rounds), "N", "every setting runs N times, in turn; its best time counts (1)"},
+    {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N", "N questions, evenly spread (all; calibrate: 16)"},
 
-    {"gen-length", 0, GENERATION, KIND_INT, FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
-    {"block-length", 0, GENERATION, KIND_INT, FIELD(generate.block_length), "N", "positions decoded together (32)"},
-    {"steps", 0, GENERATION, KIND_INT, FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
-    {"cache", 0, GENERATION, KIND_CHOICE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
-    {"threshold", 0, GENERATION, KIND_FLOAT, FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
-    {"no-threshold", 0, GENERATION, KIND_SWITCH, FIELD(no_threshold), "", "commit a fixed number each step instead"},
-    {"factor", 0, GENERATION, KIND_FLOAT, FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
-    {"temperature", 0, GENERATION, KIND_FLOAT, FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
-    {"seed", 0, GENERATION, KIND_SEED, FIELD(generate.seed), "N", "of every random draw (0)"},
-    {"remasking", 0, GENERATION, KIND_CHOICE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
-    {"eos-stop", 0, GENERATION, KIND_SWITCH, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+    {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
+    {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N", "positions decoded together (32; a shorter\ngen-length is one block)"},
+    {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
+    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
+    {"threshold", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
+    {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "", "commit a fixed number each step instead"},
+    {"factor", 0, GENERATION, KIND_FLOAT, ABOVE(0), FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
+    {"temperature", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
+    {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
+    {"remasking", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
+    {"eos-stop", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+    {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "",
+     "tokens to gen-length, beyond the end of the text"},
 
-    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
-    {"skip-threshold", 0, GENERATION, KIND_FLOAT, FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
-    {"skip-outlier", 0, GENERATION, KIND_FLOAT, FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
-    {"skip-masked", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
-    {"skip-policy", 0, GENERATION, KIND_CHOICE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
-    {"skip-reference", 0, GENERATION, KIND_CHOICE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
-    {"skip-max-age", 0, GENERATION, KIND_INT, FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
-    {"skip-full-every", 0, GENERATION, KIND_INT, FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
-    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
-    {"skip-refresh", 0, GENERATION, KIND_SWITCH, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
-    {"refresh-rows", 0, REFRESHES, KIND_INT, FIELD(generate.refresh_rows), "R", "further rows that every block step computes, the\nstalest of the canvas first (0)"},
-    {"refresh-every", 0, REFRESHES, KIND_INT, FIELD(generate.refresh_every), "N", "only every N-th block starts with a pass over the\nwhole canvas (1)"},
-    {"skip-preset", 0, GENERATION, KIND_TEXT, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
+    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+    {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
+    {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
+    {"skip-masked", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
+    {"skip-policy", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
+    {"skip-reference", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
+    {"skip-max-age", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
+    {"skip-full-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
+    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
+    {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
+    {"refresh-rows", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_rows), "R", "further rows that every block step computes, the\nstalest of the canvas first (0)"},
+    {"refresh-every", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.refresh_every), "N", "only every N-th block starts with a pass over the\nwhole canvas (1)"},
+    {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
 
-    {"shape", 0, CLI_BENCH, KIND_TEXT, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
-    {"prompt", 0, CLI_BENCH, KIND_INT, FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
-    {"gen", 0, CLI_BENCH, KIND_INT, FIELD(bench_gen), "N", "positions after the prompt (128)"},
-    {"block", 0, CLI_BENCH, KIND_INT, FIELD(bench_block), "N", "positions of a block (32)"},
-    {"batch", 0, CLI_BENCH, KIND_INT, FIELD(batch), "N", "requests in each pass, all at the same step (1)"},
-    {"active", 0, CLI_BENCH, KIND_IDS, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
-    {"refresh-active", 0, CLI_BENCH, KIND_IDS, FIELD(refresh_active), "A,B,...", "a run each of refreshes with the block and so\nmany more tokens above layer K (skip-refresh)"},
-    {"repeat", 0, CLI_BENCH, KIND_INT, FIELD(repeat), "N", "blocks measured in each run (3)"},
+    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
+    {"prompt", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
+    {"gen", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_gen), "N", "positions after the prompt (128)"},
+    {"block", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_block), "N", "positions of a block (32)"},
+    {"batch", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(batch), "N", "requests in each pass, all at the same step (1)"},
+    {"active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
+    {"refresh-active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(refresh_active), "A,B,...", "a run each of refreshes with the block and so\nmany more tokens above layer K (skip-refresh)"},
+    {"repeat", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(repeat), "N", "blocks measured in each run (3)"},
 
-    {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
-    {"dtype", 0, ENGINES | CLI_BENCH, KIND_DTYPE, 0, "auto|f32|bf16", "of activations and cache (auto)"},
-    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, FIELD(model.n_threads), "N", "CPU threads (0: one a processor)"},
-    {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, FIELD(visual), "", "show the blocks filling in, in the terminal"},
+    {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, NO_RANGE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
+    {"dtype", 0, ENGINES | CLI_BENCH, KIND_DTYPE, NO_RANGE, 0, "auto|f32|bf16", "of activations and cache (auto)"},
+    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, RANGE(0, 1024), FIELD(model.n_threads), "N", "CPU threads (0: one a processor)"},
+    {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(visual), "", "show the blocks filling in, in the terminal"},
     {"json", 0, CLI_GENERATE | CLI_INSPECT | CLI_EVAL | CLI_BENCH | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP, KIND_SWITCH,
-     FIELD(json), "", "one JSON object"},
+     NO_RANGE, FIELD(json), "", "one JSON object"},
 };
 enum { N_OPTIONS = sizeof table / sizeof table[0] };
 /* settings.given has a place for each option, or this does not compile */
@@ -202,31 +220,66 @@ static int read_dtype(const char *value, tsk_dtype *out) {
     return number >= 0;
 }
 
-static int set_float(const cli_option *option, const char *value, float *out) {
+/* How many characters a name or a range takes in a message. */
+enum { SHOWN = 96 };
+
+/* What the user has written, or may write: "--gen-length"; in a request's line "\"gen_length\"", but for what the
+   command line has given. */
+static const char *show_name(const cli_settings *settings, const cli_option *option, char out[SHOWN]) {
+    int is_member = settings->is_request && settings->given[option - table] != GIVEN_BEFORE;
+    char *c;
+    snprintf(out, SHOWN, is_member ? "\"%s\"" : "--%s", option->name);
+    for (c = out; is_member && *c; c++)
+        if (*c == '-') *c = '_';
+    return out;
+}
+
+static int bad_value(const cli_settings *settings, const cli_option *option, const char *allowed, const char *value) {
+    char name[SHOWN];
+    return cli_usage_error("%s takes %s, not '%s'", show_name(settings, option, name), allowed, value);
+}
+
+static int bad_number(const cli_settings *settings, const cli_option *option, const char *value) {
+    const option_range *range = &option->range;
+    char allowed[SHOWN], most[32] = " on";
+    if (range->most < FLT_MAX) snprintf(most, sizeof most, " to %.10g", range->most);
+    snprintf(allowed, sizeof allowed, "%s %s %.10g%s", option->kind == KIND_INT ? "a whole number" : "a number",
+             range->open ? "above" : "from", range->least, range->open ? "" : most);
+    return bad_value(settings, option, allowed, value);
+}
+
+/* NaN is in no range. */
+static int is_in_range(const option_range *range, double number) {
+    return (range->open ? number > range->least : number >= range->least) && number <= range->most;
+}
+
+/* As a float, too: 1e-99 is not above 0. */
+static int set_float(const cli_settings *settings, const cli_option *option, const char *value, float *out) {
     double number;
-    if (!read_double(value, &number)) return cli_usage_error("--%s takes a number, not '%s'", option->name, value);
-    if (!isfinite(number)) return cli_fail("--%s takes a finite number, not '%s'", option->name, value);
+    if (!read_double(value, &number) || !is_in_range(&option->range, number) ||
+        !is_in_range(&option->range, (double)(float)number))
+        return bad_number(settings, option, value);
     *out = (float)number;
     return CLI_CONTINUE;
 }
 
-static int set_ids(const cli_option *option, const char *value, tsk_tokens *out) {
-    out->count = 0;
-    if (!cli_read_ids(value, out)) return cli_usage_error("--%s takes numbers like 1,2,3, not '%s'", option->name, value);
-    return CLI_CONTINUE;
-}
-
-static int set_choice(const cli_option *option, const char *value, int *out) {
-    *out = choice_number(option->argument, value);
-    if (*out < 0) return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
-    return CLI_CONTINUE;
-}
-
-static int set_int(const cli_option *option, const char *value, int32_t *out) {
+static int set_int(const cli_settings *settings, const cli_option *option, const char *value, int32_t *out) {
     int64_t number;
-    if (!cli_read_int(value, 0, INT32_MAX, &number))
-        return cli_usage_error("--%s takes a whole number from 0 to %d, not '%s'", option->name, INT32_MAX, value);
+    if (!cli_read_int(value, (int64_t)option->range.least, (int64_t)option->range.most, &number))
+        return bad_number(settings, option, value);
     *out = (int32_t)number;
+    return CLI_CONTINUE;
+}
+
+static int set_ids(const cli_settings *settings, const cli_option *option, const char *value, tsk_tokens *out) {
+    out->count = 0;
+    return cli_read_ids(value, out) ? CLI_CONTINUE : bad_value(settings, option, "numbers like 1,2,3", value);
+}
+
+static int set_choice(const cli_settings *settings, const cli_option *option, const char *value, int *out) {
+    int number = choice_number(option->argument, value);
+    if (number < 0) return bad_value(settings, option, option->argument, value);
+    *out = number;
     return CLI_CONTINUE;
 }
 
@@ -236,20 +289,20 @@ static int set_option(cli_settings *settings, const cli_option *option, const ch
     switch (option->kind) {
     case KIND_SWITCH: *(int *)field = strcmp(value, "on") == 0; return CLI_CONTINUE;
     case KIND_TEXT: *(const char **)field = value; return CLI_CONTINUE;
-    case KIND_INT: return set_int(option, value, (int32_t *)field);
-    case KIND_FLOAT: return set_float(option, value, (float *)field);
-    case KIND_CHOICE: return set_choice(option, value, (int *)field);
-    case KIND_IDS: return set_ids(option, value, (tsk_tokens *)field);
+    case KIND_INT: return set_int(settings, option, value, (int32_t *)field);
+    case KIND_FLOAT: return set_float(settings, option, value, (float *)field);
+    case KIND_CHOICE: return set_choice(settings, option, value, (int *)field);
+    case KIND_IDS: return set_ids(settings, option, value, (tsk_tokens *)field);
     case KIND_SEED:
         if (read_seed(value, (uint64_t *)field)) return CLI_CONTINUE;
-        return cli_usage_error("--%s takes a whole number from 0 to 18446744073709551615, not '%s'", option->name, value);
+        return bad_value(settings, option, "a whole number from 0 to 18446744073709551615", value);
     case KIND_DEVICE:
         settings->has_device_index = strchr(value, ':') != NULL;
         if (read_device(value, &settings->model)) return CLI_CONTINUE;
-        return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
+        return bad_value(settings, option, option->argument, value);
     case KIND_DTYPE:
         if (read_dtype(value, &settings->model.dtype)) return CLI_CONTINUE;
-        return cli_usage_error("--%s takes %s, not '%s'", option->name, option->argument, value);
+        return bad_value(settings, option, option->argument, value);
     }
     return CLI_CONTINUE;
 }
@@ -265,7 +318,7 @@ static const cli_option *find_option(unsigned command, const char *name, size_t 
 }
 
 /* Finds "-m", "--name" and, for switches, "--no-name"; *value becomes "on" or "off" for a switch, the text after '='
-   where there is one, else NULL. */
+   where there is one ("-m=DIR"), else NULL. */
 static const cli_option *match_argument(unsigned command, const char *argument, const char **value) {
     const cli_option *option;
     const char *name = argument + 2;
@@ -273,8 +326,10 @@ static const cli_option *match_argument(unsigned command, const char *argument, 
     int i;
     *value = NULL;
     if (argument[1] != '-') {
+        if (argument[2] && argument[2] != '=') return NULL;
+        if (argument[2]) *value = argument + 3;
         for (i = 0; i < N_OPTIONS; i++)
-            if ((table[i].commands & command) && table[i].letter && table[i].letter == argument[1] && !argument[2]) return &table[i];
+            if ((table[i].commands & command) && table[i].letter && table[i].letter == argument[1]) return &table[i];
         return NULL;
     }
     option = find_option(command, name, length);
@@ -292,7 +347,7 @@ static const cli_option *match_argument(unsigned command, const char *argument, 
 int cli_given(const cli_settings *settings, const char *name) {
     int i;
     for (i = 0; i < N_OPTIONS; i++)
-        if (settings->given[i] && strcmp(table[i].name, name) == 0) return 1;
+        if (settings->given[i] == GIVEN_HERE && strcmp(table[i].name, name) == 0) return 1;
     return 0;
 }
 
@@ -313,7 +368,7 @@ static void print_option(tsk_text *out, const cli_option *option) {
     }
 }
 
-static int print_help(const cli_command *command) {
+int cli_print_help(const cli_command *command) {
     tsk_text out = {0};
     int i, status;
     cli_append(&out, "usage: tokenskip %s %s\n\n%s\n", command->name, command->usage, command->summary);
@@ -327,6 +382,8 @@ static int print_help(const cli_command *command) {
     return status;
 }
 
+static int is_help(const char *argument) { return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0; }
+
 /* One argument, and the value after it where it takes one. */
 static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
     const char *argument = argv[*i], *value, *unused;
@@ -337,14 +394,21 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
     if (!value) {
         value = *i + 1 < argc ? argv[++*i] : NULL;
         /* an option where a value should stand is a forgotten value */
-        if (!value || (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
+        if (!value || is_help(value) ||
+            (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
     }
-    settings->given[option - table] = 1;
+    settings->given[option - table] = GIVEN_HERE;
     return set_option(settings, option, value);
 }
 
 static int parse_positional(cli_settings *settings, const cli_command *command, const char *argument) {
+    if (command->bit == CLI_BATCH) {
+        settings->paths = (const char **)cli_reallocate(settings->paths, settings->n_paths + 1,
+                                                        sizeof *settings->paths);
+        settings->paths[settings->n_paths++] = argument;
+        return CLI_CONTINUE;
+    }
     if (command->bit != CLI_INSPECT) return cli_usage_error("%s takes no argument '%s'", command->name, argument);
     if (settings->path) return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
     settings->path = argument;
@@ -353,43 +417,128 @@ static int parse_positional(cli_settings *settings, const cli_command *command, 
 
 /* ---- What belongs together -------------------------------------------------------------------------------------- */
 
+/* An option of a generation, which the command at hand may not have. */
+static const cli_option *generation_option(const char *name) { return find_option(GENERATION, name, strlen(name)); }
+
+static const char *shown(const cli_settings *settings, const char *name, char out[SHOWN]) {
+    return show_name(settings, generation_option(name), out);
+}
+
+/* Here or, of a request, on the command line. */
+static int is_given_at_all(const cli_settings *settings, const char *name) {
+    return settings->given[generation_option(name) - table] != 0;
+}
+
+/* Of so many options that say the same thing, one at most may be there. */
+static int only_one_of(const cli_settings *settings, int n, const cli_option *const *options, const int *is_there) {
+    char list[4 * SHOWN] = "", name[SHOWN];
+    int i, count = 0, left = 0;
+    for (i = 0; i < n; i++) left += is_there[i];
+    if (left < 2) return CLI_CONTINUE;
+    for (i = 0; i < n; i++) {
+        size_t end = strlen(list);
+        if (!is_there[i]) continue;
+        left--;
+        snprintf(list + end, sizeof list - end, "%s%s", !count++ ? "" : left ? ", " : " and ",
+                 show_name(settings, options[i], name));
+    }
+    return cli_usage_error("only one of %s can be given", list);
+}
+
 static int apply_preset(cli_settings *settings) {
     size_t i;
     int known = 0;
     if (!settings->preset) return CLI_CONTINUE;
     for (i = 0; i < sizeof presets / sizeof presets[0]; i++) {
-        const cli_option *option;
         if (strcmp(presets[i].preset, settings->preset) != 0) continue;
         known = 1;
         if (!presets[i].option || cli_given(settings, presets[i].option)) continue;
-        option = find_option(CLI_GENERATE, presets[i].option, strlen(presets[i].option));
-        set_option(settings, option, presets[i].value);
+        set_option(settings, generation_option(presets[i].option), presets[i].value);
     }
-    return known ? CLI_CONTINUE : cli_usage_error("--skip-preset takes default, fast or seed, not '%s'", settings->preset);
+    if (known) return CLI_CONTINUE;
+    return bad_value(settings, generation_option("skip-preset"), "default, fast or seed", settings->preset);
 }
 
 /* The transfer rule follows from which of its three options was given. */
 static int choose_transfer(cli_settings *settings) {
-    int threshold = cli_given(settings, "threshold"), factor = cli_given(settings, "factor");
-    if (threshold + factor + settings->no_threshold > 1)
-        return cli_usage_error("--threshold, --no-threshold and --factor exclude each other");
-    settings->generate.transfer = factor ? TSK_TRANSFER_FACTOR
-                                : settings->no_threshold ? TSK_TRANSFER_SCHEDULE : TSK_TRANSFER_THRESHOLD;
+    const cli_option *options[3];
+    int is_there[3];
+    options[0] = generation_option("threshold");
+    options[1] = generation_option("no-threshold");
+    options[2] = generation_option("factor");
+    is_there[0] = cli_given(settings, "threshold");
+    is_there[1] = settings->no_threshold;
+    is_there[2] = cli_given(settings, "factor");
+    settings->generate.transfer = is_there[2]   ? TSK_TRANSFER_FACTOR
+                                  : is_there[1] ? TSK_TRANSFER_SCHEDULE
+                                                : TSK_TRANSFER_THRESHOLD;
+    return only_one_of(settings, 3, options, is_there);
+}
+
+/* An answer shorter than the default block is one block. */
+static void choose_block_length(cli_settings *settings) {
+    tsk_generate_options *o = &settings->generate;
+    int32_t usual = tsk_generate_options_default().block_length;
+    if (is_given_at_all(settings, "block-length")) return;
+    o->block_length = o->gen_length < usual ? o->gen_length : usual;
+    if (!settings->is_request && o->block_length < usual)
+        cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length,
+                 (int)usual, (int)o->block_length);
+}
+
+static int check_lengths(const cli_settings *settings) {
+    const tsk_generate_options *o = &settings->generate;
+    char a[SHOWN], b[SHOWN];
+    int32_t blocks = o->gen_length / o->block_length;
+    if (o->gen_length % o->block_length != 0)
+        return cli_usage_error("%s %d is not a multiple of %s %d", shown(settings, "gen-length", a), (int)o->gen_length,
+                               shown(settings, "block-length", b), (int)o->block_length);
+    if (o->steps != TSK_AUTO && o->steps % blocks != 0)
+        return cli_usage_error("%s %d is not a multiple of the number of blocks, %d", shown(settings, "steps", a),
+                               (int)o->steps, (int)blocks);
     return CLI_CONTINUE;
 }
 
-static int check_prompt(const cli_settings *settings) {
-    int ids = cli_given(settings, "prompt-ids");
-    if (ids && settings->prompt) return cli_usage_error("-p and --prompt-ids exclude each other");
-    if (ids && settings->system) return cli_usage_error("--system and --prompt-ids exclude each other");
+static int check_prompt(const cli_settings *settings, const cli_command *command) {
+    const cli_option *options[2];
+    int is_there[2], ids = cli_given(settings, "prompt-ids");
+    options[0] = find_option(command->bit, "prompt", 6);
+    options[1] = find_option(command->bit, "prompt-ids", 10);
+    is_there[0] = settings->prompt != NULL;
+    is_there[1] = ids;
+    if (ids && settings->system) return cli_usage_error("--system needs a prompt as text, not as --prompt-ids");
     if (settings->raw && settings->system) return cli_usage_error("--system needs the chat template, which --raw leaves out");
+    return ids ? only_one_of(settings, 2, options, is_there) : CLI_CONTINUE;
+}
+
+/* What the caches do not have. A K or a row count beyond the model is for the library to say. */
+static int check_skip(const cli_settings *settings) {
+    const tsk_generate_options *o = &settings->generate;
+    int is_dual = settings->cache == (int)TSK_CACHE_DUAL;
+    const char *from = is_given_at_all(settings, "skip-refresh") ? "skip-refresh" : "skip-preset";
+    char a[SHOWN], b[SHOWN], c[SHOWN];
+    shown(settings, "cache", b);
+    if (!is_dual && o->skip_layer_k > 0)
+        return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
+                               (int)o->skip_layer_k, b);
+    if (o->skip_refresh && (!is_dual || o->skip_layer_k == 0))
+        return cli_usage_error("%s needs TokenSkip: %s dual and a %s above 0", shown(settings, from, a), b,
+                               shown(settings, "skip-layer-k", c));
+    if (!is_dual && o->refresh_rows > 0)
+        return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a),
+                               (int)o->refresh_rows, b);
+    if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every > 1)
+        return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a),
+                               (int)o->refresh_every, b);
     return CLI_CONTINUE;
 }
 
-static int check_skip(const cli_settings *settings) {
-    if (settings->cache != (int)TSK_CACHE_DUAL && settings->generate.skip_layer_k > 0)
-        return cli_usage_error("--skip-layer-k %d works with --cache dual only", (int)settings->generate.skip_layer_k);
-    return CLI_CONTINUE;
+/* What every generation's options must have in common, those of the command line and those of a request. */
+static int check_generation(cli_settings *settings) {
+    int status;
+    choose_block_length(settings);
+    status = check_lengths(settings);
+    return status == CLI_CONTINUE ? check_skip(settings) : status;
 }
 
 /* A choice's values stand in the table in the order of the enumeration they mean. */
@@ -400,12 +549,25 @@ static void copy_choices(cli_settings *settings) {
     settings->generate.skip_reference = (tsk_skip_reference)settings->skip_reference;
 }
 
+/* `batch --merge` is a command of its own, but for its name. */
+static int check_merge(const cli_settings *settings) {
+    if (!settings->n_paths || !settings->output)
+        return cli_usage_error("batch --merge needs the files to join and --output FILE");
+    if (settings->input || settings->model_dir || settings->shard)
+        return cli_usage_error("batch --merge takes no --%s",
+                               settings->input ? "input" : settings->model_dir ? "model" : "shard");
+    return CLI_CONTINUE;
+}
+
 static int check_required(const cli_settings *settings, const cli_command *command) {
     const cli_option *model = find_option(command->bit, "model", 5);
+    if (settings->merge) return check_merge(settings);
+    if (settings->n_paths)
+        return cli_usage_error("%s takes no argument '%s' without --merge", command->name, settings->paths[0]);
     if (model && command->bit != CLI_BENCH && !settings->model_dir)
         return cli_usage_error("%s needs -m DIR, the model's folder", command->name);
     if (command->bit == CLI_BENCH && settings->model_dir && settings->shape)
-        return cli_usage_error("-m and --shape exclude each other");
+        return cli_usage_error("only one of --model and --shape can be given");
     if (command->bit == CLI_INSPECT && !settings->path)
         return cli_usage_error("inspect needs a path: a .safetensors file or a model folder");
     if (find_option(command->bit, "data", 4) && !settings->data) return cli_usage_error("%s needs --data FILE.jsonl", command->name);
@@ -420,8 +582,8 @@ static int finish(cli_settings *settings, const cli_command *command) {
     int status = check_required(settings, command);
     if (status == CLI_CONTINUE) status = apply_preset(settings);
     if (status == CLI_CONTINUE) status = choose_transfer(settings);
-    if (status == CLI_CONTINUE) status = check_prompt(settings);
-    if (status == CLI_CONTINUE) status = check_skip(settings);
+    if (status == CLI_CONTINUE) status = check_prompt(settings, command);
+    if (status == CLI_CONTINUE && find_option(command->bit, "gen-length", 10)) status = check_generation(settings);
     copy_choices(settings);
     return status;
 }
@@ -440,7 +602,7 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
         if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;
         else if (only_paths || argv[i][0] != '-' || !argv[i][1]) status = parse_positional(settings, command, argv[i]);
-        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return print_help(command);
+        else if (is_help(argv[i])) return cli_print_help(command);
         else status = parse_option(settings, command, argc, argv, &i);
     }
     return status == CLI_CONTINUE ? finish(settings, command) : status;
@@ -449,19 +611,22 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
 /* ---- A request in JSON ------------------------------------------------------------------------------------------ */
 
 void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
+    int i;
     *request = *defaults;
     memset(&request->prompt_ids, 0, sizeof request->prompt_ids); /* these three stay the command line's */
     memset(&request->active, 0, sizeof request->active);
     memset(&request->refresh_active, 0, sizeof request->refresh_active);
-    memset(request->given, 0, sizeof request->given); /* from here on: given in the request */
+    for (i = 0; i < N_OPTIONS; i++) request->given[i] = request->given[i] ? GIVEN_BEFORE : 0;
+    request->is_request = 1;
     request->preset = NULL;
 }
 
-/* The value as it would stand on the command line; NULL when it is not of the option's type. A number keeps its digits,
-   so that the same strict reading decides. */
+/* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be
+   written as 32.0; any other keeps its digits, so that the same strict reading decides. */
 static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value, const char *line, char number[64]) {
     const char *text = line + tsk_json_offset(value);
     size_t length;
+    uint64_t whole;
     int on;
     switch (option->kind) {
     case KIND_SWITCH:
@@ -469,6 +634,10 @@ static const char *argument_of(const cli_option *option, const char *sense, cons
     case KIND_INT: case KIND_SEED: case KIND_FLOAT:
         length = strspn(text, "+-.0123456789eE");
         if (tsk_json_type_of(value) != TSK_JSON_NUMBER || length > 63) return NULL;
+        if (option->kind != KIND_FLOAT && tsk_json_uint64(value, &whole)) {
+            snprintf(number, 64, "%llu", (unsigned long long)whole);
+            return number;
+        }
         memcpy(number, text, length);
         number[length] = 0;
         return number;
@@ -494,7 +663,7 @@ int cli_request_set(cli_settings *request, const char *key, const tsk_json_value
     if (!option) return cli_usage_error("a request has no member \"%.100s\"", key);
     argument = argument_of(option, sense ? sense : "on", value, line, number);
     if (!argument) return cli_usage_error("\"%s\" must be %s", key, type_name(option->kind));
-    request->given[option - table] = 1;
+    request->given[option - table] = GIVEN_HERE;
     return set_option(request, option, argument);
 }
 
@@ -505,11 +674,13 @@ int cli_request_end(cli_settings *request) {
         if (status == CLI_CONTINUE) status = choose_transfer(request);
     }
     copy_choices(request);
-    return status == CLI_CONTINUE ? check_skip(request) : status;
+    return status == CLI_CONTINUE ? check_generation(request) : status;
 }
 
 void cli_settings_free(cli_settings *settings) {
     tsk_tokens_free(&settings->prompt_ids);
     tsk_tokens_free(&settings->active);
     tsk_tokens_free(&settings->refresh_active);
+    free(settings->paths);
+    settings->paths = NULL;
 }

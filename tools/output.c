@@ -52,22 +52,33 @@ static int write_all(int descriptor, const char *bytes, size_t size) {
     return 1;
 }
 
-int output_write(const char *path, const char *bytes, size_t size) {
-    tsk_text name = {0};
-    int descriptor, written, status = check_kind(path);
-    if (status != CLI_OK) return status;
-    descriptor = open_temporary(path, &name);
-    if (descriptor < 0) {
-        tsk_text_free(&name);
-        return CLI_FAILED;
+int output_open(output_file *file, const char *path) {
+    int status = check_kind(path);
+    memset(file, 0, sizeof *file);
+    file->path = path;
+    file->descriptor = status == CLI_OK ? open_temporary(path, &file->name) : -1;
+    return file->descriptor >= 0 ? CLI_OK : CLI_FAILED;
+}
+
+int output_append(output_file *file, const char *bytes, size_t size) {
+    return write_all(file->descriptor, bytes, size) ? CLI_OK : cannot_write(file->path, strerror(errno));
+}
+
+int output_close(output_file *file, int status) {
+    if (file->descriptor >= 0) {
+        /* some file systems tell of a full disk only here */
+        if (close(file->descriptor) != 0 && status == CLI_OK) status = cannot_write(file->path, strerror(errno));
+        if (status == CLI_OK && rename(file->name.data, file->path) != 0)
+            status = cannot_write(file->path, strerror(errno));
+        if (status != CLI_OK) unlink(file->name.data);
     }
-    written = write_all(descriptor, bytes, size);
-    /* some file systems tell of a full disk only here */
-    if (!written || close(descriptor) != 0 || rename(name.data, path) != 0) {
-        status = cannot_write(path, strerror(errno));
-        if (!written) close(descriptor);
-        unlink(name.data);
-    }
-    tsk_text_free(&name);
+    tsk_text_free(&file->name);
     return status;
+}
+
+int output_write(const char *path, const char *bytes, size_t size) {
+    output_file file;
+    int status = output_open(&file, path);
+    if (status == CLI_OK) status = output_append(&file, bytes, size);
+    return output_close(&file, status);
 }

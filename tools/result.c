@@ -47,11 +47,18 @@ const char *result_finish_name(tsk_finish reason) {
     }
 }
 
-void result_write(tsk_json_writer *json, const cli_engine *engine, const tsk_result *result, const tsk_text *text) {
+int result_shows_padding(const cli_settings *settings) { return settings->pad || !settings->generate.eos_stop; }
+
+int32_t result_n_shown(const tsk_result *result, int shows_padding) {
+    return shows_padding ? result->n_tokens : result->n_before_end;
+}
+
+void result_write(tsk_json_writer *json, const cli_engine *engine, const tsk_result *result, int32_t n_shown,
+                  const tsk_text *text) {
     tsk_json_write_key(json, "text");
     if (text) tsk_json_write_string(json, text->data ? text->data : "", text->length);
     else tsk_json_write_null(json);
-    cli_json_ids(json, "tokens", result->tokens, (size_t)result->n_tokens);
+    cli_json_ids(json, "tokens", result->tokens, (size_t)n_shown);
     cli_json_ids(json, "prompt_tokens", result->canvas, (size_t)result->n_prompt); /* masks in it filled */
     cli_json_uint(json, "nfe", (uint64_t)result->nfe);
     cli_json_uint(json, "mask_residual", (uint64_t)result->mask_residual);

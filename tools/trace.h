@@ -170,7 +170,7 @@ void generation_free(generation_log *log);
 
 /* A shadow of `main`, whose steps it is told about: before each, and with every record of it. */
 int shadow_begin(shadow **out, const cli_engine *engine, const tsk_generate_options *options, tsk_session *main);
-int shadow_before(shadow *shadow, int is_refresh);
+int shadow_before(shadow *shadow, int starts_block, int is_refresh);
 void shadow_record(shadow *shadow, const tsk_trace_record *record);
 /* Moves what was found to the step's log, and adds it to the totals. */
 void shadow_after(shadow *shadow, step_log *step, shadow_totals *totals);

@@ -109,6 +109,8 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     write_int(json, "skip_full_every", o->skip_full_every);
     write_bool(json, "skip_warm_start", o->skip_warm_start);
     write_bool(json, "skip_refresh", o->skip_refresh);
+    write_int(json, "refresh_every", o->refresh_every);
+    write_int(json, "refresh_rows", o->refresh_rows);
     tsk_json_end_object(json);
 }
 

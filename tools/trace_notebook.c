@@ -6,6 +6,7 @@ typedef struct variant {
     trace_comparison *comparison;
     trace_values *base;
     int32_t *argmax;          /* [n_positions] of the block's logits; NULL: not wanted */
+    int32_t n_positions;      /* of the block: its rows come first, then those of refresh_rows */
     int32_t mask_id;
 } variant;
 
@@ -30,7 +31,7 @@ static void on_variant(void *user, const tsk_trace_record *record) {
     int32_t row, vocabulary = (int32_t)record->output_shape[1];
     trace_comparison_add(v->comparison, v->base, record);
     if (!v->argmax || strcmp(record->name, "logits") != 0) return;
-    for (row = 0; row < record->n_rows; row++)
+    for (row = 0; row < v->n_positions; row++)
         v->argmax[row] = trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, v->mask_id, NULL);
 }
 
@@ -61,11 +62,12 @@ static int probe_base(tsk_session *session, const int32_t *canvas, trace_values 
 }
 
 static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comparison *comparison, trace_values *base, int32_t *argmax,
-                         int32_t mask_id, tsk_probe *out) {
+                         int32_t n_positions, int32_t mask_id, tsk_probe *out) {
     variant v;
     v.comparison = comparison;
     v.base = base;
     v.argmax = argmax;
+    v.n_positions = n_positions;
     v.mask_id = mask_id;
     trace_comparison_begin(comparison, base);
     return probe(session, canvas, 0, NULL, on_variant, &v, out);
@@ -166,7 +168,8 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     int status = copy_session(&skip, model, options, base);
     exact_options.skip_threshold = 1.0f;
     if (status == CLI_OK) status = probe_base(base, canvas, &notes->base0, &out);
-    if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, notes->n_positions, mask_id, &out);
     if (status == CLI_OK) {
         commit_step(notes, options, mask_id, canvas);
         trace_values_drop(&notes->base0);
@@ -176,9 +179,12 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
         keep_step1(notes, canvas, mask_id);
         status = copy_session(&exact, model, &exact_options, skip);
     }
-    if (status == CLI_OK) status = probe_variant(exact, canvas, &notes->exact1, &notes->base1, NULL, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(exact, canvas, &notes->exact1, &notes->base1, NULL, notes->n_positions, mask_id, &out);
     tsk_session_free(exact);
-    if (status == CLI_OK) status = probe_variant(skip, canvas, &notes->given1, &notes->base1, notes->argmax_given, mask_id, &out);
+    if (status == CLI_OK)
+        status = probe_variant(skip, canvas, &notes->given1, &notes->base1, notes->argmax_given, notes->n_positions,
+                               mask_id, &out);
     if (status == CLI_OK) keep_verdict(notes, &out);
     trace_values_drop(&notes->base1);
     tsk_session_free(skip);

@@ -5,6 +5,8 @@
 typedef struct runner {
     generation_log *log;
     const tsk_model_config *config;
+    const tsk_generate_options *options;
+    int32_t n_started;        /* blocks that had a pass */
     shadow *shadow;           /* NULL: none, or not in this pass */
     trace_dump *dump;         /* NULL: none */
     visual view;              /* --visual */
@@ -79,12 +81,13 @@ static void get_counts(const tsk_session *session, uint64_t *computed, uint64_t 
 }
 
 /* One pass, with its shadow. */
-static int take_step(runner *r, tsk_session *session, int is_refresh, int *finished, shadow_totals *totals) {
+static int take_step(runner *r, tsk_session *session, int starts_block, int *finished, shadow_totals *totals) {
     tsk_error error = {0};
+    int is_refresh = starts_block && cli_block_refreshes(r->options, r->n_started++);
     step_log *log;
     uint64_t computed, total;
     get_counts(session, &computed, &total);
-    if (r->shadow && shadow_before(r->shadow, is_refresh) != CLI_OK) return CLI_FAILED;
+    if (r->shadow && shadow_before(r->shadow, starts_block, is_refresh) != CLI_OK) return CLI_FAILED;
     if (tsk_session_step(session, finished, &error) != TSK_OK) return fail(&error);
     if (r->dump && r->dump->failed) return cli_fail_with(&r->dump->error, NULL);
     if (cli_interrupted()) return cli_fail("cancelled");
@@ -132,6 +135,7 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
     memset(&r, 0, sizeof r);
     r.log = log;
     r.config = tsk_model_get_config(engine->model);
+    r.options = &mine;
     r.dump = dump->writer ? dump : NULL;
     visual_begin(&r.view, engine, settings);
     mine.on_step = on_step;

@@ -64,16 +64,14 @@ static void on_full_record(void *user, const tsk_trace_record *record) {
     if (is_layer_output(record) || trace_is_cache(record->name) || strcmp(record->name, "logits") == 0) trace_values_keep(&s->values, record);
 }
 
-/* The full pass's row at this position; NULL where it has none. */
+/* The full pass's row at this position; NULL where it has none. Passes over the whole canvas, which are long, have a
+   position's row in its place; block steps have their block, then refresh_rows. */
 static const float *full_row(const trace_value *value, int32_t position, uint64_t *width) {
-    int32_t low = 0, high = value ? value->n_rows : 0;
-    while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        if (value->positions[middle] < position) low = middle + 1;
-        else high = middle;
-    }
-    if (!value || low == value->n_rows || value->positions[low] != position) return NULL;
-    return trace_row(value->values, 0, value->shape, low, 0, width);
+    int32_t row = 0;
+    if (!value) return NULL;
+    if (position < value->n_rows && value->positions[position] == position) row = position;
+    while (row < value->n_rows && value->positions[row] != position) row++;
+    return row < value->n_rows ? trace_row(value->values, 0, value->shape, row, 0, width) : NULL;
 }
 
 /* ---- Before a pass ---------------------------------------------------------------------------------------------- */
@@ -142,7 +140,7 @@ static void new_step(shadow *s) {
     }
 }
 
-int shadow_before(shadow *s, int is_refresh) {
+int shadow_before(shadow *s, int starts_block, int is_refresh) {
     tsk_error error = {0};
     tsk_probe probe;
     tsk_result result;
@@ -151,7 +149,7 @@ int shadow_before(shadow *s, int is_refresh) {
     memcpy(s->canvas, result.canvas, (size_t)s->length * sizeof *s->canvas);
     memset(s->ran, 0, (size_t)s->length * sizeof *s->ran);
     memset(s->kv, 0, (size_t)s->length * sizeof *s->kv);
-    if (is_refresh) find_block(s, result.n_prompt);
+    if (starts_block) find_block(s, result.n_prompt);
     if (carried_size(s) > s->carried_capacity) {
         s->carried_capacity = carried_size(s);
         s->carried = (float *)cli_reallocate(s->carried, s->carried_capacity, sizeof *s->carried);

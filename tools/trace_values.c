@@ -108,7 +108,7 @@ static void compare_row(trace_difference *difference, const tsk_trace_record *re
     if (!(largest <= difference->max)) difference->max = largest;
 }
 
-/* Positions rise in both. */
+/* The positions of one are among the other's, in the same order: a block's that ran, then those of refresh_rows. */
 void trace_comparison_add(trace_comparison *comparison, trace_values *base, const tsk_trace_record *record) {
     const trace_value *value = trace_values_find(base, record->name, record->part);
     trace_difference *difference;
@@ -118,7 +118,7 @@ void trace_comparison_add(trace_comparison *comparison, trace_values *base, cons
     memcpy(difference->other_shape, record->output_shape, sizeof difference->other_shape);
     while (a < value->n_rows && b < record->n_rows) {
         if (value->positions[a] == record->positions[b]) compare_row(difference, record, a++, b++);
-        else if (value->positions[a] < record->positions[b]) a++;
+        else if (value->n_rows - a > record->n_rows - b) a++;
         else b++;
     }
 }

@@ -100,11 +100,16 @@ def arguments(golden):
     return out
 
 
+def predicted_rows(name, found, expected):
+    """The dump also has the last states and logits of refresh_rows, which come after the block's and predict nothing."""
+    return found[:len(expected)] if ".final_norm." in name or ".logits." in name else found
+
+
 def differences(found, expected):
     for name in sorted(set(found) ^ set(expected)):
         yield name + (" is not in the reference" if name in found else " is not in the dump")
     for name in sorted(set(found) & set(expected)):
-        a, b = found[name], expected[name]
+        a, b = predicted_rows(name, found[name], expected[name]), expected[name]
         known = np.isfinite(b)  # a position that a refresh skipped has no last states
         if a.shape != b.shape:
             yield f"{name} has shape {a.shape}, not {b.shape}"
@@ -130,13 +135,16 @@ def can_run(golden):
     return len(set(rest)) <= 1 and golden["expected"]["nfe"] > 0
 
 
+GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--program", default="./tokenskip")
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     models = {name: reference.Model(spec, reference.make_tensors(spec)) for name, spec in reference.MODELS.items()}
-    goldens = [json.load(open(os.path.join(reference.HERE, file))) for file in ("generate.json", "generate_refresh.json")]
+    goldens = [json.load(open(os.path.join(reference.HERE, file))) for file in GOLDENS]
     cases = [c for g in goldens for c in g["cases"] if can_run(c) and (not given.names or c["name"] in given.names)]
     failures, values = 0, 0
     for case in cases:
