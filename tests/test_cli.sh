@@ -357,6 +357,31 @@ test_template() {
         refuses 1 'messages.json' template -m "$demo" --messages "$work/messages.json"
     done
     refuses 1 'nowhere.json' template -m "$demo" --messages "$work/nowhere.json"
+    refuses 1 'directory' template -m "$demo" --messages "$work"
+    refuses 1 'standard input' template -m "$demo" --messages -
+
+    printf '[{"role": "user", "content": "caf\\u00e9 <x>"}]' > "$work/messages.json"
+    works template -m "$demo" --messages "$work/messages.json"
+    cp "$out" "$work/whole"
+    works template -m "$demo" --messages - < "$work/messages.json"
+    check "- is standard input" cmp -s "$out" "$work/whole"
+    cat "$work/messages.json" | { run template -m "$demo" --messages /dev/stdin; cmp -s "$out" "$work/whole" && echo same > "$work/piped"; }
+    check "a pipe has a name, too" [ -s "$work/piped" ]
+    mkfifo "$work/fifo"
+    cat "$work/messages.json" > "$work/fifo" &
+    works template -m "$demo" --messages "$work/fifo"
+    check "and so has a FIFO" cmp -s "$out" "$work/whole"
+
+    parts='[{"type": "text", "text": "caf"}, {"type": "text", "text": ""}, {"text": "\u00e9 <", "type": "text"}, {"type": "text", "text": "x>"}]'
+    printf '[{"role": "user", "content": %s}]' "$parts" > "$work/messages.json"
+    works template -m "$demo" --messages "$work/messages.json"
+    check "parts follow one another" cmp -s "$out" "$work/whole"
+    for part in '"x"' '{}' '{"type": 3}' '{"type": "text"}' '{"type": "text", "text": ["x"]}' '{"type": "text", "text": "a\u0000b"}' \
+        '{"type": "image_url", "image_url": {"url": "x"}}'; do
+        printf '%s' "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"x\"}, $part]}]" > "$work/messages.json"
+        refuses 1 'message 0 has a part' template -m "$demo" --messages "$work/messages.json"
+    done
+    check "a part of another type is named" says '"image_url"'
 }
 
 test_demo() {
@@ -462,6 +487,7 @@ test_eval() {
     refuses 1 'nowhere.jsonl' eval -m "$demo" --data "$work/nowhere.jsonl"
     : > "$work/eval.jsonl"
     refuses 1 'no questions' eval -m "$demo" --data "$work/eval.jsonl"
+    refuses 1 'standard input: no questions' eval -m "$demo" --data -
 }
 
 # script(1) lends a terminal. The drawing hides the cursor and shows it again; the text comes last.

@@ -30,7 +30,7 @@ static const cli_option table[] = {
     {"system", 0, GENERATION, KIND_TEXT, FIELD(system), "TEXT", "a system message before the prompt"},
     {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
-    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
+    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]; -: standard input"},
     {"input", 0, CLI_BATCH, KIND_TEXT, FIELD(input), "FILE", "the requests, one a line"},
     {"output", 0, CLI_BATCH, KIND_TEXT, FIELD(output), "FILE", "the results, one a line; what is there already is not done again"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, FIELD(order), "input|completed", "of the results (input)"},
