@@ -376,8 +376,8 @@ typedef struct tsk_tokenizer tsk_tokenizer;
 
 /* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
    and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
-   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them.
-   Immutable afterwards; threads share it. */
+   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
+   model need not have rows for them. Immutable afterwards; threads share it. */
 TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
 TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
 /* One more than the largest id. */
@@ -3628,6 +3628,7 @@ struct tsk_tokenizer {
     size_t n_tokens, tokens_capacity, n_model; /* the first n_model are the model's own, the rest added tokens */
     uint32_t *by_id;              /* [n_ids] place in tokens + 1, 0 for none */
     size_t n_ids, ids_capacity;
+    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows for */
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
     tsk__hash_key key;            /* of its hash */
@@ -4957,7 +4958,9 @@ static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__b
     if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
         (size_t)added->place + added->length)
         return TSK_OK;
-    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1)) return tsk__bpe_no_memory(loader);
+    if (room > UINT32_MAX ||
+        !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1))
+        return tsk__bpe_no_memory(loader);
     room = tokenizer->texts.length;
     token->bytes = (uint32_t)tokenizer->bytes.length;
     if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
@@ -5358,6 +5361,7 @@ static tsk_status tsk__bpe_load_tokenizer_json(tsk__bpe_folder *folder, tsk__bpe
     tsk_status status = tsk__bpe_folder_json(folder, "tokenizer.json", &document);
     if (status == TSK_OK) status = tsk__bpe_load_json(loader, tsk_json_root(document), tsk__bpe_count_declared(config));
     tsk_json_free(document);
+    loader->tokenizer->n_vocabulary_ids = loader->tokenizer->n_ids;
     if (status != TSK_OK || !config) return status;
     tsk__bpe_folder_path(folder, "tokenizer_config.json");
     return tsk__bpe_load_declared(loader, config, 0);
@@ -5367,6 +5371,7 @@ static tsk_status tsk__bpe_load_vocab_json(tsk__bpe_folder *folder, tsk__bpe_loa
     tsk_json *document = NULL;
     tsk_status status = tsk__bpe_folder_json(folder, "vocab.json", &document);
     if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_root(document), n_added);
+    loader->tokenizer->n_vocabulary_ids = loader->tokenizer->n_ids;
     tsk_json_free(document);
     return status;
 }
@@ -10685,9 +10690,9 @@ static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) 
     if (!tsk__folder_has(folder, "tokenizer.json") && !tsk__folder_has(folder, "vocab.json")) return TSK_OK;
     folder->path[folder->dir_length] = 0;
     status = tsk_tokenizer_load(folder->path, &model->host, &model->tokenizer, error);
-    if (status == TSK_OK && tsk_tokenizer_size(model->tokenizer) > model->config.embedding_size) {
+    if (status == TSK_OK && model->tokenizer->n_vocabulary_ids > (size_t)model->config.embedding_size) {
         return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET, "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows", tsk__error_path(folder->path),
-                              (int)tsk_tokenizer_size(model->tokenizer) - 1, (int)model->config.embedding_size);
+                              (int)model->tokenizer->n_vocabulary_ids - 1, (int)model->config.embedding_size);
     }
     return status;
 }

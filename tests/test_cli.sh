@@ -346,6 +346,20 @@ test_tokenize() {
     check "words are no ids" [ "$rc" -eq 1 ]
 }
 
+# A token that tokenizer_config.json alone declares, and the model has no row for: no harm until it is used.
+test_declared() {
+    mkdir "$work/declared"
+    for file in "$demo"/*; do ln -s "$PWD/$file" "$work/declared/"; done
+    rm "$work/declared/tokenizer_config.json"
+    sed 's/"added_tokens_decoder": {/&"1024": {"content": "<new>", "special": true},/' "$demo/tokenizer_config.json" > "$work/declared/tokenizer_config.json"
+    echo '"a<new>b"' > "$work/text"
+    works tokenize -m "$work/declared" --jsonl < "$work/text"
+    check "it is an added token" prints '^\[64,1024,65\]$'
+    works generate -m "$work/declared" -p "Hello" --gen-length 32 --json
+    check "generating works" is_json
+    refuses 1 'id 1024' generate -m "$work/declared" --raw -p 'a<new>' --gen-length 32
+}
+
 test_template() {
     printf '[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hello"}]' > "$work/messages.json"
     works template -m "$demo" --messages "$work/messages.json"
@@ -521,6 +535,7 @@ test_inspect_llada
 test_bench
 test_terminal
 test_tokenize
+test_declared
 test_template
 test_demo
 test_chat
