@@ -128,7 +128,7 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>skip
+   >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>skip
    >>schedule  >>backend  >>cpu  >>cuda  >>model  >>trace  >>forward  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
@@ -388,7 +388,9 @@ TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer
 typedef struct tsk_tokenizer tsk_tokenizer;
 
 /* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
-   and chat_template.jinja. Immutable afterwards; threads share it. */
+   and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
+   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
+   model need not have rows for them. Immutable afterwards; threads share it. */
 TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
 TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
 /* One more than the largest id. */
@@ -404,7 +406,10 @@ TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, in
    they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
 TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
                                               tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. */
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
+   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
+   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
+   code and quotations. LLaDA's models have it false. */
 TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 

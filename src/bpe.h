@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "hash.h"
 #include "json.h"
 #include "unicode.h"
 
@@ -41,7 +42,8 @@ typedef struct tsk__bpe_token {
     uint32_t bytes, bytes_length; /* place in bytes: what it decodes to */
     uint32_t hash;                /* of the text */
     int32_t id;
-    unsigned char is_added, is_special;
+    uint32_t added;               /* while loading: place in added + 1, 0 for none */
+    unsigned char is_special;
 } tsk__bpe_token;
 
 typedef struct tsk__bpe_merge {
@@ -53,8 +55,11 @@ typedef struct tsk__bpe_merge {
 typedef struct tsk__bpe_added {
     const char *pattern;          /* what to look for, in texts; set when loading ends */
     uint32_t place, length;
+    uint32_t shorter;             /* the longest other that this one begins with: place in the matcher + 1, 0 for none */
     int32_t id;
     unsigned char single_word, lstrip, rstrip, normalized;
+    unsigned char is_declared;    /* while loading: added_tokens_decoder has it */
+    unsigned char is_unsaid;      /* while loading: `normalized` is what follows from its not being special */
 } tsk__bpe_added;
 
 /* Added tokens that are looked for at the same stage, in the order of their bytes. */
@@ -85,8 +90,11 @@ struct tsk_tokenizer {
     size_t n_tokens, tokens_capacity, n_model; /* the first n_model are the model's own, the rest added tokens */
     uint32_t *by_id;              /* [n_ids] place in tokens + 1, 0 for none */
     size_t n_ids, ids_capacity;
+    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows for */
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
+    tsk__hash_key key;            /* of its hash */
+    uint64_t merge_keys[3];       /* of the hash of two ids */
     tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
     uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
                                      to see that takes an eighth of the memory */
@@ -142,27 +150,8 @@ static tsk_status tsk__bpe_append_bytes(const char *text, size_t size, tsk_text 
 
 /* ---- the vocabulary */
 
-static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
-    a = (a ^ b) * UINT64_C(0x9e3779b97f4a7c15);
-    return a ^ a >> 32;
-}
-
-static uint32_t tsk__bpe_hash(const char *text, size_t size) {
-    uint64_t hash = size, part;
-    for (; size >= 8; size -= 8, text += 8) {
-        memcpy(&part, text, 8);
-        hash = tsk__bpe_mix(hash, part);
-    }
-    part = 0;
-    if (size >= 4) {
-        uint32_t low, high;
-        memcpy(&low, text, 4);
-        memcpy(&high, text + size - 4, 4);
-        part = (uint64_t)high << 32 | low;
-    } else if (size) {
-        part = (uint64_t)(unsigned char)text[0] << 16 | (uint64_t)(unsigned char)text[size / 2] << 8 | (unsigned char)text[size - 1];
-    }
-    return (uint32_t)tsk__bpe_mix(hash, part);
+static uint32_t tsk__bpe_hash(const tsk_tokenizer *tokenizer, const char *text, size_t size) {
+    return (uint32_t)tsk__hash(tokenizer->key, text, size);
 }
 
 /* The token's place in the slots, or the free place where it would stand. */
@@ -176,7 +165,7 @@ static size_t tsk__bpe_slot(const tsk_tokenizer *tokenizer, const char *text, si
 }
 
 static const tsk__bpe_token *tsk__bpe_find(const tsk_tokenizer *tokenizer, const char *text, size_t size) {
-    uint32_t place = tokenizer->slots[tsk__bpe_slot(tokenizer, text, size, tsk__bpe_hash(text, size))];
+    uint32_t place = tokenizer->slots[tsk__bpe_slot(tokenizer, text, size, tsk__bpe_hash(tokenizer, text, size))];
     return place ? &tokenizer->tokens[place - 1] : NULL;
 }
 
@@ -205,16 +194,21 @@ const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size
 
 /* ---- merges */
 
-static uint64_t tsk__bpe_merge_hash(int32_t left, int32_t right) {
-    return tsk__bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right, 0);
+/* With secret factors two pairs fall together as rarely as by chance, whoever chose them (M. Dietzfelbinger, "Universal
+   hashing and k-wise independent random variables via integer arithmetic without primes", 1996); what follows scatters
+   pairs that lie in a row. SipHash would do, too, but every two symbols of a text are looked up. */
+static uint64_t tsk__bpe_merge_hash(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
+    const uint64_t *keys = tokenizer->merge_keys;
+    uint64_t hash = (uint32_t)left * keys[0] + (uint32_t)right * keys[1] + keys[2];
+    return (hash ^ hash >> 32) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-static uint16_t tsk__bpe_merge_tag(uint64_t hash) { return (uint16_t)(hash >> 48 | 1); }
+static uint16_t tsk__bpe_merge_tag(uint64_t hash) { return (uint16_t)(hash >> 16 | 1); }
 
 /* The place of the merge of two ids, or the free one where it would stand. */
 static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, int32_t right) {
-    uint64_t hash = tsk__bpe_merge_hash(left, right);
-    size_t slot = (size_t)hash & tokenizer->merge_mask;
+    uint64_t hash = tsk__bpe_merge_hash(tokenizer, left, right);
+    size_t slot = (size_t)(hash >> 32) & tokenizer->merge_mask;
     uint16_t tag = tsk__bpe_merge_tag(hash);
     for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
         if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
@@ -622,6 +616,31 @@ static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *pie
     return TSK_OK;
 }
 
+static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
+    a = (a ^ b) * UINT64_C(0x9e3779b97f4a7c15);
+    return a ^ a >> 32;
+}
+
+/* Of a piece. Without a key, since whoever makes pieces fall together only loses the cache. */
+static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
+    uint64_t hash = size, part;
+    for (; size >= 8; size -= 8, text += 8) {
+        memcpy(&part, text, 8);
+        hash = tsk__bpe_mix(hash, part);
+    }
+    part = 0;
+    if (size >= 4) {
+        uint32_t low, high;
+        memcpy(&low, text, 4);
+        memcpy(&high, text + size - 4, 4);
+        part = (uint64_t)high << 32 | low;
+    } else if (size) {
+        const unsigned char *bytes = (const unsigned char *)text;
+        part = (uint64_t)bytes[0] << 16 | (uint64_t)bytes[size / 2] << 8 | bytes[size - 1];
+    }
+    return (uint32_t)tsk__bpe_mix(hash, part);
+}
+
 /* The cached piece, or the place for it: a free one, else one of the four by chance. */
 static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size, uint32_t hash) {
     tsk__bpe_cached *set = &encoder->cache[(hash & encoder->cache_mask) * TSK__BPE_WAYS];
@@ -641,7 +660,7 @@ static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *p
     uint32_t hash;
     if (!tsk__memory_reserve(out->allocator, &out->ids, &out->capacity, start + size, sizeof *out->ids)) return TSK_ERROR_MEMORY;
     if (!encoder->cache || size > UINT16_MAX) return tsk__bpe_encode_new(encoder, piece, size);
-    hash = tsk__bpe_hash(piece, size);
+    hash = tsk__bpe_piece_hash(piece, size);
     cached = tsk__bpe_cache_place(encoder, piece, size, hash);
     if (cached->length) {
         const int32_t *ids = out->ids + encoder->first_out + cached->out;
@@ -673,31 +692,39 @@ static tsk_status tsk__bpe_encode_text(tsk__bpe_encoder *encoder, size_t step, c
 
 /* ---- added tokens in text */
 
-/* The longest added token that starts at `at` and ends by `limit`, or NULL. */
-static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at, size_t limit) {
-    const tsk__bpe_added *found = NULL;
-    size_t low = 0, high = matcher->count, depth = 0;
-    while (low < high && at + depth < limit) {
-        int byte = (unsigned char)text[at + depth];
-        size_t first = low, end = high;
-        while (first < end) { /* the first with at least this byte here; those that end before it come earlier */
-            size_t middle = (first + end) / 2;
-            const tsk__bpe_added *added = &matcher->added[middle];
-            if (added->length <= depth || (unsigned char)added->pattern[depth] < byte) first = middle + 1;
-            else end = middle;
-        }
-        low = first;
-        end = high;
-        while (first < end) { /* the first with a greater one */
-            size_t middle = (first + end) / 2;
-            if ((unsigned char)matcher->added[middle].pattern[depth] <= byte) first = middle + 1;
-            else end = middle;
-        }
-        high = first;
-        depth++;
-        if (low < high && matcher->added[low].length == depth) found = &matcher->added[low];
+/* How many bytes `a` and `b` have in common from `n` on, of `end` that both have, counted from their start. */
+static size_t tsk__bpe_common(const char *a, const char *b, size_t n, size_t end) {
+    uint64_t x, y;
+    for (; n + 8 <= end; n += 8) {
+        memcpy(&x, a + n, 8);
+        memcpy(&y, b + n, 8);
+        if (x != y) break;
     }
-    return found;
+    while (n < end && a[n] == b[n]) n++;
+    return n;
+}
+
+/* The longest added token that starts at `at` and ends by `limit`, or NULL. The last token that is not behind the text
+   in the order of bytes begins with all tokens that the text begins with. What both ends of the search have in common
+   with the text is not compared again. */
+static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at, size_t limit) {
+    size_t low = 0, high = matcher->count, low_common = 0, high_common = 0, left = limit - at;
+    text += at;
+    while (low < high) { /* all before `low` are not behind the text; `high` and all after it are */
+        size_t middle = (low + high) / 2, n = low_common < high_common ? low_common : high_common;
+        const char *pattern = matcher->added[middle].pattern;
+        size_t length = matcher->added[middle].length;
+        n = tsk__bpe_common(pattern, text, n, length < left ? length : left);
+        if (n == length || (n < left && (unsigned char)pattern[n] < (unsigned char)text[n])) {
+            low = middle + 1;
+            low_common = n;
+        } else {
+            high = middle;
+            high_common = n;
+        }
+    }
+    while (low && matcher->added[low - 1].length > low_common) low = matcher->added[low - 1].shorter;
+    return low ? &matcher->added[low - 1] : NULL;
 }
 
 static int tsk__bpe_push_span(tsk__bpe_encoder *encoder, size_t start, size_t end, int32_t id) {
@@ -757,12 +784,13 @@ static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher
         from = at;
         stop = at += added->length;
         if (added->single_word && tsk__bpe_touches_word(encoder, span->start, from, stop, end)) continue;
-        if (added->lstrip && from > done) from = tsk__bpe_strip_left(encoder, done, from);
+        if (added->lstrip) from = from > done ? tsk__bpe_strip_left(encoder, done, from) : done;
         if (added->rstrip) {
             if (stop >= space_end) space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
             stop = space_end;
         }
-        /* Where spaces that an added token took along hold another, `done` may lie past it: the reference takes it too. */
+        if (from >= stop) continue; /* the one before took it along with its spaces */
+        /* One that does not strip to its left may start before `done`, in such spaces: the reference takes it too. */
         if (done < from && !tsk__bpe_push_span(encoder, done, from, -1)) return 0;
         if (!tsk__bpe_push_span(encoder, from, stop, added->id)) return 0;
         done = stop;
@@ -1070,7 +1098,7 @@ static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json
 static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text, size_t length, uint64_t id) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_token *token = &tokenizer->tokens[tokenizer->n_tokens];
-    uint32_t hash = tsk__bpe_hash(text, length);
+    uint32_t hash = tsk__bpe_hash(tokenizer, text, length);
     size_t slot = tsk__bpe_slot(tokenizer, text, length, hash);
     tsk_status status;
     if (tokenizer->slots[slot]) return tsk__bpe_bad(loader, value, "the vocabulary has this token twice");
@@ -1149,7 +1177,7 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
                               tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
     }
     slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
-    tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(left->id, right->id));
+    tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(tokenizer, left->id, right->id));
     merge = &tokenizer->merges[slot];
     merge->left = left->id;
     merge->right = right->id;
@@ -1289,61 +1317,63 @@ static tsk_status tsk__bpe_load_merge_lines(const tsk__bpe_loader *loader, const
 
 /* ---- loading: added tokens */
 
-/* A token that is looked for in normalised text is looked for, and decoded, in normalised form. */
-static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__bpe_added *added, tsk__bpe_token *token) {
-    tsk_tokenizer *tokenizer = loader->tokenizer;
-    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not move */
-    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
-        (size_t)added->place + added->length)
-        return TSK_OK;
-    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1)) return tsk__bpe_no_memory(loader);
-    room = tokenizer->texts.length;
-    token->bytes = (uint32_t)tokenizer->bytes.length;
-    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
-        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) != TSK_OK)
-        return tsk__bpe_no_memory(loader);
-    token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
-    added->place = (uint32_t)room;
-    added->length = (uint32_t)(tokenizer->texts.length - room);
-    return TSK_OK;
+/* What a file says of an added token. */
+typedef struct tsk__bpe_entry {
+    const tsk_json_value *value;  /* for messages */
+    const char *content;
+    size_t length;
+    int special, single_word, lstrip, rstrip;
+    int normalized;               /* -1: not said, and then the opposite of special */
+} tsk__bpe_entry;
+
+/* Members that are absent mean what the reference's own default is. */
+static tsk_status tsk__bpe_read_entry(const tsk__bpe_loader *loader, const tsk_json_value *value,
+                                      tsk__bpe_entry *entry) {
+    tsk_status status;
+    memset(entry, 0, sizeof *entry);
+    entry->value = value;
+    entry->normalized = -1;
+    entry->content = tsk_json_string(tsk_json_get(value, "content"), &entry->length);
+    if (!entry->content) return tsk__bpe_bad(loader, value, "an added token has no content");
+    if ((status = tsk__bpe_flag(loader, value, "special", &entry->special)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "single_word", &entry->single_word)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "lstrip", &entry->lstrip)) != TSK_OK ||
+        (status = tsk__bpe_flag(loader, value, "rstrip", &entry->rstrip)) != TSK_OK)
+        return status;
+    return tsk__bpe_flag(loader, value, "normalized", &entry->normalized);
 }
 
-/* An added token and how to look for it. file_id is what the file calls it, new_id what it gets if the vocabulary has
-   it not; values that are absent mean what the reference's own default is. */
-static tsk_status tsk__bpe_load_added(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t file_id, uint64_t new_id) {
+/* The token becomes an added one, or is so from now on in this way; it gets `new_id` if the vocabulary has it not. One
+   that was special stays it. added, tokens and slots have room for it. */
+static tsk_status tsk__bpe_put_added(const tsk__bpe_loader *loader, const tsk__bpe_entry *entry, uint64_t new_id) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
-    size_t length;
-    const char *content = tsk_json_string(tsk_json_get(value, "content"), &length);
-    const tsk__bpe_token *found = content ? tsk__bpe_find(tokenizer, content, length) : NULL;
+    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, entry->content, entry->length);
     tsk__bpe_token *token = &tokenizer->tokens[found ? (size_t)(found - tokenizer->tokens) : tokenizer->n_tokens];
-    tsk__bpe_added *added = &tokenizer->added[tokenizer->n_added];
-    int special = 0, single_word = 0, lstrip = 0, rstrip = 0, normalized;
+    tsk__bpe_added *added;
     tsk_status status = TSK_OK;
-    if (!content) return tsk__bpe_bad(loader, value, "an added token has no content");
-    if (length == 0) return TSK_OK;
-    if (length > TSK__BPE_MAX_ADDED_LENGTH) return tsk__bpe_unsupported(loader, value, "an added token", "of more than 512 bytes");
-    if (found && found->is_added) return tsk__bpe_bad(loader, value, "this added token is listed twice");
-    if (found && (uint64_t)found->id != file_id) return tsk__bpe_bad(loader, value, "this added token has another id in the vocabulary");
-    if ((status = tsk__bpe_flag(loader, value, "special", &special)) != TSK_OK) return status;
-    normalized = !special;
-    if ((status = tsk__bpe_flag(loader, value, "single_word", &single_word)) != TSK_OK ||
-        (status = tsk__bpe_flag(loader, value, "lstrip", &lstrip)) != TSK_OK || (status = tsk__bpe_flag(loader, value, "rstrip", &rstrip)) != TSK_OK ||
-        (status = tsk__bpe_flag(loader, value, "normalized", &normalized)) != TSK_OK)
-        return status;
-    if (!found) status = tsk__bpe_add_token(loader, value, content, length, new_id);
+    if (entry->length > TSK__BPE_MAX_ADDED_LENGTH)
+        return tsk__bpe_unsupported(loader, entry->value, "an added token", "of more than 512 bytes");
+    if (!found) status = tsk__bpe_add_token(loader, entry->value, entry->content, entry->length, new_id);
     if (status != TSK_OK) return status;
-    token->is_added = 1;
-    token->is_special = (unsigned char)special;
+    if (!token->added) token->added = (uint32_t)++tokenizer->n_added;
+    if (entry->special) token->is_special = 1;
+    added = &tokenizer->added[token->added - 1];
     memset(added, 0, sizeof *added);
     added->id = token->id;
     added->place = token->text;
     added->length = token->text_length;
-    added->single_word = (unsigned char)single_word;
-    added->lstrip = (unsigned char)lstrip;
-    added->rstrip = (unsigned char)rstrip;
-    added->normalized = (unsigned char)normalized;
-    tokenizer->n_added++;
-    return normalized && tokenizer->nfc && !tokenizer->nfc_first ? tsk__bpe_normalize_added(loader, added, token) : TSK_OK;
+    added->single_word = (unsigned char)entry->single_word;
+    added->lstrip = (unsigned char)entry->lstrip;
+    added->rstrip = (unsigned char)entry->rstrip;
+    added->normalized = (unsigned char)(entry->normalized < 0 ? !entry->special : entry->normalized);
+    added->is_unsaid = entry->normalized < 0;
+    return TSK_OK;
+}
+
+/* The added token of that text, or NULL. */
+static tsk__bpe_added *tsk__bpe_find_added(const tsk_tokenizer *tokenizer, const tsk__bpe_entry *entry) {
+    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, entry->content, entry->length);
+    return found && found->added ? &tokenizer->added[found->added - 1] : NULL;
 }
 
 static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t count) {
@@ -1358,20 +1388,50 @@ static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t c
 static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const tsk_json_value *list) {
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
-    tsk_status status = TSK_OK;
     uint64_t least = 0;
     if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY) return tsk__bpe_bad(loader, list, "added_tokens is no list");
-    for (value = tsk_json_first(list); value && status == TSK_OK; value = tsk_json_next(value)) {
-        uint64_t id;
-        size_t before = tokenizer->n_tokens;
+    for (value = tsk_json_first(list); value; value = tsk_json_next(value)) {
+        tsk__bpe_entry entry;
+        const tsk__bpe_token *found;
+        uint64_t id, before = tokenizer->n_tokens;
+        tsk_status status;
         if (!tsk_json_uint64(tsk_json_get(value, "id"), &id)) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
-        status = tsk__bpe_load_added(loader, value, id, before);
-        if (status != TSK_OK || tokenizer->n_tokens == before) continue;
-        if (id < least || id > INT32_MAX || (id != before && tsk__bpe_token_of(tokenizer, (int32_t)id)))
+        status = tsk__bpe_read_entry(loader, value, &entry);
+        if (status != TSK_OK) return status;
+        if (entry.length == 0) continue;
+        found = tsk__bpe_find(tokenizer, entry.content, entry.length);
+        if (found && found->added) return tsk__bpe_bad(loader, value, "this added token is listed twice");
+        if (found && (uint64_t)found->id != id)
+            return tsk__bpe_bad(loader, value, "this added token has another id in the vocabulary");
+        if (!found && (id < least || id > INT32_MAX || (id != before && tsk__bpe_token_of(tokenizer, (int32_t)id))))
             return tsk__bpe_bad(loader, value, "this added token's id is another token's, or the ids do not ascend");
-        least = id + 1;
+        if (!found) least = id + 1;
+        status = tsk__bpe_put_added(loader, &entry, before);
+        if (status != TSK_OK) return status;
     }
-    return status;
+    return TSK_OK;
+}
+
+/* A token that is looked for in normalised text is looked for, and decoded, in normalised form. */
+static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__bpe_added *added) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    tsk__bpe_token *token = &tokenizer->tokens[tokenizer->by_id[added->id] - 1];
+    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not move */
+    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
+        (size_t)added->place + added->length)
+        return TSK_OK;
+    if (room > UINT32_MAX ||
+        !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1))
+        return tsk__bpe_no_memory(loader);
+    room = tokenizer->texts.length;
+    token->bytes = (uint32_t)tokenizer->bytes.length;
+    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
+        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
+    token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
+    added->place = (uint32_t)room;
+    added->length = (uint32_t)(tokenizer->texts.length - room);
+    return TSK_OK;
 }
 
 static int tsk__bpe_compare_added(const void *a, const void *b) {
@@ -1381,23 +1441,33 @@ static int tsk__bpe_compare_added(const void *a, const void *b) {
     return order ? order : (x->length > y->length) - (x->length < y->length);
 }
 
-static void tsk__bpe_make_matcher(tsk__bpe_matcher *matcher, const tsk__bpe_added *added, size_t count) {
-    size_t i;
+static void tsk__bpe_make_matcher(tsk__bpe_matcher *matcher, tsk__bpe_added *added, size_t count) {
+    size_t i, shorter; /* a place + 1 */
     matcher->added = added;
     matcher->count = count;
-    for (i = 0; i < count; i++) matcher->first[(unsigned char)added[i].pattern[0]] = 1;
+    for (i = 0; i < count; i++) {
+        matcher->first[(unsigned char)added[i].pattern[0]] = 1;
+        for (shorter = i; shorter; shorter = added[shorter - 1].shorter) {
+            const tsk__bpe_added *other = &added[shorter - 1];
+            if (other->length < added[i].length && memcmp(other->pattern, added[i].pattern, other->length) == 0) break;
+        }
+        added[i].shorter = (uint32_t)shorter;
+    }
 }
 
 /* Last of all: texts stay where they are from now on. */
 static tsk_status tsk__bpe_make_matchers(const tsk__bpe_loader *loader) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_added *added = tokenizer->added;
+    tsk_status status = TSK_OK;
     size_t i, n_raw = 0;
-    for (i = 0; i < tokenizer->n_added; i++) {
-        added[i].pattern = tokenizer->texts.data + added[i].place;
+    for (i = 0; i < tokenizer->n_added && status == TSK_OK; i++) {
         if (tokenizer->nfc_first) added[i].normalized = 0; /* there is but one stage then */
+        if (added[i].normalized && tokenizer->nfc) status = tsk__bpe_normalize_added(loader, &added[i]);
         n_raw += !added[i].normalized;
     }
+    if (status != TSK_OK) return status;
+    for (i = 0; i < tokenizer->n_added; i++) added[i].pattern = tokenizer->texts.data + added[i].place;
     if (tokenizer->n_added) qsort(added, tokenizer->n_added, sizeof *added, tsk__bpe_compare_added);
     for (i = 1; i < tokenizer->n_added; i++)
         if (tsk__bpe_compare_added(&added[i - 1], &added[i]) == 0)
@@ -1498,7 +1568,8 @@ static tsk_status tsk__bpe_load_model(const tsk__bpe_loader *loader, const tsk_j
     return TSK_OK;
 }
 
-static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_value *root) {
+/* n_declared: added tokens that tokenizer_config.json may bring. */
+static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_value *root, size_t n_declared) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *version = tsk_json_get(root, "version"), *normalizer = tsk_json_get(root, "normalizer");
     const tsk_json_value *decoder = tsk_json_get(root, "decoder"), *added = tsk_json_get(root, "added_tokens");
@@ -1516,52 +1587,159 @@ static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_val
         status = tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
     if (status == TSK_OK) status = tsk__bpe_check_post_processor(loader, tsk_json_get(root, "post_processor"), 0);
     if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel")) status = tsk__bpe_unknown(loader, decoder, "decoder");
-    if (status == TSK_OK) status = tsk__bpe_load_model(loader, tsk_json_get(root, "model"), tsk_json_count(added));
-    if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, tsk_json_count(added));
-    if (status == TSK_OK) status = tsk__bpe_load_added_list(loader, added);
-    return status == TSK_OK ? tsk__bpe_make_matchers(loader) : status;
+    n_declared += tsk_json_count(added);
+    if (status == TSK_OK) status = tsk__bpe_load_model(loader, tsk_json_get(root, "model"), n_declared);
+    if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, n_declared);
+    return status == TSK_OK ? tsk__bpe_load_added_list(loader, added) : status;
 }
 
-/* ---- loading: vocab.json and merges.txt, where there is no tokenizer.json */
+/* ---- loading: added tokens of tokenizer_config.json, as the transformers library adds them to tokenizer.json's */
 
-/* Names of tokens in tokenizer_config.json that its class adds by itself. */
-static const char *const tsk__bpe_named[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
-enum { TSK__BPE_N_NAMED = 4 };
+/* Members that name a special token, in the order in which they are added, and lists of such. */
+static const char *const tsk__bpe_named[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                             "pad_token", "cls_token", "mask_token"};
+static const char *const tsk__bpe_named_lists[] = {"additional_special_tokens", "extra_special_tokens"};
+enum { TSK__BPE_N_NAMED = 7, TSK__BPE_N_NAMED_LISTS = 2 };
+
+/* No fewer than the tokens that it may add. */
+static size_t tsk__bpe_count_declared(const tsk_json_value *config) {
+    size_t i, count = tsk_json_count(tsk_json_get(config, "added_tokens_decoder")) + TSK__BPE_N_NAMED + 1;
+    for (i = 0; i < TSK__BPE_N_NAMED_LISTS; i++) count += tsk_json_count(tsk_json_get(config, tsk__bpe_named_lists[i]));
+    return count;
+}
 
 /* The text of "bos_token" and its like, which are a string or an object with the content; or NULL. */
-static const char *tsk__bpe_named_text(const tsk_json_value *config, const char *name, size_t *length) {
-    const tsk_json_value *value = tsk_json_get(config, name);
+static const char *tsk__bpe_named_text(const tsk_json_value *value, size_t *length) {
     return tsk_json_string(tsk_json_type_of(value) == TSK_JSON_OBJECT ? tsk_json_get(value, "content") : value, length);
 }
 
-/* Such a token, if the vocabulary has it and nobody added it yet, is an added one, and special. */
-static void tsk__bpe_add_named(const tsk__bpe_loader *loader, const char *text, size_t length) {
-    tsk_tokenizer *tokenizer = loader->tokenizer;
-    const tsk__bpe_token *found = text && length && length <= TSK__BPE_MAX_ADDED_LENGTH ? tsk__bpe_find(tokenizer, text, length) : NULL;
-    tsk__bpe_added *added = &tokenizer->added[tokenizer->n_added];
-    if (!found || found->is_added) return;
-    tokenizer->tokens[found - tokenizer->tokens].is_added = tokenizer->tokens[found - tokenizer->tokens].is_special = 1;
-    memset(added, 0, sizeof *added);
-    added->id = found->id;
-    added->place = found->text;
-    added->length = found->text_length;
-    tokenizer->n_added++;
+/* A member of added_tokens_decoder with its id, which is its name. */
+typedef struct tsk__bpe_declared {
+    const tsk_json_value *value;
+    uint64_t id;
+} tsk__bpe_declared;
+
+static int tsk__bpe_compare_declared(const void *a, const void *b) {
+    const tsk__bpe_declared *x = (const tsk__bpe_declared *)a, *y = (const tsk__bpe_declared *)b;
+    return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* added_tokens_decoder of tokenizer_config.json: ids as text, and here they are believed. */
-static tsk_status tsk__bpe_load_added_map(const tsk__bpe_loader *loader, const tsk_json_value *map) {
+/* To `list`, by ascending id. */
+static tsk_status tsk__bpe_read_declared(const tsk__bpe_loader *loader, const tsk_json_value *map,
+                                         tsk__bpe_declared *list) {
     const tsk_json_value *value;
-    tsk_status status = TSK_OK;
-    for (value = tsk_json_first(map); value && status == TSK_OK; value = tsk_json_next(value)) {
-        size_t length, i;
-        uint64_t id = 0;
+    size_t n = 0, length, i;
+    for (value = tsk_json_first(map); value; value = tsk_json_next(value)) {
         const char *key = tsk_json_key(value, &length);
-        for (i = 0; key && i < length && key[i] >= '0' && key[i] <= '9'; i++) id = id * 10 + (uint64_t)(key[i] - '0');
-        if (!key || i == 0 || i < length || length > 10) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
-        status = tsk__bpe_load_added(loader, value, id, id);
+        uint64_t id = 0;
+        for (i = 0; i < length && i < 10 && tsk__json_is_digit(key[i]); i++) id = id * 10 + (uint64_t)(key[i] - '0');
+        if (i == 0 || i < length || id > INT32_MAX)
+            return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0 to 2147483647");
+        list[n].value = value;
+        list[n++].id = id;
+    }
+    if (n) qsort(list, n, sizeof *list, tsk__bpe_compare_declared);
+    return TSK_OK;
+}
+
+/* Beside vocab.json (is_believed) the id is the token's. Beside a tokenizer.json it only tells the order: a token that
+   is there keeps its id, and a new one gets the number of tokens so far, since that is what the library did with which
+   the model was trained. An id that another token has is an error in either case: nobody could tell which of the two
+   the file means. */
+static tsk_status tsk__bpe_put_declared(const tsk__bpe_loader *loader, const tsk__bpe_declared *declared,
+                                        int is_believed) {
+    const tsk_json_value *value = declared->value;
+    const tsk_tokenizer *tokenizer = loader->tokenizer;
+    const tsk__bpe_token *owner = tsk__bpe_token_of(tokenizer, (int32_t)declared->id), *found;
+    tsk__bpe_added *added;
+    tsk__bpe_entry entry;
+    tsk_status status = tsk__bpe_read_entry(loader, value, &entry);
+    if (status != TSK_OK || entry.length == 0) return status;
+    found = tsk__bpe_find(tokenizer, entry.content, entry.length);
+    added = tsk__bpe_find_added(tokenizer, &entry);
+    if (added && added->is_declared) return tsk__bpe_bad(loader, value, "this added token is listed twice");
+    if (found && is_believed && (uint64_t)found->id != declared->id)
+        return tsk__bpe_bad(loader, value, "this added token has another id in the vocabulary");
+    if (owner && owner != found) return tsk__bpe_bad(loader, value, "this added token's id is another token's");
+    status = tsk__bpe_put_added(loader, &entry, is_believed ? declared->id : tokenizer->n_tokens);
+    if (status == TSK_OK) tsk__bpe_find_added(tokenizer, &entry)->is_declared = 1;
+    return status;
+}
+
+static tsk_status tsk__bpe_load_added_map(const tsk__bpe_loader *loader, const tsk_json_value *map, int is_believed) {
+    const tsk_allocator *allocator = loader->tokenizer->allocator;
+    size_t i, count = tsk_json_count(map);
+    tsk__bpe_declared *list;
+    tsk_status status;
+    if (tsk__bpe_is_absent(map)) return TSK_OK;
+    if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
+        return tsk__bpe_bad(loader, map, "added_tokens_decoder is no object of ids and tokens");
+    list = (tsk__bpe_declared *)tsk__memory_new(allocator, count, sizeof *list);
+    if (!list) return tsk__bpe_no_memory(loader);
+    status = tsk__bpe_read_declared(loader, map, list);
+    for (i = 0; i < count && status == TSK_OK; i++) status = tsk__bpe_put_declared(loader, &list[i], is_believed);
+    tsk__memory_delete(allocator, list);
+    return status;
+}
+
+/* A token with a name is special. One that is added already stays as it is, but that added_tokens_decoder's are made
+   special; one that nobody has gets the number of tokens so far. */
+static tsk_status tsk__bpe_put_named(const tsk__bpe_loader *loader, const tsk__bpe_entry *entry) {
+    tsk_tokenizer *tokenizer = loader->tokenizer;
+    tsk__bpe_added *added = entry->length ? tsk__bpe_find_added(tokenizer, entry) : NULL;
+    if (entry->length == 0) return TSK_OK;
+    if (!added) return tsk__bpe_put_added(loader, entry, tokenizer->n_tokens);
+    if (!added->is_declared) return TSK_OK;
+    tokenizer->tokens[tokenizer->by_id[added->id] - 1].is_special = 1;
+    if (added->is_unsaid) added->normalized = 0;
+    return TSK_OK;
+}
+
+static tsk_status tsk__bpe_load_named(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *name) {
+    tsk__bpe_entry entry;
+    tsk_status status = TSK_OK;
+    char what[96];
+    if (tsk__bpe_is_absent(value)) return TSK_OK;
+    memset(&entry, 0, sizeof entry);
+    if (tsk_json_type_of(value) == TSK_JSON_OBJECT) status = tsk__bpe_read_entry(loader, value, &entry);
+    if (status != TSK_OK) return status;
+    entry.value = value;
+    entry.content = tsk__bpe_named_text(value, &entry.length);
+    entry.special = 1;
+    if (entry.content) return tsk__bpe_put_named(loader, &entry);
+    snprintf(what, sizeof what, "%s is neither a string nor an object with \"content\"", name);
+    return tsk__bpe_bad(loader, value, what);
+}
+
+static tsk_status tsk__bpe_load_named_list(const tsk__bpe_loader *loader, const tsk_json_value *list,
+                                           const char *name) {
+    const tsk_json_value *value;
+    tsk_json_type type = tsk_json_type_of(list);
+    tsk_status status = TSK_OK;
+    char what[96];
+    if (!tsk__bpe_is_absent(list) && type != TSK_JSON_ARRAY && type != TSK_JSON_OBJECT) {
+        snprintf(what, sizeof what, "%s is no list", name);
+        return tsk__bpe_bad(loader, list, what);
+    }
+    for (value = tsk_json_first(list); value && status == TSK_OK; value = tsk_json_next(value))
+        status = tsk__bpe_load_named(loader, value, name);
+    return status;
+}
+
+/* Room for them is there. */
+static tsk_status tsk__bpe_load_declared(const tsk__bpe_loader *loader, const tsk_json_value *config, int is_believed) {
+    tsk_status status = tsk__bpe_load_added_map(loader, tsk_json_get(config, "added_tokens_decoder"), is_believed);
+    size_t i;
+    for (i = 0; i < TSK__BPE_N_NAMED && status == TSK_OK; i++)
+        status = tsk__bpe_load_named(loader, tsk_json_get(config, tsk__bpe_named[i]), tsk__bpe_named[i]);
+    for (i = 0; i < TSK__BPE_N_NAMED_LISTS && status == TSK_OK; i++) {
+        const char *name = tsk__bpe_named_lists[i];
+        status = tsk__bpe_load_named_list(loader, tsk_json_get(config, name), name);
     }
     return status;
 }
+
+/* ---- loading: vocab.json and merges.txt, where there is no tokenizer.json */
 
 /* What the tokenizer class does, which the files themselves do not say. */
 static tsk_status tsk__bpe_load_class(tsk__bpe_loader *loader, const tsk_json_value *config) {
@@ -1582,21 +1760,14 @@ static tsk_status tsk__bpe_load_class(tsk__bpe_loader *loader, const tsk_json_va
     return TSK_OK;
 }
 
-static tsk_status tsk__bpe_load_class_added(const tsk__bpe_loader *loader, const tsk_json_value *config) {
-    const tsk_json_value *more = tsk_json_get(config, "additional_special_tokens"), *value;
-    tsk_status status = tsk__bpe_load_added_map(loader, tsk_json_get(config, "added_tokens_decoder"));
-    size_t i, length;
-    if (status != TSK_OK) return status;
-    for (i = 0; i < TSK__BPE_N_NAMED; i++) {
-        const char *text = tsk__bpe_named_text(config, tsk__bpe_named[i], &length);
-        tsk__bpe_add_named(loader, text, length);
-    }
-    for (value = tsk_json_first(more); value; value = tsk_json_next(value)) {
-        const char *text = tsk_json_string(value, &length);
-        tsk__bpe_add_named(loader, text, length);
-    }
-    tsk__bpe_add_named(loader, "<|endoftext|>", 13); /* what these classes name when the file names nothing */
-    return tsk__bpe_make_matchers(loader);
+/* What these classes name when the file names nothing. */
+static tsk_status tsk__bpe_load_class_named(const tsk__bpe_loader *loader) {
+    tsk__bpe_entry entry;
+    memset(&entry, 0, sizeof entry);
+    entry.content = "<|endoftext|>";
+    entry.length = 13;
+    entry.special = 1;
+    return tsk__bpe_find(loader->tokenizer, entry.content, entry.length) ? tsk__bpe_put_named(loader, &entry) : TSK_OK;
 }
 
 /* ---- loading: the files */
@@ -1645,18 +1816,24 @@ static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name
     return status;
 }
 
-static tsk_status tsk__bpe_load_tokenizer_json(tsk__bpe_folder *folder, tsk__bpe_loader *loader) {
+/* config: the root of tokenizer_config.json, or NULL. */
+static tsk_status tsk__bpe_load_tokenizer_json(tsk__bpe_folder *folder, tsk__bpe_loader *loader,
+                                               const tsk_json_value *config) {
     tsk_json *document = NULL;
     tsk_status status = tsk__bpe_folder_json(folder, "tokenizer.json", &document);
-    if (status == TSK_OK) status = tsk__bpe_load_json(loader, tsk_json_root(document));
+    if (status == TSK_OK) status = tsk__bpe_load_json(loader, tsk_json_root(document), tsk__bpe_count_declared(config));
     tsk_json_free(document);
-    return status;
+    loader->tokenizer->n_vocabulary_ids = loader->tokenizer->n_ids;
+    if (status != TSK_OK || !config) return status;
+    tsk__bpe_folder_path(folder, "tokenizer_config.json");
+    return tsk__bpe_load_declared(loader, config, 0);
 }
 
 static tsk_status tsk__bpe_load_vocab_json(tsk__bpe_folder *folder, tsk__bpe_loader *loader, size_t n_added) {
     tsk_json *document = NULL;
     tsk_status status = tsk__bpe_folder_json(folder, "vocab.json", &document);
     if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_root(document), n_added);
+    loader->tokenizer->n_vocabulary_ids = loader->tokenizer->n_ids;
     tsk_json_free(document);
     return status;
 }
@@ -1673,29 +1850,33 @@ static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loa
     return status;
 }
 
-/* config: the root of tokenizer_config.json. */
 static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader, const tsk_json_value *config) {
-    size_t n_added = tsk_json_count(tsk_json_get(config, "added_tokens_decoder")) + tsk_json_count(tsk_json_get(config, "additional_special_tokens")) +
-                     TSK__BPE_N_NAMED + 1;
+    size_t n_added = tsk__bpe_count_declared(config);
     tsk_status status = tsk__bpe_load_vocab_json(folder, loader, n_added);
     if (status == TSK_OK) status = tsk__bpe_load_merges_txt(folder, loader);
     if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, n_added);
     tsk__bpe_folder_path(folder, "tokenizer_config.json");
     if (status == TSK_OK) status = tsk__bpe_load_class(loader, config);
-    return status == TSK_OK ? tsk__bpe_load_class_added(loader, config) : status;
+    if (status == TSK_OK) status = tsk__bpe_load_declared(loader, config, 1);
+    return status == TSK_OK ? tsk__bpe_load_class_named(loader) : status;
 }
 
 /* config may be NULL: then there is no tokenizer_config.json. */
 static tsk_status tsk__bpe_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folder, const tsk_json_value *config) {
     tsk__bpe_loader loader;
+    tsk_status status;
+    uint64_t i;
     memset(&loader, 0, sizeof loader);
     loader.tokenizer = tokenizer;
+    tokenizer->key = tsk__hash_key_new();
+    for (i = 0; i < 3; i++) tokenizer->merge_keys[i] = tsk__hash(tokenizer->key, &i, sizeof i);
     loader.file = folder->path; /* always the file asked for last, which is the one that messages are about */
     loader.error = folder->error;
     if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator)) return tsk__error_memory(folder->error, "Unicode tables", 100000);
     if (tsk__bpe_folder_has(folder, "tokenizer.json") || !tsk__bpe_folder_has(folder, "vocab.json"))
-        return tsk__bpe_load_tokenizer_json(folder, &loader);
-    return tsk__bpe_load_two_files(folder, &loader, config);
+        status = tsk__bpe_load_tokenizer_json(folder, &loader, config);
+    else status = tsk__bpe_load_two_files(folder, &loader, config);
+    return status == TSK_OK ? tsk__bpe_make_matchers(&loader) : status;
 }
 
 static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {

@@ -5,7 +5,6 @@
 #include "memory.h"
 #include "platform.h"
 #include "safetensors.h"
-#include "bpe.h"
 #include "template.h"
 #include "config.h"
 #include "random.h"
@@ -580,9 +579,9 @@ static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) 
     if (!tsk__folder_has(folder, "tokenizer.json") && !tsk__folder_has(folder, "vocab.json")) return TSK_OK;
     folder->path[folder->dir_length] = 0;
     status = tsk_tokenizer_load(folder->path, &model->host, &model->tokenizer, error);
-    if (status == TSK_OK && tsk_tokenizer_size(model->tokenizer) > model->config.embedding_size) {
+    if (status == TSK_OK && model->tokenizer->n_vocabulary_ids > (size_t)model->config.embedding_size) {
         return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET, "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows", tsk__error_path(folder->path),
-                              (int)tsk_tokenizer_size(model->tokenizer) - 1, (int)model->config.embedding_size);
+                              (int)model->tokenizer->n_vocabulary_ids - 1, (int)model->config.embedding_size);
     }
     return status;
 }

@@ -5,7 +5,7 @@
 #include "memory.h"
 
 // >>platform ==========================================================================================================
-/* Everything that is not C99: files, time, threads. Another operating system is this section's work. */
+/* Everything that is not C99: files, time, secret numbers, threads. Another operating system is this section's work. */
 
 /* ---- files: the host's callbacks where given, else descriptors */
 
@@ -175,6 +175,18 @@ static uint64_t tsk__memory_available(void) {
     while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
     if (file) fclose(file);
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
+}
+
+/* ---- numbers that nobody outside knows */
+
+/* Where the system has no random numbers to give, the clock and the process are the next best. */
+static void tsk__random_numbers(uint64_t *out, size_t count) {
+    struct timespec now;
+    size_t i;
+    if (getrandom(out, count * sizeof *out, GRND_NONBLOCK) == (ssize_t)(count * sizeof *out)) return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    for (i = 0; i < count; i++)
+        out[i] = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) * (2 * i + UINT64_C(0x9e3779b97f4a7c15));
 }
 
 /* ---- worker threads

@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "hash.h"
 #include "json.h"
 
 // >>safetensors =======================================================================================================
@@ -473,6 +474,7 @@ struct tsk_safetensors_writer {
     tsk_text header;        /* so far, without the closing brace */
     tsk_json_writer json;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
+    tsk__hash_key key;      /* of its hash */
     size_t n_slots, n_names; /* n_slots is a power of two */
 };
 
@@ -486,6 +488,7 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
     if (!writer) return tsk__error_memory(error, "a safetensors writer", sizeof *writer);
     writer->allocator = writer->header.allocator = allocator;
     writer->json.out = &writer->header;
+    writer->key = tsk__hash_key_new();
     status = tsk__output_open(&writer->data, path, allocator, error);
     if (status == TSK_OK && unlink(writer->data.temporary) != 0) status = tsk__output_fail(&writer->data, error, strerror(errno));
     if (status == TSK_OK) {
@@ -524,9 +527,7 @@ static size_t tsk__safetensors_name_length(const tsk_safetensors_writer *writer,
 static size_t *tsk__safetensors_slot(const tsk_safetensors_writer *writer, size_t start) {
     const char *header = writer->header.data;
     size_t i, length = tsk__safetensors_name_length(writer, start);
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-    for (i = 0; i < length; i++) hash = (hash ^ (unsigned char)header[start + i]) * 0x100000001b3u;
-    for (i = (size_t)(hash ^ hash >> 32);; i++) {
+    for (i = (size_t)tsk__hash(writer->key, header + start, length);; i++) {
         size_t *slot = &writer->slots[i & (writer->n_slots - 1)];
         if (!*slot || strncmp(header + *slot, header + start, length) == 0) return slot; /* neither holds a NUL */
     }

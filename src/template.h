@@ -48,9 +48,19 @@ static const struct tsk__template_known {
     /* Qwen3 */
     {4116, UINT64_C(0x2bfdb7aa9754484e), TSK__TEMPLATE_QWEN3, NULL}};
 
-static uint64_t tsk__template_hash(const char *text, size_t size) {
+/* Hash and length of the text as Jinja reads it: CR LF and CR are newlines, and one at the end, which editors put there,
+   is left out. */
+static uint64_t tsk__template_hash(const char *text, size_t size, uint64_t *length) {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    while (size--) hash = (hash ^ (unsigned char)*text++) * UINT64_C(0x100000001b3);
+    size_t i;
+    if (size && text[size - 1] == '\n') size--;
+    if (size && text[size - 1] == '\r') size--;
+    *length = 0;
+    for (i = 0; i < size; i++) {
+        if (text[i] == '\r' && i + 1 < size && text[i + 1] == '\n') continue;
+        hash = (hash ^ (unsigned char)(text[i] == '\r' ? '\n' : text[i])) * UINT64_C(0x100000001b3);
+        ++*length;
+    }
     return hash;
 }
 
@@ -58,15 +68,14 @@ static uint64_t tsk__template_hash(const char *text, size_t size) {
 
 static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file, tsk_error *error) {
     size_t i;
-    if (size && text[size - 1] == '\n') size--; /* Jinja leaves one newline at the end out, editors put one there */
-    tokenizer->template_length = size;
-    tokenizer->template_hash = tsk__template_hash(text, size);
+    tokenizer->template_hash = tsk__template_hash(text, size, &tokenizer->template_length);
     tokenizer->template_kind = TSK__TEMPLATE_UNKNOWN;
-    for (i = 0; i < sizeof tsk__template_table / sizeof *tsk__template_table; i++)
-        if (tsk__template_table[i].length == size && tsk__template_table[i].hash == tokenizer->template_hash) {
-            tokenizer->template_kind = tsk__template_table[i].kind;
-            tokenizer->template_system = tsk__template_table[i].system;
-        }
+    for (i = 0; i < sizeof tsk__template_table / sizeof *tsk__template_table; i++) {
+        const struct tsk__template_known *known = &tsk__template_table[i];
+        if (known->length != tokenizer->template_length || known->hash != tokenizer->template_hash) continue;
+        tokenizer->template_kind = known->kind;
+        tokenizer->template_system = known->system;
+    }
     if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK) return tsk__error_memory(error, file, strlen(file));
     return TSK_OK;
 }
@@ -83,7 +92,7 @@ static const char *tsk__template_of(const tsk_json_value *config, size_t *length
 /* A file of its own goes before the one in tokenizer_config.json. */
 static tsk_status tsk__template_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folder, const tsk_json_value *config) {
     size_t length;
-    const char *bos = tsk__bpe_named_text(config, "bos_token", &length), *text;
+    const char *bos = tsk__bpe_named_text(tsk_json_get(config, "bos_token"), &length), *text;
     tsk_status status = TSK_OK;
     if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK) return tsk__error_memory(folder->error, "bos_token", length);
     if (tsk__bpe_folder_has(folder, "chat_template.jinja")) {

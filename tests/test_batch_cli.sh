@@ -302,14 +302,18 @@ test_prompts() {
 {"id": 9, "prompt": "a\u0000b"}
 {"id": 10, "prompt_ids": [1], "system": "Be brief."}
 {"id": 11, "prompt": 3}
+{"id": 12, "messages": [{"role": "user", "content": [{"type": "text", "text": "Who is "}, {"type": "text", "text": "Newton in physics?"}]}]}
+{"id": 13, "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}
 END
     rm -f "$output"
     run batch -m $demo --input "$input" --output "$output" --gen-length 32
-    failures 6 11 6 'chat template'
+    failures 7 13 6 'chat template'
     prompt_of() { result "$1" < "$output" | sed 's/.*"prompt_tokens":\(\[[^]]*\]\).*/\1/'; }
     "$tokenskip" generate -m $demo -p "Who is Newton in physics?" --gen-length 32 > "$work/alone"
     check "generate's text" grep -q -F "{\"id\":1,\"text\":\"$(cat "$work/alone")\"," "$output"
     check "one message is a prompt" [ "$(prompt_of 1)" = "$(prompt_of 2)" ]
+    check "in parts it is the same" [ "$(prompt_of 1)" = "$(prompt_of 12)" ]
+    check "a part that is no text is named" error_of 13 'input_audio'
     check "raw is not" [ "$(prompt_of 1)" != "$(prompt_of 3)" ]
     check "a system message is one of two" [ "$(prompt_of 4)" = "$(prompt_of 5)" ]
     for n in 6 7 8 9 10 11; do check "request $n is refused" error_of $n .; done

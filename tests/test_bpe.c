@@ -8,6 +8,9 @@
 
 static tsk_error error;
 
+static uint32_t random_state = 7;
+static int random_below(int n) { return (int)((random_state = random_state * 1664525u + 1013904223u) >> 8) % n; }
+
 static tsk_tokenizer *load(const char *dir, const tsk_host *host) {
     tsk_tokenizer *tokenizer = NULL;
     if (tsk_tokenizer_load(dir, host, &tokenizer, &error) != TSK_OK) printf("%s\n", error.message);
@@ -79,7 +82,7 @@ static void check_case(const tsk_tokenizer *tokenizer, const tsk_json_value *gol
 
 static void test_goldens(void) {
     static const char *const names[] = {"llada", "gpt2", "llama3", "gpt4o", "strips", "strips_raw", "steps", "whole", "fewer_bytes", "shuffled",
-                                        "two_files_gpt2", "two_files_qwen", "two_files_dream"};
+                                        "two_files_gpt2", "two_files_qwen", "two_files_dream", "declared", "blanks"};
     size_t i;
     for (i = 0; i < sizeof names / sizeof *names; i++) {
         char dir[128], path[160], *file, *line, *end;
@@ -309,6 +312,255 @@ static void test_two_files(void) {
     remove(tsk_test_path("tokenizer_config.json"));
 }
 
+/* ---- added tokens: those that tokenizer_config.json alone declares, those that strip blanks, thousands of them */
+
+/* A tokenizer.json of the three parts with these added tokens, and a tokenizer_config.json; "" for none. */
+static tsk_tokenizer *load_added(const char *added, const char *config) {
+    char file[4096];
+    tsk_tokenizer *tokenizer = NULL;
+    snprintf(file, sizeof file, "{\"added_tokens\":[%s],%s,%s,%s}", added, level_part, decoder_part, model_part);
+    write_text(tsk_test_path("tokenizer.json"), file);
+    if (config[0]) write_text(tsk_test_path("tokenizer_config.json"), config);
+    tsk_error_clear(&error);
+    tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
+    remove(tsk_test_path("tokenizer.json"));
+    if (config[0]) remove(tsk_test_path("tokenizer_config.json"));
+    return tokenizer;
+}
+
+/* The ids as "0 4 1", and the text without special tokens. */
+static void check_added(const char *added, const char *config, const char *text, const char *expected,
+                        const char *skipped) {
+    const char *with = config[0] ? config : added;
+    tsk_tokenizer *tokenizer = load_added(added, config);
+    tsk_tokens tokens;
+    tsk_text out;
+    char ids[256] = "";
+    size_t i;
+    memset(&tokens, 0, sizeof tokens);
+    memset(&out, 0, sizeof out);
+    if (!test_check(tokenizer != NULL, __FILE__, __LINE__, "%s: %s", with, error.message)) return;
+    CHECK(tsk_tokenizer_encode(tokenizer, text, strlen(text), 1, &tokens, &error) == TSK_OK);
+    for (i = 0; i < tokens.count && i < 20; i++)
+        snprintf(ids + strlen(ids), 16, "%s%d", i ? " " : "", (int)tokens.ids[i]);
+    test_check(strcmp(ids, expected) == 0, __FILE__, __LINE__, "'%s' with %s gives %s, expected %s", text, with, ids,
+               expected);
+    CHECK(tsk_text_append(&out, "", 0) == TSK_OK);
+    CHECK(tsk_tokenizer_decode(tokenizer, tokens.ids, tokens.count, 1, &out, &error) == TSK_OK);
+    test_check(strcmp(out.data, skipped) == 0, __FILE__, __LINE__, "'%s' with %s comes back as '%s', expected '%s'",
+               text, with, out.data, skipped);
+    tsk_text_free(&out);
+    tsk_tokens_free(&tokens);
+    tsk_tokenizer_free(tokenizer);
+}
+
+/* The vocabulary is a 0, b 1, ab 2, <x> 3; expected is what the transformers library makes of the two files. */
+static void test_declared(void) {
+    static const char x[] = "{\"id\":3,\"content\":\"<x>\",\"special\":true}";
+    static const char plain[] = "{\"id\":3,\"content\":\"<x>\",\"special\":false}";
+    static const char *const refused[][2] = {
+        {"{\"added_tokens_decoder\":[]}", "no object"},
+        {"{\"added_tokens_decoder\":{\"4x\":{\"content\":\"<n>\"}}}", "whole number"},
+        {"{\"added_tokens_decoder\":{\"\":{\"content\":\"<n>\"}}}", "whole number"},
+        {"{\"added_tokens_decoder\":{\"99999999999\":{\"content\":\"<n>\"}}}", "whole number"},
+        {"{\"added_tokens_decoder\":{\"2147483648\":{\"content\":\"<n>\"}}}", "whole number"},
+        {"{\"added_tokens_decoder\":{\"4\":\"<n>\"}}", "no content"},
+        {"{\"added_tokens_decoder\":{\"4\":{\"content\":\"<n>\",\"lstrip\":2}}}", "lstrip"},
+        {"{\"added_tokens_decoder\":{\"3\":{\"content\":\"<n>\"}}}", "another token's"},
+        {"{\"added_tokens_decoder\":{\"1\":{\"content\":\"<x>\"}}}", "another token's"},
+        {"{\"added_tokens_decoder\":{\"4\":{\"content\":\"<n>\"},\"5\":{\"content\":\"<n>\"}}}", "twice"},
+        {"{\"bos_token\":7}", "bos_token is neither"},
+        {"{\"mask_token\":{\"text\":\"<m>\"}}", "no content"},
+        {"{\"additional_special_tokens\":\"<m>\"}", "additional_special_tokens is no list"},
+        {"{\"extra_special_tokens\":[[]]}", "extra_special_tokens is neither"}};
+    size_t i;
+    check_added(x, "", "a<n>b", "0 1", "ab");
+    check_added(x, "{\"added_tokens_decoder\":{\"4\":{\"content\":\"<n>\",\"special\":true}}}", "a<n>b", "0 4 1", "ab");
+    check_added(x, "{\"added_tokens_decoder\":{\"4\":{\"content\":\"<n>\"}}}", "a<n>b", "0 4 1", "a<n>b");
+    /* in the vocabulary, but only named; a string, an object, in a list */
+    check_added(x, "{\"eos_token\":\"ab\"}", "aabb", "0 2 1", "ab");
+    check_added(x, "{\"pad_token\":{\"__type\":\"AddedToken\",\"content\":\"a\",\"rstrip\":true}}", "a  b", "0 1", "b");
+    check_added(x, "{\"additional_special_tokens\":[\"b\",{\"content\":\"a\"}]}", "b<x>a", "1 3 0", "");
+    check_added(x, "{\"extra_special_tokens\":{\"image_token\":\"<i>\"}}", "b<i>", "1 4", "b");
+    check_added(x, "{\"bos_token\":null,\"eos_token\":\"\",\"additional_special_tokens\":[]}", "b<x>", "1 3", "b");
+    /* new ones get the next number: the declared by their ids as numbers, then the named in the library's order */
+    check_added(x, "{\"mask_token\":\"<m>\",\"bos_token\":\"<b>\",\"added_tokens_decoder\":"
+                   "{\"10\":{\"content\":\"<z>\"},\"9\":{\"content\":\"<y>\"}}}",
+                "<z><y><m><b>", "5 4 7 6", "<z><y>");
+    /* what the file says later counts, but what is special stays special */
+    check_added(x, "{\"added_tokens_decoder\":{\"3\":{\"content\":\"<x>\",\"lstrip\":true,\"special\":false}}}",
+                "a  <x>", "0 3", "a");
+    check_added(x, "{\"added_tokens_decoder\":{\"2\":{\"content\":\"ab\",\"special\":false}}}", "aab", "0 2", "aab");
+    check_added(plain, "{\"bos_token\":\"<x>\"}", "a<x>", "0 3", "a<x>");
+    check_added(plain, "{\"bos_token\":\"<x>\",\"added_tokens_decoder\":{\"3\":{\"content\":\"<x>\"}}}", "a<x>", "0 3",
+                "a");
+    for (i = 0; i < sizeof refused / sizeof *refused; i++) {
+        CHECK(load_added(x, refused[i][0]) == NULL);
+        CHECK_CONTAINS(error.message, refused[i][1]);
+        CHECK_CONTAINS(error.message, "tokenizer_config.json");
+        CHECK(error.offset < strlen(refused[i][0]));
+    }
+}
+
+/* Blanks that one token took along are no second token; one that does not strip to its left is found in them, too. */
+static void test_stripped(void) {
+    static const char tab[] = "{\"id\":3,\"content\":\"\\t\",\"special\":true,\"lstrip\":true,\"rstrip\":true}";
+    static const char line[] = "{\"id\":3,\"content\":\"<X>\",\"special\":true,\"rstrip\":true},"
+                               "{\"id\":4,\"content\":\"\\n\",\"special\":true,\"lstrip\":true}";
+    static const char both[] = "{\"id\":3,\"content\":\"<X>\",\"special\":true,\"rstrip\":true},"
+                               "{\"id\":4,\"content\":\"\\n\",\"special\":true}";
+    check_added(tab, "", "a\t\tb", "0 3 1", "ab");
+    check_added(tab, "", "a \t \t\tb\t", "0 3 1 3", "ab");
+    check_added(line, "", "<X>\n", "3", "");
+    check_added(line, "", "a<X> \n\nb", "0 3 1", "ab");
+    check_added(line, "", "a \n<X>\nb\n", "0 4 3 1 4", "ab");
+    check_added(both, "", "a<X>\nb", "0 3 4 1", "ab");
+}
+
+static char random_letter(void) { return "ab\xff"[random_below(10) ? random_below(2) : 2]; }
+
+/* Against looking at every token: the longest that begins the text. Few letters, so that they begin with each other. */
+static void test_longest(void) {
+    enum { n = 300, most = 12 };
+    static tsk__bpe_added added[n];
+    static char patterns[n][most + 1];
+    tsk__bpe_matcher matcher;
+    int round, i, j, at, wrong = 0, found = 0;
+    for (round = 0; round < 40; round++) {
+        memset(&matcher, 0, sizeof matcher);
+        memset(added, 0, sizeof added);
+        for (i = 0; i < n; i++) {
+            added[i].length = (uint32_t)(1 + random_below(round % 2 ? most : 3));
+            added[i].pattern = patterns[i];
+            for (j = 0; j < (int)added[i].length; j++) patterns[i][j] = random_letter();
+        }
+        qsort(added, n, sizeof *added, tsk__bpe_compare_added);
+        for (i = j = 1; i < n; i++)
+            if (tsk__bpe_compare_added(&added[j - 1], &added[i]) != 0) added[j++] = added[i];
+        tsk__bpe_make_matcher(&matcher, added, (size_t)j);
+        for (at = 0; at < 200; at++) {
+            char text[20];
+            const tsk__bpe_added *expected = NULL;
+            size_t limit = (size_t)(1 + random_below(19));
+            for (i = 0; i < 20; i++) text[i] = random_letter();
+            for (i = 0; i < j; i++)
+                if (added[i].length <= limit && memcmp(added[i].pattern, text, added[i].length) == 0 &&
+                    (!expected || added[i].length > expected->length))
+                    expected = &added[i];
+            wrong += tsk__bpe_longest(&matcher, text, 0, limit) != expected;
+            found += expected != NULL;
+        }
+    }
+    CHECK_INT(wrong, 0);
+    CHECK(found > 1000);
+}
+
+/* ---- files whose strings were chosen so that a known hash puts them all into one place */
+
+/* The longest stretch of places in use, which is what a look-up may have to walk. */
+static size_t longest_stretch(const unsigned char *used, size_t count) {
+    size_t i, stretch = 0, longest = 0;
+    for (i = 0; i < 2 * count; i++) {
+        stretch = used[i % count] ? stretch + 1 : 0;
+        if (stretch > longest) longest = stretch;
+    }
+    return longest;
+}
+
+static void append(tsk_text *text, const char *more) {
+    if (tsk_text_append(text, more, strlen(more)) != TSK_OK) exit(1);
+}
+
+/* Two words of a multiplicative hash (h ^ word) * M, h ^= h >> 32: the second word undoes what the first did. */
+static uint64_t mix(uint64_t a, uint64_t b) {
+    a = (a ^ b) * UINT64_C(0x9e3779b97f4a7c15);
+    return a ^ a >> 32;
+}
+
+static size_t colliding_texts(tsk_text *out, size_t wanted, int32_t first_id) {
+    uint64_t i, first, second;
+    size_t made = 0;
+    for (i = 0; made < wanted; i++) {
+        char text[17], member[40];
+        int j, prints = 1;
+        for (j = 0; j < 8; j++) text[j] = (char)('a' + (i >> 4 * j) % 16);
+        memcpy(&first, text, 8);
+        second = mix(16, first) ^ UINT64_C(0x4142434445464748);
+        memcpy(text + 8, &second, 8);
+        text[16] = 0;
+        for (j = 8; j < 16; j++) prints &= text[j] > 32 && text[j] < 127 && text[j] != '"' && text[j] != '\\';
+        if (!prints) continue;
+        snprintf(member, sizeof member, ",\"%s\":%ld", text, (long)first_id + (long)made++);
+        append(out, member);
+    }
+    return made;
+}
+
+/* Pairs of `n` tokens that a multiplicative hash of the ids puts into one of 8192 places: as merges and as tokens. */
+static size_t colliding_pairs(tsk_text *vocabulary, tsk_text *merges, int32_t n, size_t wanted, int32_t first_id) {
+    int32_t left, right;
+    size_t made = 0;
+    for (left = 0; left < n && made < wanted; left++)
+        for (right = 0; right < n && made < wanted; right++) {
+            char text[80];
+            if (mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right, 0) & 8191) continue;
+            snprintf(text, sizeof text, ",\"_%04d_%04d\":%ld", (int)left, (int)right, (long)first_id + (long)made++);
+            append(vocabulary, text);
+            snprintf(text, sizeof text, "%s[\"_%04d\",\"_%04d\"]", merges->length ? "," : "", (int)left, (int)right);
+            append(merges, text);
+        }
+    return made;
+}
+
+/* Tables that are two thirds full at most have stretches of a few dozen places where the hash scatters. Results are the
+   same whatever the key: a second tokenizer has another. */
+static void test_flood(void) {
+    enum { n_texts = 20000, n_tokens = 6500, n_pairs = 5000, bound = 500 };
+    tsk_text vocabulary, merges, file;
+    tsk_tokenizer *tokenizers[2] = {NULL, NULL};
+    unsigned char *used;
+    char member[40];
+    size_t i, made;
+    memset(&vocabulary, 0, sizeof vocabulary);
+    memset(&merges, 0, sizeof merges);
+    memset(&file, 0, sizeof file);
+    for (i = 0; i < n_tokens; i++) {
+        snprintf(member, sizeof member, "%s\"_%04d\":%d", i ? "," : "", (int)i, (int)i);
+        append(&vocabulary, member);
+    }
+    made = colliding_pairs(&vocabulary, &merges, n_tokens, n_pairs, n_tokens);
+    CHECK_INT(made, n_pairs);
+    CHECK_INT(colliding_texts(&vocabulary, n_texts, (int32_t)(n_tokens + made)), n_texts);
+    append(&file, "{"), append(&file, level_part), append(&file, ","), append(&file, decoder_part);
+    append(&file, ",\"model\":{\"vocab\":{"), append(&file, vocabulary.data);
+    append(&file, "},\"merges\":["), append(&file, merges.data), append(&file, "]}}");
+    write_text(tsk_test_path("tokenizer.json"), file.data);
+    for (i = 0; i < 2; i++) tokenizers[i] = load(tsk_test_temp_dir(), NULL);
+    remove(tsk_test_path("tokenizer.json"));
+    if (CHECK(tokenizers[0] && tokenizers[1])) {
+        const tsk_tokenizer *t = tokenizers[0];
+        size_t n_slots = t->slot_mask + 1, n_merges = t->merge_mask + 1;
+        used = (unsigned char *)malloc(n_slots > n_merges ? n_slots : n_merges);
+        for (i = 0; i < n_slots; i++) used[i] = t->slots[i] != 0;
+        CHECK(longest_stretch(used, n_slots) < bound);
+        for (i = 0; i < n_merges; i++) used[i] = t->merge_tags[i] != 0;
+        CHECK_INT(n_merges, 8192);
+        CHECK(longest_stretch(used, n_merges) < bound);
+        free(used);
+        CHECK(t->key.a != tokenizers[1]->key.a);
+        for (i = 0; i < t->n_tokens; i++) {
+            const char *text = tsk_tokenizer_token(t, (int32_t)i, NULL);
+            if (!text || tsk_tokenizer_id(t, text) != (int32_t)i) break;
+            if (tsk_tokenizer_id(tokenizers[1], text) != (int32_t)i) break;
+        }
+        CHECK_INT(i, n_tokens + made + n_texts);
+    }
+    for (i = 0; i < 2; i++) tsk_tokenizer_free(tokenizers[i]);
+    tsk_text_free(&vocabulary);
+    tsk_text_free(&merges);
+    tsk_text_free(&file);
+}
+
 /* ---- random merges, in the order in which training makes them and in any, against merging written down plainly */
 
 enum { n_bytes = 256, max_rules = 80 };
@@ -316,9 +568,6 @@ typedef struct rules {
     struct { unsigned char bytes[8]; int length; } tokens[n_bytes + max_rules];
     int left[max_rules], right[max_rules], made[max_rules], n_tokens, n_rules;
 } rules;
-
-static uint32_t random_state = 7;
-static int random_below(int n) { return (int)((random_state = random_state * 1664525u + 1013904223u) >> 8) % n; }
 
 static const char *const letters[] = {"a", " ", "\xc3\xa9", "\xc3\xa0", "\xe4\xb8\xad", "\xe4\xb8\xb8", "\xe4\xb9\xa9", "\xed\x95\x9c", "\xf0\x9f\x98\x80"};
 enum { n_letters = sizeof letters / sizeof *letters };
@@ -506,10 +755,15 @@ int main(void) {
     test_unsupported();
     test_hostile();
     test_two_files();
+    test_declared();
+    test_stripped();
+    test_longest();
+    test_flood();
     test_random_merges();
     test_slow_text();
     test_memory("tests/golden/tokenizer/strips");
     test_memory("tests/golden/tokenizer/llama3");
     test_memory("tests/golden/tokenizer/two_files_dream");
+    test_memory("tests/golden/tokenizer/declared");
     return test_end("test_bpe");
 }

@@ -450,6 +450,20 @@ test_tokenize() {
     check "words are no ids" [ "$rc" -eq 1 ]
 }
 
+# A token that tokenizer_config.json alone declares, and the model has no row for: no harm until it is used.
+test_declared() {
+    mkdir "$work/declared"
+    for file in "$demo"/*; do ln -s "$PWD/$file" "$work/declared/"; done
+    rm "$work/declared/tokenizer_config.json"
+    sed 's/"added_tokens_decoder": {/&"1024": {"content": "<new>", "special": true},/' "$demo/tokenizer_config.json" > "$work/declared/tokenizer_config.json"
+    echo '"a<new>b"' > "$work/text"
+    works tokenize -m "$work/declared" --jsonl < "$work/text"
+    check "it is an added token" prints '^\[64,1024,65\]$'
+    works generate -m "$work/declared" -p "Hello" --gen-length 32 --json
+    check "generating works" is_json
+    refuses 1 'id 1024' generate -m "$work/declared" --raw -p 'a<new>' --gen-length 32
+}
+
 test_template() {
     printf '[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hello"}]' > "$work/messages.json"
     works template -m "$demo" --messages "$work/messages.json"
@@ -461,6 +475,31 @@ test_template() {
         refuses 1 'messages.json' template -m "$demo" --messages "$work/messages.json"
     done
     refuses 1 'nowhere.json' template -m "$demo" --messages "$work/nowhere.json"
+    refuses 1 'directory' template -m "$demo" --messages "$work"
+    refuses 1 'standard input' template -m "$demo" --messages -
+
+    printf '[{"role": "user", "content": "caf\\u00e9 <x>"}]' > "$work/messages.json"
+    works template -m "$demo" --messages "$work/messages.json"
+    cp "$out" "$work/whole"
+    works template -m "$demo" --messages - < "$work/messages.json"
+    check "- is standard input" cmp -s "$out" "$work/whole"
+    cat "$work/messages.json" | { run template -m "$demo" --messages /dev/stdin; cmp -s "$out" "$work/whole" && echo same > "$work/piped"; }
+    check "a pipe has a name, too" [ -s "$work/piped" ]
+    mkfifo "$work/fifo"
+    cat "$work/messages.json" > "$work/fifo" &
+    works template -m "$demo" --messages "$work/fifo"
+    check "and so has a FIFO" cmp -s "$out" "$work/whole"
+
+    parts='[{"type": "text", "text": "caf"}, {"type": "text", "text": ""}, {"text": "\u00e9 <", "type": "text"}, {"type": "text", "text": "x>"}]'
+    printf '[{"role": "user", "content": %s}]' "$parts" > "$work/messages.json"
+    works template -m "$demo" --messages "$work/messages.json"
+    check "parts follow one another" cmp -s "$out" "$work/whole"
+    for part in '"x"' '{}' '{"type": 3}' '{"type": "text"}' '{"type": "text", "text": ["x"]}' '{"type": "text", "text": "a\u0000b"}' \
+        '{"type": "image_url", "image_url": {"url": "x"}}'; do
+        printf '%s' "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"x\"}, $part]}]" > "$work/messages.json"
+        refuses 1 'message 0 has a part' template -m "$demo" --messages "$work/messages.json"
+    done
+    check "a part of another type is named" says '"image_url"'
 }
 
 test_demo() {
@@ -571,6 +610,7 @@ test_eval() {
     refuses 1 'nowhere.jsonl' eval -m "$demo" --data "$work/nowhere.jsonl"
     : > "$work/eval.jsonl"
     refuses 1 'no questions' eval -m "$demo" --data "$work/eval.jsonl"
+    refuses 1 'standard input: no questions' eval -m "$demo" --data -
 }
 
 # script(1) lends a terminal. The drawing hides the cursor and shows it again; the text comes last.
@@ -607,6 +647,7 @@ test_inspect_llada
 test_bench
 test_terminal
 test_tokenize
+test_declared
 test_template
 test_demo
 test_chat

@@ -344,6 +344,22 @@ static void check_pool_memory(void) {
     CHECK_INT(counting.alive, 0);
 }
 
+/* ---- the keyed hash */
+
+/* SipHash-1-3 of 0, 1, 2, ... under the key 00 01 .. 0f; the values are from an implementation in Python that gives the
+   paper's own for SipHash-2-4. */
+static void test_hash(void) {
+    static const struct { size_t size; uint64_t value; } cases[] = {{0, UINT64_C(0xabac0158050fc4dc)}, {1, UINT64_C(0xc9f49bf37d57ca93)},
+                                                                    {8, UINT64_C(0x369095118d299a8e)}, {15, UINT64_C(0xd320d86d2a519956)}};
+    const tsk__hash_key key = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};
+    tsk__hash_key one = tsk__hash_key_new(), other = tsk__hash_key_new();
+    unsigned char bytes[15];
+    size_t i;
+    for (i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)i;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) CHECK(tsk__hash(key, bytes, cases[i].size) == cases[i].value);
+    CHECK(one.a != other.a && one.b != other.b);
+}
+
 int main(void) {
     test_read_file();
     test_callbacks();
@@ -360,5 +376,6 @@ int main(void) {
     check_shared_pool();
     check_nested();
     check_pool_memory();
+    test_hash();
     return test_end("test_platform");
 }

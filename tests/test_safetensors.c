@@ -1,4 +1,6 @@
 /* >>safetensors: good files, every rule broken once, hostile sizes, files that are none, writing, faults. */
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "test.h"
 
@@ -434,6 +436,36 @@ static void test_write_much(void) {
     free(back);
 }
 
+/* Names that FNV-1a, folded, puts into one place of 2,048: the writer must find each as quickly as others. The longest
+   stretch of places in use is what it may have to walk. */
+static void test_write_flood(void) {
+    enum { many = 1000, bound = 200 };
+    tsk_safetensors_writer *writer = NULL;
+    size_t i, stretch = 0, longest = 0;
+    uint32_t number;
+    int made = 0, wrong = 0;
+    CHECK_INT(tsk_safetensors_writer_open(tsk_test_path("flood"), NULL, &writer, NULL), TSK_OK);
+    for (number = 0; made < many; number++) {
+        uint64_t hash = UINT64_C(0xcbf29ce484222325), shape[1] = {0};
+        char quoted[24], name[16];
+        snprintf(name, sizeof name, "%lu", (unsigned long)number);
+        snprintf(quoted, sizeof quoted, "\"%lu\"", (unsigned long)number);
+        for (i = 0; quoted[i]; i++) hash = (hash ^ (unsigned char)quoted[i]) * UINT64_C(0x100000001b3);
+        if ((hash ^ hash >> 32) & 2047) continue;
+        made++;
+        if (tsk_safetensors_writer_add(writer, name, TSK_DTYPE_U8, 1, shape, NULL, NULL) != TSK_OK) wrong++;
+        if (tsk_safetensors_writer_add(writer, name, TSK_DTYPE_U8, 1, shape, NULL, NULL) != TSK_ERROR_ARGUMENT) wrong++;
+    }
+    CHECK_INT(wrong, 0);
+    CHECK_INT(writer->n_slots, 2048);
+    for (i = 0; i < 2 * writer->n_slots; i++) {
+        stretch = writer->slots[i % writer->n_slots] ? stretch + 1 : 0;
+        if (stretch > longest) longest = stretch;
+    }
+    CHECK(longest < bound);
+    tsk_safetensors_writer_abandon(writer);
+}
+
 static void test_write_refuses(void) {
     static const uint64_t one[8] = {1, 1, 1, 1, 1, 1, 1, 1}, huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40}, large[1] = {UINT64_MAX};
     static const struct {
@@ -620,6 +652,7 @@ int main(void) {
     test_many_entries();
     test_write();
     test_write_much();
+    test_write_flood();
     test_write_refuses();
     test_write_long_header();
     test_write_places();

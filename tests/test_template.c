@@ -85,6 +85,49 @@ static void test_llada(void) {
     tsk_tokenizer_free(tokenizer);
 }
 
+/* A copy with LF as CR LF or CR, and one at the end if wanted. The caller frees it. */
+static char *with_newlines(const char *text, const char *newline, int one_more) {
+    char *copy = (char *)malloc(2 * strlen(text) + 3), *to = copy;
+    if (!copy) exit(2);
+    for (; *text; text++) to += sprintf(to, "%.*s", (int)(*text == '\n' ? strlen(newline) : 1), *text == '\n' ? newline : text);
+    if (one_more) to += sprintf(to, "%s", newline);
+    *to = 0;
+    return copy;
+}
+
+/* Jinja makes one newline of each, and of the last one nothing: the text is the same, and so is what it renders. */
+static void test_newlines(void) {
+    static const char *const newlines[] = {"\n", "\r\n", "\r"};
+    static const char *const broken[] = {"\n\n", "\r\n\r\n", "\r\r\n", "\n\r"};
+    static const char expected[] =
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n";
+    tsk_tokenizer *tokenizer;
+    char *copy;
+    size_t i;
+    for (i = 0; i < 6; i++) {
+        copy = with_newlines(qwen2, newlines[i / 2], i % 2);
+        tokenizer = load_template(copy, NULL);
+        check_render(tokenizer, conversation + 3, 1, expected);
+        tsk_tokenizer_free(tokenizer);
+        write_text(tsk_test_path("chat_template.jinja"), copy); /* the file is read likewise */
+        tokenizer = load("");
+        check_render(tokenizer, conversation + 3, 1, expected);
+        tsk_tokenizer_free(tokenizer);
+        remove(tsk_test_path("chat_template.jinja"));
+        free(copy);
+    }
+    for (i = 0; i < 4; i++) { /* more newlines are another text */
+        copy = (char *)malloc(strlen(qwen2) + 8);
+        if (!copy) exit(2);
+        sprintf(copy, "%s%s", qwen2, broken[i]);
+        tokenizer = load_template(copy, NULL);
+        CHECK(tokenizer && tokenizer->template_kind == TSK__TEMPLATE_UNKNOWN);
+        CHECK(tokenizer && tokenizer->template_length == strlen(qwen2) + 1);
+        tsk_tokenizer_free(tokenizer);
+        free(copy);
+    }
+}
+
 /* What Python's strip takes off: U+001C to U+001F and U+0085 too, U+200B and U+FEFF not. */
 static void test_trim(void) {
     static const tsk_message messages[] = {{"user", "\x1c\x1f\xc2\x85\xc2\xa0\xe3\x80\x80\xe2\x80\xa8 a\xe2\x80\x8b \x0b\x0c"}, {"user", " \n "}, {"user", "\xef\xbb\xbf"}};
@@ -320,6 +363,7 @@ static void test_no_tokenizer(void) {
 int main(void) {
     test_no_tokenizer();
     test_llada();
+    test_newlines();
     test_trim();
     test_chatml();
     test_thoughts();

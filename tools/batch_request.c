@@ -1,5 +1,6 @@
 /* One line of the input of `batch`. */
 #include "batch.h"
+#include "messages.h"
 
 /* ---- The line --------------------------------------------------------------------------------------------------- */
 
@@ -72,13 +73,14 @@ static int read_ids(const tsk_json_value *array, tsk_tokens *out) {
 }
 
 static int encode_messages(const cli_engine *engine, const tsk_json_value *array, tsk_tokens *out) {
-    tsk_message *messages;
+    message_list messages;
     tsk_error error = {0};
-    int status = cli_read_messages("\"messages\"", array, &messages);
-    if (status == CLI_OK && !tsk_json_count(array)) status = cli_fail("\"messages\" is empty");
+    int status = messages_read(&messages, "\"messages\"", array);
+    if (status == CLI_OK && !messages.count) status = cli_fail("\"messages\" is empty");
     if (status == CLI_OK && !engine->tokenizer) status = cli_fail("the model has no tokenizer.json: give the prompt as \"prompt_ids\"");
-    if (status == CLI_OK && tsk_chat_encode(engine->tokenizer, messages, tsk_json_count(array), 0, out, &error) != TSK_OK) status = fail_with(&error, "\"messages\"");
-    free(messages);
+    if (status == CLI_OK && tsk_chat_encode(engine->tokenizer, messages.items, messages.count, 0, out, &error) != TSK_OK)
+        status = fail_with(&error, "\"messages\"");
+    messages_free(&messages);
     return status;
 }
 

@@ -169,13 +169,29 @@ const char *cli_size_string(uint64_t bytes, char *buffer, size_t size) {
 
 /* ---- Input ------------------------------------------------------------------------------------------------------ */
 
-int cli_read_stdin(tsk_text *out) {
+const char *cli_file_name(const char *path) { return strcmp(path, "-") == 0 ? "standard input" : path; }
+
+static int read_stream(FILE *file, const char *path, size_t max_size, tsk_text *out) {
+    const char *name = cli_file_name(path), *quote = file == stdin ? "" : "'";
     char buffer[65536];
     size_t n;
-    while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0)
+    while ((n = fread(buffer, 1, sizeof buffer, file)) > 0) {
+        if (n > max_size - out->length)
+            return cli_fail("%s%s%s has more than the %zu bytes allowed here", quote, name, quote, max_size);
         cli_append_bytes(out, buffer, n);
-    if (ferror(stdin)) return cli_fail("cannot read standard input: %s", strerror(errno));
-    return CLI_OK;
+    }
+    return ferror(file) ? cli_fail("cannot read %s%s%s: %s", quote, name, quote, strerror(errno)) : CLI_OK;
+}
+
+int cli_read_stdin(tsk_text *out) { return read_stream(stdin, "-", SIZE_MAX, out); }
+
+int cli_read_file(const char *path, size_t max_size, tsk_text *out) {
+    int is_stdin = strcmp(path, "-") == 0, status;
+    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    if (!file) return cli_fail("cannot open '%s': %s", path, strerror(errno));
+    status = read_stream(file, path, max_size, out);
+    if (!is_stdin) fclose(file);
+    return status;
 }
 
 int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_t *length) {
@@ -386,29 +402,6 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
     if (result != TSK_OK) status = cli_fail_with(&error, context);
     tsk_error_clear(&error);
     return status;
-}
-
-/* A member that must be a string without NUL bytes, since the library takes C strings here. */
-static const char *string_member(const tsk_json_value *object, const char *key) {
-    size_t length;
-    const char *text = tsk_json_string(tsk_json_get(object, key), &length);
-    return text && strlen(text) == length ? text : NULL;
-}
-
-int cli_read_messages(const char *name, const tsk_json_value *array, tsk_message **out) {
-    const tsk_json_value *element;
-    size_t i = 0;
-    tsk_message *messages = (tsk_message *)cli_allocate(tsk_json_count(array), sizeof *messages);
-    *out = messages;
-    if (tsk_json_type_of(array) != TSK_JSON_ARRAY) return cli_fail("%s: an array of messages was expected", name);
-    for (element = tsk_json_first(array); element; element = tsk_json_next(element), i++) {
-        messages[i].role = string_member(element, "role");
-        messages[i].content = string_member(element, "content");
-        if (!messages[i].role || !messages[i].content)
-            return cli_fail("%s: message %zu lacks \"role\" or \"content\" as a string without NUL bytes (at byte %llu)", name, i,
-                            (unsigned long long)tsk_json_offset(element));
-    }
-    return CLI_OK;
 }
 
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out) {

@@ -135,6 +135,10 @@ void *cli_copy(const void *from, size_t count, size_t size);
 
 /* All of stdin. */
 int cli_read_stdin(tsk_text *out);
+/* All of a file, which may be a pipe, or of stdin where the path is "-"; no more than max_size bytes. */
+int cli_read_file(const char *path, size_t max_size, tsk_text *out);
+/* The path as messages name it. */
+const char *cli_file_name(const char *path);
 /* Milliseconds of a clock that only goes forward. */
 double cli_now_ms(void);
 /* Milliseconds of processor time that the process has taken, on all its threads. */
@@ -186,9 +190,6 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
                       tsk_tokens *out);
-/* An array of {"role", "content"}. `name`: what it is called in messages. *out is allocated in any case, its texts are
-   the value's. */
-int cli_read_messages(const char *name, const tsk_json_value *array, tsk_message **out);
 /* What was generated, up to its end, without special tokens. */
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out);
 /* Generated tokens up to the end; of a cancelled generation, those that came. */

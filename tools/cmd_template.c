@@ -1,15 +1,15 @@
-#include "cli.h"
+#include "messages.h"
 
 #include <unistd.h>
 
 enum { MAX_FILE = 64 << 20 };
 
-static int render(const tsk_tokenizer *tokenizer, const char *path, const tsk_json_value *root) {
-    tsk_message *messages = NULL;
+static int render(const tsk_tokenizer *tokenizer, const char *name, const tsk_json_value *root) {
+    message_list messages;
     tsk_text out = {0};
     tsk_error error = {0};
-    int status = cli_read_messages(path, root, &messages);
-    if (status == CLI_OK && tsk_chat_render(tokenizer, messages, tsk_json_count(root), &out, &error) != TSK_OK)
+    int status = messages_read(&messages, name, root);
+    if (status == CLI_OK && tsk_chat_render(tokenizer, messages.items, messages.count, &out, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) {
         if (isatty(STDOUT_FILENO)) cli_append(&out, "\n"); /* elsewhere the template's own bytes, no more */
@@ -17,7 +17,7 @@ static int render(const tsk_tokenizer *tokenizer, const char *path, const tsk_js
     }
     tsk_error_clear(&error);
     tsk_text_free(&out);
-    free(messages);
+    messages_free(&messages);
     return status;
 }
 
@@ -26,12 +26,13 @@ int cmd_template(cli_settings *settings) {
     tsk_json *document = NULL;
     tsk_text text = {0};
     tsk_error error = {0};
+    const char *name = cli_file_name(settings->messages);
     int status;
-    if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK ||
-        tsk_read_file(settings->messages, MAX_FILE, NULL, &text, &error) != TSK_OK ||
-        tsk_json_parse(text.data ? text.data : "", text.length, settings->messages, NULL, &document, &error) != TSK_OK)
+    if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    else status = cli_read_file(settings->messages, MAX_FILE, &text);
+    if (status == CLI_OK && tsk_json_parse(text.data ? text.data : "", text.length, name, NULL, &document, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    else status = render(tokenizer, settings->messages, tsk_json_root(document));
+    if (status == CLI_OK) status = render(tokenizer, name, tsk_json_root(document));
     tsk_error_clear(&error);
     tsk_json_free(document);
     tsk_text_free(&text);

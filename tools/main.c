@@ -15,7 +15,8 @@ static const cli_command commands[] = {
      "One line is one message. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.\n", cmd_chat},
     {CLI_TOKENIZE, "tokenize", "-m DIR [--jsonl] [--decode] < FILE", "Text to token ids, and back.",
      "Special tokens written out in the text are recognised; none is added.\n", cmd_tokenize},
-    {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.", "", cmd_template},
+    {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.",
+     "A message's content is a string or a list of {\"type\": \"text\", \"text\"}, whose texts follow one another.\n", cmd_template},
     {CLI_INSPECT, "inspect", "PATH [--json]", "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
     {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
      "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other than\n"

@@ -44,7 +44,7 @@ static const cli_option table[] = {
     {"system", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(system), "TEXT", "a system message before the prompt"},
     {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
-    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]"},
+    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]; -: standard input"},
     {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line (-: standard input)"},
     {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is\nnot done again (-: standard output)"},
     {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "",

@@ -55,11 +55,8 @@ static void thin_out(question_list *q, size_t wanted) {
 
 int questions_load(question_list *out, const char *path, int32_t limit, int needs_answers) {
     tsk_text data = {0};
-    tsk_error error = {0};
-    int status = CLI_OK;
-    if (tsk_read_file(path, MAX_DATA, NULL, &data, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    else status = read_questions(out, path, &data, needs_answers);
-    tsk_error_clear(&error);
+    int status = cli_read_file(path, MAX_DATA, &data);
+    if (status == CLI_OK) status = read_questions(out, cli_file_name(path), &data, needs_answers);
     tsk_text_free(&data);
     if (limit > 0 && out->count > (size_t)limit) thin_out(out, (size_t)limit);
     return status;

@@ -30,7 +30,8 @@ static tsk_tokenizer *make(int kind) {
                       "\"\xc4\xa0 the\",\"a a\",\"aa aa\",\"a b\",\"ab c\",\"z z\"]},\"added_tokens\":[");
     to += sprintf(to, "{\"id\":265,\"content\":\"<a>\",\"special\":true},{\"id\":266,\"content\":\"<a><b>\",\"special\":true,\"lstrip\":true},"
                       "{\"id\":267,\"content\":\"<c\",\"rstrip\":true,\"normalized\":true},{\"id\":268,\"content\":\"the end\",\"single_word\":true,\"special\":true},"
-                      "{\"id\":269,\"content\":\"e\xcc\x81\",\"normalized\":true},{\"id\":270,\"content\":\"  \",\"special\":true}]}");
+                      "{\"id\":269,\"content\":\"e\xcc\x81\",\"normalized\":true},{\"id\":270,\"content\":\"  \",\"special\":true},"
+                      "{\"id\":271,\"content\":\"\\t\",\"special\":true,\"lstrip\":true,\"rstrip\":true},{\"id\":272,\"content\":\"\\n\",\"lstrip\":true}]}");
     fuzz_add(&folder, "tokenizer.json", file, (size_t)(to - file));
     return fuzz_load(&folder);
 }

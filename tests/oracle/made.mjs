@@ -157,4 +157,11 @@ export function* madeTokenizers() {
     }
     yield ['shuffled', file({ vocab, merges: ['#version: 0.2', ...shuffled] }, { pre_tokenizer: sequence(split(patterns.qwen), byteLevel()) })];
   }
+  { // blanks that are tokens and strip blanks
+    const { vocab, merges } = base();
+    const blanks = [['\t', { lstrip: true, rstrip: true }], ['\n', { lstrip: true, rstrip: true, normalized: true }], ['\r', {}],
+      ['<X>', { rstrip: true }], ['<Y>', { lstrip: true }], [' <Z>', { lstrip: true, rstrip: true }]];
+    yield ['blanks', file({ vocab, merges }, {
+      normalizer: { type: 'NFC' }, pre_tokenizer: sequence(split(patterns.qwen), byteLevel()), added_tokens: list(vocab, blanks) })];
+  }
 }

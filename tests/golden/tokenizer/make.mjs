@@ -41,6 +41,7 @@ for (const [name, json] of made) {
 
 // vocab.json and merges.txt: what a tokenizer.json of the same content gives. Dream normalises before anything else.
 const nfc = reference.nfcNormalizer();
+seed = 11;
 for (const [name, tokenizerClass, pattern, prepare] of [
   ['two_files_gpt2', 'GPT2Tokenizer', 'gpt2'], ['two_files_qwen', 'Qwen2Tokenizer', 'llada'], ['two_files_dream', 'DreamTokenizer', 'llada', (t) => nfc.normalizeString(t)]]) {
   const folder = new URL(`${name}/`, here);
@@ -54,6 +55,30 @@ for (const [name, tokenizerClass, pattern, prepare] of [
   fs.writeFileSync(new URL('tokenizer_config.json', folder), JSON.stringify({ tokenizer_class: tokenizerClass, add_prefix_space: false, eos_token: '<|endoftext|>',
     ...(pattern === 'llada' ? { added_tokens_decoder: decoder } : {}) }) + '\n');
   await golden(folder, reference.Tokenizer.fromString(JSON.stringify(json)), json.added_tokens.map((t) => t.content), seed++, prepare);
+}
+
+// Added tokens that only tokenizer_config.json declares, or declares otherwise than tokenizer.json does: ids and text
+// are those of a tokenizer.json that has them all, as transformers would save it.
+{
+  const folder = new URL('declared/', here);
+  const whole = made.get('strips'), rest = structuredClone(whole), decoder = [], named = {}, more = [];
+  const names = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
+  rest.added_tokens = [];
+  whole.added_tokens.forEach(({ id, ...token }, i) => {
+    const last = i >= whole.added_tokens.length - 4, other = { lstrip: !token.lstrip, normalized: !token.normalized, special: false };
+    if (i < 8) rest.added_tokens.push({ id, ...token, ...(i % 2 ? other : {}) });
+    if (i < 8 ? i % 2 : !last) decoder.push([String(id > 666 ? id + i : id), { ...token, special: token.special && i % 3 > 0 }]);
+    if (token.special && i % 3 === 0 && i < 21) named[names[i / 3]] = i % 2 ? token.content : { __type: 'AddedToken', ...token };
+    if (last) more.push(token);
+  });
+  fs.mkdirSync(folder, { recursive: true });
+  fs.writeFileSync(new URL('tokenizer.json', folder), JSON.stringify(rest) + '\n');
+  const members = decoder.reverse().map(([id, token]) => `${JSON.stringify(id)}:${JSON.stringify(token)}`); // (not sorted)
+  const others = JSON.stringify({ ...named, additional_special_tokens: more }).slice(1);
+  fs.writeFileSync(new URL('tokenizer_config.json', folder), `{"added_tokens_decoder":{${members.join(',')}},${others}\n`);
+  for (const token of whole.added_tokens.slice(-4)) token.special = true;
+  const reader = reference.Tokenizer.fromString(JSON.stringify(whole));
+  await golden(folder, reader, whole.added_tokens.map((t) => t.content), 14);
 }
 
 // Unicode: a hash over every code point for each property and for NFC, and single cases to look at when one differs.
