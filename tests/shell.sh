@@ -37,9 +37,30 @@ run_with_room() { # run_with_room BLOCKS ARGUMENTS...
     rc=$?
 }
 
+# A command on a terminal, which shows its stdout and stderr in $out, under these steps (tests/on_terminal.c has them).
+# A test that asks has_terminal first is skipped, with a word, on a system that has none to lend.
+on_terminal() { # on_terminal STEP... -- COMMAND...
+    TERM=${terminal:-xterm} ./tests/on_terminal "$@" > "$out" 2> "$err" < /dev/null
+    rc=$?
+}
+
+has_terminal() { # has_terminal NAME
+    ./tests/on_terminal -- true > /dev/null && return
+    echo "$1: skipped, there is no terminal to be had"
+    return 1
+}
+
+# Typed on one; what drives one.
+newline='
+'
+ctrl_c=$(printf '\003')
+ctrl_d=$(printf '\004')
+escape=$(printf '\033')
+
 one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
 says() { grep -q -e "$1" "$err"; }
 prints() { grep -q -e "$1" "$out"; }
+lacks() { ! prints "$1"; }
 is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
 
 # A failure has its exit status, one line that holds PATTERN, and nothing on stdout.
