@@ -16,9 +16,12 @@ typedef struct line_reader {
     int is_too_long;    /* the rest of it was left out */
     uint64_t number;    /* of the last line, from 1 */
     uint64_t offset;    /* where the next one starts */
+    int failed;         /* errno of the last read; EINTR: a signal was noted */
+    char bytes[16384];  /* read, of which [begin, end) is still to come */
+    size_t begin, end;
 } line_reader;
 
-/* 1: a line; 0: the end, or an error that ferror tells of. */
+/* 1: a line; 0: the end, or an error that `failed` tells of. */
 int lines_next(line_reader *reader);
 void lines_free(line_reader *reader);
 

@@ -11,13 +11,25 @@
 
 enum { MAX_LINE = 64 << 20 }; /* beyond any prompt: a file without newlines must not fill the memory */
 
+/* As getc, but a signal ends the wait for a byte, and a line without an end. */
+static int next_byte(line_reader *r) {
+    if (r->begin == r->end) {
+        ssize_t n = cli_read(fileno(r->file), r->bytes, sizeof r->bytes);
+        r->begin = 0;
+        r->end = n > 0 ? (size_t)n : 0;
+        r->failed = n < 0 ? errno : 0;
+        if (n <= 0) return EOF;
+    }
+    return (unsigned char)r->bytes[r->begin++];
+}
+
 int lines_next(line_reader *r) {
     char piece[4096];
     size_t n = 0;
     int c = EOF;
     r->line.length = 0;
     r->is_whole = r->is_too_long = 0;
-    while (!r->is_whole && (c = getc_unlocked(r->file)) != EOF) {
+    while (!r->is_whole && (c = next_byte(r)) != EOF) {
         r->offset++;
         if (c == '\n') r->is_whole = 1;
         else if (r->line.length + n >= MAX_LINE) r->is_too_long = 1;
@@ -28,7 +40,7 @@ int lines_next(line_reader *r) {
         }
     }
     cli_append_bytes(&r->line, piece, n);
-    if (ferror(r->file) || (c == EOF && !r->line.length)) return 0;
+    if (r->failed || (c == EOF && !r->line.length)) return 0;
     r->number++;
     return 1;
 }
@@ -154,7 +166,7 @@ static int read_written(batch_output *out, id_set *ids) {
             if (r.is_whole) out->size = r.offset;
         } else status = cli_fail("%s, line %llu: not a result of tokenskip batch; the file stays as it is", out->path, (unsigned long long)r.number);
     }
-    if (ferror(out->file)) status = cli_fail("cannot read '%s': %s", out->path, strerror(errno));
+    if (r.failed) status = cli_fail("cannot read '%s': %s", out->path, strerror(r.failed));
     if (status == CLI_OK && r.offset > out->size && ftruncate(out->descriptor, (off_t)out->size) != 0) status = cannot_write(out->path, strerror(errno));
     tsk_text_free(&r.line);
     tsk_text_free(&key);

@@ -199,7 +199,8 @@ static int fill(batch_run *b) {
         if (lines_next(&b->input)) {
             if (is_blank(&b->input.line)) b->bytes_passed += b->input.line.length + 1;
             else take_line(b);
-        } else if (ferror(b->input.file)) return cli_fail("cannot read '%s': %s", b->settings->input, strerror(errno));
+        } else if (b->input.failed == EINTR) break;
+        else if (b->input.failed) return cli_fail("cannot read '%s': %s", b->input.path, strerror(b->input.failed));
         else b->at_end = 1;
     }
     return CLI_OK;
@@ -257,7 +258,8 @@ static int summarize(const batch_run *b) {
     const char *path = b->output.path;
     double seconds = (cli_now_ms() - b->start_ms) / 1e3;
     if (!b->at_end || b->first)
-        return cli_fail("cancelled after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
+        return cli_fail("interrupted after %llu results; run again to go on with %s",
+                        (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);
     cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
@@ -269,8 +271,12 @@ static int open_input(batch_run *b) {
     struct stat status;
     b->input.path = b->settings->input;
     b->input.file = fopen(b->input.path, "rb");
+    /* a pipe that nobody writes */
+    if (!b->input.file && cli_interrupted()) return cli_fail("interrupted while opening %s", b->input.path);
     if (!b->input.file || fstat(fileno(b->input.file), &status) != 0) return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
     if (S_ISDIR(status.st_mode)) return cli_fail("cannot read '%s': is a folder", b->input.path);
+    if (!S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode))
+        return cli_fail("cannot read '%s': neither a regular file nor a pipe", b->input.path);
     b->input_size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
     return CLI_OK;
 }
