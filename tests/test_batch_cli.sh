@@ -342,8 +342,7 @@ test_endless_line() {
             exec cat /dev/zero
         } > "$work/pipe" 2> /dev/null &
         writer=$!
-        { wait $pid; } 2> /dev/null
-        rc=$?
+        wait_for $pid
         kill $writer 2> /dev/null
         { wait $writer; } 2> /dev/null
         interrupted $([ $signal = TERM ] && echo 143 || echo 130) '[01]'
@@ -356,8 +355,7 @@ test_endless_line() {
     requests 3 >&7
     while [ "$(cat "$output" 2> /dev/null | wc -l)" -lt 2 ]; do sleep 0.05; done # then it waits for a fourth line
     kill -s TERM $pid
-    { wait $pid; } 2> /dev/null
-    rc=$?
+    wait_for $pid
     exec 7>&-
     interrupted 143 '[0-9]'
     check "what was written stays" all_json "$output"

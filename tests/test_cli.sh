@@ -623,8 +623,7 @@ test_chat_interrupts() {
         echo "Who is Newton in physics?" >&6
         while [ ! -s "$out" ]; do sleep 0.05; done # then it waits for the next line
         kill -s $signal $pid
-        { wait $pid; } 2> /dev/null
-        rc=$?
+        wait_for $pid
         exec 6>&-
         check "SIG$signal off a terminal" [ "$rc" -eq $([ $signal = INT ] && echo 130 || echo 143) ]
         check "what is incomplete" says '^tokenskip: interrupted: messages after this one are not answered$'
