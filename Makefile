@@ -32,8 +32,8 @@ SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/sanitized/tools/%.o)
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 SHELL_TESTS = $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
-# (what the shell tests read JSON and dumps with)
-TEST_PROGRAMS = tests/json_lint tests/dump_check tests/make_sparse
+# (what the shell tests read JSON and dumps with, and the terminal they run the command on)
+TEST_PROGRAMS = tests/json_lint tests/dump_check tests/make_sparse tests/on_terminal
 EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*.cpp)))
 
 # What is not everywhere is looked for, and what depends on it is skipped with a word, not in silence.
@@ -137,11 +137,11 @@ $(OUTSIDE_TESTS:%=build/sanitized/%): build/sanitized/library.o
 
 build/tests/test_%: tests/test_%.c | build/tests
 	@rm -f $@
-	-$(CC) -O2 $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
+	-$(CC) -O2 $(WARNINGS) -I. -MMD -MP $< $(filter %.o,$^) -o $@ $(LIBS)
 
 build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	@rm -f $@
-	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $(filter %.c %.o,$^) -o $@ $(LIBS)
+	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $< $(filter %.o,$^) -o $@ $(LIBS)
 
 # CUDA kernels on the CPU. (Unknown to C++ compilers: the kernels' `unroll`; its own ABI's history is of no interest.)
 build/emulated_kernels.h: src/kernels/kernels.cu tests/cuda/emulated.awk | build/tests

@@ -37,9 +37,44 @@ run_with_room() { # run_with_room BLOCKS ARGUMENTS...
     rc=$?
 }
 
-one_line() { [ "$(wc -l < "$err")" -eq 1 ] && [ "$(head -c 11 "$err")" = "tokenskip: " ]; }
+# A command on a terminal, which shows its stdout and stderr in $out, under these steps (tests/on_terminal.c has them).
+# A test that asks has_terminal first is skipped, with a word, on a system that has none to lend.
+on_terminal() { # on_terminal STEP... -- COMMAND...
+    TERM=${terminal:-xterm} ./tests/on_terminal "$@" > "$out" 2> "$err" < /dev/null
+    rc=$?
+}
+
+has_terminal() { # has_terminal NAME
+    ./tests/on_terminal -- true > /dev/null && return
+    echo "$1: skipped, there is no terminal to be had"
+    return 1
+}
+
+# Typed on one; what drives one.
+newline='
+'
+ctrl_c=$(printf '\003')
+ctrl_d=$(printf '\004')
+escape=$(printf '\033')
+
+# The end of a command in the background, which a minute is enough for: $rc is its exit status, or 137.
+wait_for() { # wait_for PID
+    { sleep 60; kill -s KILL "$1"; } > /dev/null 2>&1 &
+    watchdog=$!
+    { wait "$1"; } 2> /dev/null
+    rc=$?
+    kill $watchdog 2> /dev/null
+}
+
+# What is on stderr beside the lines of progress that a slow machine takes long enough for.
+progress='^tokenskip: \(loading\|eval\|batch\|calibrate\|bench\|plain dual cache\|[0-9]* of [0-9]*\): '
+messages() { grep -v -e "$progress" "$err"; }
+
+one_line() { [ "$(messages | wc -l)" -eq 1 ] && [ "$(messages | head -c 11)" = "tokenskip: " ]; }
+says_nothing() { [ -z "$(messages)" ]; }
 says() { grep -q -e "$1" "$err"; }
 prints() { grep -q -e "$1" "$out"; }
+lacks() { ! prints "$1"; }
 is_json() { [ "$(wc -l < "$out")" -eq 1 ] && "$lint" "$out" > /dev/null 2>&1; }
 
 # A failure has its exit status, one line that holds PATTERN, and nothing on stdout.
@@ -56,5 +91,5 @@ refuses() { # refuses STATUS PATTERN ARGUMENTS...
 works() { # works ARGUMENTS...
     run "$@"
     check "'$*' exits with 0" [ "$rc" -eq 0 ]
-    check "'$*' says nothing on stderr" [ ! -s "$err" ]
+    check "'$*' says nothing on stderr" says_nothing
 }

@@ -52,6 +52,8 @@ test_usage() {
     refuses 2 "'--json'" $small --json
     refuses 1 'nowhere.jsonl' batch -m $golden --input "$work/nowhere.jsonl" --output "$output"
     refuses 1 'folder' batch -m $golden --input "$work" --output "$output"
+    refuses 1 'neither a regular file nor a pipe' batch -m $golden --input /dev/null --output "$output"
+    refuses 1 'neither a regular file nor a pipe' batch -m $golden --input /dev/zero --output "$output"
     refuses 1 'nowhere/output' batch -m $golden --input "$input" --output "$work/nowhere/output"
     refuses 1 "cannot write '$work'" batch -m $golden --input "$input" --output "$work"
     refuses 1 'not a regular file' batch -m $golden --input "$input" --output /dev/null
@@ -513,13 +515,53 @@ test_kill() { # test_kill SIGNAL OPTIONS...
         rc=$?
         [ "$signal" = KILL ] && continue
         [ ! -s "$output" ] || check "SIG$signal: whole lines" [ "$(tail -c 1 "$output" | od -An -c | tr -d ' ')" = '\n' ]
-        check "SIG$signal: one line, or done, or too early to be caught" [ "$rc" -eq 1 -o "$rc" -eq 0 -o "$rc" -eq 143 ]
+        [ "$rc" -eq 143 ] || check "SIG$signal: 143, or done" says 'requests failed'
+        [ ! -s "$err" ] || check "SIG$signal: one line, or too early for one" one_line
     done
     run $small "$@"
     failures 4 154 151 ''
     check "SIG$signal $*: each result once" [ "$(id_list "$output" | sort)" = "$( (seq -f '"r%g"' 150; seq -f 'line %g' 151 154) | sort)" ]
     check "SIG$signal $*: each is JSON" all_json "$output"
     [ $# -ne 0 ] || check "SIG$signal: in order" [ "$(id_list "$output" | head -n 150)" = "$(seq -f '"r%g"' 150)" ]
+}
+
+interrupted() { # interrupted STATUS RESULTS
+    check "interrupted: $1" [ "$rc" -eq "$1" ]
+    check "one line" one_line
+    check "it says how far it came and how it goes on" says "interrupted after $2 results; run again to go on with $output"
+}
+
+# A line without an end, of which some has been read when the signal comes; and one that never comes.
+test_endless_line() {
+    for signal in TERM INT; do
+        rm -f "$output" "$work/pipe"
+        mkfifo "$work/pipe"
+        "$tokenskip" batch -m $golden --input "$work/pipe" --output "$output" > "$out" 2> "$err" &
+        pid=$!
+        {
+            requests 1
+            head -c 4000000 /dev/zero | tr '\0' x
+            kill -s $signal $pid
+            exec cat /dev/zero
+        } > "$work/pipe" 2> /dev/null &
+        writer=$!
+        wait_for $pid
+        kill $writer 2> /dev/null
+        { wait $writer; } 2> /dev/null
+        interrupted $([ $signal = TERM ] && echo 143 || echo 130) '[01]'
+    done
+    rm -f "$output" "$work/pipe"
+    mkfifo "$work/pipe"
+    "$tokenskip" $small --max-batch 1 --input "$work/pipe" > "$out" 2> "$err" &
+    pid=$!
+    exec 7> "$work/pipe"
+    requests 3 >&7
+    while [ "$(cat "$output" 2> /dev/null | wc -l)" -lt 2 ]; do sleep 0.05; done # then it waits for a fourth line
+    kill -s TERM $pid
+    wait_for $pid
+    exec 7>&-
+    interrupted 143 '[0-9]'
+    check "what was written stays" all_json "$output"
 }
 
 test_full_disk() {
@@ -723,18 +765,19 @@ test_empty_shards() {
     check "one process leaves its empty result" [ -f "$output" ]
 }
 
-# script(1) lends a terminal.
 test_terminal() {
-    if ! script -qec true /dev/null > /dev/null 2>&1 < /dev/null; then
-        echo "terminal: skipped, no script(1)"
-        return
-    fi
+    has_terminal test_terminal || return
     requests 40 > "$input"
     rm -f "$output"
-    TERM=xterm script -qec "$tokenskip $small" /dev/null < /dev/null > "$out" 2> "$err"
-    rc=$?
-    check "progress has a rate and the time left" grep -q '[0-9] done, [0-9.]*/s, [0-9]* s left' "$out"
-    check "and a last line" grep -q 'tokenskip: 40 requests, ' "$out"
+    on_terminal -- "$tokenskip" $small
+    check "progress has a rate and the time left" prints '[0-9] done, [0-9.]*/s, [0-9]* s left'
+    check "and a last line" prints 'tokenskip: 40 requests, '
+    requests 5000 > "$input"
+    rm -f "$output"
+    on_terminal see:" done, " type:"$ctrl_c" -- "$tokenskip" $small
+    check "Ctrl-C: 130" [ "$rc" -eq 130 ]
+    check "it says how far it came" prints 'tokenskip: interrupted after [0-9]* results; run again'
+    check "whole lines" all_json "$output"
 }
 
 : > "$output"
@@ -755,6 +798,7 @@ test_cut_line
 test_kill KILL
 test_kill KILL --order completed --max-batch 5
 test_kill TERM
+test_endless_line
 test_full_disk
 test_lock
 test_ranks

@@ -36,6 +36,11 @@ test_help() {
     done
     refuses 2 "'frobnicate'" help frobnicate
     refuses 2 "one command" help generate chat
+    works chat --help
+    check "help of chat says what leaves, and how" prints 'Ctrl-D ends it, with exit status 0'
+    check "and what Ctrl-C does where" prints 'At the prompt it asks, and once more it ends the$'
+    works --help
+    check "help has the exit statuses" prints '130 and 143 after SIGINT'
     works --version
     check "version" prints '^tokenskip [0-9]*\.[0-9]*\.[0-9]*$'
     refuses 2 'no command'
@@ -351,16 +356,34 @@ test_presets() {
     check "all options beside it win" [ "$(skip)" = "$default" ]
 }
 
+# Every command, with descriptor 5 for stdout.
+fails_to_write() { # fails_to_write WHAT REASON
+    printf '[{"role": "user", "content": "Hello"}]' > "$work/messages.json"
+    eval_line a b > "$work/one.jsonl"
+    for arguments in "$generate --gen-length 32" "$generate --gen-length 32 --json" "chat -m $demo --gen-length 32" \
+        "--help" "--version" "generate --help" "inspect $golden" \
+        "tokenize -m $demo" "template -m $demo --messages $work/messages.json" \
+        "eval -m $demo --data $work/one.jsonl --gen-length 32" \
+        "trace -m $golden --prompt-ids 1 --gen-length 8 --block-length 8"; do
+        echo "Who is Newton in physics?" | "$tokenskip" $arguments >&5 2> "$err"
+        rc=$?
+        : > "$out"
+        check "$1 fails '$arguments'" [ "$rc" -eq 1 ]
+        check "$1: one line" one_line
+        check "$1: the reason" says "cannot write to standard output: $2"
+    done
+}
+
 test_output() {
     if [ -e /dev/full ]; then
-        for arguments in "$generate --gen-length 32" "$generate --gen-length 32 --json" "--help" "--version" "generate --help" "inspect $golden"; do
-            "$tokenskip" $arguments > /dev/full 2> "$err"
-            rc=$?
-            : > "$out"
-            check "a full disk fails '$arguments'" [ "$rc" -eq 1 ]
-            check "a full disk: one line" one_line
-        done
+        exec 5> /dev/full
+        fails_to_write "a full disk" 'No space left'
     fi
+    rm -f "$work/pipe"
+    mkfifo "$work/pipe"
+    exec 4<> "$work/pipe" 5> "$work/pipe" 4>&- # a pipe that nobody reads any more
+    fails_to_write "a reader that left" 'Broken pipe'
+    exec 5>&-
     "$tokenskip" $generate --gen-length 32 >&- 2> "$err"
     rc=$?
     check "a closed stdout fails" [ "$rc" -eq 1 ]
@@ -535,9 +558,23 @@ test_chat() {
     check "a message too long: one line" one_line
     check "and the conversation goes on" [ "$(cat "$out")" = "$answer" ]
     for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "Who is Newton in physics?"; done > "$work/talk"
-    works chat -m "$demo" < "$work/talk"
-    check "a long conversation forgets its beginning" [ "$(wc -l < "$out")" -eq 12 ]
+    run chat -m "$demo" < "$work/talk"
+    check "a long conversation: exit status 0" [ "$rc" -eq 0 ]
+    check "it forgets its beginning" [ "$(wc -l < "$out")" -eq 12 ]
+    check "and says so" says '^tokenskip: the conversation outgrew the context of 512 tokens: its oldest [1-9]'
+    check "nothing else" [ "$(grep -v -c 'outgrew the context' "$err")" -eq 0 ]
     works chat -m "$demo" < /dev/null
+    printf 'Who is Newton in physics?' > "$work/talk" # no newline
+    works chat -m "$demo" < "$work/talk"
+    check "a last line without an end" [ "$(cat "$out")" = "$answer" ]
+    printf '/nonesuch\r\nWho is Newton in physics?\r\n' > "$work/talk"
+    run chat -m "$demo" < "$work/talk"
+    check "a command that is none is told" says '^tokenskip: no command /nonesuch: there are /reset and /exit$'
+    check "and the conversation goes on" [ "$(cat "$out")" = "$answer" ]
+    awk 'BEGIN { for (i = 0; i < 30; i++) print "/reset"; for (i = 0; i < 20000; i++) printf "word "
+        print "\nWho is Newton in physics?" }' > "$work/talk"
+    run chat -m "$demo" < "$work/talk"
+    check "lines of every length" [ "$(cat "$out")" = "$answer" ]
 }
 
 # The answers that eval accepts, with the model's own words as the key.
@@ -613,23 +650,133 @@ test_eval() {
     refuses 1 'standard input: no questions' eval -m "$demo" --data -
 }
 
-# script(1) lends a terminal. The drawing hides the cursor and shows it again; the text comes last.
+# The drawing hides the cursor and shows it again; the text comes last.
 test_terminal() {
-    if ! script -qec true /dev/null > /dev/null 2>&1 < /dev/null; then
-        echo "terminal: skipped, no script(1)"
-        return
-    fi
-    escape=$(printf '\033')
-    TERM=xterm script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
-    rc=$?
+    has_terminal test_terminal || return
+    on_terminal -- "$tokenskip" $generate --gen-length 32 --visual
     check "--visual on a terminal" [ "$rc" -eq 0 ]
     check "it hides the cursor" prints "$escape\[?25l"
     check "and shows it again" prints "$escape\[?25h"
     check "it is coloured" prints "$escape\[1;32m"
-    NO_COLOR=1 TERM=xterm script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
-    check "not with NO_COLOR" [ "$(grep -c "$escape\[[0-9;]*3[0-9]m" "$out")" -eq 0 ]
-    TERM=dumb script -qec "$tokenskip $generate --gen-length 32 --visual" /dev/null < /dev/null > "$out" 2> "$err"
-    check "a dumb terminal gets no escape codes" [ "$(grep -c "$escape" "$out")" -eq 0 ]
+    NO_COLOR=1 on_terminal -- "$tokenskip" $generate --gen-length 32 --visual
+    check "not with NO_COLOR" lacks "$escape\[[0-9;]*3[0-9]m"
+    terminal=dumb on_terminal -- "$tokenskip" $generate --gen-length 32 --visual
+    check "a dumb terminal gets no escape codes" lacks "$escape"
+}
+
+# A model whose every full stop is ESC, by its tokenizer: what it says would drive a terminal.
+test_control_characters() {
+    has_terminal test_control_characters || return
+    cp -r "$demo" "$work/escapes"
+    sed -e 's/"\.": 13,/"\.": ESC,/' -e 's/"\xc4\x9b": 215,/"\xc4\x9b": 13,/' -e 's/"\.": ESC,/"\.": 215,/' \
+        "$demo/tokenizer.json" > "$work/escapes/tokenizer.json"
+    ask="generate -m $work/escapes --gen-length 32 -p"
+    works $ask "Who is Newton in physics?"
+    check "a pipe gets the bytes" [ "$(cat "$out")" = "${answer%.}$escape" ]
+    for terminal in xterm dumb; do
+        on_terminal -- "$tokenskip" $ask "Who is Newton in physics?"
+        check "generate on a terminal: no ESC" lacks "$escape"
+        check "generate on a terminal: it is seen" prints "^${answer%.}.u001b"
+        on_terminal see:"> " type:"Who is Newton in physics?$newline" see:"motion" see:"> " type:"$ctrl_d" -- \
+            "$tokenskip" chat -m "$work/escapes" --gen-length 32
+        check "chat on a terminal: no ESC" lacks "$escape"
+        check "chat on a terminal: it is seen" prints "${answer%.}.u001b"
+        check "chat: Ctrl-D leaves with 0" [ "$rc" -eq 0 ]
+    done
+    unset terminal
+    on_terminal -- "$tokenskip" $ask "Who is Newton in physics?" --visual
+    check "--visual: escape codes of its own only" lacks "motion$escape[^[]"
+    check "--visual: drawn and printed" [ "$(tr '\r' '\n' < "$out" | grep -c 'u001b')" -ge 2 ]
+    check "--visual: the last print" [ "$(tail -n 2 "$out" | head -n 1 | grep -c "${answer%.}.u001b")" -eq 1 ]
+    on_terminal -- "$tokenskip" $ask "Who is Newton in physics?" --json
+    check "JSON on a terminal" lacks "$escape"
+    printf '[{"role": "user", "content": "a\\u202eb\\u009b2Jc\\nd"}]' > "$work/messages.json"
+    on_terminal -- "$tokenskip" template -m "$demo" --messages "$work/messages.json"
+    check "what changes direction, and C1" prints 'a.u202eb.u009b2Jc.$'
+    check "the line ends where it ended" prints '^d<|eot_id|>'
+    name="$work/a$escape[31mb${newline}c"
+    on_terminal -- "$tokenskip" batch -m $golden --input "$name" --output "$work/x"
+    check "a file's name in a message" prints 'a.u001b\[31mb.u000ac'
+    check "no ESC" lacks "$escape"
+    refuses 1 "a$escape\[31mb.u000ac" batch -m $golden --input "$name" --output "$work/x"
+    on_terminal -- "$tokenskip" generate -m "$work/a$escape[31mb" -p hello
+    check "in one of the library" lacks "$escape"
+    on_terminal -- "$tokenskip" "frob$escape[2J"
+    check "an argument in a message" prints 'frob.u001b\[2J'
+}
+
+# ---- Signals --------------------------------------------------------------------------------------------------------
+
+nothing_said() { [ ! -s "$work/said" ]; }
+
+# Of each command it is seen first that it is at work. Its stdout is a file, which stays empty.
+test_interrupts() {
+    has_terminal test_interrupts || return
+    long="--gen-length 448 --no-threshold --no-eos-stop"
+    ask="generate -m $demo -p hello $long --visual"
+    apart='said=$0; exec "$@" > "$said"'
+    for how in 'type:$ctrl_c 130' 'kill:15 143'; do
+        step=$(eval echo "${how% *}") status=${how#* }
+        for json in "" --json; do
+            on_terminal see:"pass 3, " "$step" -- sh -c "$apart" "$work/said" "$tokenskip" $ask $json
+            check "generate $json: $status" [ "$rc" -eq "$status" ]
+            check "generate $json: no part of an answer" nothing_said
+            check "generate $json: what is incomplete" \
+                prints 'tokenskip: interrupted after [0-9]* forward passes, with [0-9]* masks left: the answer is inc'
+            cursor=$(grep -o "$escape\[?25." "$out" | tail -n 1)
+            check "generate $json: the cursor is shown again" [ "$cursor" = "$escape[?25h" ]
+        done
+        awk 'BEGIN { for (i = 0; i < 500; i++) print "{\"prompt\": \"a\", \"answer\": \"b\"}" }' > "$work/many.jsonl"
+        on_terminal see:"1/500" "$step" -- sh -c "$apart" "$work/said" \
+            "$tokenskip" eval -m "$demo" --data "$work/many.jsonl" --json
+        check "eval: $status" [ "$rc" -eq "$status" ]
+        check "eval: no figures" nothing_said
+        check "eval: what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 500 answers'
+        # a prompt that does not end
+        on_terminal see:"Ctrl-D ends it" type:"half a prompt$newline" see:"prompt" "$step" -- \
+            sh -c "$apart" "$work/said" "$tokenskip" generate -m "$demo"
+        check "a prompt: $status" [ "$rc" -eq "$status" ]
+        check "a prompt: no answer" nothing_said
+        check "a prompt: what happened" prints 'tokenskip: interrupted while reading standard input'
+    done
+}
+
+test_chat_interrupts() {
+    has_terminal test_chat_interrupts || return
+    talk="chat -m $demo --no-eos-stop --gen-length 256 --no-threshold --visual"
+    question="Who is Newton in physics?$newline"
+    on_terminal see:"> " type:"$ctrl_c" see:"once more leaves" see:"> " type:"$ctrl_c" -- "$tokenskip" $talk
+    check "Ctrl-C twice at the prompt: 130" [ "$rc" -eq 130 ]
+    check "asked once" [ "$(grep -c 'once more leaves' "$out")" -eq 1 ]
+    on_terminal see:"> " type:"$ctrl_c" see:"once more leaves" see:"> " type:"/reset$newline" \
+        see:"> " type:"$ctrl_c" see:"once more leaves" see:"> " type:"$ctrl_d" -- "$tokenskip" $talk
+    check "a line in between: asked again, and Ctrl-D leaves with 0" [ "$rc" -eq 0 ]
+    on_terminal see:"> " type:"$question" see:"pass 3, " type:"$ctrl_c" see:"incomplete" \
+        see:"> " type:"$question" see:"pass 3, " type:"$ctrl_c" see:"incomplete" see:"> " type:"/exit$newline" -- \
+        "$tokenskip" $talk
+    check "Ctrl-C ends an answer, and the next, and no more: 0" [ "$rc" -eq 0 ]
+    check "it does not ask then" lacks 'once more leaves'
+    on_terminal see:"> " type:"$question" see:"pass 3, " kill:15 -- "$tokenskip" $talk
+    check "SIGTERM in an answer: 143" [ "$rc" -eq 143 ]
+    check "what is incomplete" prints 'tokenskip: interrupted: this answer is incomplete'
+    on_terminal see:"> " kill:15 -- "$tokenskip" $talk
+    check "SIGTERM at the prompt: 143" [ "$rc" -eq 143 ]
+    # nobody is there to be asked
+    rm -f "$work/pipe"
+    mkfifo "$work/pipe"
+    for signal in INT TERM; do
+        : > "$out"
+        "$tokenskip" chat -m "$demo" < "$work/pipe" > "$out" 2> "$err" &
+        pid=$!
+        exec 6> "$work/pipe"
+        echo "Who is Newton in physics?" >&6
+        while [ ! -s "$out" ]; do sleep 0.05; done # then it waits for the next line
+        kill -s $signal $pid
+        wait_for $pid
+        exec 6>&-
+        check "SIG$signal off a terminal" [ "$rc" -eq $([ $signal = INT ] && echo 130 || echo 143) ]
+        check "what is incomplete" says '^tokenskip: interrupted: messages after this one are not answered$'
+    done
 }
 
 test_help
@@ -651,6 +798,9 @@ test_declared
 test_template
 test_demo
 test_chat
+test_control_characters
+test_interrupts
+test_chat_interrupts
 test_eval
 test_eval_counts
 echo "test_cli: $passed passed, $failed failed"

@@ -4,7 +4,6 @@
 golden=tests/golden/models/gqa-bf16
 exec < /dev/null
 
-lacks() { ! grep -q -e "$1" "$out"; }
 nothing_in() { [ -z "$(ls -A "$1")" ]; }
 
 short="--prompt-ids 5,6,7,8 --gen-length 16 --block-length 8"
@@ -247,17 +246,31 @@ test_no_room() {
 
 # Ctrl-C in the middle: one line, and neither file.
 test_interrupt() {
+    has_terminal test_interrupt || return
     mkdir "$work/cut"
-    "$tokenskip" trace -m $golden --prompt-ids 5 --gen-length 240 --block-length 240 --no-threshold --no-eos-stop --shadow --dump "$work/cut/x" \
-        --html "$work/cut/y" > "$out" 2> "$err" < /dev/null &
-    pid=$!
-    sleep 1
-    kill -TERM $pid
-    wait $pid
-    rc=$?
-    check "a cancelled trace exits with 1" [ "$rc" -eq 1 ]
-    check "a cancelled trace says so" says cancelled
-    check "a cancelled trace leaves nothing" nothing_in "$work/cut"
+    long="--gen-length 240 --block-length 240 --no-threshold --no-eos-stop"
+    on_terminal see:"pass 3, " kill:15 -- \
+        "$tokenskip" trace -m $golden --prompt-ids 5 $long --shadow --visual --dump "$work/cut/x" --html "$work/cut/y"
+    check "an interrupted trace exits with 143" [ "$rc" -eq 143 ]
+    check "it says what is incomplete" prints 'tokenskip: interrupted: the trace is incomplete'
+    check "it leaves nothing" nothing_in "$work/cut"
+    on_terminal see:"pass 3, " type:"$ctrl_c" -- "$tokenskip" trace -m $golden --prompt-ids 5 $long --visual --json
+    check "Ctrl-C: 130" [ "$rc" -eq 130 ]
+    check "no JSON" lacks '{'
+    awk 'BEGIN { for (i = 0; i < 64; i++) print "{\"prompt\": \"a b c\", \"answer\": \"x\"}" }' > "$work/many.jsonl"
+    many="-m examples/demo-model --data $work/many.jsonl --gen-length 256 --no-threshold"
+    on_terminal see:"setting 1" type:"$ctrl_c" -- "$tokenskip" calibrate $many --max-flips 0.01 --json
+    check "calibrate: 130" [ "$rc" -eq 130 ]
+    check "it says what is incomplete" prints 'tokenskip: interrupted at setting 1: the search is incomplete'
+    check "it names no options" lacks 'skip-layer-k'
+    on_terminal see:" 1/64" kill:15 -- "$tokenskip" sweep $many --svg "$work/cut/z"
+    check "sweep: 143" [ "$rc" -eq 143 ]
+    check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 answers: nothing is printed or w'
+    check "it leaves nothing" nothing_in "$work/cut"
+    on_terminal see:"run 1 of" type:"$ctrl_c" -- \
+        "$tokenskip" bench -m examples/demo-model --gen 256 --repeat 100000 --active 4,8
+    check "bench: 130" [ "$rc" -eq 130 ]
+    check "it says what is incomplete" prints 'tokenskip: interrupted: the measurements are incomplete'
 }
 
 test_searches() {

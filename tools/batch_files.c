@@ -25,6 +25,8 @@ int lines_open(line_reader *r, const char *path) {
     int is_stdin = strcmp(path, "-") == 0;
     lines_begin(r, is_stdin ? STDIN_FILENO : open(path, O_RDONLY), is_stdin ? "standard input" : path);
     r->is_owned = !is_stdin && r->descriptor >= 0;
+    /* a pipe that nobody writes */
+    if (r->descriptor < 0 && cli_interrupted()) return cli_fail("interrupted while opening %s", path);
     if (r->descriptor < 0 || fstat(r->descriptor, &status) != 0)
         return cli_fail("cannot read '%s': %s", path, strerror(errno));
     return S_ISDIR(status.st_mode) ? cli_fail("cannot read '%s': is a folder", path) : CLI_OK;
@@ -32,12 +34,12 @@ int lines_open(line_reader *r, const char *path) {
 
 static int is_stopped(const line_reader *r) { return r->can_stop && cli_interrupted(); }
 
-/* 0 at the end. */
+/* 0 at the end, and where a signal stops a reader that can be stopped. */
 static int refill(line_reader *r) {
     ssize_t n;
-    do n = is_stopped(r) ? 0 : read(r->descriptor, r->buffer, BUFFER);
-    while (n < 0 && errno == EINTR);
-    if (n < 0) r->error = errno;
+    do n = r->can_stop ? cli_read(r->descriptor, r->buffer, BUFFER) : read(r->descriptor, r->buffer, BUFFER);
+    while (n < 0 && errno == EINTR && !is_stopped(r));
+    if (n < 0 && !is_stopped(r)) r->error = errno;
     r->begin = 0;
     r->end = n > 0 ? (size_t)n : 0;
     return n > 0;

@@ -1,10 +1,8 @@
-/* Messages, output, the terminal, and loading a model: what every subcommand does the same way. */
+/* Messages, output, input, and loading a model: what every subcommand does the same way. */
 #include "cli.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,21 +12,31 @@ static tsk_text *kept_messages;
 
 void cli_keep_messages(tsk_text *out) { kept_messages = out; }
 
-/* One line, whatever a file name or a message holds: control characters would break it, or drive the terminal. */
-static void print_line(char *line) {
-    char *c;
-    for (c = line; *c; c++)
-        if ((unsigned char)*c < 32 || *c == 127) *c = '?';
+enum { MAX_MESSAGE = 2048 };
+
+/* One line, whatever a file name or a message holds; a terminal gets no control character. Without allocating: memory
+   may be what has run out. */
+static void print_line(const char *line) {
+    char out[MAX_MESSAGE * CLI_VISIBLE_SIZE + 16];
+    size_t n = (size_t)snprintf(out, sizeof out, "tokenskip: "), i, length, size = strlen(line);
+    int is_terminal = isatty(STDERR_FILENO);
     if (kept_messages) {
-        cli_append_bytes(kept_messages, line, strlen(line));
+        cli_append_bytes(kept_messages, line, size);
         return;
     }
+    for (i = 0; i < size; i += length) {
+        length = 1;
+        if (line[i] == '\n') n += (size_t)snprintf(out + n, sizeof out - n, "\\u000a");
+        else if (is_terminal) n += cli_visible_character(line + i, size - i, out + n, &length);
+        else out[n++] = line[i];
+    }
+    out[n++] = '\n';
     cli_progress_clear();
-    fprintf(stderr, "tokenskip: %s\n", line);
+    fwrite(out, 1, n, stderr);
 }
 
 static void print_message(const char *format, va_list arguments) {
-    char line[2048];
+    char line[MAX_MESSAGE];
     vsnprintf(line, sizeof line, format, arguments);
     print_line(line);
 }
@@ -64,8 +72,17 @@ void cli_note(const char *format, ...) {
     va_end(arguments);
 }
 
+/* Lines of a compiler. */
+static void print_log(const char *log) {
+    tsk_text out = {0};
+    cli_append_visible(&out, log, strlen(log));
+    cli_append(&out, "\n");
+    fwrite(out.data, 1, out.length, stderr);
+    tsk_text_free(&out);
+}
+
 int cli_fail_with(const tsk_error *error, const char *context) {
-    char line[2048];
+    char line[MAX_MESSAGE];
     const char *message = error->message[0] ? error->message : tsk_status_string(error->status);
     int names_file = error->file[0] && !strstr(message, error->file);
     size_t n = 0;
@@ -75,16 +92,26 @@ int cli_fail_with(const tsk_error *error, const char *context) {
     if (error->offset != TSK_NO_OFFSET && !strstr(message, "byte"))
         snprintf(line + n, sizeof line - n, " (at byte %llu)", (unsigned long long)error->offset);
     print_line(line);
-    if (error->log && !kept_messages && cli_stderr_is_terminal()) fprintf(stderr, "%s\n", error->log);
+    if (error->log && !kept_messages && cli_stderr_is_terminal()) print_log(error->log);
     return CLI_FAILED;
 }
 
 /* ---- Output ----------------------------------------------------------------------------------------------------- */
 
-int cli_write(const char *bytes, size_t size) {
+static int write_bytes(const char *bytes, size_t size) {
     if ((size && fwrite(bytes, 1, size, stdout) != size) || fflush(stdout) != 0)
         return cli_fail("cannot write to standard output: %s", strerror(errno));
     return CLI_OK;
+}
+
+int cli_write(const char *bytes, size_t size) {
+    tsk_text visible = {0};
+    int status;
+    if (!isatty(STDOUT_FILENO)) return write_bytes(bytes, size);
+    cli_append_visible(&visible, bytes, size);
+    status = write_bytes(visible.data, visible.length);
+    tsk_text_free(&visible);
+    return status;
 }
 
 static int out_of_memory(void) {
@@ -174,13 +201,14 @@ const char *cli_file_name(const char *path) { return strcmp(path, "-") == 0 ? "s
 static int read_stream(FILE *file, const char *path, size_t max_size, tsk_text *out) {
     const char *name = cli_file_name(path), *quote = file == stdin ? "" : "'";
     char buffer[65536];
-    size_t n;
-    while ((n = fread(buffer, 1, sizeof buffer, file)) > 0) {
-        if (n > max_size - out->length)
+    ssize_t n;
+    while ((n = cli_read(fileno(file), buffer, sizeof buffer)) > 0) {
+        if ((size_t)n > max_size - out->length)
             return cli_fail("%s%s%s has more than the %zu bytes allowed here", quote, name, quote, max_size);
-        cli_append_bytes(out, buffer, n);
+        cli_append_bytes(out, buffer, (size_t)n);
     }
-    return ferror(file) ? cli_fail("cannot read %s%s%s: %s", quote, name, quote, strerror(errno)) : CLI_OK;
+    if (n < 0 && cli_interrupted()) return cli_fail("interrupted while reading %s%s%s", quote, name, quote);
+    return n < 0 ? cli_fail("cannot read %s%s%s: %s", quote, name, quote, strerror(errno)) : CLI_OK;
 }
 
 int cli_read_stdin(tsk_text *out) { return read_stream(stdin, "-", SIZE_MAX, out); }
@@ -188,6 +216,7 @@ int cli_read_stdin(tsk_text *out) { return read_stream(stdin, "-", SIZE_MAX, out
 int cli_read_file(const char *path, size_t max_size, tsk_text *out) {
     int is_stdin = strcmp(path, "-") == 0, status;
     FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    if (!file && cli_interrupted()) return cli_fail("interrupted while opening '%s'", path);
     if (!file) return cli_fail("cannot open '%s': %s", path, strerror(errno));
     status = read_stream(file, path, max_size, out);
     if (!is_stdin) fclose(file);
@@ -214,88 +243,6 @@ double cli_now_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
 
 double cli_cpu_ms(void) { return clock_ms(CLOCK_PROCESS_CPUTIME_ID); }
 
-/* ---- Interrupts and the terminal -------------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t interrupted, cursor_hidden;
-static const char show_cursor[] = "\033[?25h";
-
-/* SA_RESETHAND makes the second signal deadly; until then the cursor is the only thing to put back. */
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
-    if (cursor_hidden && write(STDERR_FILENO, show_cursor, sizeof show_cursor - 1) > 0) cursor_hidden = 0;
-}
-
-void cli_catch_interrupts(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-int cli_interrupted(void) { return interrupted != 0; }
-
-void cli_release_interrupts(void) {
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
-    interrupted = 0;
-}
-
-int cli_stderr_is_terminal(void) {
-    const char *term = getenv("TERM");
-    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
-}
-
-void cli_hide_cursor(int hide) {
-    if (hide && !interrupted) {
-        fputs("\033[?25l", stderr);
-        cursor_hidden = 1;
-    }
-    if (!hide && cursor_hidden) {
-        fputs(show_cursor, stderr);
-        cursor_hidden = 0;
-    }
-    fflush(stderr);
-}
-
-void cli_terminal_size(int *columns, int *rows) {
-    struct winsize size;
-    int known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0;
-    *columns = known && size.ws_col > 0 ? size.ws_col : 80;
-    *rows = known && size.ws_row > 0 ? size.ws_row : 24;
-}
-
-static int progress_shown;
-static double progress_drawn; /* when */
-
-void cli_progress(const char *label, double fraction, const char *tail) {
-    enum { WIDTH = 24 };
-    char bar[WIDTH + 1], line[256];
-    int columns, rows, filled = (int)(fraction * WIDTH + 0.5);
-    if (!cli_stderr_is_terminal() || (progress_shown && cli_now_ms() - progress_drawn < 50)) return;
-    if (filled < 0) filled = 0;
-    if (filled > WIDTH) filled = WIDTH;
-    memset(bar, '-', WIDTH);
-    memset(bar, '#', (size_t)filled);
-    bar[WIDTH] = 0;
-    cli_terminal_size(&columns, &rows);
-    snprintf(line, sizeof line, "%s [%s] %s", label, bar, tail);
-    fprintf(stderr, "\r%.*s\033[K", columns - 1, line);
-    fflush(stderr);
-    progress_shown = 1;
-    progress_drawn = cli_now_ms();
-}
-
-void cli_progress_clear(void) {
-    if (!progress_shown) return;
-    fputs("\r\033[K", stderr);
-    fflush(stderr);
-    progress_shown = 0;
-}
-
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
 
 /* A small model is there before a bar could be read: none for the first moments. */
@@ -309,7 +256,8 @@ static void on_load_progress(void *user, uint64_t done, uint64_t total) {
 
 static int on_cancel(void *user) {
     (void)user;
-    return cli_interrupted();
+    cli_progress_again();
+    return cli_interrupted() != 0;
 }
 
 int cli_load_model(cli_engine *engine, const cli_settings *settings) {
@@ -324,7 +272,8 @@ int cli_load_model(cli_engine *engine, const cli_settings *settings) {
     status = tsk_model_load(settings->model_dir, &options, &engine->model, &error);
     cli_progress_clear();
     if (status != TSK_OK) {
-        cli_fail_with(&error, NULL);
+        if (cli_interrupted()) cli_fail("interrupted while loading %s", settings->model_dir);
+        else cli_fail_with(&error, NULL);
         tsk_error_clear(&error);
         return CLI_FAILED;
     }

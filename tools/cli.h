@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 /* Exit statuses. CLI_CONTINUE: none yet, the command goes on. */
 enum { CLI_CONTINUE = -1, CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
@@ -105,12 +106,13 @@ int cli_fail_with(const tsk_error *error, const char *context);
 /* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
    part of the result. */
 void cli_keep_messages(tsk_text *out);
-/* What was decided for the user, or left out: on stderr, whatever that is. */
+/* A remark on what was dropped or left out. */
 void cli_warn(const char *format, ...) CLI_PRINTF(1, 2);
-/* A remark, only where stderr is a terminal. */
+/* A remark that a script has no use for, only where stderr is a terminal. */
 void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 
-/* Writes to stdout, all of it or a message: CLI_OK or CLI_FAILED. */
+/* Writes to stdout, all of it or a message: CLI_OK or CLI_FAILED. What would drive a terminal is made
+   visible on one. */
 int cli_write(const char *bytes, size_t size);
 
 /* Members of a JSON object. */
@@ -147,20 +149,43 @@ double cli_cpu_ms(void);
 /* Steps through lines: *line and *length without the newline; 0 at the end. */
 int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_t *length);
 
-/* Ctrl-C asks a running generation to stop; a second one ends the program. */
+/* ---- Signals ---------------------------------------------------------------------------------------------------- */
+
+/* From here on SIGINT (Ctrl-C) and SIGTERM are noted, and the command is to end; a second one ends the program at
+   once. */
 void cli_catch_interrupts(void);
+/* The signal that was noted; 0: none. */
 int cli_interrupted(void);
-/* Ctrl-C ends the program again, as it does by default. */
-void cli_release_interrupts(void);
+/* A Ctrl-C has been dealt with; SIGTERM cannot be forgotten. */
+void cli_forget_interrupt(void);
+/* 128 + the signal where one kept a command from its end, as shells have it; else `status`. */
+int cli_exit_status(int status);
+/* As read(2), but a noted signal ends it with -1 and EINTR, also one that came before. */
+ssize_t cli_read(int descriptor, char *bytes, size_t size);
 
 /* ---- Terminal --------------------------------------------------------------------------------------------------- */
 
+#define CLI_NO_CHARACTER UINT32_MAX
+enum { CLI_VISIBLE_SIZE = 8 };
+
+/* The character that `text` (of at least a byte) begins with, and its length: CLI_NO_CHARACTER, of 1 byte, where that
+   is not UTF-8. */
+uint32_t cli_next_character(const char *text, size_t size, size_t *length);
+/* What a terminal gets of that character: controls but newline and tab, line separators and changes of direction as
+   \u001b, a byte that is not UTF-8 as \xff, everything else as it is. Returns the form's bytes; no NUL ends it. */
+size_t cli_visible_character(const char *text, size_t size, char form[CLI_VISIBLE_SIZE], size_t *length);
+void cli_append_visible(tsk_text *out, const char *text, size_t size);
+
+/* Whether stderr is a terminal that can be drawn on. */
 int cli_stderr_is_terminal(void);
 void cli_terminal_size(int *columns, int *rows);
-/* A bar on stderr where that is a terminal: label [####----] tail. */
+/* How far a long work is. Where stderr is such a terminal, a bar: label [####----] tail. Elsewhere a line every half
+   minute, from the first half minute on: "tokenskip: label: tail". */
 void cli_progress(const char *label, double fraction, const char *tail);
+/* The last line once more, when half a minute has passed without one: called during what has no progress of its own. */
+void cli_progress_again(void);
 void cli_progress_clear(void);
-/* Hides the cursor until called with 0; an interrupt shows it again. */
+/* Hides the cursor until called with 0; a signal shows it again. */
 void cli_hide_cursor(int hide);
 
 /* ---- Model, prompt, result -------------------------------------------------------------------------------------- */

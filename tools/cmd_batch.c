@@ -2,6 +2,7 @@
 #include "batch.h"
 #include "result.h"
 
+#include <errno.h>
 #include <sys/stat.h>
 
 /* Results not written yet, of which most wait for an earlier one when they come out in input order. */
@@ -276,7 +277,8 @@ static int summarize(const batch_run *b) {
     if ((!b->at_end || b->first) && b->output.is_stream)
         return cli_fail("interrupted after %llu results", (unsigned long long)b->done);
     if (!b->at_end || b->first)
-        return cli_fail("interrupted after %llu results; run again to go on with %s", (unsigned long long)(b->done + b->skipped), path);
+        return cli_fail("interrupted after %llu results; run again to go on with %s",
+                        (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);
     cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
@@ -288,7 +290,10 @@ static int open_input(batch_run *b) {
     struct stat status;
     if (lines_open(&b->input, b->settings->input) != CLI_OK) return CLI_FAILED;
     b->input.can_stop = 1;
-    b->input_size = fstat(b->input.descriptor, &status) == 0 && S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
+    if (fstat(b->input.descriptor, &status) != 0) return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
+    if (strcmp(b->settings->input, "-") != 0 && !S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode))
+        return cli_fail("cannot read '%s': neither a regular file nor a pipe", b->input.path);
+    b->input_size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
     return CLI_OK;
 }
 
@@ -298,6 +303,11 @@ static int open_output(batch_run *b) {
     return batch_output_open(&b->output, b->output_path.data, b->settings->output, &b->input, &b->ids);
 }
 
+static void tell(void *user, const char *line) {
+    (void)user;
+    cli_warn("%s", line);
+}
+
 static int open_batch(batch_run *b) {
     tsk_batch_options options = tsk_batch_options_default();
     tsk_error error = {0};
@@ -305,6 +315,7 @@ static int open_batch(batch_run *b) {
     options.max_requests = b->settings->max_batch;
     options.cache_tokens = b->settings->cache_tokens;
     options.on_done = on_done;
+    options.log = tell;
     options.user = b;
     if (tsk_batch_create(b->engine.model, &options, &b->batch, &error) != TSK_OK) status = cli_fail_with(&error, "--max-batch and --cache-tokens");
     tsk_error_clear(&error);

@@ -319,7 +319,7 @@ static int measure(bench *b, run *r) {
     r->refresh_ms = median(&refreshes);
     set_floors(b, r, steps.count ? head_rows / (double)steps.count : 0);
     if (!good) cli_fail_with(&error, NULL);
-    else if (cli_interrupted()) good = cli_fail("cancelled") == CLI_OK;
+    else if (cli_interrupted()) good = cli_fail("interrupted: the measurements are incomplete, not printed") == CLI_OK;
     tsk_error_clear(&error);
     close_engine(&e);
     free(steps.values);

@@ -126,10 +126,14 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     tsk_status worked = tsk_session_start(session, ids->ids, (int32_t)ids->count, NULL, &error);
     tsk_session_result(session, &result);
     c->masks_left = c->n_started = 0;
-    while (worked == TSK_OK && !finished && !cli_interrupted()) worked = take_step(c, session, m, &finished, &error);
+    while (worked == TSK_OK && !finished && !cli_interrupted()) {
+        worked = take_step(c, session, m, &finished, &error);
+        cli_progress_again();
+    }
     snprintf(where, sizeof where, "%s, line %zu", c->settings->data, c->questions->items[prompt].line);
     if (worked != TSK_OK) status = cli_fail_with(&error, where);
-    else if (cli_interrupted()) status = cli_fail("cancelled");
+    else if (cli_interrupted())
+        status = cli_fail("interrupted at setting %zu: the search is incomplete, nothing is printed", c->n_tried + 1);
     tsk_error_clear(&error);
     if (status != CLI_OK) return status;
     tsk_session_result(session, &result);
@@ -462,8 +466,8 @@ int cmd_calibrate(cli_settings *settings) {
     c.settings = settings;
     c.engine = &engine;
     c.questions = &questions;
-    status = questions_load(&questions, settings->data, settings->limit ? settings->limit : DEFAULT_PROMPTS, 0);
     cli_catch_interrupts();
+    status = questions_load(&questions, settings->data, settings->limit ? settings->limit : DEFAULT_PROMPTS, 0);
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = calibrate(&c);
     if (status == CLI_OK) status = settings->json ? print_json(&c) : print_plain(&c);

@@ -1,5 +1,7 @@
 #include "visual.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <unistd.h>
 
 /* A turn's text; roles alternate after the system message, if there is one. */
@@ -15,6 +17,10 @@ typedef struct chat {
     turn *turns;
     size_t count, capacity;
     int failed;             /* a message could not be answered, or stdout not be written */
+    tsk_text input;         /* read from stdin */
+    size_t taken, searched; /* of it: taken as lines; looked through for the end of the next one */
+    int is_interactive;     /* somebody types: Ctrl-C ends an answer, and only then the conversation */
+    int is_left;            /* by a signal */
     /* the answer being printed */
     tsk_decoder decoder;
     int ended;              /* its end-of-sequence token has come */
@@ -85,7 +91,8 @@ static int encode_within_context(chat *c, tsk_tokens *prompt) {
                             (int)(room > 0 ? room : 0), (int)c->settings->generate.gen_length, (int)limit);
     }
     if (first > oldest)
-        cli_note("the conversation outgrew the context of %d tokens: its oldest %zu exchanges are forgotten", (int)limit, (first - oldest) / 2);
+        cli_warn("the conversation outgrew the context of %d tokens: its oldest %zu exchanges are forgotten",
+                 (int)limit, (first - oldest) / 2);
     remove_turns(c, oldest, first - oldest);
     return CLI_OK;
 }
@@ -131,9 +138,18 @@ static void finish_answer(chat *c, const tsk_result *result) {
     cli_append(&piece, "\n");
     write_piece(c, &piece);
     add_turn(c, "assistant", answer.data, answer.length);
-    if (result->finish_reason == TSK_FINISH_CANCELLED) cli_note("stopped");
+    if (result->finish_reason == TSK_FINISH_CANCELLED && !c->written_to_nowhere)
+        cli_warn("interrupted: this answer is incomplete");
     tsk_text_free(&answer);
     tsk_text_free(&piece);
+}
+
+/* After an answer: whether the signal that came in it was meant for the conversation. One that comes from here on is
+   left for the next wait. */
+static void heed_signal(chat *c) {
+    int noted = cli_interrupted();
+    if (noted == SIGTERM || (noted && !c->is_interactive)) c->is_left = 1;
+    else if (noted) cli_forget_interrupt();
 }
 
 /* A message that cannot be answered is taken back, and the conversation goes on. */
@@ -148,12 +164,11 @@ static void answer(chat *c, const char *line, size_t length) {
     c->ended = 0;
     status = encode_within_context(c, &prompt);
     if (status == CLI_OK) {
-        cli_catch_interrupts();
         if (tsk_generate(c->engine.session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
         visual_end(&c->view);
         if (status == CLI_OK) finish_answer(c, &result);
         else cli_fail_with(&error, NULL);
-        cli_release_interrupts();
+        heed_signal(c);
     }
     if (status != CLI_OK) {
         remove_turns(c, c->count - 1, 1);
@@ -170,28 +185,82 @@ static void command_line(chat *c, const char *line) {
         reset(c);
         cli_note("a new conversation");
     } else {
-        cli_note("no command %s: there are /reset and /exit", line);
+        cli_warn("no command %s: there are /reset and /exit", line);
     }
 }
 
-static void converse(chat *c) {
-    char *line = NULL;
-    size_t capacity = 0;
-    ssize_t length;
-    int show_prompt = isatty(STDIN_FILENO) && cli_stderr_is_terminal();
-    while (!c->written_to_nowhere) {
-        if (show_prompt) fputs("> ", stderr);
-        length = getline(&line, &capacity, stdin);
-        if (length < 0) break;
-        while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) line[--length] = 0;
-        if (strcmp(line, "/exit") == 0) break;
-        if (strlen(line) != (size_t)length) c->failed = cli_fail("standard input: a NUL byte in a message");
-        else if (line[0] == '/') command_line(c, line);
-        else if (length > 0) answer(c, line, (size_t)length);
+/* A whole line that has been read, without its end; NULL: there is none yet. */
+static char *take_line(chat *c, size_t *length) {
+    char *line, *newline;
+    if (c->searched == c->input.length) return NULL;
+    newline = (char *)memchr(c->input.data + c->searched, '\n', c->input.length - c->searched);
+    c->searched = newline ? (size_t)(newline - c->input.data) + 1 : c->input.length;
+    if (!newline) return NULL;
+    line = c->input.data + c->taken;
+    *length = (size_t)(newline - line);
+    c->taken = c->searched;
+    while (*length && line[*length - 1] == '\r') --*length;
+    line[*length] = 0;
+    return line;
+}
+
+/* What is left of the lines moves to the front, and more is read behind it. 1: it was; 0: the end; -1: an error. */
+static int read_more(chat *c) {
+    char bytes[4096];
+    ssize_t n = cli_read(STDIN_FILENO, bytes, sizeof bytes);
+    if (n < 0) return -1;
+    if (c->taken) memmove(c->input.data, c->input.data + c->taken, c->input.length - c->taken);
+    c->input.length -= c->taken;
+    c->searched -= c->taken;
+    c->taken = 0;
+    if (n == 0 && c->input.length) cli_append_bytes(&c->input, "\n", 1); /* a last line without one */
+    else if (n == 0) return 0;
+    cli_append_bytes(&c->input, bytes, (size_t)n);
+    return 1;
+}
+
+/* `text`: the prompt, or the end of its line. */
+static void show(const chat *c, const char *text) {
+    if (c->is_interactive && isatty(STDERR_FILENO)) fputs(text, stderr);
+}
+
+/* Ctrl-C where nothing is under way may be a slip, and the conversation would be lost. What was typed of a line is
+   gone, as with a shell. */
+static void ask_before_leaving(chat *c) {
+    cli_forget_interrupt();
+    c->input.length = c->taken = c->searched = 0;
+    show(c, "\n");
+    cli_warn("Ctrl-C once more leaves, as Ctrl-D does");
+    show(c, "> ");
+}
+
+/* The next message; NULL: there is none any more. */
+static char *next_line(chat *c, size_t *length) {
+    char *line;
+    int asked = 0, more = 1;
+    show(c, "> ");
+    while (!(line = take_line(c, length)) && more > 0) {
+        more = read_more(c);
+        if (more >= 0 || errno != EINTR) continue;
+        c->is_left = !c->is_interactive || asked || cli_interrupted() == SIGTERM;
+        if (c->is_left) break;
+        ask_before_leaving(c);
+        asked = more = 1;
     }
-    if (ferror(stdin)) c->failed = cli_fail("cannot read standard input");
-    if (show_prompt && feof(stdin)) fputs("\n", stderr);
-    free(line);
+    if (more < 0 && !c->is_left) c->failed = cli_fail("cannot read standard input: %s", strerror(errno));
+    if (!line) show(c, "\n");
+    return line;
+}
+
+static void converse(chat *c) {
+    char *line;
+    size_t length;
+    while (!c->written_to_nowhere && !c->is_left && (line = next_line(c, &length))) {
+        if (strcmp(line, "/exit") == 0) break;
+        if (strlen(line) != length) c->failed = cli_fail("standard input: a NUL byte in a message");
+        else if (line[0] == '/') command_line(c, line);
+        else if (length > 0) answer(c, line, length);
+    }
 }
 
 int cmd_chat(cli_settings *settings) {
@@ -199,6 +268,8 @@ int cmd_chat(cli_settings *settings) {
     int status;
     memset(&c, 0, sizeof c);
     c.settings = settings;
+    c.is_interactive = isatty(STDIN_FILENO);
+    cli_catch_interrupts();
     status = cli_load_model(&c.engine, settings);
     if (status == CLI_OK && !c.engine.tokenizer) status = cli_fail("%s: no tokenizer.json: chat needs one", settings->model_dir);
     if (status == CLI_OK) {
@@ -209,11 +280,14 @@ int cmd_chat(cli_settings *settings) {
     }
     if (status == CLI_OK) {
         reset(&c);
-        cli_note("%s; /reset forgets the conversation, /exit ends it", tsk_model_device_name(c.engine.model));
+        cli_note("%s; /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer",
+                 tsk_model_device_name(c.engine.model));
         if (settings->prompt) answer(&c, settings->prompt, strlen(settings->prompt));
         converse(&c);
-        status = c.failed ? CLI_FAILED : CLI_OK;
+        if (c.is_left && !c.is_interactive) cli_fail("interrupted: messages after this one are not answered");
+        status = c.failed || c.is_left ? CLI_FAILED : CLI_OK;
     }
+    tsk_text_free(&c.input);
     remove_turns(&c, 0, c.count);
     free(c.turns);
     cli_engine_free(&c.engine);

@@ -57,8 +57,8 @@ int cmd_eval(cli_settings *settings) {
     cli_engine engine = {0};
     int status;
     memset(&e, 0, sizeof e);
-    status = questions_load(&questions, settings->data, settings->limit, 1);
     cli_catch_interrupts();
+    status = questions_load(&questions, settings->data, settings->limit, 1);
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = evaluate(&e, &engine, settings, &questions, "eval");
     if (status == CLI_OK) status = settings->json ? print_json(&e) : print_table(&e);

@@ -47,6 +47,12 @@ static int print_result(const cli_engine *engine, const cli_settings *settings, 
     return status;
 }
 
+/* Part of an answer would pass for all of it. */
+static int fail_interrupted(const tsk_result *result) {
+    return cli_fail("interrupted after %d forward passes, with %d masks left: the answer is incomplete and not printed",
+                    (int)result->nfe, (int)result->mask_residual);
+}
+
 static int generate(cli_engine *engine, cli_settings *settings, const tsk_tokens *prompt) {
     visual view;
     tsk_result result;
@@ -59,6 +65,7 @@ static int generate(cli_engine *engine, cli_settings *settings, const tsk_tokens
     if (status != CLI_OK) return status;
     if (tsk_generate(engine->session, prompt->ids, (int32_t)prompt->count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
     visual_end(&view);
+    if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED) return fail_interrupted(&result);
     if (status == CLI_OK) return print_result(engine, settings, &result);
     cli_fail_with(&error, NULL);
     tsk_error_clear(&error);
@@ -69,8 +76,9 @@ int cmd_generate(cli_settings *settings) {
     cli_engine engine = {0};
     tsk_text text = {0};
     tsk_tokens prompt = {0};
-    int status = cli_read_prompt(settings, &text);
+    int status;
     cli_catch_interrupts();
+    status = cli_read_prompt(settings, &text);
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = cli_prompt_tokens(&engine, settings, &text, &prompt);
     if (status == CLI_OK) status = generate(&engine, settings, &prompt);

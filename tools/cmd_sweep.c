@@ -292,9 +292,9 @@ int cmd_sweep(cli_settings *settings) {
     memset(&s, 0, sizeof s);
     s.settings = settings;
     plan(&s);
+    cli_catch_interrupts();
     status = questions_load(&questions, settings->data, settings->limit, 1);
     s.n_questions = questions.count;
-    cli_catch_interrupts();
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = run_all(&s, &engine, &questions);
     if (status == CLI_OK) status = write_picture(&s);

@@ -79,10 +79,11 @@ int cmd_trace(cli_settings *settings) {
     tsk_text text = {0};
     tsk_tokens prompt = {0};
     trace_dump dump;
-    int status = check(settings, &dump);
+    int status;
+    cli_catch_interrupts(); /* before there is a file to leave behind */
+    status = check(settings, &dump);
     if (status != CLI_OK) return status;
     status = cli_read_prompt(settings, &text);
-    cli_catch_interrupts();
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = check_options(&engine, settings);
     if (status == CLI_OK) status = cli_prompt_tokens(&engine, settings, &text, &prompt);

@@ -12,7 +12,10 @@ static const cli_command commands[] = {
     {CLI_GENERATE, "generate", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "Answers one prompt.",
      PROMPT_NOTE "A folder without a tokenizer works with --prompt-ids; ids are printed then.\n", cmd_generate},
     {CLI_CHAT, "chat", "-m DIR [options]", "A conversation in the terminal.",
-     "One line is one message. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.\n", cmd_chat},
+     "One line is one message. /reset forgets the conversation; /exit or Ctrl-D ends it, with exit status 0.\n"
+     "Ctrl-C ends the answer under way, of which what came is kept. At the prompt it asks, and once more it ends the\n"
+     "conversation, with 130. Where messages do not come from a terminal, it ends the conversation at once.\n",
+     cmd_chat},
     {CLI_TOKENIZE, "tokenize", "-m DIR [--jsonl] [--decode] < FILE", "Text to token ids, and back.",
      "Special tokens written out in the text are recognised; none is added.\n", cmd_tokenize},
     {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.",
@@ -65,7 +68,9 @@ static int print_overview(void) {
     for (i = 0; i < N_COMMANDS; i++) cli_append(&out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     cli_append(&out, "\n`tokenskip help COMMAND`, or `tokenskip COMMAND --help`, lists a command's options;\n"
                      "`tokenskip --version` says which version this is.\n"
-                     "Exit status: 0 success, 1 failure, 2 wrong usage or an option's value that makes no sense.\n");
+                     "Exit status: 0 success, 1 failure, 2 wrong usage or an option's value that makes no sense,\n"
+                     "130 and 143 after SIGINT (Ctrl-C) and SIGTERM.\n"
+                     "A terminal gets a text's control characters as \\u001b; pipes and files get the bytes.\n");
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
     return status;
@@ -81,7 +86,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     int status = cli_parse(&settings, command, argc, argv);
     if (status == CLI_CONTINUE) status = command->run(&settings);
     cli_settings_free(&settings);
-    return status;
+    return cli_exit_status(status);
 }
 
 /* A model's file must never be opened under the number of a standard stream that the caller has closed: what is printed

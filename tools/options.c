@@ -51,7 +51,7 @@ static const cli_option table[] = {
      "join the results of shards, in the input's order"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
     {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
-    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence)"},
+    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence, or\nwhat memory is free for)"},
     {"shard", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(shard), "I/N", "only part I of N, from 0/N on (the rank under mpirun or srun)"},
     {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
     {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(decode), "", "ids to text"},

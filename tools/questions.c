@@ -35,6 +35,7 @@ static int read_questions(question_list *out, const char *path, const tsk_text *
     out->items = (question *)cli_allocate(lines, sizeof *out->items);
     offset = 0;
     while (status == CLI_OK && cli_next_line(data, &offset, &line, &length)) {
+        if (cli_interrupted()) return cli_fail("interrupted while reading %s", path);
         number++;
         if (length == 0 || (length == 1 && line[0] == '\r')) continue;
         status = read_question(&out->items[out->count++], path, number, line, length, needs_answers);
@@ -135,7 +136,8 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
     if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
     e->cpu_ms += cli_cpu_ms() - cpu_start;
-    if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED) status = cli_fail("cancelled after %zu answers", e->done);
+    if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED)
+        status = cli_fail("interrupted after %zu of %zu answers: nothing is printed or written", e->done, e->asked);
     if (status == CLI_OK) status = cli_result_text(engine, &result, &text);
     if (status == CLI_OK) {
         size_t right = (size_t)is_right(text.data ? text.data : "", text.length, q->answer, q->answer_length);
@@ -160,11 +162,14 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
     return status;
 }
 
-static void show_progress(const evaluation *e, size_t count, const char *label) {
+static void show_progress(const evaluation *e, const char *label) {
     char tail[128];
-    double left = e->milliseconds / 1e3 / (double)e->done * (double)(count - e->done);
-    snprintf(tail, sizeof tail, "%zu/%zu, %.1f%% right, %.0f s left", e->done, count, 100.0 * (double)e->right / (double)e->done, left);
-    cli_progress(label, (double)e->done / (double)count, tail);
+    double done = (double)e->done, left = e->milliseconds / 1e3 / done * (double)(e->asked - e->done);
+    if (!e->done) snprintf(tail, sizeof tail, "0/%zu", e->asked);
+    else
+        snprintf(tail, sizeof tail, "%zu/%zu, %.1f%% right, %.0f s left", e->done, e->asked,
+                 100.0 * (double)e->right / done, left);
+    cli_progress(label, done / (double)e->asked, tail);
 }
 
 static int open_session(evaluation *e, cli_engine *engine, const cli_settings *settings) {
@@ -177,9 +182,11 @@ static int open_session(evaluation *e, cli_engine *engine, const cli_settings *s
 int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label) {
     size_t i;
     int status = open_session(e, engine, settings);
+    e->asked = questions->count;
+    show_progress(e, label);
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
         status = ask(e, engine, settings, &questions->items[i]);
-        if (status == CLI_OK) show_progress(e, questions->count, label);
+        if (status == CLI_OK) show_progress(e, label);
     }
     cli_progress_clear();
     return status;

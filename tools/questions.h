@@ -30,7 +30,7 @@ typedef struct tally {
 typedef struct evaluation {
     tally *kinds;
     size_t n_kinds;
-    size_t done, right;
+    size_t asked, done, right;
     double nfe, refreshes, tokens, milliseconds, cpu_ms;
     uint64_t rows;            /* positions that ran through all layers, of all passes */
     uint64_t computed, total; /* token-layers of block steps */

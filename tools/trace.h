@@ -6,6 +6,9 @@
 
 #include "cli.h"
 
+/* Says that a signal came. CLI_FAILED. */
+int trace_interrupted(void);
+
 /* ---- Values kept of a pass, and differences from them ----------------------------------------------------------- */
 
 typedef struct trace_value {

@@ -54,7 +54,7 @@ static int probe(tsk_session *session, const int32_t *canvas, int refresh, const
     options.user = user;
     if (tsk_session_trace(session, &options, &error) != TSK_OK || tsk_session_probe(session, canvas, refresh, out, &error) != TSK_OK)
         return fail(&error);
-    return cli_interrupted() ? cli_fail("cancelled") : CLI_OK;
+    return cli_interrupted() ? trace_interrupted() : CLI_OK;
 }
 
 static int probe_base(tsk_session *session, const int32_t *canvas, trace_values *values, tsk_probe *out) {

@@ -2,6 +2,10 @@
 #include "trace.h"
 #include "visual.h"
 
+int trace_interrupted(void) {
+    return cli_fail("interrupted: the trace is incomplete, nothing is printed and no file written");
+}
+
 typedef struct runner {
     generation_log *log;
     const tsk_model_config *config;
@@ -90,7 +94,7 @@ static int take_step(runner *r, tsk_session *session, int starts_block, int *fin
     if (r->shadow && shadow_before(r->shadow, starts_block, is_refresh) != CLI_OK) return CLI_FAILED;
     if (tsk_session_step(session, finished, &error) != TSK_OK) return fail(&error);
     if (r->dump && r->dump->failed) return cli_fail_with(&r->dump->error, NULL);
-    if (cli_interrupted()) return cli_fail("cancelled");
+    if (cli_interrupted()) return trace_interrupted();
     log = &r->log->steps[r->log->count - 1];
     get_counts(session, &log->computed, &log->total);
     log->computed -= computed;

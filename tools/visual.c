@@ -25,16 +25,6 @@ static int character_width(uint32_t c) {
     return in_ranges(c, two, sizeof two / sizeof two[0]) ? 2 : 1;
 }
 
-/* The decoder hands out whole, valid UTF-8. */
-static uint32_t next_character(const char *text, size_t *length) {
-    unsigned char c = (unsigned char)text[0];
-    size_t i, n = c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
-    uint32_t value = n == 1 ? c : c & (0x7Fu >> n);
-    for (i = 1; i < n; i++) value = value << 6 | ((unsigned char)text[i] & 0x3Fu);
-    *length = n;
-    return value;
-}
-
 /* ---- A frame: rows of styled text ------------------------------------------------------------------------------- */
 
 enum { MAX_ROWS = 256 };
@@ -52,26 +42,26 @@ static void next_row(frame *f) {
 }
 
 /* Every row stands alone: a style is switched off before its end and on again after, so that the upper rows of a tall
-   frame can be left out. */
+   frame can be left out. A tab is a space, so that a column has one width. */
 static void put(frame *f, const char *text, size_t size, const char *style) {
-    size_t i = 0;
+    tsk_text visible = {0};
+    size_t i, n;
+    cli_append_visible(&visible, text, size); /* the text is a model's */
     cli_append(&f->text, "%s", style);
-    while (i < size) {
-        size_t n;
-        uint32_t c = next_character(text + i, &n);
-        int width = character_width(c);
+    for (i = 0; i < visible.length; i += n) {
+        uint32_t c = cli_next_character(visible.data + i, visible.length - i, &n);
+        int width = c == '\n' ? 0 : character_width(c);
         if (c == '\n' || f->column + width > f->columns) {
             cli_append(&f->text, "%s", style[0] ? "\033[0m" : "");
             next_row(f);
             cli_append(&f->text, "%s", style);
         }
-        /* no control character reaches the terminal: the text is a model's */
-        if (c < 32 || (c >= 0x7F && c < 0xA0)) cli_append(&f->text, "%s", c == '\n' ? "" : " ");
-        else cli_append_bytes(&f->text, text + i, n);
-        if (c != '\n') f->column += width;
-        i += n;
+        if (c == '\t') cli_append(&f->text, " ");
+        else if (c != '\n') cli_append_bytes(&f->text, visible.data + i, n);
+        f->column += width;
     }
     cli_append(&f->text, "%s", style[0] ? "\033[0m" : "");
+    tsk_text_free(&visible);
 }
 
 /* Goes up over the last frame and writes this one over it, in one piece so that nothing flickers. */
