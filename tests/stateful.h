@@ -18,7 +18,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-enum { max_canvas = 256, max_embedding = 128, n_slots = 4, n_orders = 16, max_calls = 100, max_log = 1 << 15, any_status = ~0 };
+enum { max_canvas = 256, n_slots = 4, n_orders = 16, max_calls = 100, max_log = 1 << 15 };
 
 /* ---- an allocator that refuses on demand, and finds leaks and wrong sizes */
 
@@ -38,7 +38,7 @@ typedef struct heap {
     char fault[200];
 } heap;
 
-typedef struct heap_block { size_t size; size_t mark; } heap_block; /* in front of every block; the mark is behind it too */
+typedef struct heap_block { size_t size, mark; } heap_block; /* in front of every block; the mark is behind it too */
 
 static const size_t heap_mark = (size_t)0x5ca1ab1e;
 
@@ -80,7 +80,8 @@ static void heap_release(void *user, void *address) {
     heap_block *block = (heap_block *)address - 1;
     pthread_mutex_lock(&h->lock);
     if (block->mark != heap_mark) heap_fault(h, "the allocator gets back what it did not give out");
-    else if (memcmp((char *)address + block->size, &heap_mark, sizeof heap_mark) != 0) heap_fault(h, "a block was written past its end");
+    else if (memcmp((char *)address + block->size, &heap_mark, sizeof heap_mark) != 0)
+        heap_fault(h, "a block was written past its end");
     h->alive--;
     h->bytes -= block->size;
     block->mark = 0;
@@ -152,6 +153,7 @@ typedef struct generation {
     int32_t canvas[max_canvas];
     int32_t passes, asked;         /* calls of on_step and of cancel */
     int32_t block, block_step, n_started;
+    int32_t block_masks;           /* at the block's start */
     int is_loose;                  /* probed, or copied from inside a pass: passes may repeat */
     int is_mixed;                  /* begun under other options */
     int must_end;                  /* a callback said so, or the batch was told to */
@@ -239,7 +241,8 @@ static int TEST_PRINTF(4, 5) fail_at(char *fault, size_t size, int line, const c
 }
 
 /* The first one counts. `who`: a driver or a generation, whose thread is the one that calls. */
-#define EXPECT(who, condition, ...) ((condition) ? 1 : fail_at((who)->fault, sizeof (who)->fault, __LINE__, __VA_ARGS__))
+#define EXPECT(who, condition, ...) \
+    ((condition) ? 1 : fail_at((who)->fault, sizeof (who)->fault, __LINE__, __VA_ARGS__))
 
 static void TEST_PRINTF(2, 3) say(driver *d, const char *format, ...) {
     va_list arguments;
@@ -286,7 +289,9 @@ enum { may_ok = MAY(TSK_OK), may_argument = MAY(TSK_ERROR_ARGUMENT), may_memory 
 
 static void check_message(driver *d, const tsk_error *e, tsk_status status) {
     EXPECT(d, e->status == status, "the error's status is %d, the call's %d", (int)e->status, (int)status);
-    if (!EXPECT(d, memchr(e->message, 0, sizeof e->message) != NULL && memchr(e->file, 0, sizeof e->file) != NULL, "an error without end")) return;
+    if (!EXPECT(d, memchr(e->message, 0, sizeof e->message) != NULL && memchr(e->file, 0, sizeof e->file) != NULL,
+                "an error without end"))
+        return;
     EXPECT(d, e->message[0] && !strchr(e->message, '\n'), "an error's message is one line: \"%s\"", e->message);
     EXPECT(d, e->log == NULL && e->offset == TSK_NO_OFFSET && !e->file[0], "an error about no file names one");
 }
@@ -294,11 +299,14 @@ static void check_message(driver *d, const tsk_error *e, tsk_status status) {
 /* `may`: of may_...; memory's want is told if and only if something was refused. Returns 1 on TSK_OK. */
 static int end(driver *d, call *c, tsk_status status, int may) {
     int refused = d->refusal.refused != c->refused;
-    say(d, " -> %s%s%s\n", tsk_status_string(status), c->error && status != TSK_OK ? ": " : "", c->error && status != TSK_OK ? c->room.message : "");
+    say(d, " -> %s%s%s\n", tsk_status_string(status), c->error && status != TSK_OK ? ": " : "",
+        c->error && status != TSK_OK ? c->room.message : "");
     if (refused) may |= may_memory;
-    EXPECT(d, (int)status >= 0 && status < TSK_STATUS_COUNT && (may & MAY(status)), "it ends in '%s'", tsk_status_string(status));
+    EXPECT(d, (int)status >= 0 && status < TSK_STATUS_COUNT && (may & MAY(status)), "it ends in '%s'",
+           tsk_status_string(status));
     EXPECT(d, !refused || status != TSK_OK || d->n_deeds != c->n_deeds, "a refused allocation was not told");
-    if (c->error && status == TSK_OK) EXPECT(d, memcmp(&c->room, &c->before, sizeof c->room) == 0, "an error is written though all went well");
+    if (c->error && status == TSK_OK)
+        EXPECT(d, memcmp(&c->room, &c->before, sizeof c->room) == 0, "an error is written though all went well");
     if (c->error && status != TSK_OK) check_message(d, c->error, status);
     EXPECT(d, !d->shared->heap->fault[0], "%s", d->shared->heap->fault);
     return status == TSK_OK;
@@ -307,7 +315,8 @@ static int end(driver *d, call *c, tsk_status status, int may) {
 /* ---- options: drawn, resolved, judged */
 
 static tsk_generate_options draw_options(driver *d) {
-    static const float thresholds[] = {-1, 0, 0.1f, 0.3f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100}, temperatures[] = {0, 0, 0.7f, 2};
+    static const float thresholds[] = {-1, 0, 0.1f, 0.3f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100},
+                       temperatures[] = {0, 0, 0.7f, 2};
     static const float skips[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2};
     static const int32_t blocks[] = {4, 8, 1, 3, 5, 7};
     tsk_generate_options o = tsk_generate_options_default();
@@ -387,24 +396,41 @@ static int is_finite(float x) { return x >= -FLT_MAX && x <= FLT_MAX; }
 /* As the comments of tsk_generate_options have it. */
 static int options_are_legal(const tsk_generate_options *o, const tsk_model_config *c) {
     int32_t k = resolved_k(o, c), steps = o->steps == TSK_AUTO ? o->gen_length : o->steps;
-    if (o->gen_length < 1 || o->block_length < 1 || o->gen_length % o->block_length || o->gen_length > c->max_sequence_length) return 0;
+    if (o->gen_length < 1 || o->block_length < 1 || o->gen_length % o->block_length ||
+        o->gen_length > c->max_sequence_length)
+        return 0;
     if (steps < 1 || steps % (o->gen_length / o->block_length)) return 0;
-    if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 || (int)o->remasking < 0 || (int)o->remasking > 1) return 0;
-    if ((int)o->skip_policy < 0 || (int)o->skip_policy > 1 || (int)o->skip_reference < 0 || (int)o->skip_reference > 1) return 0;
-    if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) || o->temperature < 0) return 0;
-    if (!is_finite(o->skip_threshold) || !is_finite(o->skip_outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) || (o->skip_refresh && !k)) return 0;
-    if (o->skip_max_age < 0 || o->skip_full_every < 0 || o->refresh_rows < 0 || (o->refresh_rows && o->cache != TSK_CACHE_DUAL)) return 0;
-    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE) || o->skip_force_active < -1 || o->skip_force_refresh < -1) return 0;
+    if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 ||
+        (int)o->remasking < 0 || (int)o->remasking > 1)
+        return 0;
+    if ((int)o->skip_policy < 0 || (int)o->skip_policy > 1 || (int)o->skip_reference < 0 || (int)o->skip_reference > 1)
+        return 0;
+    if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) ||
+        o->temperature < 0)
+        return 0;
+    if (!is_finite(o->skip_threshold) || !is_finite(o->skip_outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
+        (o->skip_refresh && !k))
+        return 0;
+    if (o->skip_max_age < 0 || o->skip_full_every < 0 || o->refresh_rows < 0 ||
+        (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
+        return 0;
+    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE) || o->skip_force_active < -1 ||
+        o->skip_force_refresh < -1)
+        return 0;
     return o->end_of_turn_id < c->embedding_size;
 }
 
-static int ends(const generation *g, int32_t id) { return id == g->driver->config->eos_token_id || id == g->options.end_of_turn_id; }
+static int ends(const generation *g, int32_t id) {
+    return id == g->driver->config->eos_token_id || id == g->options.end_of_turn_id;
+}
 
 /* ---- input: drawn and judged */
 
 static void draw_ids(driver *d, int32_t *ids, int32_t n, int32_t one_mask_in) {
     int32_t i;
-    for (i = 0; i < n; i++) ids[i] = one_mask_in && draw(d, one_mask_in) == 0 ? d->config->mask_token_id : draw(d, d->config->embedding_size);
+    for (i = 0; i < n; i++)
+        ids[i] =
+            one_mask_in && draw(d, one_mask_in) == 0 ? d->config->mask_token_id : draw(d, d->config->embedding_size);
 }
 
 static void draw_input(driver *d, input *in, const tsk_generate_options *o) {
@@ -425,7 +451,8 @@ static void draw_input(driver *d, input *in, const tsk_generate_options *o) {
     else if (flaw == 27 && in->n_prompt) in->prompt_argument = NULL;
     else if (flaw == 28) in->n_argument = draw(d, 2) ? -1 : INT32_MIN;
     else if (flaw == 29) in->n_argument = draw(d, 2) ? most + 1 : INT32_MAX;
-    else if (flaw == 30 && in->has_generated) in->generated[draw(d, o->gen_length)] = draw(d, 2) ? INT32_MIN : INT32_MAX;
+    else if (flaw == 30 && in->has_generated)
+        in->generated[draw(d, o->gen_length)] = draw(d, 2) ? INT32_MIN : INT32_MAX;
     else in->is_legal = 1;
 }
 
@@ -446,7 +473,8 @@ static void expect_start(generation *g, const input *in) {
     g->infilled = masks_of(in->prompt, in->n_prompt, mask);
     g->length = in->n_prompt + g->options.gen_length;
     memcpy(g->canvas, in->prompt, (size_t)in->n_prompt * sizeof *in->prompt);
-    for (i = 0; i < g->options.gen_length; i++) g->canvas[in->n_prompt + i] = in->has_generated ? in->generated[i] : mask;
+    for (i = 0; i < g->options.gen_length; i++)
+        g->canvas[in->n_prompt + i] = in->has_generated ? in->generated[i] : mask;
     memset(g->age, 0, sizeof g->age);
     g->passes = g->asked = g->n_started = g->nfe = g->refreshes = g->n_steps = 0;
     g->block = g->block_step = -1;
@@ -461,7 +489,8 @@ static void call_inside(generation *g, int is_reporting);
 
 /* Whether a pass of the whole canvas starts the block, or runs at each step. */
 static int refresh_is_due(const generation *g) {
-    return g->options.cache == TSK_CACHE_NONE || (g->block_step == 0 && (g->n_started - 1) % g->options.refresh_every == 0);
+    return g->options.cache == TSK_CACHE_NONE ||
+           (g->block_step == 0 && (g->n_started - 1) % g->options.refresh_every == 0);
 }
 
 /* Passes and blocks come in order. */
@@ -473,8 +502,10 @@ static void watch_order(generation *g, const tsk_step *s) {
     g->n_started += !is_next;
     if (g->is_loose) return;
     EXPECT(g, s->pass == g->nfe, "pass %d is told as %d", (int)g->nfe, (int)s->pass);
-    EXPECT(g, s->block_step == g->block_step, "step %d of a block is told as %d", (int)g->block_step, (int)s->block_step);
-    EXPECT(g, g->is_mixed || s->is_refresh == refresh_is_due(g), "step %d of a block, is_refresh %d", (int)g->block_step, s->is_refresh);
+    EXPECT(g, s->block_step == g->block_step, "step %d of a block is told as %d", (int)g->block_step,
+           (int)s->block_step);
+    EXPECT(g, g->is_mixed || s->is_refresh == refresh_is_due(g), "step %d of a block, is_refresh %d",
+           (int)g->block_step, s->is_refresh);
 }
 
 /* Which positions there are, and how they change: what was committed was masked, nothing else moves. */
@@ -482,10 +513,14 @@ static void watch_canvas(generation *g, const tsk_step *s) {
     int32_t i, mask = g->driver->config->mask_token_id, commits = 0, masks = 0, wrong = 0;
     for (i = 0; i < s->n_positions; i++) {
         int32_t at = s->positions[i], id, was;
-        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > s->positions[i - 1]), "position %d of a step is %d", (int)i, (int)at)) return;
+        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > s->positions[i - 1]), "position %d of a step is %d",
+                    (int)i, (int)at))
+            return;
         id = s->canvas[at];
         was = g->canvas[at];
-        wrong += s->committed[i] ? was != mask || id != s->predictions[i] || id == mask || id < 0 || id >= g->driver->config->embedding_size : id != was;
+        wrong += s->committed[i] ? was != mask || id != s->predictions[i] || id == mask || id < 0 ||
+                                       id >= g->driver->config->embedding_size
+                                 : id != was;
         wrong += was != mask && (s->confidences[i] != 1.0f || s->predictions[i] != id);
         wrong += !(s->confidences[i] >= 0 && s->confidences[i] <= 1.0001f);
         commits += s->committed[i] != 0;
@@ -493,9 +528,29 @@ static void watch_canvas(generation *g, const tsk_step *s) {
         g->canvas[at] = id;
     }
     EXPECT(g, wrong == 0, "%d wrong commits, predictions or confidences in pass %d", (int)wrong, (int)s->pass);
-    EXPECT(g, memcmp(g->canvas, s->canvas, (size_t)g->length * sizeof *g->canvas) == 0, "pass %d changes more than it commits", (int)s->pass);
+    EXPECT(g, memcmp(g->canvas, s->canvas, (size_t)g->length * sizeof *g->canvas) == 0,
+           "pass %d changes more than it commits", (int)s->pass);
     EXPECT(g, commits > 0 || g->is_loose, "pass %d commits nothing", (int)s->pass);
     EXPECT(g, s->masks_left == masks, "masks_left %d of %d", (int)s->masks_left, (int)masks);
+}
+
+/* Who is committed follows from the confidences by tsk_select, which check_select holds to its definition. */
+static void watch_rule(generation *g, const tsk_step *s, const int32_t *before) {
+    const tsk_generate_options *o = &g->options;
+    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length);
+    int32_t i, n = 0, quota = 1, mask = g->driver->config->mask_token_id, wrong = 0;
+    float confidences[max_canvas];
+    uint8_t commit[max_canvas];
+    if (o->on_select || g->is_loose || g->is_mixed) return;
+    for (i = 0; i < s->n_positions; i++)
+        if (before[s->positions[i]] == mask) confidences[n++] = s->confidences[i];
+    if (s->block_step == 0) g->block_masks = n;
+    if (s->block_step < steps) quota = g->block_masks / steps + (s->block_step < g->block_masks % steps);
+    tsk_select(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
+    for (n = i = 0; i < s->n_positions; i++)
+        if (before[s->positions[i]] == mask) wrong += (commit[n++] != 0) != (s->committed[i] != 0);
+    EXPECT(g, wrong == 0, "%d tokens of pass %d are committed against the rule, or not by it", (int)wrong,
+           (int)s->pass);
 }
 
 /* Who may skip: active + stable masked + stable others are the block, and each option's word is kept. */
@@ -509,12 +564,16 @@ static void watch_active(generation *g, const tsk_step *s, const int32_t *before
         stable_masked += !s->active[i] && before[at] == mask;
         if (s->active[i] || s->is_refresh) g->age[at] = 0;
         else g->age[at]++;
-        if (decides && o->skip_force_active >= 0 && s->block_step == 0) continue; /* whether a block's first step has anything to skip to is not said */
-        if (decides && o->skip_force_active >= 0) EXPECT(g, (s->active[i] != 0) == (i < o->skip_force_active), "slot %d's activity was forced", (int)i);
-        else if (o->skip_max_age > 0 && !g->is_mixed) EXPECT(g, g->age[at] <= o->skip_max_age, "skipped %d times in a row", (int)g->age[at]);
+        if (decides && o->skip_force_active >= 0 && s->block_step == 0)
+            continue; /* whether a block's first step has anything to skip to is not said */
+        if (decides && o->skip_force_active >= 0)
+            EXPECT(g, (s->active[i] != 0) == (i < o->skip_force_active), "slot %d's activity was forced", (int)i);
+        else if (o->skip_max_age > 0 && !g->is_mixed)
+            EXPECT(g, g->age[at] <= o->skip_max_age, "skipped %d times in a row", (int)g->age[at]);
     }
-    EXPECT(g, s->n_active == active && s->n_stable_masked == stable_masked, "pass %d counts %d active and %d stable masked of %d and %d", (int)s->pass,
-           (int)s->n_active, (int)s->n_stable_masked, (int)active, (int)stable_masked);
+    EXPECT(g, s->n_active == active && s->n_stable_masked == stable_masked,
+           "pass %d counts %d active and %d stable masked of %d and %d", (int)s->pass, (int)s->n_active,
+           (int)s->n_stable_masked, (int)active, (int)stable_masked);
     if (!decides) EXPECT(g, active == s->n_positions, "pass %d skips where nothing is compared", (int)s->pass);
     if (o->skip_force_active >= 0) return;
     EXPECT(g, o->skip_masked || !stable_masked, "masked tokens are stable");
@@ -524,7 +583,8 @@ static void watch_active(generation *g, const tsk_step *s, const int32_t *before
 
 static void watch_cosines(generation *g, const tsk_step *s) {
     int32_t i, wrong = 0;
-    EXPECT(g, s->n_cosines == 0 || (s->n_cosines == g->n_states && !s->is_refresh), "%d cosines a position", (int)s->n_cosines);
+    EXPECT(g, s->n_cosines == 0 || (s->n_cosines == g->n_states && !s->is_refresh), "%d cosines a position",
+           (int)s->n_cosines);
     if (!EXPECT(g, (s->n_cosines > 0) == (s->cosines != NULL), "cosines are counted where there are none")) return;
     for (i = 0; i < s->n_positions * s->n_cosines; i++) wrong += !(s->cosines[i] >= -1.001f && s->cosines[i] <= 1.001f);
     EXPECT(g, wrong == 0, "%d cosines of pass %d are none", (int)wrong, (int)s->pass);
@@ -532,7 +592,8 @@ static void watch_cosines(generation *g, const tsk_step *s) {
 
 /* The counts that the result must come to. */
 static void watch_counts(generation *g, const tsk_step *s) {
-    uint64_t rows = (uint64_t)s->n_positions, layers = (uint64_t)g->driver->config->n_layers, active = (uint64_t)s->n_active;
+    uint64_t rows = (uint64_t)s->n_positions, layers = (uint64_t)g->driver->config->n_layers,
+             active = (uint64_t)s->n_active;
     uint64_t lower = (uint64_t)g->k < layers ? (uint64_t)g->k : layers;
     int32_t outside = g->length - s->n_positions;
     g->nfe++;
@@ -550,13 +611,17 @@ static void watch_counts(generation *g, const tsk_step *s) {
 static int watch_step(void *user, const tsk_step *s) {
     generation *g = (generation *)user;
     int32_t before[max_canvas], pass = g->passes++;
-    if (!EXPECT(g, s->canvas_length == g->length && s->prompt_length == g->given.n_prompt && s->n_positions > 0 && s->n_positions <= g->length,
-                "a canvas of %d with a prompt of %d is told as %d and %d", (int)g->length, (int)g->given.n_prompt, (int)s->canvas_length, (int)s->prompt_length))
+    if (!EXPECT(g,
+                s->canvas_length == g->length && s->prompt_length == g->given.n_prompt && s->n_positions > 0 &&
+                    s->n_positions <= g->length,
+                "a canvas of %d with a prompt of %d is told as %d and %d", (int)g->length, (int)g->given.n_prompt,
+                (int)s->canvas_length, (int)s->prompt_length))
         return 1;
     EXPECT(g, !g->must_end, "a pass after the one that was to be the last");
     memcpy(before, g->canvas, sizeof before);
     watch_order(g, s);
     watch_canvas(g, s);
+    watch_rule(g, s, before);
     watch_active(g, s, before);
     watch_cosines(g, s);
     watch_counts(g, s);
@@ -567,15 +632,20 @@ static int watch_step(void *user, const tsk_step *s) {
 }
 
 /* Which candidates follows from their positions, so that it is the same in a batch and alone. */
-static void choose_some(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
+static void choose_some(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
+                        const float *confidences, uint8_t *commit) {
     generation *g = (generation *)user;
     int32_t i, mask = g->driver->config->mask_token_id;
     EXPECT(g, n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)n);
     for (i = 0; i < n; i++) {
         int32_t at = positions[i];
-        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > positions[i - 1]), "candidate %d is at position %d", (int)i, (int)at)) return;
-        EXPECT(g, g->canvas[at] == mask && predictions[i] != mask && commit[i] == 0, "candidate %d of position %d", (int)i, (int)at);
-        EXPECT(g, confidences[i] >= 0 && confidences[i] <= 1.0001f, "candidate %d has confidence %g", (int)i, (double)confidences[i]);
+        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > positions[i - 1]), "candidate %d is at position %d",
+                    (int)i, (int)at))
+            return;
+        EXPECT(g, g->canvas[at] == mask && predictions[i] != mask && commit[i] == 0, "candidate %d of position %d",
+               (int)i, (int)at);
+        EXPECT(g, confidences[i] >= 0 && confidences[i] <= 1.0001f, "candidate %d has confidence %g", (int)i,
+               (double)confidences[i]);
         if (g->choice == CHOICE_ALL) commit[i] = 1;
         if (g->choice == CHOICE_THIRD) commit[i] = (uint8_t)(at % 3 == 0 ? 200 : 0);
         if (g->choice == CHOICE_LAST) commit[i] = i == n - 1;
@@ -614,12 +684,16 @@ static void new_generation(driver *d, generation *g, const char *kind, int numbe
 
 static void say_options(driver *d, const generation *g) {
     const tsk_generate_options *o = &g->options;
-    say(d, " gen %d block %d steps %d cache %d transfer %d (%g, %g) temperature %g remasking %d eos_stop %d end %d", (int)o->gen_length, (int)o->block_length, (int)o->steps,
-        (int)o->cache, (int)o->transfer, (double)o->threshold, (double)o->factor, (double)o->temperature, (int)o->remasking, o->eos_stop, (int)o->end_of_turn_id);
+    say(d, " gen %d block %d steps %d cache %d transfer %d (%g, %g) temperature %g remasking %d eos_stop %d end %d",
+        (int)o->gen_length, (int)o->block_length, (int)o->steps, (int)o->cache, (int)o->transfer, (double)o->threshold,
+        (double)o->factor, (double)o->temperature, (int)o->remasking, o->eos_stop, (int)o->end_of_turn_id);
     say(d, " refresh_every %d", (int)o->refresh_every);
     if (o->cache == TSK_CACHE_DUAL)
-        say(d, " refresh_rows %d K %d skip %g %g policy %d masked %d reference %d age %d full %d warm %d refresh %d force %d %d", (int)o->refresh_rows, (int)o->skip_layer_k,
-            (double)o->skip_threshold, (double)o->skip_outlier, (int)o->skip_policy, o->skip_masked, (int)o->skip_reference, (int)o->skip_max_age, (int)o->skip_full_every,
+        say(d,
+            " refresh_rows %d K %d skip %g %g policy %d masked %d reference %d age %d full %d warm %d refresh %d force "
+            "%d %d",
+            (int)o->refresh_rows, (int)o->skip_layer_k, (double)o->skip_threshold, (double)o->skip_outlier,
+            (int)o->skip_policy, o->skip_masked, (int)o->skip_reference, (int)o->skip_max_age, (int)o->skip_full_every,
             o->skip_warm_start, o->skip_refresh, (int)o->skip_force_active, (int)o->skip_force_refresh);
     if (o->on_select) say(d, " rule %d", (int)g->choice);
     if (!o->on_step) say(d, " no on_step");
@@ -628,7 +702,8 @@ static void say_options(driver *d, const generation *g) {
 }
 
 static void say_input(driver *d, const input *in) {
-    say(d, " %d prompt tokens with %d masks", (int)in->n_argument, (int)masks_of(in->prompt, in->n_prompt, d->config->mask_token_id));
+    say(d, " %d prompt tokens with %d masks", (int)in->n_argument,
+        (int)masks_of(in->prompt, in->n_prompt, d->config->mask_token_id));
     say(d, "%s", in->has_generated ? ", a generated part" : "");
 }
 
@@ -639,32 +714,40 @@ static void check_end(generation *g, const tsk_result *r) {
     int32_t i, length = g->options.block_length, first = -1;
     for (i = 0; i < r->n_tokens && first < 0; i++)
         if (ends(g, r->tokens[i])) first = i;
-    EXPECT(g, r->n_before_end == (first < 0 ? r->n_tokens : first), "n_before_end %d of %d", (int)r->n_before_end, (int)first);
+    EXPECT(g, r->n_before_end == (first < 0 ? r->n_tokens : first), "n_before_end %d of %d", (int)r->n_before_end,
+           (int)first);
     if (g->is_mixed || r->finish_reason == TSK_FINISH_NONE || r->finish_reason == TSK_FINISH_CANCELLED) return;
-    EXPECT(g, (r->finish_reason == TSK_FINISH_EOS) == (first >= 0 && g->options.eos_stop), "finish_reason %d with the first end at %d", (int)r->finish_reason, (int)first);
-    for (i = first < 0 ? r->n_tokens : (first / length + 1) * length; i < r->n_tokens && r->finish_reason == TSK_FINISH_EOS; i++) {
+    EXPECT(g, (r->finish_reason == TSK_FINISH_EOS) == (first >= 0 && g->options.eos_stop),
+           "finish_reason %d with the first end at %d", (int)r->finish_reason, (int)first);
+    for (i = first < 0 ? r->n_tokens : (first / length + 1) * length;
+         i < r->n_tokens && r->finish_reason == TSK_FINISH_EOS; i++) {
         int is_given = g->given.has_generated && g->given.generated[i] != g->driver->config->mask_token_id;
-        EXPECT(g, is_given || r->tokens[i] == g->driver->config->eos_token_id, "token %d after an early end is %d", (int)i, (int)r->tokens[i]);
+        EXPECT(g, is_given || r->tokens[i] == g->driver->config->eos_token_id, "token %d after an early end is %d",
+               (int)i, (int)r->tokens[i]);
     }
 }
 
 /* What was given stays; masks are left only where it has not ended. */
 static void check_canvas(generation *g, const tsk_result *r) {
-    int32_t i, mask = g->driver->config->mask_token_id, masks = masks_of(r->canvas, g->length, mask), changed = 0, wrong = 0;
+    int32_t i, mask = g->driver->config->mask_token_id, masks = masks_of(r->canvas, g->length, mask), changed = 0,
+               wrong = 0;
     for (i = 0; i < r->n_prompt; i++) changed += g->given.prompt[i] != mask && r->canvas[i] != g->given.prompt[i];
-    for (i = 0; g->given.has_generated && i < r->n_tokens; i++) changed += g->given.generated[i] != mask && r->tokens[i] != g->given.generated[i];
+    for (i = 0; g->given.has_generated && i < r->n_tokens; i++)
+        changed += g->given.generated[i] != mask && r->tokens[i] != g->given.generated[i];
     for (i = 0; i < g->length; i++) {
         wrong += r->canvas[i] < 0 || r->canvas[i] >= g->driver->config->embedding_size;
         if (g->options.on_step && g->canvas[i] == r->canvas[i]) continue;
         /* An early end fills what is left; without on_step, passes are seen here only. */
-        wrong += g->canvas[i] != mask || (g->options.on_step && (r->finish_reason != TSK_FINISH_EOS || r->canvas[i] != g->driver->config->eos_token_id));
+        wrong += g->canvas[i] != mask || (g->options.on_step && (r->finish_reason != TSK_FINISH_EOS ||
+                                                                 r->canvas[i] != g->driver->config->eos_token_id));
     }
     if (!g->options.on_step)
         for (wrong = 0, i = 0; i < g->length; i++) wrong += g->canvas[i] != mask && g->canvas[i] != r->canvas[i];
     EXPECT(g, changed == 0, "%d given tokens have changed", (int)changed);
     EXPECT(g, wrong == 0, "%d tokens are none, or changed by no pass", (int)wrong);
     EXPECT(g, r->mask_residual == masks, "mask_residual %d of %d masks", (int)r->mask_residual, (int)masks);
-    if (r->finish_reason == TSK_FINISH_LENGTH || r->finish_reason == TSK_FINISH_EOS) EXPECT(g, masks == 0, "%d masks at the end", (int)masks);
+    if (r->finish_reason == TSK_FINISH_LENGTH || r->finish_reason == TSK_FINISH_EOS)
+        EXPECT(g, masks == 0, "%d masks at the end", (int)masks);
     memcpy(g->canvas, r->canvas, (size_t)g->length * sizeof *g->canvas);
 }
 
@@ -676,26 +759,39 @@ static void check_blocks(generation *g, const tsk_result *r) {
         residual += r->blocks[i].mask_residual;
     }
     EXPECT(g, nfe == r->nfe, "the blocks' passes are %d of %d", (int)nfe, (int)r->nfe);
-    if (r->finish_reason == TSK_FINISH_LENGTH || r->finish_reason == TSK_FINISH_EOS) EXPECT(g, residual == 0, "the blocks have %d masks at the end", (int)residual);
+    if (r->finish_reason == TSK_FINISH_LENGTH || r->finish_reason == TSK_FINISH_EOS)
+        EXPECT(g, residual == 0, "the blocks have %d masks at the end", (int)residual);
 }
 
 /* Counts are those that on_step was told of; without it they are kept for comparing. */
 static void check_counts(generation *g, const tsk_result *r) {
     size_t size = (size_t)r->n_block_steps * sizeof *r->active;
-    EXPECT(g, r->refreshes + r->block_steps == r->nfe && r->refreshes >= 0 && r->block_steps >= 0, "%d refreshes and %d steps are %d passes", (int)r->refreshes,
-           (int)r->block_steps, (int)r->nfe);
-    EXPECT(g, r->total_ms >= 0 && r->refresh_ms >= 0 && r->block_step_ms >= 0 && r->total_ms < 1e9, "times of %g, %g and %g", r->total_ms, r->refresh_ms, r->block_step_ms);
-    if (!EXPECT(g, r->n_block_steps >= 0 && r->n_block_steps <= max_canvas, "%d block steps", (int)r->n_block_steps)) return;
+    EXPECT(g, r->refreshes + r->block_steps == r->nfe && r->refreshes >= 0 && r->block_steps >= 0,
+           "%d refreshes and %d steps are %d passes", (int)r->refreshes, (int)r->block_steps, (int)r->nfe);
+    EXPECT(g, r->total_ms >= 0 && r->refresh_ms >= 0 && r->block_step_ms >= 0 && r->total_ms < 1e9,
+           "times of %g, %g and %g", r->total_ms, r->refresh_ms, r->block_step_ms);
+    if (!EXPECT(g, r->n_block_steps >= 0 && r->n_block_steps <= max_canvas, "%d block steps", (int)r->n_block_steps))
+        return;
     if (g->options.on_step) {
-        EXPECT(g, r->nfe == g->nfe && r->refreshes == g->refreshes, "nfe %d of %d, refreshes %d of %d", (int)r->nfe, (int)g->nfe, (int)r->refreshes, (int)g->refreshes);
-        EXPECT(g, r->n_block_steps == g->n_steps && memcmp(r->active, g->active, size) == 0 && memcmp(r->stable_masked, g->stable_masked, size) == 0,
+        EXPECT(g, r->nfe == g->nfe && r->refreshes == g->refreshes, "nfe %d of %d, refreshes %d of %d", (int)r->nfe,
+               (int)g->nfe, (int)r->refreshes, (int)g->refreshes);
+        EXPECT(g,
+               r->n_block_steps == g->n_steps && memcmp(r->active, g->active, size) == 0 &&
+                   memcmp(r->stable_masked, g->stable_masked, size) == 0,
                "%d block steps of %d, or not those that on_step told", (int)r->n_block_steps, (int)g->n_steps);
-        EXPECT(g, r->token_layers_total == g->total && r->token_layers_computed == g->computed, "token-layers %llu of %llu, in all %llu of %llu",
-               (unsigned long long)r->token_layers_computed, (unsigned long long)g->computed, (unsigned long long)r->token_layers_total, (unsigned long long)g->total);
-        EXPECT(g, r->refreshed_rows == g->refreshed, "refreshed_rows %d of %d", (int)r->refreshed_rows, (int)g->refreshed);
-        EXPECT(g, r->refresh_token_layers_total == g->refresh_total, "the refreshes' token-layers are %d of %d", (int)r->refresh_token_layers_total, (int)g->refresh_total);
+        EXPECT(g, r->token_layers_total == g->total && r->token_layers_computed == g->computed,
+               "token-layers %llu of %llu, in all %llu of %llu", (unsigned long long)r->token_layers_computed,
+               (unsigned long long)g->computed, (unsigned long long)r->token_layers_total,
+               (unsigned long long)g->total);
+        EXPECT(g, r->refreshed_rows == g->refreshed, "refreshed_rows %d of %d", (int)r->refreshed_rows,
+               (int)g->refreshed);
+        EXPECT(g, r->refresh_token_layers_total == g->refresh_total, "the refreshes' token-layers are %d of %d",
+               (int)r->refresh_token_layers_total, (int)g->refresh_total);
     }
-    EXPECT(g, r->refresh_token_layers_computed <= r->refresh_token_layers_total && r->token_layers_computed <= r->token_layers_total, "more was computed than there is");
+    EXPECT(g,
+           r->refresh_token_layers_computed <= r->refresh_token_layers_total &&
+               r->token_layers_computed <= r->token_layers_total,
+           "more was computed than there is");
     memcpy(g->active, r->active, size);
     memcpy(g->stable_masked, r->stable_masked, size);
     g->nfe = r->nfe, g->refreshes = r->refreshes, g->n_steps = r->n_block_steps;
@@ -705,11 +801,16 @@ static void check_counts(generation *g, const tsk_result *r) {
 }
 
 static void check_result(generation *g, const tsk_result *r) {
-    if (!EXPECT(g, r->n_prompt == g->given.n_prompt && r->n_tokens == g->options.gen_length && r->canvas && r->tokens == r->canvas + r->n_prompt,
-                "a result of %d and %d tokens, not %d and %d", (int)r->n_prompt, (int)r->n_tokens, (int)g->given.n_prompt, (int)g->options.gen_length))
+    if (!EXPECT(g,
+                r->n_prompt == g->given.n_prompt && r->n_tokens == g->options.gen_length && r->canvas &&
+                    r->tokens == r->canvas + r->n_prompt,
+                "a result of %d and %d tokens, not %d and %d", (int)r->n_prompt, (int)r->n_tokens,
+                (int)g->given.n_prompt, (int)g->options.gen_length))
         return;
-    EXPECT(g, r->finish_reason >= TSK_FINISH_NONE && r->finish_reason <= TSK_FINISH_CANCELLED, "finish_reason %d", (int)r->finish_reason);
-    EXPECT(g, r->finish_reason != TSK_FINISH_EOS || g->options.eos_stop || g->is_mixed, "an early end without eos_stop");
+    EXPECT(g, r->finish_reason >= TSK_FINISH_NONE && r->finish_reason <= TSK_FINISH_CANCELLED, "finish_reason %d",
+           (int)r->finish_reason);
+    EXPECT(g, r->finish_reason != TSK_FINISH_EOS || g->options.eos_stop || g->is_mixed,
+           "an early end without eos_stop");
     check_canvas(g, r);
     check_end(g, r);
     check_blocks(g, r);
@@ -727,14 +828,22 @@ static void harvest(driver *d, generation *g) {
 
 static void same_generation(driver *d, const generation *a, const generation *b) {
     size_t steps = (size_t)a->n_steps * sizeof *a->active;
-    EXPECT(d, a->length == b->length && memcmp(a->canvas, b->canvas, (size_t)a->length * sizeof *a->canvas) == 0, "%s %d has other tokens than alone", a->kind, a->number);
-    EXPECT(d, a->nfe == b->nfe && a->refreshes == b->refreshes, "%s %d has %d passes, alone %d", a->kind, a->number, (int)a->nfe, (int)b->nfe);
-    EXPECT(d, a->n_steps == b->n_steps && memcmp(a->active, b->active, steps) == 0 && memcmp(a->stable_masked, b->stable_masked, steps) == 0,
+    EXPECT(d, a->length == b->length && memcmp(a->canvas, b->canvas, (size_t)a->length * sizeof *a->canvas) == 0,
+           "%s %d has other tokens than alone", a->kind, a->number);
+    EXPECT(d, a->nfe == b->nfe && a->refreshes == b->refreshes, "%s %d has %d passes, alone %d", a->kind, a->number,
+           (int)a->nfe, (int)b->nfe);
+    EXPECT(d,
+           a->n_steps == b->n_steps && memcmp(a->active, b->active, steps) == 0 &&
+               memcmp(a->stable_masked, b->stable_masked, steps) == 0,
            "%s %d has other active rows than alone", a->kind, a->number);
-    EXPECT(d, a->computed == b->computed && a->total == b->total && a->refreshed == b->refreshed, "%s %d has other token-layers than alone", a->kind, a->number);
-    EXPECT(d, a->refresh_computed == b->refresh_computed && a->refresh_total == b->refresh_total, "%s %d has refreshed other token-layers than alone", a->kind, a->number);
-    EXPECT(d, a->finish == b->finish || (a->finish == TSK_FINISH_CANCELLED && (a->stop_at < 0 || a->stop_at != a->nfe - 1)), "%s %d has finish_reason %d, alone %d", a->kind, a->number,
-           (int)a->finish, (int)b->finish);
+    EXPECT(d, a->computed == b->computed && a->total == b->total && a->refreshed == b->refreshed,
+           "%s %d has other token-layers than alone", a->kind, a->number);
+    EXPECT(d, a->refresh_computed == b->refresh_computed && a->refresh_total == b->refresh_total,
+           "%s %d has refreshed other token-layers than alone", a->kind, a->number);
+    EXPECT(d,
+           a->finish == b->finish ||
+               (a->finish == TSK_FINISH_CANCELLED && (a->stop_at < 0 || a->stop_at != a->nfe - 1)),
+           "%s %d has finish_reason %d, alone %d", a->kind, a->number, (int)a->finish, (int)b->finish);
 }
 
 /* A session of its own, with nothing refused, takes the same number of passes from the same start. */
@@ -755,8 +864,12 @@ static void compare_alone(driver *d, const generation *g) {
     expect_start(alone, &g->given);
     alone->given.prompt_argument = alone->given.prompt;
     alone->given.generated_argument = g->given.has_generated ? alone->given.generated : NULL;
-    if (EXPECT(d, tsk_session_create(d->model, &alone->options, &session, NULL) == TSK_OK, "no session of the same options") &&
-        EXPECT(d, tsk_session_start(session, alone->given.prompt, alone->given.n_prompt, alone->given.generated_argument, NULL) == TSK_OK, "no start of the same input")) {
+    if (EXPECT(d, tsk_session_create(d->model, &alone->options, &session, NULL) == TSK_OK,
+               "no session of the same options") &&
+        EXPECT(d,
+               tsk_session_start(session, alone->given.prompt, alone->given.n_prompt, alone->given.generated_argument,
+                                 NULL) == TSK_OK,
+               "no start of the same input")) {
         do {
             tsk_session_result(session, &result);
             if (result.nfe >= g->nfe) break;
@@ -782,14 +895,16 @@ static void check_slot(driver *d, slot *s) {
     memset(&result, 0x5a, sizeof result);
     tsk_session_result(s->session, &result);
     if (s->phase == PHASE_FRESH) {
-        EXPECT(d, !result.canvas && !result.tokens && !result.n_tokens && !result.nfe && !result.mask_residual && !result.n_blocks && !result.n_block_steps &&
-               result.finish_reason == TSK_FINISH_NONE, "session %d shows a result though it was not started", s->g.number);
+        EXPECT(d,
+               !result.canvas && !result.tokens && !result.n_tokens && !result.nfe && !result.mask_residual &&
+                   !result.n_blocks && !result.n_block_steps && result.finish_reason == TSK_FINISH_NONE,
+               "session %d shows a result though it was not started", s->g.number);
         return;
     }
     check_result(&s->g, &result);
     harvest(d, &s->g);
-    EXPECT(d, s->phase == PHASE_FAILED || (s->phase == PHASE_FINISHED) == (result.finish_reason != TSK_FINISH_NONE), "session %d is in phase %d with finish_reason %d",
-           s->g.number, (int)s->phase, (int)result.finish_reason);
+    EXPECT(d, s->phase == PHASE_FAILED || (s->phase == PHASE_FINISHED) == (result.finish_reason != TSK_FINISH_NONE),
+           "session %d is in phase %d with finish_reason %d", s->g.number, (int)s->phase, (int)result.finish_reason);
 }
 
 static void settle(driver *d, slot *s) {
@@ -828,7 +943,9 @@ static void create_slot(driver *d, slot *s) {
     s->session = (tsk_session *)(void *)d;
     status = tsk_session_create(model, is_default ? NULL : &s->g.options, &s->session, c.error);
     if (end(d, &c, status, legal ? may_ok : may_argument)) s->phase = PHASE_FRESH;
-    if (!EXPECT(d, (s->session != NULL) == (status == TSK_OK), "a session is given out with '%s'", tsk_status_string(status))) s->session = NULL;
+    if (!EXPECT(d, (s->session != NULL) == (status == TSK_OK), "a session is given out with '%s'",
+                tsk_status_string(status)))
+        s->session = NULL;
 }
 
 /* Nothing is left of what was before, unless a call was refused for its arguments: then all may be as it was. */
@@ -863,7 +980,8 @@ static void start_slot(driver *d, slot *s, int to_the_end) {
     if (in.is_legal && to_the_end) s->phase = PHASE_RUNNING;
     s->records = 0;
     memset(&result, 0x5a, sizeof result);
-    if (to_the_end) status = tsk_generate(s->session, in.prompt_argument, in.n_argument, in.generated_argument, &result, c.error);
+    if (to_the_end)
+        status = tsk_generate(s->session, in.prompt_argument, in.n_argument, in.generated_argument, &result, c.error);
     else status = tsk_session_start(s->session, in.prompt_argument, in.n_argument, in.generated_argument, c.error);
     s->is_busy = 0;
     if (!end(d, &c, status, may_fail[in.is_legal])) {
@@ -900,8 +1018,10 @@ static void step_slot(driver *d, slot *s) {
     end(d, &c, status, may);
     harvest(d, &s->g);
     tsk_session_result(s->session, &result);
-    if (status == TSK_OK) EXPECT(d, finished ? result.finish_reason != TSK_FINISH_NONE : result.mask_residual > 0,
-                                 "a step says finished %d with finish_reason %d and %d masks", finished, (int)result.finish_reason, (int)result.mask_residual);
+    if (status == TSK_OK)
+        EXPECT(d, finished ? result.finish_reason != TSK_FINISH_NONE : result.mask_residual > 0,
+               "a step says finished %d with finish_reason %d and %d masks", finished, (int)result.finish_reason,
+               (int)result.mask_residual);
     if (before != PHASE_RUNNING) {
         EXPECT(d, s->g.passes == passes && s->g.asked == asked, "callbacks of a generation that is over");
         check_slot(d, s);
@@ -911,9 +1031,12 @@ static void step_slot(driver *d, slot *s) {
         fail_slot(d, s, status);
         return;
     }
-    EXPECT(d, !s->g.options.on_step || s->g.passes == passes + (result.finish_reason != TSK_FINISH_CANCELLED || s->g.passes != passes),
+    EXPECT(d,
+           !s->g.options.on_step ||
+               s->g.passes == passes + (result.finish_reason != TSK_FINISH_CANCELLED || s->g.passes != passes),
            "a step called on_step %d times", (int)(s->g.passes - passes));
-    EXPECT(d, !s->g.options.cancel || s->g.asked == asked + 1, "a step asked %d times whether to cancel", (int)(s->g.asked - asked));
+    EXPECT(d, !s->g.options.cancel || s->g.asked == asked + 1, "a step asked %d times whether to cancel",
+           (int)(s->g.asked - asked));
     settle(d, s);
     EXPECT(d, finished == (s->phase == PHASE_FINISHED), "finished %d in phase %d", finished, (int)s->phase);
     EXPECT(d, !s->g.must_end || s->phase == PHASE_FINISHED, "a callback's wish to end is not heard");
@@ -928,7 +1051,8 @@ static void run_slot(driver *d, slot *s) {
 
 static void logits_slot(driver *d, slot *s) {
     static const int may[] = {may_argument, may_ok};
-    int32_t ids[max_canvas], n = 1 + draw(d, 24), first = draw(d, n), count = 1 + draw(d, n - first), flaw = draw(d, 24), i;
+    int32_t ids[max_canvas], n = 1 + draw(d, 24), first = draw(d, n), count = 1 + draw(d, n - first),
+                             flaw = draw(d, 24), i;
     size_t width = (size_t)d->config->embedding_size;
     int legal = 1, wrong = 0;
     float *logits;
@@ -974,7 +1098,8 @@ static void expect_copy(slot *to, const slot *from) {
     int same = same_options(a, b);
     int32_t cancel_at = a->cancel_at, asked = a->asked, i;
     expect_start(a, &b->given);
-    to->is_pure = from->is_pure && (same || (b->nfe == 0 && from->phase == PHASE_RUNNING && differs_only_in_choices(a, b)));
+    to->is_pure =
+        from->is_pure && (same || (b->nfe == 0 && from->phase == PHASE_RUNNING && differs_only_in_choices(a, b)));
     a->is_loose = b->is_loose;
     a->is_mixed = b->is_mixed || (!same && !to->is_pure);
     memcpy(a->canvas, b->canvas, sizeof a->canvas);
@@ -982,6 +1107,7 @@ static void expect_copy(slot *to, const slot *from) {
     memcpy(a->stable_masked, b->stable_masked, sizeof a->stable_masked);
     for (i = 0; i < max_canvas; i++) a->age[i] = a->is_mixed ? 0 : b->age[i];
     a->passes = b->passes;
+    a->block_masks = b->block_masks;
     a->block = b->block, a->block_step = b->block_step, a->n_started = b->n_started;
     a->nfe = b->nfe, a->refreshes = b->refreshes, a->n_steps = b->n_steps;
     a->computed = b->computed, a->total = b->total, a->refreshed = b->refreshed;
@@ -998,13 +1124,18 @@ static void copy_slot(driver *d, slot *to, slot *from) {
     call c;
     if (to->phase == PHASE_NONE || from->phase == PHASE_NONE || to->is_busy) return;
     if (from->phase == PHASE_FAILED) may = may_ok | may_argument | MAY(from->failure);
-    if (to->is_other != from->is_other || from->phase == PHASE_FRESH || (from->is_busy && !from->is_reporting)) may = may_argument;
-    if (to->g.options.gen_length != from->g.options.gen_length || to->g.options.block_length != from->g.options.block_length) may = may_argument;
+    if (to->is_other != from->is_other || from->phase == PHASE_FRESH || (from->is_busy && !from->is_reporting))
+        may = may_argument;
+    if (to->g.options.gen_length != from->g.options.gen_length ||
+        to->g.options.block_length != from->g.options.block_length)
+        may = may_argument;
     begin(d, &c);
     say(d, "copy to session %d from session %d", to->g.number, from->g.number);
     status = tsk_session_copy(to->session, from->session, c.error);
     if (!end(d, &c, status, may)) {
-        if (to == from) EXPECT(d, from->phase == PHASE_FRESH || from->phase == PHASE_FAILED, "a session cannot be copied to itself");
+        if (to == from)
+            EXPECT(d, from->phase == PHASE_FRESH || from->phase == PHASE_FAILED,
+                   "a session cannot be copied to itself");
         else if (!to->is_other) forget(d, to, status);
         return;
     }
@@ -1022,8 +1153,12 @@ static void copy_slot(driver *d, slot *to, slot *from) {
 static void check_probe(driver *d, const slot *s, const tsk_probe *p) {
     const generation *g = &s->g;
     int32_t i, wrong = 0;
-    if (!EXPECT(d, p->n_positions > 0 && p->n_positions <= g->length && p->positions && p->active, "a probe of %d positions", (int)p->n_positions)) return;
-    for (i = 0; i < p->n_positions; i++) wrong += p->positions[i] < 0 || p->positions[i] >= g->length || (i && p->positions[i] <= p->positions[i - 1]) || p->active[i] > 1;
+    if (!EXPECT(d, p->n_positions > 0 && p->n_positions <= g->length && p->positions && p->active,
+                "a probe of %d positions", (int)p->n_positions))
+        return;
+    for (i = 0; i < p->n_positions; i++)
+        wrong += p->positions[i] < 0 || p->positions[i] >= g->length || (i && p->positions[i] <= p->positions[i - 1]) ||
+                 p->active[i] > 1;
     EXPECT(d, p->n_cosines == 0 || p->n_cosines == g->n_states, "a probe of %d cosines a position", (int)p->n_cosines);
     for (i = 0; i < p->n_positions * p->n_cosines; i++) wrong += !(p->cosines[i] >= -1.001f && p->cosines[i] <= 1.001f);
     EXPECT(d, wrong == 0, "%d positions or cosines of a probe are wrong", (int)wrong);
@@ -1044,7 +1179,8 @@ static void probe_slot(driver *d, slot *s) {
     if (s->phase == PHASE_FRESH || flaw || (!refresh && s->g.options.cache != TSK_CACHE_DUAL)) may = may_argument;
     if (s->phase == PHASE_FAILED) may = may_argument | MAY(s->failure);
     begin(d, &c);
-    say(d, "probe session %d: %s of %s", s->g.number, refresh ? "a refresh" : "a block step", has_canvas ? "another canvas" : "its own canvas");
+    say(d, "probe session %d: %s of %s", s->g.number, refresh ? "a refresh" : "a block step",
+        has_canvas ? "another canvas" : "its own canvas");
     memset(&probe, 0x5a, sizeof probe);
     status = tsk_session_probe(s->session, has_canvas ? canvas : NULL, refresh, &probe, c.error);
     s->is_probed = s->is_probed && status == TSK_ERROR_ARGUMENT ? 2 : 0;
@@ -1071,10 +1207,14 @@ static void compare_logits(driver *d, const slot *s, const float *logits) {
     if (!own) exit(2);
     d->refusal.countdown = -1;
     d->refusal.budget = SIZE_MAX;
-    if (EXPECT(d, tsk_session_create(d->model, &s->g.options, &session, NULL) == TSK_OK &&
-               tsk_session_logits(session, s->probe_canvas, s->g.length, 0, s->g.length, own, NULL) == TSK_OK, "no logits to compare with"))
+    if (EXPECT(d,
+               tsk_session_create(d->model, &s->g.options, &session, NULL) == TSK_OK &&
+                   tsk_session_logits(session, s->probe_canvas, s->g.length, 0, s->g.length, own, NULL) == TSK_OK,
+               "no logits to compare with"))
         for (i = 0; i < s->n_probed; i++)
-            EXPECT(d, memcmp(own + (size_t)s->probe_positions[i] * width, logits + (size_t)i * width, width * sizeof *own) == 0,
+            EXPECT(d,
+                   memcmp(own + (size_t)s->probe_positions[i] * width, logits + (size_t)i * width,
+                          width * sizeof *own) == 0,
                    "the probed logits of position %d are not those of its canvas", (int)s->probe_positions[i]);
     tsk_session_free(session);
     free(own);
@@ -1082,7 +1222,8 @@ static void compare_logits(driver *d, const slot *s, const float *logits) {
 }
 
 static void probe_logits_slot(driver *d, slot *s) {
-    size_t width = (size_t)d->config->embedding_size, d_model = (size_t)d->config->d_model, rows = (size_t)(s->g.length > 1 ? s->g.length : 1), i;
+    size_t width = (size_t)d->config->embedding_size, d_model = (size_t)d->config->d_model,
+           rows = (size_t)(s->g.length > 1 ? s->g.length : 1), i;
     float *logits, *norm;
     int with_norm = draw(d, 2), wrong = 0, may;
     tsk_status status;
@@ -1091,7 +1232,10 @@ static void probe_logits_slot(driver *d, slot *s) {
     logits = (float *)malloc(rows * width * sizeof *logits);
     norm = (float *)malloc(rows * d_model * sizeof *norm);
     if (!logits || !norm) exit(2);
-    may = s->is_probed == 1 ? may_ok : s->is_probed ? may_ok | may_argument : s->phase == PHASE_FAILED ? may_argument | MAY(s->failure) : may_argument;
+    may = s->is_probed == 1          ? may_ok
+          : s->is_probed             ? may_ok | may_argument
+          : s->phase == PHASE_FAILED ? may_argument | MAY(s->failure)
+                                     : may_argument;
     begin(d, &c);
     say(d, "probe_logits of session %d", s->g.number);
     status = tsk_session_probe_logits(s->session, with_norm ? norm : NULL, logits, c.error);
@@ -1116,20 +1260,27 @@ static void watch_record(void *user, const tsk_trace_record *r) {
     double low = INFINITY, high = -INFINITY;
     s->records++;
     EXPECT(g, s->is_traced, "a record though tracing has ended");
-    if (!EXPECT(g, r->name && r->part && r->n_dims >= 2 && r->n_dims <= 3 && r->n_rows > 0, "a record of %d dimensions and %d rows", r->n_dims, (int)r->n_rows)) return;
+    if (!EXPECT(g, r->name && r->part && r->n_dims >= 2 && r->n_dims <= 3 && r->n_rows > 0,
+                "a record of %d dimensions and %d rows", r->n_dims, (int)r->n_rows))
+        return;
     for (dim = 0; dim < r->n_dims; dim++) n *= r->output_shape[dim];
-    EXPECT(g, r->layer < 0 || (r->layer >= s->tracing.first_layer && r->layer <= s->tracing.last_layer), "a record of layer %d", (int)r->layer);
+    EXPECT(g, r->layer < 0 || (r->layer >= s->tracing.first_layer && r->layer <= s->tracing.last_layer),
+           "a record of layer %d", (int)r->layer);
     EXPECT(g, r->pass >= s->tracing.first_pass && r->pass <= s->tracing.last_pass, "a record of pass %d", (int)r->pass);
-    for (i = 0; i < (uint64_t)r->n_rows; i++) wrong += r->positions[i] < 0 || r->positions[i] >= g->length || (i && r->positions[i] <= r->positions[i - 1]);
+    for (i = 0; i < (uint64_t)r->n_rows; i++)
+        wrong += r->positions[i] < 0 || r->positions[i] >= g->length || (i && r->positions[i] <= r->positions[i - 1]);
     EXPECT(g, wrong == 0 || g->options.refresh_rows, "%d wrong positions in a record of %s", wrong, r->name);
-    if (!EXPECT(g, s->tracing.values ? r->output != NULL : !r->output && !r->input, "values of %s", r->name) || !r->output) return;
+    if (!EXPECT(g, s->tracing.values ? r->output != NULL : !r->output && !r->input, "values of %s", r->name) ||
+        !r->output)
+        return;
     for (i = 0; i < n; i++) {
         wrong += !is_finite(r->output[i]);
         low = r->output[i] < low ? r->output[i] : low;
         high = r->output[i] > high ? r->output[i] : high;
     }
     EXPECT(g, wrong == 0 || g->options.refresh_rows, "%d values of %s are no numbers", wrong, r->name);
-    EXPECT(g, low == r->stats.min && high == r->stats.max, "%s is from %g to %g, said to be from %g to %g", r->name, low, high, r->stats.min, r->stats.max);
+    EXPECT(g, low == r->stats.min && high == r->stats.max, "%s is from %g to %g, said to be from %g to %g", r->name,
+           low, high, r->stats.min, r->stats.max);
 }
 
 static void trace_slot(driver *d, slot *s) {
@@ -1146,8 +1297,12 @@ static void trace_slot(driver *d, slot *s) {
     o.user = s;
     if (draw(d, 16) != 15) o.on_record = watch_record;
     begin(d, &c);
-    say(d, "trace session %d: %s, pattern %s, layers %d to %d, passes %d to %d, values %d", s->g.number, !on ? "off" : o.on_record ? "on" : "without on_record",
-        o.pattern ? o.pattern : "NULL", (int)o.first_layer, (int)o.last_layer, (int)o.first_pass, (int)o.last_pass, o.values);
+    say(d, "trace session %d: %s, pattern %s, layers %d to %d, passes %d to %d, values %d", s->g.number,
+        !on           ? "off"
+        : o.on_record ? "on"
+                      : "without on_record",
+        o.pattern ? o.pattern : "NULL", (int)o.first_layer, (int)o.last_layer, (int)o.first_pass, (int)o.last_pass,
+        o.values);
     status = tsk_session_trace(s->session, on ? &o : NULL, c.error);
     s->is_probed = s->is_probed ? 2 : 0;
     if (end(d, &c, status, !on || o.on_record ? may_ok : may_argument)) {
@@ -1180,14 +1335,19 @@ static void order_done(void *user, uint64_t id, void *request_user, const tsk_re
     EXPECT(g, o->id == id, "request %d is over as %d", (int)o->id, (int)id);
     EXPECT(g, (result == NULL) != (error == NULL), "a request is over with neither or both of a result and an error");
     o->status = error ? error->status : TSK_OK;
-    if (error) EXPECT(g, error->status != TSK_OK && error->message[0] && !strchr(error->message, '\n'), "a request's error is '%s'", error->message);
+    if (error)
+        EXPECT(g, error->status != TSK_OK && error->message[0] && !strchr(error->message, '\n'),
+               "a request's error is '%s'", error->message);
     if (error) EXPECT(g, error->status == TSK_ERROR_MEMORY, "a request ends in '%s'", tsk_status_string(error->status));
     if (result) {
         check_result(g, result);
         EXPECT(g, result->finish_reason != TSK_FINISH_NONE, "a request is over without a reason");
-        if (result->finish_reason == TSK_FINISH_CANCELLED) EXPECT(g, g->must_end || o->is_cancelled, "a request is cancelled though nobody asked");
+        if (result->finish_reason == TSK_FINISH_CANCELLED)
+            EXPECT(g, g->must_end || o->is_cancelled, "a request is cancelled though nobody asked");
         else EXPECT(g, !g->must_end || g->stop_at == g->nfe - 1, "a callback's wish to end a request is not heard");
-        if (o->is_cancelled && !shared->batch) EXPECT(g, g->passes <= o->most_passes, "a cancelled request has had %d passes too many", (int)(g->passes - o->most_passes));
+        if (o->is_cancelled && !shared->batch)
+            EXPECT(g, g->passes <= o->most_passes, "a cancelled request has had %d passes too many",
+                   (int)(g->passes - o->most_passes));
     }
     o->is_done = 1;
     pthread_mutex_unlock(&shared->lock);
@@ -1207,7 +1367,9 @@ static void settle_orders(driver *d) {
         o->is_open = 0;
         harvest(d, &o->g);
         say(d, "  request %d: %s, finish_reason %d\n", (int)o->id, tsk_status_string(o->status), (int)o->g.finish);
-        if (o->status != TSK_OK) EXPECT(d, d->shared->batch || d->refusal.refused != o->refused_before, "request %d failed though nothing was refused", (int)o->id);
+        if (o->status != TSK_OK)
+            EXPECT(d, d->shared->batch || d->refusal.refused != o->refused_before,
+                   "request %d failed though nothing was refused", (int)o->id);
         else if (!d->fault[0]) compare_alone(d, &o->g);
     }
 }
@@ -1241,7 +1403,8 @@ static tsk_batch_options draw_batch_options(driver *d) {
 }
 
 static int batch_options_are_legal(const tsk_batch_options *o) {
-    return o->max_requests >= 1 && o->max_requests <= 65536 && o->cache_tokens >= 0 && o->max_rows >= 0 && o->row_layers >= 0;
+    return o->max_requests >= 1 && o->max_requests <= 65536 && o->cache_tokens >= 0 && o->max_rows >= 0 &&
+           o->row_layers >= 0;
 }
 
 static void create_batch(driver *d) {
@@ -1253,14 +1416,19 @@ static void create_batch(driver *d) {
     o.on_done = order_done;
     o.user = d->shared;
     begin(d, &c);
-    say(d, "create a batch: max_requests %d cache_tokens %d max_rows %d row_layers %lld", (int)o.max_requests, (int)o.cache_tokens, (int)o.max_rows, (long long)o.row_layers);
+    say(d, "create a batch: max_requests %d cache_tokens %d max_rows %d row_layers %lld", (int)o.max_requests,
+        (int)o.cache_tokens, (int)o.max_rows, (long long)o.row_layers);
     d->batch = (tsk_batch *)(void *)d;
     status = tsk_batch_create(d->model, &o, &d->batch, c.error);
     end(d, &c, status, batch_options_are_legal(&o) ? may_ok : may_argument);
-    if (!EXPECT(d, (d->batch != NULL) == (status == TSK_OK), "a batch is given out with '%s'", tsk_status_string(status))) d->batch = NULL;
+    if (!EXPECT(d, (d->batch != NULL) == (status == TSK_OK), "a batch is given out with '%s'",
+                tsk_status_string(status)))
+        d->batch = NULL;
     if (!d->batch) return;
     if (!o.cache_tokens) o.cache_tokens = o.max_requests * d->config->max_sequence_length;
-    if (!o.max_rows) o.max_rows = d->config->max_sequence_length > 32 * o.max_requests ? d->config->max_sequence_length : 32 * o.max_requests;
+    if (!o.max_rows)
+        o.max_rows =
+            d->config->max_sequence_length > 32 * o.max_requests ? d->config->max_sequence_length : 32 * o.max_requests;
     d->batch_options = o;
     d->last_id = 0;
 }
@@ -1296,12 +1464,14 @@ static void submit_order(driver *d, int inside) {
     say_options(d, &new_order->g);
     say_input(d, &in);
     if (d->shared->batch) pthread_mutex_lock(&d->shared->lock); /* on_done waits for the id to be known */
-    status = tsk_batch_submit(d->batch, in.prompt_argument, in.n_argument, in.generated_argument, &new_order->g.options, new_order, &new_order->id, c.error);
+    status = tsk_batch_submit(d->batch, in.prompt_argument, in.n_argument, in.generated_argument, &new_order->g.options,
+                              new_order, &new_order->id, c.error);
     id = new_order->id;
     if (status != TSK_OK) new_order->is_open = 0;
     if (d->shared->batch) pthread_mutex_unlock(&d->shared->lock);
     if (!end(d, &c, status, legal ? may_ok : may_argument)) return;
-    EXPECT(d, d->shared->batch ? id > d->last_id : id == d->last_id + 1, "request %d comes after request %d", (int)id, (int)d->last_id);
+    EXPECT(d, d->shared->batch ? id > d->last_id : id == d->last_id + 1, "request %d comes after request %d", (int)id,
+           (int)d->last_id);
     d->last_id = id;
 }
 
@@ -1319,7 +1489,8 @@ static void cancel_order(driver *d) {
     pthread_mutex_lock(&d->shared->lock);
     if (o->is_open && !o->is_done && !o->is_cancelled) {
         o->is_cancelled = 1;
-        if (!d->shared->batch) o->most_passes = o->g.passes + (d->depth > 0); /* its part of a pass under way may be to come */
+        if (!d->shared->batch)
+            o->most_passes = o->g.passes + (d->depth > 0); /* its part of a pass under way may be to come */
     }
     pthread_mutex_unlock(&d->shared->lock);
     tsk_batch_cancel(d->batch, o->id);
@@ -1328,10 +1499,15 @@ static void cancel_order(driver *d) {
 /* A step's account of itself. */
 static void check_status(driver *d, const tsk_batch_status *s) {
     const tsk_batch_options *o = &d->batch_options;
-    EXPECT(d, s->in_flight >= 0 && s->in_flight <= o->max_requests && s->queued >= 0, "%d in flight, %d queued", (int)s->in_flight, (int)s->queued);
+    EXPECT(d, s->in_flight >= 0 && s->in_flight <= o->max_requests && s->queued >= 0, "%d in flight, %d queued",
+           (int)s->in_flight, (int)s->queued);
     EXPECT(d, s->rows >= 0 && s->rows <= o->max_rows, "%d rows of at most %d", (int)s->rows, (int)o->max_rows);
-    EXPECT(d, s->ms >= 0 && s->ms < 1e9 && s->row_layers >= 0 && s->row_layers <= (int64_t)s->rows * d->config->n_layers, "%lld row-layers of %d rows", (long long)s->row_layers, (int)s->rows);
-    if (!d->shared->batch) EXPECT(d, s->in_flight + s->queued == open_orders(d), "%d in flight and %d queued of %d", (int)s->in_flight, (int)s->queued, (int)open_orders(d));
+    EXPECT(d,
+           s->ms >= 0 && s->ms < 1e9 && s->row_layers >= 0 && s->row_layers <= (int64_t)s->rows * d->config->n_layers,
+           "%lld row-layers of %d rows", (long long)s->row_layers, (int)s->rows);
+    if (!d->shared->batch)
+        EXPECT(d, s->in_flight + s->queued == open_orders(d), "%d in flight and %d queued of %d", (int)s->in_flight,
+               (int)s->queued, (int)open_orders(d));
 }
 
 /* Returns whether something happened: rows ran or a request ended. */
@@ -1367,7 +1543,8 @@ static void finish_batch(driver *d) {
     int32_t j;
     for (j = 0; j < n_orders; j++)
         if (d->orders[j].is_open) bound += (2 + (long)d->orders[j].g.length) * (1 + d->config->n_layers);
-    for (i = 0; i <= bound && open_orders(d) && !d->fault[0]; i++) EXPECT(d, step_batch(d, 0), "a step of the batch gets nobody on");
+    for (i = 0; i <= bound && open_orders(d) && !d->fault[0]; i++)
+        EXPECT(d, step_batch(d, 0), "a step of the batch gets nobody on");
     EXPECT(d, d->fault[0] || !open_orders(d), "%d requests are not over after %ld steps", (int)open_orders(d), bound);
 }
 
@@ -1382,14 +1559,16 @@ static void check_select(driver *d) {
     for (i = 0; i < n; i++) confidences[i] = (float)draw(d, 17) / 16;
     memset(commit, 7, sizeof commit);
     memset(again, 0, sizeof again);
-    say(d, "select: rule %d, %d candidates, quota %d, threshold %g, factor %g\n", (int)transfer, (int)n, (int)quota, (double)threshold, (double)factor);
+    say(d, "select: rule %d, %d candidates, quota %d, threshold %g, factor %g\n", (int)transfer, (int)n, (int)quota,
+        (double)threshold, (double)factor);
     returned = tsk_select(transfer, threshold, factor, quota, n, confidences, commit);
     /* by rank: who has fewer than `count` before it is committed */
     for (count = n > 0; count < n; count++) {
         float next = -1;
         for (i = 0; i < n; i++) {
             int32_t before = 0;
-            for (j = 0; j < n; j++) before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
+            for (j = 0; j < n; j++)
+                before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
             if (before == count) next = confidences[i];
         }
         if (transfer == TSK_TRANSFER_SCHEDULE && count >= quota) break;
@@ -1398,10 +1577,12 @@ static void check_select(driver *d) {
     }
     for (i = 0; i < n; i++) {
         int32_t before = 0;
-        for (j = 0; j < n; j++) before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
+        for (j = 0; j < n; j++)
+            before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
         again[i] = before < count;
     }
-    EXPECT(d, returned == count && memcmp(commit, again, (size_t)n) == 0, "tsk_select commits %d of %d, not %d, or others", (int)returned, (int)n, (int)count);
+    EXPECT(d, returned == count && memcmp(commit, again, (size_t)n) == 0,
+           "tsk_select commits %d of %d, not %d, or others", (int)returned, (int)n, (int)count);
 }
 
 static void check_transfer_numbers(driver *d) {
@@ -1410,7 +1591,9 @@ static void check_transfer_numbers(driver *d) {
     tsk_num_transfer_tokens(masks, steps, numbers);
     for (i = 0; i < steps; i++) {
         sum += numbers[i];
-        EXPECT(d, numbers[i] >= masks / steps && numbers[i] <= masks / steps + 1 && (!i || numbers[i] <= numbers[i - 1]), "step %d of %d commits %d", (int)i, (int)steps, (int)numbers[i]);
+        EXPECT(d,
+               numbers[i] >= masks / steps && numbers[i] <= masks / steps + 1 && (!i || numbers[i] <= numbers[i - 1]),
+               "step %d of %d commits %d", (int)i, (int)steps, (int)numbers[i]);
     }
     EXPECT(d, sum == masks && numbers[steps] == 12345, "%d masks in %d steps are %d", (int)masks, (int)steps, (int)sum);
 }
@@ -1427,15 +1610,19 @@ static void check_estimate(driver *d) {
     legal = options_are_legal(&o, d->config) && canvas > 0 && (dtype == TSK_DTYPE_F32 || dtype == TSK_DTYPE_BF16);
     memset(&memory, 0x5a, sizeof memory);
     begin(d, &c);
-    say(d, "estimate memory: canvas %d, dtype %d, gen %d block %d", (int)canvas, (int)dtype, (int)o.gen_length, (int)o.block_length);
+    say(d, "estimate memory: canvas %d, dtype %d, gen %d block %d", (int)canvas, (int)dtype, (int)o.gen_length,
+        (int)o.block_length);
     status = tsk_memory_estimate(d->config, 0, dtype, canvas, &o, &memory, c.error);
     if (!end(d, &c, status, legal ? may_ok : may_argument)) return;
-    EXPECT(d, memory.cache == 2 * (uint64_t)d->config->n_layers * (uint64_t)d->config->n_kv_heads * (uint64_t)d->config->head_dim * (uint64_t)canvas * tsk_dtype_size(dtype),
+    EXPECT(d,
+           memory.cache == 2 * (uint64_t)d->config->n_layers * (uint64_t)d->config->n_kv_heads *
+                               (uint64_t)d->config->head_dim * (uint64_t)canvas * tsk_dtype_size(dtype),
            "a cache of %llu bytes", (unsigned long long)memory.cache);
-    EXPECT(d, memory.weights > 0 && memory.workspace > 0 && memory.workspace < 1 << 30, "a workspace of %llu bytes", (unsigned long long)memory.workspace);
+    EXPECT(d, memory.weights > 0 && memory.workspace > 0 && memory.workspace < 1 << 30, "a workspace of %llu bytes",
+           (unsigned long long)memory.workspace);
 }
 
-/* Nothing to write to, or nothing to work on: an error like any other. A session of its own, so that no other is touched. */
+/* Nothing to write to, or nothing to work on: an error like any other. No session but its own is touched. */
 static void call_without_arguments(driver *d) {
     tsk_generate_options o = tsk_generate_options_default();
     tsk_session *session = NULL, *given_out = NULL;
@@ -1471,7 +1658,11 @@ static void draw_refusal(driver *d) {
     d->refusal.budget = SIZE_MAX;
     if (kind == 1 || kind == 2) d->refusal.countdown = draw(d, 24);
     if (kind == 3) d->refusal.budget = heap_bytes(d->shared->heap) + (size_t)(draw(d, 256) << draw(d, 8));
-    say(d, "refuse %s %ld\n", kind == 0 ? "nothing" : kind == 3 ? "beyond bytes" : "allocation", kind == 3 ? (long)d->refusal.budget : d->refusal.countdown);
+    say(d, "refuse %s %ld\n",
+        kind == 0   ? "nothing"
+        : kind == 3 ? "beyond bytes"
+                    : "allocation",
+        kind == 3 ? (long)d->refusal.budget : d->refusal.countdown);
 }
 
 /* ---- the next call */
@@ -1558,7 +1749,8 @@ static void end_run(driver *d) {
 
 /* NULL, or what went wrong, the calls first; the caller frees it. `talks` 1: the calls are printed as they are made.
    `steps_batch` 1: of those who share a batch it is this one, and only one at a time, that steps it. */
-static TEST_UNUSED char *stateful_run(stateful_models *models, const uint8_t *bytes, size_t size, int talks, int steps_batch) {
+static TEST_UNUSED char *stateful_run(stateful_models *models, const uint8_t *bytes, size_t size, int talks,
+                                      int steps_batch) {
     driver *d = (driver *)calloc(1, sizeof *d);
     long alive = models->batch ? 0 : models->heap->alive;
     char *text = NULL;

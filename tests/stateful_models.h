@@ -47,7 +47,8 @@ static void stateful_models_load(stateful_models *models) {
     if (!models->heap) exit(2);
     heap_init(models->heap);
     pthread_mutex_init(&models->lock, NULL);
-    for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) models->models[models->n_models++] = stateful_model(models->heap, short_model_folder(&shapes[i]));
+    for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        models->models[models->n_models++] = stateful_model(models->heap, short_model_folder(&shapes[i]));
 }
 
 static TEST_UNUSED void stateful_models_free(stateful_models *models) {

@@ -21,7 +21,8 @@ enum { max_bytes = 1500, n_sequences = 3000, max_failures = 5 };
 /* Seen by the child and by its parent. */
 typedef struct progress { uint32_t seed; int done, failed; } progress;
 
-/* SplitMix64 (Steele, Lea and Flood, 2014): tests' usual generator has too short a period in the bits that bytes take. */
+/* SplitMix64 (Steele, Lea and Flood, 2014): tests' usual generator has too short a period in its
+   lower bits. */
 static uint64_t next_word(uint64_t *state) {
     uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -37,7 +38,9 @@ static int run_seed(stateful_models *models, uint32_t seed, int talks) {
     size = 60 + (size_t)(next_word(&state) % (max_bytes - 60));
     for (i = 0; i < size; i++) bytes[i] = (uint8_t)next_word(&state);
     text = stateful_run(models, bytes, size, talks, 1);
-    if (text) printf("%s\nsequence %lu failed: build/tests/test_stateful %lu\n", talks ? "" : text, (unsigned long)seed, (unsigned long)seed);
+    if (text)
+        printf("%s\nsequence %lu failed: build/tests/test_stateful %lu\n", talks ? "" : text, (unsigned long)seed,
+               (unsigned long)seed);
     fflush(stdout);
     free(text);
     return text != NULL;
@@ -78,8 +81,9 @@ static void run_guarded(stateful_models *models, uint32_t first, int n, long sec
         _exit(0);
     }
     if (!CHECK(child > 0 && waitpid(child, &status, 0) == child)) exit(2);
-    if (!test_check(WIFEXITED(status) && WEXITSTATUS(status) == 0, __FILE__, __LINE__, "sequence %lu ends the process (status %d): build/tests/test_stateful %lu",
-                    (unsigned long)p->seed, status, (unsigned long)p->seed))
+    if (!test_check(WIFEXITED(status) && WEXITSTATUS(status) == 0, __FILE__, __LINE__,
+                    "sequence %lu ends the process (status %d): build/tests/test_stateful %lu", (unsigned long)p->seed,
+                    status, (unsigned long)p->seed))
         p->failed++;
     test_passed += p->done - p->failed;
     test_failed += p->failed;
@@ -92,7 +96,8 @@ int main(int argc, char **argv) {
     int result = 0;
     stateful_models_load(&models);
     if (argc == 3 && strcmp(argv[1], "--seconds") == 0) run_guarded(&models, (uint32_t)time(NULL), 0, atol(argv[2]));
-    else if (argc == 2 && strspn(argv[1], "0123456789") == strlen(argv[1])) result = run_seed(&models, (uint32_t)strtoul(argv[1], NULL, 10), 1);
+    else if (argc == 2 && strspn(argv[1], "0123456789") == strlen(argv[1]))
+        result = run_seed(&models, (uint32_t)strtoul(argv[1], NULL, 10), 1);
     else if (argc == 2) result = run_file(&models, argv[1]);
     else run_guarded(&models, 1, n_sequences, 0);
     stateful_models_free(&models);
