@@ -5,8 +5,9 @@
 #   make test            all tests, plain and under sanitizers; ends in one line "N passed, N failed"
 #   make examples        the programs of examples/, in build/
 #   make compile-matrix  the header under gcc and clang, C99 to C++23, with and without CUDA
-#   make fuzz            the parsers under libFuzzer (clang), FUZZ_SECONDS each
+#   make fuzz            the parsers, and calls of the API in any order, under libFuzzer (clang), FUZZ_SECONDS each
 #   make test-threads    one model, many threads, under -fsanitize=thread
+#   make test-stateful   random calls of the API, plain and under sanitizers, STATEFUL_SECONDS in all
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
@@ -24,6 +25,7 @@ WARNINGS = -Wall -Wextra -Wpedantic -Wshadow
 LIBS = -lm -lpthread -ldl
 SANITIZE = -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ_SECONDS ?= 60
+STATEFUL_SECONDS ?= 600
 DEMO_MODEL = examples/demo-model
 
 TOOL_SOURCES = $(filter-out tools/make_%.c,$(wildcard tools/*.c))
@@ -41,7 +43,7 @@ HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
     $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-threads test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda headers clean FORCE
+.PHONY: all demo test examples compile-matrix fuzz test-threads test-stateful test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda headers clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -159,6 +161,11 @@ test-threads: | build/tests
 	$(CC) -std=c99 -O1 -g -fsanitize=thread $(WARNINGS) -I. tests/test_threads.c tests/library.c -o build/test_threads $(LIBS)
 	build/test_threads
 
+# What `make test` does with a fixed number of sequences, for as long as one likes.
+test-stateful: build/tests/test_stateful $(if $(HAS_SANITIZERS),build/sanitized/test_stateful)
+	@failed=; for program in $^; do echo "$$program"; \
+	$(ENVIRONMENT) ./$$program --seconds $$(($(STATEFUL_SECONDS) / $(words $^))) || failed=1; done; test -z "$$failed"
+
 test-oracle: tokenskip
 	sh tests/oracle/run.sh
 
@@ -209,6 +216,8 @@ fuzz: $(FUZZERS:%=fuzz-run-%)
 fuzz-run-%: build/fuzz/%
 	mkdir -p build/fuzz/corpus_$*
 	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) $(FUZZ_ARGS) -timeout=10 -rss_limit_mb=2048 corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+
+build/fuzz/fuzz_stateful: tests/stateful.h tests/stateful_models.h tests/random_model.h
 
 build/fuzz/%: tests/fuzz/%.c tokenskip.h | build/fuzz
 	clang -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ $(LIBS)

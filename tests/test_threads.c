@@ -1,8 +1,10 @@
-/* One model, many threads, each with a session of its own: the same tokens as alone. Worth most under -fsanitize=thread:
+/* One model, many threads, each with a session of its own: the same tokens as alone. Then many threads that do anything at
+   all, with sessions of their own and one batch in common. Worth most under -fsanitize=thread:
 
        make test-threads */
 #include "../tokenskip.h"
 #include "golden.h"
+#include "stateful.h"
 
 #include <pthread.h>
 
@@ -141,6 +143,101 @@ static void check_loading(void) {
     for (i = 0; i < 4; i++) CHECK_INT(pthread_join(threads[i], NULL), 0);
 }
 
+/* ---- anything at all (stateful.h) */
+
+enum { n_players = 4, n_plays = 40, n_play_bytes = 400 };
+
+typedef struct player {
+    stateful_models *models;
+    int number, *running;          /* players at work, the first one, who steps the batch, not counted */
+    char *text;
+} player;
+
+static void play(player *p) {
+    uint8_t bytes[n_play_bytes];
+    uint32_t state = (uint32_t)p->number;
+    int round, i;
+    for (round = 0; round < n_plays && !p->text; round++) {
+        for (i = 0; i < n_play_bytes; i++) bytes[i] = (uint8_t)((state = state * 1664525u + 1013904223u) >> 24);
+        p->text = stateful_run(p->models, bytes, sizeof bytes, 0, p->number == 0);
+    }
+}
+
+static int count_running(player *p, int change) {
+    int running;
+    pthread_mutex_lock(&p->models->lock);
+    running = *p->running += change;
+    pthread_mutex_unlock(&p->models->lock);
+    return running;
+}
+
+static void *run_player(void *argument) {
+    player *p = (player *)argument;
+    play(p);
+    count_running(p, -1);
+    return NULL;
+}
+
+/* The batch's owner steps it until the others are done, whose requests wait in it. */
+static void run_players(stateful_models *models) {
+    player players[n_players];
+    pthread_t threads[n_players];
+    int i, running = n_players - 1;
+    for (i = 0; i < n_players; i++) {
+        players[i].models = models;
+        players[i].number = i;
+        players[i].running = &running;
+        players[i].text = NULL;
+        if (i && !CHECK_INT(pthread_create(&threads[i], NULL, run_player, &players[i]), 0)) exit(1);
+    }
+    play(&players[0]);
+    while (count_running(&players[0], 0)) CHECK_INT(tsk_batch_step(models->batch, NULL, NULL), TSK_OK);
+    for (i = 1; i < n_players; i++) pthread_join(threads[i], NULL);
+    for (i = 0; i < n_players; i++) {
+        test_check(players[i].text == NULL, __FILE__, __LINE__, "thread %d:\n%s", i, players[i].text ? players[i].text : "");
+        free(players[i].text);
+    }
+}
+
+static tsk_model *small_model(heap *h) {
+    tsk_model_options options = tsk_model_options_default();
+    tsk_model_config config;
+    tsk_model *model = NULL;
+    memset(&config, 0, sizeof config);
+    config.d_model = 32, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 8, config.mlp_hidden_size = 48;
+    config.vocab_size = config.embedding_size = 30;
+    config.max_sequence_length = 64;
+    config.mask_token_id = 29;
+    config.eos_token_id = config.pad_token_id = 28;
+    config.rope_theta = 10000.0f, config.rms_norm_eps = 1e-5f;
+    options.host.allocator = &h->allocator;
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 2;
+    CHECK_INT(tsk_model_random(&config, 5, &options, &model, NULL), TSK_OK);
+    return model;
+}
+
+static void check_anything(void) {
+    tsk_batch_options options = tsk_batch_options_default();
+    stateful_models models;
+    heap memory;
+    memset(&models, 0, sizeof models);
+    heap_init(&memory);
+    models.heap = &memory;
+    pthread_mutex_init(&models.lock, NULL);
+    models.models[models.n_models++] = small_model(&memory);
+    options.max_requests = 5, options.cache_tokens = 150, options.max_rows = 100, options.row_layers = 90;
+    stateful_share_batch(&models, options);
+    run_players(&models);
+    CHECK_INT(tsk_batch_drain(models.batch, NULL), TSK_OK);
+    tsk_batch_destroy(models.batch);
+    tsk_model_free(models.models[0]);
+    CHECK_INT(memory.alive, 0);
+    CHECK_STRING(memory.fault, "");
+    pthread_mutex_destroy(&models.lock);
+    heap_end(&memory);
+}
+
 int main(void) {
     tsk_model *model = golden_model("gqa-bf16", 3);
     check_model(model);
@@ -149,5 +246,6 @@ int main(void) {
     if (model) check_model(model);
     tsk_model_free(model);
     check_loading();
+    check_anything();
     return test_end("test_threads");
 }
