@@ -554,8 +554,8 @@ typedef struct tsk_generate_options {
                                                     the stalest first */
     int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
                                                     with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in block steps,
-                                                    whatever their states say: for benchmarks */
+    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
+                                                    first, whatever their states say: for benchmarks */
     int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
                                                     first n are active in refreshes after the first: for benchmarks */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
@@ -618,9 +618,10 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start, copy or logits that fails leaves
-   its session never started; a step or probe that fails ends the generation, and every further step gives the same error.
-   What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
+   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
+   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
+   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
@@ -11788,6 +11789,7 @@ typedef struct tsk__request {
 
     void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
     int32_t *canvas;               /* [length] */
+    int32_t *kept_canvas;          /* [length] while a probe looks at another */
     int32_t *positions;            /* [max block] */
     tsk__skip_token *tokens;       /* [length] */
     int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
@@ -11906,6 +11908,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
         used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
     } while (0)
     TSK__REQUEST_ARRAY(int32_t, canvas, length);
+    TSK__REQUEST_ARRAY(int32_t, kept_canvas, length);
     TSK__REQUEST_ARRAY(int32_t, positions, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
     TSK__REQUEST_ARRAY(int32_t, nearest, length);
@@ -12284,9 +12287,10 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
 }
 
 /* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
-   that ran through, which of a refresh that was cut is known from its earlier part. */
+   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int if_ran = r->is_deciding && (r->is_full || r->options.skip_reference == TSK_SKIP_LAST_COMPUTED) ? TSK__ROW_IF_RAN : 0;
+    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip_reference == TSK_SKIP_LAST_COMPUTED);
+    int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
         if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
@@ -12298,7 +12302,8 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
     if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
     if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
-    else r->is_deciding = r->n_states && (r->gen.has_previous || r->options.skip_force_active >= 0);
+    /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
+    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->options.skip_force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
@@ -12350,11 +12355,11 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
         token->age = 0;
         n_active += active;
     }
-    if (r->options.skip_refresh) {
+    if (r->options.skip_refresh) r->gen.has_refresh = 1;
+    if (r->options.skip_refresh && !r->is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
-        r->gen.has_refresh = 1;
     }
 }
 
@@ -12986,7 +12991,8 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
 tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error) {
     tsk__request *r;
     tsk__pass *p;
-    int32_t *kept = NULL, i;
+    size_t size;
+    int32_t i;
     tsk_status status;
     if (!session) return tsk__error_null(error, "tsk_session_probe", "session");
     if (!out) return tsk__error_null(error, "tsk_session_probe", "out");
@@ -12997,16 +13003,15 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (status == TSK_OK) status = tsk__request_check_runs(r, "tsk_session_probe", error);
     if (status != TSK_OK) return status;
     session->n_probed = 0;
+    size = (size_t)r->gen.length * sizeof *canvas;
     if (!r->gen.n_positions)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe of a generation that had nothing to do");
     if (!refresh && r->options.cache != TSK_CACHE_DUAL) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a block step can be probed with cache dual only");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        kept = (int32_t *)tsk__memory_new(r->allocator, (size_t)r->gen.length, sizeof *kept);
-        if (!kept) return tsk__error_memory(error, "a probe", (uint64_t)r->gen.length * sizeof *kept);
-        memcpy(kept, r->canvas, (size_t)r->gen.length * sizeof *kept);
-        memcpy(r->canvas, canvas, (size_t)r->gen.length * sizeof *kept);
+        memcpy(r->kept_canvas, r->canvas, size);
+        memcpy(r->canvas, canvas, size);
         r->is_uploaded = 0;
     }
     r->is_probe = 1;
@@ -13022,9 +13027,10 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
         for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
-    if (kept) r->is_uploaded = 0;
-    if (kept) memcpy(r->canvas, kept, (size_t)r->gen.length * sizeof *kept);
-    tsk__memory_delete(r->allocator, kept);
+    if (canvas) {
+        memcpy(r->canvas, r->kept_canvas, size);
+        r->is_uploaded = 0;
+    }
     return status;
 }
 

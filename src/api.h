@@ -554,8 +554,8 @@ typedef struct tsk_generate_options {
                                                     the stalest first */
     int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
                                                     with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in block steps,
-                                                    whatever their states say: for benchmarks */
+    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
+                                                    first, whatever their states say: for benchmarks */
     int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
                                                     first n are active in refreshes after the first: for benchmarks */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
@@ -618,9 +618,10 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start, copy or logits that fails leaves
-   its session never started; a step or probe that fails ends the generation, and every further step gives the same error.
-   What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
+   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
+   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
+   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
