@@ -300,6 +300,31 @@ static void test_on_device(const char *name, const char *dir, tsk_device device,
     }
 }
 
+/* Logits that are all NaN, the mask being the id that nothing else would be chosen for: an error at the first pass. */
+static void test_numeric(tsk_device device) {
+    static const shape lost = {"lost", 256, 3, 4, 2, 256, 64, 0, 0, 0, NAN};
+    static const tsk_dtype dtypes[2] = {TSK_DTYPE_F32, TSK_DTYPE_BF16};
+    const char *dir = random_model_folder(&lost);
+    int32_t prompt[] = {1, 2, 3};
+    int i, random;
+    for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++)
+        for (random = 0; random < 2; random++) {
+            tsk_model *model = load_model(dir, device, dtypes[i]);
+            tsk_generate_options o = tsk_generate_options_default();
+            tsk_session *session = NULL;
+            tsk_result result;
+            tsk_error error;
+            memset(&error, 0, sizeof error);
+            o.gen_length = o.block_length = 8;
+            o.temperature = random ? 0.7f : 0.0f;
+            must(tsk_session_create(model, &o, &session, &error), &error);
+            CHECK_INT(tsk_generate(session, prompt, 3, NULL, &result, &error), TSK_ERROR_NUMERIC);
+            CHECK_CONTAINS(error.message, "pass 0: the logits of position 3");
+            tsk_session_free(session);
+            tsk_model_free(model);
+        }
+}
+
 /* `test_cuda_generate dry`: the CPU in the GPU's place, which tries the tests themselves. */
 int main(int argc, char **argv) {
     char why[256] = "";
@@ -318,6 +343,7 @@ int main(int argc, char **argv) {
     }
     test_on_device("mha-f32", "tests/golden/models/mha-f32", device, 0);
     test_on_device("gqa-bf16", "tests/golden/models/gqa-bf16", device, 1);
+    test_numeric(device);
     test_traces("mha-f32", "tests/golden/models/mha-f32", device);
     test_traces("gqa-bf16", "tests/golden/models/gqa-bf16", device);
     for (i = 0; i < n_shapes; i++) test_on_device(shapes[i].name, tsk_test_path(shapes[i].name), device, i == 0 || i == 3);
