@@ -28,9 +28,9 @@ FUZZ_SECONDS ?= 60
 STATEFUL_SECONDS ?= 600
 DEMO_MODEL = examples/demo-model
 
-TOOL_SOURCES = $(filter-out tools/make_%.c,$(wildcard tools/*.c))
-TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/tools/%.o)
-SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/%.c=build/sanitized/tools/%.o)
+TOOL_SOURCES = $(wildcard tools/command/*.c)
+TOOL_OBJECTS = $(TOOL_SOURCES:tools/command/%.c=build/tools/%.o)
+SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/command/%.c=build/sanitized/tools/%.o)
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 SHELL_TESTS = $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
@@ -54,11 +54,11 @@ all: tokenskip
 tokenskip: $(TOOL_OBJECTS)
 	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(LIBS)
 
-build/tools/%.o: tools/%.c | build/tools
+build/tools/%.o: tools/command/%.c | build/tools
 	$(CC) -std=c99 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -I. -Ibuild -MMD -MP -c $< -o $@
 
 # the page of `trace --html` as lines of C: a string literal each, short enough for C99
-build/trace_page.h: tools/trace_page.html | build/tools
+build/trace_page.h: tools/command/trace_page.html | build/tools
 	sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n",/' $< > $@
 
 build/tools/trace_html.o build/sanitized/tools/trace_html.o: build/trace_page.h
@@ -66,7 +66,7 @@ build/tools/trace_html.o build/sanitized/tools/trace_html.o: build/trace_page.h
 build/sanitized/tokenskip: $(SANITIZED_TOOL_OBJECTS)
 	$(CC) $(SANITIZE) $^ -o $@ $(LIBS)
 
-build/sanitized/tools/%.o: tools/%.c | build/sanitized/tools
+build/sanitized/tools/%.o: tools/command/%.c | build/sanitized/tools
 	$(CC) -std=c99 $(SANITIZE) $(WARNINGS) -I. -Ibuild -MMD -MP -c $< -o $@
 
 # Two tokens a step, so that there is something to watch: left to itself, so small a model is sure of it all at once.

@@ -4,8 +4,8 @@
 #include "test.h"
 
 #define clock_gettime test_clock
-#include "../tools/terminal.c"
-#include "../tools/cli.c"
+#include "../tools/command/terminal.c"
+#include "../tools/command/cli.c"
 
 #include <sys/wait.h>
 

@@ -77,11 +77,11 @@ static)
         "$here/program" >> "$here/messages"
     finish $? ;;
 tools)
-    for source in tools/*.c; do
-        case $source in tools/make_* | tools/library.c) continue ;; esac
+    for source in tools/command/*.c; do
+        case $source in tools/command/library.c) continue ;; esac
         $compile -Ibuild -c "$source" -o "$here/tool.o" >> "$here/messages" 2>&1 || finish 1 "$source"
     done
-    ! grep -n 'tsk__' $(ls tools/*.c tools/*.h | grep -v tools/make_) > "$here/messages"
+    ! grep -n 'tsk__' tools/command/*.[ch] > "$here/messages"
     finish $? "(and no private name)" ;;
 no-cuda-h)
     if finds_cuda_h ""; then
