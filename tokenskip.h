@@ -128,8 +128,9 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random  >>skip
-   >>schedule  >>backend  >>cpu  >>cuda  >>model  >>trace  >>forward  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
+   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
+   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -8376,7 +8377,286 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
     }
 }
 
-// >>cuda ==============================================================================================================
+// >>cpu_backend =======================================================================================================
+/* The table of the CPU backend: rows are gathered, handed to the operations of >>cpu, and put back. */
+
+typedef struct tsk__cpu_backend {
+    tsk__backend base;
+    tsk__cpu_model model;
+    const tsk_allocator *allocator;
+} tsk__cpu_backend;
+
+typedef struct tsk__cpu_stream {
+    tsk__stream base;
+    tsk__rows rows;                /* of begin, then of compact */
+    tsk__rows all_rows;
+    const int32_t *compacted;      /* index into all_rows, or NULL */
+    int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
+    float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
+    float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
+    int32_t *tokens;               /* [max_rows] ids of the list of begin */
+    float *confidences;            /* [max_rows] of one request's candidates, */
+    uint8_t *commits;              /* [max_rows] and which of them it commits */
+    void *scratch_memory;
+    tsk__cpu_scratch scratch;
+} tsk__cpu_stream;
+
+static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) { return &((const tsk__cpu_backend *)(const void *)s->backend)->model; }
+static tsk__cpu_stream *tsk__cpu_stream_of(tsk__stream *s) { return (tsk__cpu_stream *)(void *)s; }
+static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) { return ((const tsk__cpu_backend *)(const void *)backend)->allocator; }
+
+static void tsk__cpu_stream_destroy(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(stream->backend);
+    tsk__memory_delete(allocator, s->base.q);
+    tsk__memory_delete(allocator, s->base.attention);
+    tsk__memory_delete(allocator, s->base.hidden);
+    tsk__memory_delete(allocator, s->base.cosines);
+    tsk__memory_delete(allocator, s->base.skipped);
+    tsk__memory_delete(allocator, s->base.predictions);
+    tsk__memory_delete(allocator, s->base.choices);
+    tsk__memory_delete(allocator, s->tokens);
+    tsk__memory_delete(allocator, s->confidences);
+    tsk__memory_delete(allocator, s->commits);
+    tsk__memory_delete(allocator, s->compact_lists);
+    tsk__memory_delete(allocator, s->compact_x);
+    tsk__memory_delete(allocator, s->full_x);
+    tsk__memory_delete(allocator, s->head_rows);
+    tsk__memory_delete(allocator, s->scratch_memory);
+    tsk__memory_delete(allocator, s);
+}
+
+static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+    const tsk_model_config *c = backend->config;
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
+    size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
+    tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
+    if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
+    s->base.backend = backend;
+    s->base.max_rows = max_rows;
+    s->full_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->compact_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->head_rows = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
+    s->base.q = tsk__memory_new(allocator, rows * q, sizeof(float));
+    s->base.attention = tsk__memory_new(allocator, rows * q, sizeof(float));
+    s->base.hidden = tsk__memory_new(allocator, rows * (size_t)c->mlp_hidden_size, sizeof(float));
+    s->base.cosines = (float *)tsk__memory_new_zeroed(allocator, rows * (size_t)n_states, sizeof(float));
+    s->base.skipped = (int32_t *)tsk__memory_new_zeroed(allocator, rows, sizeof *s->base.skipped);
+    s->base.predictions = tsk__memory_new(allocator, rows, sizeof(tsk__prediction));
+    s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
+    s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
+    s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
+    s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
+    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
+    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
+    s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
+    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.skipped ||
+        !s->base.predictions || !s->base.choices || !s->tokens || !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
+        tsk__cpu_stream_destroy(&s->base);
+        return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
+    }
+    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
+    s->base.x = s->full_x;
+    *out = &s->base;
+    return TSK_OK;
+}
+
+static uint64_t tsk__cpu_backend_available(tsk__backend *backend) {
+    (void)backend;
+    return tsk__memory_available();
+}
+static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
+    return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
+}
+static void tsk__cpu_backend_release(tsk__backend *backend, void *address) { tsk__memory_delete(tsk__cpu_allocator_of(backend), address); }
+static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, uint64_t size) {
+    (void)s;
+    memmove(to, from, (size_t)size);
+}
+static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+    char *plane = (char *)base;
+    int32_t i;
+    (void)s;
+    for (i = 0; i < planes; i++, plane += pitch) memmove(plane + to, plane + from, (size_t)size);
+}
+static void tsk__cpu_backend_upload(tsk__stream *s, void *to, const void *from, uint64_t size) {
+    (void)s;
+    memcpy(to, from, (size_t)size);
+}
+static void tsk__cpu_backend_download(tsk__stream *s, float *to, const void *from, uint64_t count) {
+    (void)s;
+    memcpy(to, from, (size_t)count * sizeof(float));
+}
+static tsk_status tsk__cpu_backend_wait(tsk__stream *s, tsk_error *error) {
+    (void)s;
+    (void)error;
+    return TSK_OK;
+}
+
+static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t i;
+    for (i = 0; i < rows->n; i++) {
+        const int32_t *canvas = (const int32_t *)rows->caches[rows->requests[i]].tokens;
+        s->tokens[i] = canvas ? canvas[rows->positions[i]] : rows->tokens[i];
+    }
+    s->all_rows = *rows;
+    s->all_rows.tokens = s->tokens;
+    s->rows = s->all_rows;
+    s->compacted = NULL;
+    s->base.x = s->full_x;
+}
+static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
+static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
+}
+static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
+    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
+}
+static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+}
+static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
+}
+static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+}
+
+/* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
+static float *tsk__cpu_state(const tsk__cpu_stream *s, int32_t row, int half, int32_t state) {
+    const tsk__kv *kv = &s->rows.caches[s->rows.requests[row]];
+    size_t index = ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
+    return (float *)kv->states + index * (size_t)s->base.backend->config->d_model;
+}
+
+static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    size_t d = (size_t)stream->backend->config->d_model;
+    int32_t i;
+    for (i = 0; i < s->rows.n; i++) {
+        const float *x = (const float *)stream->x + (size_t)i * d;
+        size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
+        if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
+        if (s->rows.caches[s->rows.requests[i]].has_reference)
+            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
+        memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
+    }
+}
+
+static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t i;
+    for (i = 0; i < s->rows.n; i++) {
+        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
+        int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
+        if (kv->n_states != n_states || !(flags & TSK__ROW_DECIDED)) continue;
+        stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
+    }
+}
+
+static void tsk__cpu_backend_keep(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    size_t d = (size_t)stream->backend->config->d_model;
+    int32_t i, state;
+    for (i = 0; i < s->rows.n && s->rows.flags; i++) {
+        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
+        int32_t flags = s->rows.flags[i];
+        int skipped = (flags & TSK__ROW_DECIDED) && stream->skipped[i];
+        float *x = (float *)stream->x + (size_t)i * d, *output;
+        if (s->rows.slots[i] < 0) continue;
+        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
+            memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), d * sizeof *x);
+        if (!(flags & TSK__ROW_OUTPUT)) continue;
+        output = (float *)kv->outputs + (size_t)s->rows.slots[i] * d;
+        memcpy(skipped ? x : output, skipped ? output : x, d * sizeof *x);
+    }
+}
+
+static void tsk__cpu_backend_expand(tsk__stream *stream) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    if (s->compacted) tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x, s->compacted, s->full_x);
+    s->rows = s->all_rows;
+    s->compacted = NULL;
+    s->base.x = s->full_x;
+}
+
+static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows, *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+    tsk__cpu_backend_expand(stream);
+    for (i = 0; i < n; i++) {
+        tokens[i] = s->all_rows.tokens[index[i]];
+        positions[i] = s->all_rows.positions[index[i]];
+        requests[i] = s->all_rows.requests[index[i]];
+        slots[i] = s->all_rows.slots[index[i]];
+    }
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, s->full_x, index, s->compact_x);
+    s->rows.n = n;
+    s->rows.tokens = tokens;
+    s->rows.positions = positions;
+    s->rows.requests = requests;
+    s->rows.slots = slots;
+    s->compacted = index;
+    s->base.x = s->compact_x;
+}
+
+static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *index) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index, s->head_rows);
+    tsk__cpu_final_norm(tsk__cpu_model_of(stream), n, s->head_rows, s->head_rows);
+}
+static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
+    tsk__cpu_select_rows(stream, n, index);
+    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
+}
+
+/* What one request's candidates are, and how sure of it. */
+static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
+    int32_t i;
+    for (i = 0; i < o->n; i++) {
+        const tsk__candidate *c = &candidates[o->first + i];
+        tsk__choice *choice = &stream->choices[o->first + i];
+        if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
+        choice->id = last[c->slot].id;
+        choice->log_sum_exp = last[c->slot].log_sum_exp;
+        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
+        s->confidences[i] = choice->confidence;
+    }
+}
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    int32_t r, i;
+    (void)n_candidates;
+    for (r = 0; r < n; r++) {
+        const tsk__selection *o = &selections[r];
+        int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
+        tsk__cpu_judge(stream, o, candidates);
+        memset(s->commits, 0, (size_t)o->n);
+        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
+        for (i = 0; i < o->n; i++) {
+            stream->choices[o->first + i].is_committed = s->commits[i];
+            if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
+        }
+    }
+}
+static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits) {
+    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
+    tsk__cpu_select_rows(stream, n, index);
+    if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
+    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
+}
+
+/* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
+static const tsk__backend_ops tsk__cpu_backend_ops = {
+    0, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
+    tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
+    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
+    tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
+
+// >>cuda_driver =======================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
    kernels: q, k and v rows in one matrix, 8 rows of a head's first half alternating with their partners in RoPE, and 8
@@ -8648,6 +8928,13 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
     return 1;
 }
 
+#endif /* TOKENSKIP_NO_CUDA */
+
+// >>cuda_backend ======================================================================================================
+/* What the CUDA sections share: the kernels' names and arguments, the backend itself, launching. */
+
+#ifdef TOKENSKIP__HAS_CUDA
+
 /* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
 
 typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, flags, pad; } tsk__cuda_row;
@@ -8793,7 +9080,12 @@ static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__
     return b->api.cuLaunchKernelEx(&config, b->kernels[kernel], parameters, NULL);
 }
 
-/* ---- kernels: compiled once a machine */
+#endif /* TOKENSKIP__HAS_CUDA */
+
+// >>cuda_compile ======================================================================================================
+/* The kernels, compiled once a machine and driver, and kept on disk. */
+
+#ifdef TOKENSKIP__HAS_CUDA
 
 /* A cache file: this, then the cubin. */
 typedef struct tsk__cuda_cubin_head { char magic[8]; uint64_t size, checksum; } tsk__cuda_cubin_head;
@@ -8977,7 +9269,12 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
     return status == TSK_OK ? tsk__cuda_find_kernels(b, error) : status;
 }
 
-/* ---- how the linear maps' work is cut for few rows */
+#endif /* TOKENSKIP__HAS_CUDA */
+
+// >>cuda_plan =========================================================================================================
+/* How the linear maps' work is cut for few rows: arithmetic on the model's shape and the device's numbers. */
+
+#ifdef TOKENSKIP__HAS_CUDA
 
 /* As in kernels.cu: how long a row of a tile's sums is, and one of squares, in floats. */
 static int32_t tsk__cuda_sums_row(int32_t width) { return (width + 15) / 16 * 16 + 4; }
@@ -9139,6 +9436,13 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
     if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
     return tsk__cuda_fail(&b->api, error, result, "describing the weights");
 }
+
+#endif /* TOKENSKIP__HAS_CUDA */
+
+// >>cuda_weights ======================================================================================================
+/* Where the weights lie on the device, and how they get there. */
+
+#ifdef TOKENSKIP__HAS_CUDA
 
 /* ---- weights: where they lie */
 
@@ -9435,6 +9739,13 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
     tsk__memory_delete(b->allocator, loading.pieces);
     return status;
 }
+
+#endif /* TOKENSKIP__HAS_CUDA */
+
+// >>cuda_stream =======================================================================================================
+/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a pass. */
+
+#ifdef TOKENSKIP__HAS_CUDA
 
 /* ---- streams */
 
@@ -9952,7 +10263,12 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
     s->is_dirty = 1;
 }
 
-/* ---- operations */
+#endif /* TOKENSKIP__HAS_CUDA */
+
+// >>cuda ==============================================================================================================
+/* The operations of the backend on the device, recorded sections, and the table. */
+
+#ifdef TOKENSKIP__HAS_CUDA
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
 static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
@@ -10590,7 +10906,8 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     tsk__cuda_backend_stream_destroy(stream);
     return status;
 }
-#endif /* TOKENSKIP_NO_CUDA */
+
+#endif /* TOKENSKIP__HAS_CUDA */
 
 // >>model =============================================================================================================
 /* Loading: a checked folder becomes weights in a backend. On the CPU a tensor stays where it is mapped, in the type it is
@@ -10610,284 +10927,6 @@ struct tsk_model {
     int is_cuda;
     char device_name[128], device_note[256];
 };
-
-/* ---- the CPU backend's table */
-
-typedef struct tsk__cpu_backend {
-    tsk__backend base;
-    tsk__cpu_model model;
-    const tsk_allocator *allocator;
-} tsk__cpu_backend;
-
-typedef struct tsk__cpu_stream {
-    tsk__stream base;
-    tsk__rows rows;                /* of begin, then of compact */
-    tsk__rows all_rows;
-    const int32_t *compacted;      /* index into all_rows, or NULL */
-    int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
-    float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
-    float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
-    int32_t *tokens;               /* [max_rows] ids of the list of begin */
-    float *confidences;            /* [max_rows] of one request's candidates, */
-    uint8_t *commits;              /* [max_rows] and which of them it commits */
-    void *scratch_memory;
-    tsk__cpu_scratch scratch;
-} tsk__cpu_stream;
-
-static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) { return &((const tsk__cpu_backend *)(const void *)s->backend)->model; }
-static tsk__cpu_stream *tsk__cpu_stream_of(tsk__stream *s) { return (tsk__cpu_stream *)(void *)s; }
-static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) { return ((const tsk__cpu_backend *)(const void *)backend)->allocator; }
-
-static void tsk__cpu_stream_destroy(tsk__stream *stream) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    const tsk_allocator *allocator = tsk__cpu_allocator_of(stream->backend);
-    tsk__memory_delete(allocator, s->base.q);
-    tsk__memory_delete(allocator, s->base.attention);
-    tsk__memory_delete(allocator, s->base.hidden);
-    tsk__memory_delete(allocator, s->base.cosines);
-    tsk__memory_delete(allocator, s->base.skipped);
-    tsk__memory_delete(allocator, s->base.predictions);
-    tsk__memory_delete(allocator, s->base.choices);
-    tsk__memory_delete(allocator, s->tokens);
-    tsk__memory_delete(allocator, s->confidences);
-    tsk__memory_delete(allocator, s->commits);
-    tsk__memory_delete(allocator, s->compact_lists);
-    tsk__memory_delete(allocator, s->compact_x);
-    tsk__memory_delete(allocator, s->full_x);
-    tsk__memory_delete(allocator, s->head_rows);
-    tsk__memory_delete(allocator, s->scratch_memory);
-    tsk__memory_delete(allocator, s);
-}
-
-static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
-    const tsk_model_config *c = backend->config;
-    const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
-    size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
-    tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
-    if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
-    s->base.backend = backend;
-    s->base.max_rows = max_rows;
-    s->full_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
-    s->compact_x = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
-    s->head_rows = (float *)tsk__memory_new(allocator, rows * d, sizeof(float));
-    s->base.q = tsk__memory_new(allocator, rows * q, sizeof(float));
-    s->base.attention = tsk__memory_new(allocator, rows * q, sizeof(float));
-    s->base.hidden = tsk__memory_new(allocator, rows * (size_t)c->mlp_hidden_size, sizeof(float));
-    s->base.cosines = (float *)tsk__memory_new_zeroed(allocator, rows * (size_t)n_states, sizeof(float));
-    s->base.skipped = (int32_t *)tsk__memory_new_zeroed(allocator, rows, sizeof *s->base.skipped);
-    s->base.predictions = tsk__memory_new(allocator, rows, sizeof(tsk__prediction));
-    s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
-    s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
-    s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
-    s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
-    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
-    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
-    s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
-    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.skipped ||
-        !s->base.predictions || !s->base.choices || !s->tokens || !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
-        tsk__cpu_stream_destroy(&s->base);
-        return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
-    }
-    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
-    s->base.x = s->full_x;
-    *out = &s->base;
-    return TSK_OK;
-}
-
-static uint64_t tsk__cpu_backend_available(tsk__backend *backend) {
-    (void)backend;
-    return tsk__memory_available();
-}
-static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
-    return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
-}
-static void tsk__cpu_backend_release(tsk__backend *backend, void *address) { tsk__memory_delete(tsk__cpu_allocator_of(backend), address); }
-static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, uint64_t size) {
-    (void)s;
-    memmove(to, from, (size_t)size);
-}
-static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
-    char *plane = (char *)base;
-    int32_t i;
-    (void)s;
-    for (i = 0; i < planes; i++, plane += pitch) memmove(plane + to, plane + from, (size_t)size);
-}
-static void tsk__cpu_backend_upload(tsk__stream *s, void *to, const void *from, uint64_t size) {
-    (void)s;
-    memcpy(to, from, (size_t)size);
-}
-static void tsk__cpu_backend_download(tsk__stream *s, float *to, const void *from, uint64_t count) {
-    (void)s;
-    memcpy(to, from, (size_t)count * sizeof(float));
-}
-static tsk_status tsk__cpu_backend_wait(tsk__stream *s, tsk_error *error) {
-    (void)s;
-    (void)error;
-    return TSK_OK;
-}
-
-static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i;
-    for (i = 0; i < rows->n; i++) {
-        const int32_t *canvas = (const int32_t *)rows->caches[rows->requests[i]].tokens;
-        s->tokens[i] = canvas ? canvas[rows->positions[i]] : rows->tokens[i];
-    }
-    s->all_rows = *rows;
-    s->all_rows.tokens = s->tokens;
-    s->rows = s->all_rows;
-    s->compacted = NULL;
-    s->base.x = s->full_x;
-}
-static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
-static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
-}
-static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
-    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
-}
-static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
-}
-static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
-}
-static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
-}
-
-/* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
-static float *tsk__cpu_state(const tsk__cpu_stream *s, int32_t row, int half, int32_t state) {
-    const tsk__kv *kv = &s->rows.caches[s->rows.requests[row]];
-    size_t index = ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
-    return (float *)kv->states + index * (size_t)s->base.backend->config->d_model;
-}
-
-static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    size_t d = (size_t)stream->backend->config->d_model;
-    int32_t i;
-    for (i = 0; i < s->rows.n; i++) {
-        const float *x = (const float *)stream->x + (size_t)i * d;
-        size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
-        if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
-        if (s->rows.caches[s->rows.requests[i]].has_reference)
-            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
-        memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
-    }
-}
-
-static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i;
-    for (i = 0; i < s->rows.n; i++) {
-        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
-        int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
-        if (kv->n_states != n_states || !(flags & TSK__ROW_DECIDED)) continue;
-        stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
-    }
-}
-
-static void tsk__cpu_backend_keep(tsk__stream *stream) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    size_t d = (size_t)stream->backend->config->d_model;
-    int32_t i, state;
-    for (i = 0; i < s->rows.n && s->rows.flags; i++) {
-        const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
-        int32_t flags = s->rows.flags[i];
-        int skipped = (flags & TSK__ROW_DECIDED) && stream->skipped[i];
-        float *x = (float *)stream->x + (size_t)i * d, *output;
-        if (s->rows.slots[i] < 0) continue;
-        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
-            memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), d * sizeof *x);
-        if (!(flags & TSK__ROW_OUTPUT)) continue;
-        output = (float *)kv->outputs + (size_t)s->rows.slots[i] * d;
-        memcpy(skipped ? x : output, skipped ? output : x, d * sizeof *x);
-    }
-}
-
-static void tsk__cpu_backend_expand(tsk__stream *stream) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    if (s->compacted) tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x, s->compacted, s->full_x);
-    s->rows = s->all_rows;
-    s->compacted = NULL;
-    s->base.x = s->full_x;
-}
-
-static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows, *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
-    tsk__cpu_backend_expand(stream);
-    for (i = 0; i < n; i++) {
-        tokens[i] = s->all_rows.tokens[index[i]];
-        positions[i] = s->all_rows.positions[index[i]];
-        requests[i] = s->all_rows.requests[index[i]];
-        slots[i] = s->all_rows.slots[index[i]];
-    }
-    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, s->full_x, index, s->compact_x);
-    s->rows.n = n;
-    s->rows.tokens = tokens;
-    s->rows.positions = positions;
-    s->rows.requests = requests;
-    s->rows.slots = slots;
-    s->compacted = index;
-    s->base.x = s->compact_x;
-}
-
-static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *index) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index, s->head_rows);
-    tsk__cpu_final_norm(tsk__cpu_model_of(stream), n, s->head_rows, s->head_rows);
-}
-static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
-    tsk__cpu_select_rows(stream, n, index);
-    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
-}
-
-/* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
-    int32_t i;
-    for (i = 0; i < o->n; i++) {
-        const tsk__candidate *c = &candidates[o->first + i];
-        tsk__choice *choice = &stream->choices[o->first + i];
-        if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
-        choice->id = last[c->slot].id;
-        choice->log_sum_exp = last[c->slot].log_sum_exp;
-        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
-        s->confidences[i] = choice->confidence;
-    }
-}
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t r, i;
-    (void)n_candidates;
-    for (r = 0; r < n; r++) {
-        const tsk__selection *o = &selections[r];
-        int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
-        tsk__cpu_judge(stream, o, candidates);
-        memset(s->commits, 0, (size_t)o->n);
-        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
-        for (i = 0; i < o->n; i++) {
-            stream->choices[o->first + i].is_committed = s->commits[i];
-            if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
-        }
-    }
-}
-static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits) {
-    tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    tsk__cpu_select_rows(stream, n, index);
-    if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
-    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
-}
-
-/* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
-static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
-    tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
-    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
-    tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
 
 /* ---- loading */
 
@@ -11727,7 +11766,7 @@ static void tsk__forward_head(tsk__pass *p) {
     if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
 }
 
-// >>session ===========================================================================================================
+// >>request ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
    next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
    GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
@@ -12791,7 +12830,8 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     result->n_before_end = i;
 }
 
-/* ---- sessions */
+// >>session ===========================================================================================================
+/* A session is one request with a pass of its own. */
 
 struct tsk_session {
     tsk_model *model;

@@ -6,7 +6,7 @@
 #include "platform.h"
 #include "model.h"
 #include "forward.h"
-#include "session.h"
+#include "request.h"
 
 // >>batch =============================================================================================================
 /* Continuous batching: every step packs the rows of all requests in flight into one pass, each at its own block and

@@ -7,10 +7,12 @@
 #include "safetensors.h"
 #include "config.h"
 #include "cpu.h"
+#include "cpu_backend.h"
+#include "cuda_driver.h"
 #include "cuda.h"
 #include "model.h"
 #include "forward.h"
-#include "session.h"
+#include "request.h"
 
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */

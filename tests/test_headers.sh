@@ -10,6 +10,9 @@ check "src/ makes tokenskip.h (stale: run make headers)" cmp -s "$work/tokenskip
 check "src/ makes kernels.cu.h (stale: run make headers)" cmp -s "$work/kernels.cu.h" kernels.cu.h
 check "no include of src/ is left in the header" [ "$(grep -c '^#include "' tokenskip.h)" -eq 1 ]
 
+check "the manual lists the sections" [ "$(sed -n '/^CONTENTS/,/^   Each/s/^   >>/>>/p' src/api.h | tr -s ' ' '\n' | tr -d '>')" = \
+    "$(sed -n 's/^\/\/ >>\([a-z_]*\) =*$/\1/p' tokenskip.h)" ]
+
 for section in src/*.h; do
     echo "#include \"$section\"" > "$work/alone.c"
     "$compiler" -I. -Isrc -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_CUDA_DLOPEN -fsyntax-only "$work/alone.c" > "$out" 2> "$err"

@@ -1,0 +1,537 @@
+#ifndef SECTION_GUARD_CUDA_STREAM
+#define SECTION_GUARD_CUDA_STREAM
+
+#include "error.h"
+#include "memory.h"
+#include "platform.h"
+#include "backend.h"
+#include "cpu.h"
+#include "cuda_driver.h"
+#include "cuda_backend.h"
+#include "cuda_plan.h"
+#include "cuda_weights.h"
+
+// >>cuda_stream =======================================================================================================
+/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a pass. */
+
+#ifdef TOKENSKIP__HAS_CUDA
+
+/* ---- streams */
+
+/* A recorded section: a graph, and the shape of the pass that it was recorded for. */
+typedef struct tsk__cuda_section {
+    uint64_t key;
+    int32_t n, n_requests, n_tiles;
+    tsk__cuda_attention attention;
+    int fetches;                   /* it begins with fetching the row table */
+    const void *x;                 /* the rows' states: all rows', or where compact put some */
+    CUgraphExec graph;
+} tsk__cuda_section;
+#define TSK__CUDA_SEEN 4
+#define TSK__CUDA_SECTIONS 64
+
+typedef struct tsk__cuda_stream {
+    tsk__stream base;
+    tsk__cuda_backend *backend;
+    CUstream stream;
+    cublasHandle_t cublas;
+    int32_t n_states;
+
+    /* host memory that the device reads and writes */
+    char *pinned;
+    tsk__cuda_row *rows;           /* [max_rows] image of the row table */
+    tsk__cuda_cache *caches;       /* [max_rows] */
+    tsk__cuda_tile *tiles;         /* [max_rows] */
+    volatile uint32_t *fetched, *signalled;
+    char *arguments;               /* lists of operations: on their way to the device, or read where they are */
+    uint64_t arguments_size, arguments_used;
+
+    /* device memory */
+    CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    CUdeviceptr cosines, skipped;  /* what the host has copies of */
+    CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    tsk__cuda_table table;
+    tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
+
+    /* the pass */
+    int32_t n, all_n, n_requests;
+    int32_t n_tiles;               /* attention's */
+    tsk__cuda_attention attention; /* the kernel for them */
+    int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
+    CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
+    int is_dirty;                  /* the device has not fetched the row table's last change */
+    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
+    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
+    uint32_t fetches, signals;     /* issued so far */
+    int needs_signal;
+    int is_recording;
+    tsk__cuda_section recording;   /* what is being recorded */
+    CUresult failure;
+    const char *failed;            /* in which operation */
+
+    tsk__cuda_section sections[TSK__CUDA_SECTIONS];
+    int n_sections, next_section;
+    tsk__cuda_section seen[TSK__CUDA_SEEN];  /* of many rows, lately, and not recorded */
+    int next_seen;
+} tsk__cuda_stream;
+
+static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
+static CUdeviceptr tsk__cuda_address(const void *address) { return (CUdeviceptr)(uintptr_t)address; }
+static void *tsk__cuda_pointer(CUdeviceptr address) { return (void *)(uintptr_t)address; }
+
+static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *what) {
+    if (result == CUDA_SUCCESS || s->failure != CUDA_SUCCESS) return;
+    s->failure = result;
+    s->failed = what;
+}
+
+#define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
+
+/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
+   came, or its kernels were lost. */
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+    uint32_t spins = 0;
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
+        if (++spins % 4096 == 0) {
+            CUresult result = s->backend->api.cuStreamQuery(s->stream);
+            if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (spins > 1u << 20) sched_yield();
+        }
+        tsk__pool_pause();
+    }
+}
+
+/* The row table's image may be changed again: what was launched to fetch it has. */
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->fetched, s->fetches, "fetching the rows"); }
+
+static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
+    tsk__cuda_backend *b = s->backend;
+    CUdeviceptr rows = tsk__cuda_address(s->rows), caches = tsk__cuda_address(s->caches), tiles = tsk__cuda_address(s->tiles);
+    CUdeviceptr fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
+    int32_t half = b->base.config->head_dim / 2;
+    void *parameters[11];
+    parameters[0] = &rows, parameters[1] = &caches, parameters[2] = &tiles, parameters[3] = &s->n, parameters[4] = &s->n_requests, parameters[5] = &s->n_tiles;
+    parameters[6] = &s->table, parameters[7] = &b->frequencies, parameters[8] = &half, parameters[9] = &s->state_words, parameters[10] = &fetched;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, parameters), "pass_begin");
+    s->fetches++;
+    s->is_dirty = 0;
+    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+}
+
+static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, void **parameters, const char *what) {
+    if (s->failure != CUDA_SUCCESS) return;
+    if (s->is_dirty) tsk__cuda_fetch_rows(s);
+    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, parameters), what);
+    s->can_overlap = 1;
+    s->needs_signal = 1;
+}
+
+static void tsk__cuda_signal(tsk__cuda_stream *s) {
+    CUdeviceptr count = s->state_words + 8, signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    void *parameters[2];
+    parameters[0] = &count, parameters[1] = &signalled;
+    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, parameters, "pass_signal");
+    s->signals++;
+    s->needs_signal = 0;
+}
+
+static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk_status status = TSK_OK;
+    tsk__cuda_enter(s->backend);
+    if (s->needs_signal) tsk__cuda_signal(s);
+    tsk__cuda_await(s, s->signalled, s->signals, "waiting");
+    if (s->failure != CUDA_SUCCESS) {
+        s->backend->api.cuStreamSynchronize(s->stream);
+        status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
+        s->failure = CUDA_SUCCESS;
+        s->signals = *s->signalled;
+        s->fetches = *s->fetched;
+        s->is_dirty = 1;
+    }
+    s->arguments_used = 0;
+    tsk__cuda_leave(s->backend);
+    return status;
+}
+
+/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
+   wait. Not inside a recorded section: the list's contents would be recorded. */
+static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
+    uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
+    if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
+        tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
+        at = 0;
+    }
+    s->arguments_used = at + room;
+    return at;
+}
+static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
+    uint64_t at = tsk__cuda_argument_room(s, size);
+    memcpy(s->arguments + at, values, (size_t)size);
+    return at;
+}
+
+/* Two lists beside each other, the second at a multiple of 16 bytes: *second_at after the first. */
+static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second, uint64_t second_size, uint64_t *second_at) {
+    uint64_t at;
+    *second_at = (first_size + 15) & ~(uint64_t)15;
+    at = tsk__cuda_argument_room(s, *second_at + second_size);
+    memcpy(s->arguments + at, first, (size_t)first_size);
+    memcpy(s->arguments + at + *second_at, second, (size_t)second_size);
+    return at;
+}
+
+static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
+    s->can_overlap = 0;
+}
+
+static uint64_t tsk__cuda_backend_available(tsk__backend *backend) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    size_t available = 0, total = 0;
+    CUresult result;
+    tsk__cuda_enter(b);
+    result = b->api.cuMemGetInfo_v2(&available, &total);
+    tsk__cuda_leave(b);
+    return result == CUDA_SUCCESS ? (uint64_t)available : UINT64_MAX;
+}
+
+static void *tsk__cuda_backend_allocate(tsk__backend *backend, uint64_t size) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    CUdeviceptr address = 0;
+    if (size > SIZE_MAX) return NULL;
+    tsk__cuda_enter(b);
+    if (b->api.cuMemAlloc_v2(&address, size ? (size_t)size : 1) != CUDA_SUCCESS) address = 0;
+    tsk__cuda_leave(b);
+    return tsk__cuda_pointer(address);
+}
+
+static void tsk__cuda_backend_release(tsk__backend *backend, void *address) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    if (!address) return;
+    tsk__cuda_enter(b);
+    b->api.cuMemFree_v2(tsk__cuda_address(address));
+    tsk__cuda_leave(b);
+}
+
+static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    if (!size || s->failure != CUDA_SUCCESS) return;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
+    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->normed) s->normed_for = 0;  /* into x, compacted or not */
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    CUdeviceptr start = tsk__cuda_address(base);
+    void *parameters[5];
+    if (!size || s->failure != CUDA_SUCCESS) return;
+    parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
+    s->can_overlap = 0;
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *from, uint64_t size) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    uint64_t done, piece;
+    tsk__cuda_enter(s->backend);
+    for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
+        piece = size - done < s->arguments_size ? size - done : s->arguments_size;
+        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
+    }
+    s->needs_signal = 1;
+    tsk__cuda_leave(s->backend);
+}
+
+/* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
+static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
+    char *raw = (char *)to + (element == 2 ? count * 2 : 0);
+    uint64_t i;
+    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
+    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
+    s->can_overlap = 0;
+    if (s->failure != CUDA_SUCCESS) {
+        memset(to, 0, (size_t)count * sizeof *to);
+        return;
+    }
+    for (i = 0; element == 2 && i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, raw + 2 * i, sizeof bits);
+        to[i] = tsk__float_from_bf16(bits);
+    }
+}
+
+static void tsk__cuda_backend_download(tsk__stream *stream, float *to, const void *from, uint64_t count) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_download(s, to, tsk__cuda_address(from), count, s->backend->base.element_size);
+    tsk__cuda_leave(s->backend);
+}
+
+static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    tsk__cuda_backend *b = s->backend;
+    int i;
+    tsk__cuda_enter(b);
+    if (s->stream) b->api.cuStreamSynchronize(s->stream);
+    for (i = 0; i < s->n_sections; i++) b->api.cuGraphExecDestroy(s->sections[i].graph);
+    if (s->cublas) b->api.cublasDestroy_v2(s->cublas);
+    if (s->memory) b->api.cuMemFree_v2(s->memory);
+    if (s->logits) b->api.cuMemFree_v2(s->logits);
+    if (s->pinned) b->api.cuMemFreeHost(s->pinned);
+    if (s->stream) b->api.cuStreamDestroy_v2(s->stream);
+    tsk__cuda_leave(b);
+    tsk__memory_delete(b->allocator, s);
+}
+
+static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_ROWS ? rows : TSK__CUDA_HEAD_ROWS; }
+
+/* Tiles of the head where it is one of the fused maps. */
+static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
+    int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
+    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+}
+/* Entries for all tiles and rows, whichever way the head goes. */
+static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
+    uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
+    int32_t rows;
+    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+        uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
+        if (entries > most) most = entries;
+    }
+    return most;
+}
+
+static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
+    const tsk__cuda_backend *b = s->backend;
+    uint64_t columns[3];
+    CUdeviceptr addresses[3];
+    CUresult result = CUDA_SUCCESS;
+    int i;
+    addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
+    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
+    return result;
+}
+
+/* Addresses of the stream's device memory, or its size with base 0. */
+static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
+    const tsk__cuda_backend *b = s->backend;
+    const tsk_model_config *c = b->base.config;
+    uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
+    uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
+    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
+    s->full_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->normed = base + tsk__cuda_take(&used, rows * d, e);
+    s->base.q = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
+    s->base.attention = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
+    s->base.hidden = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)c->mlp_hidden_size, e));
+    s->scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
+    s->table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
+    s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
+    s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
+    s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
+    s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
+    return used;
+}
+
+static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
+    uint64_t rows = (uint64_t)s->base.max_rows, used = 0, size, at[9];
+    void *pinned = NULL;
+    CUresult result;
+    at[0] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    at[1] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    at[2] = tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    at[3] = tsk__cuda_take(&used, 1, 4);
+    at[4] = tsk__cuda_take(&used, 1, 4);
+    at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    at[6] = tsk__cuda_take(&used, rows, sizeof(int32_t));
+    at[7] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
+    at[8] = tsk__cuda_take(&used, s->arguments_size, 1);
+    size = used;
+    result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
+    if (result != CUDA_SUCCESS) return result;
+    memset(pinned, 0, (size_t)size);
+    s->pinned = (char *)pinned;
+    s->rows = (tsk__cuda_row *)(void *)(s->pinned + at[0]);
+    s->caches = (tsk__cuda_cache *)(void *)(s->pinned + at[1]);
+    s->tiles = (tsk__cuda_tile *)(void *)(s->pinned + at[2]);
+    s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
+    s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
+    s->base.cosines = (float *)(void *)(s->pinned + at[5]);
+    s->base.skipped = (int32_t *)(void *)(s->pinned + at[6]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[7]);
+    s->arguments = s->pinned + at[8];
+    return CUDA_SUCCESS;
+}
+
+static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error) {
+    tsk__cuda_backend *b = s->backend;
+    if (b->is_f32 || s->base.max_rows <= tsk__cuda_fused_rows(b)) return TSK_OK;
+    if (b->api.cublasCreate_v2(&s->cublas) != CUBLAS_STATUS_SUCCESS) {
+        s->cublas = NULL;
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
+    }
+    if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
+    return TSK_OK;
+}
+
+static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
+    tsk__cuda_stream *s = (tsk__cuda_stream *)tsk__memory_new_zeroed(b->allocator, 1, sizeof *s);
+    tsk_status status;
+    CUresult result;
+    uint64_t size;
+    if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
+    s->base.backend = backend;
+    s->base.max_rows = max_rows;
+    s->backend = b;
+    s->n_states = n_states;
+    /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
+    s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
+    tsk__cuda_enter(b);
+    result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
+    size = tsk__cuda_stream_layout(s, 0);
+    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
+    if (result == CUDA_SUCCESS) {
+        tsk__cuda_stream_layout(s, s->memory);
+        result = tsk__cuda_encode_inputs(s);
+        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+    }
+    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
+    if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
+    tsk__cuda_leave(b);
+    s->base.x = tsk__cuda_pointer(s->full_x);
+    if (status != TSK_OK) tsk__cuda_backend_stream_destroy(&s->base);
+    else *out = &s->base;
+    return status;
+}
+
+/* ---- rows */
+
+/* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
+static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
+    int32_t first, count, longest = 0;
+    s->n_tiles = 0;
+    for (first = 0; first < s->n; first += count) {
+        tsk__cuda_tile *tile = &s->tiles[s->n_tiles++];
+        for (count = 1; first + count < s->n && count < rows && s->rows[first + count].request == s->rows[first].request;) count++;
+        tile->first = first, tile->count = count, tile->request = s->rows[first].request;
+        if (count > longest) longest = count;
+    }
+    return longest;
+}
+
+/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
+   of them under way, for small tiles where they are just enough. */
+static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
+    const tsk__cuda_backend *b = s->backend;
+    const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
+    int32_t i, n, last;
+    s->is_dirty = 1;
+    s->attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
+    if (s->n_tiles * tsk__cuda_attentions[s->attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
+    if (s->attention == TSK__CUDA_ATTENTION_SMALL && s->n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+        s->attention = TSK__CUDA_ATTENTION_FEW;
+        return;
+    }
+    s->attention = TSK__CUDA_ATTENTION_LARGE;
+    tsk__cuda_cut_tiles(s, 128);
+    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
+       as both halves have more than 32 rows (see attention_large). */
+    n = s->n_tiles;
+    last = (n * heads % at_once + heads - 1) / heads;
+    for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
+        if (s->tiles[i].count > 96) {
+            tsk__cuda_tile *half = &s->tiles[s->n_tiles++];
+            *half = s->tiles[i];
+            half->first += 64, half->count -= 64;
+            s->tiles[i].count = 64;
+        }
+}
+
+static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    int32_t i;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_wait_fetched(s);
+    tsk__cuda_leave(s->backend);
+    s->n = s->all_n = rows->n;
+    s->n_requests = rows->n_requests;
+    s->compacted = 0;
+    s->normed_for = 0;
+    s->base.x = tsk__cuda_pointer(s->full_x);
+    for (i = 0; i < rows->n; i++) {
+        tsk__cuda_row *row = &s->rows[i];
+        row->token = rows->tokens[i];
+        row->position = rows->positions[i];
+        row->request = rows->requests[i];
+        row->slot = rows->slots ? rows->slots[i] : -1;
+        row->active = 1;
+        row->number = i;
+        row->flags = rows->flags ? rows->flags[i] : 0;
+    }
+    for (i = 0; i < rows->n_requests; i++) {
+        const tsk__kv *kv = &rows->caches[i];
+        tsk__cuda_cache *cache = &s->caches[i];
+        cache->k = tsk__cuda_address(kv->k);
+        cache->v = tsk__cuda_address(kv->v);
+        cache->states = tsk__cuda_address(kv->states);
+        cache->outputs = tsk__cuda_address(kv->outputs);
+        cache->tokens = tsk__cuda_address(kv->tokens);
+        cache->predictions = tsk__cuda_address(kv->predictions);
+        cache->length = kv->length;
+        cache->capacity = kv->capacity;
+        cache->n_slots = kv->n_slots;
+        cache->n_states = kv->n_states;
+        cache->first_written = INT32_MAX;
+        cache->last_written = -1;
+        cache->skip_threshold = kv->skip_threshold;
+        cache->skip_outlier = kv->skip_outlier;
+    }
+    for (i = 0; i < rows->n; i++) {
+        tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
+        if (rows->positions[i] < cache->first_written) cache->first_written = rows->positions[i];
+        if (rows->positions[i] > cache->last_written) cache->last_written = rows->positions[i];
+    }
+    tsk__cuda_make_tiles(s);
+}
+
+static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
+    tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
+    int32_t i;
+    tsk__cuda_enter(s->backend);
+    tsk__cuda_wait_fetched(s);
+    tsk__cuda_leave(s->backend);
+    for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
+    s->is_dirty = 1;
+}
+
+#endif /* TOKENSKIP__HAS_CUDA */
+
+#endif /* SECTION_GUARD_CUDA_STREAM */

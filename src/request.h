@@ -1,0 +1,1079 @@
+#ifndef SECTION_GUARD_REQUEST
+#define SECTION_GUARD_REQUEST
+
+#include "error.h"
+#include "memory.h"
+#include "platform.h"
+#include "template.h"
+#include "config.h"
+#include "skip.h"
+#include "schedule.h"
+#include "backend.h"
+#include "trace.h"
+#include "forward.h"
+
+// >>request ===========================================================================================================
+/* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
+   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
+   GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
+   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
+
+/* Memory of the backend that a request owns. */
+typedef enum tsk__buffer {
+    TSK__BUFFER_K, TSK__BUFFER_V,  /* [n_layers, n_kv_heads, length, head_dim] each, unless a batch's arena holds them */
+    TSK__BUFFER_TOKENS,            /* [length] the backend's canvas */
+    TSK__BUFFER_PREDICTIONS,       /* [max block] the last prediction of each slot */
+    TSK__BUFFER_STATES,            /* [2, n_states, max block, d_model] */
+    TSK__BUFFER_REFRESH_STATES,    /* [2, n_states, length, d_model] as the last, a slot for each position (skip_refresh) */
+    TSK__BUFFER_OUTPUTS,           /* [max block, d_model] last computed h_L */
+    TSK__BUFFER_RESIDUAL,          /* [length, d_model] the residual stream of a refresh that was cut by layers */
+    TSK__BUFFER_COUNT
+} tsk__buffer;
+
+/* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
+typedef struct tsk__generation {
+    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
+    int32_t infill_count;          /* masked positions of the prompt */
+    int32_t n_masks;               /* masked positions of the canvas at the start */
+    int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
+    int32_t n_positions;           /* of the current block */
+    int32_t n_started;             /* blocks that had a pass, the current one included */
+    int32_t block_step, block_masks;  /* passes done in it; masks at its start */
+    uint32_t pass;
+    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
+    int is_finished;
+    int has_previous;              /* states of an earlier pass of this block are there */
+    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    tsk_result result;
+} tsk__generation;
+
+typedef struct tsk__request {
+    const tsk_model_config *config;
+    tsk__backend *backend;
+    const tsk_allocator *allocator;
+    tsk_generate_options options;  /* every TSK_AUTO resolved */
+    int32_t n_states;              /* K - 1 where states are compared, else 0 */
+
+    tsk__generation gen;
+    tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
+    int32_t first_row, n_rows;     /* of the pass under way */
+    int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
+    int32_t first_layer, last_layer;  /* that the pass runs of this request */
+    /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
+       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in its buffer. */
+    int32_t cursor, layer_budget;
+    int may_be_cut;                /* that buffer is wanted */
+    double pending_ms;             /* of the parts so far */
+    int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
+    int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
+    int is_running;                /* a session's pass is under way: callbacks may not begin another */
+    int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
+    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+    int is_uploaded;               /* the backend's canvas is the same as this one */
+    int keeps_outputs;             /* h_L of the block's tokens are stored */
+
+    void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
+    int32_t *canvas;               /* [length] */
+    int32_t *kept_canvas;          /* [length] while a probe looks at another */
+    int32_t *positions;            /* [max block] */
+    tsk__skip_token *tokens;       /* [length] */
+    int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
+    uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
+    int32_t *predictions;          /* [max block] */
+    float *confidences;            /* [max block] */
+    uint8_t *committed, *active;   /* [max block] */
+    uint8_t *is_predicted;         /* [max block] a pass of this block has predicted the slot */
+    uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
+    uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
+    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
+    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
+    float *candidate_confidences;
+    uint8_t *candidate_commits;
+    tsk_block_result *block_results;  /* [n_blocks] */
+    int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
+
+    void *buffers[TSK__BUFFER_COUNT];
+    uint64_t buffer_sizes[TSK__BUFFER_COUNT];  /* bytes allocated: an earlier generation's may be larger than needed */
+    tsk__kv kv;                    /* what the backend is told of them */
+} tsk__request;
+
+/* ---- options */
+
+tsk_generate_options tsk_generate_options_default(void) {
+    tsk_generate_options o;
+    memset(&o, 0, sizeof o);
+    o.gen_length = 128;
+    o.block_length = 32;
+    o.steps = TSK_AUTO;
+    o.cache = TSK_CACHE_DUAL;
+    o.transfer = TSK_TRANSFER_THRESHOLD;
+    o.threshold = 0.9f;
+    o.factor = 1.0f;
+    o.eos_stop = 1;
+    o.end_of_turn_id = TSK_AUTO;
+    o.skip_layer_k = TSK_AUTO;
+    o.skip_threshold = 0.95f;
+    o.skip_outlier = 0.7f;
+    o.refresh_every = 1;
+    o.skip_force_active = TSK_AUTO;
+    o.skip_force_refresh = TSK_AUTO;
+    return o;
+}
+
+static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
+    if (o->steps == TSK_AUTO) o->steps = o->gen_length;
+    if (o->skip_layer_k == TSK_AUTO) {
+        o->skip_layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+        if (o->cache != TSK_CACHE_DUAL) o->skip_layer_k = 0;
+    }
+    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : -2;
+}
+
+static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
+    int32_t n_blocks;
+#define TSK__OPTIONS_REQUIRE(condition, ...) \
+    if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
+    TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
+                         (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length, "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
+                         (int)config->max_sequence_length);
+    n_blocks = o->gen_length / o->block_length;
+    TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
+    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
+    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
+    TSK__OPTIONS_REQUIRE((int)o->skip_policy >= 0 && o->skip_policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip_policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip_reference >= 0 && o->skip_reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
+                         (int)o->skip_reference);
+    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
+    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->skip_threshold == o->skip_threshold && fabsf(o->skip_threshold) <= FLT_MAX, "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip_outlier == o->skip_outlier && fabsf(o->skip_outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip_layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip_layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip_layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+                         (int)o->skip_layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
+    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
+                         (int)o->refresh_rows);
+    TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
+    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
+                         (int)o->refresh_every);
+    TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
+    TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+                         (int)config->embedding_size);
+#undef TSK__OPTIONS_REQUIRE
+    return TSK_OK;
+}
+
+/* How many states of a token are compared: none where every layer, or none, is below K. */
+static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
+    return o->skip_layer_k >= 2 && o->skip_layer_k < config->n_layers ? o->skip_layer_k - 1 : 0;
+}
+
+/* ---- memory of a request */
+
+static int32_t tsk__request_max_block(const tsk__request *r) {
+    return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
+}
+
+/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
+   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
+    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
+#define TSK__REQUEST_ARRAY(type, field, count) \
+    do { \
+        if (base) r->field = (type *)(void *)(base + used); \
+        used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
+    } while (0)
+    TSK__REQUEST_ARRAY(int32_t, canvas, length);
+    TSK__REQUEST_ARRAY(int32_t, kept_canvas, length);
+    TSK__REQUEST_ARRAY(int32_t, positions, block);
+    TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
+    TSK__REQUEST_ARRAY(int32_t, nearest, length);
+    TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
+    TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
+    TSK__REQUEST_ARRAY(int32_t, predictions, block);
+    TSK__REQUEST_ARRAY(float, confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, committed, block);
+    TSK__REQUEST_ARRAY(uint8_t, active, block);
+    TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
+    TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
+    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
+    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
+    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
+    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
+    TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
+    TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+    *shared = used;
+    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
+#undef TSK__REQUEST_ARRAY
+    return used;
+}
+
+static uint64_t tsk__cache_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
+    return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
+}
+
+/* Bytes that a canvas of `length` tokens takes in a buffer; 0: not needed. */
+static uint64_t tsk__request_buffer_size(const tsk__request *r, tsk__buffer buffer, int32_t length) {
+    uint64_t slots = (uint64_t)tsk__request_max_block(r), positions = (uint64_t)length;
+    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size, states = 2 * (uint64_t)r->n_states * row;
+    switch (buffer) {
+    case TSK__BUFFER_K:
+    case TSK__BUFFER_V: return r->has_own_cache ? tsk__cache_size(r->config, r->backend->element_size, length) : 0;
+    case TSK__BUFFER_TOKENS: return positions * sizeof(int32_t);
+    case TSK__BUFFER_PREDICTIONS: return slots * sizeof(tsk__prediction);
+    case TSK__BUFFER_STATES: return states * slots;
+    case TSK__BUFFER_REFRESH_STATES: return r->options.skip_refresh ? states * positions : 0;
+    case TSK__BUFFER_OUTPUTS: return r->keeps_outputs ? row * slots : 0;
+    case TSK__BUFFER_RESIDUAL: return r->may_be_cut ? row * positions : 0;
+    default: return 0;
+    }
+}
+
+/* Grows one buffer; its contents are not kept. */
+static tsk_status tsk__request_grow(tsk__request *r, tsk__buffer buffer, uint64_t size, tsk_error *error) {
+    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states", "skip_refresh's states",
+                                        "TokenSkip's outputs", "a cut refresh"};
+    if (size <= r->buffer_sizes[buffer]) return TSK_OK;
+    if (r->buffers[buffer]) r->backend->ops->release(r->backend, r->buffers[buffer]);
+    r->buffer_sizes[buffer] = 0;
+    r->buffers[buffer] = r->backend->ops->allocate(r->backend, size);
+    if (!r->buffers[buffer]) return tsk__error_memory(error, names[buffer], size);
+    r->buffer_sizes[buffer] = size;
+    return TSK_OK;
+}
+
+static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    int i;
+    for (i = 0; i < TSK__BUFFER_COUNT && status == TSK_OK; i++)
+        status = tsk__request_grow(r, (tsk__buffer)i, tsk__request_buffer_size(r, (tsk__buffer)i, length), error);
+    if (status != TSK_OK) return status;
+    r->kv.length = length;
+    if (r->has_own_cache) {
+        r->kv.k = r->buffers[TSK__BUFFER_K];
+        r->kv.v = r->buffers[TSK__BUFFER_V];
+        r->kv.capacity = length;
+    }
+    r->kv.tokens = r->buffers[TSK__BUFFER_TOKENS];
+    r->kv.predictions = r->buffers[TSK__BUFFER_PREDICTIONS];
+    r->kv.states = r->buffers[TSK__BUFFER_STATES];
+    r->kv.outputs = r->buffers[TSK__BUFFER_OUTPUTS];
+    r->kv.n_slots = tsk__request_max_block(r);
+    r->kv.n_states = r->n_states;
+    return TSK_OK;
+}
+
+static void tsk__request_free(tsk__request *r) {
+    int i;
+    for (i = 0; i < TSK__BUFFER_COUNT; i++)
+        if (r->buffers[i]) r->backend->ops->release(r->backend, r->buffers[i]);
+    tsk__memory_delete(r->allocator, r->memory);
+    memset(r->buffers, 0, sizeof r->buffers);
+    memset(r->buffer_sizes, 0, sizeof r->buffer_sizes);
+    memset(&r->kv, 0, sizeof r->kv);
+    r->memory = NULL;
+    r->gen.is_started = 0;
+}
+
+/* ---- start */
+
+static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n, tsk_error *error) {
+    int32_t i;
+    for (i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= r->config->embedding_size)
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i],
+                                  (int)i, (int)r->config->embedding_size);
+    return TSK_OK;
+}
+
+static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
+    int32_t i, count = 0;
+    for (i = 0; i < n; i++) count += ids[i] == mask;
+    return count;
+}
+
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
+
+static int tsk__request_ends(const tsk__request *r, int32_t id) {
+    return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
+}
+
+/* An end-of-sequence token in a finished block of the generated part, given or generated, ends everything after it. */
+static int tsk__request_hit_end(const tsk__request *r) {
+    int32_t i;
+    if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
+    for (i = 0; i < r->gen.n_positions; i++)
+        if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
+    return 0;
+}
+
+static void tsk__request_end_early(tsk__request *r) {
+    int32_t i;
+    for (i = r->gen.n_prompt; i < r->gen.length; i++)
+        if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
+    r->is_uploaded = 0;
+    r->gen.result.finish_reason = TSK_FINISH_EOS;
+    r->gen.is_finished = 1;
+}
+
+/* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
+static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
+    if (position < 0 || position >= r->gen.length || r->is_listed[position]) return n;
+    r->is_listed[position] = 1;
+    r->nearest[n] = position;
+    return n + 1;
+}
+
+/* Lists the canvas by distance from the block, its own positions first, by walking outwards from all of them at once;
+   of two positions as far away the lower comes first. */
+static void tsk__request_list_nearest(tsk__request *r) {
+    int32_t i, n = 0;
+    memset(r->is_listed, 0, (size_t)r->gen.length * sizeof *r->is_listed);
+    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    for (i = 0; i < n; i++) {
+        n = tsk__request_list(r, n, r->nearest[i] - 1);
+        n = tsk__request_list(r, n, r->nearest[i] + 1);
+    }
+}
+
+/* Makes block number r->gen.block the current one. */
+static void tsk__request_enter_block(tsk__request *r) {
+    int has_infill = r->gen.infill_count > 0;
+    int32_t i, first = r->gen.n_prompt + (r->gen.block - has_infill) * r->options.block_length;
+    r->gen.n_positions = 0;
+    if (has_infill && r->gen.block == 0) {
+        for (i = 0; i < r->gen.n_prompt; i++)
+            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->gen.n_positions++] = i;
+    } else {
+        for (i = 0; i < r->options.block_length; i++) r->positions[r->gen.n_positions++] = first + i;
+    }
+    r->gen.block_masks = 0;
+    for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
+    r->gen.block_step = 0;
+    r->gen.has_previous = 0;
+    memset(r->is_predicted, 0, (size_t)r->gen.n_positions);
+    r->gen.result.n_blocks = r->gen.block + 1;
+    r->gen.n_started += r->gen.block_masks > 0;
+    if (r->options.refresh_rows) tsk__request_list_nearest(r);
+}
+
+/* The next block that holds a mask becomes the current one; none: the generation is over. */
+static void tsk__request_next_block(tsk__request *r) {
+    for (; r->gen.block < r->gen.n_blocks; r->gen.block++) {
+        tsk__request_enter_block(r);
+        if (r->gen.block_masks) return;
+        if (tsk__request_hit_end(r)) {
+            tsk__request_end_early(r);
+            return;
+        }
+    }
+    r->gen.is_finished = 1;
+    r->gen.result.finish_reason = TSK_FINISH_LENGTH;
+}
+
+/* The result's arrays are the request's own. */
+static void tsk__request_point_result(tsk__request *r) {
+    tsk_result *result = &r->gen.result;
+    result->tokens = r->canvas + r->gen.n_prompt;
+    result->canvas = r->canvas;
+    result->blocks = r->block_results;
+    result->active = r->active_counts;
+    result->stable_masked = r->stable_masked_counts;
+}
+
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
+static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
+    size_t size, shared;
+    r->n_states = tsk__options_n_states(&r->options, r->config);
+    r->keeps_outputs = r->n_states && r->options.skip_policy == TSK_SKIP_REUSE;
+    size = tsk__request_layout(r, NULL, &shared);
+    tsk__memory_delete(r->allocator, r->memory);
+    r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
+    if (!r->memory) return tsk__error_memory(error, "a generation", size);
+    tsk__request_layout(r, (char *)r->memory, &shared);
+    tsk__request_point_result(r);
+    r->kv.skip_threshold = r->options.skip_threshold;
+    r->kv.skip_outlier = r->options.skip_outlier;
+    r->is_uploaded = 0;
+    r->cursor = 0;
+    r->pending_ms = 0;
+    memset(&r->failure, 0, sizeof r->failure);
+    return tsk__request_device_memory(r, r->gen.length, error);
+}
+
+static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    tsk_status status;
+    if (n_prompt < 0 || (n_prompt && !prompt)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the prompt's length %d has no tokens to it", (int)n_prompt);
+    if (n_prompt > r->config->max_sequence_length - o->gen_length)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
+                              (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
+    status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
+    if (status == TSK_OK && generated) status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
+    return status;
+}
+
+/* On failure there is no generation. */
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i;
+    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
+    memset(&r->gen, 0, sizeof r->gen);
+    if (status != TSK_OK) return status;
+    r->gen.n_prompt = r->gen.result.n_prompt = n_prompt;
+    r->gen.result.n_tokens = o->gen_length;
+    r->gen.length = n_prompt + o->gen_length;
+    r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
+    r->gen.n_masks = r->gen.infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
+    r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
+    status = tsk__request_allocate(r, error);
+    if (status != TSK_OK) return status;
+    if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
+    for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length; i++) r->tokens[i].computed_id = -1;
+    r->gen.is_started = 1;
+    tsk__request_next_block(r);
+    return TSK_OK;
+}
+
+/* ---- one pass: plan, take the decision, predict, finish */
+
+/* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
+   cache. */
+static int tsk__request_is_refresh_next(const tsk__request *r) {
+    return r->options.cache == TSK_CACHE_NONE || (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
+}
+
+/* Rows of the canvas that a block step computes beside the block's. */
+static int32_t tsk__request_extra_rows(const tsk__request *r) {
+    int32_t outside = r->gen.length - r->gen.n_positions;
+    return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
+}
+
+/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
+   its block's last pass replaced. */
+static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
+    return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
+}
+
+/* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
+   have no states, are never skipped and predict nothing. */
+static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
+    int32_t left = tsk__request_extra_rows(r), i;
+    uint32_t stalest = 0;
+    while (left > 0) {
+        uint32_t next = UINT32_MAX;
+        for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
+            int32_t position = r->nearest[i];
+            uint32_t freshness = tsk__request_freshness(r, position);
+            if (freshness > stalest && freshness < next) next = freshness;
+            if (freshness != stalest) continue;
+            tsk__pass_add_row(p, r->canvas[position], position, -1);
+            left--;
+        }
+        stalest = next;
+    }
+}
+
+/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
+
+/* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
+static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+
+/* States of a refresh are computed only to be kept. */
+static int tsk__request_keeps_states(const tsk__request *r) {
+    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+}
+
+/* The row of a slot in the pass under way. */
+static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
+    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
+    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+}
+
+/* Adds the request and its rows. */
+static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    int32_t i, slot = 0, first = 0;
+    /* Block rows of a refresh have slots only where something of them is kept. */
+    int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
+    r->first_row = p->n;
+    p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests].has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
+    if (tsk__request_skips_refresh(r)) {
+        p->caches[p->n_requests].states = r->buffers[TSK__BUFFER_REFRESH_STATES];
+        p->caches[p->n_requests].n_slots = r->gen.length;
+    }
+    p->n_requests++;
+    if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
+        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+        tsk__request_add_extra_rows(r, p);
+    } else {
+        if (!r->is_full) first = r->positions[0];
+        for (i = first; i < r->gen.length; i++) {
+            int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
+            tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            slot += in_block;
+        }
+    }
+    r->n_rows = p->n - r->first_row;
+}
+
+/* Which of the model's layers. */
+static void tsk__request_plan_layers(tsk__request *r) {
+    r->first_layer = r->cursor;
+    r->last_layer = r->config->n_layers;
+    if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
+    /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
+    if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
+}
+
+/* Whether the token at `position` may skip the upper layers, if its cosines allow. */
+static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
+    tsk__skip_token *token = &r->tokens[position];
+    token->id = r->canvas[position];
+    token->is_masked = token->id == r->config->mask_token_id;
+    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
+}
+
+static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    int full = o->skip_full_every > 0 && r->gen.block_step % o->skip_full_every == 0;
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        int32_t *flags = &p->flags[r->first_row + i];
+        if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
+        else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
+    }
+}
+
+/* Positions of the block about to be decoded always run: their predictions are what the refresh is for. */
+static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
+    int32_t i, slot = 0, outside = 0;
+    for (i = 0; i < r->gen.length; i++) {
+        int32_t *flags = &p->flags[r->first_row + i];
+        int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
+        if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
+        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
+        slot += in_block;
+        outside += !in_block;
+    }
+}
+
+/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
+   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
+static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
+    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip_reference == TSK_SKIP_LAST_COMPUTED);
+    int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
+    int32_t i;
+    for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
+        if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+    if (tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
+}
+
+static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
+    int32_t i;
+    if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
+    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
+    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->options.skip_force_active >= 0));
+    tsk__request_plan_rows(r, p);
+    tsk__request_plan_layers(r);
+    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
+    if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
+    if (!tsk__request_completes(r)) return;
+    if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
+    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+}
+
+/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
+static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
+    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->gen.length * sizeof *r->canvas);
+    r->is_uploaded = 0;
+}
+
+/* Takes the backend's decision about this request's rows. */
+static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < r->n_rows; i++) {
+        int32_t row = r->first_row + i;
+        if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
+        if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
+    }
+}
+
+/* Whether the token of a slot ran all layers, as far as the decision is known. */
+static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) { return p->active[tsk__request_row(r, slot)]; }
+
+/* Layers that every token runs. */
+static uint64_t tsk__request_lower_layers(const tsk__request *r) {
+    return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
+}
+
+/* All layers of a position ran: its K and V come from the id it has. */
+static void tsk__request_note_computed(tsk__request *r, int32_t position) {
+    r->tokens[position].computed_id = r->canvas[position];
+    r->computed_passes[position] = r->gen.pass;
+}
+
+/* After the layers of a refresh: which positions' K and V now come from the ids they have. */
+static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
+    int32_t i, n_active = 0;
+    for (i = 0; i < r->gen.length; i++) {
+        tsk__skip_token *token = &r->tokens[i];
+        int active = p->active[r->first_row + i];
+        if (active) tsk__request_note_computed(r, i);
+        token->refresh_age = active ? 0 : token->refresh_age + 1;
+        token->age = 0;
+        n_active += active;
+    }
+    if (r->options.skip_refresh) r->gen.has_refresh = 1;
+    if (r->options.skip_refresh && !r->is_probe) {
+        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
+        r->gen.result.refresh_token_layers_total += length * layers;
+        r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
+    }
+}
+
+/* After the layers: who ran in the block, and with which id. */
+static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
+    int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
+    int32_t i;
+    if (r->is_full) tsk__request_note_refresh(r, p);
+    for (i = r->gen.n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
+    for (i = 0; i < r->gen.n_positions; i++) {
+        tsk__skip_token *token = &r->tokens[r->positions[i]];
+        r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
+        if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
+        if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
+    }
+}
+
+/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p) {
+    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size;
+    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->gen.length;
+    int32_t i, state;
+    if (!tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        uint64_t position = (uint64_t)r->positions[i];
+        for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
+            r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
+                                  (const char *)r->buffers[TSK__BUFFER_REFRESH_STATES] + (from_half + (uint64_t)state * (uint64_t)r->gen.length + position) * row, row);
+        if (r->keeps_outputs)
+            r->backend->ops->copy(p->stream, (char *)r->kv.outputs + (uint64_t)i * row,
+                                  (const char *)p->stream->x + ((uint64_t)r->first_row + position) * row, row);
+    }
+}
+
+/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
+static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
+    return !tsk__request_ran(r, p, slot) && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+}
+
+/* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
+static int32_t tsk__request_quota(const tsk__request *r) {
+    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
+    if (r->gen.block_step >= steps) return 1;
+    return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
+}
+
+/* Every masked position of the block is a candidate, and those that ran have the head predict them. */
+static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
+    tsk__draw draw;
+    int32_t i;
+    draw.temperature = r->options.temperature;
+    draw.mask_token_id = r->config->mask_token_id;
+    draw.seed = r->options.seed;
+    draw.pass = r->gen.pass;
+    r->first_candidate = p->n_candidates;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        if (!tsk__request_is_masked(r, i)) continue;
+        candidate->position = r->positions[i];
+        candidate->slot = i;
+        candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
+        r->is_predicted[i] = 1;
+        p->n_candidates++;
+        draw.position = (uint32_t)r->positions[i];
+        if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
+    }
+    r->n_candidates = p->n_candidates - r->first_candidate;
+}
+
+/* The rule by which the backend commits candidates; a user's own is followed on the host. */
+static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    tsk__selection *selection = &p->selections[p->n_selections++];
+    memset(selection, 0, sizeof *selection);
+    selection->request = number;
+    selection->first = r->first_candidate;
+    selection->n = r->n_candidates;
+    selection->commits = !r->is_probe && !o->on_select;
+    selection->transfer = (int32_t)o->transfer;
+    selection->quota = tsk__request_quota(r);
+    selection->threshold = o->threshold;
+    selection->factor = o->factor;
+    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    selection->seed = o->seed;
+    selection->pass = r->gen.pass;
+}
+
+/* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
+static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice, tsk_error *error) {
+    if (!(fabsf(choice->log_sum_exp) <= FLT_MAX))
+        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET, "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
+                              (unsigned)r->gen.pass, (int)position,
+                              choice->log_sum_exp != choice->log_sum_exp ? "NaN" : choice->log_sum_exp > 0 ? "infinite" : "minus infinity");
+    if (choice->id < 0 || choice->id >= r->config->embedding_size || choice->id == r->config->mask_token_id)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device predicts id %d for position %d, which cannot be",
+                              (unsigned)r->gen.pass, (int)choice->id, (int)position);
+    return TSK_OK;
+}
+
+/* A probe may look at anything. Of a generation's passes each commits a token: that is why it ends, and how many passes
+   there is room to count. */
+static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__pass *p, tsk_error *error) {
+    int32_t i, n_committed = 0;
+    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+        tsk_status status = tsk__request_check_choice(r, p->candidates[i].position, &p->stream->choices[i], error);
+        if (status != TSK_OK) return status;
+        n_committed += p->stream->choices[i].is_committed != 0;
+    }
+    if (!n_committed && !r->options.on_select)
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->n_candidates);
+    return TSK_OK;
+}
+
+/* What the pass predicts for the block, and what the backend has committed of it. */
+static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->predictions[i] = r->canvas[r->positions[i]];
+        r->confidences[i] = 1.0f;
+        r->committed[i] = 0;
+    }
+    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+        const tsk__choice *choice = &p->stream->choices[i];
+        int32_t slot = p->candidates[i].slot;
+        r->predictions[slot] = choice->id;
+        r->confidences[slot] = choice->confidence;
+        r->committed[slot] = choice->is_committed != 0;
+        if (choice->is_committed) r->canvas[r->positions[slot]] = choice->id;
+    }
+}
+
+/* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
+static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
+    const tsk_generate_options *o = &r->options;
+    const tsk__candidate *candidates = p->candidates + r->first_candidate;
+    const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    int32_t i, n = r->n_candidates, chosen = 0;
+    for (i = 0; i < n; i++) {
+        r->candidate_positions[i] = candidates[i].position;
+        r->candidate_ids[i] = choices[i].id;
+        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidate_commits[i] = 0;
+    }
+    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
+    for (i = 0; i < n; i++) {
+        if (!r->candidate_commits[i]) continue;
+        r->committed[candidates[i].slot] = 1;
+        r->canvas[candidates[i].position] = choices[i].id;
+    }
+    r->is_uploaded = 0;
+}
+
+static void tsk__request_count(tsk__request *r, double ms) {
+    tsk_result *result = &r->gen.result;
+    uint64_t rows = (uint64_t)r->gen.n_positions, layers = (uint64_t)r->config->n_layers;
+    uint64_t lower = tsk__request_lower_layers(r);
+    int32_t i, n_active = 0, n_stable_masked = 0;
+    result->nfe++;
+    result->total_ms += ms;
+    r->block_results[r->gen.block].nfe++;
+    if (r->is_full) {
+        result->refresh_ms += ms;
+        result->refreshes++;
+        return;
+    }
+    result->block_step_ms += ms;
+    result->block_steps++;
+    if (r->options.cache != TSK_CACHE_DUAL) return;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        n_active += r->active[i];
+        n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+    }
+    result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
+    r->active_counts[result->n_block_steps] = n_active;
+    r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
+    result->token_layers_total += rows * layers;
+    result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
+}
+
+static void tsk__request_cancel(tsk__request *r) {
+    r->gen.result.finish_reason = TSK_FINISH_CANCELLED;
+    r->gen.is_finished = 1;
+}
+
+/* Whether the pass has compared the block's states with earlier ones. */
+static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
+
+/* Tells the step callback; nonzero when it wants to end. */
+static int tsk__request_report(tsk__request *r, int32_t masks_left) {
+    tsk_step step;
+    int32_t i;
+    if (!r->options.on_step) return 0;
+    memset(&step, 0, sizeof step);
+    step.pass = (int32_t)r->gen.pass;
+    step.block = r->gen.block;
+    step.block_step = r->gen.block_step;
+    step.is_refresh = r->is_full;
+    step.n_positions = r->gen.n_positions;
+    step.positions = r->positions;
+    step.predictions = r->predictions;
+    step.confidences = r->confidences;
+    step.committed = r->committed;
+    step.active = r->active;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        step.n_active += r->active[i];
+        step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+    }
+    step.masks_left = masks_left;
+    step.canvas_length = r->gen.length;
+    step.prompt_length = r->gen.n_prompt;
+    step.canvas = r->canvas;
+    step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
+    step.cosines = step.n_cosines ? r->cosines : NULL;
+    return r->options.on_step(r->options.user, &step);
+}
+
+/* The stream's cosines belong to the next pass: the step callback gets a copy. */
+static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
+    int32_t i, state;
+    if (!tsk__request_has_cosines(r)) return;
+    for (i = 0; i < r->gen.n_positions; i++)
+        for (state = 0; state < r->n_states; state++)
+            r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
+}
+
+/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
+static void tsk__request_move_on(tsk__request *r) {
+    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->gen.has_previous = 1;
+    r->gen.pass++;
+    r->gen.block_step++;
+}
+
+/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any more. */
+static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
+    tsk__request_move_on(r);
+    if (masks_left) return;
+    if (tsk__request_hit_end(r)) {
+        tsk__request_end_early(r);
+        return;
+    }
+    r->gen.block++;
+    tsk__request_next_block(r);
+}
+
+static int32_t tsk__request_masks_left(const tsk__request *r) {
+    int32_t i, masks_left = 0;
+    for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
+    return masks_left;
+}
+
+/* Takes note of a pass that has ended well. What it predicts may end the generation with an error of its own. */
+static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) {
+    int32_t masks_left;
+    int stop;
+    if (tsk__request_check_choices(r, p, &r->failure) != TSK_OK) {
+        r->gen.is_finished = 1;
+        return;
+    }
+    tsk__request_take_choices(r, p);
+    if (r->options.on_select) tsk__request_commit(r, p);
+    tsk__request_count(r, ms);
+    masks_left = tsk__request_masks_left(r);
+    r->block_results[r->gen.block].mask_residual = masks_left;
+    r->is_reporting = 1;
+    stop = tsk__request_report(r, masks_left);
+    r->is_reporting = 0;
+    tsk__request_advance(r, masks_left);
+    if (stop && !r->gen.is_finished) tsk__request_cancel(r);
+}
+
+/* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
+static void tsk__requests_carry(tsk__request *const *requests, int32_t n, tsk__pass *p, int save) {
+    uint64_t row = (uint64_t)p->backend->config->d_model * p->backend->element_size;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        char *x = (char *)p->stream->x + (uint64_t)r->first_row * row;
+        if (save ? tsk__request_completes(r) : r->first_layer == 0) continue;
+        p->backend->ops->copy(p->stream, save ? r->buffers[TSK__BUFFER_RESIDUAL] : x, save ? x : r->buffers[TSK__BUFFER_RESIDUAL], (uint64_t)r->n_rows * row);
+    }
+}
+
+/* Whether a request's rows change at `layer`: they come, go, or are decided about. Sessions that never decide are cut at
+   K all the same, so that plain and skipping steps run the very same recorded sections. */
+static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
+    return layer == r->first_layer || layer == r->last_layer || (tsk__request_keeps_states(r) && layer == r->n_states + 1);
+}
+
+static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
+    int32_t i;
+    for (layer++; layer < n_layers; layer++)
+        for (i = 0; i < n; i++)
+            if (tsk__request_changes_at(requests[i], layer)) return layer;
+    return n_layers;
+}
+
+/* Whether the request is decided about, and where: at the end of its lower layers. */
+static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
+    return r->is_deciding && layer == r->n_states + 1 && layer >= r->first_layer && layer < r->last_layer;
+}
+
+/* Waits for the decision about the requests whose K is `layer`. */
+static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    int32_t i;
+    int waited = 0;
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        if (!tsk__request_decides_at(requests[i], layer)) continue;
+        if (!waited++) status = p->backend->ops->wait(p->stream, error);
+        if (status == TSK_OK) tsk__request_take_decision(requests[i], p);
+    }
+    return status;
+}
+
+/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
+static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+    int32_t i;
+    if (p->n > p->backend->ops->masked_rows || tsk__trace_on(p->tracer)) return 0;
+    for (i = 0; i < n; i++)
+        if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
+    return 1;
+}
+
+/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
+static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+    int32_t i, row, certain = 0;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        if (!r->is_deciding) continue;
+        if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
+    }
+    for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
+    return p->is_self_narrowing && certain;
+}
+
+/* Narrows the pass to the rows that have work at `layer`; returns how many. */
+static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer) {
+    int32_t i, row;
+    for (i = 0; i < n; i++) {
+        const tsk__request *r = requests[i];
+        int here = layer >= r->first_layer && layer < r->last_layer;
+        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && p->active[row];
+    }
+    return tsk__pass_narrow(p);
+}
+
+/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i, n_states = 0;
+    tsk__pass_reset(p);
+    for (i = 0; i < n; i++) {
+        tsk__request_plan(requests[i], p);
+        tsk__request_upload(requests[i], p);
+        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states) n_states = requests[i]->n_states;
+    }
+    return n_states;
+}
+
+/* What follows the layers, of the requests that have run all of them. */
+static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i, row, n_kept = 0;
+    for (row = 0; row < p->n; row++) n_kept += (p->flags[row] & (TSK__ROW_REMEMBER | TSK__ROW_OUTPUT)) != 0;
+    for (i = 0; i < n; i++)
+        if (tsk__request_completes(requests[i])) tsk__request_keep_refresh(requests[i], p);
+    if (n_kept) p->backend->ops->keep(p->stream);
+    for (i = 0; i < n; i++) {
+        if (!tsk__request_completes(requests[i])) continue;
+        tsk__request_add_candidates(requests[i], p);
+        tsk__request_add_selection(requests[i], i, p);
+    }
+    tsk__forward_head(p);
+}
+
+/* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
+static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
+    int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
+    int is_blind;
+    tsk_status status = TSK_OK;
+    if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
+    tsk__pass_begin(p);
+    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
+    is_blind = tsk__requests_need_not_wait(requests, n, p);
+    tsk__requests_carry(requests, n, p, 0);
+    for (layer = 0; layer < n_layers; layer = next) {
+        next = tsk__requests_next_change(requests, n, layer, n_layers);
+        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
+        if (status != TSK_OK) return status;
+        if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
+    }
+    tsk__pass_widen(p);
+    tsk__requests_carry(requests, n, p, 1);
+    tsk__requests_predict(requests, n, p);
+    status = p->backend->ops->wait(p->stream, error);
+    if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        requests[i]->is_uploaded = 1;
+        if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
+        if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
+        tsk__request_take_cosines(requests[i], p);
+    }
+    return status;
+}
+
+static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
+    double start = tsk__time_ms();
+    int32_t i;
+    tsk_status status = tsk__requests_forward(requests, n, p, error);
+    for (i = 0; i < n && status == TSK_OK; i++) {
+        tsk__request *r = requests[i];
+        r->pending_ms += tsk__time_ms() - start;
+        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
+        if (r->cursor) continue;
+        tsk__request_finish(r, p, r->pending_ms);
+        r->pending_ms = 0;
+    }
+    return status;
+}
+
+static void tsk__request_result(const tsk__request *r, tsk_result *result) {
+    int32_t i;
+    memset(result, 0, sizeof *result);
+    if (!r->gen.is_started) return;
+    *result = r->gen.result;
+    result->mask_residual = tsk__count_masks(r->canvas, r->gen.length, r->config->mask_token_id);
+    for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
+    }
+    result->n_before_end = i;
+}
+
+#endif /* SECTION_GUARD_REQUEST */
