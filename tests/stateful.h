@@ -961,6 +961,7 @@ static void fail_slot(driver *d, slot *s, tsk_status status) {
     s->phase = PHASE_FAILED;
     s->failure = status;
     s->is_pure = 0;
+    s->is_probed = 0;
     check_slot(d, s);
 }
 
