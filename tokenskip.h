@@ -129,7 +129,7 @@ SECURITY
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
+   >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
    >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
@@ -7018,6 +7018,289 @@ typedef struct tsk__backend {
     uint32_t element_size;     /* of an activation */
 } tsk__backend;
 
+/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by compaction. */
+static int tsk__backend_masks(const tsk__backend *b, int32_t n) { return n <= b->ops->masked_rows; }
+
+/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records sections
+   then runs plain and skipping steps from the same recordings. */
+static int tsk__backend_wants_same_sections(const tsk__backend *b) { return b->ops->replay != NULL; }
+
+// >>storage ===========================================================================================================
+/* What lies in a backend's memory beside weights and activations: the cache of a request, the arena in which a batch has
+   the caches of many, and the buffers of a traced pass. It is written once over what every backend does with its memory
+   (allocate, release, copy, slide, upload, download): the sections below use these objects and compute no address. */
+
+/* ---- the cache of a request */
+
+typedef enum tsk__cache_part {
+    TSK__CACHE_K, TSK__CACHE_V,    /* [n_layers, n_kv_heads, length, head_dim] each, unless an arena holds them */
+    TSK__CACHE_CANVAS,             /* [length] int32: the backend's canvas, in which select commits */
+    TSK__CACHE_PREDICTIONS,        /* [n_slots] tsk__prediction: the last of each slot */
+    TSK__CACHE_STATES,             /* [2, n_states, n_slots, d_model] (see tsk__kv) */
+    TSK__CACHE_REFRESH_STATES,     /* [2, n_states, length, d_model]: the same with a slot for each position */
+    TSK__CACHE_OUTPUTS,            /* [n_slots, d_model] last computed h_L */
+    TSK__CACHE_RESIDUAL,           /* [length, d_model] the residual stream of a refresh that was cut by layers */
+    TSK__CACHE_PARTS
+} tsk__cache_part;
+
+/* How much a cache holds. */
+typedef struct tsk__cache_shape {
+    int32_t length;                /* positions of the canvas */
+    int32_t n_slots, n_states;     /* positions of the longest block; states of each that are compared */
+    int has_refresh_states, has_outputs, has_residual;
+} tsk__cache_shape;
+
+/* Room for the K and V of n_tokens positions, of many caches. */
+typedef struct tsk__arena {
+    tsk__backend *backend;
+    int32_t n_tokens;
+    void *k, *v;                   /* [n_layers, n_kv_heads, n_tokens, head_dim] each */
+} tsk__arena;
+
+typedef struct tsk__cache {
+    tsk__backend *backend;
+    tsk__cache_shape shape;
+    const tsk__arena *arena;       /* that K and V lie in from position `offset` on; NULL: they are parts */
+    int32_t offset;
+    void *parts[TSK__CACHE_PARTS];
+    uint64_t sizes[TSK__CACHE_PARTS]; /* bytes allocated: an earlier shape may have needed more */
+} tsk__cache;
+
+/* Bytes of K, or of V, of `length` positions. */
+static uint64_t tsk__storage_kv_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
+    return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
+}
+
+static uint64_t tsk__storage_row_size(const tsk__backend *b) { return (uint64_t)b->config->d_model * b->element_size; }
+
+/* Bytes that a part takes in this shape; 0: it has none. */
+static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) {
+    const tsk__cache_shape *s = &c->shape;
+    uint64_t row = tsk__storage_row_size(c->backend), states = 2 * (uint64_t)s->n_states * row;
+    switch (part) {
+    case TSK__CACHE_K:
+    case TSK__CACHE_V: return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
+    case TSK__CACHE_CANVAS: return (uint64_t)s->length * sizeof(int32_t);
+    case TSK__CACHE_PREDICTIONS: return (uint64_t)s->n_slots * sizeof(tsk__prediction);
+    case TSK__CACHE_STATES: return states * (uint64_t)s->n_slots;
+    case TSK__CACHE_REFRESH_STATES: return s->has_refresh_states ? states * (uint64_t)s->length : 0;
+    case TSK__CACHE_OUTPUTS: return s->has_outputs ? row * (uint64_t)s->n_slots : 0;
+    case TSK__CACHE_RESIDUAL: return s->has_residual ? row * (uint64_t)s->length : 0;
+    default: return 0;
+    }
+}
+
+/* Grows one part; its contents are not kept. */
+static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
+    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states",
+                                        "skip_refresh's states", "TokenSkip's outputs", "a cut refresh"};
+    const tsk__backend_ops *ops = c->backend->ops;
+    uint64_t size = tsk__cache_part_size(c, part);
+    if (size <= c->sizes[part]) return TSK_OK;
+    if (c->parts[part]) ops->release(c->backend, c->parts[part]);
+    c->sizes[part] = 0;
+    c->parts[part] = ops->allocate(c->backend, size);
+    if (!c->parts[part]) return tsk__error_memory(error, names[part], size);
+    c->sizes[part] = size;
+    return TSK_OK;
+}
+
+/* Room for that much. The contents mean nothing after it. On failure the cache can only be resized again, or freed. */
+static tsk_status tsk__cache_resize(tsk__cache *c, const tsk__cache_shape *shape, tsk_error *error) {
+    tsk_status status = TSK_OK;
+    int i;
+    c->shape = *shape;
+    for (i = 0; i < TSK__CACHE_PARTS && status == TSK_OK; i++) status = tsk__cache_grow(c, (tsk__cache_part)i, error);
+    return status;
+}
+
+static void tsk__cache_free(tsk__cache *c) {
+    int i;
+    for (i = 0; i < TSK__CACHE_PARTS; i++) {
+        if (c->parts[i]) c->backend->ops->release(c->backend, c->parts[i]);
+        c->parts[i] = NULL;
+        c->sizes[i] = 0;
+    }
+}
+
+/* What a pass is told of the cache. `of_refresh`: TokenSkip's states are those of refreshes. */
+static tsk__kv tsk__cache_view(const tsk__cache *c, int of_refresh) {
+    uint64_t start = (uint64_t)c->offset * (uint64_t)c->backend->config->head_dim * c->backend->element_size;
+    tsk__kv kv;
+    memset(&kv, 0, sizeof kv);
+    kv.k = c->arena ? (char *)c->arena->k + start : c->parts[TSK__CACHE_K];
+    kv.v = c->arena ? (char *)c->arena->v + start : c->parts[TSK__CACHE_V];
+    kv.length = c->shape.length;
+    kv.capacity = c->arena ? c->arena->n_tokens : c->shape.length;
+    kv.tokens = c->parts[TSK__CACHE_CANVAS];
+    kv.predictions = c->parts[TSK__CACHE_PREDICTIONS];
+    kv.states = c->parts[of_refresh ? TSK__CACHE_REFRESH_STATES : TSK__CACHE_STATES];
+    kv.outputs = c->parts[TSK__CACHE_OUTPUTS];
+    kv.n_slots = of_refresh ? c->shape.length : c->shape.n_slots;
+    kv.n_states = c->shape.n_states;
+    return kv;
+}
+
+static void tsk__cache_set_canvas(tsk__cache *c, tsk__stream *stream, const int32_t *canvas) {
+    c->backend->ops->upload(stream, c->parts[TSK__CACHE_CANVAS], canvas, (uint64_t)c->shape.length * sizeof *canvas);
+}
+
+/* Copies the parts that both need in the same size, of caches that lie in no arena. is_same [TSK__CACHE_PARTS]: 1 for those, and
+   for what `to` does not need. */
+static void tsk__cache_copy(tsk__cache *to, const tsk__cache *from, tsk__stream *stream, int *is_same) {
+    int i;
+    for (i = 0; i < TSK__CACHE_PARTS; i++) {
+        uint64_t size = tsk__cache_part_size(to, (tsk__cache_part)i);
+        is_same[i] = size == 0 || size == tsk__cache_part_size(from, (tsk__cache_part)i);
+        if (size && is_same[i]) to->backend->ops->copy(stream, to->parts[i], from->parts[i], size);
+    }
+}
+
+/* Row `index` of a part whose rows are d_model wide. */
+static void *tsk__cache_row(const tsk__cache *c, tsk__cache_part part, uint64_t index) {
+    return (char *)c->parts[part] + index * tsk__storage_row_size(c->backend);
+}
+
+/* The state of a slot becomes that which a refresh has just left for a position (in the second half of its states). */
+static void tsk__cache_adopt_state(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t position, int32_t state) {
+    uint64_t to = (uint64_t)state * (uint64_t)c->shape.n_slots + (uint64_t)slot;
+    uint64_t from = (uint64_t)(c->shape.n_states + state) * (uint64_t)c->shape.length + (uint64_t)position;
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_STATES, to), tsk__cache_row(c, TSK__CACHE_REFRESH_STATES, from),
+                          tsk__storage_row_size(c->backend));
+}
+
+/* Row `row` of the residual stream becomes the output of a slot. */
+static void tsk__cache_adopt_output(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t row) {
+    uint64_t size = tsk__storage_row_size(c->backend);
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_OUTPUTS, (uint64_t)slot), (const char *)stream->x + (uint64_t)row * size, size);
+}
+
+/* n rows of the residual stream, from number `first` on, are put aside, or come back. */
+static void tsk__cache_save_residual(tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
+    uint64_t size = tsk__storage_row_size(c->backend);
+    c->backend->ops->copy(stream, c->parts[TSK__CACHE_RESIDUAL], (const char *)stream->x + (uint64_t)first * size, (uint64_t)n * size);
+}
+static void tsk__cache_load_residual(const tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
+    uint64_t size = tsk__storage_row_size(c->backend);
+    c->backend->ops->copy(stream, (char *)stream->x + (uint64_t)first * size, c->parts[TSK__CACHE_RESIDUAL], (uint64_t)n * size);
+}
+
+/* K (or V) of a layer, as a pass sees it, to host f32 [n_kv_heads, length, head_dim]. Waits. */
+static void tsk__kv_read(const tsk__kv *kv, tsk__stream *stream, int32_t layer, int is_v, float *out) {
+    const tsk__backend *b = stream->backend;
+    uint64_t head_dim = (uint64_t)b->config->head_dim, n = (uint64_t)kv->length * head_dim, plane = (uint64_t)kv->capacity * head_dim * b->element_size;
+    int32_t h;
+    for (h = 0; h < b->config->n_kv_heads; h++) {
+        uint64_t from = ((uint64_t)layer * (uint64_t)b->config->n_kv_heads + (uint64_t)h) * plane;
+        b->ops->download(stream, out + (uint64_t)h * n, (const char *)(is_v ? kv->v : kv->k) + from, n);
+    }
+}
+
+/* ---- the arena of a batch */
+
+static void tsk__arena_free(tsk__arena *a) {
+    if (a->k) a->backend->ops->release(a->backend, a->k);
+    if (a->v) a->backend->ops->release(a->backend, a->v);
+    a->k = a->v = NULL;
+}
+
+static tsk_status tsk__arena_create(tsk__arena *a, tsk__backend *backend, int32_t n_tokens, tsk_error *error) {
+    uint64_t size = tsk__storage_kv_size(backend->config, backend->element_size, n_tokens);
+    a->backend = backend;
+    a->n_tokens = n_tokens;
+    a->k = backend->ops->allocate(backend, size);
+    a->v = a->k ? backend->ops->allocate(backend, size) : NULL;
+    if (a->k && a->v) return TSK_OK;
+    tsk__arena_free(a);
+    return tsk__error_memory(error, "the batch's cache", 2 * size);
+}
+
+/* The cache's K and V are the arena's from position `offset` on. */
+static void tsk__cache_place(tsk__cache *c, const tsk__arena *arena, int32_t offset) {
+    c->arena = arena;
+    c->offset = offset;
+}
+
+/* Moves K and V down to `offset`. */
+static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) {
+    const tsk_model_config *m = c->backend->config;
+    uint64_t token = (uint64_t)m->head_dim * c->backend->element_size, plane = (uint64_t)c->arena->n_tokens * token;
+    uint64_t to = (uint64_t)offset * token, from = (uint64_t)c->offset * token, size = (uint64_t)c->shape.length * token;
+    c->backend->ops->slide(stream, c->arena->k, m->n_layers * m->n_kv_heads, plane, to, from, size);
+    c->backend->ops->slide(stream, c->arena->v, m->n_layers * m->n_kv_heads, plane, to, from, size);
+    c->offset = offset;
+}
+
+/* ---- the buffers of a traced pass */
+
+/* What a tracer watches a stream with: the taps, and x before a layer and between its halves. */
+typedef struct tsk__watch {
+    tsk__stream *stream;           /* NULL: there are no buffers */
+    tsk__taps taps;
+    void *block_input, *middle;    /* [max_rows, d_model] */
+} tsk__watch;
+
+/* The buffers, each with its width. */
+static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buffers, uint64_t *widths) {
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    uint64_t m = (uint64_t)c->mlp_hidden_size;
+    int n = 0;
+#define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))
+    TSK__WATCH_BUFFER(w->taps.norm, d);
+    TSK__WATCH_BUFFER(w->taps.q, q);
+    TSK__WATCH_BUFFER(w->taps.k, k);
+    TSK__WATCH_BUFFER(w->taps.v, k);
+    TSK__WATCH_BUFFER(w->taps.k_rope, k);
+    TSK__WATCH_BUFFER(w->taps.gate, m);
+    TSK__WATCH_BUFFER(w->taps.up, m);
+    TSK__WATCH_BUFFER(w->taps.projection, d);
+    TSK__WATCH_BUFFER(w->block_input, d);
+    TSK__WATCH_BUFFER(w->middle, d);
+#undef TSK__WATCH_BUFFER
+    return n;
+}
+
+static void tsk__watch_free(tsk__watch *w) {
+    void **buffers[10];
+    uint64_t widths[10];
+    int i, n;
+    if (!w->stream) return;
+    n = tsk__watch_list(w, w->stream->backend->config, buffers, widths);
+    for (i = 0; i < n; i++) {
+        if (*buffers[i]) w->stream->backend->ops->release(w->stream->backend, *buffers[i]);
+        *buffers[i] = NULL;
+    }
+    w->stream = NULL;
+}
+
+/* Buffers for all rows that the stream may have. */
+static tsk_status tsk__watch_create(tsk__watch *w, tsk__stream *stream, tsk_error *error) {
+    tsk__backend *b = stream->backend;
+    void **buffers[10];
+    uint64_t widths[10];
+    int i, n;
+    w->stream = stream;
+    n = tsk__watch_list(w, b->config, buffers, widths);
+    for (i = 0; i < n; i++) {
+        uint64_t size = (uint64_t)stream->max_rows * widths[i] * b->element_size;
+        *buffers[i] = b->ops->allocate(b, size);
+        if (*buffers[i]) continue;
+        tsk__watch_free(w);
+        return tsk__error_memory(error, "tracing buffers", size);
+    }
+    return TSK_OK;
+}
+
+/* n rows of x as they are now, into block_input or middle. */
+static void tsk__watch_x(const tsk__watch *w, void *to, int32_t n) {
+    w->stream->backend->ops->copy(w->stream, to, w->stream->x, (uint64_t)n * tsk__storage_row_size(w->stream->backend));
+}
+
+/* n rows of activations, of a tap or of the stream, to host f32 [n, width]. Waits. */
+static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, uint64_t width, float *out) {
+    stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
+}
+
 // >>cpu ===============================================================================================================
 /* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
 
@@ -11285,9 +11568,7 @@ typedef struct tsk__tracer {
     tsk_trace_options options;     /* on_record NULL: off */
     char *pattern;
     const tsk_allocator *allocator;
-    tsk__stream *stream;           /* whose taps are allocated, or NULL */
-    tsk__taps taps;
-    void *block_input, *middle;    /* [max_rows, d_model] x before a layer, x between its halves */
+    tsk__watch watch;              /* the buffers on the stream that is traced */
     float *input, *output;         /* host */
     size_t input_capacity, output_capacity;
     int32_t pass;
@@ -11351,15 +11632,7 @@ static int tsk__trace_room(tsk__tracer *t, float **buffer, size_t *capacity, uin
 }
 
 static void tsk__trace_free(tsk__tracer *t) {
-    const tsk__backend_ops *ops = t->stream ? t->stream->backend->ops : NULL;
-    void **taps[] = {&t->taps.norm, &t->taps.q, &t->taps.k, &t->taps.v, &t->taps.k_rope, &t->taps.gate, &t->taps.up, &t->taps.projection,
-                     &t->block_input, &t->middle};
-    size_t i;
-    for (i = 0; ops && i < sizeof taps / sizeof taps[0]; i++) {
-        if (*taps[i]) ops->release(t->stream->backend, *taps[i]);
-        *taps[i] = NULL;
-    }
-    t->stream = NULL;
+    tsk__watch_free(&t->watch);
     tsk__memory_delete(t->allocator, t->input);
     tsk__memory_delete(t->allocator, t->output);
     t->input = t->output = NULL;
@@ -11367,35 +11640,9 @@ static void tsk__trace_free(tsk__tracer *t) {
 }
 
 static tsk_status tsk__trace_attach(tsk__tracer *t, tsk__stream *stream, tsk_error *error) {
-    const tsk_model_config *c = stream->backend->config;
-    uint64_t row = (uint64_t)stream->max_rows * stream->backend->element_size;
-    uint64_t d = row * (uint64_t)c->d_model, q = row * (uint64_t)(c->n_heads * c->head_dim), k = row * (uint64_t)(c->n_kv_heads * c->head_dim);
-    uint64_t m = row * (uint64_t)c->mlp_hidden_size;
-    struct { void **address; uint64_t size; } wanted[10];
-    int i, n = 0;
-    if (t->stream == stream) return TSK_OK;
+    if (t->watch.stream == stream) return TSK_OK;
     tsk__trace_free(t);
-    t->stream = stream;
-#define TSK__TRACE_TAP(field, bytes) (wanted[n].address = &(field), wanted[n++].size = (bytes))
-    TSK__TRACE_TAP(t->taps.norm, d);
-    TSK__TRACE_TAP(t->taps.q, q);
-    TSK__TRACE_TAP(t->taps.k, k);
-    TSK__TRACE_TAP(t->taps.v, k);
-    TSK__TRACE_TAP(t->taps.k_rope, k);
-    TSK__TRACE_TAP(t->taps.gate, m);
-    TSK__TRACE_TAP(t->taps.up, m);
-    TSK__TRACE_TAP(t->taps.projection, d);
-    TSK__TRACE_TAP(t->block_input, d);
-    TSK__TRACE_TAP(t->middle, d);
-#undef TSK__TRACE_TAP
-    for (i = 0; i < n; i++) {
-        *wanted[i].address = stream->backend->ops->allocate(stream->backend, wanted[i].size);
-        if (!*wanted[i].address) {
-            tsk__trace_free(t);
-            return tsk__error_memory(error, "tracing buffers", wanted[i].size);
-        }
-    }
-    return TSK_OK;
+    return tsk__watch_create(&t->watch, stream, error);
 }
 
 /* What a record is about, but for its values. `keep` [n]: rows to leave out have 0 (NULL: all rows). */
@@ -11409,7 +11656,7 @@ typedef struct tsk__traced {
 static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer, size_t *capacity) {
     int32_t i, kept = 0;
     if (!tsk__trace_room(t, buffer, capacity, (uint64_t)what->n_rows * width)) return 0;
-    t->stream->backend->ops->download(t->stream, *buffer, from, (uint64_t)what->n_rows * width);
+    tsk__stream_read(t->watch.stream, from, what->n_rows, width, *buffer);
     for (i = 0; what->keep && i < what->n_rows; i++)
         if (what->keep[i] && kept++ != i) memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width, (size_t)width * sizeof **buffer);
     return 1;
@@ -11459,7 +11706,7 @@ static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void 
 
 /* Records of the first half of a layer (norm, projections, RoPE, attention output), then of the second. */
 static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim), k = (uint64_t)(c->n_kv_heads * c->head_dim);
     char name[48];
     tsk__traced what = *rows;
@@ -11471,46 +11718,43 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
-    TSK__TRACE_RECORD("_attn_norm", "", t->block_input, d, t->taps.norm, d, 1);
-    TSK__TRACE_RECORD("_q_proj", "", t->taps.norm, d, t->taps.q, q, 1);
-    TSK__TRACE_RECORD("_k_proj", "", t->taps.norm, d, t->taps.k, k, 1);
-    TSK__TRACE_RECORD("_v_proj", "", t->taps.norm, d, t->taps.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->taps.q, q, t->stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->taps.k, k, t->taps.k_rope, k, (uint64_t)c->n_kv_heads);
-    TSK__TRACE_RECORD("_attn_out", "", t->stream->attention, q, t->taps.projection, d, 1);
+    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.taps.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->watch.taps.norm, d, t->watch.taps.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->watch.taps.norm, d, t->watch.taps.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->watch.taps.norm, d, t->watch.taps.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->watch.taps.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->watch.taps.k, k, t->watch.taps.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.taps.projection, d, 1);
 }
 
 static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, m = (uint64_t)c->mlp_hidden_size;
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
     what.layer = layer;
-    TSK__TRACE_RECORD("_ff_norm", "", t->middle, d, t->taps.norm, d, 1);
-    TSK__TRACE_RECORD("_ff_proj", "", t->taps.norm, d, t->taps.gate, m, 1);
-    TSK__TRACE_RECORD("_up_proj", "", t->taps.norm, d, t->taps.up, m, 1);
-    TSK__TRACE_RECORD("_ffn_out", "", t->stream->hidden, m, t->taps.projection, d, 1);
-    TSK__TRACE_RECORD("", "", t->block_input, d, t->stream->x, d, 1);
+    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.taps.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->watch.taps.norm, d, t->watch.taps.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->watch.taps.norm, d, t->watch.taps.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("", "", t->watch.block_input, d, t->watch.stream->x, d, 1);
 #undef TSK__TRACE_RECORD
 }
 
 /* K or V of every layer as cached now: [n_kv_heads, length, head_dim]. */
 static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *positions) {
-    const tsk_model_config *c = t->stream->backend->config;
-    uint64_t head = (uint64_t)kv->length * (uint64_t)c->head_dim, step = (uint64_t)kv->capacity * (uint64_t)c->head_dim;
-    int32_t layer, h;
+    const tsk_model_config *c = t->watch.stream->backend->config;
+    uint64_t count = (uint64_t)c->n_kv_heads * (uint64_t)kv->length * (uint64_t)c->head_dim;
+    int32_t layer;
     int part;
     for (layer = 0; layer < c->n_layers; layer++) {
         char name[48];
         snprintf(name, sizeof name, "kv_%d", (int)layer);
         for (part = 0; part < 2 && tsk__trace_wants(t, name, layer); part++) {
             tsk_trace_record record;
-            if (!tsk__trace_room(t, &t->output, &t->output_capacity, head * (uint64_t)c->n_kv_heads)) return;
-            for (h = 0; h < c->n_kv_heads; h++)
-                t->stream->backend->ops->download(t->stream, t->output + (uint64_t)h * head,
-                                                  (const char *)(part ? kv->v : kv->k) + ((uint64_t)layer * (uint64_t)c->n_kv_heads + (uint64_t)h) * step *
-                                                                                             t->stream->backend->element_size, head);
+            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) return;
+            tsk__kv_read(kv, t->watch.stream, layer, part, t->output);
             memset(&record, 0, sizeof record);
             record.name = name;
             record.part = part ? "v" : "k";
@@ -11528,7 +11772,7 @@ static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *
 
 /* final_norm and logits of all rows; index [n] = 0 .. n-1. */
 static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions, const int32_t *index) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, e = (uint64_t)c->embedding_size;
     int norm = tsk__trace_wants(t, "final_norm", -1), logits = tsk__trace_wants(t, "logits", -1), which;
     float *x = NULL;
@@ -11536,8 +11780,8 @@ static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions,
     if (!norm && !logits) return;
     if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) || !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e)) return;
     if (!tsk__trace_room(t, &x, &x_capacity, (uint64_t)n * d)) return;
-    t->stream->backend->ops->download(t->stream, x, t->stream->x, (uint64_t)n * d);
-    t->stream->backend->ops->logits(t->stream, n, index, t->input, t->output);
+    tsk__stream_read(t->watch.stream, t->watch.stream->x, n, d, x);
+    t->watch.stream->backend->ops->logits(t->watch.stream, n, index, t->input, t->output);
     for (which = 0; which < 2; which++) {
         tsk_trace_record record;
         if (!(which ? logits : norm)) continue;
@@ -11682,7 +11926,7 @@ static int32_t tsk__pass_narrow(tsk__pass *p) {
         p->narrowed_positions[n++] = p->positions[i];
     }
     p->n_running = n;
-    p->is_masked = p->n <= p->backend->ops->masked_rows;
+    p->is_masked = tsk__backend_masks(p->backend, p->n);
     p->is_compact = !p->is_masked;
     if (p->is_masked) p->backend->ops->mask(p->stream, p->running);
     else p->backend->ops->compact(p->stream, n, p->narrowed);
@@ -11702,16 +11946,15 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->taps : NULL;
+    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
     tsk__traced rows = tsk__pass_traced(p);
-    uint64_t x_size = (uint64_t)rows.n_rows * (uint64_t)p->backend->config->d_model * p->backend->element_size;
-    if (tracer) ops->copy(p->stream, tracer->block_input, p->stream->x, x_size);
+    if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
     ops->qkv(p->stream, layer, taps);
     ops->attend(p->stream, layer);
     ops->attn_out(p->stream, layer, taps);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
-        ops->copy(p->stream, tracer->middle, p->stream->x, x_size);
+        tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
     ops->gate_up(p->stream, layer, taps);
     ops->down(p->stream, layer, taps);
@@ -11772,18 +12015,6 @@ static void tsk__forward_head(tsk__pass *p) {
    GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
    tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
 
-/* Memory of the backend that a request owns. */
-typedef enum tsk__buffer {
-    TSK__BUFFER_K, TSK__BUFFER_V,  /* [n_layers, n_kv_heads, length, head_dim] each, unless a batch's arena holds them */
-    TSK__BUFFER_TOKENS,            /* [length] the backend's canvas */
-    TSK__BUFFER_PREDICTIONS,       /* [max block] the last prediction of each slot */
-    TSK__BUFFER_STATES,            /* [2, n_states, max block, d_model] */
-    TSK__BUFFER_REFRESH_STATES,    /* [2, n_states, length, d_model] as the last, a slot for each position (skip_refresh) */
-    TSK__BUFFER_OUTPUTS,           /* [max block, d_model] last computed h_L */
-    TSK__BUFFER_RESIDUAL,          /* [length, d_model] the residual stream of a refresh that was cut by layers */
-    TSK__BUFFER_COUNT
-} tsk__buffer;
-
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
     int32_t n_prompt, length;      /* length = n_prompt + gen_length */
@@ -11814,11 +12045,10 @@ typedef struct tsk__request {
     int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in its buffer. */
+       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
     int32_t cursor, layer_budget;
-    int may_be_cut;                /* that buffer is wanted */
+    int may_be_cut;
     double pending_ms;             /* of the parts so far */
-    int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
     int is_running;                /* a session's pass is under way: callbacks may not begin another */
     int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
@@ -11846,9 +12076,7 @@ typedef struct tsk__request {
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
 
-    void *buffers[TSK__BUFFER_COUNT];
-    uint64_t buffer_sizes[TSK__BUFFER_COUNT];  /* bytes allocated: an earlier generation's may be larger than needed */
-    tsk__kv kv;                    /* what the backend is told of them */
+    tsk__cache cache;
 } tsk__request;
 
 /* ---- options */
@@ -11972,69 +12200,22 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     return used;
 }
 
-static uint64_t tsk__cache_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
-    return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
-}
-
-/* Bytes that a canvas of `length` tokens takes in a buffer; 0: not needed. */
-static uint64_t tsk__request_buffer_size(const tsk__request *r, tsk__buffer buffer, int32_t length) {
-    uint64_t slots = (uint64_t)tsk__request_max_block(r), positions = (uint64_t)length;
-    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size, states = 2 * (uint64_t)r->n_states * row;
-    switch (buffer) {
-    case TSK__BUFFER_K:
-    case TSK__BUFFER_V: return r->has_own_cache ? tsk__cache_size(r->config, r->backend->element_size, length) : 0;
-    case TSK__BUFFER_TOKENS: return positions * sizeof(int32_t);
-    case TSK__BUFFER_PREDICTIONS: return slots * sizeof(tsk__prediction);
-    case TSK__BUFFER_STATES: return states * slots;
-    case TSK__BUFFER_REFRESH_STATES: return r->options.skip_refresh ? states * positions : 0;
-    case TSK__BUFFER_OUTPUTS: return r->keeps_outputs ? row * slots : 0;
-    case TSK__BUFFER_RESIDUAL: return r->may_be_cut ? row * positions : 0;
-    default: return 0;
-    }
-}
-
-/* Grows one buffer; its contents are not kept. */
-static tsk_status tsk__request_grow(tsk__request *r, tsk__buffer buffer, uint64_t size, tsk_error *error) {
-    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states", "skip_refresh's states",
-                                        "TokenSkip's outputs", "a cut refresh"};
-    if (size <= r->buffer_sizes[buffer]) return TSK_OK;
-    if (r->buffers[buffer]) r->backend->ops->release(r->backend, r->buffers[buffer]);
-    r->buffer_sizes[buffer] = 0;
-    r->buffers[buffer] = r->backend->ops->allocate(r->backend, size);
-    if (!r->buffers[buffer]) return tsk__error_memory(error, names[buffer], size);
-    r->buffer_sizes[buffer] = size;
-    return TSK_OK;
-}
-
+/* Room in the backend for a canvas of `length` tokens. */
 static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
-    tsk_status status = TSK_OK;
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT && status == TSK_OK; i++)
-        status = tsk__request_grow(r, (tsk__buffer)i, tsk__request_buffer_size(r, (tsk__buffer)i, length), error);
-    if (status != TSK_OK) return status;
-    r->kv.length = length;
-    if (r->has_own_cache) {
-        r->kv.k = r->buffers[TSK__BUFFER_K];
-        r->kv.v = r->buffers[TSK__BUFFER_V];
-        r->kv.capacity = length;
-    }
-    r->kv.tokens = r->buffers[TSK__BUFFER_TOKENS];
-    r->kv.predictions = r->buffers[TSK__BUFFER_PREDICTIONS];
-    r->kv.states = r->buffers[TSK__BUFFER_STATES];
-    r->kv.outputs = r->buffers[TSK__BUFFER_OUTPUTS];
-    r->kv.n_slots = tsk__request_max_block(r);
-    r->kv.n_states = r->n_states;
-    return TSK_OK;
+    tsk__cache_shape shape;
+    memset(&shape, 0, sizeof shape);
+    shape.length = length;
+    shape.n_slots = tsk__request_max_block(r);
+    shape.n_states = r->n_states;
+    shape.has_refresh_states = r->options.skip_refresh && r->n_states;
+    shape.has_outputs = r->keeps_outputs;
+    shape.has_residual = r->may_be_cut;
+    return tsk__cache_resize(&r->cache, &shape, error);
 }
 
 static void tsk__request_free(tsk__request *r) {
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT; i++)
-        if (r->buffers[i]) r->backend->ops->release(r->backend, r->buffers[i]);
+    tsk__cache_free(&r->cache);
     tsk__memory_delete(r->allocator, r->memory);
-    memset(r->buffers, 0, sizeof r->buffers);
-    memset(r->buffer_sizes, 0, sizeof r->buffer_sizes);
-    memset(&r->kv, 0, sizeof r->kv);
     r->memory = NULL;
     r->gen.is_started = 0;
 }
@@ -12156,8 +12337,6 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->kv.skip_threshold = r->options.skip_threshold;
-    r->kv.skip_outlier = r->options.skip_outlier;
     r->is_uploaded = 0;
     r->cursor = 0;
     r->pending_ms = 0;
@@ -12259,16 +12438,16 @@ static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
 /* Adds the request and its rows. */
 static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
+    tsk__kv *kv;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
     r->first_row = p->n;
-    p->caches[p->n_requests] = r->kv;
-    p->caches[p->n_requests].has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
-    if (tsk__request_skips_refresh(r)) {
-        p->caches[p->n_requests].states = r->buffers[TSK__BUFFER_REFRESH_STATES];
-        p->caches[p->n_requests].n_slots = r->gen.length;
-    }
+    kv = &p->caches[p->n_requests];
+    *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
+    kv->skip_threshold = o->skip_threshold;
+    kv->skip_outlier = o->skip_outlier;
+    kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
         for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
@@ -12355,7 +12534,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
 
 /* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->gen.length * sizeof *r->canvas);
+    if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
     r->is_uploaded = 0;
 }
 
@@ -12417,19 +12596,14 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
 }
 
 /* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
-static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p) {
-    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size;
-    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->gen.length;
+static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        uint64_t position = (uint64_t)r->positions[i];
+        int32_t position = r->positions[i];
         for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
-            r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
-                                  (const char *)r->buffers[TSK__BUFFER_REFRESH_STATES] + (from_half + (uint64_t)state * (uint64_t)r->gen.length + position) * row, row);
-        if (r->keeps_outputs)
-            r->backend->ops->copy(p->stream, (char *)r->kv.outputs + (uint64_t)i * row,
-                                  (const char *)p->stream->x + ((uint64_t)r->first_row + position) * row, row);
+            tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
     }
 }
 
@@ -12671,22 +12845,24 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
-static void tsk__requests_carry(tsk__request *const *requests, int32_t n, tsk__pass *p, int save) {
-    uint64_t row = (uint64_t)p->backend->config->d_model * p->backend->element_size;
+/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < n; i++) {
-        const tsk__request *r = requests[i];
-        char *x = (char *)p->stream->x + (uint64_t)r->first_row * row;
-        if (save ? tsk__request_completes(r) : r->first_layer == 0) continue;
-        p->backend->ops->copy(p->stream, save ? r->buffers[TSK__BUFFER_RESIDUAL] : x, save ? x : r->buffers[TSK__BUFFER_RESIDUAL], (uint64_t)r->n_rows * row);
-    }
+    for (i = 0; i < n; i++)
+        if (requests[i]->first_layer > 0)
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+}
+static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < n; i++)
+        if (!tsk__request_completes(requests[i]))
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
 }
 
-/* Whether a request's rows change at `layer`: they come, go, or are decided about. Sessions that never decide are cut at
-   K all the same, so that plain and skipping steps run the very same recorded sections. */
+/* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    return layer == r->first_layer || layer == r->last_layer || (tsk__request_keeps_states(r) && layer == r->n_states + 1);
+    int may_decide = r->is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    return layer == r->first_layer || layer == r->last_layer || (may_decide && layer == r->n_states + 1);
 }
 
 static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
@@ -12718,7 +12894,7 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
 /* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
 static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
-    if (p->n > p->backend->ops->masked_rows || tsk__trace_on(p->tracer)) return 0;
+    if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
         if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
     return 1;
@@ -12783,7 +12959,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     tsk__pass_begin(p);
     p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
     is_blind = tsk__requests_need_not_wait(requests, n, p);
-    tsk__requests_carry(requests, n, p, 0);
+    tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
         if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
@@ -12791,7 +12967,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
     tsk__pass_widen(p);
-    tsk__requests_carry(requests, n, p, 1);
+    tsk__requests_suspend(requests, n, p);
     tsk__requests_predict(requests, n, p);
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
@@ -12860,7 +13036,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.backend = model->backend;
     session->request.allocator = model->allocator;
     session->request.options = resolved;
-    session->request.has_own_cache = 1;
+    session->request.cache.backend = model->backend;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -12978,30 +13154,17 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
-/* Copies the buffers that both have; is_copied [TSK__BUFFER_COUNT] tells which, and is 1 too for those that `to` does not
-   need. */
-static void tsk__session_copy_buffers(tsk_session *to, const tsk_session *from, int *is_copied) {
-    tsk__request *a = &to->request;
-    const tsk__request *b = &from->request;
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT; i++) {
-        uint64_t size = tsk__request_buffer_size(a, (tsk__buffer)i, a->gen.length);
-        is_copied[i] = size == 0 || size == tsk__request_buffer_size(b, (tsk__buffer)i, b->gen.length);
-        if (size && is_copied[i]) a->backend->ops->copy(to->pass.stream, a->buffers[i], b->buffers[i], size);
-    }
-}
-
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
     to->is_full = from->is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and every buffer that both have. */
+/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
-    int is_copied[TSK__BUFFER_COUNT];
+    int is_copied[TSK__CACHE_PARTS];
     size_t shared;
     tsk_status status;
     to->n_probed = 0;
@@ -13014,10 +13177,10 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
-    tsk__session_copy_buffers(to, from, is_copied);
+    tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
-    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__BUFFER_STATES] && is_copied[TSK__BUFFER_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip_refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -13100,7 +13263,7 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
     p->tracer = NULL;
-    p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests] = tsk__cache_view(&r->cache, 0);
     p->caches[p->n_requests].n_states = 0;
     p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
     for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
@@ -13197,7 +13360,7 @@ struct tsk_batch {
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
     int32_t n_free;
-    void *k, *v;                   /* the arena: [n_layers, n_kv_heads, cache_tokens, head_dim] each */
+    tsk__arena arena;              /* of cache_tokens */
     tsk__pass pass;
     int32_t pass_states;
 };
@@ -13214,7 +13377,7 @@ tsk_batch_options tsk_batch_options_default(void) {
 static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
     const tsk_model_config *c = &model->config;
     uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
-    uint64_t token = 2 * tsk__cache_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
     return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
 }
 
@@ -13222,7 +13385,9 @@ static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_ro
 static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
     uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
     char line[160];
-    if (!fitting) return tsk__error_memory(error, "the batch's cache: no memory is free beside the model for", 2 * tsk__cache_size(&model->config, model->backend->element_size, 1));
+    if (!fitting)
+        return tsk__error_memory(error, "a token of the batch's cache, and no more is free beside the model",
+                                 2 * tsk__storage_kv_size(&model->config, model->backend->element_size, 1));
     if (fitting > INT32_MAX) fitting = INT32_MAX;
     o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
     if (wanted <= fitting || !o->log) return TSK_OK;
@@ -13250,7 +13415,6 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
 static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
-    uint64_t size = tsk__cache_size(&b->model->config, b->model->backend->element_size, b->options.cache_tokens);
     int32_t i;
     b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
@@ -13262,11 +13426,10 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
-    b->k = b->model->backend->ops->allocate(b->model->backend, size);
-    b->v = b->model->backend->ops->allocate(b->model->backend, size);
-    return b->k && b->v ? TSK_OK : tsk__error_memory(error, "the batch's cache", 2 * size);
+    return tsk__arena_create(&b->arena, b->model->backend, b->options.cache_tokens, error);
 }
 
 tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error) {
@@ -13301,8 +13464,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     }
     for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
-    if (b->k) b->model->backend->ops->release(b->model->backend, b->k);
-    if (b->v) b->model->backend->ops->release(b->model->backend, b->v);
+    tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
     tsk__memory_delete(allocator, b->flying);
     tsk__memory_delete(allocator, b->requests);
@@ -13390,32 +13552,15 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     return offset <= b->options.cache_tokens - length ? offset : -1;
 }
 
-static void tsk__batch_point(tsk_batch *b, tsk__batch_entry *e) {
-    uint64_t start = (uint64_t)e->offset * (uint64_t)b->model->config.head_dim * b->model->backend->element_size;
-    e->request->kv.k = (char *)b->k + start;
-    e->request->kv.v = (char *)b->v + start;
-    e->request->kv.capacity = b->options.cache_tokens;
-}
-
-/* Moves a stretch down to `offset`. */
-static void tsk__batch_move(tsk_batch *b, tsk__batch_entry *e, int32_t offset) {
-    const tsk_model_config *c = &b->model->config;
-    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size, plane = (uint64_t)b->options.cache_tokens * token;
-    uint64_t to = (uint64_t)offset * token, from = (uint64_t)e->offset * token, size = (uint64_t)e->length * token;
-    b->model->backend->ops->slide(b->pass.stream, b->k, c->n_layers * c->n_kv_heads, plane, to, from, size);
-    b->model->backend->ops->slide(b->pass.stream, b->v, c->n_layers * c->n_kv_heads, plane, to, from, size);
-    e->offset = offset;
-    tsk__batch_point(b, e);
-}
-
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
     for (moved = 0; moved < b->n_flying; moved++) {
         tsk__batch_entry *lowest = NULL;
         for (i = 0; i < b->n_flying; i++)
             if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
-        if (lowest->offset > end) tsk__batch_move(b, lowest, end);
-        end = lowest->offset + lowest->length;
+        if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
+        lowest->offset = end;
+        end += lowest->length;
     }
 }
 
@@ -13471,7 +13616,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     entry->request = r;
     entry->offset = offset;
     r->options = entry->options;
-    tsk__batch_point(b, entry);
+    tsk__cache_place(&r->cache, &b->arena, offset);
     if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
     return status;
 }
@@ -13711,7 +13856,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     slots = (uint64_t)o.block_length;
     states = (uint64_t)tsk__options_n_states(&o, config);
     out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
-    out->cache = 2 * tsk__cache_size(config, element, canvas);
+    out->cache = 2 * tsk__storage_kv_size(config, element, canvas);
     out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }

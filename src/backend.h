@@ -189,4 +189,11 @@ typedef struct tsk__backend {
     uint32_t element_size;     /* of an activation */
 } tsk__backend;
 
+/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by compaction. */
+static int tsk__backend_masks(const tsk__backend *b, int32_t n) { return n <= b->ops->masked_rows; }
+
+/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records sections
+   then runs plain and skipping steps from the same recordings. */
+static int tsk__backend_wants_same_sections(const tsk__backend *b) { return b->ops->replay != NULL; }
+
 #endif /* SECTION_GUARD_BACKEND */

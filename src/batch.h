@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "storage.h"
 #include "model.h"
 #include "forward.h"
 #include "request.h"
@@ -38,7 +39,7 @@ struct tsk_batch {
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
     int32_t n_free;
-    void *k, *v;                   /* the arena: [n_layers, n_kv_heads, cache_tokens, head_dim] each */
+    tsk__arena arena;              /* of cache_tokens */
     tsk__pass pass;
     int32_t pass_states;
 };
@@ -55,7 +56,7 @@ tsk_batch_options tsk_batch_options_default(void) {
 static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
     const tsk_model_config *c = &model->config;
     uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
-    uint64_t token = 2 * tsk__cache_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
     return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
 }
 
@@ -63,7 +64,9 @@ static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_ro
 static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
     uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
     char line[160];
-    if (!fitting) return tsk__error_memory(error, "the batch's cache: no memory is free beside the model for", 2 * tsk__cache_size(&model->config, model->backend->element_size, 1));
+    if (!fitting)
+        return tsk__error_memory(error, "a token of the batch's cache, and no more is free beside the model",
+                                 2 * tsk__storage_kv_size(&model->config, model->backend->element_size, 1));
     if (fitting > INT32_MAX) fitting = INT32_MAX;
     o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
     if (wanted <= fitting || !o->log) return TSK_OK;
@@ -91,7 +94,6 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
 static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
-    uint64_t size = tsk__cache_size(&b->model->config, b->model->backend->element_size, b->options.cache_tokens);
     int32_t i;
     b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
@@ -103,11 +105,10 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
-    b->k = b->model->backend->ops->allocate(b->model->backend, size);
-    b->v = b->model->backend->ops->allocate(b->model->backend, size);
-    return b->k && b->v ? TSK_OK : tsk__error_memory(error, "the batch's cache", 2 * size);
+    return tsk__arena_create(&b->arena, b->model->backend, b->options.cache_tokens, error);
 }
 
 tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error) {
@@ -142,8 +143,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     }
     for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
-    if (b->k) b->model->backend->ops->release(b->model->backend, b->k);
-    if (b->v) b->model->backend->ops->release(b->model->backend, b->v);
+    tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
     tsk__memory_delete(allocator, b->flying);
     tsk__memory_delete(allocator, b->requests);
@@ -231,32 +231,15 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     return offset <= b->options.cache_tokens - length ? offset : -1;
 }
 
-static void tsk__batch_point(tsk_batch *b, tsk__batch_entry *e) {
-    uint64_t start = (uint64_t)e->offset * (uint64_t)b->model->config.head_dim * b->model->backend->element_size;
-    e->request->kv.k = (char *)b->k + start;
-    e->request->kv.v = (char *)b->v + start;
-    e->request->kv.capacity = b->options.cache_tokens;
-}
-
-/* Moves a stretch down to `offset`. */
-static void tsk__batch_move(tsk_batch *b, tsk__batch_entry *e, int32_t offset) {
-    const tsk_model_config *c = &b->model->config;
-    uint64_t token = (uint64_t)c->head_dim * b->model->backend->element_size, plane = (uint64_t)b->options.cache_tokens * token;
-    uint64_t to = (uint64_t)offset * token, from = (uint64_t)e->offset * token, size = (uint64_t)e->length * token;
-    b->model->backend->ops->slide(b->pass.stream, b->k, c->n_layers * c->n_kv_heads, plane, to, from, size);
-    b->model->backend->ops->slide(b->pass.stream, b->v, c->n_layers * c->n_kv_heads, plane, to, from, size);
-    e->offset = offset;
-    tsk__batch_point(b, e);
-}
-
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
     for (moved = 0; moved < b->n_flying; moved++) {
         tsk__batch_entry *lowest = NULL;
         for (i = 0; i < b->n_flying; i++)
             if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
-        if (lowest->offset > end) tsk__batch_move(b, lowest, end);
-        end = lowest->offset + lowest->length;
+        if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
+        lowest->offset = end;
+        end += lowest->length;
     }
 }
 
@@ -312,7 +295,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     entry->request = r;
     entry->offset = offset;
     r->options = entry->options;
-    tsk__batch_point(b, entry);
+    tsk__cache_place(&r->cache, &b->arena, offset);
     if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
     return status;
 }

@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "backend.h"
+#include "storage.h"
 #include "trace.h"
 
 // >>forward ===========================================================================================================
@@ -132,7 +133,7 @@ static int32_t tsk__pass_narrow(tsk__pass *p) {
         p->narrowed_positions[n++] = p->positions[i];
     }
     p->n_running = n;
-    p->is_masked = p->n <= p->backend->ops->masked_rows;
+    p->is_masked = tsk__backend_masks(p->backend, p->n);
     p->is_compact = !p->is_masked;
     if (p->is_masked) p->backend->ops->mask(p->stream, p->running);
     else p->backend->ops->compact(p->stream, n, p->narrowed);
@@ -152,16 +153,15 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->taps : NULL;
+    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
     tsk__traced rows = tsk__pass_traced(p);
-    uint64_t x_size = (uint64_t)rows.n_rows * (uint64_t)p->backend->config->d_model * p->backend->element_size;
-    if (tracer) ops->copy(p->stream, tracer->block_input, p->stream->x, x_size);
+    if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
     ops->qkv(p->stream, layer, taps);
     ops->attend(p->stream, layer);
     ops->attn_out(p->stream, layer, taps);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
-        ops->copy(p->stream, tracer->middle, p->stream->x, x_size);
+        tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
     ops->gate_up(p->stream, layer, taps);
     ops->down(p->stream, layer, taps);

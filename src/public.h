@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "safetensors.h"
 #include "config.h"
+#include "storage.h"
 #include "cpu.h"
 #include "cpu_backend.h"
 #include "cuda_driver.h"
@@ -123,7 +124,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     slots = (uint64_t)o.block_length;
     states = (uint64_t)tsk__options_n_states(&o, config);
     out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
-    out->cache = 2 * tsk__cache_size(config, element, canvas);
+    out->cache = 2 * tsk__storage_kv_size(config, element, canvas);
     out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }

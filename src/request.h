@@ -9,6 +9,7 @@
 #include "skip.h"
 #include "schedule.h"
 #include "backend.h"
+#include "storage.h"
 #include "trace.h"
 #include "forward.h"
 
@@ -17,18 +18,6 @@
    next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
    GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
    tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
-
-/* Memory of the backend that a request owns. */
-typedef enum tsk__buffer {
-    TSK__BUFFER_K, TSK__BUFFER_V,  /* [n_layers, n_kv_heads, length, head_dim] each, unless a batch's arena holds them */
-    TSK__BUFFER_TOKENS,            /* [length] the backend's canvas */
-    TSK__BUFFER_PREDICTIONS,       /* [max block] the last prediction of each slot */
-    TSK__BUFFER_STATES,            /* [2, n_states, max block, d_model] */
-    TSK__BUFFER_REFRESH_STATES,    /* [2, n_states, length, d_model] as the last, a slot for each position (skip_refresh) */
-    TSK__BUFFER_OUTPUTS,           /* [max block, d_model] last computed h_L */
-    TSK__BUFFER_RESIDUAL,          /* [length, d_model] the residual stream of a refresh that was cut by layers */
-    TSK__BUFFER_COUNT
-} tsk__buffer;
 
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
@@ -60,11 +49,10 @@ typedef struct tsk__request {
     int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream kept in its buffer. */
+       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
     int32_t cursor, layer_budget;
-    int may_be_cut;                /* that buffer is wanted */
+    int may_be_cut;
     double pending_ms;             /* of the parts so far */
-    int has_own_cache;             /* kv.k and kv.v are this request's, not a part of a batch's arena */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
     int is_running;                /* a session's pass is under way: callbacks may not begin another */
     int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
@@ -92,9 +80,7 @@ typedef struct tsk__request {
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
 
-    void *buffers[TSK__BUFFER_COUNT];
-    uint64_t buffer_sizes[TSK__BUFFER_COUNT];  /* bytes allocated: an earlier generation's may be larger than needed */
-    tsk__kv kv;                    /* what the backend is told of them */
+    tsk__cache cache;
 } tsk__request;
 
 /* ---- options */
@@ -218,69 +204,22 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     return used;
 }
 
-static uint64_t tsk__cache_size(const tsk_model_config *c, uint64_t element_size, int32_t length) {
-    return (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)length * (uint64_t)c->head_dim * element_size;
-}
-
-/* Bytes that a canvas of `length` tokens takes in a buffer; 0: not needed. */
-static uint64_t tsk__request_buffer_size(const tsk__request *r, tsk__buffer buffer, int32_t length) {
-    uint64_t slots = (uint64_t)tsk__request_max_block(r), positions = (uint64_t)length;
-    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size, states = 2 * (uint64_t)r->n_states * row;
-    switch (buffer) {
-    case TSK__BUFFER_K:
-    case TSK__BUFFER_V: return r->has_own_cache ? tsk__cache_size(r->config, r->backend->element_size, length) : 0;
-    case TSK__BUFFER_TOKENS: return positions * sizeof(int32_t);
-    case TSK__BUFFER_PREDICTIONS: return slots * sizeof(tsk__prediction);
-    case TSK__BUFFER_STATES: return states * slots;
-    case TSK__BUFFER_REFRESH_STATES: return r->options.skip_refresh ? states * positions : 0;
-    case TSK__BUFFER_OUTPUTS: return r->keeps_outputs ? row * slots : 0;
-    case TSK__BUFFER_RESIDUAL: return r->may_be_cut ? row * positions : 0;
-    default: return 0;
-    }
-}
-
-/* Grows one buffer; its contents are not kept. */
-static tsk_status tsk__request_grow(tsk__request *r, tsk__buffer buffer, uint64_t size, tsk_error *error) {
-    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states", "skip_refresh's states",
-                                        "TokenSkip's outputs", "a cut refresh"};
-    if (size <= r->buffer_sizes[buffer]) return TSK_OK;
-    if (r->buffers[buffer]) r->backend->ops->release(r->backend, r->buffers[buffer]);
-    r->buffer_sizes[buffer] = 0;
-    r->buffers[buffer] = r->backend->ops->allocate(r->backend, size);
-    if (!r->buffers[buffer]) return tsk__error_memory(error, names[buffer], size);
-    r->buffer_sizes[buffer] = size;
-    return TSK_OK;
-}
-
+/* Room in the backend for a canvas of `length` tokens. */
 static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
-    tsk_status status = TSK_OK;
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT && status == TSK_OK; i++)
-        status = tsk__request_grow(r, (tsk__buffer)i, tsk__request_buffer_size(r, (tsk__buffer)i, length), error);
-    if (status != TSK_OK) return status;
-    r->kv.length = length;
-    if (r->has_own_cache) {
-        r->kv.k = r->buffers[TSK__BUFFER_K];
-        r->kv.v = r->buffers[TSK__BUFFER_V];
-        r->kv.capacity = length;
-    }
-    r->kv.tokens = r->buffers[TSK__BUFFER_TOKENS];
-    r->kv.predictions = r->buffers[TSK__BUFFER_PREDICTIONS];
-    r->kv.states = r->buffers[TSK__BUFFER_STATES];
-    r->kv.outputs = r->buffers[TSK__BUFFER_OUTPUTS];
-    r->kv.n_slots = tsk__request_max_block(r);
-    r->kv.n_states = r->n_states;
-    return TSK_OK;
+    tsk__cache_shape shape;
+    memset(&shape, 0, sizeof shape);
+    shape.length = length;
+    shape.n_slots = tsk__request_max_block(r);
+    shape.n_states = r->n_states;
+    shape.has_refresh_states = r->options.skip_refresh && r->n_states;
+    shape.has_outputs = r->keeps_outputs;
+    shape.has_residual = r->may_be_cut;
+    return tsk__cache_resize(&r->cache, &shape, error);
 }
 
 static void tsk__request_free(tsk__request *r) {
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT; i++)
-        if (r->buffers[i]) r->backend->ops->release(r->backend, r->buffers[i]);
+    tsk__cache_free(&r->cache);
     tsk__memory_delete(r->allocator, r->memory);
-    memset(r->buffers, 0, sizeof r->buffers);
-    memset(r->buffer_sizes, 0, sizeof r->buffer_sizes);
-    memset(&r->kv, 0, sizeof r->kv);
     r->memory = NULL;
     r->gen.is_started = 0;
 }
@@ -402,8 +341,6 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->kv.skip_threshold = r->options.skip_threshold;
-    r->kv.skip_outlier = r->options.skip_outlier;
     r->is_uploaded = 0;
     r->cursor = 0;
     r->pending_ms = 0;
@@ -505,16 +442,16 @@ static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
 /* Adds the request and its rows. */
 static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
+    tsk__kv *kv;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
     r->first_row = p->n;
-    p->caches[p->n_requests] = r->kv;
-    p->caches[p->n_requests].has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
-    if (tsk__request_skips_refresh(r)) {
-        p->caches[p->n_requests].states = r->buffers[TSK__BUFFER_REFRESH_STATES];
-        p->caches[p->n_requests].n_slots = r->gen.length;
-    }
+    kv = &p->caches[p->n_requests];
+    *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
+    kv->skip_threshold = o->skip_threshold;
+    kv->skip_outlier = o->skip_outlier;
+    kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
         for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
@@ -601,7 +538,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
 
 /* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) p->backend->ops->upload(p->stream, r->kv.tokens, r->canvas, (uint64_t)r->gen.length * sizeof *r->canvas);
+    if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
     r->is_uploaded = 0;
 }
 
@@ -663,19 +600,14 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
 }
 
 /* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
-static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p) {
-    uint64_t row = (uint64_t)r->config->d_model * r->backend->element_size;
-    uint64_t from_half = (uint64_t)r->n_states * (uint64_t)r->gen.length;
+static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        uint64_t position = (uint64_t)r->positions[i];
+        int32_t position = r->positions[i];
         for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
-            r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
-                                  (const char *)r->buffers[TSK__BUFFER_REFRESH_STATES] + (from_half + (uint64_t)state * (uint64_t)r->gen.length + position) * row, row);
-        if (r->keeps_outputs)
-            r->backend->ops->copy(p->stream, (char *)r->kv.outputs + (uint64_t)i * row,
-                                  (const char *)p->stream->x + ((uint64_t)r->first_row + position) * row, row);
+            tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
     }
 }
 
@@ -917,22 +849,24 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on in a layer's middle, from or to where it is kept between passes. */
-static void tsk__requests_carry(tsk__request *const *requests, int32_t n, tsk__pass *p, int save) {
-    uint64_t row = (uint64_t)p->backend->config->d_model * p->backend->element_size;
+/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < n; i++) {
-        const tsk__request *r = requests[i];
-        char *x = (char *)p->stream->x + (uint64_t)r->first_row * row;
-        if (save ? tsk__request_completes(r) : r->first_layer == 0) continue;
-        p->backend->ops->copy(p->stream, save ? r->buffers[TSK__BUFFER_RESIDUAL] : x, save ? x : r->buffers[TSK__BUFFER_RESIDUAL], (uint64_t)r->n_rows * row);
-    }
+    for (i = 0; i < n; i++)
+        if (requests[i]->first_layer > 0)
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+}
+static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
+    int32_t i;
+    for (i = 0; i < n; i++)
+        if (!tsk__request_completes(requests[i]))
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
 }
 
-/* Whether a request's rows change at `layer`: they come, go, or are decided about. Sessions that never decide are cut at
-   K all the same, so that plain and skipping steps run the very same recorded sections. */
+/* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    return layer == r->first_layer || layer == r->last_layer || (tsk__request_keeps_states(r) && layer == r->n_states + 1);
+    int may_decide = r->is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    return layer == r->first_layer || layer == r->last_layer || (may_decide && layer == r->n_states + 1);
 }
 
 static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
@@ -964,7 +898,7 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
 /* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
 static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
-    if (p->n > p->backend->ops->masked_rows || tsk__trace_on(p->tracer)) return 0;
+    if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
         if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
     return 1;
@@ -1029,7 +963,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     tsk__pass_begin(p);
     p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
     is_blind = tsk__requests_need_not_wait(requests, n, p);
-    tsk__requests_carry(requests, n, p, 0);
+    tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
         if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
@@ -1037,7 +971,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
     tsk__pass_widen(p);
-    tsk__requests_carry(requests, n, p, 1);
+    tsk__requests_suspend(requests, n, p);
     tsk__requests_predict(requests, n, p);
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);

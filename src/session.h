@@ -3,6 +3,7 @@
 
 #include "error.h"
 #include "memory.h"
+#include "storage.h"
 #include "model.h"
 #include "trace.h"
 #include "forward.h"
@@ -38,7 +39,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.backend = model->backend;
     session->request.allocator = model->allocator;
     session->request.options = resolved;
-    session->request.has_own_cache = 1;
+    session->request.cache.backend = model->backend;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -156,30 +157,17 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
-/* Copies the buffers that both have; is_copied [TSK__BUFFER_COUNT] tells which, and is 1 too for those that `to` does not
-   need. */
-static void tsk__session_copy_buffers(tsk_session *to, const tsk_session *from, int *is_copied) {
-    tsk__request *a = &to->request;
-    const tsk__request *b = &from->request;
-    int i;
-    for (i = 0; i < TSK__BUFFER_COUNT; i++) {
-        uint64_t size = tsk__request_buffer_size(a, (tsk__buffer)i, a->gen.length);
-        is_copied[i] = size == 0 || size == tsk__request_buffer_size(b, (tsk__buffer)i, b->gen.length);
-        if (size && is_copied[i]) a->backend->ops->copy(to->pass.stream, a->buffers[i], b->buffers[i], size);
-    }
-}
-
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
     to->is_full = from->is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and every buffer that both have. */
+/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
-    int is_copied[TSK__BUFFER_COUNT];
+    int is_copied[TSK__CACHE_PARTS];
     size_t shared;
     tsk_status status;
     to->n_probed = 0;
@@ -192,10 +180,10 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
-    tsk__session_copy_buffers(to, from, is_copied);
+    tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
-    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__BUFFER_STATES] && is_copied[TSK__BUFFER_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip_refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -278,7 +266,7 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
     p->tracer = NULL;
-    p->caches[p->n_requests] = r->kv;
+    p->caches[p->n_requests] = tsk__cache_view(&r->cache, 0);
     p->caches[p->n_requests].n_states = 0;
     p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
     for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);

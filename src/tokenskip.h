@@ -27,6 +27,7 @@ extern "C" {
 #include "skip.h"
 #include "schedule.h"
 #include "backend.h"
+#include "storage.h"
 #include "cpu.h"
 #include "cpu_backend.h"
 #include "cuda_driver.h"

@@ -1,9 +1,9 @@
 #ifndef SECTION_GUARD_TRACE
 #define SECTION_GUARD_TRACE
 
-#include "error.h"
 #include "memory.h"
 #include "backend.h"
+#include "storage.h"
 
 // >>trace =============================================================================================================
 /* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
@@ -14,9 +14,7 @@ typedef struct tsk__tracer {
     tsk_trace_options options;     /* on_record NULL: off */
     char *pattern;
     const tsk_allocator *allocator;
-    tsk__stream *stream;           /* whose taps are allocated, or NULL */
-    tsk__taps taps;
-    void *block_input, *middle;    /* [max_rows, d_model] x before a layer, x between its halves */
+    tsk__watch watch;              /* the buffers on the stream that is traced */
     float *input, *output;         /* host */
     size_t input_capacity, output_capacity;
     int32_t pass;
@@ -80,15 +78,7 @@ static int tsk__trace_room(tsk__tracer *t, float **buffer, size_t *capacity, uin
 }
 
 static void tsk__trace_free(tsk__tracer *t) {
-    const tsk__backend_ops *ops = t->stream ? t->stream->backend->ops : NULL;
-    void **taps[] = {&t->taps.norm, &t->taps.q, &t->taps.k, &t->taps.v, &t->taps.k_rope, &t->taps.gate, &t->taps.up, &t->taps.projection,
-                     &t->block_input, &t->middle};
-    size_t i;
-    for (i = 0; ops && i < sizeof taps / sizeof taps[0]; i++) {
-        if (*taps[i]) ops->release(t->stream->backend, *taps[i]);
-        *taps[i] = NULL;
-    }
-    t->stream = NULL;
+    tsk__watch_free(&t->watch);
     tsk__memory_delete(t->allocator, t->input);
     tsk__memory_delete(t->allocator, t->output);
     t->input = t->output = NULL;
@@ -96,35 +86,9 @@ static void tsk__trace_free(tsk__tracer *t) {
 }
 
 static tsk_status tsk__trace_attach(tsk__tracer *t, tsk__stream *stream, tsk_error *error) {
-    const tsk_model_config *c = stream->backend->config;
-    uint64_t row = (uint64_t)stream->max_rows * stream->backend->element_size;
-    uint64_t d = row * (uint64_t)c->d_model, q = row * (uint64_t)(c->n_heads * c->head_dim), k = row * (uint64_t)(c->n_kv_heads * c->head_dim);
-    uint64_t m = row * (uint64_t)c->mlp_hidden_size;
-    struct { void **address; uint64_t size; } wanted[10];
-    int i, n = 0;
-    if (t->stream == stream) return TSK_OK;
+    if (t->watch.stream == stream) return TSK_OK;
     tsk__trace_free(t);
-    t->stream = stream;
-#define TSK__TRACE_TAP(field, bytes) (wanted[n].address = &(field), wanted[n++].size = (bytes))
-    TSK__TRACE_TAP(t->taps.norm, d);
-    TSK__TRACE_TAP(t->taps.q, q);
-    TSK__TRACE_TAP(t->taps.k, k);
-    TSK__TRACE_TAP(t->taps.v, k);
-    TSK__TRACE_TAP(t->taps.k_rope, k);
-    TSK__TRACE_TAP(t->taps.gate, m);
-    TSK__TRACE_TAP(t->taps.up, m);
-    TSK__TRACE_TAP(t->taps.projection, d);
-    TSK__TRACE_TAP(t->block_input, d);
-    TSK__TRACE_TAP(t->middle, d);
-#undef TSK__TRACE_TAP
-    for (i = 0; i < n; i++) {
-        *wanted[i].address = stream->backend->ops->allocate(stream->backend, wanted[i].size);
-        if (!*wanted[i].address) {
-            tsk__trace_free(t);
-            return tsk__error_memory(error, "tracing buffers", wanted[i].size);
-        }
-    }
-    return TSK_OK;
+    return tsk__watch_create(&t->watch, stream, error);
 }
 
 /* What a record is about, but for its values. `keep` [n]: rows to leave out have 0 (NULL: all rows). */
@@ -138,7 +102,7 @@ typedef struct tsk__traced {
 static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer, size_t *capacity) {
     int32_t i, kept = 0;
     if (!tsk__trace_room(t, buffer, capacity, (uint64_t)what->n_rows * width)) return 0;
-    t->stream->backend->ops->download(t->stream, *buffer, from, (uint64_t)what->n_rows * width);
+    tsk__stream_read(t->watch.stream, from, what->n_rows, width, *buffer);
     for (i = 0; what->keep && i < what->n_rows; i++)
         if (what->keep[i] && kept++ != i) memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width, (size_t)width * sizeof **buffer);
     return 1;
@@ -188,7 +152,7 @@ static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void 
 
 /* Records of the first half of a layer (norm, projections, RoPE, attention output), then of the second. */
 static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim), k = (uint64_t)(c->n_kv_heads * c->head_dim);
     char name[48];
     tsk__traced what = *rows;
@@ -200,46 +164,43 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
-    TSK__TRACE_RECORD("_attn_norm", "", t->block_input, d, t->taps.norm, d, 1);
-    TSK__TRACE_RECORD("_q_proj", "", t->taps.norm, d, t->taps.q, q, 1);
-    TSK__TRACE_RECORD("_k_proj", "", t->taps.norm, d, t->taps.k, k, 1);
-    TSK__TRACE_RECORD("_v_proj", "", t->taps.norm, d, t->taps.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->taps.q, q, t->stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->taps.k, k, t->taps.k_rope, k, (uint64_t)c->n_kv_heads);
-    TSK__TRACE_RECORD("_attn_out", "", t->stream->attention, q, t->taps.projection, d, 1);
+    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.taps.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->watch.taps.norm, d, t->watch.taps.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->watch.taps.norm, d, t->watch.taps.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->watch.taps.norm, d, t->watch.taps.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->watch.taps.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->watch.taps.k, k, t->watch.taps.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.taps.projection, d, 1);
 }
 
 static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, m = (uint64_t)c->mlp_hidden_size;
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
     what.layer = layer;
-    TSK__TRACE_RECORD("_ff_norm", "", t->middle, d, t->taps.norm, d, 1);
-    TSK__TRACE_RECORD("_ff_proj", "", t->taps.norm, d, t->taps.gate, m, 1);
-    TSK__TRACE_RECORD("_up_proj", "", t->taps.norm, d, t->taps.up, m, 1);
-    TSK__TRACE_RECORD("_ffn_out", "", t->stream->hidden, m, t->taps.projection, d, 1);
-    TSK__TRACE_RECORD("", "", t->block_input, d, t->stream->x, d, 1);
+    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.taps.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->watch.taps.norm, d, t->watch.taps.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->watch.taps.norm, d, t->watch.taps.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("", "", t->watch.block_input, d, t->watch.stream->x, d, 1);
 #undef TSK__TRACE_RECORD
 }
 
 /* K or V of every layer as cached now: [n_kv_heads, length, head_dim]. */
 static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *positions) {
-    const tsk_model_config *c = t->stream->backend->config;
-    uint64_t head = (uint64_t)kv->length * (uint64_t)c->head_dim, step = (uint64_t)kv->capacity * (uint64_t)c->head_dim;
-    int32_t layer, h;
+    const tsk_model_config *c = t->watch.stream->backend->config;
+    uint64_t count = (uint64_t)c->n_kv_heads * (uint64_t)kv->length * (uint64_t)c->head_dim;
+    int32_t layer;
     int part;
     for (layer = 0; layer < c->n_layers; layer++) {
         char name[48];
         snprintf(name, sizeof name, "kv_%d", (int)layer);
         for (part = 0; part < 2 && tsk__trace_wants(t, name, layer); part++) {
             tsk_trace_record record;
-            if (!tsk__trace_room(t, &t->output, &t->output_capacity, head * (uint64_t)c->n_kv_heads)) return;
-            for (h = 0; h < c->n_kv_heads; h++)
-                t->stream->backend->ops->download(t->stream, t->output + (uint64_t)h * head,
-                                                  (const char *)(part ? kv->v : kv->k) + ((uint64_t)layer * (uint64_t)c->n_kv_heads + (uint64_t)h) * step *
-                                                                                             t->stream->backend->element_size, head);
+            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) return;
+            tsk__kv_read(kv, t->watch.stream, layer, part, t->output);
             memset(&record, 0, sizeof record);
             record.name = name;
             record.part = part ? "v" : "k";
@@ -257,7 +218,7 @@ static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *
 
 /* final_norm and logits of all rows; index [n] = 0 .. n-1. */
 static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions, const int32_t *index) {
-    const tsk_model_config *c = t->stream->backend->config;
+    const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, e = (uint64_t)c->embedding_size;
     int norm = tsk__trace_wants(t, "final_norm", -1), logits = tsk__trace_wants(t, "logits", -1), which;
     float *x = NULL;
@@ -265,8 +226,8 @@ static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions,
     if (!norm && !logits) return;
     if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) || !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e)) return;
     if (!tsk__trace_room(t, &x, &x_capacity, (uint64_t)n * d)) return;
-    t->stream->backend->ops->download(t->stream, x, t->stream->x, (uint64_t)n * d);
-    t->stream->backend->ops->logits(t->stream, n, index, t->input, t->output);
+    tsk__stream_read(t->watch.stream, t->watch.stream->x, n, d, x);
+    t->watch.stream->backend->ops->logits(t->watch.stream, n, index, t->input, t->output);
     for (which = 0; which < 2; which++) {
         tsk_trace_record record;
         if (!(which ? logits : norm)) continue;

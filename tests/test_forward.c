@@ -348,7 +348,7 @@ static void check_golden(const char *name) {
     hand.k = golden_int(tsk_json_get(skip, "options"), "skip_layer_k", 0);
     hand.n_states = hand.k - 1;
     hand.session = full_pass(model, tsk_json_get(passes, "full"), hand.k);
-    hand.kv = hand.session->request.kv;
+    hand.kv = tsk__cache_view(&hand.session->request.cache, 0);
     hand.kv.n_slots = max_positions;
     hand.kv.n_states = hand.n_states;
     hand.kv.has_reference = 1;

@@ -20,6 +20,12 @@ for section in src/*.h; do
     check "$section compiles alone" [ "$rc" -eq 0 ]
 done
 
+# The sections above the backends neither touch a backend's memory by themselves nor ask which backends were compiled in.
+above="src/model.h src/trace.h src/forward.h src/request.h src/session.h src/batch.h src/public.h"
+check "no section above >>storage uses the backend's memory" \
+    [ -z "$(grep -nE 'ops->(allocate|release|copy|slide|upload|download)' $above)" ]
+check "no section above the backends has an #ifdef of CUDA" [ -z "$(grep -nE '^#.*CUDA' $above)" ]
+
 # The maker itself, on sections of one line.
 mkdir "$work/src"
 printf '#include "low.h"\n#include "high.h"\n#include <stdio.h>\n' > "$work/src/root.h"
