@@ -6958,6 +6958,9 @@ typedef struct tsk__backend_ops {
     /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
     int32_t masked_rows;
 
+    void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
+    void (*describe)(const struct tsk__backend *backend, char *out, size_t size); /* "CPU, AVX-512, 2 threads", ... */
+    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out, tsk_error *error); /* see tsk_model_ceilings */
     uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX: unknown */
     tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
     void (*stream_destroy)(tsk__stream *stream);
@@ -8932,9 +8935,99 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
     tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
 }
 
+/* ---- ceilings, for benchmarks */
+
+#define TSK__CPU_CEILING_BYTES ((uint64_t)256 << 20)
+#define TSK__CPU_CEILING_REPEATS 5
+
+typedef struct tsk__cpu_ceiling_read {
+    const uint64_t *words;
+    uint64_t words_per_task;
+    uint64_t sums[TSK__POOL_MAX_THREADS];
+} tsk__cpu_ceiling_read;
+
+static void tsk__cpu_ceiling_read_task(void *context, int task) {
+    tsk__cpu_ceiling_read *r = (tsk__cpu_ceiling_read *)context;
+    const uint64_t *words = r->words + (uint64_t)task * r->words_per_task;
+    uint64_t a = 0, b = 0, c = 0, d = 0, i;
+    for (i = 0; i + 4 <= r->words_per_task; i += 4) {
+        a += words[i];
+        b += words[i + 1];
+        c += words[i + 2];
+        d += words[i + 3];
+    }
+    r->sums[task] = a + b + c + d;
+}
+
+/* The best of a few readings of a buffer far larger than a core's caches. */
+static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out, tsk_error *error) {
+    uint64_t *words = (uint64_t *)tsk__memory_new(b->allocator, (size_t)TSK__CPU_CEILING_BYTES, 1);
+    tsk__cpu_ceiling_read read;
+    double best = 0;
+    int i;
+    if (!words) return tsk__error_memory(error, "measuring bandwidth", TSK__CPU_CEILING_BYTES);
+    memset(words, 1, (size_t)TSK__CPU_CEILING_BYTES);
+    read.words = words;
+    read.words_per_task = TSK__CPU_CEILING_BYTES / sizeof *words / (uint64_t)b->model.pool->n_threads;
+    for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__parallel(b->model.pool, b->model.pool->n_threads, tsk__cpu_ceiling_read_task, &read);
+        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(b->allocator, words);
+    *out = best;
+    return TSK_OK;
+}
+
+/* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
+static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
+    enum { rows = 256, size = 1024 };
+    float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
+    tsk__matrix weights;
+    tsk__cpu_product product;
+    double best = 0;
+    int i;
+    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
+    for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
+    memset(&weights, 0, sizeof weights);
+    weights.data = memory;
+    weights.dtype = TSK_DTYPE_F32;
+    weights.rows = weights.cols = size;
+    memset(&product, 0, sizeof product);
+    product.n = rows;
+    product.count = 1;
+    product.w[0] = &weights;
+    product.x = memory + size * size;
+    product.y[0] = memory + size * size + rows * size;
+    for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__cpu_product_run(&b->model, &product);
+        rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(b->allocator, memory);
+    *out = best;
+    return TSK_OK;
+}
+
+static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error) {
+    const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
+    tsk_status status = tsk__cpu_ceiling_bytes(b, &out->bytes_per_second, error);
+    return status == TSK_OK ? tsk__cpu_ceiling_flops(b, &out->flops_per_second, error) : status;
+}
+
+/* ---- the table */
+
+static void tsk__cpu_backend_destroy(tsk__backend *backend) { tsk__memory_delete(tsk__cpu_allocator_of(backend), backend); }
+static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
+    const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
+    tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
+}
+
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
 static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
+    0, tsk__cpu_backend_destroy, tsk__cpu_backend_describe, tsk__cpu_backend_ceilings, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
     tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
     tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
     tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
@@ -9319,6 +9412,7 @@ typedef struct tsk__cuda_backend {
     CUcontext context;             /* the device's primary one, shared with the host program */
     CUmodule module;
     CUfunction kernels[TSK__CUDA_KERNEL_COUNT];
+    char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
     int has_skinny;                /* shapes fit the fused kernels, */
@@ -11050,8 +11144,14 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
     return result;
 }
 
+static void tsk__cuda_backend_destroy(tsk__backend *backend);
+static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error);
+static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, size_t size) {
+    snprintf(out, size, "%s", ((const tsk__cuda_backend *)(const void *)backend)->name);
+}
+
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_SKINNY, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -11074,13 +11174,13 @@ static void tsk__cuda_backend_destroy(tsk__backend *backend) {
 }
 
 /* The device, its context and what they can do. */
-static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, char *name, size_t name_size, tsk_error *error) {
+static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *error) {
     tsk__cuda_api *api = &b->api;
     int major = 0, minor = 0;
     CUresult result = api->cuInit(0);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGet(&b->device, index);
     if (result == CUDA_SUCCESS) result = api->cuDriverGetVersion(&b->driver_version);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(name, (int)name_size, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(b->name, (int)sizeof b->name, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
@@ -11103,8 +11203,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o, tsk__backend **out,
-                                           char *name, size_t name_size, tsk_error *error) {
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
+                                           tsk__backend **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
     tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
     tsk_status status = TSK_OK;
@@ -11122,7 +11222,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
     else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) || (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
         status = tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA cannot be used: %s", why);
-    if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, name, name_size, error);
+    if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, error);
     if (status == TSK_OK) {
         tsk__cuda_choose(b);
         tsk__cuda_enter(b);
@@ -11190,6 +11290,21 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     return status;
 }
 
+#else
+
+/* Without CUDA there is no such device, and why. */
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    (void)index;
+    snprintf(why, why_size, "built without CUDA");
+    return 0;
+}
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
+                                           tsk__backend **out, tsk_error *error) {
+    (void)config, (void)folder, (void)seed, (void)o;
+    *out = NULL;
+    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "built without CUDA");
+}
+
 #endif /* TOKENSKIP__HAS_CUDA */
 
 // >>model =============================================================================================================
@@ -11207,7 +11322,6 @@ struct tsk_model {
     tsk__pool *pool;
     void **blocks;                 /* everything allocated for weights */
     size_t n_blocks, block_capacity;
-    int is_cuda;
     char device_name[128], device_note[256];
 };
 
@@ -11392,7 +11506,6 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
     int32_t i, half = c->head_dim / 2;
-    tsk_status status;
     if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
     model->backend = &backend->base;
     backend->base.ops = &tsk__cpu_backend_ops;
@@ -11410,34 +11523,18 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     backend->model.pool = model->pool;
-    status = random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
-    tsk__cpu_describe(backend->model.kernels, model->pool, model->device_name, sizeof model->device_name);
-    return status;
+    return random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
 }
 
-#ifdef TOKENSKIP__HAS_CUDA
 /* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
 static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
     tsk_model *model = l->model;
-    tsk_status status;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
         if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
     }
-    status = tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, model->device_name,
-                                      sizeof model->device_name, error);
-    model->is_cuda = status == TSK_OK;
-    return status;
+    return tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, error);
 }
-#else
-static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
-    (void)random;
-    (void)seed;
-    snprintf(l->model->device_note, sizeof l->model->device_note, "built without CUDA");
-    if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", l->model->device_note);
-}
-#endif
 
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
@@ -11452,12 +11549,15 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
 }
 
 static tsk_status tsk__model_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    tsk_model *model = l->model;
     tsk_status status = TSK_OK;
     if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, random, seed, error);
-    if (status != TSK_OK || l->model->backend) return status;
-    if (l->options->dtype == TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)", l->model->device_note);
-    return tsk__model_cpu_backend(l, random, seed, error);
+    if (status == TSK_OK && !model->backend && l->options->dtype == TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)",
+                              model->device_note);
+    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, random, seed, error);
+    if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
+    return status;
 }
 
 static tsk_status tsk__model_new(const tsk_model_options *options, tsk_model **out, tsk_error *error) {
@@ -11541,11 +11641,7 @@ void tsk_model_free(tsk_model *model) {
     if (!model) return;
     allocator = model->allocator;
     tsk__pool_destroy(allocator, model->pool);
-#ifdef TOKENSKIP__HAS_CUDA
-    if (model->is_cuda) tsk__cuda_backend_destroy(model->backend);
-    else
-#endif
-        tsk__memory_delete(allocator, model->backend);
+    if (model->backend) model->backend->ops->destroy(model->backend);
     for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(allocator, model->blocks[i]);
     tsk__memory_delete(allocator, model->blocks);
     tsk_tokenizer_free(model->tokenizer);
@@ -13750,91 +13846,11 @@ tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 
-#define TSK__CEILING_BYTES ((uint64_t)256 << 20)
-#define TSK__CEILING_REPEATS 5
-
-typedef struct tsk__ceiling_read {
-    const uint64_t *words;
-    uint64_t words_per_task;
-    uint64_t sums[TSK__POOL_MAX_THREADS];
-} tsk__ceiling_read;
-
-static void tsk__ceiling_read_task(void *context, int task) {
-    tsk__ceiling_read *r = (tsk__ceiling_read *)context;
-    const uint64_t *words = r->words + (uint64_t)task * r->words_per_task;
-    uint64_t a = 0, b = 0, c = 0, d = 0, i;
-    for (i = 0; i + 4 <= r->words_per_task; i += 4) {
-        a += words[i];
-        b += words[i + 1];
-        c += words[i + 2];
-        d += words[i + 3];
-    }
-    r->sums[task] = a + b + c + d;
-}
-
-/* The best of a few readings of a buffer far larger than a core's caches. */
-static tsk_status tsk__ceiling_bytes(tsk_model *model, double *out, tsk_error *error) {
-    uint64_t *words = (uint64_t *)tsk__memory_new(model->allocator, (size_t)TSK__CEILING_BYTES, 1);
-    tsk__ceiling_read read;
-    double best = 0;
-    int i;
-    if (!words) return tsk__error_memory(error, "measuring bandwidth", TSK__CEILING_BYTES);
-    memset(words, 1, (size_t)TSK__CEILING_BYTES);
-    read.words = words;
-    read.words_per_task = TSK__CEILING_BYTES / sizeof *words / (uint64_t)model->pool->n_threads;
-    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
-        double start = tsk__time_ms(), rate;
-        tsk__parallel(model->pool, model->pool->n_threads, tsk__ceiling_read_task, &read);
-        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)model->pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
-        if (rate > best) best = rate;
-    }
-    tsk__memory_delete(model->allocator, words);
-    *out = best;
-    return TSK_OK;
-}
-
-/* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
-static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *error) {
-    enum { rows = 256, size = 1024 };
-    const tsk__cpu_model *cpu = &((tsk__cpu_backend *)(void *)model->backend)->model;
-    float *memory = (float *)tsk__memory_new_zeroed(model->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
-    tsk__matrix weights;
-    tsk__cpu_product product;
-    double best = 0;
-    int i;
-    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
-    for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
-    memset(&weights, 0, sizeof weights);
-    weights.data = memory;
-    weights.dtype = TSK_DTYPE_F32;
-    weights.rows = weights.cols = size;
-    memset(&product, 0, sizeof product);
-    product.n = rows;
-    product.count = 1;
-    product.w[0] = &weights;
-    product.x = memory + size * size;
-    product.y[0] = memory + size * size + rows * size;
-    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
-        double start = tsk__time_ms(), rate;
-        tsk__cpu_product_run(cpu, &product);
-        rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
-        if (rate > best) best = rate;
-    }
-    tsk__memory_delete(model->allocator, memory);
-    *out = best;
-    return TSK_OK;
-}
-
 tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
-    tsk_status status;
     if (!model) return tsk__error_null(error, "tsk_model_ceilings", "model");
     if (!out) return tsk__error_null(error, "tsk_model_ceilings", "out");
     memset(out, 0, sizeof *out);
-#ifdef TOKENSKIP__HAS_CUDA
-    if (model->is_cuda) return tsk__cuda_ceilings(model->backend, out, error);
-#endif
-    status = tsk__ceiling_bytes(model, &out->bytes_per_second, error);
-    return status == TSK_OK ? tsk__ceiling_flops(model, &out->flops_per_second, error) : status;
+    return model->backend->ops->ceilings(model->backend, out, error);
 }
 
 tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,

@@ -129,6 +129,9 @@ typedef struct tsk__backend_ops {
     /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
     int32_t masked_rows;
 
+    void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
+    void (*describe)(const struct tsk__backend *backend, char *out, size_t size); /* "CPU, AVX-512, 2 threads", ... */
+    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out, tsk_error *error); /* see tsk_model_ceilings */
     uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX: unknown */
     tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
     void (*stream_destroy)(tsk__stream *stream);

@@ -282,9 +282,99 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
     tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
 }
 
+/* ---- ceilings, for benchmarks */
+
+#define TSK__CPU_CEILING_BYTES ((uint64_t)256 << 20)
+#define TSK__CPU_CEILING_REPEATS 5
+
+typedef struct tsk__cpu_ceiling_read {
+    const uint64_t *words;
+    uint64_t words_per_task;
+    uint64_t sums[TSK__POOL_MAX_THREADS];
+} tsk__cpu_ceiling_read;
+
+static void tsk__cpu_ceiling_read_task(void *context, int task) {
+    tsk__cpu_ceiling_read *r = (tsk__cpu_ceiling_read *)context;
+    const uint64_t *words = r->words + (uint64_t)task * r->words_per_task;
+    uint64_t a = 0, b = 0, c = 0, d = 0, i;
+    for (i = 0; i + 4 <= r->words_per_task; i += 4) {
+        a += words[i];
+        b += words[i + 1];
+        c += words[i + 2];
+        d += words[i + 3];
+    }
+    r->sums[task] = a + b + c + d;
+}
+
+/* The best of a few readings of a buffer far larger than a core's caches. */
+static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out, tsk_error *error) {
+    uint64_t *words = (uint64_t *)tsk__memory_new(b->allocator, (size_t)TSK__CPU_CEILING_BYTES, 1);
+    tsk__cpu_ceiling_read read;
+    double best = 0;
+    int i;
+    if (!words) return tsk__error_memory(error, "measuring bandwidth", TSK__CPU_CEILING_BYTES);
+    memset(words, 1, (size_t)TSK__CPU_CEILING_BYTES);
+    read.words = words;
+    read.words_per_task = TSK__CPU_CEILING_BYTES / sizeof *words / (uint64_t)b->model.pool->n_threads;
+    for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__parallel(b->model.pool, b->model.pool->n_threads, tsk__cpu_ceiling_read_task, &read);
+        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(b->allocator, words);
+    *out = best;
+    return TSK_OK;
+}
+
+/* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
+static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
+    enum { rows = 256, size = 1024 };
+    float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
+    tsk__matrix weights;
+    tsk__cpu_product product;
+    double best = 0;
+    int i;
+    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
+    for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
+    memset(&weights, 0, sizeof weights);
+    weights.data = memory;
+    weights.dtype = TSK_DTYPE_F32;
+    weights.rows = weights.cols = size;
+    memset(&product, 0, sizeof product);
+    product.n = rows;
+    product.count = 1;
+    product.w[0] = &weights;
+    product.x = memory + size * size;
+    product.y[0] = memory + size * size + rows * size;
+    for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
+        double start = tsk__time_ms(), rate;
+        tsk__cpu_product_run(&b->model, &product);
+        rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
+        if (rate > best) best = rate;
+    }
+    tsk__memory_delete(b->allocator, memory);
+    *out = best;
+    return TSK_OK;
+}
+
+static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error) {
+    const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
+    tsk_status status = tsk__cpu_ceiling_bytes(b, &out->bytes_per_second, error);
+    return status == TSK_OK ? tsk__cpu_ceiling_flops(b, &out->flops_per_second, error) : status;
+}
+
+/* ---- the table */
+
+static void tsk__cpu_backend_destroy(tsk__backend *backend) { tsk__memory_delete(tsk__cpu_allocator_of(backend), backend); }
+static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
+    const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
+    tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
+}
+
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
 static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
+    0, tsk__cpu_backend_destroy, tsk__cpu_backend_describe, tsk__cpu_backend_ceilings, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
     tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
     tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
     tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};

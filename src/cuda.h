@@ -514,8 +514,14 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
     return result;
 }
 
+static void tsk__cuda_backend_destroy(tsk__backend *backend);
+static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, tsk_error *error);
+static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, size_t size) {
+    snprintf(out, size, "%s", ((const tsk__cuda_backend *)(const void *)backend)->name);
+}
+
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_SKINNY, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -538,13 +544,13 @@ static void tsk__cuda_backend_destroy(tsk__backend *backend) {
 }
 
 /* The device, its context and what they can do. */
-static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, char *name, size_t name_size, tsk_error *error) {
+static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *error) {
     tsk__cuda_api *api = &b->api;
     int major = 0, minor = 0;
     CUresult result = api->cuInit(0);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGet(&b->device, index);
     if (result == CUDA_SUCCESS) result = api->cuDriverGetVersion(&b->driver_version);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(name, (int)name_size, b->device);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(b->name, (int)sizeof b->name, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
@@ -567,8 +573,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o, tsk__backend **out,
-                                           char *name, size_t name_size, tsk_error *error) {
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
+                                           tsk__backend **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
     tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
     tsk_status status = TSK_OK;
@@ -586,7 +592,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
     else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) || (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
         status = tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA cannot be used: %s", why);
-    if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, name, name_size, error);
+    if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, error);
     if (status == TSK_OK) {
         tsk__cuda_choose(b);
         tsk__cuda_enter(b);
@@ -652,6 +658,21 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     tsk__cuda_backend_release(backend, tsk__cuda_pointer(memory));
     tsk__cuda_backend_stream_destroy(stream);
     return status;
+}
+
+#else
+
+/* Without CUDA there is no such device, and why. */
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    (void)index;
+    snprintf(why, why_size, "built without CUDA");
+    return 0;
+}
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
+                                           tsk__backend **out, tsk_error *error) {
+    (void)config, (void)folder, (void)seed, (void)o;
+    *out = NULL;
+    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "built without CUDA");
 }
 
 #endif /* TOKENSKIP__HAS_CUDA */

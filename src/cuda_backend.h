@@ -111,6 +111,7 @@ typedef struct tsk__cuda_backend {
     CUcontext context;             /* the device's primary one, shared with the host program */
     CUmodule module;
     CUfunction kernels[TSK__CUDA_KERNEL_COUNT];
+    char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
     int has_skinny;                /* shapes fit the fused kernels, */

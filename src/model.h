@@ -30,7 +30,6 @@ struct tsk_model {
     tsk__pool *pool;
     void **blocks;                 /* everything allocated for weights */
     size_t n_blocks, block_capacity;
-    int is_cuda;
     char device_name[128], device_note[256];
 };
 
@@ -215,7 +214,6 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
     int32_t i, half = c->head_dim / 2;
-    tsk_status status;
     if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
     model->backend = &backend->base;
     backend->base.ops = &tsk__cpu_backend_ops;
@@ -233,34 +231,18 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     backend->model.pool = model->pool;
-    status = random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
-    tsk__cpu_describe(backend->model.kernels, model->pool, model->device_name, sizeof model->device_name);
-    return status;
+    return random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
 }
 
-#ifdef TOKENSKIP__HAS_CUDA
 /* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
 static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
     tsk_model *model = l->model;
-    tsk_status status;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
         if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
     }
-    status = tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, model->device_name,
-                                      sizeof model->device_name, error);
-    model->is_cuda = status == TSK_OK;
-    return status;
+    return tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, error);
 }
-#else
-static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
-    (void)random;
-    (void)seed;
-    snprintf(l->model->device_note, sizeof l->model->device_note, "built without CUDA");
-    if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", l->model->device_note);
-}
-#endif
 
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
@@ -275,12 +257,15 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
 }
 
 static tsk_status tsk__model_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+    tsk_model *model = l->model;
     tsk_status status = TSK_OK;
     if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, random, seed, error);
-    if (status != TSK_OK || l->model->backend) return status;
-    if (l->options->dtype == TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)", l->model->device_note);
-    return tsk__model_cpu_backend(l, random, seed, error);
+    if (status == TSK_OK && !model->backend && l->options->dtype == TSK_DTYPE_BF16)
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)",
+                              model->device_note);
+    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, random, seed, error);
+    if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
+    return status;
 }
 
 static tsk_status tsk__model_new(const tsk_model_options *options, tsk_model **out, tsk_error *error) {
@@ -364,11 +349,7 @@ void tsk_model_free(tsk_model *model) {
     if (!model) return;
     allocator = model->allocator;
     tsk__pool_destroy(allocator, model->pool);
-#ifdef TOKENSKIP__HAS_CUDA
-    if (model->is_cuda) tsk__cuda_backend_destroy(model->backend);
-    else
-#endif
-        tsk__memory_delete(allocator, model->backend);
+    if (model->backend) model->backend->ops->destroy(model->backend);
     for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(allocator, model->blocks[i]);
     tsk__memory_delete(allocator, model->blocks);
     tsk_tokenizer_free(model->tokenizer);

@@ -2,15 +2,9 @@
 #define SECTION_GUARD_PUBLIC
 
 #include "error.h"
-#include "memory.h"
-#include "platform.h"
 #include "safetensors.h"
 #include "config.h"
 #include "storage.h"
-#include "cpu.h"
-#include "cpu_backend.h"
-#include "cuda_driver.h"
-#include "cuda.h"
 #include "model.h"
 #include "forward.h"
 #include "request.h"
@@ -18,91 +12,11 @@
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 
-#define TSK__CEILING_BYTES ((uint64_t)256 << 20)
-#define TSK__CEILING_REPEATS 5
-
-typedef struct tsk__ceiling_read {
-    const uint64_t *words;
-    uint64_t words_per_task;
-    uint64_t sums[TSK__POOL_MAX_THREADS];
-} tsk__ceiling_read;
-
-static void tsk__ceiling_read_task(void *context, int task) {
-    tsk__ceiling_read *r = (tsk__ceiling_read *)context;
-    const uint64_t *words = r->words + (uint64_t)task * r->words_per_task;
-    uint64_t a = 0, b = 0, c = 0, d = 0, i;
-    for (i = 0; i + 4 <= r->words_per_task; i += 4) {
-        a += words[i];
-        b += words[i + 1];
-        c += words[i + 2];
-        d += words[i + 3];
-    }
-    r->sums[task] = a + b + c + d;
-}
-
-/* The best of a few readings of a buffer far larger than a core's caches. */
-static tsk_status tsk__ceiling_bytes(tsk_model *model, double *out, tsk_error *error) {
-    uint64_t *words = (uint64_t *)tsk__memory_new(model->allocator, (size_t)TSK__CEILING_BYTES, 1);
-    tsk__ceiling_read read;
-    double best = 0;
-    int i;
-    if (!words) return tsk__error_memory(error, "measuring bandwidth", TSK__CEILING_BYTES);
-    memset(words, 1, (size_t)TSK__CEILING_BYTES);
-    read.words = words;
-    read.words_per_task = TSK__CEILING_BYTES / sizeof *words / (uint64_t)model->pool->n_threads;
-    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
-        double start = tsk__time_ms(), rate;
-        tsk__parallel(model->pool, model->pool->n_threads, tsk__ceiling_read_task, &read);
-        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)model->pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
-        if (rate > best) best = rate;
-    }
-    tsk__memory_delete(model->allocator, words);
-    *out = best;
-    return TSK_OK;
-}
-
-/* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
-static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *error) {
-    enum { rows = 256, size = 1024 };
-    const tsk__cpu_model *cpu = &((tsk__cpu_backend *)(void *)model->backend)->model;
-    float *memory = (float *)tsk__memory_new_zeroed(model->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
-    tsk__matrix weights;
-    tsk__cpu_product product;
-    double best = 0;
-    int i;
-    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
-    for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
-    memset(&weights, 0, sizeof weights);
-    weights.data = memory;
-    weights.dtype = TSK_DTYPE_F32;
-    weights.rows = weights.cols = size;
-    memset(&product, 0, sizeof product);
-    product.n = rows;
-    product.count = 1;
-    product.w[0] = &weights;
-    product.x = memory + size * size;
-    product.y[0] = memory + size * size + rows * size;
-    for (i = 0; i < TSK__CEILING_REPEATS; i++) {
-        double start = tsk__time_ms(), rate;
-        tsk__cpu_product_run(cpu, &product);
-        rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
-        if (rate > best) best = rate;
-    }
-    tsk__memory_delete(model->allocator, memory);
-    *out = best;
-    return TSK_OK;
-}
-
 tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
-    tsk_status status;
     if (!model) return tsk__error_null(error, "tsk_model_ceilings", "model");
     if (!out) return tsk__error_null(error, "tsk_model_ceilings", "out");
     memset(out, 0, sizeof *out);
-#ifdef TOKENSKIP__HAS_CUDA
-    if (model->is_cuda) return tsk__cuda_ceilings(model->backend, out, error);
-#endif
-    status = tsk__ceiling_bytes(model, &out->bytes_per_second, error);
-    return status == TSK_OK ? tsk__ceiling_flops(model, &out->flops_per_second, error) : status;
+    return model->backend->ops->ceilings(model->backend, out, error);
 }
 
 tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,
