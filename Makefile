@@ -197,7 +197,7 @@ COMPILERS = $(foreach compiler,gcc clang,$(if $(shell command -v $(compiler) 2>/
 MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11 c++17,$(foreach cuda,default no-cuda dlopen,\
     $(foreach level,O0 O2,$(compiler).$(standard).$(cuda).$(level))) $(compiler).$(standard).static.O2) \
     $(foreach standard,c++20 c++2b,$(compiler).$(standard).no-cuda.O0 $(compiler).$(standard).dlopen.O0) \
-    $(compiler).c99.no-cuda-h.O0 $(compiler).c99.tools.O2 $(foreach standard,c99 c++11 c++20 c++2b,$(compiler).$(standard).manual.O0))
+    $(compiler).c99.no-cuda-h.O0 $(compiler).gnu99.m32.O1 $(compiler).c99.tools.O2 $(foreach standard,c99 c++11 c++20 c++2b,$(compiler).$(standard).manual.O0))
 
 compile-matrix: $(MATRIX:%=build/matrix/%.log)
 	@for compiler in gcc clang; do command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done

@@ -128,7 +128,7 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
+   >>error  >>memory  >>platform  >>pool  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
    >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
    >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
@@ -809,6 +809,12 @@ TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+#if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
+#include <dlfcn.h>
+#endif
 
 #ifndef TOKENSKIP_MALLOC
 #define TOKENSKIP_MALLOC(size) malloc(size)
@@ -942,6 +948,13 @@ static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size
     return 1;
 }
 
+static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = (char *)tsk__memory_new(allocator, size, 1);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
     if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
@@ -981,7 +994,58 @@ void tsk_error_clear(tsk_error *error) {
 }
 
 // >>platform ==========================================================================================================
-/* Everything that is not C99: files, time, secret numbers, threads. Another operating system is this section's work. */
+/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found at run
+   time. Another operating system is this section's work. */
+
+/* ---- 64-bit offsets
+   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header; where the
+   including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares them only where
+   they were asked for. */
+
+#if defined(__GLIBC__) && defined(__WORDSIZE)
+#if __WORDSIZE == 32 && !defined(__USE_FILE_OFFSET64)
+#define TSK__PLATFORM_OFFSET64
+#endif
+#endif
+
+/* What keeps a file of that mode from being read or written over; NULL for a regular one. */
+static const char *tsk__file_obstacle(mode_t mode) {
+    if (S_ISREG(mode)) return NULL;
+    if (S_ISDIR(mode)) return "is a directory";
+    if (S_ISFIFO(mode)) return "is a FIFO, not a regular file";
+    return "is not a regular file";
+}
+
+#ifdef TSK__PLATFORM_OFFSET64
+#ifndef __USE_LARGEFILE64
+extern int open64(const char *path, int flags, ...);
+extern int64_t lseek64(int descriptor, int64_t offset, int whence);
+extern ssize_t pread64(int descriptor, void *buffer, size_t size, int64_t offset);
+extern ssize_t pwrite64(int descriptor, const void *buffer, size_t size, int64_t offset);
+#endif
+static int tsk__descriptor_open(const char *path, int flags) { return open64(path, flags, 0666); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread64(d, to, size, (int64_t)offset); }
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite64(d, from, size, (int64_t)offset); }
+/* fstat refuses files that are larger than it can tell, which only regular files are. */
+static const char *tsk__descriptor_size(int d, uint64_t *size) {
+    struct stat status;
+    int64_t end = lseek64(d, 0, SEEK_END);
+    *size = end < 0 ? 0 : (uint64_t)end;
+    if (fstat(d, &status) == 0) return tsk__file_obstacle(status.st_mode);
+    return errno == EOVERFLOW ? NULL : strerror(errno);
+}
+#else
+static int tsk__descriptor_open(const char *path, int flags) { return open(path, flags, 0666); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread(d, to, size, (off_t)offset); }
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite(d, from, size, (off_t)offset); }
+/* The size of a regular file; of anything else, why not. */
+static const char *tsk__descriptor_size(int d, uint64_t *size) {
+    struct stat status;
+    if (fstat(d, &status) != 0) return strerror(errno);
+    *size = (uint64_t)status.st_size;
+    return tsk__file_obstacle(status.st_mode);
+}
+#endif
 
 /* ---- files: the host's callbacks where given, else descriptors */
 
@@ -993,16 +1057,9 @@ typedef struct tsk__file {
     const void *map;                      /* the whole file, or NULL */
 } tsk__file;
 
-static const char *tsk__file_not_regular(mode_t mode) {
-    if (S_ISDIR(mode)) return "is a directory";
-    if (S_ISFIFO(mode)) return "is a FIFO, not a regular file";
-    return "is not a regular file";
-}
-
 /* On failure nothing is left open. */
 static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_host *host, tsk_error *error) {
-    struct stat status;
-    memset(&status, 0, sizeof status);
+    const char *obstacle;
     memset(file, 0, sizeof *file);
     file->descriptor = -1;
     if (host && host->files) {
@@ -1014,16 +1071,16 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
         return TSK_OK;
     }
     /* O_NONBLOCK: opening a FIFO would otherwise wait for a writer. It means nothing to a regular file. */
-    do file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    do file->descriptor = tsk__descriptor_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     while (file->descriptor < 0 && errno == EINTR);
     if (file->descriptor < 0)
         return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), strerror(errno));
-    if (fstat(file->descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    obstacle = tsk__descriptor_size(file->descriptor, &file->size);
+    if (obstacle) {
         close(file->descriptor);
         file->descriptor = -1;
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), tsk__file_not_regular(status.st_mode));
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), obstacle);
     }
-    file->size = (uint64_t)status.st_size;
     return TSK_OK;
 }
 
@@ -1063,7 +1120,7 @@ static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64
     }
     while (done < size) {
         size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a call */
-        ssize_t n = pread(file->descriptor, to + done, step, (off_t)(offset + done));
+        ssize_t n = tsk__descriptor_read(file->descriptor, to + done, step, offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s", tsk__error_path(path), strerror(errno));
         if (n == 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read", tsk__error_path(path));
@@ -1100,6 +1157,107 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
         out->data[out->length] = 0;
     }
     tsk__file_close(&file);
+    return status;
+}
+
+/* ---- a file that appears whole or not at all
+   Everything goes to a temporary file in the same folder, which takes the real name in one step at the end. */
+
+typedef struct tsk__output {
+    const tsk_allocator *allocator;
+    char *path, *temporary;   /* temporary is "" once that name is gone */
+    int descriptor;
+} tsk__output;
+
+static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
+    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
+}
+
+/* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
+static void tsk__output_abandon(tsk__output *output) {
+    if (output->descriptor >= 0) close(output->descriptor);
+    if (output->descriptor >= 0 && output->temporary[0]) unlink(output->temporary);
+    tsk__memory_delete(output->allocator, output->temporary);
+    tsk__memory_delete(output->allocator, output->path);
+    memset(output, 0, sizeof *output);
+    output->descriptor = -1;
+}
+
+/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
+static const char *tsk__output_obstacle(const char *path) {
+    struct stat status;
+    if (!path[0]) return "the path is empty";
+    return stat(path, &status) == 0 ? tsk__file_obstacle(status.st_mode) : NULL;
+}
+
+/* O_EXCL: never somebody else's file, nor through a link that somebody put there. */
+static int tsk__output_create(char *temporary, size_t size, int folder_length, const char *path) {
+    int attempt, descriptor = -1;
+    for (attempt = 0; attempt < 1000 && descriptor < 0; attempt++) {
+        snprintf(temporary, size, "%.*s.tokenskip-%ld-%d.tmp", folder_length, path, (long)getpid(), attempt);
+        descriptor = tsk__descriptor_open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC);
+        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
+    }
+    return descriptor;
+}
+
+static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
+    const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
+    size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
+    tsk_status status = TSK_OK;
+    memset(output, 0, sizeof *output);
+    output->allocator = allocator;
+    output->descriptor = -1;
+    output->path = tsk__memory_copy_string(allocator, path);
+    output->temporary = (char *)tsk__memory_new(allocator, size, 1);
+    if (!output->path || !output->temporary) status = tsk__error_memory(error, "a path", size);
+    else if (obstacle) status = tsk__output_fail(output, error, obstacle);
+    else {
+        output->descriptor = tsk__output_create(output->temporary, size, (int)folder_length, path);
+        if (output->descriptor < 0) status = tsk__output_fail(output, error, strerror(errno));
+    }
+    if (status != TSK_OK) tsk__output_abandon(output);
+    return status;
+}
+
+static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
+    const char *from = (const char *)bytes;
+    size_t done = 0;
+    while (done < size) {
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30;
+        ssize_t n = tsk__descriptor_write(output->descriptor, from + done, step, offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return tsk__output_fail(output, error, n < 0 ? strerror(errno) : "nothing could be written");
+        done += (size_t)n;
+    }
+    return TSK_OK;
+}
+
+/* Bytes of the output so far, back from it. How many of `size` could be had; negative on an error. */
+static int64_t tsk__output_read(const tsk__output *output, uint64_t offset, void *buffer, size_t size) {
+    ssize_t n;
+    do n = tsk__descriptor_read(output->descriptor, buffer, size, offset);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* From now on the output has no name: it vanishes with the process, whatever happens. */
+static tsk_status tsk__output_hide(tsk__output *output, tsk_error *error) {
+    if (unlink(output->temporary) != 0) return tsk__output_fail(output, error, strerror(errno));
+    output->temporary[0] = 0;
+    return TSK_OK;
+}
+
+/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
+static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
+    int descriptor = output->descriptor;
+    tsk_status status = TSK_OK;
+    output->descriptor = -1;
+    if (close(descriptor) != 0 || rename(output->temporary, output->path) != 0) {
+        status = tsk__output_fail(output, error, strerror(errno));
+        unlink(output->temporary);
+    }
+    tsk__output_abandon(output);
     return status;
 }
 
@@ -1165,8 +1323,94 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
         out[i] = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) * (2 * i + UINT64_C(0x9e3779b97f4a7c15));
 }
 
-/* ---- worker threads
-   One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
+/* ---- threads, locks and conditions */
+
+typedef pthread_mutex_t tsk__mutex;
+typedef pthread_cond_t tsk__condition;
+typedef pthread_t tsk__thread;
+
+static void tsk__mutex_create(tsk__mutex *m) { pthread_mutex_init(m, NULL); }
+static void tsk__mutex_destroy(tsk__mutex *m) { pthread_mutex_destroy(m); }
+static void tsk__mutex_lock(tsk__mutex *m) { pthread_mutex_lock(m); }
+static int tsk__mutex_try(tsk__mutex *m) { return pthread_mutex_trylock(m) == 0; }
+static void tsk__mutex_unlock(tsk__mutex *m) { pthread_mutex_unlock(m); }
+
+static void tsk__condition_create(tsk__condition *c) { pthread_cond_init(c, NULL); }
+static void tsk__condition_destroy(tsk__condition *c) { pthread_cond_destroy(c); }
+static void tsk__condition_wait(tsk__condition *c, tsk__mutex *m) { pthread_cond_wait(c, m); }
+static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
+
+/* 0 where the system refuses one. */
+static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) { return pthread_create(t, NULL, run, context) == 0; }
+static void tsk__thread_join(tsk__thread t) { pthread_join(t, NULL); }
+static void tsk__thread_yield(void) { sched_yield(); }
+
+/* Another number in a forked child. */
+static uint64_t tsk__process_number(void) { return (uint64_t)getpid(); }
+
+static int tsk__processors(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 1 << 16 ? 1 << 16 : (int)n;
+}
+
+/* ---- the processor */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TSK__PLATFORM_X86 1
+#else
+#define TSK__PLATFORM_X86 0
+#endif
+
+#if TSK__PLATFORM_X86
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+static int tsk__processor_features(void) {
+    uint32_t a, b, c, d, low, high;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
+    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#endif
+
+/* ---- what only a backend on a GPU asks of the system */
+
+#ifndef TOKENSKIP_NO_CUDA
+static void tsk__thread_sleep(int milliseconds) {
+    struct timespec pause;
+    pause.tv_sec = milliseconds / 1000;
+    pause.tv_nsec = milliseconds % 1000 * 1000000L;
+    nanosleep(&pause, NULL);
+}
+
+/* DIR/tokenskip in the user's folder for caches, or 0 where there is none. */
+static int tsk__cache_folder(char *out, size_t size) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int length = 0;
+    if (xdg && xdg[0] == '/') length = snprintf(out, size, "%s/tokenskip", xdg);
+    else if (home && home[0] == '/') length = snprintf(out, size, "%s/.cache/tokenskip", home);
+    return length > 0 && (size_t)length < size;
+}
+
+/* The folder, and those that it lies in, are there, or are made for this user alone. `path` is the same after it. */
+static int tsk__make_folders(char *path) {
+    char *slash;
+    for (slash = path[0] ? strchr(path + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(path, 0700);  /* fails where it exists, which is well */
+        *slash = '/';
+    }
+    return mkdir(path, 0700) == 0 || errno == EEXIST;
+}
+#endif
+
+#if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
+static void *tsk__library_open(const char *name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+static void *tsk__library_find(void *library, const char *name) { return dlsym(library, name); }
+#endif
+
+// >>pool ==============================================================================================================
+/* Worker threads. One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
    section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
    model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they sleep.
    `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs to;
@@ -1181,17 +1425,17 @@ typedef void (*tsk__task)(void *context, int task);
 typedef struct tsk__pool {
     int n_threads;             /* the calling thread included */
     int n_started;
-    pid_t process;             /* whose threads they are: after a fork the child has none of them */
+    uint64_t process;           /* whose threads they are: after a fork the child has none of them */
     int stop;
-    uint64_t ticket;
+    uint64_t ticket __attribute__((aligned(8))); /* (which it is not everywhere by itself) */
     int done;
     int n_sleeping;
     tsk__task run;
     void *context;
-    pthread_mutex_t section;   /* held by the thread whose section runs */
-    pthread_mutex_t sleep;
-    pthread_cond_t wake;
-    pthread_t threads[TSK__POOL_MAX_THREADS];
+    tsk__mutex section;   /* held by the thread whose section runs */
+    tsk__mutex sleep;
+    tsk__condition wake;
+    tsk__thread threads[TSK__POOL_MAX_THREADS];
 } tsk__pool;
 
 static void tsk__pool_pause(void) {
@@ -1229,30 +1473,30 @@ static void *tsk__pool_worker(void *argument) {
         }
         for (spin = 0; spin < TSK__POOL_SPINS && !tsk__pool_has_work(pool); spin++) tsk__pool_pause();
         if (spin < TSK__POOL_SPINS) continue;
-        pthread_mutex_lock(&pool->sleep);
+        tsk__mutex_lock(&pool->sleep);
         __atomic_add_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) pthread_cond_wait(&pool->wake, &pool->sleep);
+        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) tsk__condition_wait(&pool->wake, &pool->sleep);
         __atomic_sub_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        pthread_mutex_unlock(&pool->sleep);
+        tsk__mutex_unlock(&pool->sleep);
     }
     return NULL;
 }
 
 static void tsk__pool_wake(tsk__pool *pool) {
     if (__atomic_load_n(&pool->n_sleeping, __ATOMIC_SEQ_CST) == 0) return;
-    pthread_mutex_lock(&pool->sleep);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->sleep);
+    tsk__mutex_lock(&pool->sleep);
+    tsk__condition_wake_all(&pool->wake);
+    tsk__mutex_unlock(&pool->sleep);
 }
 
 /* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
-static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == getpid(); }
+static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == tsk__process_number(); }
 
 /* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
 static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
     uint64_t ticket;
     int task;
-    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || pthread_mutex_trylock(&pool->section) != 0) {
+    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || !tsk__mutex_try(&pool->section)) {
         for (task = 0; task < n_tasks; task++) run(context, task);
         return;
     }
@@ -1266,14 +1510,9 @@ static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *con
     }
     for (task = 0; __atomic_load_n(&pool->done, __ATOMIC_ACQUIRE) < n_tasks; task++) {
         if (task < TSK__POOL_SPINS) tsk__pool_pause();
-        else sched_yield();
+        else tsk__thread_yield();
     }
-    pthread_mutex_unlock(&pool->section);
-}
-
-static int tsk__processors(void) {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > TSK__POOL_MAX_THREADS ? TSK__POOL_MAX_THREADS : (int)n;
+    tsk__mutex_unlock(&pool->section);
 }
 
 /* n_threads 0: one a processor. A system that refuses a thread leaves fewer, which is no error. NULL: out of memory. */
@@ -1282,11 +1521,11 @@ static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads
     if (!pool) return NULL;
     if (n_threads <= 0) n_threads = tsk__processors();
     if (n_threads > TSK__POOL_MAX_THREADS) n_threads = TSK__POOL_MAX_THREADS;
-    pool->process = getpid();
-    pthread_mutex_init(&pool->section, NULL);
-    pthread_mutex_init(&pool->sleep, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    while (pool->n_started < n_threads - 1 && pthread_create(&pool->threads[pool->n_started], NULL, tsk__pool_worker, pool) == 0) pool->n_started++;
+    pool->process = tsk__process_number();
+    tsk__mutex_create(&pool->section);
+    tsk__mutex_create(&pool->sleep);
+    tsk__condition_create(&pool->wake);
+    while (pool->n_started < n_threads - 1 && tsk__thread_start(&pool->threads[pool->n_started], tsk__pool_worker, pool)) pool->n_started++;
     pool->n_threads = pool->n_started + 1;
     return pool;
 }
@@ -1298,14 +1537,14 @@ static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
         tsk__memory_delete(allocator, pool);
         return;
     }
-    pthread_mutex_lock(&pool->sleep);
+    tsk__mutex_lock(&pool->sleep);
     __atomic_store_n(&pool->stop, 1, __ATOMIC_RELEASE);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->sleep);
-    for (i = 0; i < pool->n_started; i++) pthread_join(pool->threads[i], NULL);
-    pthread_cond_destroy(&pool->wake);
-    pthread_mutex_destroy(&pool->sleep);
-    pthread_mutex_destroy(&pool->section);
+    tsk__condition_wake_all(&pool->wake);
+    tsk__mutex_unlock(&pool->sleep);
+    for (i = 0; i < pool->n_started; i++) tsk__thread_join(pool->threads[i]);
+    tsk__condition_destroy(&pool->wake);
+    tsk__mutex_destroy(&pool->sleep);
+    tsk__mutex_destroy(&pool->section);
     tsk__memory_delete(allocator, pool);
 }
 
@@ -2512,13 +2751,6 @@ static tsk_status tsk__safetensors_sort(tsk_safetensors *file, tsk_error *error)
     return status;
 }
 
-static char *tsk__safetensors_copy(const tsk_allocator *allocator, const char *text) {
-    size_t size = strlen(text) + 1;
-    char *copy = (char *)tsk__memory_new(allocator, size, 1);
-    if (copy) memcpy(copy, text, size);
-    return copy;
-}
-
 tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
     tsk_safetensors *file;
@@ -2530,7 +2762,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     if (!file) return tsk__error_memory(error, "a safetensors file", sizeof *file);
     file->allocator = allocator;
     file->file.descriptor = -1;
-    file->path = tsk__safetensors_copy(allocator, path);
+    file->path = tsk__memory_copy_string(allocator, path);
     status = file->path ? tsk__file_open(&file->file, path, host, error) : tsk__error_memory(error, "a path", strlen(path) + 1);
     if (status == TSK_OK) status = tsk__safetensors_parse_header(file, error);
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
@@ -2589,93 +2821,6 @@ tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_in
     return tsk__file_read(&file->file, file->path, tensor->offset + offset, buffer, size, error);
 }
 
-/* ---- a file that appears whole or not at all
-   Everything goes to a temporary file in the same folder, which takes the real name in one step at the end. */
-
-typedef struct tsk__output {
-    const tsk_allocator *allocator;
-    char *path, *temporary;   /* temporary is "" once that name is gone */
-    int descriptor;
-} tsk__output;
-
-static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
-    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
-}
-
-/* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
-static void tsk__output_abandon(tsk__output *output) {
-    if (output->descriptor >= 0) close(output->descriptor);
-    if (output->descriptor >= 0 && output->temporary[0]) unlink(output->temporary);
-    tsk__memory_delete(output->allocator, output->temporary);
-    tsk__memory_delete(output->allocator, output->path);
-    memset(output, 0, sizeof *output);
-    output->descriptor = -1;
-}
-
-/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
-static const char *tsk__output_obstacle(const char *path) {
-    struct stat status;
-    if (!path[0]) return "the path is empty";
-    if (stat(path, &status) != 0 || S_ISREG(status.st_mode)) return NULL;
-    return tsk__file_not_regular(status.st_mode);
-}
-
-/* O_EXCL: never somebody else's file, nor through a link that somebody put there. */
-static int tsk__output_create(char *temporary, size_t size, int folder_length, const char *path) {
-    int attempt, descriptor = -1;
-    for (attempt = 0; attempt < 1000 && descriptor < 0; attempt++) {
-        snprintf(temporary, size, "%.*s.tokenskip-%ld-%d.tmp", folder_length, path, (long)getpid(), attempt);
-        descriptor = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
-    }
-    return descriptor;
-}
-
-static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
-    const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
-    size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
-    tsk_status status = TSK_OK;
-    memset(output, 0, sizeof *output);
-    output->allocator = allocator;
-    output->descriptor = -1;
-    output->path = tsk__safetensors_copy(allocator, path);
-    output->temporary = (char *)tsk__memory_new(allocator, size, 1);
-    if (!output->path || !output->temporary) status = tsk__error_memory(error, "a path", size);
-    else if (obstacle) status = tsk__output_fail(output, error, obstacle);
-    else {
-        output->descriptor = tsk__output_create(output->temporary, size, (int)folder_length, path);
-        if (output->descriptor < 0) status = tsk__output_fail(output, error, strerror(errno));
-    }
-    if (status != TSK_OK) tsk__output_abandon(output);
-    return status;
-}
-
-static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
-    const char *from = (const char *)bytes;
-    size_t done = 0;
-    while (done < size) {
-        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30;
-        ssize_t n = pwrite(output->descriptor, from + done, step, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return tsk__output_fail(output, error, n < 0 ? strerror(errno) : "nothing could be written");
-        done += (size_t)n;
-    }
-    return TSK_OK;
-}
-
-/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
-static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
-    int descriptor = output->descriptor;
-    tsk_status status = TSK_OK;
-    output->descriptor = -1;
-    if (close(descriptor) != 0 || rename(output->temporary, output->path) != 0) {
-        status = tsk__output_fail(output, error, strerror(errno));
-        unlink(output->temporary);
-    }
-    tsk__output_abandon(output);
-    return status;
-}
-
 /* ---- writing
    The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
    vanishes with the process, whatever happens), and is copied behind the header in the end. */
@@ -2703,9 +2848,8 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
     writer->json.out = &writer->header;
     writer->key = tsk__hash_key_new();
     status = tsk__output_open(&writer->data, path, allocator, error);
-    if (status == TSK_OK && unlink(writer->data.temporary) != 0) status = tsk__output_fail(&writer->data, error, strerror(errno));
+    if (status == TSK_OK) status = tsk__output_hide(&writer->data, error);
     if (status == TSK_OK) {
-        writer->data.temporary[0] = 0;
         tsk_json_begin_object(&writer->json);
         if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
     }
@@ -2835,8 +2979,7 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
     tsk_status status = buffer ? TSK_OK : tsk__error_memory(error, "copying tensors", piece);
     while (status == TSK_OK && done < writer->data_size) {
         size_t wanted = writer->data_size - done < piece ? (size_t)(writer->data_size - done) : piece;
-        ssize_t n = pread(writer->data.descriptor, buffer, wanted, (off_t)done);
-        if (n < 0 && errno == EINTR) continue;
+        int64_t n = tsk__output_read(&writer->data, done, buffer, wanted);
         if (n <= 0) status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
         else status = tsk__output_write(output, start + done, buffer, (size_t)n, error);
         if (status == TSK_OK) done += (uint64_t)n;
@@ -7325,17 +7468,12 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
    other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
    and allocates nothing. */
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define TSK__CPU_X86 1
-#else
-#define TSK__CPU_X86 0
-#endif
+#define TSK__CPU_X86 TSK__PLATFORM_X86
 
 #if TSK__CPU_X86
 #ifdef __cplusplus
 }
 #endif
-#include <cpuid.h>
 /* GCC takes the deliberately undefined registers of its own AVX-512 intrinsics for a mistake. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -7805,21 +7943,12 @@ TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
 #pragma GCC diagnostic pop
 #endif
 
-/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
-static int tsk__cpu_features(void) {
-    uint32_t a, b, c, d, low, high;
-    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
-    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
-}
 #endif
 
 /* NULL when there is no such set or the machine cannot run it. */
 static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
 #if TSK__CPU_X86
-    const int features = tsk__cpu_features();
+    const int features = tsk__processor_features();
     if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
     if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
 #endif
@@ -9056,9 +9185,7 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {
 #ifdef __cplusplus
 }  /* extern "C": the CUDA headers have templates */
 #endif
-#ifdef TOKENSKIP_CUDA_DLOPEN
-#include <dlfcn.h>
-#else
+#ifndef TOKENSKIP_CUDA_DLOPEN
 #if defined(__has_include)
 #if !__has_include(<cuda.h>)
 #error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
@@ -9227,7 +9354,7 @@ typedef enum tsk__cuda_library { TSK__CUDA_LIBRARY_DRIVER, TSK__CUDA_LIBRARY_NVR
 #ifdef TOKENSKIP_CUDA_DLOPEN
 /* ISO C has no cast from dlsym's object pointer to a function's. */
 static int tsk__cuda_symbol(void *library, const char *name, void *function, char *why, size_t why_size) {
-    void *address = dlsym(library, name);
+    void *address = tsk__library_find(library, name);
     memcpy(function, &address, sizeof address);
     if (!address) snprintf(why, why_size, "%s is missing from its library", name);
     return address != NULL;
@@ -9240,7 +9367,7 @@ static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why
     void *library = NULL;
     int i;
     /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
-    for (i = 0; !library && names[which][i]; i++) library = dlopen(names[which][i], RTLD_NOW | RTLD_LOCAL);
+    for (i = 0; !library && names[which][i]; i++) library = tsk__library_open(names[which][i]);
     if (!library) {
         snprintf(why, why_size, "%s not found", names[which][0]);
         return 0;
@@ -9526,20 +9653,10 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
 
 /* The cache folder, made where missing, into out; 0: there is none. */
 static int tsk__cuda_cache_dir(const char *wanted, char *out, size_t size) {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
-    char *slash;
-    if (wanted) length = snprintf(out, size, "%s", wanted);
-    else if (xdg && xdg[0] == '/') length = snprintf(out, size, "%s/tokenskip", xdg);
-    else if (home && home[0] == '/') length = snprintf(out, size, "%s/.cache/tokenskip", home);
-    else return 0;
-    if (length <= 0 || (size_t)length >= size) return 0;
-    for (slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        mkdir(out, 0700);  /* fails where it exists, which is well */
-        *slash = '/';
-    }
-    return mkdir(out, 0700) == 0 || errno == EEXIST;
+    if (!wanted) return tsk__cache_folder(out, size) && tsk__make_folders(out);
+    length = snprintf(out, size, "%s", wanted);
+    return length > 0 && (size_t)length < size && tsk__make_folders(out);
 }
 
 /* A cache file's cubin, or 0 for one that is not there, cut short or damaged. */
@@ -9559,22 +9676,19 @@ static int tsk__cuda_cache_read(const char *path, tsk_text *cubin) {
     return good;
 }
 
-/* Written beside and renamed, so that another process sees a whole file or none. A cache that cannot be written is no
-   error: the next start compiles again. */
+/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles again. */
 static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
-    char temporary[1200];
     tsk__cuda_cubin_head head;
-    FILE *file;
-    int good;
+    tsk__output output;
+    tsk_status status;
     memcpy(head.magic, tsk__cuda_cubin_magic, sizeof head.magic);
     head.size = cubin->length;
     head.checksum = tsk__cuda_hash(TSK__CUDA_HASH_START, cubin->data, cubin->length);
-    snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
-    file = fopen(temporary, "wb");
-    if (!file) return;
-    good = fwrite(&head, sizeof head, 1, file) == 1 && fwrite(cubin->data, 1, cubin->length, file) == cubin->length;
-    good = fclose(file) == 0 && good;
-    if (!good || rename(temporary, path) != 0) unlink(temporary);
+    if (tsk__output_open(&output, path, cubin->allocator, NULL) != TSK_OK) return;
+    status = tsk__output_write(&output, 0, &head, sizeof head, NULL);
+    if (status == TSK_OK) status = tsk__output_write(&output, sizeof head, cubin->data, cubin->length, NULL);
+    if (status == TSK_OK) tsk__output_commit(&output, NULL);
+    else tsk__output_abandon(&output);
 }
 
 static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {
@@ -9967,7 +10081,7 @@ typedef struct tsk__cuda_reader {
     CUevent copied[2];
     char *pinned;                  /* [2, TSK__CUDA_PIECE] */
     CUdeviceptr staging;           /* likewise */
-    pthread_t thread;
+    tsk__thread thread;
     int started;
     tsk_status status;
     tsk_error error;
@@ -10053,7 +10167,7 @@ static CUresult tsk__cuda_reader_open(tsk__cuda_reader *r, tsk__cuda_loading *lo
 }
 
 static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api) {
-    if (r->started) pthread_join(r->thread, NULL);
+    if (r->started) tsk__thread_join(r->thread);
     if (r->stream) api->cuStreamSynchronize(r->stream);
     if (r->copied[0]) api->cuEventDestroy_v2(r->copied[0]);
     if (r->copied[1]) api->cuEventDestroy_v2(r->copied[1]);
@@ -10067,7 +10181,6 @@ static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, ui
     uint64_t told = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        struct timespec pause = {0, 1000000};
         if (o->progress && done != told) o->progress(o->user, done, total);
         told = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
@@ -10075,7 +10188,7 @@ static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, ui
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
         }
         if (done >= total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
-        nanosleep(&pause, NULL);
+        tsk__thread_sleep(1);
     }
 }
 
@@ -10101,7 +10214,7 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
         status = tsk__cuda_fail(&b->api, error, result, "buffers for loading");
     }
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
-        readers[r].started = pthread_create(&readers[r].thread, NULL, tsk__cuda_read, &readers[r]) == 0;
+        readers[r].started = tsk__thread_start(&readers[r].thread, tsk__cuda_read, &readers[r]);
         n_started += readers[r].started;
     }
     if (status == TSK_OK && n_started) tsk__cuda_watch(&loading, o, total, &cancelled);
@@ -10204,7 +10317,7 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, 
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
             if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
-            if (spins > 1u << 20) sched_yield();
+            if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
     }
@@ -13446,7 +13559,7 @@ typedef struct tsk__batch_entry {
 struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
-    pthread_mutex_t lock;          /* of the queue, the ids and the cancel flags: what other threads may touch */
+    tsk__mutex lock;           /* of the queue, the ids and the cancel flags: what other threads may touch */
     tsk__batch_entry *first, *last;
     uint64_t next_id;
     int32_t n_queued;
@@ -13541,7 +13654,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     if (!b) return tsk__error_memory(error, "a batch", sizeof *b);
     b->model = model;
     b->options = resolved;
-    pthread_mutex_init(&b->lock, NULL);
+    tsk__mutex_create(&b->lock);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_destroy(b);
     else *out = b;
@@ -13566,7 +13679,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    pthread_mutex_destroy(&b->lock);
+    tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
 
@@ -13611,14 +13724,14 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
     if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     entry->id = ++b->next_id;
     if (id) *id = entry->id; /* before anyone can see the request done */
     if (b->last) b->last->next = entry;
     else b->first = entry;
     b->last = entry;
     b->n_queued++;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     return TSK_OK;
 }
 
@@ -13626,12 +13739,12 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__batch_entry *entry;
     int32_t i;
     if (!b) return;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     for (entry = b->first; entry; entry = entry->next)
         if (entry->id == id) entry->is_cancelled = 1;
     for (i = 0; i < b->n_flying; i++)
         if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
 }
 
 /* ---- the arena */
@@ -13690,11 +13803,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
     tsk__batch_entry *entry = b->flying[i];
     tsk_result result;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
     b->n_flying--;
     b->free_requests[b->n_free++] = entry->request;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
     if (!error && entry->request->failure.status != TSK_OK) error = &entry->request->failure;
     if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, error ? NULL : &result, error);
@@ -13705,10 +13818,10 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk__request *r = b->free_requests[b->n_free - 1];
     int32_t n_states = tsk__options_n_states(&entry->options, &b->model->config);
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     b->n_free--;
     b->flying[b->n_flying++] = entry;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
     r->options = entry->options;
@@ -13724,17 +13837,17 @@ static void tsk__batch_admit(tsk_batch *b) {
         tsk__batch_entry *entry;
         tsk_error error;
         int32_t offset;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         entry = b->first;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         if (!entry) return;
         offset = tsk__batch_place(b, entry->length);
         if (offset < 0) return;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         b->first = entry->next;
         if (!b->first) b->last = NULL;
         b->n_queued--;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         memset(&error, 0, sizeof error);
         if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
             tsk__batch_finish(b, b->n_flying - 1, &error);
@@ -13782,9 +13895,9 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     for (i = 0; i < b->n_flying; i++) {
         tsk__batch_entry *entry = b->flying[i];
         int cancelled;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
     }
 }
@@ -13826,10 +13939,10 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
     tsk__batch_reap(b);
     b->is_stepping = 0;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
     status->queued = b->n_queued;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
     tsk_error_clear(&own_error);
     return result;

@@ -29,7 +29,7 @@ typedef struct tsk__batch_entry {
 struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
-    pthread_mutex_t lock;          /* of the queue, the ids and the cancel flags: what other threads may touch */
+    tsk__mutex lock;           /* of the queue, the ids and the cancel flags: what other threads may touch */
     tsk__batch_entry *first, *last;
     uint64_t next_id;
     int32_t n_queued;
@@ -124,7 +124,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     if (!b) return tsk__error_memory(error, "a batch", sizeof *b);
     b->model = model;
     b->options = resolved;
-    pthread_mutex_init(&b->lock, NULL);
+    tsk__mutex_create(&b->lock);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_destroy(b);
     else *out = b;
@@ -149,7 +149,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    pthread_mutex_destroy(&b->lock);
+    tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
 
@@ -194,14 +194,14 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
     if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     entry->id = ++b->next_id;
     if (id) *id = entry->id; /* before anyone can see the request done */
     if (b->last) b->last->next = entry;
     else b->first = entry;
     b->last = entry;
     b->n_queued++;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     return TSK_OK;
 }
 
@@ -209,12 +209,12 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__batch_entry *entry;
     int32_t i;
     if (!b) return;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     for (entry = b->first; entry; entry = entry->next)
         if (entry->id == id) entry->is_cancelled = 1;
     for (i = 0; i < b->n_flying; i++)
         if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
 }
 
 /* ---- the arena */
@@ -273,11 +273,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
     tsk__batch_entry *entry = b->flying[i];
     tsk_result result;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
     b->n_flying--;
     b->free_requests[b->n_free++] = entry->request;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
     if (!error && entry->request->failure.status != TSK_OK) error = &entry->request->failure;
     if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, error ? NULL : &result, error);
@@ -288,10 +288,10 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk__request *r = b->free_requests[b->n_free - 1];
     int32_t n_states = tsk__options_n_states(&entry->options, &b->model->config);
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     b->n_free--;
     b->flying[b->n_flying++] = entry;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
     r->options = entry->options;
@@ -307,17 +307,17 @@ static void tsk__batch_admit(tsk_batch *b) {
         tsk__batch_entry *entry;
         tsk_error error;
         int32_t offset;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         entry = b->first;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         if (!entry) return;
         offset = tsk__batch_place(b, entry->length);
         if (offset < 0) return;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         b->first = entry->next;
         if (!b->first) b->last = NULL;
         b->n_queued--;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         memset(&error, 0, sizeof error);
         if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
             tsk__batch_finish(b, b->n_flying - 1, &error);
@@ -365,9 +365,9 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     for (i = 0; i < b->n_flying; i++) {
         tsk__batch_entry *entry = b->flying[i];
         int cancelled;
-        pthread_mutex_lock(&b->lock);
+        tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
-        pthread_mutex_unlock(&b->lock);
+        tsk__mutex_unlock(&b->lock);
         if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
     }
 }
@@ -409,10 +409,10 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
     tsk__batch_reap(b);
     b->is_stepping = 0;
-    pthread_mutex_lock(&b->lock);
+    tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
     status->queued = b->n_queued;
-    pthread_mutex_unlock(&b->lock);
+    tsk__mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
     tsk_error_clear(&own_error);
     return result;

@@ -2,6 +2,7 @@
 #define SECTION_GUARD_CPU
 
 #include "platform.h"
+#include "pool.h"
 #include "random.h"
 #include "backend.h"
 
@@ -26,17 +27,12 @@
    other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
    and allocates nothing. */
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define TSK__CPU_X86 1
-#else
-#define TSK__CPU_X86 0
-#endif
+#define TSK__CPU_X86 TSK__PLATFORM_X86
 
 #if TSK__CPU_X86
 #ifdef __cplusplus
 }
 #endif
-#include <cpuid.h>
 /* GCC takes the deliberately undefined registers of its own AVX-512 intrinsics for a mistake. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -506,21 +502,12 @@ TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
 #pragma GCC diagnostic pop
 #endif
 
-/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
-static int tsk__cpu_features(void) {
-    uint32_t a, b, c, d, low, high;
-    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
-    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
-}
 #endif
 
 /* NULL when there is no such set or the machine cannot run it. */
 static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
 #if TSK__CPU_X86
-    const int features = tsk__cpu_features();
+    const int features = tsk__processor_features();
     if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
     if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
 #endif

@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "pool.h"
 #include "random.h"
 #include "skip.h"
 #include "schedule.h"

@@ -74,20 +74,10 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
 
 /* The cache folder, made where missing, into out; 0: there is none. */
 static int tsk__cuda_cache_dir(const char *wanted, char *out, size_t size) {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
-    char *slash;
-    if (wanted) length = snprintf(out, size, "%s", wanted);
-    else if (xdg && xdg[0] == '/') length = snprintf(out, size, "%s/tokenskip", xdg);
-    else if (home && home[0] == '/') length = snprintf(out, size, "%s/.cache/tokenskip", home);
-    else return 0;
-    if (length <= 0 || (size_t)length >= size) return 0;
-    for (slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        mkdir(out, 0700);  /* fails where it exists, which is well */
-        *slash = '/';
-    }
-    return mkdir(out, 0700) == 0 || errno == EEXIST;
+    if (!wanted) return tsk__cache_folder(out, size) && tsk__make_folders(out);
+    length = snprintf(out, size, "%s", wanted);
+    return length > 0 && (size_t)length < size && tsk__make_folders(out);
 }
 
 /* A cache file's cubin, or 0 for one that is not there, cut short or damaged. */
@@ -107,22 +97,19 @@ static int tsk__cuda_cache_read(const char *path, tsk_text *cubin) {
     return good;
 }
 
-/* Written beside and renamed, so that another process sees a whole file or none. A cache that cannot be written is no
-   error: the next start compiles again. */
+/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles again. */
 static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
-    char temporary[1200];
     tsk__cuda_cubin_head head;
-    FILE *file;
-    int good;
+    tsk__output output;
+    tsk_status status;
     memcpy(head.magic, tsk__cuda_cubin_magic, sizeof head.magic);
     head.size = cubin->length;
     head.checksum = tsk__cuda_hash(TSK__CUDA_HASH_START, cubin->data, cubin->length);
-    snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
-    file = fopen(temporary, "wb");
-    if (!file) return;
-    good = fwrite(&head, sizeof head, 1, file) == 1 && fwrite(cubin->data, 1, cubin->length, file) == cubin->length;
-    good = fclose(file) == 0 && good;
-    if (!good || rename(temporary, path) != 0) unlink(temporary);
+    if (tsk__output_open(&output, path, cubin->allocator, NULL) != TSK_OK) return;
+    status = tsk__output_write(&output, 0, &head, sizeof head, NULL);
+    if (status == TSK_OK) status = tsk__output_write(&output, sizeof head, cubin->data, cubin->length, NULL);
+    if (status == TSK_OK) tsk__output_commit(&output, NULL);
+    else tsk__output_abandon(&output);
 }
 
 static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {

@@ -1,8 +1,7 @@
 #ifndef SECTION_GUARD_CUDA_DRIVER
 #define SECTION_GUARD_CUDA_DRIVER
 
-#include "system.h"
-#include "api.h"
+#include "platform.h"
 
 // >>cuda_driver =======================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
@@ -28,9 +27,7 @@
 #ifdef __cplusplus
 }  /* extern "C": the CUDA headers have templates */
 #endif
-#ifdef TOKENSKIP_CUDA_DLOPEN
-#include <dlfcn.h>
-#else
+#ifndef TOKENSKIP_CUDA_DLOPEN
 #if defined(__has_include)
 #if !__has_include(<cuda.h>)
 #error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
@@ -199,7 +196,7 @@ typedef enum tsk__cuda_library { TSK__CUDA_LIBRARY_DRIVER, TSK__CUDA_LIBRARY_NVR
 #ifdef TOKENSKIP_CUDA_DLOPEN
 /* ISO C has no cast from dlsym's object pointer to a function's. */
 static int tsk__cuda_symbol(void *library, const char *name, void *function, char *why, size_t why_size) {
-    void *address = dlsym(library, name);
+    void *address = tsk__library_find(library, name);
     memcpy(function, &address, sizeof address);
     if (!address) snprintf(why, why_size, "%s is missing from its library", name);
     return address != NULL;
@@ -212,7 +209,7 @@ static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why
     void *library = NULL;
     int i;
     /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
-    for (i = 0; !library && names[which][i]; i++) library = dlopen(names[which][i], RTLD_NOW | RTLD_LOCAL);
+    for (i = 0; !library && names[which][i]; i++) library = tsk__library_open(names[which][i]);
     if (!library) {
         snprintf(why, why_size, "%s not found", names[which][0]);
         return 0;

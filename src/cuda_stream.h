@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "pool.h"
 #include "backend.h"
 #include "cpu.h"
 #include "cuda_driver.h"
@@ -96,7 +97,7 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, 
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
             if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
-            if (spins > 1u << 20) sched_yield();
+            if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
     }

@@ -161,7 +161,7 @@ typedef struct tsk__cuda_reader {
     CUevent copied[2];
     char *pinned;                  /* [2, TSK__CUDA_PIECE] */
     CUdeviceptr staging;           /* likewise */
-    pthread_t thread;
+    tsk__thread thread;
     int started;
     tsk_status status;
     tsk_error error;
@@ -247,7 +247,7 @@ static CUresult tsk__cuda_reader_open(tsk__cuda_reader *r, tsk__cuda_loading *lo
 }
 
 static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api) {
-    if (r->started) pthread_join(r->thread, NULL);
+    if (r->started) tsk__thread_join(r->thread);
     if (r->stream) api->cuStreamSynchronize(r->stream);
     if (r->copied[0]) api->cuEventDestroy_v2(r->copied[0]);
     if (r->copied[1]) api->cuEventDestroy_v2(r->copied[1]);
@@ -261,7 +261,6 @@ static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, ui
     uint64_t told = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        struct timespec pause = {0, 1000000};
         if (o->progress && done != told) o->progress(o->user, done, total);
         told = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
@@ -269,7 +268,7 @@ static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, ui
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
         }
         if (done >= total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
-        nanosleep(&pause, NULL);
+        tsk__thread_sleep(1);
     }
 }
 
@@ -295,7 +294,7 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder 
         status = tsk__cuda_fail(&b->api, error, result, "buffers for loading");
     }
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
-        readers[r].started = pthread_create(&readers[r].thread, NULL, tsk__cuda_read, &readers[r]) == 0;
+        readers[r].started = tsk__thread_start(&readers[r].thread, tsk__cuda_read, &readers[r]);
         n_started += readers[r].started;
     }
     if (status == TSK_OK && n_started) tsk__cuda_watch(&loading, o, total, &cancelled);

@@ -65,6 +65,13 @@ static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size
     return 1;
 }
 
+static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = (char *)tsk__memory_new(allocator, size, 1);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
     if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;

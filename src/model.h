@@ -3,7 +3,7 @@
 
 #include "error.h"
 #include "memory.h"
-#include "platform.h"
+#include "pool.h"
 #include "safetensors.h"
 #include "bpe.h"
 #include "template.h"

@@ -5,7 +5,58 @@
 #include "memory.h"
 
 // >>platform ==========================================================================================================
-/* Everything that is not C99: files, time, secret numbers, threads. Another operating system is this section's work. */
+/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found at run
+   time. Another operating system is this section's work. */
+
+/* ---- 64-bit offsets
+   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header; where the
+   including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares them only where
+   they were asked for. */
+
+#if defined(__GLIBC__) && defined(__WORDSIZE)
+#if __WORDSIZE == 32 && !defined(__USE_FILE_OFFSET64)
+#define TSK__PLATFORM_OFFSET64
+#endif
+#endif
+
+/* What keeps a file of that mode from being read or written over; NULL for a regular one. */
+static const char *tsk__file_obstacle(mode_t mode) {
+    if (S_ISREG(mode)) return NULL;
+    if (S_ISDIR(mode)) return "is a directory";
+    if (S_ISFIFO(mode)) return "is a FIFO, not a regular file";
+    return "is not a regular file";
+}
+
+#ifdef TSK__PLATFORM_OFFSET64
+#ifndef __USE_LARGEFILE64
+extern int open64(const char *path, int flags, ...);
+extern int64_t lseek64(int descriptor, int64_t offset, int whence);
+extern ssize_t pread64(int descriptor, void *buffer, size_t size, int64_t offset);
+extern ssize_t pwrite64(int descriptor, const void *buffer, size_t size, int64_t offset);
+#endif
+static int tsk__descriptor_open(const char *path, int flags) { return open64(path, flags, 0666); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread64(d, to, size, (int64_t)offset); }
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite64(d, from, size, (int64_t)offset); }
+/* fstat refuses files that are larger than it can tell, which only regular files are. */
+static const char *tsk__descriptor_size(int d, uint64_t *size) {
+    struct stat status;
+    int64_t end = lseek64(d, 0, SEEK_END);
+    *size = end < 0 ? 0 : (uint64_t)end;
+    if (fstat(d, &status) == 0) return tsk__file_obstacle(status.st_mode);
+    return errno == EOVERFLOW ? NULL : strerror(errno);
+}
+#else
+static int tsk__descriptor_open(const char *path, int flags) { return open(path, flags, 0666); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread(d, to, size, (off_t)offset); }
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite(d, from, size, (off_t)offset); }
+/* The size of a regular file; of anything else, why not. */
+static const char *tsk__descriptor_size(int d, uint64_t *size) {
+    struct stat status;
+    if (fstat(d, &status) != 0) return strerror(errno);
+    *size = (uint64_t)status.st_size;
+    return tsk__file_obstacle(status.st_mode);
+}
+#endif
 
 /* ---- files: the host's callbacks where given, else descriptors */
 
@@ -17,16 +68,9 @@ typedef struct tsk__file {
     const void *map;                      /* the whole file, or NULL */
 } tsk__file;
 
-static const char *tsk__file_not_regular(mode_t mode) {
-    if (S_ISDIR(mode)) return "is a directory";
-    if (S_ISFIFO(mode)) return "is a FIFO, not a regular file";
-    return "is not a regular file";
-}
-
 /* On failure nothing is left open. */
 static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_host *host, tsk_error *error) {
-    struct stat status;
-    memset(&status, 0, sizeof status);
+    const char *obstacle;
     memset(file, 0, sizeof *file);
     file->descriptor = -1;
     if (host && host->files) {
@@ -38,16 +82,16 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
         return TSK_OK;
     }
     /* O_NONBLOCK: opening a FIFO would otherwise wait for a writer. It means nothing to a regular file. */
-    do file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    do file->descriptor = tsk__descriptor_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     while (file->descriptor < 0 && errno == EINTR);
     if (file->descriptor < 0)
         return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), strerror(errno));
-    if (fstat(file->descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    obstacle = tsk__descriptor_size(file->descriptor, &file->size);
+    if (obstacle) {
         close(file->descriptor);
         file->descriptor = -1;
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), tsk__file_not_regular(status.st_mode));
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), obstacle);
     }
-    file->size = (uint64_t)status.st_size;
     return TSK_OK;
 }
 
@@ -87,7 +131,7 @@ static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64
     }
     while (done < size) {
         size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a call */
-        ssize_t n = pread(file->descriptor, to + done, step, (off_t)(offset + done));
+        ssize_t n = tsk__descriptor_read(file->descriptor, to + done, step, offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s", tsk__error_path(path), strerror(errno));
         if (n == 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read", tsk__error_path(path));
@@ -124,6 +168,107 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
         out->data[out->length] = 0;
     }
     tsk__file_close(&file);
+    return status;
+}
+
+/* ---- a file that appears whole or not at all
+   Everything goes to a temporary file in the same folder, which takes the real name in one step at the end. */
+
+typedef struct tsk__output {
+    const tsk_allocator *allocator;
+    char *path, *temporary;   /* temporary is "" once that name is gone */
+    int descriptor;
+} tsk__output;
+
+static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
+    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
+}
+
+/* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
+static void tsk__output_abandon(tsk__output *output) {
+    if (output->descriptor >= 0) close(output->descriptor);
+    if (output->descriptor >= 0 && output->temporary[0]) unlink(output->temporary);
+    tsk__memory_delete(output->allocator, output->temporary);
+    tsk__memory_delete(output->allocator, output->path);
+    memset(output, 0, sizeof *output);
+    output->descriptor = -1;
+}
+
+/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
+static const char *tsk__output_obstacle(const char *path) {
+    struct stat status;
+    if (!path[0]) return "the path is empty";
+    return stat(path, &status) == 0 ? tsk__file_obstacle(status.st_mode) : NULL;
+}
+
+/* O_EXCL: never somebody else's file, nor through a link that somebody put there. */
+static int tsk__output_create(char *temporary, size_t size, int folder_length, const char *path) {
+    int attempt, descriptor = -1;
+    for (attempt = 0; attempt < 1000 && descriptor < 0; attempt++) {
+        snprintf(temporary, size, "%.*s.tokenskip-%ld-%d.tmp", folder_length, path, (long)getpid(), attempt);
+        descriptor = tsk__descriptor_open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC);
+        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
+    }
+    return descriptor;
+}
+
+static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
+    const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
+    size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
+    tsk_status status = TSK_OK;
+    memset(output, 0, sizeof *output);
+    output->allocator = allocator;
+    output->descriptor = -1;
+    output->path = tsk__memory_copy_string(allocator, path);
+    output->temporary = (char *)tsk__memory_new(allocator, size, 1);
+    if (!output->path || !output->temporary) status = tsk__error_memory(error, "a path", size);
+    else if (obstacle) status = tsk__output_fail(output, error, obstacle);
+    else {
+        output->descriptor = tsk__output_create(output->temporary, size, (int)folder_length, path);
+        if (output->descriptor < 0) status = tsk__output_fail(output, error, strerror(errno));
+    }
+    if (status != TSK_OK) tsk__output_abandon(output);
+    return status;
+}
+
+static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
+    const char *from = (const char *)bytes;
+    size_t done = 0;
+    while (done < size) {
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30;
+        ssize_t n = tsk__descriptor_write(output->descriptor, from + done, step, offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return tsk__output_fail(output, error, n < 0 ? strerror(errno) : "nothing could be written");
+        done += (size_t)n;
+    }
+    return TSK_OK;
+}
+
+/* Bytes of the output so far, back from it. How many of `size` could be had; negative on an error. */
+static int64_t tsk__output_read(const tsk__output *output, uint64_t offset, void *buffer, size_t size) {
+    ssize_t n;
+    do n = tsk__descriptor_read(output->descriptor, buffer, size, offset);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* From now on the output has no name: it vanishes with the process, whatever happens. */
+static tsk_status tsk__output_hide(tsk__output *output, tsk_error *error) {
+    if (unlink(output->temporary) != 0) return tsk__output_fail(output, error, strerror(errno));
+    output->temporary[0] = 0;
+    return TSK_OK;
+}
+
+/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
+static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
+    int descriptor = output->descriptor;
+    tsk_status status = TSK_OK;
+    output->descriptor = -1;
+    if (close(descriptor) != 0 || rename(output->temporary, output->path) != 0) {
+        status = tsk__output_fail(output, error, strerror(errno));
+        unlink(output->temporary);
+    }
+    tsk__output_abandon(output);
     return status;
 }
 
@@ -189,148 +334,90 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
         out[i] = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) * (2 * i + UINT64_C(0x9e3779b97f4a7c15));
 }
 
-/* ---- worker threads
-   One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
-   section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
-   model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they sleep.
-   `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs to;
-   its function and context cannot change before that task is done. */
+/* ---- threads, locks and conditions */
 
-typedef void (*tsk__task)(void *context, int task);
+typedef pthread_mutex_t tsk__mutex;
+typedef pthread_cond_t tsk__condition;
+typedef pthread_t tsk__thread;
 
-#define TSK__POOL_MAX_THREADS 256
-#define TSK__POOL_MAX_TASKS 0xffffff
-#define TSK__POOL_SPINS 4000
+static void tsk__mutex_create(tsk__mutex *m) { pthread_mutex_init(m, NULL); }
+static void tsk__mutex_destroy(tsk__mutex *m) { pthread_mutex_destroy(m); }
+static void tsk__mutex_lock(tsk__mutex *m) { pthread_mutex_lock(m); }
+static int tsk__mutex_try(tsk__mutex *m) { return pthread_mutex_trylock(m) == 0; }
+static void tsk__mutex_unlock(tsk__mutex *m) { pthread_mutex_unlock(m); }
 
-typedef struct tsk__pool {
-    int n_threads;             /* the calling thread included */
-    int n_started;
-    pid_t process;             /* whose threads they are: after a fork the child has none of them */
-    int stop;
-    uint64_t ticket;
-    int done;
-    int n_sleeping;
-    tsk__task run;
-    void *context;
-    pthread_mutex_t section;   /* held by the thread whose section runs */
-    pthread_mutex_t sleep;
-    pthread_cond_t wake;
-    pthread_t threads[TSK__POOL_MAX_THREADS];
-} tsk__pool;
+static void tsk__condition_create(tsk__condition *c) { pthread_cond_init(c, NULL); }
+static void tsk__condition_destroy(tsk__condition *c) { pthread_cond_destroy(c); }
+static void tsk__condition_wait(tsk__condition *c, tsk__mutex *m) { pthread_cond_wait(c, m); }
+static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
 
-static void tsk__pool_pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
+/* 0 where the system refuses one. */
+static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) { return pthread_create(t, NULL, run, context) == 0; }
+static void tsk__thread_join(tsk__thread t) { pthread_join(t, NULL); }
+static void tsk__thread_yield(void) { sched_yield(); }
 
-/* Runs one task of the current section; 0 when none is left. */
-static int tsk__pool_run_one(tsk__pool *pool) {
-    uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_ACQUIRE);
-    for (;;) {
-        int next = (int)(ticket & TSK__POOL_MAX_TASKS), count = (int)(ticket >> 24 & TSK__POOL_MAX_TASKS);
-        if (next >= count) return 0;
-        if (__atomic_compare_exchange_n(&pool->ticket, &ticket, ticket + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-            pool->run(pool->context, next);
-            __atomic_add_fetch(&pool->done, 1, __ATOMIC_RELEASE);
-            return 1;
-        }
-    }
-}
-
-static int tsk__pool_has_work(const tsk__pool *pool) {
-    uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_SEQ_CST);
-    return (ticket & TSK__POOL_MAX_TASKS) < (ticket >> 24 & TSK__POOL_MAX_TASKS);
-}
-
-static void *tsk__pool_worker(void *argument) {
-    tsk__pool *pool = (tsk__pool *)argument;
-    while (!__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) {
-        int spin;
-        while (tsk__pool_run_one(pool)) {
-        }
-        for (spin = 0; spin < TSK__POOL_SPINS && !tsk__pool_has_work(pool); spin++) tsk__pool_pause();
-        if (spin < TSK__POOL_SPINS) continue;
-        pthread_mutex_lock(&pool->sleep);
-        __atomic_add_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) pthread_cond_wait(&pool->wake, &pool->sleep);
-        __atomic_sub_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        pthread_mutex_unlock(&pool->sleep);
-    }
-    return NULL;
-}
-
-static void tsk__pool_wake(tsk__pool *pool) {
-    if (__atomic_load_n(&pool->n_sleeping, __ATOMIC_SEQ_CST) == 0) return;
-    pthread_mutex_lock(&pool->sleep);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->sleep);
-}
-
-/* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
-static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == getpid(); }
-
-/* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
-static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
-    uint64_t ticket;
-    int task;
-    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || pthread_mutex_trylock(&pool->section) != 0) {
-        for (task = 0; task < n_tasks; task++) run(context, task);
-        return;
-    }
-    pool->run = run;
-    pool->context = context;
-    __atomic_store_n(&pool->done, 0, __ATOMIC_RELAXED);
-    ticket = __atomic_load_n(&pool->ticket, __ATOMIC_RELAXED);
-    __atomic_store_n(&pool->ticket, ((ticket >> 48) + 1) << 48 | (uint64_t)n_tasks << 24, __ATOMIC_SEQ_CST);
-    tsk__pool_wake(pool);
-    while (tsk__pool_run_one(pool)) {
-    }
-    for (task = 0; __atomic_load_n(&pool->done, __ATOMIC_ACQUIRE) < n_tasks; task++) {
-        if (task < TSK__POOL_SPINS) tsk__pool_pause();
-        else sched_yield();
-    }
-    pthread_mutex_unlock(&pool->section);
-}
+/* Another number in a forked child. */
+static uint64_t tsk__process_number(void) { return (uint64_t)getpid(); }
 
 static int tsk__processors(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > TSK__POOL_MAX_THREADS ? TSK__POOL_MAX_THREADS : (int)n;
+    return n < 1 ? 1 : n > 1 << 16 ? 1 << 16 : (int)n;
 }
 
-/* n_threads 0: one a processor. A system that refuses a thread leaves fewer, which is no error. NULL: out of memory. */
-static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads) {
-    tsk__pool *pool = (tsk__pool *)tsk__memory_new_zeroed(allocator, 1, sizeof *pool);
-    if (!pool) return NULL;
-    if (n_threads <= 0) n_threads = tsk__processors();
-    if (n_threads > TSK__POOL_MAX_THREADS) n_threads = TSK__POOL_MAX_THREADS;
-    pool->process = getpid();
-    pthread_mutex_init(&pool->section, NULL);
-    pthread_mutex_init(&pool->sleep, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    while (pool->n_started < n_threads - 1 && pthread_create(&pool->threads[pool->n_started], NULL, tsk__pool_worker, pool) == 0) pool->n_started++;
-    pool->n_threads = pool->n_started + 1;
-    return pool;
+/* ---- the processor */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TSK__PLATFORM_X86 1
+#else
+#define TSK__PLATFORM_X86 0
+#endif
+
+#if TSK__PLATFORM_X86
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+static int tsk__processor_features(void) {
+    uint32_t a, b, c, d, low, high;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
+    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#endif
+
+/* ---- what only a backend on a GPU asks of the system */
+
+#ifndef TOKENSKIP_NO_CUDA
+static void tsk__thread_sleep(int milliseconds) {
+    struct timespec pause;
+    pause.tv_sec = milliseconds / 1000;
+    pause.tv_nsec = milliseconds % 1000 * 1000000L;
+    nanosleep(&pause, NULL);
 }
 
-static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
-    int i;
-    if (!pool) return;
-    if (!tsk__pool_is_here(pool)) {
-        tsk__memory_delete(allocator, pool);
-        return;
+/* DIR/tokenskip in the user's folder for caches, or 0 where there is none. */
+static int tsk__cache_folder(char *out, size_t size) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int length = 0;
+    if (xdg && xdg[0] == '/') length = snprintf(out, size, "%s/tokenskip", xdg);
+    else if (home && home[0] == '/') length = snprintf(out, size, "%s/.cache/tokenskip", home);
+    return length > 0 && (size_t)length < size;
+}
+
+/* The folder, and those that it lies in, are there, or are made for this user alone. `path` is the same after it. */
+static int tsk__make_folders(char *path) {
+    char *slash;
+    for (slash = path[0] ? strchr(path + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(path, 0700);  /* fails where it exists, which is well */
+        *slash = '/';
     }
-    pthread_mutex_lock(&pool->sleep);
-    __atomic_store_n(&pool->stop, 1, __ATOMIC_RELEASE);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->sleep);
-    for (i = 0; i < pool->n_started; i++) pthread_join(pool->threads[i], NULL);
-    pthread_cond_destroy(&pool->wake);
-    pthread_mutex_destroy(&pool->sleep);
-    pthread_mutex_destroy(&pool->section);
-    tsk__memory_delete(allocator, pool);
+    return mkdir(path, 0700) == 0 || errno == EEXIST;
 }
+#endif
+
+#if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
+static void *tsk__library_open(const char *name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+static void *tsk__library_find(void *library, const char *name) { return dlsym(library, name); }
+#endif
 
 #endif /* SECTION_GUARD_PLATFORM */

@@ -299,12 +299,6 @@ static tsk_status tsk__safetensors_sort(tsk_safetensors *file, tsk_error *error)
     return status;
 }
 
-static char *tsk__safetensors_copy(const tsk_allocator *allocator, const char *text) {
-    size_t size = strlen(text) + 1;
-    char *copy = (char *)tsk__memory_new(allocator, size, 1);
-    if (copy) memcpy(copy, text, size);
-    return copy;
-}
 
 tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
@@ -317,7 +311,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     if (!file) return tsk__error_memory(error, "a safetensors file", sizeof *file);
     file->allocator = allocator;
     file->file.descriptor = -1;
-    file->path = tsk__safetensors_copy(allocator, path);
+    file->path = tsk__memory_copy_string(allocator, path);
     status = file->path ? tsk__file_open(&file->file, path, host, error) : tsk__error_memory(error, "a path", strlen(path) + 1);
     if (status == TSK_OK) status = tsk__safetensors_parse_header(file, error);
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
@@ -376,93 +370,6 @@ tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_in
     return tsk__file_read(&file->file, file->path, tensor->offset + offset, buffer, size, error);
 }
 
-/* ---- a file that appears whole or not at all
-   Everything goes to a temporary file in the same folder, which takes the real name in one step at the end. */
-
-typedef struct tsk__output {
-    const tsk_allocator *allocator;
-    char *path, *temporary;   /* temporary is "" once that name is gone */
-    int descriptor;
-} tsk__output;
-
-static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
-    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
-}
-
-/* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
-static void tsk__output_abandon(tsk__output *output) {
-    if (output->descriptor >= 0) close(output->descriptor);
-    if (output->descriptor >= 0 && output->temporary[0]) unlink(output->temporary);
-    tsk__memory_delete(output->allocator, output->temporary);
-    tsk__memory_delete(output->allocator, output->path);
-    memset(output, 0, sizeof *output);
-    output->descriptor = -1;
-}
-
-/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
-static const char *tsk__output_obstacle(const char *path) {
-    struct stat status;
-    if (!path[0]) return "the path is empty";
-    if (stat(path, &status) != 0 || S_ISREG(status.st_mode)) return NULL;
-    return tsk__file_not_regular(status.st_mode);
-}
-
-/* O_EXCL: never somebody else's file, nor through a link that somebody put there. */
-static int tsk__output_create(char *temporary, size_t size, int folder_length, const char *path) {
-    int attempt, descriptor = -1;
-    for (attempt = 0; attempt < 1000 && descriptor < 0; attempt++) {
-        snprintf(temporary, size, "%.*s.tokenskip-%ld-%d.tmp", folder_length, path, (long)getpid(), attempt);
-        descriptor = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
-    }
-    return descriptor;
-}
-
-static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
-    const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
-    size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
-    tsk_status status = TSK_OK;
-    memset(output, 0, sizeof *output);
-    output->allocator = allocator;
-    output->descriptor = -1;
-    output->path = tsk__safetensors_copy(allocator, path);
-    output->temporary = (char *)tsk__memory_new(allocator, size, 1);
-    if (!output->path || !output->temporary) status = tsk__error_memory(error, "a path", size);
-    else if (obstacle) status = tsk__output_fail(output, error, obstacle);
-    else {
-        output->descriptor = tsk__output_create(output->temporary, size, (int)folder_length, path);
-        if (output->descriptor < 0) status = tsk__output_fail(output, error, strerror(errno));
-    }
-    if (status != TSK_OK) tsk__output_abandon(output);
-    return status;
-}
-
-static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
-    const char *from = (const char *)bytes;
-    size_t done = 0;
-    while (done < size) {
-        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30;
-        ssize_t n = pwrite(output->descriptor, from + done, step, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return tsk__output_fail(output, error, n < 0 ? strerror(errno) : "nothing could be written");
-        done += (size_t)n;
-    }
-    return TSK_OK;
-}
-
-/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
-static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
-    int descriptor = output->descriptor;
-    tsk_status status = TSK_OK;
-    output->descriptor = -1;
-    if (close(descriptor) != 0 || rename(output->temporary, output->path) != 0) {
-        status = tsk__output_fail(output, error, strerror(errno));
-        unlink(output->temporary);
-    }
-    tsk__output_abandon(output);
-    return status;
-}
-
 /* ---- writing
    The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
    vanishes with the process, whatever happens), and is copied behind the header in the end. */
@@ -490,9 +397,8 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
     writer->json.out = &writer->header;
     writer->key = tsk__hash_key_new();
     status = tsk__output_open(&writer->data, path, allocator, error);
-    if (status == TSK_OK && unlink(writer->data.temporary) != 0) status = tsk__output_fail(&writer->data, error, strerror(errno));
+    if (status == TSK_OK) status = tsk__output_hide(&writer->data, error);
     if (status == TSK_OK) {
-        writer->data.temporary[0] = 0;
         tsk_json_begin_object(&writer->json);
         if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
     }
@@ -622,8 +528,7 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
     tsk_status status = buffer ? TSK_OK : tsk__error_memory(error, "copying tensors", piece);
     while (status == TSK_OK && done < writer->data_size) {
         size_t wanted = writer->data_size - done < piece ? (size_t)(writer->data_size - done) : piece;
-        ssize_t n = pread(writer->data.descriptor, buffer, wanted, (off_t)done);
-        if (n < 0 && errno == EINTR) continue;
+        int64_t n = tsk__output_read(&writer->data, done, buffer, wanted);
         if (n <= 0) status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
         else status = tsk__output_write(output, start + done, buffer, (size_t)n, error);
         if (status == TSK_OK) done += (uint64_t)n;

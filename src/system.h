@@ -21,6 +21,12 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+#if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
+#include <dlfcn.h>
+#endif
 
 #ifndef TOKENSKIP_MALLOC
 #define TOKENSKIP_MALLOC(size) malloc(size)

@@ -16,6 +16,7 @@ extern "C" {
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "pool.h"
 #include "hash.h"
 #include "json.h"
 #include "safetensors.h"

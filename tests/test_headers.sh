@@ -26,6 +26,13 @@ check "no section above >>storage uses the backend's memory" \
     [ -z "$(grep -nE 'ops->(allocate|release|copy|slide|upload|download)' $above)" ]
 check "no section above the backends has an #ifdef of CUDA" [ -z "$(grep -nE '^#.*CUDA' $above)" ]
 
+calls='open close read write pread pwrite rename unlink dlopen dlsym pthread_[a-z_]* getenv mkdir stat fstat lstat fopen fclose getpid'
+calls="$calls sched_yield nanosleep clock_gettime sysconf mmap munmap __get_cpuid[a-z_]* getrandom"
+for call in $calls; do
+    found=$(grep -nE "(^|[^>.a-z_A-Z*])$call\\(" $(ls src/*.h | grep -v -e platform.h -e api.h))
+    check "only >>platform calls $call: $found" [ -z "$found" ]
+done
+
 # The maker itself, on sections of one line.
 mkdir "$work/src"
 printf '#include "low.h"\n#include "high.h"\n#include <stdio.h>\n' > "$work/src/root.h"

@@ -5,6 +5,7 @@
 #   dlopen     TOKENSKIP_CUDA_DLOPEN
 #   static     TOKENSKIP_STATIC, in one translation unit
 #   no-cuda-h  the default build without cuda.h in reach
+#   m32        a 32-bit program in GNU mode, a system header first, reads a file of 3 GiB
 #   tools      the command's sources, at every warning
 #   manual     the programs that the header's manual and README show, as they stand there; both answer
 folder=$1 compiler=$2 standard=$3 variant=$4 level=$5
@@ -75,6 +76,33 @@ static)
     printf '#define TOKENSKIP_STATIC\n#define TOKENSKIP_IMPLEMENTATION\n' | cat - "$here/user.$language" > "$here/one.$language"
     $compile -DTOKENSKIP_NO_CUDA -x $language "$here/one.$language" -o "$here/program" $libraries > "$here/messages" 2>&1 &&
         "$here/program" >> "$here/messages"
+    finish $? ;;
+m32)
+    echo 'int main(void) { return 0; }' | $driver -m32 -x $language - -o "$here/probe" 2> /dev/null ||
+        { echo "skipped $compiler $standard $variant $level: no 32-bit libraries"; exit 0; }
+    cat > "$here/large.$language" << 'END'
+#include <stdio.h>
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_NO_CUDA
+#include "tokenskip.h"
+int main(int argc, char **argv) {
+    tsk_safetensors *file;
+    tsk_error error;
+    unsigned char last = 0;
+    const tsk_tensor_info *t;
+    memset(&error, 0, sizeof error);
+    if (argc < 2 || sizeof(off_t) != 4 || tsk_safetensors_open(argv[1], NULL, &file, &error)) return printf("%s\n", error.message), 1;
+    t = tsk_safetensors_get(file, 0);
+    if (tsk_safetensors_read(file, t, t->size - 1, &last, 1, &error)) return printf("%s\n", error.message), 1;
+    tsk_safetensors_close(file);
+    return last != '!';
+}
+END
+    header='{"t":{"dtype":"U8","shape":[3221225472],"data_offsets":[0,3221225472]}} '
+    printf "\\$(printf %o ${#header})\\0\\0\\0\\0\\0\\0\\0%s" "$header" > "$here/large.safetensors"
+    printf '!' | dd of="$here/large.safetensors" bs=1 seek=$((8 + ${#header} + 3221225471)) conv=notrunc 2> /dev/null
+    { $driver -std=$standard -$level -m32 -Wall -Wextra -Wno-psabi -Werror -I. "$here/large.$language" -o "$here/program" -lm -lpthread &&
+        "$here/program" "$here/large.safetensors"; } > "$here/messages" 2>&1
     finish $? ;;
 tools)
     for source in tools/command/*.c; do
