@@ -1101,7 +1101,8 @@ static void expect_copy(slot *to, const slot *from) {
     expect_start(a, &b->given);
     to->is_pure =
         from->is_pure && (same || (b->nfe == 0 && from->phase == PHASE_RUNNING && differs_only_in_choices(a, b)));
-    a->is_loose = b->is_loose;
+    /* (without on_step nobody was told how far it is) */
+    a->is_loose = b->is_loose || (!b->options.on_step && a->options.on_step);
     a->is_mixed = b->is_mixed || (!same && !to->is_pure);
     memcpy(a->canvas, b->canvas, sizeof a->canvas);
     memcpy(a->active, b->active, sizeof a->active);
