@@ -42,6 +42,7 @@ typedef struct id_slot { uint64_t a, b; } id_slot;
 typedef struct id_set {
     id_slot *slots;
     size_t count, capacity;
+    uint64_t keys[2]; /* of the hash, chosen when the first id comes */
 } id_set;
 
 enum { ID_WRITTEN = 1, ID_SEEN = 2, ID_FAILED = 4 }; /* failed: written, with an error */

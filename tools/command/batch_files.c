@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <poll.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Lines in --------------------------------------------------------------------------------------------------- */
@@ -115,16 +117,22 @@ static uint64_t mix(uint64_t x) { /* MurmurHash3's finalizer */
 /* The low bits of a slot's second hash; a slot without a mark is empty. */
 enum { MARKS = ID_WRITTEN | ID_SEEN | ID_FAILED };
 
-/* Two unlike hashes of 64 bits: FNV-1a, and a chain of mixes. */
-static id_slot hash_id(const char *id, size_t length) {
-    id_slot h = {UINT64_C(0xcbf29ce484222325), 0};
+/* Ids come from strangers, who must not be able to choose two that count as one, or many that crowd in one place: the hash
+   begins and goes on with numbers that nobody outside this process knows. */
+static void choose_keys(id_set *set) {
     size_t i;
-    h.b = (uint64_t)length;
+    for (i = 0; i < sizeof set->keys / sizeof *set->keys; i++) set->keys[i] = (uint64_t)time(NULL) << 32 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)set;
+    if (getrandom(set->keys, sizeof set->keys, GRND_NONBLOCK) != (ssize_t)sizeof set->keys) set->keys[1] = mix(set->keys[0]);
+}
+
+/* Two chains of mixes, 64 bits each. */
+static id_slot hash_id(const id_set *set, const char *id, size_t length) {
+    id_slot h = {set->keys[0] + (uint64_t)length, set->keys[1] + (uint64_t)length};
+    size_t i;
     for (i = 0; i < length; i++) {
-        h.a = (h.a ^ (unsigned char)id[i]) * UINT64_C(0x100000001b3);
-        h.b = mix(h.b + (unsigned char)id[i] + 1);
+        h.a = mix(h.a + set->keys[1] + (unsigned char)id[i]);
+        h.b = mix((h.b ^ set->keys[0]) + (unsigned char)id[i] + 1);
     }
-    h.a = mix(h.a);
     h.b &= ~(uint64_t)MARKS;
     return h;
 }
@@ -136,10 +144,9 @@ static id_slot *find_slot(const id_set *set, id_slot h) {
 }
 
 static void grow(id_set *set) {
-    id_set larger = {NULL, 0, 0};
+    id_set larger = *set;
     size_t i;
     larger.capacity = set->capacity ? set->capacity * 2 : 1024;
-    larger.count = set->count;
     larger.slots = (id_slot *)cli_allocate(larger.capacity, sizeof *larger.slots);
     for (i = 0; i < set->capacity; i++) {
         id_slot h = set->slots[i];
@@ -152,8 +159,10 @@ static void grow(id_set *set) {
 }
 
 unsigned ids_mark(id_set *set, const char *id, size_t length, unsigned mark) {
-    id_slot h = hash_id(id, length), *slot;
+    id_slot h, *slot;
     unsigned before;
+    if (!set->capacity) choose_keys(set);
+    h = hash_id(set, id, length);
     if ((set->count + 1) * 4 > set->capacity * 3) grow(set);
     slot = find_slot(set, h);
     before = (unsigned)(slot->b & MARKS);
