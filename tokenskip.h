@@ -128,9 +128,10 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
-   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config
+   >>random  >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile
+   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch
+   >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -1361,6 +1362,45 @@ static uint64_t tsk__hash(tsk__hash_key key, const void *bytes, size_t size) {
     tsk__hash_round(v);
     tsk__hash_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+// >>number ============================================================================================================
+/* The floating-point formats that weights and activations are stored in, as f32 and back. */
+
+static float tsk__float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Subnormals and infinities included. */
+static float tsk__float_from_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+    float value;
+    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
+    return sign ? -value : value;
+}
+
+static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
+
+/* To the nearest, ties to even; no NaN. */
+static uint16_t tsk__bf16_from_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* to[count] from as many values of type F32, F16 or BF16 at any address, which may be the last bytes of `to` itself. */
+static void tsk__floats_from(tsk_dtype dtype, const void *from, uint64_t count, float *to) {
+    const char *bytes = (const char *)from;
+    uint16_t bits;
+    uint64_t i;
+    if (dtype == TSK_DTYPE_F32) memmove(to, from, (size_t)count * sizeof *to);
+    else if (dtype == TSK_DTYPE_BF16)
+        for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_bf16(bits);
+    else
+        for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_half(bits);
 }
 
 // >>json ==============================================================================================================
@@ -7127,23 +7167,6 @@ typedef struct tsk__cpu_model {
 
 #define TSK__INLINE static inline __attribute__((always_inline))
 
-static float tsk__float_from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Subnormals and infinities included. */
-static float tsk__float_from_half(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
-    float value;
-    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
-    return sign ? -value : value;
-}
-
-static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
-
 typedef float tsk__v128 __attribute__((vector_size(16)));
 typedef int32_t tsk__i128 __attribute__((vector_size(16)));
 typedef uint32_t tsk__u128 __attribute__((vector_size(16)));
@@ -7829,15 +7852,9 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
     const size_t d = (size_t)c->table->cols;
     int32_t i;
-    size_t j;
     for (i = first; i < last; i++) {
-        const size_t at = (size_t)c->ids[i] * d;
-        float *out = c->out + (size_t)i * d;
-        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
-        else if (c->table->dtype == TSK_DTYPE_BF16)
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
-        else
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
+        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
     }
 }
 
@@ -9985,7 +10002,6 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
 /* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
 static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
-    uint64_t i;
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
     s->can_overlap = 0;
@@ -9993,11 +10009,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
         memset(to, 0, (size_t)count * sizeof *to);
         return;
     }
-    for (i = 0; element == 2 && i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, raw + 2 * i, sizeof bits);
-        to[i] = tsk__float_from_bf16(bits);
-    }
+    if (element == 2) tsk__floats_from(TSK_DTYPE_BF16, raw, count, to);
 }
 
 static void tsk__cuda_backend_download(tsk__stream *stream, float *to, const void *from, uint64_t count) {
@@ -10981,7 +10993,6 @@ static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part 
     const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, is_bias, &file);
     const void *bytes = NULL;
     float *values;
-    uint64_t i;
     tsk_status status;
     *out = NULL;
     if (!info) return TSK_OK;
@@ -10989,11 +11000,7 @@ static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part 
     if (status != TSK_OK) return status;
     values = (float *)tsk__model_allocate(l->model, (size_t)info->shape[0], sizeof *values);
     if (!values) return tsk__error_memory(error, info->name, info->size);
-    for (i = 0; i < info->shape[0]; i++) {
-        if (info->dtype == TSK_DTYPE_F32) values[i] = ((const float *)bytes)[i];
-        else if (info->dtype == TSK_DTYPE_F16) values[i] = tsk__float_from_half(((const uint16_t *)bytes)[i]);
-        else values[i] = tsk__float_from_bf16(((const uint16_t *)bytes)[i]);
-    }
+    tsk__floats_from(info->dtype, bytes, info->shape[0], values);
     *out = values;
     return TSK_OK;
 }
@@ -11044,12 +11051,6 @@ typedef struct tsk__random_fill {
 } tsk__random_fill;
 
 #define TSK__RANDOM_FILL_CHUNK ((uint64_t)1 << 16)
-
-static uint16_t tsk__bf16_from_float(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 /* Uniform on [-scale, scale): eight values a Philox call, 16 bits each. */
 static void tsk__random_fill_chunk(void *context, int chunk) {

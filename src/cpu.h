@@ -2,6 +2,8 @@
 #define SECTION_GUARD_CPU
 
 #include "platform.h"
+#include "number.h"
+#include "safetensors.h"
 #include "random.h"
 #include "backend.h"
 
@@ -113,23 +115,6 @@ typedef struct tsk__cpu_model {
    min and max give their second argument when either is NaN, so that NaN passes through. */
 
 #define TSK__INLINE static inline __attribute__((always_inline))
-
-static float tsk__float_from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Subnormals and infinities included. */
-static float tsk__float_from_half(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
-    float value;
-    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
-    return sign ? -value : value;
-}
-
-static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
 
 typedef float tsk__v128 __attribute__((vector_size(16)));
 typedef int32_t tsk__i128 __attribute__((vector_size(16)));
@@ -816,15 +801,9 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
     const size_t d = (size_t)c->table->cols;
     int32_t i;
-    size_t j;
     for (i = first; i < last; i++) {
-        const size_t at = (size_t)c->ids[i] * d;
-        float *out = c->out + (size_t)i * d;
-        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
-        else if (c->table->dtype == TSK_DTYPE_BF16)
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
-        else
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
+        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
     }
 }
 

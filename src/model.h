@@ -4,6 +4,7 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "number.h"
 #include "safetensors.h"
 #include "bpe.h"
 #include "template.h"
@@ -87,7 +88,6 @@ static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part 
     const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, is_bias, &file);
     const void *bytes = NULL;
     float *values;
-    uint64_t i;
     tsk_status status;
     *out = NULL;
     if (!info) return TSK_OK;
@@ -95,11 +95,7 @@ static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part 
     if (status != TSK_OK) return status;
     values = (float *)tsk__model_allocate(l->model, (size_t)info->shape[0], sizeof *values);
     if (!values) return tsk__error_memory(error, info->name, info->size);
-    for (i = 0; i < info->shape[0]; i++) {
-        if (info->dtype == TSK_DTYPE_F32) values[i] = ((const float *)bytes)[i];
-        else if (info->dtype == TSK_DTYPE_F16) values[i] = tsk__float_from_half(((const uint16_t *)bytes)[i]);
-        else values[i] = tsk__float_from_bf16(((const uint16_t *)bytes)[i]);
-    }
+    tsk__floats_from(info->dtype, bytes, info->shape[0], values);
     *out = values;
     return TSK_OK;
 }
@@ -150,12 +146,6 @@ typedef struct tsk__random_fill {
 } tsk__random_fill;
 
 #define TSK__RANDOM_FILL_CHUNK ((uint64_t)1 << 16)
-
-static uint16_t tsk__bf16_from_float(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 /* Uniform on [-scale, scale): eight values a Philox call, 16 bits each. */
 static void tsk__random_fill_chunk(void *context, int chunk) {

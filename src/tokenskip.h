@@ -17,6 +17,7 @@ extern "C" {
 #include "memory.h"
 #include "platform.h"
 #include "hash.h"
+#include "number.h"
 #include "json.h"
 #include "safetensors.h"
 #include "unicode.h"
