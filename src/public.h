@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "safetensors.h"
 #include "config.h"
+#include "weights.h"
 #include "cpu.h"
 #include "cpu_backend.h"
 #include "cuda_driver.h"
@@ -65,7 +66,7 @@ static tsk_status tsk__ceiling_flops(tsk_model *model, double *out, tsk_error *e
     enum { rows = 256, size = 1024 };
     const tsk__cpu_model *cpu = &((tsk__cpu_backend *)(void *)model->backend)->model;
     float *memory = (float *)tsk__memory_new_zeroed(model->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
-    tsk__matrix weights;
+    tsk__weight weights;
     tsk__cpu_product product;
     double best = 0;
     int i;
