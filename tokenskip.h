@@ -1383,7 +1383,7 @@ static float tsk__float_from_half(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
     float value;
     if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the exponents' biases differ */
     return sign ? -value : value;
 }
 
@@ -6012,12 +6012,12 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
 }
 
 // >>family ============================================================================================================
-/* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads config.json
-   by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
+/* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
+   config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here. What it has and LLaDA has not gets its column or its line together with the code that
+   A family to come is an entry here. What it has and LLaDA has not gets a column or a line, together with the code that
    reads it:
-     q, k and v in one tensor     the row of a part that begins inside another's tensor, in tsk__family_part
+     q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
      norms of q and k, a router   members of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names
      layers of two kinds          tsk__family_has, which is asked for every layer
@@ -6250,7 +6250,8 @@ static void tsk__family_name(const tsk_model_config *c, const tsk__weight_id *id
             name[used++] = *from++;
             continue;
         }
-        used += snprintf(name + used, (size_t)(TSK__FAMILY_NAME - used), "%d", (int)(from[1] == 'e' ? id->expert : id->layer));
+        used += snprintf(name + used, (size_t)(TSK__FAMILY_NAME - used), "%d",
+                         (int)(from[1] == 'e' ? id->expert : id->layer));
         from += 3;
     }
     name[used] = 0;
@@ -6290,12 +6291,14 @@ static size_t tsk__family_index(const tsk_model_config *c, int32_t layer, tsk__p
 }
 
 /* Places in that table. */
-static size_t tsk__family_count(const tsk_model_config *c) { return tsk__family_index(c, c->n_layers, (tsk__part)0, 0); }
+static size_t tsk__family_count(const tsk_model_config *c) {
+    return tsk__family_index(c, c->n_layers, (tsk__part)0, 0);
+}
 
 // >>config ============================================================================================================
-/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a weight
-   is read: every tensor that the architecture needs is there once, in a type that the backends read, in the shape the
-   configuration implies; and no tensor is there that the architecture would silently ignore. */
+/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
+   that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
 
@@ -6434,11 +6437,12 @@ static void tsk__config_check_architectures(tsk__config_reader *reader) {
 
 static void tsk__config_demand_text(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const char *text = tsk_json_string(tsk_json_get(reader->root, demand->key), NULL);
+    const char *family = reader->family->name;
     char supported[80], missing[120] = "";
     if (text && strcmp(text, demand->only) == 0) return;
     snprintf(supported, sizeof supported, "\"%s\" is supported", demand->only);
     if (demand->left_out)
-        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", reader->family->name, demand->left_out);
+        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", family, demand->left_out);
     tsk__config_refuse_text(reader, demand->key, supported, missing);
 }
 
@@ -6452,7 +6456,8 @@ static void tsk__config_demand_switch(tsk__config_reader *reader, const tsk__fam
     else if (!demand->left_out)
         tsk__config_refuse(reader, value, demand->key, " is missing; only %s is supported", demand->only);
     else
-        tsk__config_refuse(reader, value, demand->key, " is missing, and %s's default for it is %s; only %s is supported",
+        tsk__config_refuse(reader, value, demand->key,
+                           " is missing, and %s's default for it is %s; only %s is supported",
                            reader->family->name, demand->left_out, demand->only);
 }
 
@@ -7137,9 +7142,9 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
 }
 
 // >>weights ===========================================================================================================
-/* What a backend keeps of the weights, where they come from, and the one loader that brings the two together: it walks the
-   weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where it
-   lies, copies it, or places it in a layout of its own.
+/* What a backend keeps of the weights, where they come from, and the one loader that brings the two together: it walks
+   the weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where
+   it lies, copies it, or places it in a layout of its own.
 
    The type that weights are stored in is their own, whatever the activations' type is. */
 
@@ -7164,7 +7169,7 @@ typedef struct tsk__stored {
     const tsk_safetensors *file;   /* a folder's: where they are read */
     const tsk_tensor_info *info;
     int is_made;               /* random: a backend may make them itself, as tsk__random_fill_chunk does, */
-    uint32_t number;           /* as the model's so-manieth matrix, */
+    uint32_t number;           /* which of the model's matrices, */
     float scale;               /* uniform on [-scale, scale); 0: all are ones */
 } tsk__stored;
 
@@ -7226,9 +7231,11 @@ static void tsk__random_fill_chunk(void *context, int chunk) {
     uint32_t words[4];
     for (at = begin; at < end && at < f->count; at++) {
         uint64_t i = f->first + at;
+        float value;
         if (i % 8 == 0 || at == begin)
             tsk__random_words(f->seed, (uint32_t)(i / 8), (uint32_t)(i / 8 >> 32), f->number, 2, words);
-        f->values[at] = tsk__bf16_from_float(f->scale * ((float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f));
+        value = (float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f;
+        f->values[at] = tsk__bf16_from_float(f->scale * value);
     }
 }
 
@@ -7242,7 +7249,8 @@ static uint32_t tsk__random_number(const tsk_model_config *c, const tsk__weight_
         if (other.part < id->part) before += (uint32_t)tsk__family_each(c, other.part);
     }
     if (id->part == (int)TSK__PART_EMBEDDING) return 0;
-    return 1 + (id->layer < 0 ? (uint32_t)c->n_layers * in_layer : (uint32_t)id->layer * in_layer + before + (uint32_t)id->expert);
+    if (id->layer < 0) return 1 + (uint32_t)c->n_layers * in_layer;
+    return 1 + (uint32_t)id->layer * in_layer + before + (uint32_t)id->expert;
 }
 
 static void tsk__source_random_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {
@@ -7653,7 +7661,7 @@ typedef struct tsk__cpu_model {
     const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
-    tsk__weight *weights;              /* by tsk__family_index; norms and biases are f32, a tied head is the embedding */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
     void **blocks;                     /* what was allocated for the weights */
     size_t n_blocks, block_capacity;
@@ -8510,7 +8518,8 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
                          const tsk__taps *taps) {
-    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q), *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
+    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
+    const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
@@ -8904,8 +8913,8 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
 }
 
 // >>cpu_weights =======================================================================================================
-/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is misaligned
-   or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
+/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is
+   misaligned or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
 
 typedef struct tsk__cpu_loading {
     tsk__cpu_model *model;
@@ -8966,11 +8975,12 @@ static tsk_status tsk__cpu_put_vector(tsk__cpu_loading *l, const tsk__stored *st
 
 static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
     tsk__cpu_loading *l = (tsk__cpu_loading *)loading;
+    const tsk_model_config *c = l->model->config;
     const tsk_model_options *o = l->options;
-    tsk__weight *w = &l->model->weights[tsk__family_index(l->model->config, id->layer, (tsk__part)id->part, id->expert)];
+    tsk__weight *w = &l->model->weights[tsk__family_index(c, id->layer, (tsk__part)id->part, id->expert)];
     const float *vector = NULL;
     tsk_status status;
-    if (!tsk__family_is_vector(l->model->config, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
+    if (!tsk__family_is_vector(c, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
     else {
         status = tsk__cpu_put_vector(l, stored, &vector, error);
         if (id->is_bias) w->bias = vector;
@@ -8984,7 +8994,7 @@ static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const ts
     return TSK_OK;
 }
 
-/* Needs the model's configuration and allocator; what was loaded is freed by tsk__cpu_weights_free, after a failure too. */
+/* Needs the model's configuration and allocator. tsk__cpu_weights_free frees what was loaded, after a failure too. */
 static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source *source, const tsk_model_options *o,
                                         tsk_error *error) {
     const tsk_model_config *c = model->config;
@@ -10092,9 +10102,11 @@ static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element)
     return at;
 }
 
-/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that of
-   the activations. Norms and biases have the activations' in any case. */
-static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) { return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that
+   of the activations. Norms and biases have the activations' in any case. */
+static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) {
+    return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
 
 /* Where a weight's address is kept; several may share a room. NULL: the kernels know of none. */
 static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *id) {
@@ -11244,8 +11256,9 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
     tsk__cuda_backend *b = s->backend;
     int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
+    uint64_t element = tsk_dtype_size(tsk__cuda_weights_dtype(b));
     void *parameters[7];
-    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b)), logits, m, n, d, 0, 1);
+    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * element, logits, m, n, d, 0, 1);
     parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
     parameters[6] = &n;
     tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
@@ -11477,8 +11490,9 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source, const tsk_model_options *o, tsk__backend **out,
-                                           char *name, size_t name_size, tsk_error *error) {
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                           const tsk_model_options *o, tsk__backend **out, char *name, size_t name_size,
+                                           tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
     tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
     tsk_status status = TSK_OK;

@@ -9,9 +9,9 @@
 #include "family.h"
 
 // >>config ============================================================================================================
-/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a weight
-   is read: every tensor that the architecture needs is there once, in a type that the backends read, in the shape the
-   configuration implies; and no tensor is there that the architecture would silently ignore. */
+/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
+   that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
 
@@ -150,11 +150,12 @@ static void tsk__config_check_architectures(tsk__config_reader *reader) {
 
 static void tsk__config_demand_text(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const char *text = tsk_json_string(tsk_json_get(reader->root, demand->key), NULL);
+    const char *family = reader->family->name;
     char supported[80], missing[120] = "";
     if (text && strcmp(text, demand->only) == 0) return;
     snprintf(supported, sizeof supported, "\"%s\" is supported", demand->only);
     if (demand->left_out)
-        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", reader->family->name, demand->left_out);
+        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", family, demand->left_out);
     tsk__config_refuse_text(reader, demand->key, supported, missing);
 }
 
@@ -168,7 +169,8 @@ static void tsk__config_demand_switch(tsk__config_reader *reader, const tsk__fam
     else if (!demand->left_out)
         tsk__config_refuse(reader, value, demand->key, " is missing; only %s is supported", demand->only);
     else
-        tsk__config_refuse(reader, value, demand->key, " is missing, and %s's default for it is %s; only %s is supported",
+        tsk__config_refuse(reader, value, demand->key,
+                           " is missing, and %s's default for it is %s; only %s is supported",
                            reader->family->name, demand->left_out, demand->only);
 }
 

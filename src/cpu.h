@@ -91,7 +91,7 @@ typedef struct tsk__cpu_model {
     const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
-    tsk__weight *weights;              /* by tsk__family_index; norms and biases are f32, a tied head is the embedding */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
     void **blocks;                     /* what was allocated for the weights */
     size_t n_blocks, block_capacity;
@@ -948,7 +948,8 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
                          const tsk__taps *taps) {
-    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q), *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
+    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
+    const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;

@@ -10,8 +10,8 @@
 #include "cpu.h"
 
 // >>cpu_weights =======================================================================================================
-/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is misaligned
-   or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
+/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is
+   misaligned or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
 
 typedef struct tsk__cpu_loading {
     tsk__cpu_model *model;
@@ -72,11 +72,12 @@ static tsk_status tsk__cpu_put_vector(tsk__cpu_loading *l, const tsk__stored *st
 
 static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
     tsk__cpu_loading *l = (tsk__cpu_loading *)loading;
+    const tsk_model_config *c = l->model->config;
     const tsk_model_options *o = l->options;
-    tsk__weight *w = &l->model->weights[tsk__family_index(l->model->config, id->layer, (tsk__part)id->part, id->expert)];
+    tsk__weight *w = &l->model->weights[tsk__family_index(c, id->layer, (tsk__part)id->part, id->expert)];
     const float *vector = NULL;
     tsk_status status;
-    if (!tsk__family_is_vector(l->model->config, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
+    if (!tsk__family_is_vector(c, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
     else {
         status = tsk__cpu_put_vector(l, stored, &vector, error);
         if (id->is_bias) w->bias = vector;
@@ -90,7 +91,7 @@ static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const ts
     return TSK_OK;
 }
 
-/* Needs the model's configuration and allocator; what was loaded is freed by tsk__cpu_weights_free, after a failure too. */
+/* Needs the model's configuration and allocator. tsk__cpu_weights_free frees what was loaded, after a failure too. */
 static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source *source, const tsk_model_options *o,
                                         tsk_error *error) {
     const tsk_model_config *c = model->config;

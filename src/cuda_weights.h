@@ -30,9 +30,11 @@ static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element)
     return at;
 }
 
-/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that of
-   the activations. Norms and biases have the activations' in any case. */
-static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) { return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that
+   of the activations. Norms and biases have the activations' in any case. */
+static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) {
+    return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
 
 /* Where a weight's address is kept; several may share a room. NULL: the kernels know of none. */
 static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *id) {

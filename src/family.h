@@ -5,12 +5,12 @@
 #include "api.h"
 
 // >>family ============================================================================================================
-/* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads config.json
-   by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
+/* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
+   config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here. What it has and LLaDA has not gets its column or its line together with the code that
+   A family to come is an entry here. What it has and LLaDA has not gets a column or a line, together with the code that
    reads it:
-     q, k and v in one tensor     the row of a part that begins inside another's tensor, in tsk__family_part
+     q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
      norms of q and k, a router   members of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names
      layers of two kinds          tsk__family_has, which is asked for every layer
@@ -243,7 +243,8 @@ static void tsk__family_name(const tsk_model_config *c, const tsk__weight_id *id
             name[used++] = *from++;
             continue;
         }
-        used += snprintf(name + used, (size_t)(TSK__FAMILY_NAME - used), "%d", (int)(from[1] == 'e' ? id->expert : id->layer));
+        used += snprintf(name + used, (size_t)(TSK__FAMILY_NAME - used), "%d",
+                         (int)(from[1] == 'e' ? id->expert : id->layer));
         from += 3;
     }
     name[used] = 0;
@@ -283,6 +284,8 @@ static size_t tsk__family_index(const tsk_model_config *c, int32_t layer, tsk__p
 }
 
 /* Places in that table. */
-static size_t tsk__family_count(const tsk_model_config *c) { return tsk__family_index(c, c->n_layers, (tsk__part)0, 0); }
+static size_t tsk__family_count(const tsk_model_config *c) {
+    return tsk__family_index(c, c->n_layers, (tsk__part)0, 0);
+}
 
 #endif /* SECTION_GUARD_FAMILY */

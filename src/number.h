@@ -18,7 +18,7 @@ static float tsk__float_from_half(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
     float value;
     if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the exponents' biases differ */
     return sign ? -value : value;
 }
 

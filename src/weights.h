@@ -9,9 +9,9 @@
 #include "random.h"
 
 // >>weights ===========================================================================================================
-/* What a backend keeps of the weights, where they come from, and the one loader that brings the two together: it walks the
-   weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where it
-   lies, copies it, or places it in a layout of its own.
+/* What a backend keeps of the weights, where they come from, and the one loader that brings the two together: it walks
+   the weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where
+   it lies, copies it, or places it in a layout of its own.
 
    The type that weights are stored in is their own, whatever the activations' type is. */
 
@@ -36,7 +36,7 @@ typedef struct tsk__stored {
     const tsk_safetensors *file;   /* a folder's: where they are read */
     const tsk_tensor_info *info;
     int is_made;               /* random: a backend may make them itself, as tsk__random_fill_chunk does, */
-    uint32_t number;           /* as the model's so-manieth matrix, */
+    uint32_t number;           /* which of the model's matrices, */
     float scale;               /* uniform on [-scale, scale); 0: all are ones */
 } tsk__stored;
 
@@ -98,9 +98,11 @@ static void tsk__random_fill_chunk(void *context, int chunk) {
     uint32_t words[4];
     for (at = begin; at < end && at < f->count; at++) {
         uint64_t i = f->first + at;
+        float value;
         if (i % 8 == 0 || at == begin)
             tsk__random_words(f->seed, (uint32_t)(i / 8), (uint32_t)(i / 8 >> 32), f->number, 2, words);
-        f->values[at] = tsk__bf16_from_float(f->scale * ((float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f));
+        value = (float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f;
+        f->values[at] = tsk__bf16_from_float(f->scale * value);
     }
 }
 
@@ -114,7 +116,8 @@ static uint32_t tsk__random_number(const tsk_model_config *c, const tsk__weight_
         if (other.part < id->part) before += (uint32_t)tsk__family_each(c, other.part);
     }
     if (id->part == (int)TSK__PART_EMBEDDING) return 0;
-    return 1 + (id->layer < 0 ? (uint32_t)c->n_layers * in_layer : (uint32_t)id->layer * in_layer + before + (uint32_t)id->expert);
+    if (id->layer < 0) return 1 + (uint32_t)c->n_layers * in_layer;
+    return 1 + (uint32_t)id->layer * in_layer + before + (uint32_t)id->expert;
 }
 
 static void tsk__source_random_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {

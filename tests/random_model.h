@@ -30,7 +30,8 @@ static TEST_UNUSED tsk_model_config config_of(const shape *s) {
     return c;
 }
 
-static TEST_UNUSED void write_random_tensor(tsk_safetensors_writer *writer, const tsk_model_config *c, const shape *s, const tsk__weight_id *id) {
+static TEST_UNUSED void write_random_tensor(tsk_safetensors_writer *writer, const tsk_model_config *c, const shape *s,
+                                            const tsk__weight_id *id) {
     char name[TSK__FAMILY_NAME];
     int part = id->part, is_vector = tsk__family_is_vector(c, id);
     uint64_t dims[2], count, i;

@@ -81,7 +81,12 @@ typedef struct shape { int32_t d, heads, kv_heads, head_dim, mlp, vocab, length;
 
 enum { KEPT_EMBEDDING, KEPT_HEAD, KEPT_LAYER, KEPT_Q = 0, KEPT_K, KEPT_V, KEPT_ATTN_OUT, KEPT_FF, KEPT_UP, KEPT_DOWN, KEPT_PER_LAYER };
 
-static tsk__weight *weight_of(const model *m, int32_t layer, tsk__part part) { return (tsk__weight *)(uintptr_t)tsk__cpu_weight(&m->cpu, layer, part); }
+static tsk__weight *weight_of(const model *m, int32_t layer, tsk__part part) {
+    return (tsk__weight *)(uintptr_t)tsk__cpu_weight(&m->cpu, layer, part);
+}
+static const float *norm_of(const model *m, int32_t layer, tsk__part part) {
+    return (const float *)weight_of(m, layer, part)->data;
+}
 
 static void make_part(model *m, const shape *s, int32_t layer, tsk__part part) {
     tsk__weight_id id = tsk__weight_id_of(layer, part, 0), bias = tsk__weight_id_of(layer, part, 1);
@@ -294,7 +299,7 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     for (i = 0; i < n; i++)
         for (j = 0; j < p->d; j++) want[i * p->d + j] = m->kept[KEPT_EMBEDDING].values[rows->tokens[i] * p->d + j];
     CHECK_NEAR(p->x0, want, n * p->d, 0);
-    plain_norm(n, p->d, (const float *)weight_of(m, 1, TSK__PART_ATTN_NORM)->data, (double)m->config.rms_norm_eps, p->x0, in);
+    plain_norm(n, p->d, norm_of(m, 1, TSK__PART_ATTN_NORM), (double)m->config.rms_norm_eps, p->x0, in);
     CHECK_NEAR(p->norm, in, n * p->d, 1e-6);
     plain_product(weight_of(m, 1, TSK__PART_Q), &kept[KEPT_Q], n, in, want);
     CHECK_NEAR(p->tap_q, want, n * p->q_width, 2e-6);
@@ -315,7 +320,7 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
 
     free(in), in = (double *)must(malloc((size_t)(n * p->d) * sizeof(double)));
     up = (double *)must(malloc((size_t)(n * p->mlp) * sizeof(double)));
-    plain_norm(n, p->d, (const float *)weight_of(m, 1, TSK__PART_FF_NORM)->data, (double)m->config.rms_norm_eps, p->x1, in);
+    plain_norm(n, p->d, norm_of(m, 1, TSK__PART_FF_NORM), (double)m->config.rms_norm_eps, p->x1, in);
     plain_product(weight_of(m, 1, TSK__PART_FF_PROJ), &kept[KEPT_FF], n, in, want);
     plain_product(weight_of(m, 1, TSK__PART_UP_PROJ), &kept[KEPT_UP], n, in, up);
     CHECK_NEAR(p->gate, want, n * p->mlp, 2e-6);
@@ -328,7 +333,7 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     plain_product(weight_of(m, 1, TSK__PART_FF_OUT), &kept[KEPT_DOWN], n, in, want);
     for (i = 0; i < n * p->d; i++) want[i] += (double)p->x1[i];
     CHECK_NEAR(p->x2, want, n * p->d, 3e-6);
-    plain_norm(n, p->d, (const float *)weight_of(m, -1, TSK__PART_FINAL_NORM)->data, (double)m->config.rms_norm_eps, p->x2, want);
+    plain_norm(n, p->d, norm_of(m, -1, TSK__PART_FINAL_NORM), (double)m->config.rms_norm_eps, p->x2, want);
     CHECK_NEAR(p->final, want, n * p->d, 1e-6);
 
     free(in), in = doubles_of(p->final, (size_t)(n * p->d));
