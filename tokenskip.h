@@ -128,9 +128,10 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>pool  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
-   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
+   >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
+   >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda
+   >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -446,6 +447,10 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 #define TSK_MAX_EOS_TOKENS 16
 
+typedef enum tsk_family {
+    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+} tsk_family;
+
 typedef struct tsk_model_config {
     int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
     int32_t vocab_size;            /* as config.json has it */
@@ -459,6 +464,7 @@ typedef struct tsk_model_config {
     int weight_tying;              /* 1: the head is the embedding table */
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
+    tsk_family family;             /* which network the sizes are of */
 } tsk_model_config;
 
 /* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
@@ -1600,6 +1606,45 @@ static uint64_t tsk__hash(tsk__hash_key key, const void *bytes, size_t size) {
     tsk__hash_round(v);
     tsk__hash_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+// >>number ============================================================================================================
+/* The floating-point formats that weights and activations are stored in, as f32 and back. */
+
+static float tsk__float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Subnormals and infinities included. */
+static float tsk__float_from_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+    float value;
+    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
+    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the exponents' biases differ */
+    return sign ? -value : value;
+}
+
+static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
+
+/* To the nearest, ties to even; no NaN. */
+static uint16_t tsk__bf16_from_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* to[count] from as many values of type F32, F16 or BF16 at any address, which may be the last bytes of `to` itself. */
+static void tsk__floats_from(tsk_dtype dtype, const void *from, uint64_t count, float *to) {
+    const char *bytes = (const char *)from;
+    uint16_t bits;
+    uint64_t i;
+    if (dtype == TSK_DTYPE_F32) memmove(to, from, (size_t)count * sizeof *to);
+    else if (dtype == TSK_DTYPE_BF16)
+        for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_bf16(bits);
+    else
+        for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_half(bits);
 }
 
 // >>json ==============================================================================================================
@@ -6109,17 +6154,301 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
     }
 }
 
+// >>family ============================================================================================================
+/* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
+   config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
+
+   A family to come is an entry here. What it has and LLaDA has not gets a column or a line, together with the code that
+   reads it:
+     q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
+     norms of q and k, a router   members of tsk__part, with an operation in the backends
+     experts                      a letter of tsk__family_size for how many, which `each` of a part names
+     layers of two kinds          tsk__family_has, which is asked for every layer
+     part of a head turned        a field of the configuration beside head_dim, for tsk__rope_frequency
+     logits shifted by a row      a field of tsk__family, for >>forward
+     attention by blocks          a field of tsk__family, for the rows of a pass (how far each of them attends)
+   The chat template is the tokenizer's: >>template knows it by its text, whatever the model. */
+
+/* ---- what config.json must say, in the order in which it is checked. Keys that no row names are ignored. */
+
+typedef enum tsk__demand_kind {
+    TSK__DEMAND_TEXT,          /* this text */
+    TSK__DEMAND_SWITCH,        /* true, or false; null is false */
+    TSK__DEMAND_FOLLOWS,       /* a switch; left out or null it is what the switch named by `left_out` is */
+    TSK__DEMAND_ONE,           /* the number 1, which it is when left out */
+    TSK__DEMAND_ABSENT,        /* nothing, or null */
+    TSK__DEMAND_PLAIN_ROPE,    /* nothing, null, or positions turned as rope_theta says */
+    TSK__DEMAND_PLAIN_WEIGHTS  /* nothing, or null: else the weights are quantised */
+} tsk__demand_kind;
+
+typedef struct tsk__family_demand {
+    const char *key;
+    tsk__demand_kind kind;
+    const char *only;          /* what the backends compute */
+    const char *left_out;      /* what the family's own code takes where the key is missing; NULL: it may not be */
+} tsk__family_demand;
+
+/* ---- what is read from it, in order */
+
+typedef enum tsk__key_kind {
+    TSK__KEY_INTEGER,          /* from low to high */
+    TSK__KEY_RATIO,            /* likewise; the field becomes `of` times it */
+    TSK__KEY_KV_HEADS,         /* likewise, beside "multi_query_attention", an older key for the same */
+    TSK__KEY_POSITIVE,         /* a number above 0 */
+    TSK__KEY_SWITCH,           /* true or false; null is false */
+    TSK__KEY_END_IDS           /* one id or a list; more may stand in generation_config.json, and all may */
+} tsk__key_kind;
+
+typedef enum tsk__key_missing {    /* null is missing too, but for a switch */
+    TSK__MISSING_ERROR,
+    TSK__MISSING_VALUE,        /* it is `value` */
+    TSK__MISSING_FIELD,        /* it is what the field `of` is by then */
+    TSK__MISSING_NULL_FIELD    /* null: what the field `of` is; not there at all: an error */
+} tsk__key_missing;
+
+typedef struct tsk__family_key {
+    const char *key;
+    tsk__key_kind kind;
+    size_t field;              /* where in tsk_model_config it goes: int32_t, float or int by its kind */
+    int64_t low, high;
+    tsk__key_missing missing;
+    double value;
+    size_t of;
+} tsk__family_key;
+
+/* ---- weights */
+
+/* The maps of a layer, each matrix with its norm or bias where it has one; then those outside the layers. */
+typedef enum tsk__part {
+    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
+    TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
+    TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
+} tsk__part;
+
+/* Sizes by letter: see tsk__family_size. */
+typedef struct tsk__family_part {
+    const char *weight, *bias; /* tensors' names, {i} for the layer and {e} for the expert; NULL: there is none */
+    char rows, cols;           /* outputs, inputs; cols '-': a vector */
+    char each;                 /* how many a layer has: '-' one */
+    char has_bias;             /* 'q': where qkv_bias says so, 'l': linear_bias, '-': never */
+} tsk__family_part;
+
+typedef struct tsk__family {
+    const char *name;          /* in messages */
+    const char *model_type, *architecture;  /* config.json's; `architectures` may be missing there */
+    const tsk__family_demand *demands;
+    size_t n_demands;
+    const tsk__family_key *keys;
+    size_t n_keys;
+    const tsk__family_part *parts;          /* [TSK__PART_ALL] */
+} tsk__family;
+
+/* ---- LLaDA
+   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
+   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
+   no LLaDA model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the
+   same (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   attention_layer_norm_with_affine). */
+
+static const tsk__family_demand tsk__llada_demands[] = {
+    {"quantization_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
+    {"compression_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
+    {"block_type", TSK__DEMAND_TEXT, "llama", "sequential"},
+    {"layer_norm_type", TSK__DEMAND_TEXT, "rms", "default"},
+    {"activation_type", TSK__DEMAND_TEXT, "silu", "swiglu"},
+    {"rope", TSK__DEMAND_SWITCH, "true", "false"},
+    {"layer_norm_with_affine", TSK__DEMAND_SWITCH, "true", "true"},
+    {"alibi", TSK__DEMAND_SWITCH, "false", "false"},
+    {"attention_layer_norm", TSK__DEMAND_SWITCH, "false", "false"},
+    {"input_emb_norm", TSK__DEMAND_SWITCH, "false", "false"},
+    {"scale_logits", TSK__DEMAND_SWITCH, "false", "false"},
+    {"bias_for_layer_norm", TSK__DEMAND_FOLLOWS, "false", "include_bias"},
+    {"block_group_size", TSK__DEMAND_ONE, NULL, NULL},
+    {"rope_scaling", TSK__DEMAND_PLAIN_ROPE, NULL, NULL},
+    {"rope_parameters", TSK__DEMAND_PLAIN_ROPE, NULL, NULL},
+    {"clip_qkv", TSK__DEMAND_ABSENT, NULL, NULL}};
+
+#define TSK__FIELD(name) offsetof(tsk_model_config, name)
+#define TSK__MAX_LENGTH (1 << 24) /* an f32, of which angles are made, holds no odd position beyond it */
+
+static const tsk__family_key tsk__llada_keys[] = {
+    {"d_model", TSK__KEY_INTEGER, TSK__FIELD(d_model), 1, 1 << 17, TSK__MISSING_ERROR, 0, 0},
+    {"n_layers", TSK__KEY_INTEGER, TSK__FIELD(n_layers), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0},
+    {"n_heads", TSK__KEY_INTEGER, TSK__FIELD(n_heads), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0},
+    {"n_kv_heads", TSK__KEY_KV_HEADS, TSK__FIELD(n_kv_heads), 1, 1 << 12, TSK__MISSING_FIELD, 0, TSK__FIELD(n_heads)},
+    {"mlp_ratio", TSK__KEY_RATIO, TSK__FIELD(mlp_hidden_size), 1, 64, TSK__MISSING_VALUE, 4, TSK__FIELD(d_model)},
+    {"mlp_hidden_size", TSK__KEY_INTEGER, TSK__FIELD(mlp_hidden_size), 1, 1 << 20,
+     TSK__MISSING_FIELD, 0, TSK__FIELD(mlp_hidden_size)},
+    {"vocab_size", TSK__KEY_INTEGER, TSK__FIELD(vocab_size), 1, 1 << 24, TSK__MISSING_ERROR, 0, 0},
+    /* left out it would be 50304 */
+    {"embedding_size", TSK__KEY_INTEGER, TSK__FIELD(embedding_size), 1, 1 << 24,
+     TSK__MISSING_NULL_FIELD, 0, TSK__FIELD(vocab_size)},
+    {"max_sequence_length", TSK__KEY_INTEGER, TSK__FIELD(max_sequence_length), 1, TSK__MAX_LENGTH,
+     TSK__MISSING_ERROR, 0, 0},
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
+    {"eos_token_id", TSK__KEY_END_IDS, TSK__FIELD(eos_token_ids), 0, INT32_MAX, TSK__MISSING_VALUE, 0, 0},
+    {"pad_token_id", TSK__KEY_INTEGER, TSK__FIELD(pad_token_id), -1, INT32_MAX, TSK__MISSING_VALUE, -1, 0},
+    {"rope_theta", TSK__KEY_POSITIVE, TSK__FIELD(rope_theta), 0, 0, TSK__MISSING_VALUE, 10000.0, 0},
+    {"rms_norm_eps", TSK__KEY_POSITIVE, TSK__FIELD(rms_norm_eps), 0, 0, TSK__MISSING_VALUE, 1e-5, 0},
+    {"weight_tying", TSK__KEY_SWITCH, TSK__FIELD(weight_tying), 0, 0, TSK__MISSING_VALUE, 1, 0},
+    {"include_bias", TSK__KEY_SWITCH, TSK__FIELD(linear_bias), 0, 0, TSK__MISSING_VALUE, 0, 0},
+    {"include_qkv_bias", TSK__KEY_SWITCH, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_FIELD, 0, TSK__FIELD(linear_bias)}};
+
+#define TSK__LLADA_NAMES(name) "model.transformer." name ".weight", "model.transformer." name ".bias"
+
+static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
+    {TSK__LLADA_NAMES("blocks.{i}.attn_norm"), 'd', '-', '-', '-'},
+    {TSK__LLADA_NAMES("blocks.{i}.q_proj"), 'q', 'd', '-', 'q'},
+    {TSK__LLADA_NAMES("blocks.{i}.k_proj"), 'k', 'd', '-', 'q'},
+    {TSK__LLADA_NAMES("blocks.{i}.v_proj"), 'k', 'd', '-', 'q'},
+    {TSK__LLADA_NAMES("blocks.{i}.attn_out"), 'd', 'q', '-', 'l'},
+    {TSK__LLADA_NAMES("blocks.{i}.ff_norm"), 'd', '-', '-', '-'},
+    {TSK__LLADA_NAMES("blocks.{i}.ff_proj"), 'm', 'd', '-', 'l'},
+    {TSK__LLADA_NAMES("blocks.{i}.up_proj"), 'm', 'd', '-', 'l'},
+    {TSK__LLADA_NAMES("blocks.{i}.ff_out"), 'd', 'm', '-', 'l'},
+    {TSK__LLADA_NAMES("wte"), 'e', 'd', '-', '-'},
+    {TSK__LLADA_NAMES("ln_f"), 'd', '-', '-', '-'},
+    {TSK__LLADA_NAMES("ff_out"), 'e', 'd', '-', 'l'}};
+
+/* ---- the table */
+
+#define TSK__COUNT_OF(array) (sizeof(array) / sizeof *(array))
+
+/* In the order of tsk_family. Several may share a model_type; their architectures then differ. */
+static const tsk__family tsk__families[] = {
+    {"LLaDA", "llada", "LLaDAModelLM", tsk__llada_demands, TSK__COUNT_OF(tsk__llada_demands), tsk__llada_keys,
+     TSK__COUNT_OF(tsk__llada_keys), tsk__llada_parts}};
+
+#define TSK__FAMILIES ((int)TSK__COUNT_OF(tsk__families))
+
+static const tsk__family *tsk__family_of(const tsk_model_config *c) { return &tsk__families[c->family]; }
+
+/* ---- the weights that a configuration implies */
+
+/* Which weight: of a layer, or outside the layers (-1). */
+typedef struct tsk__weight_id {
+    int32_t layer;
+    int part;                  /* of tsk__part */
+    int32_t expert;            /* 0 where there are none */
+    int is_bias;
+} tsk__weight_id;
+
+static tsk__weight_id tsk__weight_id_of(int32_t layer, tsk__part part, int is_bias) {
+    tsk__weight_id id;
+    id.layer = layer;
+    id.part = (int)part;
+    id.expert = 0;
+    id.is_bias = is_bias;
+    return id;
+}
+
+/* d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - one. */
+static uint64_t tsk__family_size(const tsk_model_config *c, char letter) {
+    switch (letter) {
+    case 'd': return (uint64_t)c->d_model;
+    case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
+    case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    case 'm': return (uint64_t)c->mlp_hidden_size;
+    case 'e': return (uint64_t)c->embedding_size;
+    default: return 1;
+    }
+}
+
+static const tsk__family_part *tsk__family_part_of(const tsk_model_config *c, int part) {
+    return &tsk__family_of(c)->parts[part];
+}
+
+/* How many weights of that part stand beside each other in the table: one, or the experts. */
+static int32_t tsk__family_each(const tsk_model_config *c, int part) {
+    return (int32_t)tsk__family_size(c, tsk__family_part_of(c, part)->each);
+}
+
+/* 1: a model of this configuration has that weight. A tied head has none of its own. */
+static int tsk__family_has(const tsk_model_config *c, const tsk__weight_id *id) {
+    const tsk__family_part *p = tsk__family_part_of(c, id->part);
+    if (!p->weight || (id->part == (int)TSK__PART_HEAD && c->weight_tying)) return 0;
+    return !id->is_bias || (p->has_bias == 'q' && c->qkv_bias) || (p->has_bias == 'l' && c->linear_bias);
+}
+
+/* 1: norms and biases. */
+static int tsk__family_is_vector(const tsk_model_config *c, const tsk__weight_id *id) {
+    return id->is_bias || tsk__family_part_of(c, id->part)->cols == '-';
+}
+
+/* shape[0] outputs, shape[1] inputs, 1 of a vector. */
+static void tsk__family_shape(const tsk_model_config *c, const tsk__weight_id *id, uint64_t shape[2]) {
+    shape[0] = tsk__family_size(c, tsk__family_part_of(c, id->part)->rows);
+    shape[1] = tsk__family_is_vector(c, id) ? 1 : tsk__family_size(c, tsk__family_part_of(c, id->part)->cols);
+}
+
+#define TSK__FAMILY_NAME 96
+
+/* The tensor's name. */
+static void tsk__family_name(const tsk_model_config *c, const tsk__weight_id *id, char name[TSK__FAMILY_NAME]) {
+    const tsk__family_part *p = tsk__family_part_of(c, id->part);
+    const char *from = id->is_bias ? p->bias : p->weight;
+    int used = 0;
+    while (*from && used < TSK__FAMILY_NAME - 12) {
+        if (*from != '{') {
+            name[used++] = *from++;
+            continue;
+        }
+        used += snprintf(name + used, (size_t)(TSK__FAMILY_NAME - used), "%d",
+                         (int)(from[1] == 'e' ? id->expert : id->layer));
+        from += 3;
+    }
+    name[used] = 0;
+}
+
+/* Every weight in the model's order, each bias after its matrix:
+       for (id = tsk__family_first(), more = 1; more; more = tsk__family_next(c, &id)) */
+static tsk__weight_id tsk__family_first(void) { return tsk__weight_id_of(-1, TSK__PART_EMBEDDING, 0); }
+
+/* To the next that a model might have; 0 after the last. */
+static int tsk__family_step(const tsk_model_config *c, tsk__weight_id *id) {
+    id->is_bias = !id->is_bias;
+    if (id->is_bias || ++id->expert < tsk__family_each(c, id->part)) return 1;
+    id->expert = 0;
+    id->part++;
+    if (id->layer < 0 && id->part != (int)TSK__PART_EMBEDDING + 1) return id->part < (int)TSK__PART_ALL;
+    if (id->layer >= 0 && id->part < (int)TSK__PART_COUNT) return 1;
+    if (++id->layer < c->n_layers) id->part = 0;
+    else id->layer = -1, id->part = (int)TSK__PART_FINAL_NORM;
+    return 1;
+}
+static int tsk__family_next(const tsk_model_config *c, tsk__weight_id *id) {
+    while (tsk__family_step(c, id))
+        if (tsk__family_has(c, id)) return 1;
+    return 0;
+}
+
+/* The place of a matrix or norm in a table of all: first those outside the layers, then layer by layer. */
+static size_t tsk__family_index(const tsk_model_config *c, int32_t layer, tsk__part part, int32_t expert) {
+    size_t before = 0, outside = 0, in_layer = 0;
+    int p;
+    for (p = 0; p < (int)TSK__PART_ALL; p++) {
+        *(p < (int)TSK__PART_COUNT ? &in_layer : &outside) += (size_t)tsk__family_each(c, p);
+        if (p < (int)part && (layer < 0) == (p >= (int)TSK__PART_COUNT)) before += (size_t)tsk__family_each(c, p);
+    }
+    return (layer < 0 ? 0 : outside + (size_t)layer * in_layer) + before + (size_t)expert;
+}
+
+/* Places in that table. */
+static size_t tsk__family_count(const tsk_model_config *c) {
+    return tsk__family_index(c, c->n_layers, (tsk__part)0, 0);
+}
+
 // >>config ============================================================================================================
-/* config.json, and the tensors that it promises. A folder is checked completely before a weight is read: every tensor
-   that the architecture needs is there once, in a type that the backends read, in the shape the configuration implies;
-   and no tensor is there that the architecture would silently ignore. */
+/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
+   that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
-#define TSK__CONFIG_MAX_LENGTH (1 << 24) /* an f32, of which angles are made, holds no odd position beyond it */
 
 typedef struct tsk__config_reader {
     const tsk_json_value *root;
     const char *path;
+    const tsk__family *family;
     tsk_error *error;
     tsk_status status;         /* the first failure; later reads do nothing */
 } tsk__config_reader;
@@ -6158,11 +6487,12 @@ static float tsk__config_positive(tsk__config_reader *reader, const char *key, d
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     double number = fallback;
     if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
-    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12) tsk__config_fail(reader, value, key, "a positive number");
+    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12)
+        tsk__config_fail(reader, value, key, "a positive number");
     return (float)number;
 }
 
-/* `fallback` where the key is absent; null is false, as it is to LLaDA's code. */
+/* `fallback` where the key is absent; null is false, as it is to the families' own code. */
 static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     int truth = 0;
@@ -6186,128 +6516,177 @@ static void TSK__PRINTF(4, 5) tsk__config_refuse(tsk__config_reader *reader, con
                                     "'%s': \"%s\"%s", tsk__error_path(reader->path), key, message);
 }
 
-/* ---- what decides which network it is
-   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
-   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
-   no LLaDA model: they must be written. */
+/* ---- which family it is
+   That of model_type; among several of one model_type the architecture decides. */
 
-static void tsk__config_check_text(tsk__config_reader *reader, const char *key, const char *supported,
-                                   const char *fallback) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
-    const char *text = tsk_json_string(value, NULL);
-    if (text && strcmp(text, supported) == 0) return;
-    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only \"%s\" is supported", text, supported);
-    else if (value)
-        tsk__config_refuse(reader, value, key, " is not given as text; only \"%s\" is supported", supported);
-    else if (!fallback) tsk__config_refuse(reader, value, key, " is missing; only \"%s\" is supported", supported);
-    else
-        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is \"%s\"; only \"%s\" is supported",
-                           fallback, supported);
+/* "a" is supported; "a", "b" are supported: the families' model types, or the architectures of one model_type. */
+static void tsk__config_supported(const char *model_type, char *out, size_t size) {
+    size_t used = 0, n = 0;
+    int i;
+    for (i = 0; i < TSK__FAMILIES; i++) {
+        const tsk__family *f = &tsk__families[i];
+        const char *name = model_type ? f->architecture : f->model_type;
+        if (model_type && strcmp(f->model_type, model_type) != 0) continue;
+        if (!model_type && i > 0 && strcmp(name, tsk__families[i - 1].model_type) == 0) continue;
+        if (used < size) used += (size_t)snprintf(out + used, size - used, "%s\"%s\"", n++ ? ", " : "", name);
+    }
+    if (used < size) snprintf(out + used, size - used, n > 1 ? " are supported" : " is supported");
 }
 
-static void tsk__config_check_switch(tsk__config_reader *reader, const char *key, int supported, int fallback) {
-    static const char *const names[] = {"false", "true"};
+/* A text that should be another: `missing` says more where there is none at all. */
+static void tsk__config_refuse_text(tsk__config_reader *reader, const char *key, const char *supported,
+                                    const char *missing) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    if (tsk__config_bool(reader, key, fallback) == supported) return;
-    if (value) tsk__config_refuse(reader, value, key, ": %s is not supported", names[!supported]);
-    else
-        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is %s; only %s is supported",
-                           names[!supported], names[supported]);
+    const char *text = tsk_json_string(value, NULL);
+    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only %s", text, supported);
+    else if (value) tsk__config_refuse(reader, value, key, " is not given as text; only %s", supported);
+    else tsk__config_refuse(reader, value, key, " is missing%s; only %s", missing, supported);
+}
+
+static void tsk__config_find_family(tsk__config_reader *reader) {
+    const char *type = tsk_json_string(tsk_json_get(reader->root, "model_type"), NULL);
+    const char *architecture = tsk_json_string(tsk_json_first(tsk_json_get(reader->root, "architectures")), NULL);
+    char supported[160];
+    int i;
+    for (i = 0; i < TSK__FAMILIES && type; i++) {
+        const tsk__family *f = &tsk__families[i];
+        if (strcmp(f->model_type, type) != 0) continue;
+        if (!reader->family) reader->family = f;
+        if (architecture && strcmp(f->architecture, architecture) == 0) {
+            reader->family = f;
+            return;
+        }
+    }
+    if (reader->family) return;
+    tsk__config_supported(NULL, supported, sizeof supported);
+    tsk__config_refuse_text(reader, "model_type", supported, "");
 }
 
 static void tsk__config_check_architectures(tsk__config_reader *reader) {
     const tsk_json_value *value = tsk_json_get(reader->root, "architectures"), *element;
+    char supported[160];
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, "architectures", "a list of names");
+    tsk__config_supported(reader->family->model_type, supported, sizeof supported);
     for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
         const char *name = tsk_json_string(element, NULL);
         if (!name) tsk__config_fail(reader, element, "architectures", "a list of names");
-        else if (strcmp(name, "LLaDAModelLM") != 0)
-            tsk__config_refuse(reader, element, "architectures",
-                               " names \"%.60s\"; only \"LLaDAModelLM\" is supported", name);
+        else if (strcmp(name, reader->family->architecture) != 0)
+            tsk__config_refuse(reader, element, "architectures", " names \"%.60s\"; only %s", name, supported);
     }
 }
 
+/* ---- what decides which network of the family: see tsk__family_demand */
+
+static void tsk__config_demand_text(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const char *text = tsk_json_string(tsk_json_get(reader->root, demand->key), NULL);
+    const char *family = reader->family->name;
+    char supported[80], missing[120] = "";
+    if (text && strcmp(text, demand->only) == 0) return;
+    snprintf(supported, sizeof supported, "\"%s\" is supported", demand->only);
+    if (demand->left_out)
+        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", family, demand->left_out);
+    tsk__config_refuse_text(reader, demand->key, supported, missing);
+}
+
+static void tsk__config_demand_switch(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    static const char *const names[] = {"false", "true"};
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    int supported = strcmp(demand->only, "true") == 0;
+    int fallback = demand->left_out ? strcmp(demand->left_out, "true") == 0 : !supported;
+    if (tsk__config_bool(reader, demand->key, fallback) == supported) return;
+    if (value) tsk__config_refuse(reader, value, demand->key, ": %s is not supported", names[!supported]);
+    else if (!demand->left_out)
+        tsk__config_refuse(reader, value, demand->key, " is missing; only %s is supported", demand->only);
+    else
+        tsk__config_refuse(reader, value, demand->key,
+                           " is missing, and %s's default for it is %s; only %s is supported",
+                           reader->family->name, demand->left_out, demand->only);
+}
+
+static void tsk__config_demand_follows(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    int supported = strcmp(demand->only, "true") == 0;
+    if (!tsk__config_absent(value)) tsk__config_demand_switch(reader, demand);
+    else if (tsk__config_bool(reader, demand->left_out, supported) != supported)
+        tsk__config_refuse(reader, value, demand->key, " is %s, which %s takes as \"%s\": %s; only %s is supported",
+                           value ? "null" : "missing", reader->family->name, demand->left_out,
+                           supported ? "false" : "true", demand->only);
+}
+
+static void tsk__config_demand_one(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    int32_t number = tsk__config_int(reader, demand->key, 1, INT32_MAX, 1);
+    if (number != 1)
+        tsk__config_refuse(reader, tsk_json_get(reader->root, demand->key), demand->key,
+                           " is %d; only 1 is supported", (int)number);
+}
+
+/* The family's own value of a key that a file leaves out. */
+static double tsk__config_default(const tsk__family *family, const char *key) {
+    size_t i;
+    for (i = 0; i < family->n_keys; i++)
+        if (strcmp(family->keys[i].key, key) == 0) return family->keys[i].value;
+    return 0;
+}
+
 /* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
-static void tsk__config_check_rope(tsk__config_reader *reader, const char *key) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key), *theta = tsk_json_get(value, "rope_theta");
+static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
     const char *name = tsk_json_string(type, NULL);
-    double own = 10000.0, number = 0;
+    double own = tsk__config_default(reader->family, "rope_theta"), number = 0;
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (!name || strcmp(name, "default") != 0) {
-        tsk__config_refuse(reader, value, key, ": rotary positions of the type \"%.60s\" are not supported",
+        tsk__config_refuse(reader, value, demand->key, ": rotary positions of the type \"%.60s\" are not supported",
                            name ? name : "unknown");
         return;
     }
     tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
     if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
-        tsk__config_refuse(reader, theta, key, " has a rope_theta of its own, other than the configuration's");
+        tsk__config_refuse(reader, theta, demand->key, " has a rope_theta of its own, other than the configuration's");
 }
 
 #define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
 
-static void tsk__config_check_quantisation(tsk__config_reader *reader, const char *key) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
+static void tsk__config_demand_plain_weights(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
     const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
     if (tsk__config_absent(value)) return;
-    tsk__config_refuse(reader, value, key, ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
+    tsk__config_refuse(reader, value, demand->key,
+                       ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
                        method ? method : "no method named");
 }
 
-/* The norms' biases follow include_bias where nothing else is said. */
-static void tsk__config_check_norm_bias(tsk__config_reader *reader) {
-    const char *key = "bias_for_layer_norm";
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
-    if (!tsk__config_absent(value)) tsk__config_check_switch(reader, key, 0, 0);
-    else if (tsk__config_bool(reader, "include_bias", 0))
-        tsk__config_refuse(reader, value, key, " is %s, which LLaDA takes as \"include_bias\": true; only false is supported",
-                           value ? "null" : "missing");
+static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
 }
 
-static void tsk__config_check_group(tsk__config_reader *reader) {
-    int32_t size = tsk__config_int(reader, "block_group_size", 1, INT32_MAX, 1);
-    if (size != 1)
-        tsk__config_refuse(reader, tsk_json_get(reader->root, "block_group_size"), "block_group_size",
-                           " is %d; only 1 is supported", (int)size);
+static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    switch (demand->kind) {
+    case TSK__DEMAND_TEXT: tsk__config_demand_text(reader, demand); break;
+    case TSK__DEMAND_SWITCH: tsk__config_demand_switch(reader, demand); break;
+    case TSK__DEMAND_FOLLOWS: tsk__config_demand_follows(reader, demand); break;
+    case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
+    case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
+    case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
+    case TSK__DEMAND_PLAIN_WEIGHTS: tsk__config_demand_plain_weights(reader, demand); break;
+    }
 }
 
-/* Whatever changes the network. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
-   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
-   attention_layer_norm_with_affine). */
-static void tsk__config_check_architecture(tsk__config_reader *reader) {
-    static const struct { const char *key, *supported, *fallback; } texts[] = {
-        {"model_type", "llada", NULL}, {"block_type", "llama", "sequential"}, {"layer_norm_type", "rms", "default"},
-        {"activation_type", "silu", "swiglu"}};
-    static const struct { const char *key; int supported, fallback; } switches[] = {
-        {"rope", 1, 0}, {"layer_norm_with_affine", 1, 1}, {"alibi", 0, 0}, {"attention_layer_norm", 0, 0},
-        {"input_emb_norm", 0, 0}, {"scale_logits", 0, 0}};
-    size_t i;
-    tsk__config_check_text(reader, texts[0].key, texts[0].supported, texts[0].fallback);
-    tsk__config_check_architectures(reader);
-    tsk__config_check_quantisation(reader, "quantization_config");
-    tsk__config_check_quantisation(reader, "compression_config");
-    for (i = 1; i < sizeof texts / sizeof texts[0]; i++)
-        tsk__config_check_text(reader, texts[i].key, texts[i].supported, texts[i].fallback);
-    for (i = 0; i < sizeof switches / sizeof switches[0]; i++)
-        tsk__config_check_switch(reader, switches[i].key, switches[i].supported, switches[i].fallback);
-    tsk__config_check_norm_bias(reader);
-    tsk__config_check_group(reader);
-    tsk__config_check_rope(reader, "rope_scaling");
-    tsk__config_check_rope(reader, "rope_parameters");
-    if (!tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
-        tsk__config_refuse(reader, tsk_json_get(reader->root, "clip_qkv"), "clip_qkv", " is not supported");
-}
+/* ---- relations between fields */
 
-/* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
+/* Also for configurations that a host program made itself. `where` names it in messages. */
 static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char *where, tsk_error *error) {
 #define TSK__CONFIG_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__CONFIG_REQUIRE((int)c->family >= 0 && (int)c->family < TSK__FAMILIES, "'%s': family has no value %d",
+                        tsk__error_path(where), (int)c->family);
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
                             c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
     TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= TSK__CONFIG_MAX_LENGTH && c->n_heads <= 1 << 12,
+                            c->max_sequence_length <= TSK__MAX_LENGTH && c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
     TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
@@ -6383,37 +6762,73 @@ static int32_t tsk__config_kv_heads(tsk__config_reader *reader, int32_t n_heads)
     return n;
 }
 
+/* ---- reading: see tsk__family_key */
+
+/* What stands in for a key that is missing: 1 and *out; 0 where it must be there. */
+static int tsk__config_otherwise(const tsk__family_key *key, const tsk_json_value *value, const tsk_model_config *c,
+                                 int32_t *out) {
+    if (key->missing == TSK__MISSING_ERROR || (key->missing == TSK__MISSING_NULL_FIELD && !value)) return 0;
+    if (key->missing == TSK__MISSING_VALUE) *out = (int32_t)key->value;
+    else memcpy(out, (const char *)c + key->of, sizeof *out);
+    return 1;
+}
+
+static int32_t tsk__config_read_integer(tsk__config_reader *reader, const tsk__family_key *key,
+                                        const tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
+    int32_t number;
+    if (tsk__config_absent(value) && tsk__config_otherwise(key, value, c, &number)) return number;
+    return tsk__config_integer(reader, value, key->key, key->low, key->high);
+}
+
+static int tsk__config_read_switch(tsk__config_reader *reader, const tsk__family_key *key, const tsk_model_config *c) {
+    int32_t fallback = 0;
+    tsk__config_otherwise(key, NULL, c, &fallback);
+    return tsk__config_bool(reader, key->key, fallback);
+}
+
+static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_key *key, tsk_model_config *c) {
+    char *field = (char *)c + key->field;
+    int32_t integer = 0, of = 0;
+    float number;
+    switch (key->kind) {
+    case TSK__KEY_INTEGER: integer = tsk__config_read_integer(reader, key, c); break;
+    case TSK__KEY_KV_HEADS: integer = tsk__config_kv_heads(reader, c->n_heads); break;
+    case TSK__KEY_SWITCH: integer = tsk__config_read_switch(reader, key, c); break;
+    case TSK__KEY_RATIO:
+        memcpy(&of, (const char *)c + key->of, sizeof of);
+        integer = of * tsk__config_read_integer(reader, key, c);
+        break;
+    case TSK__KEY_POSITIVE:
+        number = tsk__config_positive(reader, key->key, key->value);
+        memcpy(field, &number, sizeof number);
+        return;
+    case TSK__KEY_END_IDS: tsk__config_read_eos(reader, c); return;
+    }
+    memcpy(field, &integer, sizeof integer);
+}
+
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
-    int bias;
+    const tsk__family *family;
+    size_t i;
     memset(c, 0, sizeof *c);
-    tsk__config_check_architecture(reader);
-    c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
-    c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
-    c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
-    c->n_kv_heads = tsk__config_kv_heads(reader, c->n_heads);
-    c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
-    c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
-    c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
-    /* null is the vocabulary's size; left out it would be 50304 */
-    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24,
-                                        tsk_json_get(reader->root, "embedding_size") ? c->vocab_size : -1);
-    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, TSK__CONFIG_MAX_LENGTH, -1);
-    c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
+    tsk__config_find_family(reader);
+    if (reader->status != TSK_OK) return;
+    family = reader->family;
+    c->family = (tsk_family)(family - tsk__families);
     c->eos_token_id = -1;
-    tsk__config_read_eos(reader, c);
-    c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
-    c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
-    c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
-    c->weight_tying = tsk__config_bool(reader, "weight_tying", 1);
-    bias = tsk__config_bool(reader, "include_bias", 0);
-    c->linear_bias = bias;
-    c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
+    tsk__config_check_architectures(reader);
+    for (i = 0; i < family->n_demands; i++) tsk__config_demand(reader, &family->demands[i]);
+    for (i = 0; i < family->n_keys; i++) tsk__config_read_key(reader, &family->keys[i], c);
+    if (c->n_heads > 0 && !c->head_dim) c->head_dim = c->d_model / c->n_heads;
+    c->qkv_bias |= c->linear_bias;
 }
 
 static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *document, const char *path,
                                    tsk_error *error) {
     reader->root = tsk_json_root(document);
     reader->path = path;
+    reader->family = NULL;
     reader->error = error;
     reader->status = TSK_OK;
     if (tsk_json_type_of(reader->root) == TSK_JSON_OBJECT) return TSK_OK;
@@ -6440,58 +6855,15 @@ static tsk_status tsk__config_parse_generation(const tsk_json *document, const c
     return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
-/* ---- the tensors a configuration implies */
-
-typedef enum tsk__part {
-    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
-    TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
-    TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
-} tsk__part;
-
-/* Sizes by letter: d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - none.
-   bias: which switch of the configuration gives the map a bias vector. */
-typedef struct tsk__part_shape { const char *name; char rows, cols, bias; } tsk__part_shape;
-
-static const tsk__part_shape tsk__part_shapes[TSK__PART_ALL] = {
-    {"attn_norm", 'd', '-', 0}, {"q_proj", 'q', 'd', 'q'}, {"k_proj", 'k', 'd', 'q'}, {"v_proj", 'k', 'd', 'q'}, {"attn_out", 'd', 'q', 'l'},
-    {"ff_norm", 'd', '-', 0}, {"ff_proj", 'm', 'd', 'l'}, {"up_proj", 'm', 'd', 'l'}, {"ff_out", 'd', 'm', 'l'},
-    {"wte", 'e', 'd', 0}, {"ln_f", 'd', '-', 0}, {"ff_out", 'e', 'd', 'l'}};
-
-static uint64_t tsk__config_size(const tsk_model_config *c, char letter) {
-    switch (letter) {
-    case 'd': return (uint64_t)c->d_model;
-    case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
-    case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
-    case 'm': return (uint64_t)c->mlp_hidden_size;
-    case 'e': return (uint64_t)c->embedding_size;
-    default: return 0;
-    }
-}
-
-/* 1 when this configuration has the tensor; fills its name ("" layer prefix when layer < 0) and shape. */
-static int tsk__config_tensor(const tsk_model_config *c, int32_t layer, tsk__part part, int is_bias, char name[96], int *n_dims, uint64_t shape[2]) {
-    const tsk__part_shape *p = &tsk__part_shapes[part];
-    const char *suffix = is_bias ? "bias" : "weight";
-    if (part == TSK__PART_HEAD && c->weight_tying) return 0;
-    if (is_bias && !((p->bias == 'q' && c->qkv_bias) || (p->bias == 'l' && c->linear_bias))) return 0;
-    if (layer >= 0) snprintf(name, 96, "model.transformer.blocks.%d.%s.%s", (int)layer, p->name, suffix);
-    else snprintf(name, 96, "model.transformer.%s.%s", p->name, suffix);
-    shape[0] = tsk__config_size(c, p->rows);
-    shape[1] = tsk__config_size(c, p->cols);
-    *n_dims = is_bias || p->cols == '-' ? 1 : 2;
-    return 1;
-}
-
 /* Bytes of all tensors in bf16. */
 static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
-    uint64_t per_layer = 0, outside = 0, shape[2];
-    int part, bias, n_dims;
-    char name[96];
-    for (part = 0; part < (int)TSK__PART_ALL; part++)
-        for (bias = 0; bias < 2; bias++)
-            if (tsk__config_tensor(c, 0, (tsk__part)part, bias, name, &n_dims, shape))
-                *(part < (int)TSK__PART_COUNT ? &per_layer : &outside) += shape[0] * (n_dims == 2 ? shape[1] : 1) * 2;
-    return per_layer * (uint64_t)c->n_layers + outside;
+    tsk__weight_id id = tsk__family_first();
+    uint64_t size = 0, shape[2];
+    do {
+        tsk__family_shape(c, &id, shape);
+        size += shape[0] * shape[1] * 2;
+    } while (tsk__family_next(c, &id));
+    return size;
 }
 
 /* ---- the folder */
@@ -6506,7 +6878,7 @@ typedef struct tsk__placed {   /* one line of the index */
     uint64_t offset;
 } tsk__placed;
 
-/* Tensors by layer, part and whether it is the bias, so that a loader asks for what it needs by meaning. */
+/* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
     tsk_model_config config;
@@ -6517,7 +6889,7 @@ struct tsk_folder {
     size_t n_shards, shard_capacity;
     tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
     int32_t *tensor_shard;     /* [n_tensors] */
-    int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
+    int32_t *lookup;           /* [n_lookup] by tsk__folder_slot: index into tensors, -1 for none */
     size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
@@ -6628,47 +7000,53 @@ static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_
                           expected);
 }
 
-static size_t tsk__folder_slot(int32_t layer, tsk__part part, int is_bias) {
-    return ((size_t)(layer + 1) * TSK__PART_ALL + (size_t)part) * 2 + (size_t)is_bias;
+static size_t tsk__folder_slot(const tsk_folder *folder, const tsk__weight_id *id) {
+    size_t index = tsk__family_index(&folder->config, id->layer, (tsk__part)id->part, id->expert);
+    return index * 2 + (size_t)id->is_bias;
 }
 
-/* Makes room for the tensors of one more layer, so that a claim of more layers than the files hold costs nothing. */
-static tsk_status tsk__folder_grow(tsk_folder *folder, tsk_error *error) {
+/* Makes room for one more tensor, and for slots up to its own, so that a claim of more layers than the files hold costs
+   nothing. */
+static tsk_status tsk__folder_grow(tsk_folder *folder, size_t slot, tsk_error *error) {
     const tsk_allocator *allocator = folder->host.allocator;
-    size_t more = TSK__PART_ALL * 2, needed = folder->n_tensors + more, i;
+    size_t needed = folder->n_tensors + 1;
     if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
         !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
                              sizeof(int32_t)) ||
-        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, folder->n_lookup + more,
-                             sizeof(int32_t)))
+        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, slot + 1, sizeof(int32_t)))
         return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
-    for (i = 0; i < more; i++) folder->lookup[folder->n_lookup++] = -1;
+    while (folder->n_lookup <= slot) folder->lookup[folder->n_lookup++] = -1;
     return TSK_OK;
 }
 
-static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
-    char name[96];
+static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, const char *tensor, tsk_error *error) {
+    const char *path = tsk__folder_path(folder, file);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing",
+                          tsk__error_path(path), tensor);
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
+    char name[TSK__FAMILY_NAME];
     uint64_t shape[2];
-    int n_dims;
     const tsk__placed *placed;
-    tsk_folder_tensor *tensor = &folder->tensors[folder->n_tensors];
-    tsk_status status;
-    if (!tsk__config_tensor(&folder->config, layer, part, is_bias, name, &n_dims, shape)) return TSK_OK;
-    placed = tsk__folder_placed(folder, name);
-    if (folder->index && !placed) {
-        const char *path = tsk__folder_path(folder, "model.safetensors.index.json");
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
-    }
-    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &folder->tensor_shard[folder->n_tensors], error);
+    tsk_folder_tensor *tensor;
+    int32_t shard;
+    tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
     if (status != TSK_OK) return status;
-    tensor->shard = folder->shards[folder->tensor_shard[folder->n_tensors]].name;
-    tensor->info = tsk_safetensors_find(folder->shards[folder->tensor_shard[folder->n_tensors]].file, name);
-    if (!tensor->info) {
-        const char *path = tsk__folder_path(folder, tensor->shard);
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
-    }
-    folder->lookup[tsk__folder_slot(layer, part, is_bias)] = (int32_t)folder->n_tensors++;
-    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
+    tsk__family_name(&folder->config, id, name);
+    tsk__family_shape(&folder->config, id, shape);
+    placed = tsk__folder_placed(folder, name);
+    if (folder->index && !placed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
+    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &shard, error);
+    if (status != TSK_OK) return status;
+    tensor = &folder->tensors[folder->n_tensors];
+    tensor->shard = folder->shards[shard].name;
+    tensor->info = tsk_safetensors_find(folder->shards[shard].file, name);
+    if (!tensor->info) return tsk__folder_missing(folder, tensor->shard, name, error);
+    folder->tensor_shard[folder->n_tensors] = shard;
+    folder->lookup[tsk__folder_slot(folder, id)] = (int32_t)folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard,
+                                    tsk__family_is_vector(&folder->config, id) ? 1 : 2, shape, error);
 }
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
@@ -6676,7 +7054,8 @@ static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part p
 static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
     size_t length = strlen(name);
     if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
-    return folder->config.weight_tying && strcmp(name, "model.transformer.ff_out.weight") == 0;
+    return folder->config.weight_tying &&
+           strcmp(name, tsk__family_part_of(&folder->config, TSK__PART_HEAD)->weight) == 0;
 }
 
 static int tsk__folder_compare_names(const void *a, const void *b) {
@@ -6756,23 +7135,18 @@ static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *err
 }
 
 static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
-    tsk_status status = tsk__folder_grow(folder, error);
-    int32_t layer;
-    int part, bias;
-    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
-    for (layer = 0; layer < folder->config.n_layers && status == TSK_OK; layer++) {
-        status = tsk__folder_grow(folder, error);
-        for (part = 0; part < (int)TSK__PART_COUNT; part++)
-            for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
-    }
-    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
-    for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
+    tsk__weight_id id = tsk__family_first();
+    tsk_status status;
+    do status = tsk__folder_add(folder, &id, error);
+    while (status == TSK_OK && tsk__family_next(&folder->config, &id));
     return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
 }
 
-/* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
-static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
-    int32_t i = folder->lookup[tsk__folder_slot(layer, part, is_bias)];
+/* The tensor of a weight and its file, or NULL where the model has none. */
+static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, const tsk__weight_id *id,
+                                               const tsk_safetensors **file) {
+    size_t slot = tsk__folder_slot(folder, id);
+    int32_t i = slot < folder->n_lookup ? folder->lookup[slot] : -1;
     if (i < 0) return NULL;
     *file = folder->shards[folder->tensor_shard[i]].file;
     return folder->tensors[i].info;
@@ -6908,6 +7282,193 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
     uint32_t words[4];
     tsk__random_words(seed, c0, c1, c2, c3, words);
     return tsk__random_from_word(words[lane]);
+}
+
+// >>weights ===========================================================================================================
+/* What a backend keeps of the weights, where they come from, and the one loader that brings the two together: it walks
+   the weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where
+   it lies, copies it, or places it in a layout of its own.
+
+   The type that weights are stored in is their own, whatever the activations' type is. */
+
+typedef struct tsk__weight {
+    const void *data;          /* [rows, cols], aligned to its elements */
+    const void *scales;        /* NULL: the elements are the values. A type whose elements are small integers will have
+                                  here what they are multiplied by, a row of scales for every row */
+    const float *bias;         /* [rows] or NULL */
+    tsk_dtype dtype;           /* of `data` */
+    int32_t rows, cols;        /* outputs, inputs; a vector has one column */
+} tsk__weight;
+
+/* ---- sources */
+
+/* A weight as its source has it. */
+typedef struct tsk__stored {
+    const char *name;          /* in messages */
+    tsk_dtype dtype;
+    int32_t rows, cols;        /* as in tsk__weight */
+    uint64_t size;             /* in bytes */
+    const void *data;          /* where they are in memory, at any address; NULL: they must be read */
+    const tsk_safetensors *file;   /* a folder's: where they are read */
+    const tsk_tensor_info *info;
+    int is_made;               /* random: a backend may make them itself, as tsk__random_fill_chunk does, */
+    uint32_t number;           /* which of the model's matrices, */
+    float scale;               /* uniform on [-scale, scale); 0: all are ones */
+} tsk__stored;
+
+typedef struct tsk__source {
+    const tsk_model_config *config;
+    void (*find)(const struct tsk__source *source, const tsk__weight_id *id, tsk__stored *out);
+    /* `size` bytes of it from byte `offset` on. */
+    tsk_status (*read)(const struct tsk__source *source, const tsk__stored *stored, uint64_t offset, void *out,
+                       size_t size, tsk_error *error);
+    const tsk_folder *folder;  /* NULL: random */
+    uint64_t seed;             /* of random values, */
+    tsk__pool *pool;           /* and who helps to make them; NULL: nobody */
+} tsk__source;
+
+static void tsk__source_folder_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {
+    memset(out, 0, sizeof *out);
+    out->info = tsk__folder_find(source->folder, id, &out->file);
+    out->name = out->info->name;
+    out->dtype = out->info->dtype;
+    out->rows = (int32_t)out->info->shape[0];
+    out->cols = out->info->n_dims > 1 ? (int32_t)out->info->shape[1] : 1;
+    out->size = out->info->size;
+    out->data = tsk_safetensors_data(out->file, out->info);
+}
+
+static tsk_status tsk__source_folder_read(const tsk__source *source, const tsk__stored *stored, uint64_t offset,
+                                          void *out, size_t size, tsk_error *error) {
+    (void)source;
+    return tsk_safetensors_read(stored->file, stored->info, offset, out, size, error);
+}
+
+/* The tensors of a folder, which has been checked to have them all, and must outlive what is loaded. */
+static tsk__source tsk__source_of_folder(const tsk_folder *folder) {
+    tsk__source source;
+    memset(&source, 0, sizeof source);
+    source.config = &folder->config;
+    source.find = tsk__source_folder_find;
+    source.read = tsk__source_folder_read;
+    source.folder = folder;
+    return source;
+}
+
+/* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter. Matrices in bf16, norms of
+   ones. */
+
+typedef struct tsk__random_fill {
+    uint16_t *values;              /* [count] bf16, from the matrix's element `first` on */
+    uint64_t first, count, seed;
+    uint32_t number;
+    float scale;
+} tsk__random_fill;
+
+#define TSK__RANDOM_FILL_CHUNK ((uint64_t)1 << 16)
+
+/* Uniform on [-scale, scale): eight values a Philox call, 16 bits each. */
+static void tsk__random_fill_chunk(void *context, int chunk) {
+    const tsk__random_fill *f = (const tsk__random_fill *)context;
+    uint64_t begin = (uint64_t)chunk * TSK__RANDOM_FILL_CHUNK, end = begin + TSK__RANDOM_FILL_CHUNK, at;
+    uint32_t words[4];
+    for (at = begin; at < end && at < f->count; at++) {
+        uint64_t i = f->first + at;
+        float value;
+        if (i % 8 == 0 || at == begin)
+            tsk__random_words(f->seed, (uint32_t)(i / 8), (uint32_t)(i / 8 >> 32), f->number, 2, words);
+        value = (float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f;
+        f->values[at] = tsk__bf16_from_float(f->scale * value);
+    }
+}
+
+/* Which of the model's matrices it is, norms not counted. */
+static uint32_t tsk__random_number(const tsk_model_config *c, const tsk__weight_id *id) {
+    uint32_t in_layer = 0, before = 0;
+    tsk__weight_id other = tsk__weight_id_of(0, (tsk__part)0, 0);
+    for (; other.part < (int)TSK__PART_COUNT; other.part++) {
+        if (tsk__family_is_vector(c, &other)) continue;
+        in_layer += (uint32_t)tsk__family_each(c, other.part);
+        if (other.part < id->part) before += (uint32_t)tsk__family_each(c, other.part);
+    }
+    if (id->part == (int)TSK__PART_EMBEDDING) return 0;
+    if (id->layer < 0) return 1 + (uint32_t)c->n_layers * in_layer;
+    return 1 + (uint32_t)id->layer * in_layer + before + (uint32_t)id->expert;
+}
+
+static void tsk__source_random_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {
+    int is_vector = tsk__family_is_vector(source->config, id);
+    uint64_t shape[2];
+    tsk__family_shape(source->config, id, shape);
+    memset(out, 0, sizeof *out);
+    out->name = "random weights";
+    out->dtype = is_vector ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+    out->rows = (int32_t)shape[0];
+    out->cols = (int32_t)shape[1];
+    out->size = shape[0] * shape[1] * tsk_dtype_size(out->dtype);
+    out->is_made = 1;
+    if (is_vector) return;
+    out->number = tsk__random_number(source->config, id);
+    out->scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
+}
+
+static tsk_status tsk__source_random_read(const tsk__source *source, const tsk__stored *stored, uint64_t offset,
+                                          void *out, size_t size, tsk_error *error) {
+    tsk__random_fill fill;
+    size_t i;
+    (void)error;
+    if (stored->dtype == TSK_DTYPE_F32) {
+        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = 1.0f;
+        return TSK_OK;
+    }
+    fill.values = (uint16_t *)out;
+    fill.first = offset / sizeof *fill.values;
+    fill.count = size / sizeof *fill.values;
+    fill.seed = source->seed;
+    fill.number = stored->number;
+    fill.scale = stored->scale;
+    tsk__parallel(source->pool, (int)((fill.count + TSK__RANDOM_FILL_CHUNK - 1) / TSK__RANDOM_FILL_CHUNK),
+                  tsk__random_fill_chunk, &fill);
+    return TSK_OK;
+}
+
+static tsk__source tsk__source_of_random(const tsk_model_config *config, uint64_t seed) {
+    tsk__source source;
+    memset(&source, 0, sizeof source);
+    source.config = config;
+    source.find = tsk__source_random_find;
+    source.read = tsk__source_random_read;
+    source.seed = seed;
+    return source;
+}
+
+/* ---- the loader */
+
+/* What a backend does with a weight. */
+typedef tsk_status (*tsk__weights_put)(void *backend, const tsk__weight_id *id, const tsk__stored *stored,
+                                       tsk_error *error);
+
+/* Hands every weight to the backend, in the model's order, until it fails. */
+static tsk_status tsk__weights_load(const tsk__source *source, tsk__weights_put put, void *backend, tsk_error *error) {
+    tsk__weight_id id = tsk__family_first();
+    tsk__stored stored;
+    tsk_status status;
+    do {
+        source->find(source, &id, &stored);
+        status = put(backend, &id, &stored, error);
+    } while (status == TSK_OK && tsk__family_next(source->config, &id));
+    return status;
+}
+
+static uint64_t tsk__weights_total(const tsk__source *source) {
+    tsk__weight_id id = tsk__family_first();
+    tsk__stored stored;
+    uint64_t total = 0;
+    do {
+        source->find(source, &id, &stored);
+        total += stored.size;
+    } while (tsk__family_next(source->config, &id));
+    return total;
 }
 
 // >>skip ==============================================================================================================
@@ -7494,13 +8055,6 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-typedef struct tsk__matrix {
-    const void *data;              /* [rows, cols], aligned to its elements */
-    tsk_dtype dtype;
-    int32_t rows, cols;            /* outputs, inputs */
-    const float *bias;             /* [rows] or NULL */
-} tsk__matrix;
-
 /* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
    many streams for the processor to foresee. */
 typedef struct tsk__cpu_ahead {
@@ -7514,7 +8068,7 @@ typedef struct tsk__cpu_kernels {
     const char *name, *description;
     int tile_rows;                 /* the most rows `tile` takes */
     /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
-    void (*pack)(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
     void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
                  tsk__cpu_ahead *ahead);
@@ -7526,20 +8080,23 @@ typedef struct tsk__cpu_kernels {
     void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
 } tsk__cpu_kernels;
 
-typedef struct tsk__cpu_layer {
-    const float *attn_norm, *ff_norm;  /* [d_model] */
-    tsk__matrix q, k, v, attn_out, ff_proj, up_proj, ff_out;
-} tsk__cpu_layer;
-
 typedef struct tsk__cpu_model {
     const tsk_model_config *config;
+    const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
-    tsk__matrix embedding, head;
-    const float *final_norm;           /* [d_model] */
-    tsk__cpu_layer *layers;            /* [n_layers] */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
+    void **blocks;                     /* what was allocated for the weights */
+    size_t n_blocks, block_capacity;
 } tsk__cpu_model;
+
+static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
+}
+static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return (const float *)tsk__cpu_weight(model, layer, part)->data;
+}
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
    pow2(t)         2^n, where t = n + 1.5 * 2^23
@@ -7550,23 +8107,6 @@ typedef struct tsk__cpu_model {
    min and max give their second argument when either is NaN, so that NaN passes through. */
 
 #define TSK__INLINE static inline __attribute__((always_inline))
-
-static float tsk__float_from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Subnormals and infinities included. */
-static float tsk__float_from_half(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
-    float value;
-    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
-    return sign ? -value : value;
-}
-
-static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
 
 typedef float tsk__v128 __attribute__((vector_size(16)));
 typedef int32_t tsk__i128 __attribute__((vector_size(16)));
@@ -7836,7 +8376,7 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const
         tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
                                                                           : tsk__##V##_load((const float *)(const void *)(from + i))); \
 } \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
                                                         float *panel) { \
     const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
     const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
@@ -7857,7 +8397,7 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const t
             tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
         } \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
     if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
     else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
@@ -8068,18 +8608,18 @@ static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const 
     }
 }
 
-static int32_t tsk__cpu_panels(const tsk__matrix *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
-static int32_t tsk__cpu_width(const tsk__matrix *w, int32_t first) {
+static int32_t tsk__cpu_panels(const tsk__weight *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
+static int32_t tsk__cpu_width(const tsk__weight *w, int32_t first) {
     return w->rows - first < TSK__CPU_WIDTH ? w->rows - first : TSK__CPU_WIDTH;
 }
 
 /* Outputs first .. first+31 of a matrix. */
 typedef struct tsk__cpu_part {
-    const tsk__matrix *w;          /* NULL: none */
+    const tsk__weight *w;          /* NULL: none */
     int32_t first;
 } tsk__cpu_part;
 
-static tsk__cpu_part tsk__cpu_part_of(const tsk__matrix *w, int32_t first) {
+static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
     tsk__cpu_part part;
     part.w = w;
     part.first = first;
@@ -8103,7 +8643,7 @@ static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
    after it. */
 static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
-    const tsk__matrix *w = part.w;
+    const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
     int32_t k, i;
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
@@ -8129,7 +8669,7 @@ typedef struct tsk__cpu_product {
     const tsk__cpu_kernels *kernels;
     int32_t n, count, panels, runs;
     const float *x;                /* [n, cols] */
-    const tsk__matrix *w[3];
+    const tsk__weight *w[3];
     float *y[3];                   /* [n, rows] */
     float *residual;               /* [n, rows of w[0]] or NULL */
 } tsk__cpu_product;
@@ -8163,7 +8703,7 @@ static void tsk__cpu_product_task(void *context, int task) {
     }
 }
 
-static uint64_t tsk__cpu_work(int32_t n, const tsk__matrix *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
 
 static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
     int32_t i;
@@ -8183,7 +8723,7 @@ static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
-static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__matrix *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
                                  const tsk__taps *taps) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
@@ -8235,7 +8775,7 @@ static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t wid
 }
 
 typedef struct tsk__cpu_lookup {
-    const tsk__matrix *table;
+    const tsk__weight *table;
     const int32_t *ids;            /* [n] */
     float *out;                    /* [n, table->cols] */
 } tsk__cpu_lookup;
@@ -8244,25 +8784,19 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
     const size_t d = (size_t)c->table->cols;
     int32_t i;
-    size_t j;
     for (i = first; i < last; i++) {
-        const size_t at = (size_t)c->ids[i] * d;
-        float *out = c->out + (size_t)i * d;
-        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
-        else if (c->table->dtype == TSK_DTYPE_BF16)
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
-        else
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
+        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
     }
 }
 
 /* x[n, d_model] */
 static void tsk__cpu_embed(const tsk__cpu_model *model, const tsk__rows *rows, float *x) {
     tsk__cpu_lookup lookup;
-    lookup.table = &model->embedding;
+    lookup.table = tsk__cpu_weight(model, -1, TSK__PART_EMBEDDING);
     lookup.ids = rows->tokens;
     lookup.out = x;
-    tsk__cpu_rows(model, rows->n, (size_t)model->embedding.cols, tsk__cpu_lookup_rows, &lookup);
+    tsk__cpu_rows(model, rows->n, (size_t)lookup.table->cols, tsk__cpu_lookup_rows, &lookup);
 }
 
 typedef struct tsk__cpu_norm {
@@ -8296,7 +8830,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
 
 /* out[n, d_model]; may be x itself */
 static void tsk__cpu_final_norm(const tsk__cpu_model *model, int32_t n, const float *x, float *out) {
-    tsk__cpu_norm_run(model, n, model->final_norm, x, out, NULL);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, -1, TSK__PART_FINAL_NORM), x, out, NULL);
 }
 
 typedef struct tsk__cpu_cosines {
@@ -8399,18 +8933,19 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
                          const tsk__taps *taps) {
-    const tsk__cpu_layer *l = &model->layers[layer];
-    const size_t n = (size_t)rows->n, q_width = (size_t)l->q.rows, kv_width = (size_t)l->k.rows;
+    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
+    const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
+    const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, l->attn_norm, x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
     product.x = scratch->norm;
-    product.w[0] = &l->q;
-    product.w[1] = &l->k;
-    product.w[2] = &l->v;
+    product.w[0] = wq;
+    product.w[1] = wk;
+    product.w[2] = tsk__cpu_weight(model, layer, TSK__PART_V);
     product.y[0] = q_out;
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
@@ -8459,7 +8994,7 @@ typedef struct tsk__cpu_attend_group {
 } tsk__cpu_attend_group;
 
 /* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
-static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__matrix *keys, int32_t first, int32_t count) {
+static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *keys, int32_t first, int32_t count) {
     int32_t key, k, h;
     for (key = 0; key < count; key += TSK__CPU_WIDTH)
         for (k = 0; k < g->head_dim; k += TSK__CPU_DEPTH) {
@@ -8521,7 +9056,7 @@ static void tsk__cpu_attend_finish(tsk__cpu_attend_group *g) {
     }
 }
 
-static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__matrix *keys, const float *v) {
+static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weight *keys, const float *v) {
     const float scale = (float)(1.0 / sqrt((double)g->head_dim));
     int32_t first;
     for (first = 0; first < keys->rows; first += TSK__CPU_DEPTH) {
@@ -8541,13 +9076,13 @@ static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
     const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
     tsk__cpu_attend_group g;
-    tsk__matrix keys;
+    tsk__weight keys;
     int32_t done;
+    memset(&keys, 0, sizeof keys);
     keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
     keys.dtype = TSK_DTYPE_F32;
     keys.rows = kv->length;
     keys.cols = config->head_dim;
-    keys.bias = NULL;
     memset(&g.ahead, 0, sizeof g.ahead);
     g.kernels = c->model->kernels;
     g.n = c->spans[span + 1] - row;
@@ -8596,18 +9131,18 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
 static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, &model->layers[layer].attn_out, n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
 static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, &model->layers[layer].ff_out, n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
 }
 
 typedef struct tsk__cpu_gate {
     const tsk__cpu_kernels *kernels;
-    const tsk__matrix *gate, *up;
+    const tsk__weight *gate, *up;
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
@@ -8639,12 +9174,11 @@ static void tsk__cpu_gate_task(void *context, int task) {
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
                              const tsk__taps *taps) {
-    const tsk__cpu_layer *l = &model->layers[layer];
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, l->ff_norm, x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
     gate.kernels = model->kernels;
-    gate.gate = &l->ff_proj;
-    gate.up = &l->up_proj;
+    gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
+    gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
     gate.n = n;
     gate.x = scratch->norm;
     gate.h = h;
@@ -8653,7 +9187,7 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)l->up_proj.rows);
+    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */
@@ -8665,7 +9199,7 @@ static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float 
     product.n = n;
     product.count = 1;
     product.x = normed;
-    product.w[0] = &model->head;
+    product.w[0] = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     product.y[0] = out;
     tsk__cpu_product_run(model, &product);
 }
@@ -8742,7 +9276,7 @@ static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *
 static void tsk__cpu_head_task(void *context, int task) {
     const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
     const tsk__cpu_kernels *kernels = c->model->kernels;
-    const tsk__matrix *w = &c->model->head;
+    const tsk__weight *w = tsk__cpu_weight(c->model, -1, TSK__PART_HEAD);
     const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
     tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
     float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
@@ -8778,18 +9312,128 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
 static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
                           tsk__cpu_scratch *scratch) {
-    const int32_t chunks = (model->head.rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    const tsk__weight *head = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
+    const int32_t chunks = (head->rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     int32_t row, i;
     for (row = 0; row < n; row += TSK__CPU_HEAD_ROWS) {
         tsk__cpu_head_job job;
         job.model = model;
         job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
-        job.x = normed + (size_t)row * (size_t)model->head.cols;
+        job.x = normed + (size_t)row * (size_t)head->cols;
         job.draws = draws + row;
         job.best = scratch->best;
-        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, &model->head), tsk__cpu_head_task, &job);
+        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
         for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
     }
+}
+
+// >>cpu_weights =======================================================================================================
+/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is
+   misaligned or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
+
+typedef struct tsk__cpu_loading {
+    tsk__cpu_model *model;
+    const tsk__source *source;
+    const tsk_model_options *options;
+    uint64_t done, total;          /* bytes */
+} tsk__cpu_loading;
+
+static int tsk__cpu_is_aligned(const tsk__stored *stored) {
+    return stored->data && (uintptr_t)stored->data % tsk_dtype_size(stored->dtype) == 0;
+}
+
+/* Memory that lives as long as the model. */
+static void *tsk__cpu_allocate(tsk__cpu_model *model, size_t count, size_t size) {
+    void *block;
+    if (!tsk__memory_reserve(model->allocator, &model->blocks, &model->block_capacity, model->n_blocks + 1,
+                             sizeof *model->blocks))
+        return NULL;
+    block = tsk__memory_new(model->allocator, count, size);
+    if (block) model->blocks[model->n_blocks++] = block;
+    return block;
+}
+
+static tsk_status tsk__cpu_put_matrix(tsk__cpu_loading *l, const tsk__stored *stored, tsk__weight *out,
+                                      tsk_error *error) {
+    void *copy;
+    out->dtype = stored->dtype;
+    out->rows = stored->rows;
+    out->cols = stored->cols;
+    out->data = stored->data;
+    if (tsk__cpu_is_aligned(stored)) return TSK_OK;
+    copy = stored->size > SIZE_MAX ? NULL : tsk__cpu_allocate(l->model, (size_t)stored->size, 1);
+    if (!copy) return tsk__error_memory(error, stored->name, stored->size);
+    out->data = copy;
+    if (!stored->data) return l->source->read(l->source, stored, 0, copy, (size_t)stored->size, error);
+    memcpy(copy, stored->data, (size_t)stored->size);
+    return TSK_OK;
+}
+
+static tsk_status tsk__cpu_put_vector(tsk__cpu_loading *l, const tsk__stored *stored, const float **out,
+                                      tsk_error *error) {
+    float *values;
+    const void *from = stored->data;
+    tsk_status status = TSK_OK;
+    *out = (const float *)from;
+    if (stored->dtype == TSK_DTYPE_F32 && tsk__cpu_is_aligned(stored)) return TSK_OK;
+    values = (float *)tsk__cpu_allocate(l->model, (size_t)stored->rows, sizeof *values);
+    if (!values) return tsk__error_memory(error, stored->name, stored->size);
+    if (!from) {  /* read to the end of the room that they are widened in */
+        char *end = (char *)(values + stored->rows) - stored->size;
+        from = end;
+        status = l->source->read(l->source, stored, 0, end, (size_t)stored->size, error);
+    }
+    if (status == TSK_OK) tsk__floats_from(stored->dtype, from, (uint64_t)stored->rows, values);
+    *out = values;
+    return status;
+}
+
+static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
+    tsk__cpu_loading *l = (tsk__cpu_loading *)loading;
+    const tsk_model_config *c = l->model->config;
+    const tsk_model_options *o = l->options;
+    tsk__weight *w = &l->model->weights[tsk__family_index(c, id->layer, (tsk__part)id->part, id->expert)];
+    const float *vector = NULL;
+    tsk_status status;
+    if (!tsk__family_is_vector(c, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
+    else {
+        status = tsk__cpu_put_vector(l, stored, &vector, error);
+        if (id->is_bias) w->bias = vector;
+        else w->data = vector, w->dtype = TSK_DTYPE_F32, w->rows = stored->rows, w->cols = 1;
+    }
+    if (status != TSK_OK) return status;
+    l->done += stored->size;
+    if (o->progress) o->progress(o->user, l->done, l->total);
+    if (o->cancel && o->cancel(o->user))
+        return tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
+    return TSK_OK;
+}
+
+/* Needs the model's configuration and allocator. tsk__cpu_weights_free frees what was loaded, after a failure too. */
+static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source *source, const tsk_model_options *o,
+                                        tsk_error *error) {
+    const tsk_model_config *c = model->config;
+    size_t count = tsk__family_count(c);
+    tsk__cpu_loading loading;
+    tsk_status status;
+    model->weights = (tsk__weight *)tsk__cpu_allocate(model, count, sizeof *model->weights);
+    if (!model->weights) return tsk__error_memory(error, "the list of weights", count * sizeof *model->weights);
+    memset(model->weights, 0, count * sizeof *model->weights);
+    loading.model = model;
+    loading.source = source;
+    loading.options = o;
+    loading.done = 0;
+    loading.total = tsk__weights_total(source);
+    status = tsk__weights_load(source, tsk__cpu_put, &loading, error);
+    if (c->weight_tying)
+        model->weights[tsk__family_index(c, -1, TSK__PART_HEAD, 0)] = *tsk__cpu_weight(model, -1, TSK__PART_EMBEDDING);
+    return status;
+}
+
+static void tsk__cpu_weights_free(tsk__cpu_model *model) {
+    size_t i;
+    for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(model->allocator, model->blocks[i]);
+    tsk__memory_delete(model->allocator, model->blocks);
 }
 
 // >>cpu_backend =======================================================================================================
@@ -9113,7 +9757,7 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
 static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
     enum { rows = 256, size = 1024 };
     float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
-    tsk__matrix weights;
+    tsk__weight weights;
     tsk__cpu_product product;
     double best = 0;
     int i;
@@ -9148,7 +9792,10 @@ static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings 
 
 /* ---- the table */
 
-static void tsk__cpu_backend_destroy(tsk__backend *backend) { tsk__memory_delete(tsk__cpu_allocator_of(backend), backend); }
+static void tsk__cpu_backend_destroy(tsk__backend *backend) {
+    tsk__cpu_weights_free(&((tsk__cpu_backend *)(void *)backend)->model);
+    tsk__memory_delete(tsk__cpu_allocator_of(backend), backend);
+}
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
     tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
@@ -9949,55 +10596,83 @@ static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element)
     return at;
 }
 
+/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that
+   of the activations. Norms and biases have the activations' in any case. */
+static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) {
+    return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
+
+/* Where a weight's address is kept; several may share a room. NULL: the kernels know of none. */
+static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *id) {
+    tsk__cuda_layer *layer = &b->layers[id->layer < 0 ? 0 : id->layer];
+    switch (id->part) {
+    case TSK__PART_ATTN_NORM: return id->is_bias ? NULL : &layer->attn_norm;
+    case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V: return id->is_bias ? &layer->qkv_bias : &layer->qkv;
+    case TSK__PART_ATTN_OUT: return id->is_bias ? &layer->attn_out_bias : &layer->attn_out;
+    case TSK__PART_FF_NORM: return id->is_bias ? NULL : &layer->ff_norm;
+    case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ: return id->is_bias ? &layer->gate_up_bias : &layer->gate_up;
+    case TSK__PART_FF_OUT: return id->is_bias ? &layer->down_bias : &layer->down;
+    case TSK__PART_EMBEDDING: return id->is_bias ? NULL : &b->embedding;
+    case TSK__PART_FINAL_NORM: return id->is_bias ? NULL : &b->final_norm;
+    case TSK__PART_HEAD: return id->is_bias ? &b->head_bias : &b->head;
+    default: return NULL;
+    }
+}
+
+/* Rows of the room that a part is the first in. */
+static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weight_id *id) {
+    uint64_t shape[2];
+    if (id->part == TSK__PART_Q) return (uint64_t)b->qkv_width;
+    if (id->part == TSK__PART_FF_PROJ) return (uint64_t)b->gate_up_rows;
+    tsk__family_shape(b->base.config, id, shape);
+    return shape[0];
+}
+
+/* A room at the end of what is used, for a part that is the first in it. */
+static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+    const tsk_model_config *c = b->base.config;
+    uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
+    CUdeviceptr *room = tsk__cuda_room(b, id);
+    uint64_t shape[2];
+    tsk__weight_id before = *id;
+    before.part--;
+    if (!room || (id->part > 0 && room == tsk__cuda_room(b, &before))) return;
+    tsk__family_shape(c, id, shape);
+    *room = tsk__family_has(c, id) ? base + tsk__cuda_take(used, tsk__cuda_room_rows(b, id) * shape[1], element) : 0;
+}
+
 /* Addresses, from `base` on, of everything in the arena; returns its size. With base 0 it only counts. */
 static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
-    uint64_t d = (uint64_t)c->d_model, mlp = (uint64_t)c->mlp_hidden_size, e = b->base.element_size, used = 0;
-    int32_t l;
+    uint64_t used = 0;
+    tsk__weight_id id = tsk__weight_id_of(-1, TSK__PART_EMBEDDING, 0);
     b->frequencies = base + tsk__cuda_take(&used, (uint64_t)c->head_dim / 2, sizeof(float));
-    b->embedding = base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
-    b->final_norm = base + tsk__cuda_take(&used, d, e);
-    b->head = c->weight_tying ? b->embedding : base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
-    b->head_bias = c->linear_bias && !c->weight_tying ? base + tsk__cuda_take(&used, (uint64_t)c->embedding_size, e) : 0;
-    for (l = 0; l < c->n_layers; l++) {
-        tsk__cuda_layer *layer = &b->layers[l];
-        layer->attn_norm = base + tsk__cuda_take(&used, d, e);
-        layer->qkv = base + tsk__cuda_take(&used, (uint64_t)b->qkv_width * d, e);
-        layer->qkv_bias = c->qkv_bias ? base + tsk__cuda_take(&used, (uint64_t)b->qkv_width, e) : 0;
-        layer->attn_out = base + tsk__cuda_take(&used, (uint64_t)b->q_width * d, e);
-        layer->attn_out_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
-        layer->ff_norm = base + tsk__cuda_take(&used, d, e);
-        layer->gate_up = base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows * d, e);
-        layer->gate_up_bias = c->linear_bias ? base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows, e) : 0;
-        layer->down = base + tsk__cuda_take(&used, d * mlp, e);
-        layer->down_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
+    for (; id.layer < c->n_layers; id.layer++) {
+        int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
+        for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
     }
+    if (c->weight_tying) b->head = b->embedding;
     return used;
 }
 
-static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l, tsk__part part, int is_bias) {
-    const tsk__cuda_layer *layer = &b->layers[l < 0 ? 0 : l];
+static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
     const tsk_model_config *c = b->base.config;
+    uint64_t shape[2];
     tsk__cuda_place p;
     memset(&p, 0, sizeof p);
-    p.placing.columns = is_bias || tsk__part_shapes[part].cols == '-' ? 1 : tsk__config_size(c, tsk__part_shapes[part].cols);
-    switch (part) {
-    case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
+    tsk__family_shape(c, id, shape);
+    p.to = *tsk__cuda_room(b, id);
+    p.placing.columns = shape[1];
+    switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        p.to = is_bias ? layer->qkv_bias : layer->qkv;
         if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
-        p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
+        if (id->part != TSK__PART_Q) p.placing.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) p.placing.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
-    case TSK__PART_FF_NORM: p.to = layer->ff_norm; break;
-    case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ:
-        p.to = is_bias ? layer->gate_up_bias : layer->gate_up;
-        p.placing.interleave = part == TSK__PART_FF_PROJ ? 1 : 2;
-        break;
-    case TSK__PART_FF_OUT: p.to = is_bias ? layer->down_bias : layer->down; break;
-    case TSK__PART_EMBEDDING: p.to = b->embedding; break;
-    case TSK__PART_FINAL_NORM: p.to = b->final_norm; break;
-    default: p.to = is_bias ? b->head_bias : b->head; break;
+    case TSK__PART_FF_PROJ: p.placing.interleave = 1; break;
+    case TSK__PART_UP_PROJ: p.placing.interleave = 2; break;
+    default: break;
     }
     return p;
 }
@@ -10027,33 +10702,6 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     return tsk__cuda_fail(&b->api, error, result, "clearing the weights");
 }
 
-static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_error *error) {
-    static const tsk__part parts[7] = {TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT};
-    const tsk_model_config *c = b->base.config;
-    CUresult result = CUDA_SUCCESS;
-    uint32_t tensor = 0;
-    int32_t l;
-    int j;
-    for (l = -1; l <= c->n_layers && result == CUDA_SUCCESS; l++)  /* embedding, layers, head: the CPU's numbering */
-        for (j = 0; j < 10 && result == CUDA_SUCCESS; j++) {
-            tsk__part part = l < 0 ? (j ? TSK__PART_FINAL_NORM : TSK__PART_EMBEDDING) : l == c->n_layers ? TSK__PART_HEAD : j < 7 ? parts[j] : j == 7 ? TSK__PART_ATTN_NORM : TSK__PART_FF_NORM;
-            tsk__cuda_place place = tsk__cuda_place_of(b, l < 0 || l == c->n_layers ? -1 : l, part, 0);
-            uint64_t count = tsk__config_size(c, tsk__part_shapes[part].rows) * place.placing.columns;
-            float one = 1.0f, scale = sqrtf(3.0f / (float)place.placing.columns);
-            void *ones[3], *random[6];
-            ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
-            random[0] = &place.to, random[1] = &count, random[2] = &place.placing, random[3] = &seed, random[4] = &tensor, random[5] = &scale;
-            if ((l < 0 && j > 1) || (l == c->n_layers && (j > 0 || c->weight_tying)) || j > 8) break;
-            if (tsk__part_shapes[part].cols == '-') result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
-            else {
-                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, 0, random);
-                tensor++;
-            }
-        }
-    if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
-    return tsk__cuda_fail(&b->api, error, result, "random weights");
-}
-
 /* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one is
    still being copied, and has a kernel put the values into their places in the activations' type. */
 
@@ -10061,16 +10709,19 @@ static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_erro
 #define TSK__CUDA_READERS 12
 
 typedef struct tsk__cuda_piece {
-    const tsk_safetensors *file;
-    const tsk_tensor_info *info;
+    tsk__stored stored;
     tsk__cuda_place place;
     uint64_t offset, size;         /* in bytes, of the tensor */
 } tsk__cuda_piece;
 
 typedef struct tsk__cuda_loading {
     tsk__cuda_backend *backend;
+    const tsk__source *source;
     tsk__cuda_piece *pieces;
-    size_t n_pieces, next;         /* next and done are shared between the readers */
+    size_t n_pieces, piece_capacity;
+    uint64_t total;                /* bytes of all pieces */
+    int made;                      /* some weights are made on the device */
+    size_t next;                   /* shared between the readers, likewise the next two */
     uint64_t done;
     int stop;
 } tsk__cuda_loading;
@@ -10092,9 +10743,11 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     const tsk__cuda_api *api = &b->api;
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
-    uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? 0 : p->info->dtype == TSK_DTYPE_F16 ? 1 : 2;
-    const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
+    tsk_dtype dtype = p->stored.dtype;
+    uint64_t element = tsk_dtype_size(dtype), first = p->offset / element, count = p->size / element;
+    int32_t stored = dtype == TSK_DTYPE_F32 ? 0 : dtype == TSK_DTYPE_F16 ? 1 : 2;
+    const char *mapped = (const char *)p->stored.data;
+    const tsk__source *source = r->loading->source;
     tsk__cuda_place place = p->place;
     void *parameters[6];
     CUresult result = api->cuEventSynchronize(r->copied[half]);
@@ -10102,7 +10755,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
     if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
     else {
-        tsk_status status = tsk_safetensors_read(p->file, p->info, p->offset, pinned, (size_t)p->size, &r->error);
+        tsk_status status = source->read(source, &p->stored, p->offset, pinned, (size_t)p->size, &r->error);
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
@@ -10129,28 +10782,44 @@ static void *tsk__cuda_read(void *argument) {
     return NULL;
 }
 
-/* The tensors cut into pieces; counts only while `pieces` is NULL. */
-static size_t tsk__cuda_pieces(const tsk__cuda_backend *b, const tsk_folder *folder, tsk__cuda_piece *pieces) {
-    size_t n = 0;
-    int32_t l;
-    int part, bias;
-    for (l = -1; l < b->base.config->n_layers; l++)
-        for (part = l < 0 ? (int)TSK__PART_COUNT : 0; part < (l < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT); part++)
-            for (bias = 0; bias < 2; bias++) {
-                const tsk_safetensors *file = NULL;
-                const tsk_tensor_info *info = tsk__folder_find(folder, l, (tsk__part)part, bias, &file);
-                uint64_t offset;
-                if (!info || (part == (int)TSK__PART_HEAD && b->base.config->weight_tying)) continue;
-                for (offset = 0; offset < info->size; offset += TSK__CUDA_PIECE, n++) {
-                    if (!pieces) continue;
-                    pieces[n].file = file;
-                    pieces[n].info = info;
-                    pieces[n].place = tsk__cuda_place_of(b, l, (tsk__part)part, bias);
-                    pieces[n].offset = offset;
-                    pieces[n].size = info->size - offset < TSK__CUDA_PIECE ? info->size - offset : TSK__CUDA_PIECE;
-                }
-            }
-    return n;
+/* Random values are made where they are to lie. */
+static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
+                                 tsk_error *error) {
+    tsk__cuda_backend *b = l->backend;
+    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols, seed = l->source->seed;
+    uint32_t number = stored->number;
+    float one = 1.0f, scale = stored->scale;
+    void *ones[3], *random[6];
+    CUresult result;
+    ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
+    random[0] = &place.to, random[1] = &count, random[2] = &place.placing;
+    random[3] = &seed, random[4] = &number, random[5] = &scale;
+    l->made = 1;
+    if (scale > 0) {
+        uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, random);
+    } else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+    return tsk__cuda_fail(&b->api, error, result, "random weights");
+}
+
+/* Cuts a weight into pieces for the readers. */
+static tsk_status tsk__cuda_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
+    tsk__cuda_loading *l = (tsk__cuda_loading *)loading;
+    tsk__cuda_place place = tsk__cuda_place_of(l->backend, id);
+    uint64_t offset;
+    if (stored->is_made) return tsk__cuda_make(l, stored, place, error);
+    for (offset = 0; offset < stored->size; offset += TSK__CUDA_PIECE) {
+        tsk__cuda_piece *piece;
+        if (!tsk__memory_reserve(l->backend->allocator, &l->pieces, &l->piece_capacity, l->n_pieces + 1, sizeof *piece))
+            return tsk__error_memory(error, "the list of weights", (l->n_pieces + 1) * sizeof *piece);
+        piece = &l->pieces[l->n_pieces++];
+        piece->stored = *stored;
+        piece->place = place;
+        piece->offset = offset;
+        piece->size = stored->size - offset < TSK__CUDA_PIECE ? stored->size - offset : TSK__CUDA_PIECE;
+        l->total += piece->size;
+    }
+    return TSK_OK;
 }
 
 static CUresult tsk__cuda_reader_open(tsk__cuda_reader *r, tsk__cuda_loading *loading) {
@@ -10177,55 +10846,63 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
 }
 
 /* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
-static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, uint64_t total, int *cancelled) {
+static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
     uint64_t told = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        if (o->progress && done != told) o->progress(o->user, done, total);
+        if (o->progress && done != told) o->progress(o->user, done, l->total);
         told = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
             *cancelled = 1;
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
         }
-        if (done >= total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
+        if (done >= l->total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
         tsk__thread_sleep(1);
     }
 }
 
-static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder *folder, const tsk_model_options *o, tsk_error *error) {
-    tsk__cuda_loading loading;
-    tsk__cuda_reader *readers = (tsk__cuda_reader *)tsk__memory_new_zeroed(b->allocator, TSK__CUDA_READERS, sizeof *readers);
-    CUresult result = CUDA_SUCCESS;
+static tsk_status tsk__cuda_read_pieces(tsk__cuda_loading *l, const tsk_model_options *o, tsk_error *error) {
+    tsk__cuda_backend *b = l->backend;
+    tsk__cuda_reader *readers =
+        (tsk__cuda_reader *)tsk__memory_new_zeroed(b->allocator, TSK__CUDA_READERS, sizeof *readers);
     tsk_status status = TSK_OK;
-    uint64_t total = 0;
-    size_t i;
     int n_readers = tsk__processors(), n_started = 0, cancelled = 0, r;
-    memset(&loading, 0, sizeof loading);
-    loading.backend = b;
-    loading.n_pieces = tsk__cuda_pieces(b, folder, NULL);
-    loading.pieces = (tsk__cuda_piece *)tsk__memory_new(b->allocator, loading.n_pieces, sizeof *loading.pieces);
-    if (!readers || !loading.pieces) status = tsk__error_memory(error, "the list of weights", loading.n_pieces * sizeof *loading.pieces);
-    else tsk__cuda_pieces(b, folder, loading.pieces);
-    for (i = 0; status == TSK_OK && i < loading.n_pieces; i++) total += loading.pieces[i].size;
+    if (!readers) return tsk__error_memory(error, "buffers for loading", TSK__CUDA_READERS * sizeof *readers);
     if (n_readers > TSK__CUDA_READERS) n_readers = TSK__CUDA_READERS;
-    if ((size_t)n_readers > loading.n_pieces) n_readers = (int)loading.n_pieces;
+    if ((size_t)n_readers > l->n_pieces) n_readers = (int)l->n_pieces;
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
-        result = tsk__cuda_reader_open(&readers[r], &loading);
+        CUresult result = tsk__cuda_reader_open(&readers[r], l);
         status = tsk__cuda_fail(&b->api, error, result, "buffers for loading");
     }
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
         readers[r].started = tsk__thread_start(&readers[r].thread, tsk__cuda_read, &readers[r]);
         n_started += readers[r].started;
     }
-    if (status == TSK_OK && n_started) tsk__cuda_watch(&loading, o, total, &cancelled);
+    if (status == TSK_OK && n_started) tsk__cuda_watch(l, o, &cancelled);
     else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one reads */
-    for (r = 0; readers && r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
-    for (r = 0; readers && r < n_readers && status == TSK_OK; r++) {
+    for (r = 0; r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
+    for (r = 0; r < n_readers && status == TSK_OK; r++) {
         if (readers[r].status != TSK_OK && error) *error = readers[r].error;  /* its log, if any, changes hands */
         status = readers[r].status;
     }
-    if (status == TSK_OK && cancelled) status = tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
+    if (status == TSK_OK && cancelled)
+        status = tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
     tsk__memory_delete(b->allocator, readers);
+    return status;
+}
+
+/* Fills the arena, laid out before, from the source. */
+static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk__source *source, const tsk_model_options *o,
+                                         tsk_error *error) {
+    tsk__cuda_loading loading;
+    tsk_status status;
+    memset(&loading, 0, sizeof loading);
+    loading.backend = b;
+    loading.source = source;
+    status = tsk__weights_load(source, tsk__cuda_put, &loading, error);
+    if (status == TSK_OK && loading.made)
+        status = tsk__cuda_fail(&b->api, error, b->api.cuStreamSynchronize(NULL), "random weights");
+    if (status == TSK_OK && loading.n_pieces) status = tsk__cuda_read_pieces(&loading, o, error);
     tsk__memory_delete(b->allocator, loading.pieces);
     return status;
 }
@@ -10475,7 +11152,6 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
 /* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
 static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
-    uint64_t i;
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
     s->can_overlap = 0;
@@ -10483,11 +11159,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
         memset(to, 0, (size_t)count * sizeof *to);
         return;
     }
-    for (i = 0; element == 2 && i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, raw + 2 * i, sizeof bits);
-        to[i] = tsk__float_from_bf16(bits);
-    }
+    if (element == 2) tsk__floats_from(TSK_DTYPE_BF16, raw, count, to);
 }
 
 static void tsk__cuda_backend_download(tsk__stream *stream, float *to, const void *from, uint64_t count) {
@@ -11077,8 +11749,9 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
     tsk__cuda_backend *b = s->backend;
     int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
+    uint64_t element = tsk_dtype_size(tsk__cuda_weights_dtype(b));
     void *parameters[7];
-    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * b->base.element_size, logits, m, n, d, 0, 1);
+    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * element, logits, m, n, d, 0, 1);
     parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
     parameters[6] = &n;
     tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
@@ -11316,8 +11989,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
-                                           tsk__backend **out, tsk_error *error) {
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                           const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
     tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
     tsk_status status = TSK_OK;
@@ -11343,7 +12016,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         if (status == TSK_OK) status = tsk__cuda_plan_wide(b, error);
         if (status == TSK_OK) status = tsk__cuda_arena(b, error);
         if (status == TSK_OK) status = tsk__cuda_encode_weights(b, error);
-        if (status == TSK_OK) status = folder ? tsk__cuda_load_weights(b, folder, o, error) : tsk__cuda_random(b, seed, error);
+        if (status == TSK_OK) status = tsk__cuda_load_weights(b, source, o, error);
         tsk__cuda_leave(b);
     }
     if (status != TSK_OK) tsk__cuda_backend_destroy(&b->base);
@@ -11411,9 +12084,9 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
     snprintf(why, why_size, "built without CUDA");
     return 0;
 }
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
-                                           tsk__backend **out, tsk_error *error) {
-    (void)config, (void)folder, (void)seed, (void)o;
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                           const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
+    (void)config, (void)source, (void)o;
     *out = NULL;
     return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "built without CUDA");
 }
@@ -11421,9 +12094,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 #endif /* TOKENSKIP__HAS_CUDA */
 
 // >>model =============================================================================================================
-/* Loading: a checked folder becomes weights in a backend. On the CPU a tensor stays where it is mapped, in the type it is
-   stored in; only norms and biases, a few kilobytes, are converted, and a tensor that is misaligned or not mapped is
-   copied. */
+/* Loading: a checked folder, or random values, become weights in a backend. */
 
 struct tsk_model {
     tsk_host host;
@@ -11433,8 +12104,6 @@ struct tsk_model {
     tsk_folder *folder;            /* keeps the mappings alive */
     tsk__backend *backend;
     tsk__pool *pool;
-    void **blocks;                 /* everything allocated for weights */
-    size_t n_blocks, block_capacity;
     char device_name[128], device_note[256];
 };
 
@@ -11446,175 +12115,16 @@ tsk_model_options tsk_model_options_default(void) {
     return o;
 }
 
-/* Memory that lives as long as the model. */
-static void *tsk__model_allocate(tsk_model *model, size_t count, size_t size) {
-    void *block;
-    if (!tsk__memory_reserve(model->allocator, &model->blocks, &model->block_capacity, model->n_blocks + 1, sizeof *model->blocks)) return NULL;
-    block = tsk__memory_new(model->allocator, count, size);
-    if (block) model->blocks[model->n_blocks++] = block;
-    return block;
-}
-
-/* Loading as a whole: what was promised to progress, and whether the host wants it to end. */
+/* Loading as a whole. */
 typedef struct tsk__loading {
     tsk_model *model;
     const tsk_model_options *options;
-    uint64_t done, total;
+    tsk__source source;
 } tsk__loading;
-
-static tsk_status tsk__loading_step(tsk__loading *l, uint64_t size, tsk_error *error) {
-    l->done += size;
-    if (l->options->progress) l->options->progress(l->options->user, l->done, l->total);
-    if (l->options->cancel && l->options->cancel(l->options->user)) return tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
-    return TSK_OK;
-}
-
-/* The tensor's bytes, aligned for its type: mapped in place, else a copy. */
-static tsk_status tsk__loading_bytes(tsk__loading *l, const tsk_safetensors *file, const tsk_tensor_info *info, const void **out, tsk_error *error) {
-    const void *mapped = tsk_safetensors_data(file, info);
-    void *copy;
-    tsk_status status;
-    if (mapped && (uintptr_t)mapped % tsk_dtype_size(info->dtype) == 0) {
-        *out = mapped;
-        return tsk__loading_step(l, info->size, error);
-    }
-    copy = info->size > SIZE_MAX ? NULL : tsk__model_allocate(l->model, (size_t)info->size, 1);
-    if (!copy) return tsk__error_memory(error, info->name, info->size);
-    status = tsk_safetensors_read(file, info, 0, copy, (size_t)info->size, error);
-    *out = copy;
-    return status == TSK_OK ? tsk__loading_step(l, info->size, error) : status;
-}
-
-/* A vector as f32: norms and biases. */
-static tsk_status tsk__loading_vector(tsk__loading *l, int32_t layer, tsk__part part, int is_bias, const float **out, tsk_error *error) {
-    const tsk_safetensors *file = NULL;
-    const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, is_bias, &file);
-    const void *bytes = NULL;
-    float *values;
-    uint64_t i;
-    tsk_status status;
-    *out = NULL;
-    if (!info) return TSK_OK;
-    status = tsk__loading_bytes(l, file, info, &bytes, error);
-    if (status != TSK_OK) return status;
-    values = (float *)tsk__model_allocate(l->model, (size_t)info->shape[0], sizeof *values);
-    if (!values) return tsk__error_memory(error, info->name, info->size);
-    for (i = 0; i < info->shape[0]; i++) {
-        if (info->dtype == TSK_DTYPE_F32) values[i] = ((const float *)bytes)[i];
-        else if (info->dtype == TSK_DTYPE_F16) values[i] = tsk__float_from_half(((const uint16_t *)bytes)[i]);
-        else values[i] = tsk__float_from_bf16(((const uint16_t *)bytes)[i]);
-    }
-    *out = values;
-    return TSK_OK;
-}
-
-static tsk_status tsk__loading_matrix(tsk__loading *l, int32_t layer, tsk__part part, tsk__matrix *out, tsk_error *error) {
-    const tsk_safetensors *file = NULL;
-    const tsk_tensor_info *info = tsk__folder_find(l->model->folder, layer, part, 0, &file);
-    tsk_status status = tsk__loading_bytes(l, file, info, &out->data, error);
-    out->dtype = info->dtype;
-    out->rows = (int32_t)info->shape[0];
-    out->cols = (int32_t)info->shape[1];
-    return status == TSK_OK ? tsk__loading_vector(l, layer, part, 1, &out->bias, error) : status;
-}
-
-static tsk_status tsk__loading_layer(tsk__loading *l, int32_t layer, tsk__cpu_layer *out, tsk_error *error) {
-    struct { tsk__part part; tsk__matrix *matrix; } parts[7];
-    tsk_status status = tsk__loading_vector(l, layer, TSK__PART_ATTN_NORM, 0, &out->attn_norm, error);
-    int i;
-    parts[0].part = TSK__PART_Q, parts[0].matrix = &out->q;
-    parts[1].part = TSK__PART_K, parts[1].matrix = &out->k;
-    parts[2].part = TSK__PART_V, parts[2].matrix = &out->v;
-    parts[3].part = TSK__PART_ATTN_OUT, parts[3].matrix = &out->attn_out;
-    parts[4].part = TSK__PART_FF_PROJ, parts[4].matrix = &out->ff_proj;
-    parts[5].part = TSK__PART_UP_PROJ, parts[5].matrix = &out->up_proj;
-    parts[6].part = TSK__PART_FF_OUT, parts[6].matrix = &out->ff_out;
-    if (status == TSK_OK) status = tsk__loading_vector(l, layer, TSK__PART_FF_NORM, 0, &out->ff_norm, error);
-    for (i = 0; i < 7 && status == TSK_OK; i++) status = tsk__loading_matrix(l, layer, parts[i].part, parts[i].matrix, error);
-    return status;
-}
-
-static tsk_status tsk__loading_cpu(tsk__loading *l, tsk__cpu_model *cpu, tsk_error *error) {
-    int32_t layer;
-    tsk_status status = tsk__loading_matrix(l, -1, TSK__PART_EMBEDDING, &cpu->embedding, error);
-    for (layer = 0; layer < l->model->config.n_layers && status == TSK_OK; layer++) status = tsk__loading_layer(l, layer, &cpu->layers[layer], error);
-    if (status == TSK_OK) status = tsk__loading_vector(l, -1, TSK__PART_FINAL_NORM, 0, &cpu->final_norm, error);
-    cpu->head = cpu->embedding;
-    if (status == TSK_OK && !l->model->config.weight_tying) status = tsk__loading_matrix(l, -1, TSK__PART_HEAD, &cpu->head, error);
-    return status;
-}
-
-/* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter */
-
-typedef struct tsk__random_fill {
-    uint16_t *values;              /* bf16 */
-    uint64_t count, seed;
-    uint32_t tensor;
-    float scale;
-} tsk__random_fill;
-
-#define TSK__RANDOM_FILL_CHUNK ((uint64_t)1 << 16)
-
-static uint16_t tsk__bf16_from_float(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-/* Uniform on [-scale, scale): eight values a Philox call, 16 bits each. */
-static void tsk__random_fill_chunk(void *context, int chunk) {
-    const tsk__random_fill *f = (const tsk__random_fill *)context;
-    uint64_t i = (uint64_t)chunk * TSK__RANDOM_FILL_CHUNK, end = i + TSK__RANDOM_FILL_CHUNK < f->count ? i + TSK__RANDOM_FILL_CHUNK : f->count;
-    uint32_t words[4];
-    for (; i < end; i++) {
-        if (i % 8 == 0) tsk__random_words(f->seed, (uint32_t)(i / 8), (uint32_t)(i / 8 >> 32), f->tensor, 2, words);
-        f->values[i] = tsk__bf16_from_float(f->scale * ((float)(words[i % 8 / 2] >> (i % 2 * 16) & 0xffff) / 32768.0f - 1.0f));
-    }
-}
-
-static tsk_status tsk__random_matrix(tsk__loading *l, tsk__part part, uint64_t seed, uint32_t tensor, tsk__matrix *out, tsk_error *error) {
-    tsk__random_fill fill;
-    out->rows = (int32_t)tsk__config_size(&l->model->config, tsk__part_shapes[part].rows);
-    out->cols = (int32_t)tsk__config_size(&l->model->config, tsk__part_shapes[part].cols);
-    out->dtype = TSK_DTYPE_BF16;
-    fill.count = (uint64_t)out->rows * (uint64_t)out->cols;
-    fill.seed = seed;
-    fill.tensor = tensor;
-    fill.scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
-    fill.values = (uint16_t *)tsk__model_allocate(l->model, (size_t)fill.count, sizeof *fill.values);
-    if (!fill.values) return tsk__error_memory(error, "random weights", fill.count * sizeof *fill.values);
-    tsk__parallel(l->model->pool, (int)((fill.count + TSK__RANDOM_FILL_CHUNK - 1) / TSK__RANDOM_FILL_CHUNK), tsk__random_fill_chunk, &fill);
-    out->data = fill.values;
-    return tsk__loading_step(l, fill.count * sizeof *fill.values, error);
-}
-
-static tsk_status tsk__random_cpu(tsk__loading *l, tsk__cpu_model *cpu, uint64_t seed, tsk_error *error) {
-    const tsk_model_config *c = &l->model->config;
-    float *ones = (float *)tsk__model_allocate(l->model, (size_t)c->d_model, sizeof *ones);
-    tsk_status status = ones ? TSK_OK : tsk__error_memory(error, "random weights", (uint64_t)c->d_model * sizeof *ones);
-    uint32_t tensor = 0;
-    int32_t i;
-    for (i = 0; ones && i < c->d_model; i++) ones[i] = 1.0f;
-    cpu->final_norm = ones;
-    if (status == TSK_OK) status = tsk__random_matrix(l, TSK__PART_EMBEDDING, seed, tensor++, &cpu->embedding, error);
-    for (i = 0; i < c->n_layers && status == TSK_OK; i++) {
-        static const tsk__part parts[7] = {TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT};
-        tsk__cpu_layer *layer = &cpu->layers[i];
-        tsk__matrix *matrices[7];
-        int j;
-        matrices[0] = &layer->q, matrices[1] = &layer->k, matrices[2] = &layer->v, matrices[3] = &layer->attn_out;
-        matrices[4] = &layer->ff_proj, matrices[5] = &layer->up_proj, matrices[6] = &layer->ff_out;
-        layer->attn_norm = layer->ff_norm = ones;
-        for (j = 0; j < 7 && status == TSK_OK; j++) status = tsk__random_matrix(l, parts[j], seed, tensor++, matrices[j], error);
-    }
-    cpu->head = cpu->embedding;
-    if (status == TSK_OK && !c->weight_tying) status = tsk__random_matrix(l, TSK__PART_HEAD, seed, tensor++, &cpu->head, error);
-    return status;
-}
 
 /* ---- putting a model together */
 
-static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     tsk_model_config *c = &model->config;
     tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
@@ -11626,27 +12136,26 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, int random, uint64_t s
     backend->base.element_size = sizeof(float);
     backend->allocator = model->allocator;
     backend->model.config = c;
+    backend->model.allocator = model->allocator;
     backend->model.kernels = tsk__cpu_kernels_select();
-    backend->model.layers = (tsk__cpu_layer *)tsk__model_allocate(model, (size_t)c->n_layers, sizeof *backend->model.layers);
-    backend->model.rope_frequencies = (float *)tsk__model_allocate(model, (size_t)half, sizeof(float));
-    if (!backend->model.layers || !backend->model.rope_frequencies)
-        return tsk__error_memory(error, "the list of layers", (uint64_t)c->n_layers * sizeof *backend->model.layers);
-    memset(backend->model.layers, 0, (size_t)c->n_layers * sizeof *backend->model.layers);
+    backend->model.rope_frequencies = (float *)tsk__cpu_allocate(&backend->model, (size_t)half, sizeof(float));
+    if (!backend->model.rope_frequencies)
+        return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
     for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
     model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
-    backend->model.pool = model->pool;
-    return random ? tsk__random_cpu(l, &backend->model, seed, error) : tsk__loading_cpu(l, &backend->model, error);
+    backend->model.pool = l->source.pool = model->pool;
+    return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
 }
 
 /* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
-static tsk_status tsk__model_cuda_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
         if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
     }
-    return tsk__cuda_backend_create(&model->config, random ? NULL : model->folder, seed, l->options, &model->backend, error);
+    return tsk__cuda_backend_create(&model->config, &l->source, l->options, &model->backend, error);
 }
 
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
@@ -11661,14 +12170,14 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
     return TSK_OK;
 }
 
-static tsk_status tsk__model_backend(tsk__loading *l, int random, uint64_t seed, tsk_error *error) {
+static tsk_status tsk__model_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     tsk_status status = TSK_OK;
-    if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, random, seed, error);
+    if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, error);
     if (status == TSK_OK && !model->backend && l->options->dtype == TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only (no CUDA device: %s)",
-                              model->device_note);
-    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, random, seed, error);
+        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
+                              "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
+    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -11715,10 +12224,10 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     status = tsk_folder_open(dir, &model->host, &model->folder, error);
     if (status == TSK_OK) {
         model->config = model->folder->config;
-        loading.total = tsk_folder_weights_size(model->folder);
+        loading.source = tsk__source_of_folder(model->folder);
         if (!loading.options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
     }
-    if (status == TSK_OK) status = tsk__model_backend(&loading, 0, 0, error);
+    if (status == TSK_OK) status = tsk__model_backend(&loading, error);
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;
     return status;
@@ -11741,8 +12250,8 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     loading.model = model;
     loading.options = options ? options : &defaults;
     model->config = *config;
-    loading.total = tsk__config_weights_size(config);
-    status = tsk__model_backend(&loading, 1, seed, error);
+    loading.source = tsk__source_of_random(&model->config, seed);
+    status = tsk__model_backend(&loading, error);
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;
     return status;
@@ -11750,13 +12259,10 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
 
 void tsk_model_free(tsk_model *model) {
     const tsk_allocator *allocator;
-    size_t i;
     if (!model) return;
     allocator = model->allocator;
     tsk__pool_destroy(allocator, model->pool);
     if (model->backend) model->backend->ops->destroy(model->backend);
-    for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(allocator, model->blocks[i]);
-    tsk__memory_delete(allocator, model->blocks);
     tsk_tokenizer_free(model->tokenizer);
     tsk_folder_close(model->folder);
     tsk__memory_delete(allocator, model);

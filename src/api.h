@@ -128,9 +128,10 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>pool  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
-   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
+   >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
+   >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda
+   >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -446,6 +447,10 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 #define TSK_MAX_EOS_TOKENS 16
 
+typedef enum tsk_family {
+    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+} tsk_family;
+
 typedef struct tsk_model_config {
     int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
     int32_t vocab_size;            /* as config.json has it */
@@ -459,6 +464,7 @@ typedef struct tsk_model_config {
     int weight_tying;              /* 1: the head is the embedding table */
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
+    tsk_family family;             /* which network the sizes are of */
 } tsk_model_config;
 
 /* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of

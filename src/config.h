@@ -6,18 +6,19 @@
 #include "platform.h"
 #include "json.h"
 #include "safetensors.h"
+#include "family.h"
 
 // >>config ============================================================================================================
-/* config.json, and the tensors that it promises. A folder is checked completely before a weight is read: every tensor
-   that the architecture needs is there once, in a type that the backends read, in the shape the configuration implies;
-   and no tensor is there that the architecture would silently ignore. */
+/* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
+   that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
-#define TSK__CONFIG_MAX_LENGTH (1 << 24) /* an f32, of which angles are made, holds no odd position beyond it */
 
 typedef struct tsk__config_reader {
     const tsk_json_value *root;
     const char *path;
+    const tsk__family *family;
     tsk_error *error;
     tsk_status status;         /* the first failure; later reads do nothing */
 } tsk__config_reader;
@@ -56,11 +57,12 @@ static float tsk__config_positive(tsk__config_reader *reader, const char *key, d
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     double number = fallback;
     if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
-    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12) tsk__config_fail(reader, value, key, "a positive number");
+    if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12)
+        tsk__config_fail(reader, value, key, "a positive number");
     return (float)number;
 }
 
-/* `fallback` where the key is absent; null is false, as it is to LLaDA's code. */
+/* `fallback` where the key is absent; null is false, as it is to the families' own code. */
 static int tsk__config_bool(tsk__config_reader *reader, const char *key, int fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     int truth = 0;
@@ -84,128 +86,177 @@ static void TSK__PRINTF(4, 5) tsk__config_refuse(tsk__config_reader *reader, con
                                     "'%s': \"%s\"%s", tsk__error_path(reader->path), key, message);
 }
 
-/* ---- what decides which network it is
-   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
-   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
-   no LLaDA model: they must be written. */
+/* ---- which family it is
+   That of model_type; among several of one model_type the architecture decides. */
 
-static void tsk__config_check_text(tsk__config_reader *reader, const char *key, const char *supported,
-                                   const char *fallback) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
-    const char *text = tsk_json_string(value, NULL);
-    if (text && strcmp(text, supported) == 0) return;
-    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only \"%s\" is supported", text, supported);
-    else if (value)
-        tsk__config_refuse(reader, value, key, " is not given as text; only \"%s\" is supported", supported);
-    else if (!fallback) tsk__config_refuse(reader, value, key, " is missing; only \"%s\" is supported", supported);
-    else
-        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is \"%s\"; only \"%s\" is supported",
-                           fallback, supported);
+/* "a" is supported; "a", "b" are supported: the families' model types, or the architectures of one model_type. */
+static void tsk__config_supported(const char *model_type, char *out, size_t size) {
+    size_t used = 0, n = 0;
+    int i;
+    for (i = 0; i < TSK__FAMILIES; i++) {
+        const tsk__family *f = &tsk__families[i];
+        const char *name = model_type ? f->architecture : f->model_type;
+        if (model_type && strcmp(f->model_type, model_type) != 0) continue;
+        if (!model_type && i > 0 && strcmp(name, tsk__families[i - 1].model_type) == 0) continue;
+        if (used < size) used += (size_t)snprintf(out + used, size - used, "%s\"%s\"", n++ ? ", " : "", name);
+    }
+    if (used < size) snprintf(out + used, size - used, n > 1 ? " are supported" : " is supported");
 }
 
-static void tsk__config_check_switch(tsk__config_reader *reader, const char *key, int supported, int fallback) {
-    static const char *const names[] = {"false", "true"};
+/* A text that should be another: `missing` says more where there is none at all. */
+static void tsk__config_refuse_text(tsk__config_reader *reader, const char *key, const char *supported,
+                                    const char *missing) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
-    if (tsk__config_bool(reader, key, fallback) == supported) return;
-    if (value) tsk__config_refuse(reader, value, key, ": %s is not supported", names[!supported]);
-    else
-        tsk__config_refuse(reader, value, key, " is missing, and LLaDA's default for it is %s; only %s is supported",
-                           names[!supported], names[supported]);
+    const char *text = tsk_json_string(value, NULL);
+    if (text) tsk__config_refuse(reader, value, key, " is \"%.60s\"; only %s", text, supported);
+    else if (value) tsk__config_refuse(reader, value, key, " is not given as text; only %s", supported);
+    else tsk__config_refuse(reader, value, key, " is missing%s; only %s", missing, supported);
+}
+
+static void tsk__config_find_family(tsk__config_reader *reader) {
+    const char *type = tsk_json_string(tsk_json_get(reader->root, "model_type"), NULL);
+    const char *architecture = tsk_json_string(tsk_json_first(tsk_json_get(reader->root, "architectures")), NULL);
+    char supported[160];
+    int i;
+    for (i = 0; i < TSK__FAMILIES && type; i++) {
+        const tsk__family *f = &tsk__families[i];
+        if (strcmp(f->model_type, type) != 0) continue;
+        if (!reader->family) reader->family = f;
+        if (architecture && strcmp(f->architecture, architecture) == 0) {
+            reader->family = f;
+            return;
+        }
+    }
+    if (reader->family) return;
+    tsk__config_supported(NULL, supported, sizeof supported);
+    tsk__config_refuse_text(reader, "model_type", supported, "");
 }
 
 static void tsk__config_check_architectures(tsk__config_reader *reader) {
     const tsk_json_value *value = tsk_json_get(reader->root, "architectures"), *element;
+    char supported[160];
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, "architectures", "a list of names");
+    tsk__config_supported(reader->family->model_type, supported, sizeof supported);
     for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
         const char *name = tsk_json_string(element, NULL);
         if (!name) tsk__config_fail(reader, element, "architectures", "a list of names");
-        else if (strcmp(name, "LLaDAModelLM") != 0)
-            tsk__config_refuse(reader, element, "architectures",
-                               " names \"%.60s\"; only \"LLaDAModelLM\" is supported", name);
+        else if (strcmp(name, reader->family->architecture) != 0)
+            tsk__config_refuse(reader, element, "architectures", " names \"%.60s\"; only %s", name, supported);
     }
 }
 
+/* ---- what decides which network of the family: see tsk__family_demand */
+
+static void tsk__config_demand_text(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const char *text = tsk_json_string(tsk_json_get(reader->root, demand->key), NULL);
+    const char *family = reader->family->name;
+    char supported[80], missing[120] = "";
+    if (text && strcmp(text, demand->only) == 0) return;
+    snprintf(supported, sizeof supported, "\"%s\" is supported", demand->only);
+    if (demand->left_out)
+        snprintf(missing, sizeof missing, ", and %s's default for it is \"%s\"", family, demand->left_out);
+    tsk__config_refuse_text(reader, demand->key, supported, missing);
+}
+
+static void tsk__config_demand_switch(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    static const char *const names[] = {"false", "true"};
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    int supported = strcmp(demand->only, "true") == 0;
+    int fallback = demand->left_out ? strcmp(demand->left_out, "true") == 0 : !supported;
+    if (tsk__config_bool(reader, demand->key, fallback) == supported) return;
+    if (value) tsk__config_refuse(reader, value, demand->key, ": %s is not supported", names[!supported]);
+    else if (!demand->left_out)
+        tsk__config_refuse(reader, value, demand->key, " is missing; only %s is supported", demand->only);
+    else
+        tsk__config_refuse(reader, value, demand->key,
+                           " is missing, and %s's default for it is %s; only %s is supported",
+                           reader->family->name, demand->left_out, demand->only);
+}
+
+static void tsk__config_demand_follows(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    int supported = strcmp(demand->only, "true") == 0;
+    if (!tsk__config_absent(value)) tsk__config_demand_switch(reader, demand);
+    else if (tsk__config_bool(reader, demand->left_out, supported) != supported)
+        tsk__config_refuse(reader, value, demand->key, " is %s, which %s takes as \"%s\": %s; only %s is supported",
+                           value ? "null" : "missing", reader->family->name, demand->left_out,
+                           supported ? "false" : "true", demand->only);
+}
+
+static void tsk__config_demand_one(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    int32_t number = tsk__config_int(reader, demand->key, 1, INT32_MAX, 1);
+    if (number != 1)
+        tsk__config_refuse(reader, tsk_json_get(reader->root, demand->key), demand->key,
+                           " is %d; only 1 is supported", (int)number);
+}
+
+/* The family's own value of a key that a file leaves out. */
+static double tsk__config_default(const tsk__family *family, const char *key) {
+    size_t i;
+    for (i = 0; i < family->n_keys; i++)
+        if (strcmp(family->keys[i].key, key) == 0) return family->keys[i].value;
+    return 0;
+}
+
 /* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
-static void tsk__config_check_rope(tsk__config_reader *reader, const char *key) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key), *theta = tsk_json_get(value, "rope_theta");
+static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
     const char *name = tsk_json_string(type, NULL);
-    double own = 10000.0, number = 0;
+    double own = tsk__config_default(reader->family, "rope_theta"), number = 0;
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (!name || strcmp(name, "default") != 0) {
-        tsk__config_refuse(reader, value, key, ": rotary positions of the type \"%.60s\" are not supported",
+        tsk__config_refuse(reader, value, demand->key, ": rotary positions of the type \"%.60s\" are not supported",
                            name ? name : "unknown");
         return;
     }
     tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
     if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
-        tsk__config_refuse(reader, theta, key, " has a rope_theta of its own, other than the configuration's");
+        tsk__config_refuse(reader, theta, demand->key, " has a rope_theta of its own, other than the configuration's");
 }
 
 #define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
 
-static void tsk__config_check_quantisation(tsk__config_reader *reader, const char *key) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
+static void tsk__config_demand_plain_weights(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
     const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
     if (tsk__config_absent(value)) return;
-    tsk__config_refuse(reader, value, key, ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
+    tsk__config_refuse(reader, value, demand->key,
+                       ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
                        method ? method : "no method named");
 }
 
-/* The norms' biases follow include_bias where nothing else is said. */
-static void tsk__config_check_norm_bias(tsk__config_reader *reader) {
-    const char *key = "bias_for_layer_norm";
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
-    if (!tsk__config_absent(value)) tsk__config_check_switch(reader, key, 0, 0);
-    else if (tsk__config_bool(reader, "include_bias", 0))
-        tsk__config_refuse(reader, value, key, " is %s, which LLaDA takes as \"include_bias\": true; only false is supported",
-                           value ? "null" : "missing");
+static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
+    if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
 }
 
-static void tsk__config_check_group(tsk__config_reader *reader) {
-    int32_t size = tsk__config_int(reader, "block_group_size", 1, INT32_MAX, 1);
-    if (size != 1)
-        tsk__config_refuse(reader, tsk_json_get(reader->root, "block_group_size"), "block_group_size",
-                           " is %d; only 1 is supported", (int)size);
+static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    switch (demand->kind) {
+    case TSK__DEMAND_TEXT: tsk__config_demand_text(reader, demand); break;
+    case TSK__DEMAND_SWITCH: tsk__config_demand_switch(reader, demand); break;
+    case TSK__DEMAND_FOLLOWS: tsk__config_demand_follows(reader, demand); break;
+    case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
+    case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
+    case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
+    case TSK__DEMAND_PLAIN_WEIGHTS: tsk__config_demand_plain_weights(reader, demand); break;
+    }
 }
 
-/* Whatever changes the network. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
-   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
-   attention_layer_norm_with_affine). */
-static void tsk__config_check_architecture(tsk__config_reader *reader) {
-    static const struct { const char *key, *supported, *fallback; } texts[] = {
-        {"model_type", "llada", NULL}, {"block_type", "llama", "sequential"}, {"layer_norm_type", "rms", "default"},
-        {"activation_type", "silu", "swiglu"}};
-    static const struct { const char *key; int supported, fallback; } switches[] = {
-        {"rope", 1, 0}, {"layer_norm_with_affine", 1, 1}, {"alibi", 0, 0}, {"attention_layer_norm", 0, 0},
-        {"input_emb_norm", 0, 0}, {"scale_logits", 0, 0}};
-    size_t i;
-    tsk__config_check_text(reader, texts[0].key, texts[0].supported, texts[0].fallback);
-    tsk__config_check_architectures(reader);
-    tsk__config_check_quantisation(reader, "quantization_config");
-    tsk__config_check_quantisation(reader, "compression_config");
-    for (i = 1; i < sizeof texts / sizeof texts[0]; i++)
-        tsk__config_check_text(reader, texts[i].key, texts[i].supported, texts[i].fallback);
-    for (i = 0; i < sizeof switches / sizeof switches[0]; i++)
-        tsk__config_check_switch(reader, switches[i].key, switches[i].supported, switches[i].fallback);
-    tsk__config_check_norm_bias(reader);
-    tsk__config_check_group(reader);
-    tsk__config_check_rope(reader, "rope_scaling");
-    tsk__config_check_rope(reader, "rope_parameters");
-    if (!tsk__config_absent(tsk_json_get(reader->root, "clip_qkv")))
-        tsk__config_refuse(reader, tsk_json_get(reader->root, "clip_qkv"), "clip_qkv", " is not supported");
-}
+/* ---- relations between fields */
 
-/* Relations between fields, also for configurations that a host program made itself. `where` names it in messages. */
+/* Also for configurations that a host program made itself. `where` names it in messages. */
 static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char *where, tsk_error *error) {
 #define TSK__CONFIG_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_CONFIG, where, TSK_NO_OFFSET, __VA_ARGS__)
+    TSK__CONFIG_REQUIRE((int)c->family >= 0 && (int)c->family < TSK__FAMILIES, "'%s': family has no value %d",
+                        tsk__error_path(where), (int)c->family);
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
                             c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
     TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= TSK__CONFIG_MAX_LENGTH && c->n_heads <= 1 << 12,
+                            c->max_sequence_length <= TSK__MAX_LENGTH && c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
     TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
@@ -281,37 +332,73 @@ static int32_t tsk__config_kv_heads(tsk__config_reader *reader, int32_t n_heads)
     return n;
 }
 
+/* ---- reading: see tsk__family_key */
+
+/* What stands in for a key that is missing: 1 and *out; 0 where it must be there. */
+static int tsk__config_otherwise(const tsk__family_key *key, const tsk_json_value *value, const tsk_model_config *c,
+                                 int32_t *out) {
+    if (key->missing == TSK__MISSING_ERROR || (key->missing == TSK__MISSING_NULL_FIELD && !value)) return 0;
+    if (key->missing == TSK__MISSING_VALUE) *out = (int32_t)key->value;
+    else memcpy(out, (const char *)c + key->of, sizeof *out);
+    return 1;
+}
+
+static int32_t tsk__config_read_integer(tsk__config_reader *reader, const tsk__family_key *key,
+                                        const tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
+    int32_t number;
+    if (tsk__config_absent(value) && tsk__config_otherwise(key, value, c, &number)) return number;
+    return tsk__config_integer(reader, value, key->key, key->low, key->high);
+}
+
+static int tsk__config_read_switch(tsk__config_reader *reader, const tsk__family_key *key, const tsk_model_config *c) {
+    int32_t fallback = 0;
+    tsk__config_otherwise(key, NULL, c, &fallback);
+    return tsk__config_bool(reader, key->key, fallback);
+}
+
+static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_key *key, tsk_model_config *c) {
+    char *field = (char *)c + key->field;
+    int32_t integer = 0, of = 0;
+    float number;
+    switch (key->kind) {
+    case TSK__KEY_INTEGER: integer = tsk__config_read_integer(reader, key, c); break;
+    case TSK__KEY_KV_HEADS: integer = tsk__config_kv_heads(reader, c->n_heads); break;
+    case TSK__KEY_SWITCH: integer = tsk__config_read_switch(reader, key, c); break;
+    case TSK__KEY_RATIO:
+        memcpy(&of, (const char *)c + key->of, sizeof of);
+        integer = of * tsk__config_read_integer(reader, key, c);
+        break;
+    case TSK__KEY_POSITIVE:
+        number = tsk__config_positive(reader, key->key, key->value);
+        memcpy(field, &number, sizeof number);
+        return;
+    case TSK__KEY_END_IDS: tsk__config_read_eos(reader, c); return;
+    }
+    memcpy(field, &integer, sizeof integer);
+}
+
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
-    int bias;
+    const tsk__family *family;
+    size_t i;
     memset(c, 0, sizeof *c);
-    tsk__config_check_architecture(reader);
-    c->d_model = tsk__config_int(reader, "d_model", 1, 1 << 17, -1);
-    c->n_layers = tsk__config_int(reader, "n_layers", 1, 1 << 12, -1);
-    c->n_heads = tsk__config_int(reader, "n_heads", 1, 1 << 12, -1);
-    c->n_kv_heads = tsk__config_kv_heads(reader, c->n_heads);
-    c->head_dim = c->n_heads > 0 ? c->d_model / c->n_heads : 0;
-    c->mlp_hidden_size = tsk__config_int(reader, "mlp_hidden_size", 1, 1 << 20, (int64_t)c->d_model * tsk__config_int(reader, "mlp_ratio", 1, 64, 4));
-    c->vocab_size = tsk__config_int(reader, "vocab_size", 1, 1 << 24, -1);
-    /* null is the vocabulary's size; left out it would be 50304 */
-    c->embedding_size = tsk__config_int(reader, "embedding_size", 1, 1 << 24,
-                                        tsk_json_get(reader->root, "embedding_size") ? c->vocab_size : -1);
-    c->max_sequence_length = tsk__config_int(reader, "max_sequence_length", 1, TSK__CONFIG_MAX_LENGTH, -1);
-    c->mask_token_id = tsk__config_int(reader, "mask_token_id", 0, INT32_MAX, -1);
+    tsk__config_find_family(reader);
+    if (reader->status != TSK_OK) return;
+    family = reader->family;
+    c->family = (tsk_family)(family - tsk__families);
     c->eos_token_id = -1;
-    tsk__config_read_eos(reader, c);
-    c->pad_token_id = tsk__config_int(reader, "pad_token_id", -1, INT32_MAX, -1);
-    c->rope_theta = tsk__config_positive(reader, "rope_theta", 10000.0);
-    c->rms_norm_eps = tsk__config_positive(reader, "rms_norm_eps", 1e-5);
-    c->weight_tying = tsk__config_bool(reader, "weight_tying", 1);
-    bias = tsk__config_bool(reader, "include_bias", 0);
-    c->linear_bias = bias;
-    c->qkv_bias = tsk__config_bool(reader, "include_qkv_bias", bias) || bias;
+    tsk__config_check_architectures(reader);
+    for (i = 0; i < family->n_demands; i++) tsk__config_demand(reader, &family->demands[i]);
+    for (i = 0; i < family->n_keys; i++) tsk__config_read_key(reader, &family->keys[i], c);
+    if (c->n_heads > 0 && !c->head_dim) c->head_dim = c->d_model / c->n_heads;
+    c->qkv_bias |= c->linear_bias;
 }
 
 static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *document, const char *path,
                                    tsk_error *error) {
     reader->root = tsk_json_root(document);
     reader->path = path;
+    reader->family = NULL;
     reader->error = error;
     reader->status = TSK_OK;
     if (tsk_json_type_of(reader->root) == TSK_JSON_OBJECT) return TSK_OK;
@@ -338,58 +425,15 @@ static tsk_status tsk__config_parse_generation(const tsk_json *document, const c
     return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
-/* ---- the tensors a configuration implies */
-
-typedef enum tsk__part {
-    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
-    TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
-    TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
-} tsk__part;
-
-/* Sizes by letter: d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - none.
-   bias: which switch of the configuration gives the map a bias vector. */
-typedef struct tsk__part_shape { const char *name; char rows, cols, bias; } tsk__part_shape;
-
-static const tsk__part_shape tsk__part_shapes[TSK__PART_ALL] = {
-    {"attn_norm", 'd', '-', 0}, {"q_proj", 'q', 'd', 'q'}, {"k_proj", 'k', 'd', 'q'}, {"v_proj", 'k', 'd', 'q'}, {"attn_out", 'd', 'q', 'l'},
-    {"ff_norm", 'd', '-', 0}, {"ff_proj", 'm', 'd', 'l'}, {"up_proj", 'm', 'd', 'l'}, {"ff_out", 'd', 'm', 'l'},
-    {"wte", 'e', 'd', 0}, {"ln_f", 'd', '-', 0}, {"ff_out", 'e', 'd', 'l'}};
-
-static uint64_t tsk__config_size(const tsk_model_config *c, char letter) {
-    switch (letter) {
-    case 'd': return (uint64_t)c->d_model;
-    case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
-    case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
-    case 'm': return (uint64_t)c->mlp_hidden_size;
-    case 'e': return (uint64_t)c->embedding_size;
-    default: return 0;
-    }
-}
-
-/* 1 when this configuration has the tensor; fills its name ("" layer prefix when layer < 0) and shape. */
-static int tsk__config_tensor(const tsk_model_config *c, int32_t layer, tsk__part part, int is_bias, char name[96], int *n_dims, uint64_t shape[2]) {
-    const tsk__part_shape *p = &tsk__part_shapes[part];
-    const char *suffix = is_bias ? "bias" : "weight";
-    if (part == TSK__PART_HEAD && c->weight_tying) return 0;
-    if (is_bias && !((p->bias == 'q' && c->qkv_bias) || (p->bias == 'l' && c->linear_bias))) return 0;
-    if (layer >= 0) snprintf(name, 96, "model.transformer.blocks.%d.%s.%s", (int)layer, p->name, suffix);
-    else snprintf(name, 96, "model.transformer.%s.%s", p->name, suffix);
-    shape[0] = tsk__config_size(c, p->rows);
-    shape[1] = tsk__config_size(c, p->cols);
-    *n_dims = is_bias || p->cols == '-' ? 1 : 2;
-    return 1;
-}
-
 /* Bytes of all tensors in bf16. */
 static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
-    uint64_t per_layer = 0, outside = 0, shape[2];
-    int part, bias, n_dims;
-    char name[96];
-    for (part = 0; part < (int)TSK__PART_ALL; part++)
-        for (bias = 0; bias < 2; bias++)
-            if (tsk__config_tensor(c, 0, (tsk__part)part, bias, name, &n_dims, shape))
-                *(part < (int)TSK__PART_COUNT ? &per_layer : &outside) += shape[0] * (n_dims == 2 ? shape[1] : 1) * 2;
-    return per_layer * (uint64_t)c->n_layers + outside;
+    tsk__weight_id id = tsk__family_first();
+    uint64_t size = 0, shape[2];
+    do {
+        tsk__family_shape(c, &id, shape);
+        size += shape[0] * shape[1] * 2;
+    } while (tsk__family_next(c, &id));
+    return size;
 }
 
 /* ---- the folder */
@@ -404,7 +448,7 @@ typedef struct tsk__placed {   /* one line of the index */
     uint64_t offset;
 } tsk__placed;
 
-/* Tensors by layer, part and whether it is the bias, so that a loader asks for what it needs by meaning. */
+/* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
     tsk_model_config config;
@@ -415,7 +459,7 @@ struct tsk_folder {
     size_t n_shards, shard_capacity;
     tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
     int32_t *tensor_shard;     /* [n_tensors] */
-    int32_t *lookup;           /* [(n_layers + 1) * TSK__PART_ALL * 2] index into tensors, -1 for none */
+    int32_t *lookup;           /* [n_lookup] by tsk__folder_slot: index into tensors, -1 for none */
     size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
@@ -526,47 +570,53 @@ static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_
                           expected);
 }
 
-static size_t tsk__folder_slot(int32_t layer, tsk__part part, int is_bias) {
-    return ((size_t)(layer + 1) * TSK__PART_ALL + (size_t)part) * 2 + (size_t)is_bias;
+static size_t tsk__folder_slot(const tsk_folder *folder, const tsk__weight_id *id) {
+    size_t index = tsk__family_index(&folder->config, id->layer, (tsk__part)id->part, id->expert);
+    return index * 2 + (size_t)id->is_bias;
 }
 
-/* Makes room for the tensors of one more layer, so that a claim of more layers than the files hold costs nothing. */
-static tsk_status tsk__folder_grow(tsk_folder *folder, tsk_error *error) {
+/* Makes room for one more tensor, and for slots up to its own, so that a claim of more layers than the files hold costs
+   nothing. */
+static tsk_status tsk__folder_grow(tsk_folder *folder, size_t slot, tsk_error *error) {
     const tsk_allocator *allocator = folder->host.allocator;
-    size_t more = TSK__PART_ALL * 2, needed = folder->n_tensors + more, i;
+    size_t needed = folder->n_tensors + 1;
     if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
         !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
                              sizeof(int32_t)) ||
-        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, folder->n_lookup + more,
-                             sizeof(int32_t)))
+        !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, slot + 1, sizeof(int32_t)))
         return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
-    for (i = 0; i < more; i++) folder->lookup[folder->n_lookup++] = -1;
+    while (folder->n_lookup <= slot) folder->lookup[folder->n_lookup++] = -1;
     return TSK_OK;
 }
 
-static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, tsk_error *error) {
-    char name[96];
+static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, const char *tensor, tsk_error *error) {
+    const char *path = tsk__folder_path(folder, file);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing",
+                          tsk__error_path(path), tensor);
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
+    char name[TSK__FAMILY_NAME];
     uint64_t shape[2];
-    int n_dims;
     const tsk__placed *placed;
-    tsk_folder_tensor *tensor = &folder->tensors[folder->n_tensors];
-    tsk_status status;
-    if (!tsk__config_tensor(&folder->config, layer, part, is_bias, name, &n_dims, shape)) return TSK_OK;
-    placed = tsk__folder_placed(folder, name);
-    if (folder->index && !placed) {
-        const char *path = tsk__folder_path(folder, "model.safetensors.index.json");
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
-    }
-    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &folder->tensor_shard[folder->n_tensors], error);
+    tsk_folder_tensor *tensor;
+    int32_t shard;
+    tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
     if (status != TSK_OK) return status;
-    tensor->shard = folder->shards[folder->tensor_shard[folder->n_tensors]].name;
-    tensor->info = tsk_safetensors_find(folder->shards[folder->tensor_shard[folder->n_tensors]].file, name);
-    if (!tensor->info) {
-        const char *path = tsk__folder_path(folder, tensor->shard);
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET, "'%s': tensor '%s' is missing", tsk__error_path(path), name);
-    }
-    folder->lookup[tsk__folder_slot(layer, part, is_bias)] = (int32_t)folder->n_tensors++;
-    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard, n_dims, shape, error);
+    tsk__family_name(&folder->config, id, name);
+    tsk__family_shape(&folder->config, id, shape);
+    placed = tsk__folder_placed(folder, name);
+    if (folder->index && !placed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
+    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &shard, error);
+    if (status != TSK_OK) return status;
+    tensor = &folder->tensors[folder->n_tensors];
+    tensor->shard = folder->shards[shard].name;
+    tensor->info = tsk_safetensors_find(folder->shards[shard].file, name);
+    if (!tensor->info) return tsk__folder_missing(folder, tensor->shard, name, error);
+    folder->tensor_shard[folder->n_tensors] = shard;
+    folder->lookup[tsk__folder_slot(folder, id)] = (int32_t)folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard,
+                                    tsk__family_is_vector(&folder->config, id) ? 1 : 2, shape, error);
 }
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
@@ -574,7 +624,8 @@ static tsk_status tsk__folder_add(tsk_folder *folder, int32_t layer, tsk__part p
 static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
     size_t length = strlen(name);
     if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
-    return folder->config.weight_tying && strcmp(name, "model.transformer.ff_out.weight") == 0;
+    return folder->config.weight_tying &&
+           strcmp(name, tsk__family_part_of(&folder->config, TSK__PART_HEAD)->weight) == 0;
 }
 
 static int tsk__folder_compare_names(const void *a, const void *b) {
@@ -654,23 +705,18 @@ static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *err
 }
 
 static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
-    tsk_status status = tsk__folder_grow(folder, error);
-    int32_t layer;
-    int part, bias;
-    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_EMBEDDING, 0, error);
-    for (layer = 0; layer < folder->config.n_layers && status == TSK_OK; layer++) {
-        status = tsk__folder_grow(folder, error);
-        for (part = 0; part < (int)TSK__PART_COUNT; part++)
-            for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, layer, (tsk__part)part, bias, error);
-    }
-    if (status == TSK_OK) status = tsk__folder_add(folder, -1, TSK__PART_FINAL_NORM, 0, error);
-    for (bias = 0; bias < 2 && status == TSK_OK; bias++) status = tsk__folder_add(folder, -1, TSK__PART_HEAD, bias, error);
+    tsk__weight_id id = tsk__family_first();
+    tsk_status status;
+    do status = tsk__folder_add(folder, &id, error);
+    while (status == TSK_OK && tsk__family_next(&folder->config, &id));
     return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
 }
 
-/* The tensor for a part of a layer (layer -1: outside the layers) and its file, or NULL where the model has none. */
-static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, int32_t layer, tsk__part part, int is_bias, const tsk_safetensors **file) {
-    int32_t i = folder->lookup[tsk__folder_slot(layer, part, is_bias)];
+/* The tensor of a weight and its file, or NULL where the model has none. */
+static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, const tsk__weight_id *id,
+                                               const tsk_safetensors **file) {
+    size_t slot = tsk__folder_slot(folder, id);
+    int32_t i = slot < folder->n_lookup ? folder->lookup[slot] : -1;
     if (i < 0) return NULL;
     *file = folder->shards[folder->tensor_shard[i]].file;
     return folder->tensors[i].info;

@@ -3,7 +3,11 @@
 
 #include "platform.h"
 #include "pool.h"
+#include "number.h"
+#include "safetensors.h"
+#include "family.h"
 #include "random.h"
+#include "weights.h"
 #include "backend.h"
 
 // >>cpu ===============================================================================================================
@@ -53,13 +57,6 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-typedef struct tsk__matrix {
-    const void *data;              /* [rows, cols], aligned to its elements */
-    tsk_dtype dtype;
-    int32_t rows, cols;            /* outputs, inputs */
-    const float *bias;             /* [rows] or NULL */
-} tsk__matrix;
-
 /* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
    many streams for the processor to foresee. */
 typedef struct tsk__cpu_ahead {
@@ -73,7 +70,7 @@ typedef struct tsk__cpu_kernels {
     const char *name, *description;
     int tile_rows;                 /* the most rows `tile` takes */
     /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
-    void (*pack)(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
     void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
                  tsk__cpu_ahead *ahead);
@@ -85,20 +82,23 @@ typedef struct tsk__cpu_kernels {
     void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
 } tsk__cpu_kernels;
 
-typedef struct tsk__cpu_layer {
-    const float *attn_norm, *ff_norm;  /* [d_model] */
-    tsk__matrix q, k, v, attn_out, ff_proj, up_proj, ff_out;
-} tsk__cpu_layer;
-
 typedef struct tsk__cpu_model {
     const tsk_model_config *config;
+    const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
-    tsk__matrix embedding, head;
-    const float *final_norm;           /* [d_model] */
-    tsk__cpu_layer *layers;            /* [n_layers] */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
+    void **blocks;                     /* what was allocated for the weights */
+    size_t n_blocks, block_capacity;
 } tsk__cpu_model;
+
+static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
+}
+static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return (const float *)tsk__cpu_weight(model, layer, part)->data;
+}
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
    pow2(t)         2^n, where t = n + 1.5 * 2^23
@@ -109,23 +109,6 @@ typedef struct tsk__cpu_model {
    min and max give their second argument when either is NaN, so that NaN passes through. */
 
 #define TSK__INLINE static inline __attribute__((always_inline))
-
-static float tsk__float_from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Subnormals and infinities included. */
-static float tsk__float_from_half(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
-    float value;
-    if (rest >= 0x7c00u) return tsk__float_from_bits(sign | 0x7f800000u | rest << 13);
-    value = tsk__float_from_bits(rest << 13) * 5.192296858534828e33f; /* 2^112: the difference of the exponents' biases */
-    return sign ? -value : value;
-}
-
-static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
 
 typedef float tsk__v128 __attribute__((vector_size(16)));
 typedef int32_t tsk__i128 __attribute__((vector_size(16)));
@@ -395,7 +378,7 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const
         tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
                                                                           : tsk__##V##_load((const float *)(const void *)(from + i))); \
 } \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
                                                         float *panel) { \
     const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
     const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
@@ -416,7 +399,7 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const t
             tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
         } \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__matrix *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
     if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
     else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
@@ -627,18 +610,18 @@ static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const 
     }
 }
 
-static int32_t tsk__cpu_panels(const tsk__matrix *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
-static int32_t tsk__cpu_width(const tsk__matrix *w, int32_t first) {
+static int32_t tsk__cpu_panels(const tsk__weight *w) { return (w->rows + TSK__CPU_WIDTH - 1) / TSK__CPU_WIDTH; }
+static int32_t tsk__cpu_width(const tsk__weight *w, int32_t first) {
     return w->rows - first < TSK__CPU_WIDTH ? w->rows - first : TSK__CPU_WIDTH;
 }
 
 /* Outputs first .. first+31 of a matrix. */
 typedef struct tsk__cpu_part {
-    const tsk__matrix *w;          /* NULL: none */
+    const tsk__weight *w;          /* NULL: none */
     int32_t first;
 } tsk__cpu_part;
 
-static tsk__cpu_part tsk__cpu_part_of(const tsk__matrix *w, int32_t first) {
+static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
     tsk__cpu_part part;
     part.w = w;
     part.first = first;
@@ -662,7 +645,7 @@ static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
    after it. */
 static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
-    const tsk__matrix *w = part.w;
+    const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
     int32_t k, i;
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
@@ -688,7 +671,7 @@ typedef struct tsk__cpu_product {
     const tsk__cpu_kernels *kernels;
     int32_t n, count, panels, runs;
     const float *x;                /* [n, cols] */
-    const tsk__matrix *w[3];
+    const tsk__weight *w[3];
     float *y[3];                   /* [n, rows] */
     float *residual;               /* [n, rows of w[0]] or NULL */
 } tsk__cpu_product;
@@ -722,7 +705,7 @@ static void tsk__cpu_product_task(void *context, int task) {
     }
 }
 
-static uint64_t tsk__cpu_work(int32_t n, const tsk__matrix *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
 
 static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
     int32_t i;
@@ -742,7 +725,7 @@ static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
-static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__matrix *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
                                  const tsk__taps *taps) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
@@ -794,7 +777,7 @@ static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t wid
 }
 
 typedef struct tsk__cpu_lookup {
-    const tsk__matrix *table;
+    const tsk__weight *table;
     const int32_t *ids;            /* [n] */
     float *out;                    /* [n, table->cols] */
 } tsk__cpu_lookup;
@@ -803,25 +786,19 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const tsk__cpu_lookup *c = (const tsk__cpu_lookup *)context;
     const size_t d = (size_t)c->table->cols;
     int32_t i;
-    size_t j;
     for (i = first; i < last; i++) {
-        const size_t at = (size_t)c->ids[i] * d;
-        float *out = c->out + (size_t)i * d;
-        if (c->table->dtype == TSK_DTYPE_F32) memcpy(out, (const float *)c->table->data + at, d * sizeof *out);
-        else if (c->table->dtype == TSK_DTYPE_BF16)
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_bf16(((const uint16_t *)c->table->data)[at + j]);
-        else
-            for (j = 0; j < d; j++) out[j] = tsk__float_from_half(((const uint16_t *)c->table->data)[at + j]);
+        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
+        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
     }
 }
 
 /* x[n, d_model] */
 static void tsk__cpu_embed(const tsk__cpu_model *model, const tsk__rows *rows, float *x) {
     tsk__cpu_lookup lookup;
-    lookup.table = &model->embedding;
+    lookup.table = tsk__cpu_weight(model, -1, TSK__PART_EMBEDDING);
     lookup.ids = rows->tokens;
     lookup.out = x;
-    tsk__cpu_rows(model, rows->n, (size_t)model->embedding.cols, tsk__cpu_lookup_rows, &lookup);
+    tsk__cpu_rows(model, rows->n, (size_t)lookup.table->cols, tsk__cpu_lookup_rows, &lookup);
 }
 
 typedef struct tsk__cpu_norm {
@@ -855,7 +832,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
 
 /* out[n, d_model]; may be x itself */
 static void tsk__cpu_final_norm(const tsk__cpu_model *model, int32_t n, const float *x, float *out) {
-    tsk__cpu_norm_run(model, n, model->final_norm, x, out, NULL);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, -1, TSK__PART_FINAL_NORM), x, out, NULL);
 }
 
 typedef struct tsk__cpu_cosines {
@@ -958,18 +935,19 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
                          const tsk__taps *taps) {
-    const tsk__cpu_layer *l = &model->layers[layer];
-    const size_t n = (size_t)rows->n, q_width = (size_t)l->q.rows, kv_width = (size_t)l->k.rows;
+    const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
+    const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
+    const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, l->attn_norm, x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
     product.x = scratch->norm;
-    product.w[0] = &l->q;
-    product.w[1] = &l->k;
-    product.w[2] = &l->v;
+    product.w[0] = wq;
+    product.w[1] = wk;
+    product.w[2] = tsk__cpu_weight(model, layer, TSK__PART_V);
     product.y[0] = q_out;
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
@@ -1018,7 +996,7 @@ typedef struct tsk__cpu_attend_group {
 } tsk__cpu_attend_group;
 
 /* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
-static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__matrix *keys, int32_t first, int32_t count) {
+static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *keys, int32_t first, int32_t count) {
     int32_t key, k, h;
     for (key = 0; key < count; key += TSK__CPU_WIDTH)
         for (k = 0; k < g->head_dim; k += TSK__CPU_DEPTH) {
@@ -1080,7 +1058,7 @@ static void tsk__cpu_attend_finish(tsk__cpu_attend_group *g) {
     }
 }
 
-static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__matrix *keys, const float *v) {
+static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weight *keys, const float *v) {
     const float scale = (float)(1.0 / sqrt((double)g->head_dim));
     int32_t first;
     for (first = 0; first < keys->rows; first += TSK__CPU_DEPTH) {
@@ -1100,13 +1078,13 @@ static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
     const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
     tsk__cpu_attend_group g;
-    tsk__matrix keys;
+    tsk__weight keys;
     int32_t done;
+    memset(&keys, 0, sizeof keys);
     keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
     keys.dtype = TSK_DTYPE_F32;
     keys.rows = kv->length;
     keys.cols = config->head_dim;
-    keys.bias = NULL;
     memset(&g.ahead, 0, sizeof g.ahead);
     g.kernels = c->model->kernels;
     g.n = c->spans[span + 1] - row;
@@ -1155,18 +1133,18 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
 static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, &model->layers[layer].attn_out, n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
 static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, &model->layers[layer].ff_out, n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
 }
 
 typedef struct tsk__cpu_gate {
     const tsk__cpu_kernels *kernels;
-    const tsk__matrix *gate, *up;
+    const tsk__weight *gate, *up;
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
@@ -1198,12 +1176,11 @@ static void tsk__cpu_gate_task(void *context, int task) {
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
                              const tsk__taps *taps) {
-    const tsk__cpu_layer *l = &model->layers[layer];
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, l->ff_norm, x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
     gate.kernels = model->kernels;
-    gate.gate = &l->ff_proj;
-    gate.up = &l->up_proj;
+    gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
+    gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
     gate.n = n;
     gate.x = scratch->norm;
     gate.h = h;
@@ -1212,7 +1189,7 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)l->up_proj.rows);
+    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */
@@ -1224,7 +1201,7 @@ static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float 
     product.n = n;
     product.count = 1;
     product.x = normed;
-    product.w[0] = &model->head;
+    product.w[0] = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     product.y[0] = out;
     tsk__cpu_product_run(model, &product);
 }
@@ -1301,7 +1278,7 @@ static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *
 static void tsk__cpu_head_task(void *context, int task) {
     const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
     const tsk__cpu_kernels *kernels = c->model->kernels;
-    const tsk__matrix *w = &c->model->head;
+    const tsk__weight *w = tsk__cpu_weight(c->model, -1, TSK__PART_HEAD);
     const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
     tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
     float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
@@ -1337,16 +1314,17 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
 static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
                           tsk__cpu_scratch *scratch) {
-    const int32_t chunks = (model->head.rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    const tsk__weight *head = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
+    const int32_t chunks = (head->rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     int32_t row, i;
     for (row = 0; row < n; row += TSK__CPU_HEAD_ROWS) {
         tsk__cpu_head_job job;
         job.model = model;
         job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
-        job.x = normed + (size_t)row * (size_t)model->head.cols;
+        job.x = normed + (size_t)row * (size_t)head->cols;
         job.draws = draws + row;
         job.best = scratch->best;
-        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, &model->head), tsk__cpu_head_task, &job);
+        tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
         for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
     }
 }

@@ -6,10 +6,12 @@
 #include "platform.h"
 #include "pool.h"
 #include "random.h"
+#include "weights.h"
 #include "skip.h"
 #include "schedule.h"
 #include "backend.h"
 #include "cpu.h"
+#include "cpu_weights.h"
 
 // >>cpu_backend =======================================================================================================
 /* The table of the CPU backend: rows are gathered, handed to the operations of >>cpu, and put back. */
@@ -332,7 +334,7 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
 static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
     enum { rows = 256, size = 1024 };
     float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
-    tsk__matrix weights;
+    tsk__weight weights;
     tsk__cpu_product product;
     double best = 0;
     int i;
@@ -367,7 +369,10 @@ static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings 
 
 /* ---- the table */
 
-static void tsk__cpu_backend_destroy(tsk__backend *backend) { tsk__memory_delete(tsk__cpu_allocator_of(backend), backend); }
+static void tsk__cpu_backend_destroy(tsk__backend *backend) {
+    tsk__cpu_weights_free(&((tsk__cpu_backend *)(void *)backend)->model);
+    tsk__memory_delete(tsk__cpu_allocator_of(backend), backend);
+}
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
     tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);

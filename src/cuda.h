@@ -4,6 +4,8 @@
 #include "error.h"
 #include "memory.h"
 #include "platform.h"
+#include "safetensors.h"
+#include "weights.h"
 #include "backend.h"
 #include "cuda_driver.h"
 #include "cuda_backend.h"
@@ -334,8 +336,9 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
     tsk__cuda_backend *b = s->backend;
     int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
+    uint64_t element = tsk_dtype_size(tsk__cuda_weights_dtype(b));
     void *parameters[7];
-    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * b->base.element_size, logits, m, n, d, 0, 1);
+    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * element, logits, m, n, d, 0, 1);
     parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
     parameters[6] = &n;
     tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
@@ -573,8 +576,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
-                                           tsk__backend **out, tsk_error *error) {
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                           const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
     tsk__cuda_backend *b = (tsk__cuda_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
     tsk_status status = TSK_OK;
@@ -600,7 +603,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
         if (status == TSK_OK) status = tsk__cuda_plan_wide(b, error);
         if (status == TSK_OK) status = tsk__cuda_arena(b, error);
         if (status == TSK_OK) status = tsk__cuda_encode_weights(b, error);
-        if (status == TSK_OK) status = folder ? tsk__cuda_load_weights(b, folder, o, error) : tsk__cuda_random(b, seed, error);
+        if (status == TSK_OK) status = tsk__cuda_load_weights(b, source, o, error);
         tsk__cuda_leave(b);
     }
     if (status != TSK_OK) tsk__cuda_backend_destroy(&b->base);
@@ -668,9 +671,9 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
     snprintf(why, why_size, "built without CUDA");
     return 0;
 }
-static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk_folder *folder, uint64_t seed, const tsk_model_options *o,
-                                           tsk__backend **out, tsk_error *error) {
-    (void)config, (void)folder, (void)seed, (void)o;
+static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                           const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
+    (void)config, (void)source, (void)o;
     *out = NULL;
     return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "built without CUDA");
 }

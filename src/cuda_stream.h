@@ -5,8 +5,8 @@
 #include "memory.h"
 #include "platform.h"
 #include "pool.h"
+#include "number.h"
 #include "backend.h"
-#include "cpu.h"
 #include "cuda_driver.h"
 #include "cuda_backend.h"
 #include "cuda_plan.h"
@@ -255,7 +255,6 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
 /* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
 static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
-    uint64_t i;
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
     s->can_overlap = 0;
@@ -263,11 +262,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
         memset(to, 0, (size_t)count * sizeof *to);
         return;
     }
-    for (i = 0; element == 2 && i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, raw + 2 * i, sizeof bits);
-        to[i] = tsk__float_from_bf16(bits);
-    }
+    if (element == 2) tsk__floats_from(TSK_DTYPE_BF16, raw, count, to);
 }
 
 static void tsk__cuda_backend_download(tsk__stream *stream, float *to, const void *from, uint64_t count) {

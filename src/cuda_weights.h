@@ -5,7 +5,8 @@
 #include "memory.h"
 #include "platform.h"
 #include "safetensors.h"
-#include "config.h"
+#include "family.h"
+#include "weights.h"
 #include "backend.h"
 #include "cuda_driver.h"
 #include "cuda_backend.h"
@@ -29,55 +30,83 @@ static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element)
     return at;
 }
 
+/* The type that matrices have in the arena, whatever they are stored in: the one that the kernels multiply, today that
+   of the activations. Norms and biases have the activations' in any case. */
+static tsk_dtype tsk__cuda_weights_dtype(const tsk__cuda_backend *b) {
+    return b->is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
+
+/* Where a weight's address is kept; several may share a room. NULL: the kernels know of none. */
+static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *id) {
+    tsk__cuda_layer *layer = &b->layers[id->layer < 0 ? 0 : id->layer];
+    switch (id->part) {
+    case TSK__PART_ATTN_NORM: return id->is_bias ? NULL : &layer->attn_norm;
+    case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V: return id->is_bias ? &layer->qkv_bias : &layer->qkv;
+    case TSK__PART_ATTN_OUT: return id->is_bias ? &layer->attn_out_bias : &layer->attn_out;
+    case TSK__PART_FF_NORM: return id->is_bias ? NULL : &layer->ff_norm;
+    case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ: return id->is_bias ? &layer->gate_up_bias : &layer->gate_up;
+    case TSK__PART_FF_OUT: return id->is_bias ? &layer->down_bias : &layer->down;
+    case TSK__PART_EMBEDDING: return id->is_bias ? NULL : &b->embedding;
+    case TSK__PART_FINAL_NORM: return id->is_bias ? NULL : &b->final_norm;
+    case TSK__PART_HEAD: return id->is_bias ? &b->head_bias : &b->head;
+    default: return NULL;
+    }
+}
+
+/* Rows of the room that a part is the first in. */
+static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weight_id *id) {
+    uint64_t shape[2];
+    if (id->part == TSK__PART_Q) return (uint64_t)b->qkv_width;
+    if (id->part == TSK__PART_FF_PROJ) return (uint64_t)b->gate_up_rows;
+    tsk__family_shape(b->base.config, id, shape);
+    return shape[0];
+}
+
+/* A room at the end of what is used, for a part that is the first in it. */
+static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+    const tsk_model_config *c = b->base.config;
+    uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
+    CUdeviceptr *room = tsk__cuda_room(b, id);
+    uint64_t shape[2];
+    tsk__weight_id before = *id;
+    before.part--;
+    if (!room || (id->part > 0 && room == tsk__cuda_room(b, &before))) return;
+    tsk__family_shape(c, id, shape);
+    *room = tsk__family_has(c, id) ? base + tsk__cuda_take(used, tsk__cuda_room_rows(b, id) * shape[1], element) : 0;
+}
+
 /* Addresses, from `base` on, of everything in the arena; returns its size. With base 0 it only counts. */
 static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
-    uint64_t d = (uint64_t)c->d_model, mlp = (uint64_t)c->mlp_hidden_size, e = b->base.element_size, used = 0;
-    int32_t l;
+    uint64_t used = 0;
+    tsk__weight_id id = tsk__weight_id_of(-1, TSK__PART_EMBEDDING, 0);
     b->frequencies = base + tsk__cuda_take(&used, (uint64_t)c->head_dim / 2, sizeof(float));
-    b->embedding = base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
-    b->final_norm = base + tsk__cuda_take(&used, d, e);
-    b->head = c->weight_tying ? b->embedding : base + tsk__cuda_take(&used, (uint64_t)c->embedding_size * d, e);
-    b->head_bias = c->linear_bias && !c->weight_tying ? base + tsk__cuda_take(&used, (uint64_t)c->embedding_size, e) : 0;
-    for (l = 0; l < c->n_layers; l++) {
-        tsk__cuda_layer *layer = &b->layers[l];
-        layer->attn_norm = base + tsk__cuda_take(&used, d, e);
-        layer->qkv = base + tsk__cuda_take(&used, (uint64_t)b->qkv_width * d, e);
-        layer->qkv_bias = c->qkv_bias ? base + tsk__cuda_take(&used, (uint64_t)b->qkv_width, e) : 0;
-        layer->attn_out = base + tsk__cuda_take(&used, (uint64_t)b->q_width * d, e);
-        layer->attn_out_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
-        layer->ff_norm = base + tsk__cuda_take(&used, d, e);
-        layer->gate_up = base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows * d, e);
-        layer->gate_up_bias = c->linear_bias ? base + tsk__cuda_take(&used, (uint64_t)b->gate_up_rows, e) : 0;
-        layer->down = base + tsk__cuda_take(&used, d * mlp, e);
-        layer->down_bias = c->linear_bias ? base + tsk__cuda_take(&used, d, e) : 0;
+    for (; id.layer < c->n_layers; id.layer++) {
+        int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
+        for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
     }
+    if (c->weight_tying) b->head = b->embedding;
     return used;
 }
 
-static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l, tsk__part part, int is_bias) {
-    const tsk__cuda_layer *layer = &b->layers[l < 0 ? 0 : l];
+static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
     const tsk_model_config *c = b->base.config;
+    uint64_t shape[2];
     tsk__cuda_place p;
     memset(&p, 0, sizeof p);
-    p.placing.columns = is_bias || tsk__part_shapes[part].cols == '-' ? 1 : tsk__config_size(c, tsk__part_shapes[part].cols);
-    switch (part) {
-    case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
+    tsk__family_shape(c, id, shape);
+    p.to = *tsk__cuda_room(b, id);
+    p.placing.columns = shape[1];
+    switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        p.to = is_bias ? layer->qkv_bias : layer->qkv;
         if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
-        p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
+        if (id->part != TSK__PART_Q) p.placing.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) p.placing.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
-    case TSK__PART_FF_NORM: p.to = layer->ff_norm; break;
-    case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ:
-        p.to = is_bias ? layer->gate_up_bias : layer->gate_up;
-        p.placing.interleave = part == TSK__PART_FF_PROJ ? 1 : 2;
-        break;
-    case TSK__PART_FF_OUT: p.to = is_bias ? layer->down_bias : layer->down; break;
-    case TSK__PART_EMBEDDING: p.to = b->embedding; break;
-    case TSK__PART_FINAL_NORM: p.to = b->final_norm; break;
-    default: p.to = is_bias ? b->head_bias : b->head; break;
+    case TSK__PART_FF_PROJ: p.placing.interleave = 1; break;
+    case TSK__PART_UP_PROJ: p.placing.interleave = 2; break;
+    default: break;
     }
     return p;
 }
@@ -107,33 +136,6 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     return tsk__cuda_fail(&b->api, error, result, "clearing the weights");
 }
 
-static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_error *error) {
-    static const tsk__part parts[7] = {TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT};
-    const tsk_model_config *c = b->base.config;
-    CUresult result = CUDA_SUCCESS;
-    uint32_t tensor = 0;
-    int32_t l;
-    int j;
-    for (l = -1; l <= c->n_layers && result == CUDA_SUCCESS; l++)  /* embedding, layers, head: the CPU's numbering */
-        for (j = 0; j < 10 && result == CUDA_SUCCESS; j++) {
-            tsk__part part = l < 0 ? (j ? TSK__PART_FINAL_NORM : TSK__PART_EMBEDDING) : l == c->n_layers ? TSK__PART_HEAD : j < 7 ? parts[j] : j == 7 ? TSK__PART_ATTN_NORM : TSK__PART_FF_NORM;
-            tsk__cuda_place place = tsk__cuda_place_of(b, l < 0 || l == c->n_layers ? -1 : l, part, 0);
-            uint64_t count = tsk__config_size(c, tsk__part_shapes[part].rows) * place.placing.columns;
-            float one = 1.0f, scale = sqrtf(3.0f / (float)place.placing.columns);
-            void *ones[3], *random[6];
-            ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
-            random[0] = &place.to, random[1] = &count, random[2] = &place.placing, random[3] = &seed, random[4] = &tensor, random[5] = &scale;
-            if ((l < 0 && j > 1) || (l == c->n_layers && (j > 0 || c->weight_tying)) || j > 8) break;
-            if (tsk__part_shapes[part].cols == '-') result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
-            else {
-                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, 0, random);
-                tensor++;
-            }
-        }
-    if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
-    return tsk__cuda_fail(&b->api, error, result, "random weights");
-}
-
 /* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one is
    still being copied, and has a kernel put the values into their places in the activations' type. */
 
@@ -141,16 +143,19 @@ static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_erro
 #define TSK__CUDA_READERS 12
 
 typedef struct tsk__cuda_piece {
-    const tsk_safetensors *file;
-    const tsk_tensor_info *info;
+    tsk__stored stored;
     tsk__cuda_place place;
     uint64_t offset, size;         /* in bytes, of the tensor */
 } tsk__cuda_piece;
 
 typedef struct tsk__cuda_loading {
     tsk__cuda_backend *backend;
+    const tsk__source *source;
     tsk__cuda_piece *pieces;
-    size_t n_pieces, next;         /* next and done are shared between the readers */
+    size_t n_pieces, piece_capacity;
+    uint64_t total;                /* bytes of all pieces */
+    int made;                      /* some weights are made on the device */
+    size_t next;                   /* shared between the readers, likewise the next two */
     uint64_t done;
     int stop;
 } tsk__cuda_loading;
@@ -172,9 +177,11 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     const tsk__cuda_api *api = &b->api;
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
-    uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? 0 : p->info->dtype == TSK_DTYPE_F16 ? 1 : 2;
-    const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
+    tsk_dtype dtype = p->stored.dtype;
+    uint64_t element = tsk_dtype_size(dtype), first = p->offset / element, count = p->size / element;
+    int32_t stored = dtype == TSK_DTYPE_F32 ? 0 : dtype == TSK_DTYPE_F16 ? 1 : 2;
+    const char *mapped = (const char *)p->stored.data;
+    const tsk__source *source = r->loading->source;
     tsk__cuda_place place = p->place;
     void *parameters[6];
     CUresult result = api->cuEventSynchronize(r->copied[half]);
@@ -182,7 +189,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
     if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
     else {
-        tsk_status status = tsk_safetensors_read(p->file, p->info, p->offset, pinned, (size_t)p->size, &r->error);
+        tsk_status status = source->read(source, &p->stored, p->offset, pinned, (size_t)p->size, &r->error);
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
@@ -209,28 +216,44 @@ static void *tsk__cuda_read(void *argument) {
     return NULL;
 }
 
-/* The tensors cut into pieces; counts only while `pieces` is NULL. */
-static size_t tsk__cuda_pieces(const tsk__cuda_backend *b, const tsk_folder *folder, tsk__cuda_piece *pieces) {
-    size_t n = 0;
-    int32_t l;
-    int part, bias;
-    for (l = -1; l < b->base.config->n_layers; l++)
-        for (part = l < 0 ? (int)TSK__PART_COUNT : 0; part < (l < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT); part++)
-            for (bias = 0; bias < 2; bias++) {
-                const tsk_safetensors *file = NULL;
-                const tsk_tensor_info *info = tsk__folder_find(folder, l, (tsk__part)part, bias, &file);
-                uint64_t offset;
-                if (!info || (part == (int)TSK__PART_HEAD && b->base.config->weight_tying)) continue;
-                for (offset = 0; offset < info->size; offset += TSK__CUDA_PIECE, n++) {
-                    if (!pieces) continue;
-                    pieces[n].file = file;
-                    pieces[n].info = info;
-                    pieces[n].place = tsk__cuda_place_of(b, l, (tsk__part)part, bias);
-                    pieces[n].offset = offset;
-                    pieces[n].size = info->size - offset < TSK__CUDA_PIECE ? info->size - offset : TSK__CUDA_PIECE;
-                }
-            }
-    return n;
+/* Random values are made where they are to lie. */
+static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
+                                 tsk_error *error) {
+    tsk__cuda_backend *b = l->backend;
+    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols, seed = l->source->seed;
+    uint32_t number = stored->number;
+    float one = 1.0f, scale = stored->scale;
+    void *ones[3], *random[6];
+    CUresult result;
+    ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
+    random[0] = &place.to, random[1] = &count, random[2] = &place.placing;
+    random[3] = &seed, random[4] = &number, random[5] = &scale;
+    l->made = 1;
+    if (scale > 0) {
+        uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, random);
+    } else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+    return tsk__cuda_fail(&b->api, error, result, "random weights");
+}
+
+/* Cuts a weight into pieces for the readers. */
+static tsk_status tsk__cuda_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
+    tsk__cuda_loading *l = (tsk__cuda_loading *)loading;
+    tsk__cuda_place place = tsk__cuda_place_of(l->backend, id);
+    uint64_t offset;
+    if (stored->is_made) return tsk__cuda_make(l, stored, place, error);
+    for (offset = 0; offset < stored->size; offset += TSK__CUDA_PIECE) {
+        tsk__cuda_piece *piece;
+        if (!tsk__memory_reserve(l->backend->allocator, &l->pieces, &l->piece_capacity, l->n_pieces + 1, sizeof *piece))
+            return tsk__error_memory(error, "the list of weights", (l->n_pieces + 1) * sizeof *piece);
+        piece = &l->pieces[l->n_pieces++];
+        piece->stored = *stored;
+        piece->place = place;
+        piece->offset = offset;
+        piece->size = stored->size - offset < TSK__CUDA_PIECE ? stored->size - offset : TSK__CUDA_PIECE;
+        l->total += piece->size;
+    }
+    return TSK_OK;
 }
 
 static CUresult tsk__cuda_reader_open(tsk__cuda_reader *r, tsk__cuda_loading *loading) {
@@ -257,55 +280,63 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
 }
 
 /* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
-static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, uint64_t total, int *cancelled) {
+static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
     uint64_t told = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        if (o->progress && done != told) o->progress(o->user, done, total);
+        if (o->progress && done != told) o->progress(o->user, done, l->total);
         told = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
             *cancelled = 1;
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
         }
-        if (done >= total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
+        if (done >= l->total || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) return;
         tsk__thread_sleep(1);
     }
 }
 
-static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk_folder *folder, const tsk_model_options *o, tsk_error *error) {
-    tsk__cuda_loading loading;
-    tsk__cuda_reader *readers = (tsk__cuda_reader *)tsk__memory_new_zeroed(b->allocator, TSK__CUDA_READERS, sizeof *readers);
-    CUresult result = CUDA_SUCCESS;
+static tsk_status tsk__cuda_read_pieces(tsk__cuda_loading *l, const tsk_model_options *o, tsk_error *error) {
+    tsk__cuda_backend *b = l->backend;
+    tsk__cuda_reader *readers =
+        (tsk__cuda_reader *)tsk__memory_new_zeroed(b->allocator, TSK__CUDA_READERS, sizeof *readers);
     tsk_status status = TSK_OK;
-    uint64_t total = 0;
-    size_t i;
     int n_readers = tsk__processors(), n_started = 0, cancelled = 0, r;
-    memset(&loading, 0, sizeof loading);
-    loading.backend = b;
-    loading.n_pieces = tsk__cuda_pieces(b, folder, NULL);
-    loading.pieces = (tsk__cuda_piece *)tsk__memory_new(b->allocator, loading.n_pieces, sizeof *loading.pieces);
-    if (!readers || !loading.pieces) status = tsk__error_memory(error, "the list of weights", loading.n_pieces * sizeof *loading.pieces);
-    else tsk__cuda_pieces(b, folder, loading.pieces);
-    for (i = 0; status == TSK_OK && i < loading.n_pieces; i++) total += loading.pieces[i].size;
+    if (!readers) return tsk__error_memory(error, "buffers for loading", TSK__CUDA_READERS * sizeof *readers);
     if (n_readers > TSK__CUDA_READERS) n_readers = TSK__CUDA_READERS;
-    if ((size_t)n_readers > loading.n_pieces) n_readers = (int)loading.n_pieces;
+    if ((size_t)n_readers > l->n_pieces) n_readers = (int)l->n_pieces;
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
-        result = tsk__cuda_reader_open(&readers[r], &loading);
+        CUresult result = tsk__cuda_reader_open(&readers[r], l);
         status = tsk__cuda_fail(&b->api, error, result, "buffers for loading");
     }
     for (r = 0; status == TSK_OK && r < n_readers; r++) {
         readers[r].started = tsk__thread_start(&readers[r].thread, tsk__cuda_read, &readers[r]);
         n_started += readers[r].started;
     }
-    if (status == TSK_OK && n_started) tsk__cuda_watch(&loading, o, total, &cancelled);
+    if (status == TSK_OK && n_started) tsk__cuda_watch(l, o, &cancelled);
     else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one reads */
-    for (r = 0; readers && r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
-    for (r = 0; readers && r < n_readers && status == TSK_OK; r++) {
+    for (r = 0; r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
+    for (r = 0; r < n_readers && status == TSK_OK; r++) {
         if (readers[r].status != TSK_OK && error) *error = readers[r].error;  /* its log, if any, changes hands */
         status = readers[r].status;
     }
-    if (status == TSK_OK && cancelled) status = tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
+    if (status == TSK_OK && cancelled)
+        status = tsk__error_set(error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "loading was cancelled");
     tsk__memory_delete(b->allocator, readers);
+    return status;
+}
+
+/* Fills the arena, laid out before, from the source. */
+static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk__source *source, const tsk_model_options *o,
+                                         tsk_error *error) {
+    tsk__cuda_loading loading;
+    tsk_status status;
+    memset(&loading, 0, sizeof loading);
+    loading.backend = b;
+    loading.source = source;
+    status = tsk__weights_load(source, tsk__cuda_put, &loading, error);
+    if (status == TSK_OK && loading.made)
+        status = tsk__cuda_fail(&b->api, error, b->api.cuStreamSynchronize(NULL), "random weights");
+    if (status == TSK_OK && loading.n_pieces) status = tsk__cuda_read_pieces(&loading, o, error);
     tsk__memory_delete(b->allocator, loading.pieces);
     return status;
 }

@@ -30,23 +30,25 @@ static TEST_UNUSED tsk_model_config config_of(const shape *s) {
     return c;
 }
 
-static TEST_UNUSED void write_random_tensor(tsk_safetensors_writer *writer, const tsk_model_config *c, const shape *s, int32_t layer, tsk__part part, int is_bias) {
-    char name[96];
-    int n_dims;
+static TEST_UNUSED void write_random_tensor(tsk_safetensors_writer *writer, const tsk_model_config *c, const shape *s,
+                                            const tsk__weight_id *id) {
+    char name[TSK__FAMILY_NAME];
+    int part = id->part, is_vector = tsk__family_is_vector(c, id);
     uint64_t dims[2], count, i;
     float scale, middle;
     uint16_t *values;
     tsk_error error;
     memset(&error, 0, sizeof error);
-    if (!tsk__config_tensor(c, layer, part, is_bias, name, &n_dims, dims)) return;
-    count = dims[0] * (n_dims == 2 ? dims[1] : 1);
-    middle = n_dims == 1 && !is_bias ? 1.0f : 0.0f;  /* norms */
-    scale = n_dims == 1 ? 0.3f : part == TSK__PART_EMBEDDING ? 1.0f : 1.0f / sqrtf((float)dims[1]);
+    tsk__family_name(c, id, name);
+    tsk__family_shape(c, id, dims);
+    count = dims[0] * dims[1];
+    middle = is_vector && !id->is_bias ? 1.0f : 0.0f;  /* norms */
+    scale = is_vector ? 0.3f : part == TSK__PART_EMBEDDING ? 1.0f : 1.0f / sqrtf((float)dims[1]);
     if (part == TSK__PART_HEAD || (part == TSK__PART_EMBEDDING && s->tied)) scale = s->head_gain / sqrtf((float)s->d);
     values = (uint16_t *)malloc((size_t)count * sizeof *values);
     if (!values) exit(2);
     for (i = 0; i < count; i++) values[i] = tsk__bf16_from_float(middle + scale * random_normal());
-    must(tsk_safetensors_writer_add(writer, name, TSK_DTYPE_BF16, n_dims, dims, values, &error), &error);
+    must(tsk_safetensors_writer_add(writer, name, TSK_DTYPE_BF16, is_vector ? 1 : 2, dims, values, &error), &error);
     free(values);
 }
 
@@ -56,8 +58,7 @@ static TEST_UNUSED const char *random_model_folder(const shape *s) {
     tsk_safetensors_writer *writer = NULL;
     tsk_error error;
     char dir[900], path[1000], text[1000];
-    int32_t layer;
-    int part, bias;
+    int outside;
     memset(&error, 0, sizeof error);
     snprintf(dir, sizeof dir, "%s", tsk_test_path(s->name));
     mkdir(dir, 0700);
@@ -74,9 +75,12 @@ static TEST_UNUSED const char *random_model_folder(const shape *s) {
     write_text(path, text);
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     must(tsk_safetensors_writer_open(path, NULL, &writer, &error), &error);
-    for (layer = -1; layer < c.n_layers; layer++)
-        for (part = layer < 0 ? (int)TSK__PART_COUNT : 0; part < (layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT); part++)
-            for (bias = 0; bias < 2; bias++) write_random_tensor(writer, &c, s, layer, (tsk__part)part, bias);
+    for (outside = 1; outside >= 0; outside--) {
+        tsk__weight_id id = tsk__family_first();
+        do
+            if ((id.layer < 0) == outside) write_random_tensor(writer, &c, s, &id);
+        while (tsk__family_next(&c, &id));
+    }
     must(tsk_safetensors_writer_finish(writer, &error), &error);
     return tsk_test_path(s->name);
 }

@@ -20,7 +20,7 @@ typedef struct weights {
 typedef struct model {
     tsk__cpu_model cpu;
     tsk_model_config config;
-    tsk__cpu_layer layers[2];
+    tsk__weight table[3 + 2 * TSK__PART_COUNT];
     weights kept[32];
     int n_kept;
 } model;
@@ -38,7 +38,7 @@ static void *must(void *block) {
 }
 static float *floats(size_t n) { return (float *)must(calloc(n ? n : 1, sizeof(float))); }
 
-static weights *make_matrix(model *m, tsk__matrix *w, tsk_dtype dtype, int32_t rows, int32_t cols, int bias) {
+static weights *make_matrix(model *m, tsk__weight *w, tsk_dtype dtype, int32_t rows, int32_t cols, int bias) {
     const size_t n = (size_t)rows * (size_t)cols, size = dtype == TSK_DTYPE_F32 ? 4 : 2;
     weights *kept = &m->kept[m->n_kept++];
     char *data;
@@ -81,52 +81,60 @@ typedef struct shape { int32_t d, heads, kv_heads, head_dim, mlp, vocab, length;
 
 enum { KEPT_EMBEDDING, KEPT_HEAD, KEPT_LAYER, KEPT_Q = 0, KEPT_K, KEPT_V, KEPT_ATTN_OUT, KEPT_FF, KEPT_UP, KEPT_DOWN, KEPT_PER_LAYER };
 
+static tsk__weight *weight_of(const model *m, int32_t layer, tsk__part part) {
+    return (tsk__weight *)(uintptr_t)tsk__cpu_weight(&m->cpu, layer, part);
+}
+static const float *norm_of(const model *m, int32_t layer, tsk__part part) {
+    return (const float *)weight_of(m, layer, part)->data;
+}
+
+static void make_part(model *m, const shape *s, int32_t layer, tsk__part part) {
+    tsk__weight_id id = tsk__weight_id_of(layer, part, 0), bias = tsk__weight_id_of(layer, part, 1);
+    tsk__weight *w = weight_of(m, layer, part);
+    uint64_t size[2];
+    tsk__family_shape(&m->config, &id, size);
+    if (size[1] == 1 && tsk__family_is_vector(&m->config, &id)) w->data = make_norm((int32_t)size[0]);
+    else make_matrix(m, w, s->dtype, (int32_t)size[0], (int32_t)size[1], tsk__family_has(&m->config, &bias));
+}
+
 static void make_model(model *m, const shape *s, const tsk__cpu_kernels *kernels, tsk__pool *pool) {
     tsk_model_config *c = &m->config;
-    int i;
+    int32_t layer, i;
+    int part;
     memset(m, 0, sizeof *m);
     random_state = 12345;
     c->d_model = s->d, c->n_layers = 2, c->n_heads = s->heads, c->n_kv_heads = s->kv_heads, c->head_dim = s->head_dim;
     c->mlp_hidden_size = s->mlp, c->vocab_size = s->vocab, c->embedding_size = s->vocab, c->max_sequence_length = s->length + 3;
     c->rope_theta = 10000, c->rms_norm_eps = 1e-5f, c->mask_token_id = s->vocab / 2;
-    m->cpu.config = c, m->cpu.pool = pool, m->cpu.kernels = kernels, m->cpu.layers = m->layers;
-    make_matrix(m, &m->cpu.embedding, s->dtype, s->vocab, s->d, 0);
-    make_matrix(m, &m->cpu.head, s->dtype, s->vocab, s->d, s->linear_bias);
-    m->cpu.final_norm = make_norm(s->d);
-    for (i = 0; i < 2; i++) {
-        tsk__cpu_layer *l = &m->layers[i];
-        l->attn_norm = make_norm(s->d);
-        l->ff_norm = make_norm(s->d);
-        make_matrix(m, &l->q, s->dtype, s->heads * s->head_dim, s->d, s->qkv_bias);
-        make_matrix(m, &l->k, s->dtype, s->kv_heads * s->head_dim, s->d, s->qkv_bias);
-        make_matrix(m, &l->v, s->dtype, s->kv_heads * s->head_dim, s->d, s->qkv_bias);
-        make_matrix(m, &l->attn_out, s->dtype, s->d, s->heads * s->head_dim, s->linear_bias);
-        make_matrix(m, &l->ff_proj, s->dtype, s->mlp, s->d, s->linear_bias);
-        make_matrix(m, &l->up_proj, s->dtype, s->mlp, s->d, s->linear_bias);
-        make_matrix(m, &l->ff_out, s->dtype, s->d, s->mlp, s->linear_bias);
-    }
+    c->qkv_bias = s->qkv_bias, c->linear_bias = s->linear_bias;
+    m->cpu.config = c, m->cpu.pool = pool, m->cpu.kernels = kernels, m->cpu.weights = m->table;
+    CHECK_INT(tsk__family_count(c), 3 + 2 * TSK__PART_COUNT);
+    make_part(m, s, -1, TSK__PART_EMBEDDING);
+    make_part(m, s, -1, TSK__PART_HEAD);
+    make_part(m, s, -1, TSK__PART_FINAL_NORM);
+    for (layer = 0; layer < 2; layer++)
+        for (part = 0; part < (int)TSK__PART_COUNT; part++) make_part(m, s, layer, (tsk__part)part);
     m->cpu.rope_frequencies = floats((size_t)(c->head_dim / 2));
     for (i = 0; i < c->head_dim / 2; i++) m->cpu.rope_frequencies[i] = tsk__rope_frequency(c, i);
 }
 
-static void free_matrix(const tsk__matrix *w) { free((void *)(uintptr_t)w->bias); }
 static void free_model(model *m) {
-    int i;
+    int i, part;
     for (i = 0; i < m->n_kept; i++) free(m->kept[i].block), free(m->kept[i].values), free(m->kept[i].bias);
-    free_matrix(&m->cpu.head);
-    for (i = 0; i < 2; i++) {
-        tsk__cpu_layer *l = &m->layers[i];
-        free((void *)(uintptr_t)l->attn_norm), free((void *)(uintptr_t)l->ff_norm);
-        free_matrix(&l->q), free_matrix(&l->k), free_matrix(&l->v), free_matrix(&l->attn_out);
-        free_matrix(&l->ff_proj), free_matrix(&l->up_proj), free_matrix(&l->ff_out);
-    }
-    free((void *)(uintptr_t)m->cpu.final_norm), free(m->cpu.rope_frequencies);
+    for (i = 0; i < (int)(sizeof m->table / sizeof *m->table); i++) free((void *)(uintptr_t)m->table[i].bias);
+    for (i = -1; i < 2; i++)
+        for (part = 0; part < (int)TSK__PART_ALL; part++) {
+            tsk__weight_id id = tsk__weight_id_of(i, (tsk__part)part, 0);
+            if ((i < 0) == (part >= (int)TSK__PART_COUNT) && tsk__family_is_vector(&m->config, &id))
+                free((void *)(uintptr_t)weight_of(m, i, (tsk__part)part)->data);
+        }
+    free(m->cpu.rope_frequencies);
 }
 
 /* ---- the same in double */
 
 /* y[n][rows] = x[n][cols] W^T + bias */
-static void plain_product(const tsk__matrix *w, const weights *kept, int32_t n, const double *x, double *y) {
+static void plain_product(const tsk__weight *w, const weights *kept, int32_t n, const double *x, double *y) {
     int32_t i, o, k;
     for (i = 0; i < n; i++)
         for (o = 0; o < w->rows; o++) {
@@ -284,7 +292,6 @@ static double *doubles_of(const float *x, size_t n) {
 
 static void check_products(const model *m, const pass *p, const tsk__rows *rows) {
     const weights *kept = m->kept + KEPT_LAYER + KEPT_PER_LAYER;
-    const tsk__cpu_layer *l = &m->layers[1];
     const int32_t n = p->n;
     const size_t widest = (size_t)n * (size_t)(p->vocab + p->mlp + p->q_width + p->d);
     double *want = (double *)must(malloc(widest * sizeof(double))), *in = (double *)must(malloc(widest * sizeof(double))), *up;
@@ -292,30 +299,30 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     for (i = 0; i < n; i++)
         for (j = 0; j < p->d; j++) want[i * p->d + j] = m->kept[KEPT_EMBEDDING].values[rows->tokens[i] * p->d + j];
     CHECK_NEAR(p->x0, want, n * p->d, 0);
-    plain_norm(n, p->d, l->attn_norm, (double)m->config.rms_norm_eps, p->x0, in);
+    plain_norm(n, p->d, norm_of(m, 1, TSK__PART_ATTN_NORM), (double)m->config.rms_norm_eps, p->x0, in);
     CHECK_NEAR(p->norm, in, n * p->d, 1e-6);
-    plain_product(&l->q, &kept[KEPT_Q], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_Q), &kept[KEPT_Q], n, in, want);
     CHECK_NEAR(p->tap_q, want, n * p->q_width, 2e-6);
     plain_rope(&m->config, n, m->config.n_heads, rows->positions, want);
     CHECK_NEAR(p->q, want, n * p->q_width, 2e-5); /* angles in f32: position * 2^-24 */
-    plain_product(&l->v, &kept[KEPT_V], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_V), &kept[KEPT_V], n, in, want);
     CHECK_NEAR(p->tap_v, want, n * p->kv_width, 2e-6);
-    plain_product(&l->k, &kept[KEPT_K], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_K), &kept[KEPT_K], n, in, want);
     CHECK_NEAR(p->tap_k, want, n * p->kv_width, 2e-6);
     plain_rope(&m->config, n, m->config.n_kv_heads, rows->positions, want);
     CHECK_NEAR(p->k_rope, want, n * p->kv_width, 2e-5);
 
     free(in), in = doubles_of(p->attention, (size_t)(n * p->q_width));
-    plain_product(&l->attn_out, &kept[KEPT_ATTN_OUT], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_ATTN_OUT), &kept[KEPT_ATTN_OUT], n, in, want);
     CHECK_NEAR(p->projection, want, n * p->d, 3e-6);
     for (i = 0; i < n * p->d; i++) want[i] = (double)p->x0[i] + (double)p->projection[i];
     CHECK_NEAR(p->x1, want, n * p->d, 1e-7);
 
     free(in), in = (double *)must(malloc((size_t)(n * p->d) * sizeof(double)));
     up = (double *)must(malloc((size_t)(n * p->mlp) * sizeof(double)));
-    plain_norm(n, p->d, l->ff_norm, (double)m->config.rms_norm_eps, p->x1, in);
-    plain_product(&l->ff_proj, &kept[KEPT_FF], n, in, want);
-    plain_product(&l->up_proj, &kept[KEPT_UP], n, in, up);
+    plain_norm(n, p->d, norm_of(m, 1, TSK__PART_FF_NORM), (double)m->config.rms_norm_eps, p->x1, in);
+    plain_product(weight_of(m, 1, TSK__PART_FF_PROJ), &kept[KEPT_FF], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_UP_PROJ), &kept[KEPT_UP], n, in, up);
     CHECK_NEAR(p->gate, want, n * p->mlp, 2e-6);
     CHECK_NEAR(p->up, up, n * p->mlp, 2e-6);
     for (i = 0; i < n * p->mlp; i++) want[i] = want[i] / (1 + exp(-want[i])) * up[i];
@@ -323,14 +330,14 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     free(up);
 
     free(in), in = doubles_of(p->h, (size_t)(n * p->mlp));
-    plain_product(&l->ff_out, &kept[KEPT_DOWN], n, in, want);
+    plain_product(weight_of(m, 1, TSK__PART_FF_OUT), &kept[KEPT_DOWN], n, in, want);
     for (i = 0; i < n * p->d; i++) want[i] += (double)p->x1[i];
     CHECK_NEAR(p->x2, want, n * p->d, 3e-6);
-    plain_norm(n, p->d, m->cpu.final_norm, (double)m->config.rms_norm_eps, p->x2, want);
+    plain_norm(n, p->d, norm_of(m, -1, TSK__PART_FINAL_NORM), (double)m->config.rms_norm_eps, p->x2, want);
     CHECK_NEAR(p->final, want, n * p->d, 1e-6);
 
     free(in), in = doubles_of(p->final, (size_t)(n * p->d));
-    plain_product(&m->cpu.head, &m->kept[KEPT_HEAD], n, in, want);
+    plain_product(weight_of(m, -1, TSK__PART_HEAD), &m->kept[KEPT_HEAD], n, in, want);
     CHECK_NEAR(p->logits, want, (size_t)n * (size_t)p->vocab, 3e-6);
     free(in), free(want);
 }
@@ -523,8 +530,9 @@ static void test_pack_half(const tsk__cpu_kernels *kernels) {
     static uint16_t halves[32 * 64];
     static float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH];
     int32_t base, i, wrong = 0;
-    tsk__matrix w;
-    w.data = halves, w.dtype = TSK_DTYPE_F16, w.rows = 32, w.cols = 64, w.bias = NULL;
+    tsk__weight w;
+    memset(&w, 0, sizeof w);
+    w.data = halves, w.dtype = TSK_DTYPE_F16, w.rows = 32, w.cols = 64;
     for (base = 0; base < 65536; base += 32 * 64) {
         for (i = 0; i < 32 * 64; i++) halves[i] = (uint16_t)(base + i);
         kernels->pack(&w, 0, 0, 64, panel);
@@ -654,6 +662,7 @@ static void test_head_ties(const tsk__cpu_kernels *kernels) {
     static float head[600], x[1] = {1};
     tsk_model_config config;
     tsk__cpu_model m;
+    tsk__weight table[3], *w;
     tsk__cpu_scratch scratch;
     tsk__draw draw;
     tsk__prediction got;
@@ -661,7 +670,10 @@ static void test_head_ties(const tsk__cpu_kernels *kernels) {
     memset(&config, 0, sizeof config), memset(&m, 0, sizeof m), memset(&draw, 0, sizeof draw), memset(head, 0, sizeof head);
     config.d_model = 1, config.embedding_size = 600;
     m.config = &config, m.kernels = kernels;
-    m.head.data = head, m.head.dtype = TSK_DTYPE_F32, m.head.rows = 600, m.head.cols = 1;
+    memset(table, 0, sizeof table);
+    m.weights = table;
+    w = &table[tsk__family_index(&config, -1, TSK__PART_HEAD, 0)];
+    w->data = head, w->dtype = TSK_DTYPE_F32, w->rows = 600, w->cols = 1;
     head[599] = head[256] = head[300] = 2, head[10] = 5;
     draw.mask_token_id = 10;
     memory = must(malloc(tsk__cpu_scratch_init(&scratch, &config, 1, NULL)));

@@ -27,13 +27,13 @@ static double median(double *x, int n) {
 }
 
 static void run_ours(const tsk__cpu_model *model, tsk_dtype dtype, const void *w, int m, int n, int k, const float *x, float *y) {
-    tsk__matrix matrix;
+    tsk__weight matrix;
     tsk__cpu_product product;
+    memset(&matrix, 0, sizeof matrix);
     matrix.data = w;
     matrix.dtype = dtype;
     matrix.rows = n;
     matrix.cols = k;
-    matrix.bias = NULL;
     memset(&product, 0, sizeof product);
     product.n = m;
     product.count = 1;
