@@ -1,0 +1,79 @@
+#ifndef SECTION_GUARD_KERNELS_SKIP_SELECT
+#define SECTION_GUARD_KERNELS_SKIP_SELECT
+
+#include "device.cuh"
+#include "draw.cuh"
+
+// ---- What is skipped and what is committed ------------------------------------------------------------------------------
+
+// Whether a row whose last states resemble these is skipped; cosines[state * stride]. Equals tsk__skip_similar.
+static __device__ __forceinline__ bool is_similar(const float *cosines, int n_states, int stride, float threshold, float outlier) {
+    double sum = 0.0;
+    for (int state = 0; state < n_states; state++) {
+        float c = cosines[(u64)state * stride];
+        if (!(c >= outlier)) return false;
+        sum += (double)c;
+    }
+    return n_states > 0 && sum / n_states > (double)threshold;
+}
+
+// Decides about the rows whose request compares n_states states; cosines [n_states, stride]. `skipped` and its copy for the
+// host are [rows of begin]. `masks`: skipped rows become inactive. One thread a row: grid ceil(n / 128), block 128. Equals decide.
+extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n, int n_states, const float *cosines, int stride, int masks, int *skipped, int *host_skipped) {
+    int i = blockIdx.x * 128 + threadIdx.x;
+    wait_for_predecessor();
+    if (i >= n) return;
+    row_entry row = table.rows[i];
+    const cache_entry *cache = &table.caches[row.request];
+    if (cache->n_states != n_states || !(row.flags & ROW_DECIDED)) return;
+    bool skips = (row.flags & ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
+    skipped[row.number] = host_skipped[row.number] = skips;
+    if (masks && skips) table.rows[i].active = 0;
+}
+
+struct candidate_entry { int position, slot, head; };                                       // is tsk__candidate
+struct selection_entry { int request, first, n, commits, transfer, quota; float threshold, factor; int is_random; u32 pass; u64 seed; };  // is tsk__selection
+struct choice_entry { int id; float confidence, log_sum_exp; int is_committed; };           // is tsk__choice
+
+// The two equal the functions of these names in >>schedule.
+static __device__ __forceinline__ bool select_accepts(const selection_entry &s, int rank, float confidence) {
+    if (s.transfer == 0) return rank <= s.quota;
+    if (s.transfer == 1) return confidence >= s.threshold;
+    return (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
+}
+static __device__ __forceinline__ bool select_is_better(float a, float b) { return a > b || (a == a && b != b); }
+static __device__ __forceinline__ float random_confidence(u64 seed, int position, u32 pass) {
+    u32 c[4] = {0, (u32)position, pass, 1};
+    philox4x32(c, (u32)seed, (u32)(seed >> 32));
+    return (float)uniform_of(c[0]);
+}
+
+// One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those that
+// the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether it is among
+// them. confidences [candidates] is scratch; selections, candidates and choices are the host's. Grid selections, block 128.
+// Equals select.
+extern "C" __global__ void __launch_bounds__(128) select_tokens(rows_table table, const selection_entry *selections, const candidate_entry *candidates, const prediction_entry *predictions,
+                                                                float *confidences, choice_entry *choices) {
+    selection_entry s = selections[blockIdx.x];
+    const cache_entry cache = table.caches[s.request];
+    candidates += s.first, confidences += s.first, choices += s.first;
+    let_successor_start();
+    wait_for_predecessor();
+    for (int i = threadIdx.x; i < s.n; i += 128) {
+        candidate_entry c = candidates[i];
+        if (c.head >= 0) cache.predictions[c.slot] = predictions[c.head];
+        confidences[i] = s.is_random ? random_confidence(s.seed, c.position, s.pass) : cache.predictions[c.slot].confidence;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < s.n; i += 128) {
+        candidate_entry c = candidates[i];
+        choice_entry choice = {cache.predictions[c.slot].id, confidences[i], cache.predictions[c.slot].log_sum_exp, 0};
+        int rank = 1;
+        for (int j = 0; j < s.n; j++) rank += j < i ? !select_is_better(choice.confidence, confidences[j]) : select_is_better(confidences[j], choice.confidence);
+        choice.is_committed = s.commits && (rank == 1 || select_accepts(s, rank, choice.confidence));
+        if (choice.is_committed) cache.tokens[c.position] = choice.id;
+        choices[i] = choice;
+    }
+}
+
+#endif /* SECTION_GUARD_KERNELS_SKIP_SELECT */
