@@ -129,8 +129,8 @@ SECURITY
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
-   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
+   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -8930,60 +8930,248 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
 
 #endif /* TOKENSKIP_NO_CUDA */
 
+// >>cuda_shared =======================================================================================================
+/* What the CUDA kernels and the host that launches them share: structs and constants. Both compile this text, as CUDA,
+   C99 and C++11; the kernels define TSK__KERNELS before it. An address on the device is a pointer to the kernels and a
+   64-bit number to the host. No struct leaves padding to a compiler: all lay it out alike, and its size is checked. */
+
+#ifdef TSK__KERNELS
+#define TSK__DEVICE(type) type *
+#define TSK__DEVICE_ALIGNED(bytes) alignas(bytes)
+#else
+#define TSK__DEVICE(type) uint64_t
+#define TSK__DEVICE_ALIGNED(bytes)  /* of the device's copy, which the driver makes */
+#endif
+
+/* A condition on constants, checked by whichever compiler reads this. */
+#define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
+#define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
+
+/* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
+
+/* Of a row: tsk__row_flag. */
+#define TSK__CUDA_ROW_MAY_SKIP 1
+#define TSK__CUDA_ROW_SKIPS 2
+#define TSK__CUDA_ROW_REMEMBER 4
+#define TSK__CUDA_ROW_IF_RAN 8
+#define TSK__CUDA_ROW_OUTPUT 16
+#define TSK__CUDA_ROW_DECIDED (TSK__CUDA_ROW_MAY_SKIP | TSK__CUDA_ROW_SKIPS)
+
+typedef struct tsk__cuda_row {
+    int32_t token;                 /* where the request has no canvas on the device */
+    int32_t position, request, slot, active;
+    int32_t number;                /* in the list of begin */
+    int32_t flags, pad;
+} tsk__cuda_row;
+TSK__CUDA_CHECK_SIZE(row, 32);
+
+/* As tsk__prediction. */
+typedef struct tsk__cuda_prediction {
+    int32_t id;
+    float confidence, logit, log_sum_exp;
+} tsk__cuda_prediction;
+TSK__CUDA_CHECK_SIZE(prediction, 16);
+
+/* What a pass needs of a request's tsk__kv. */
+typedef struct tsk__cuda_cache {
+    TSK__DEVICE(void) k;
+    TSK__DEVICE(void) v;
+    TSK__DEVICE(void) states;
+    TSK__DEVICE(void) outputs;
+    TSK__DEVICE(int32_t) tokens;
+    TSK__DEVICE(tsk__cuda_prediction) predictions;
+    int32_t length, capacity, n_slots, n_states;
+    int32_t first_written, last_written; /* positions that the pass replaces lie between */
+    float skip_threshold, skip_outlier;
+} tsk__cuda_cache;
+TSK__CUDA_CHECK_SIZE(cache, 80);
+
+/* Consecutive rows of one request: what attention works on. */
+typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
+TSK__CUDA_CHECK_SIZE(tile, 16);
+
+typedef struct tsk__cuda_table {
+    TSK__DEVICE(tsk__cuda_row) rows;       /* [n] */
+    TSK__DEVICE(tsk__cuda_cache) caches;   /* [n_requests] */
+    TSK__DEVICE(tsk__cuda_tile) tiles;     /* [n_tiles] */
+    TSK__DEVICE(struct float2) rope;       /* [n, head_dim / 2] (cos, sin) of each row's position */
+} tsk__cuda_table;
+TSK__CUDA_CHECK_SIZE(table, 32);
+
+/* ---- draws, candidates and choices */
+
+/* As tsk__draw. */
+typedef struct tsk__cuda_draw {
+    float temperature;
+    int32_t mask_token_id;
+    uint64_t seed;
+    uint32_t position, pass;
+} tsk__cuda_draw;
+TSK__CUDA_CHECK_SIZE(draw, 24);
+
+/* The best of some ids; the sum of exp(logit - max) is over all of them. */
+typedef struct tsk__cuda_head_entry {
+    double score;
+    int32_t id;
+    float logit, max, sum;
+} tsk__cuda_head_entry;
+TSK__CUDA_CHECK_SIZE(head_entry, 24);
+
+/* As tsk__candidate, tsk__selection and tsk__choice. */
+typedef struct tsk__cuda_candidate { int32_t position, slot, head; } tsk__cuda_candidate;
+typedef struct tsk__cuda_selection {
+    int32_t request, first, n, commits, transfer, quota;
+    float threshold, factor;
+    int32_t is_random;
+    uint32_t pass;
+    uint64_t seed;
+} tsk__cuda_selection;
+typedef struct tsk__cuda_choice {
+    int32_t id;
+    float confidence, log_sum_exp;
+    int32_t is_committed;
+} tsk__cuda_choice;
+TSK__CUDA_CHECK_SIZE(candidate, 12);
+TSK__CUDA_CHECK_SIZE(selection, 48);
+TSK__CUDA_CHECK_SIZE(choice, 16);
+
+/* ---- norms: sums of squares are kept for every so many columns of a row, in rows of whole 16 bytes */
+
+#define TSK__CUDA_SQUARES_TILE 16
+#define TSK__CUDA_SQUARES_TILES(d) (((d) + TSK__CUDA_SQUARES_TILE - 1) / TSK__CUDA_SQUARES_TILE)
+#define TSK__CUDA_SQUARES_ROW(d) ((TSK__CUDA_SQUARES_TILES(d) + 3) / 4 * 4)
+
+/* ---- linear maps for few rows, and the wide ones for more */
+
+#define TSK__CUDA_FEW_ROWS 64         /* rows up to which a pass takes the linear_* kernels, and is recorded */
+#define TSK__CUDA_LINEAR_CHUNK 64     /* columns at a time */
+#define TSK__CUDA_LINEAR_WARPS 12     /* that multiply; and the most pieces of a tile, which are of 16 outputs */
+#define TSK__CUDA_LINEAR_GROUPS 6     /* most of them that the warps are divided into */
+#define TSK__CUDA_LINEAR_FETCHERS 64  /* threads that fetch, where the copy engine does the work, */
+#define TSK__CUDA_LINEAR_FETCHERS_80 128  /* and before sm_90, where they do */
+
+#define TSK__CUDA_WIDE_ROWS 128       /* rows up to which the wide_* kernels are taken, where there are any */
+#define TSK__CUDA_WIDE_BOX 32         /* rows of the input that are fetched at a time */
+#define TSK__CUDA_WIDE_CLUSTER 4      /* blocks */
+#define TSK__CUDA_WIDE_WARPS 12
+/* A tile's outputs; and how many blocks share the columns of one. */
+#define TSK__CUDA_WIDE_QKV 112
+#define TSK__CUDA_WIDE_OUT 80
+#define TSK__CUDA_WIDE_GATE_UP 208
+#define TSK__CUDA_WIDE_HEAD 216
+#define TSK__CUDA_WIDE_OUT_SPLIT 2
+
+/* Floats of a row of a tile's sums in shared memory: 4 more than whole sixteens keep rows apart in the banks. */
+#define TSK__CUDA_SUMS_ROW(width) (((width) + 15) / 16 * 16 + 4)
+
+/* A CUtensorMap. */
+typedef struct TSK__DEVICE_ALIGNED(64) tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
+TSK__CUDA_CHECK_SIZE(tensor_map, 128);
+
+/* linear_* and wide_*. */
+typedef struct tsk__cuda_linear_args {
+    /* sm_90 and later: boxes of 64 columns of a tile's rows, and of all rows */
+    tsk__cuda_tensor_map weights_map, input_map;
+    TSK__DEVICE(const bf16) weights;       /* [n, k] */
+    TSK__DEVICE(const bf16) bias;          /* [n] or NULL */
+    TSK__DEVICE(const bf16) input;         /* [m, k]; qkv and gate_up: x times the norm's weight */
+    TSK__DEVICE(const float) squares_in;   /* qkv, gate_up: [m, squares_row(k)] of x; NULL: the input is not scaled */
+    float eps;
+    int32_t m, n, k;
+    int32_t pieces, groups, stages, pad;
+    tsk__cuda_table table;
+    TSK__DEVICE(bf16) out;                 /* qkv: q [m, n_heads * head_dim]; out: x [m, n]; gate_up: hidden [m, mlp] */
+    TSK__DEVICE(const bf16) norm;  /* out: [n] weight of the norm that x goes through next; after the last layer any */
+    TSK__DEVICE(bf16) normed;              /* out: [m, n] the new x times it */
+    TSK__DEVICE(float) squares_out;        /* out: [m, squares_row(n)] of the new x */
+    int32_t n_heads, n_kv_heads, head_dim, mlp;
+    uint64_t layer_offset;  /* qkv: layer * n_kv_heads * head_dim; a cache's capacity times that lie before it */
+    TSK__DEVICE(bf16) taps[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
+    TSK__DEVICE(const tsk__cuda_draw) draws;   /* head: [m] */
+    TSK__DEVICE(tsk__cuda_head_entry) heads;   /* head: [tiles, m] */
+    TSK__DEVICE(float) logits;             /* head: [m, n] or NULL */
+    uint64_t end_pad[6];                   /* to a multiple of the tensor maps' alignment */
+} tsk__cuda_linear_args;
+TSK__CUDA_CHECK_SIZE(linear_args, 512);
+
+/* ---- attention */
+
+#define TSK__CUDA_ATTENTION_SPLITS 4  /* runs that attention_small and attention_medium divide a request's keys into */
+
+typedef struct tsk__cuda_attention_args {
+    TSK__DEVICE(const bf16) q;             /* [n, n_heads * head_dim] */
+    TSK__DEVICE(bf16) out;                 /* [n, n_heads * head_dim] */
+    tsk__cuda_table table;
+    TSK__DEVICE(float) parts;  /* [tiles, heads, splits, rows of a tile, head_dim + 2]: sums; then of the weights
+                                              the maximum and the total */
+    TSK__DEVICE(uint32_t) counters;        /* [tiles * heads], zero between kernels */
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    float scale;                           /* 1 / sqrt(head_dim) * log2(e) */
+    int32_t n_heads, n_kv_heads, pad;
+} tsk__cuda_attention_args;
+TSK__CUDA_CHECK_SIZE(attention_args, 88);
+
+/* ---- the head, where logits lie in memory */
+
+#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
+
+/* ---- loading */
+
+/* The stored type of a tensor's elements. */
+#define TSK__CUDA_STORED_F32 0
+#define TSK__CUDA_STORED_F16 1
+#define TSK__CUDA_STORED_BF16 2
+
+/* How a tensor's rows, of `columns` columns, lie among those of the matrix that it is part of, from first_row on: one
+   after another; in groups of 8 that alternate with another tensor's; or in groups of 8 of a head's first half that
+   alternate with its second half's, where half_head is a multiple of 8. */
+#define TSK__CUDA_ROWS_IN_ORDER 0
+#define TSK__CUDA_ROWS_FIRST 1        /* gate, before up */
+#define TSK__CUDA_ROWS_SECOND 2       /* up */
+#define TSK__CUDA_ROWS_HALVES 3       /* q, k and v */
+typedef struct tsk__cuda_row_order {
+    uint64_t columns, first_row;
+    int32_t interleave, half_head;
+} tsk__cuda_row_order;
+TSK__CUDA_CHECK_SIZE(row_order, 24);
+
 // >>cuda_backend ======================================================================================================
 /* What the CUDA sections share: the kernels' names and arguments, the backend itself, launching. */
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
+/* ---- what the kernels read of the backend's structs lies as they take it to lie (kernels/shared.h) */
 
-typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, flags, pad; } tsk__cuda_row;
-typedef struct tsk__cuda_cache {
-    CUdeviceptr k, v, states, outputs, tokens, predictions;
-    int32_t length, capacity, n_slots, n_states, first_written, last_written;
-    float skip_threshold, skip_outlier;
-} tsk__cuda_cache;
-typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
-typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
-typedef struct tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
-typedef struct tsk__cuda_linear_args {
-    tsk__cuda_tensor_map weights_map, input_map;
-    CUdeviceptr weights, bias, input, squares_in;
-    float eps;
-    int32_t m, n, k, pieces, groups, stages, pad;
-    tsk__cuda_table table;
-    CUdeviceptr out, norm, normed, squares_out;
-    int32_t n_heads, n_kv_heads, head_dim, mlp;
-    uint64_t layer_offset;
-    CUdeviceptr taps[4], draws, heads, logits;
-    uint64_t end_pad[6];           /* the kernels' struct is aligned to 64 bytes */
-} tsk__cuda_linear_args;
-typedef struct tsk__cuda_attention_args {
-    CUdeviceptr q, out;
-    tsk__cuda_table table;
-    CUdeviceptr parts, counters;
-    float scale;
-    int32_t n_heads, n_kv_heads;
-    uint64_t layer_offset;
-} tsk__cuda_attention_args;
+#define TSK__CUDA_SAME(type, member) \
+    (offsetof(tsk__cuda_##type, member) == offsetof(tsk__##type, member) && \
+     sizeof(((tsk__cuda_##type *)0)->member) == sizeof(((tsk__##type *)0)->member))
+#define TSK__CUDA_CHECK_SAME(type, members) \
+    TSK__CUDA_CHECK(same_##type, sizeof(tsk__cuda_##type) == sizeof(tsk__##type) && (members))
+TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(draw, mask_token_id) &&
+    TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
+TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
+    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
+TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
+    TSK__CUDA_SAME(candidate, head));
+TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
+    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
+    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
+    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
+    TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
+TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
+    TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
+    TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
+
 typedef struct tsk__cuda_rope_args {
     tsk__cuda_table table;
     int32_t n_heads, n_kv_heads, head_dim;
     uint64_t layer_offset;
 } tsk__cuda_rope_args;
-typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave, half_head; } tsk__cuda_placing;
 
-#define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
-#define TSK__CUDA_SKINNY 64           /* rows up to which the skinny linear maps are used, and sections recorded */
-#define TSK__CUDA_WIDE 128            /* rows up to which the wide ones are, where there are any */
-#define TSK__CUDA_CLUSTER 4           /* blocks that make one of their clusters */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
-#define TSK__CUDA_LINEAR_WARPS 12     /* the next three as in kernels.cu: warps that multiply, */
-#define TSK__CUDA_LINEAR_GROUPS 6     /* in so many groups at the most, */
-#define TSK__CUDA_LINEAR_CHUNK 64     /* so many columns at a time */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
-#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
@@ -9008,7 +9196,7 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, 4, 256, 768}, {TSK__CUDA_attention_medium_64, 64, 4, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -9038,7 +9226,7 @@ typedef struct tsk__cuda_backend {
     CUfunction kernels[TSK__CUDA_KERNEL_COUNT];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
-    int has_skinny;                /* shapes fit the fused kernels, */
+    int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
     int32_t q_width, kv_width, qkv_width, gate_up_rows;
@@ -9276,12 +9464,8 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* As in kernels.cu: how long a row of a tile's sums is, and one of squares, in floats. */
-static int32_t tsk__cuda_sums_row(int32_t width) { return (width + 15) / 16 * 16 + 4; }
-static int32_t tsk__cuda_squares_row(int32_t d) { return (d + 63) / 64 * 4; }
-
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * tsk__cuda_sums_row(16 * pieces) * 4 + rows * 4; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4; }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
@@ -9344,7 +9528,11 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
 
 /* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
-    {TSK__CUDA_wide_qkv, 112, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_gate_up, 208, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_head, 216, 1, 8}};
+    {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_gate_up, TSK__CUDA_WIDE_GATE_UP, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_head, TSK__CUDA_WIDE_HEAD, 1, 8}};
 
 static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
 
@@ -9354,11 +9542,11 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
     memset(&attribute, 0, sizeof attribute);
-    config.gridDimX = TSK__CUDA_CLUSTER, config.gridDimY = config.gridDimZ = 1;
-    config.blockDimX = TSK__CUDA_LINEAR_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
+    config.gridDimX = TSK__CUDA_WIDE_CLUSTER, config.gridDimY = config.gridDimZ = 1;
+    config.blockDimX = TSK__CUDA_WIDE_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
     attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = TSK__CUDA_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
     return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
@@ -9366,8 +9554,8 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
-    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE * tsk__cuda_sums_row(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
     int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
@@ -9379,18 +9567,18 @@ static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__
 /* Whether the wide maps are there and worth it: not where most blocks would wait for a few that have one tile more. */
 static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
-    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_skinny;
+    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_few_rows;
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
-        int32_t sharers = TSK__CUDA_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
         fits = tsk__cuda_plan_wide_memory(b, map, plan);
         if (fits) result = tsk__cuda_clusters(b, map, &at_once);
         if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
         else {
             rounds = (clusters + at_once - 1) / at_once;
             fits = rounds == 1 || 4 * (int64_t)clusters >= 3 * (int64_t)rounds * at_once;
-            plan->wide_blocks = TSK__CUDA_CLUSTER * (clusters < at_once ? clusters : at_once);
+            plan->wide_blocks = TSK__CUDA_WIDE_CLUSTER * (clusters < at_once ? clusters : at_once);
         }
     }
     b->has_wide = fits;
@@ -9398,7 +9586,7 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
 }
 
 /* Rows that a pass may have to go through the fused maps. */
-static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE : b->has_skinny ? TSK__CUDA_SKINNY : 0; }
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0; }
 
 /* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
    the kernels read them. Before sm_90 there is none. */
@@ -9426,7 +9614,7 @@ static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdevi
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
     int32_t l, i;
-    if (!b->has_skinny) return TSK_OK;
+    if (!b->has_few_rows) return TSK_OK;
     for (l = 0; l < b->base.config->n_layers; l++) {
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
@@ -9446,10 +9634,10 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. interleave: see `placing` in kernels.cu. */
+/* One tensor's place. */
 typedef struct tsk__cuda_place {
     CUdeviceptr to;
-    tsk__cuda_placing placing;
+    tsk__cuda_row_order placing;
 } tsk__cuda_place;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
@@ -9494,14 +9682,14 @@ static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l,
     case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
         p.to = is_bias ? layer->qkv_bias : layer->qkv;
-        if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
+        if (c->head_dim % 16 == 0) p.placing.interleave = TSK__CUDA_ROWS_HALVES, p.placing.half_head = c->head_dim / 2;
         p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
         break;
     case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
     case TSK__PART_FF_NORM: p.to = layer->ff_norm; break;
     case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ:
         p.to = is_bias ? layer->gate_up_bias : layer->gate_up;
-        p.placing.interleave = part == TSK__PART_FF_PROJ ? 1 : 2;
+        p.placing.interleave = part == TSK__PART_FF_PROJ ? TSK__CUDA_ROWS_FIRST : TSK__CUDA_ROWS_SECOND;
         break;
     case TSK__PART_FF_OUT: p.to = is_bias ? layer->down_bias : layer->down; break;
     case TSK__PART_EMBEDDING: p.to = b->embedding; break;
@@ -9602,7 +9790,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
     uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? 0 : p->info->dtype == TSK_DTYPE_F16 ? 1 : 2;
+    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? TSK__CUDA_STORED_F32 : p->info->dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16 : TSK__CUDA_STORED_BF16;
     const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
     tsk__cuda_place place = p->place;
     void *parameters[6];
@@ -10028,13 +10216,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
     uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
-    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+    for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
         if (entries > most) most = entries;
     }
@@ -10049,7 +10237,7 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     int i;
     addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
-    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
         result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
     return result;
 }
@@ -10072,9 +10260,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
@@ -10302,7 +10490,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     float eps = c->rms_norm_eps;
     void *parameters[6];
     parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)tsk__cuda_squares_row(d) * 4, parameters, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(d) * 4, parameters, "norm");
     if (out == s->normed) s->normed_for = 0;
 }
 
@@ -10317,7 +10505,7 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
-    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_SKINNY;
+    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_FEW_ROWS;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
@@ -10334,11 +10522,11 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
 static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_linear_args *a) {
     const tsk__cuda_plan *plan = &s->backend->plans[map];
     int is_64 = a->m > 32;
-    uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
+    uint32_t fetchers = s->backend->arch >= 90 ? TSK__CUDA_LINEAR_FETCHERS : TSK__CUDA_LINEAR_FETCHERS_80;
     void *parameters[1];
     parameters[0] = a;
-    if (a->m > TSK__CUDA_SKINNY)
-        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
+    if (a->m > TSK__CUDA_FEW_ROWS)
+        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_WIDE_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
                          tsk__cuda_map_launches[map].name);
     else
         tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
@@ -10445,7 +10633,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_SKINNY) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
@@ -10489,7 +10677,7 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     CUdeviceptr host_skipped = tsk__cuda_address(s->base.skipped);
-    int32_t masks = s->n <= TSK__CUDA_SKINNY;
+    int32_t masks = s->n <= TSK__CUDA_FEW_ROWS;
     void *parameters[8];
     parameters[0] = &s->table, parameters[1] = &s->n, parameters[2] = &n_states, parameters[3] = &s->cosines, parameters[4] = &s->base.max_rows, parameters[5] = &masks;
     parameters[6] = &s->skipped, parameters[7] = &host_skipped;
@@ -10642,7 +10830,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, s->logits);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -10652,7 +10840,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_SKINNY : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
@@ -10673,7 +10861,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_SKINNY) return 1;
+    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
         if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
     s->seen[s->next_seen] = now;
@@ -10768,7 +10956,7 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
 }
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -10816,7 +11004,7 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_skinny = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -10884,7 +11072,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     uint32_t tensor = 0;
     uint64_t seed = 1;
     float scale = 1.0f;
-    tsk__cuda_placing placing = {1, 0, 0, 0};
+    tsk__cuda_row_order order = {1, 0, 0, 0};
     tsk__stream *stream = NULL;
     tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
@@ -10894,7 +11082,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     memory = tsk__cuda_address(tsk__cuda_backend_allocate(backend, bytes));
     if (!memory) status = tsk__error_memory(error, "measuring", bytes);
     else {
-        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
+        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &order, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
         tsk__cuda_enter(b);
         tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, parameters, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);

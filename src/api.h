@@ -129,8 +129,8 @@ SECURITY
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>hash  >>json  >>safetensors  >>unicode  >>bpe  >>template  >>config  >>random
-   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan
-   >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>skip  >>schedule  >>backend  >>cpu  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
+   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 

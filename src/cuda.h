@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_compile.h"
 #include "cuda_plan.h"
@@ -49,7 +50,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     float eps = c->rms_norm_eps;
     void *parameters[6];
     parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)tsk__cuda_squares_row(d) * 4, parameters, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(d) * 4, parameters, "norm");
     if (out == s->normed) s->normed_for = 0;
 }
 
@@ -64,7 +65,7 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
-    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_SKINNY;
+    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_FEW_ROWS;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
@@ -81,11 +82,11 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
 static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_linear_args *a) {
     const tsk__cuda_plan *plan = &s->backend->plans[map];
     int is_64 = a->m > 32;
-    uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
+    uint32_t fetchers = s->backend->arch >= 90 ? TSK__CUDA_LINEAR_FETCHERS : TSK__CUDA_LINEAR_FETCHERS_80;
     void *parameters[1];
     parameters[0] = a;
-    if (a->m > TSK__CUDA_SKINNY)
-        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
+    if (a->m > TSK__CUDA_FEW_ROWS)
+        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_WIDE_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
                          tsk__cuda_map_launches[map].name);
     else
         tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
@@ -192,7 +193,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_SKINNY) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
@@ -236,7 +237,7 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     CUdeviceptr host_skipped = tsk__cuda_address(s->base.skipped);
-    int32_t masks = s->n <= TSK__CUDA_SKINNY;
+    int32_t masks = s->n <= TSK__CUDA_FEW_ROWS;
     void *parameters[8];
     parameters[0] = &s->table, parameters[1] = &s->n, parameters[2] = &n_states, parameters[3] = &s->cosines, parameters[4] = &s->base.max_rows, parameters[5] = &masks;
     parameters[6] = &s->skipped, parameters[7] = &host_skipped;
@@ -389,7 +390,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, s->logits);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -399,7 +400,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_SKINNY : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
@@ -420,7 +421,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_SKINNY) return 1;
+    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
         if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
     s->seen[s->next_seen] = now;
@@ -515,7 +516,7 @@ static int tsk__cuda_backend_replay(tsk__stream *stream, uint64_t key) {
 }
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -563,7 +564,7 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_skinny = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -631,7 +632,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     uint32_t tensor = 0;
     uint64_t seed = 1;
     float scale = 1.0f;
-    tsk__cuda_placing placing = {1, 0, 0, 0};
+    tsk__cuda_row_order order = {1, 0, 0, 0};
     tsk__stream *stream = NULL;
     tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
@@ -641,7 +642,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     memory = tsk__cuda_address(tsk__cuda_backend_allocate(backend, bytes));
     if (!memory) status = tsk__error_memory(error, "measuring", bytes);
     else {
-        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
+        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &order, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
         tsk__cuda_enter(b);
         tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, parameters, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);

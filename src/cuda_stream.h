@@ -7,6 +7,7 @@
 #include "backend.h"
 #include "cpu.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_plan.h"
 #include "cuda_weights.h"
@@ -297,13 +298,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
     uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
-    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+    for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
         if (entries > most) most = entries;
     }
@@ -318,7 +319,7 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     int i;
     addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
-    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
         result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
     return result;
 }
@@ -341,9 +342,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);

@@ -8,6 +8,7 @@
 #include "config.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 
 // >>cuda_weights ======================================================================================================
@@ -17,10 +18,10 @@
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. interleave: see `placing` in kernels.cu. */
+/* One tensor's place. */
 typedef struct tsk__cuda_place {
     CUdeviceptr to;
-    tsk__cuda_placing placing;
+    tsk__cuda_row_order placing;
 } tsk__cuda_place;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
@@ -65,14 +66,14 @@ static tsk__cuda_place tsk__cuda_place_of(const tsk__cuda_backend *b, int32_t l,
     case TSK__PART_ATTN_NORM: p.to = layer->attn_norm; break;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
         p.to = is_bias ? layer->qkv_bias : layer->qkv;
-        if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
+        if (c->head_dim % 16 == 0) p.placing.interleave = TSK__CUDA_ROWS_HALVES, p.placing.half_head = c->head_dim / 2;
         p.placing.first_row = part == TSK__PART_Q ? 0 : (uint64_t)b->q_width + (part == TSK__PART_V ? (uint64_t)b->kv_width : 0);
         break;
     case TSK__PART_ATTN_OUT: p.to = is_bias ? layer->attn_out_bias : layer->attn_out; break;
     case TSK__PART_FF_NORM: p.to = layer->ff_norm; break;
     case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ:
         p.to = is_bias ? layer->gate_up_bias : layer->gate_up;
-        p.placing.interleave = part == TSK__PART_FF_PROJ ? 1 : 2;
+        p.placing.interleave = part == TSK__PART_FF_PROJ ? TSK__CUDA_ROWS_FIRST : TSK__CUDA_ROWS_SECOND;
         break;
     case TSK__PART_FF_OUT: p.to = is_bias ? layer->down_bias : layer->down; break;
     case TSK__PART_EMBEDDING: p.to = b->embedding; break;
@@ -173,7 +174,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
     uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? 0 : p->info->dtype == TSK_DTYPE_F16 ? 1 : 2;
+    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? TSK__CUDA_STORED_F32 : p->info->dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16 : TSK__CUDA_STORED_BF16;
     const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
     tsk__cuda_place place = p->place;
     void *parameters[6];

@@ -30,6 +30,7 @@ extern "C" {
 #include "cpu.h"
 #include "cpu_backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_compile.h"
 #include "cuda_plan.h"

@@ -6,17 +6,6 @@
 
 // ---- Attention (bf16, matrix units): every row of a tile against all cached rows of its request, without a score matrix ---
 
-struct attention_args {
-    const bf16 *q;        // [n, n_heads * head_dim]
-    bf16 *out;            // [n, n_heads * head_dim]
-    rows_table table;
-    float *parts;         // [tiles, heads, splits, rows of a tile, HD + 2]: sum, then maximum and total of the weights
-    u32 *counters;        // [tiles * heads], zero between kernels
-    float scale;          // 1 / sqrt(head_dim) * log2(e)
-    int n_heads, n_kv_heads;
-    u64 layer_offset;     // layer * n_kv_heads * head_dim
-};
-
 // Grid (SPLITS, heads, tiles); ROW_WARPS warps of ROW_TILES * 16 query rows times KEY_WARPS that share each 64 keys. The
 // cached rows are cut into SPLITS runs of whole key tiles; the block that finishes a (tile, head) last joins the runs in
 // order. Two row tiles a warp halve what is read from shared memory for a product, but leave no registers for the query
@@ -317,8 +306,8 @@ template <int HD> static __device__ __forceinline__ void attention_any(const att
 //   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles), block 128
 #define ATTENTION_KERNELS(HD) \
     extern "C" __global__ void __launch_bounds__(128, 1) attention_few_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 2, 4, 1>(a); } \
-    extern "C" __global__ void __launch_bounds__(256, 2) attention_small_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 4, 3, 4>(a); } \
-    extern "C" __global__ void __launch_bounds__(256, 2) attention_medium_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 1, 2, 3, 4>(a); } \
+    extern "C" __global__ void __launch_bounds__(256, 2) attention_small_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 4, 3, TSK__CUDA_ATTENTION_SPLITS>(a); } \
+    extern "C" __global__ void __launch_bounds__(256, 2) attention_medium_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 1, 2, 3, TSK__CUDA_ATTENTION_SPLITS>(a); } \
     extern "C" __global__ void __launch_bounds__(128, 2) attention_large_##HD(const __grid_constant__ attention_args a) { attention_any<HD>(a); }
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)

@@ -2,6 +2,23 @@
 #define SECTION_GUARD_KERNELS_DEVICE
 
 #include "types.cuh"
+#include "shared.h"
+
+// ---- Shared structs by shorter names --------------------------------------------------------------------------------------
+
+typedef tsk__cuda_row row_entry;
+typedef tsk__cuda_cache cache_entry;
+typedef tsk__cuda_tile tile_entry;
+typedef tsk__cuda_table rows_table;
+typedef tsk__cuda_draw draw_entry;
+typedef tsk__cuda_prediction prediction_entry;
+typedef tsk__cuda_head_entry head_entry;
+typedef tsk__cuda_candidate candidate_entry;
+typedef tsk__cuda_selection selection_entry;
+typedef tsk__cuda_choice choice_entry;
+typedef tsk__cuda_tensor_map tensor_map;
+typedef tsk__cuda_linear_args linear_args;
+typedef tsk__cuda_attention_args attention_args;
 
 // ---- Small helpers ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +122,6 @@ static __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
 // __syncthreads of the block's first THREADS threads.
 template <int THREADS> static __device__ __forceinline__ void threads_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 
-struct __align__(64) tensor_map { u64 words[16]; };  // is CUtensorMap
 #if __CUDA_ARCH__ >= 900
 // An arrival that announces bytes, which the copy engine reports as they come.
 static __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {

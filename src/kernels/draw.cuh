@@ -23,10 +23,6 @@ static __device__ __forceinline__ void philox4x32(u32 (&c)[4], u32 k0, u32 k1) {
 // Never 0 and never 1; equals tsk__random_from_word.
 static __device__ __forceinline__ double uniform_of(u32 word) { return ((double)word + 0.5) * (1.0 / 4294967296.0); }
 
-struct draw_entry { float temperature; int mask_token_id; u64 seed; u32 position, pass; };  // is tsk__draw
-struct prediction_entry { int id; float confidence, logit, log_sum_exp; };                  // is tsk__prediction
-struct head_entry { double score; int id; float logit, max, sum; };                         // best of some ids; sum of exp(logit - max) over all of them
-
 static __device__ __forceinline__ head_entry head_none() {
     head_entry none = {-1.0 / 0.0, 0x7fffffff, 0.0f, NEGATIVE, 0.0f};
     return none;

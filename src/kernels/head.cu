@@ -6,8 +6,8 @@
 
 // ---- The head's two stages -------------------------------------------------------------------------------------------------
 
-// First stage where the logits lie in memory: of ids first .. first + n - 1, [m, n] f32, bias added in place; a tile is 1024
-// ids. Grid (ceil(n / 1024), m), block 128.
+// First stage where the logits lie in memory: of ids first .. first + n - 1, [m, n] f32, bias added in place; a tile is
+// TSK__CUDA_HEAD_TILE ids. Grid (tiles, m), block 128.
 extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, const void *bias, int bias_is_bf16, const draw_entry *draws, head_entry *heads, int first, int n) {
     __shared__ head_entry parts[4];
     let_successor_start();
@@ -16,8 +16,8 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, cons
     head_entry best = head_none();
     logits += (u64)blockIdx.y * n;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        int at = blockIdx.x * 1024 + i * 128 + threadIdx.x, id = first + at;
+    for (int i = 0; i < TSK__CUDA_HEAD_TILE / 128; i++) {
+        int at = blockIdx.x * TSK__CUDA_HEAD_TILE + i * 128 + threadIdx.x, id = first + at;
         if (at >= n) continue;
         float logit = logits[at];
         if (bias) logits[at] = logit = logit + (bias_is_bf16 ? load((const bf16 *)bias + id) : ((const float *)bias)[id]);
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(float *logits, cons
     __syncthreads();
     if (threadIdx.x == 0) {
         for (int w = 1; w < 4; w++) best = head_merge(best, parts[w]);
-        heads[(u64)(first / 1024 + blockIdx.x) * gridDim.y + blockIdx.y] = best;
+        heads[(u64)(first / TSK__CUDA_HEAD_TILE + blockIdx.x) * gridDim.y + blockIdx.y] = best;
     }
 }
 

@@ -11,6 +11,7 @@
 //   - No result depends on the order in which blocks run: partial sums are added in a fixed order, whoever adds them.
 
 #include "types.cuh"
+#include "shared.h"
 #include "device.cuh"
 #include "norm.cuh"
 #include "draw.cuh"

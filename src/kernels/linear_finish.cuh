@@ -18,41 +18,18 @@
 // end, so that memory is never left idle. At a tile's end the groups' sums meet in shared memory, are added in order of
 // the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right one.
 
-#define LINEAR_CHUNK 64
-#define LINEAR_WARPS 12            // that multiply; and the most pieces of a tile
-#define LINEAR_GROUPS 6            // most of them
+#define LINEAR_CHUNK TSK__CUDA_LINEAR_CHUNK
+#define LINEAR_WARPS TSK__CUDA_LINEAR_WARPS
+#define LINEAR_GROUPS TSK__CUDA_LINEAR_GROUPS
 #define LINEAR_THREADS (LINEAR_WARPS * 32)
 #if __CUDA_ARCH__ >= 900
-#define LINEAR_FETCHERS 64         // the copy engine does the work
+#define LINEAR_FETCHERS TSK__CUDA_LINEAR_FETCHERS
 #else
-#define LINEAR_FETCHERS 128
+#define LINEAR_FETCHERS TSK__CUDA_LINEAR_FETCHERS_80
 #endif
 
-struct linear_args {
-    tensor_map weights_map, input_map;  // sm_90 and later: boxes of 64 columns of a tile's rows, and of all rows
-    const bf16 *weights;        // [n, k]
-    const bf16 *bias;           // [n] or NULL
-    const bf16 *input;          // [m, k]; qkv and gate_up: x times the norm's weight
-    const float *squares_in;    // qkv, gate_up: [m, squares_row(k)] of x; NULL: the input is not scaled
-    float eps;
-    int m, n, k;
-    int pieces, groups, stages, pad;
-    rows_table table;
-    bf16 *out;                  // qkv: q [m, n_heads*head_dim]; out: x [m, n]; gate_up: hidden [m, mlp]
-    const bf16 *norm;           // out: [n] weight of the norm that x goes through next; any after the last layer
-    bf16 *normed;               // out: [m, n] the new x times it
-    float *squares_out;         // out: [m, squares_row(n)] of the new x
-    int n_heads, n_kv_heads, head_dim, mlp;
-    u64 layer_offset;           // qkv: layer * n_kv_heads * head_dim, times a cache's capacity: elements before the layer
-    bf16 *tap0, *tap1, *tap2, *tap3;  // qkv: q, k, v before RoPE, k after; out: projection; gate_up: gate, up. NULL: not wanted
-    const struct draw_entry *draws;   // head: [m]
-    struct head_entry *heads;         // head: [tiles, m]
-    float *logits;                    // head: [m, n] or NULL
-};
-
-// How long a row of sums is (4 more keep rows apart in the banks) and where a column lies in it: equal fours of neighbouring
-// items are in different banks.
-static __device__ constexpr int sums_row(int width) { return (width + 15) / 16 * 16 + 4; }
+// How long a row of sums is, and where a column lies in it: equal fours of neighbouring items are in different banks.
+static __device__ constexpr int sums_row(int width) { return TSK__CUDA_SUMS_ROW(width); }
 static __device__ __forceinline__ int sums_place(int column) { return column ^ (column >> 5 & 3) << 2; }
 
 // A tile's sums and what is done to all of them.
@@ -109,7 +86,7 @@ static __device__ __forceinline__ uint4 pack_piece(const float (&y)[8]) {
 // fetched, so that a thread with several items begins them all before it loads the first.
 
 // qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every 16 outputs
-// the second 8 are the first ones' partners in RoPE (see `place`).
+// the second 8 are the first ones' partners in RoPE (see tsk__cuda_row_order).
 struct qkv_epilogue {
     static const int step = 16;
     static __device__ constexpr int a_row(int width) { return width / step; }
@@ -147,7 +124,7 @@ struct qkv_epilogue {
         place p(a, i.output);
         int half = a.head_dim / 2;
         u64 tap = ((u64)i.row * (p.is_q ? a.n_heads : a.n_kv_heads) + p.head) * a.head_dim + p.d;
-        bf16 *before = p.is_q ? a.tap0 : p.is_v ? a.tap2 : a.tap1;
+        bf16 *before = p.is_q ? a.taps[0] : p.is_v ? a.taps[2] : a.taps[1];
         float y[8];
         linear_result(t, i.row, i.column, y);
         uint4 low = pack_piece(y);
@@ -163,7 +140,7 @@ struct qkv_epilogue {
             store_pieces(a.out + tap, low, high, half);
             return;
         }
-        if (!p.is_v && a.tap3) store_pieces(a.tap3 + tap, low, high, half);
+        if (!p.is_v && a.taps[3]) store_pieces(a.taps[3] + tap, low, high, half);
         if (active) store_pieces(cache + (a.layer_offset + (u64)p.head * a.head_dim) * capacity + (u64)position * a.head_dim + p.d, low, high, half);
     }
 };
@@ -192,7 +169,7 @@ struct out_epilogue {
                 sum = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
                 *(uint4 *)(a.out + (u64)i.row * a.n + i.output) = sum;
             }
-            if (a.tap0) *(uint4 *)(a.tap0 + (u64)i.row * a.n + i.output) = projection;
+            if (a.taps[0]) *(uint4 *)(a.taps[0] + (u64)i.row * a.n + i.output) = projection;
             *(uint4 *)(a.normed + (u64)i.row * a.n + i.output) = multiply_piece(sum, norm);
         }
         float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(sum));
@@ -213,8 +190,8 @@ struct gate_up_epilogue {
         linear_result(t, i.row, i.column, gate);
         linear_result(t, i.row, i.column + 8, up);
         u64 at = (u64)i.row * a.mlp + i.output / 2;
-        if (a.tap0) *(uint4 *)(a.tap0 + at) = pack_piece(gate);
-        if (a.tap1) *(uint4 *)(a.tap1 + at) = pack_piece(up);
+        if (a.taps[0]) *(uint4 *)(a.taps[0] + at) = pack_piece(gate);
+        if (a.taps[1]) *(uint4 *)(a.taps[1] + at) = pack_piece(up);
 #pragma unroll
         for (int e = 0; e < 8; e++) gate[e] = rounded(silu_fast(rounded(gate[e], type)), type) * rounded(up[e], type);
         *(uint4 *)(a.out + at) = pack_piece(gate);

@@ -12,11 +12,11 @@
 // columns, and each finishes a share of the rows; the others make other tiles from the same share of the input, of which
 // each fetches a part for all.
 
-#define WIDE_ROWS 128
-#define WIDE_BOX 32                // rows of the input that are fetched at a time
-#define WIDE_CLUSTER 4
+#define WIDE_ROWS TSK__CUDA_WIDE_ROWS
+#define WIDE_BOX TSK__CUDA_WIDE_BOX
+#define WIDE_CLUSTER TSK__CUDA_WIDE_CLUSTER
 #define WIDE_THREADS 256           // two warp groups that multiply, 64 rows each; then come the warps that
-enum { WIDE_WEIGHTS = 8, WIDE_INPUT = 9, WIDE_SCALES = 10, WIDE_WARPS = 12 };  // fetch weights, fetch input, and make scales (two)
+enum { WIDE_WEIGHTS = 8, WIDE_INPUT = 9, WIDE_SCALES = 10, WIDE_WARPS = TSK__CUDA_WIDE_WARPS };  // fetch weights, fetch input, make scales (two)
 
 static __device__ __forceinline__ int cluster_rank() {
     int rank;
@@ -258,10 +258,10 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
 // SPLIT > 1 another 512 * sums_row(N), + 512 + stages * 16 + 24. At least 2 stages, and no more than every block has of a tile.
 #define WIDE_KERNEL(kind, N, SPLIT) \
     extern "C" __global__ void __cluster_dims__(WIDE_CLUSTER, 1, 1) __launch_bounds__(WIDE_WARPS * 32, 1) wide_##kind(const __grid_constant__ linear_args a) { wide<N, SPLIT, kind##_epilogue>(a); }
-WIDE_KERNEL(qkv, 112, 1)
-WIDE_KERNEL(out, 80, 2)
-WIDE_KERNEL(gate_up, 208, 1)
-WIDE_KERNEL(head, 216, 1)
+WIDE_KERNEL(qkv, TSK__CUDA_WIDE_QKV, 1)
+WIDE_KERNEL(out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT)
+WIDE_KERNEL(gate_up, TSK__CUDA_WIDE_GATE_UP, 1)
+WIDE_KERNEL(head, TSK__CUDA_WIDE_HEAD, 1)
 #endif
 
 #endif /* SECTION_GUARD_KERNELS_LINEAR_WIDE */

@@ -7,9 +7,9 @@
 // rms(x) * weight is made in two halves: the kernel that writes x also leaves x * weight, rounded, and the sums of squares
 // over every 16 columns; the map that reads them multiplies its finished sums by the row's scale.
 
-#define SQUARES_TILE 16
-static __device__ __forceinline__ int squares_tiles(int d) { return (d + SQUARES_TILE - 1) / SQUARES_TILE; }
-static __device__ __forceinline__ int squares_row(int d) { return (squares_tiles(d) + 3) / 4 * 4; }
+#define SQUARES_TILE TSK__CUDA_SQUARES_TILE
+static __device__ __forceinline__ int squares_tiles(int d) { return TSK__CUDA_SQUARES_TILES(d); }
+static __device__ __forceinline__ int squares_row(int d) { return TSK__CUDA_SQUARES_ROW(d); }
 // By 8 neighbouring lanes, in an order that depends on d only.
 static __device__ __forceinline__ float row_scale(const float *squares, int d, float eps, int lane8) {
     float sum = 0.0f;

@@ -73,7 +73,7 @@ template <class T> static __device__ __forceinline__ void norm(const T *x, const
     for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
-// y [n, (n_heads + 2 n_kv_heads) * head_dim] + bias, in the order of `place`: RoPE, q to its buffer, k and v to the cache. Grid n, block 256.
+// y [n, (n_heads + 2 n_kv_heads) * head_dim] + bias, in the order that tsk__cuda_row_order tells: RoPE, q to its buffer, k and v to the cache. Grid n, block 256.
 struct rope_args {
     rows_table table;
     int n_heads, n_kv_heads, head_dim;
@@ -91,7 +91,7 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     int hd = a.head_dim, half = hd / 2, head = first / half, kv = head - a.n_heads;
     rope_place<T> p;
     p.d = first - head * half;
-    p.apart = half % 8 ? half : 8;  // see `place`
+    p.apart = half % 8 ? half : 8;  // see tsk__cuda_row_order
     p.at = (u64)head * hd + (half % 8 ? p.d : p.d / 8 * 16 + p.d % 8);
     p.is_v = kv >= a.n_kv_heads;
     if (p.is_v) kv -= a.n_kv_heads;

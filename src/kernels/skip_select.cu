@@ -25,15 +25,11 @@ extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n
     if (i >= n) return;
     row_entry row = table.rows[i];
     const cache_entry *cache = &table.caches[row.request];
-    if (cache->n_states != n_states || !(row.flags & ROW_DECIDED)) return;
-    bool skips = (row.flags & ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
+    if (cache->n_states != n_states || !(row.flags & TSK__CUDA_ROW_DECIDED)) return;
+    bool skips = (row.flags & TSK__CUDA_ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
     skipped[row.number] = host_skipped[row.number] = skips;
     if (masks && skips) table.rows[i].active = 0;
 }
-
-struct candidate_entry { int position, slot, head; };                                       // is tsk__candidate
-struct selection_entry { int request, first, n, commits, transfer, quota; float threshold, factor; int is_random; u32 pass; u64 seed; };  // is tsk__selection
-struct choice_entry { int id; float confidence, log_sum_exp; int is_committed; };           // is tsk__choice
 
 // The two equal the functions of these names in >>schedule.
 static __device__ __forceinline__ bool select_accepts(const selection_entry &s, int rank, float confidence) {

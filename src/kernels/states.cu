@@ -51,13 +51,13 @@ template <class T> static __device__ __forceinline__ void keep(T *x, rows_table 
     wait_for_predecessor();
     row_entry entry = table.rows[blockIdx.x];
     cache_entry cache = table.caches[entry.request];
-    bool was_skipped = (entry.flags & ROW_DECIDED) && skipped[entry.number];
+    bool was_skipped = (entry.flags & TSK__CUDA_ROW_DECIDED) && skipped[entry.number];
     if (entry.slot < 0) return;
     if (blockIdx.y + 1 == gridDim.y) {
         T *output = (T *)cache.outputs + (u64)entry.slot * d;
         x += (u64)blockIdx.x * d;
-        if (entry.flags & ROW_OUTPUT) copy_row(was_skipped ? x : output, was_skipped ? output : x, d);
-    } else if ((entry.flags & ROW_REMEMBER) && !(was_skipped && (entry.flags & ROW_IF_RAN)) && blockIdx.y < cache.n_states)
+        if (entry.flags & TSK__CUDA_ROW_OUTPUT) copy_row(was_skipped ? x : output, was_skipped ? output : x, d);
+    } else if ((entry.flags & TSK__CUDA_ROW_REMEMBER) && !(was_skipped && (entry.flags & TSK__CUDA_ROW_IF_RAN)) && blockIdx.y < cache.n_states)
         copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d), d);
 }
 

@@ -179,7 +179,7 @@ static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o
 }
 
 static void randomise(tsk__cuda_stream *s, CUdeviceptr to, uint64_t count) {
-    tsk__cuda_placing placing = {1, 0, 0, 0};
+    tsk__cuda_row_order placing = {1, 0, 0, 0};
     uint64_t seed = 1;
     uint32_t tensor = 0;
     float scale = 1.0f;

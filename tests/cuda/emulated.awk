@@ -5,8 +5,7 @@ function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - g
 /^\/\/ ---- The beginning and the end of a pass/ { exit }
 /^template <int N> .* multiply_wide\(.*;$/ { next }
 /^MULTIPLY_WIDE\(/ { next }
-/^struct __align__\(64\) tensor_map/ { next }
-/^struct bf16/ { print; print "#include \"emulated.h\""; next }
+/^\/\/ ---- Small helpers/ { print "#include \"emulated.h\"" }
 !inside && /^(template <[^>]*> )?(static )?__device__ [^;]*{/ { inside = 1; depth = 0; text = "" }
 inside {
     text = text $0 "\n"

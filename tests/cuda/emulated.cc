@@ -37,7 +37,7 @@ static void check_error(const difference &d, double bound, const char *what, int
 
 /* ---- the linear maps */
 
-/* How a map is launched: pieces and groups of the skinny ones, width and split of the wide. */
+/* How a map is launched: pieces and groups of those for few rows, width and split of the wide. */
 struct form { bool is_wide; int pieces, groups, width, split, stages, blocks; };
 
 struct map_case {
@@ -50,8 +50,8 @@ struct map_case {
         args = linear_args();
         args.m = m, args.n = n, args.k = k, args.eps = 1e-5f, args.stages = f.stages, args.pieces = f.pieces, args.groups = f.groups;
         args.weights = weights.data(), args.input = input.data();
-        args.weights_map = {weights.data(), n, k, f.is_wide ? f.width : f.pieces * 16};
-        args.input_map = {input.data(), 128, k, f.is_wide || m <= 32 ? 32 : 64};
+        args.weights_map = tensor_map_of({weights.data(), n, k, f.is_wide ? f.width : f.pieces * 16});
+        args.input_map = tensor_map_of({input.data(), 128, k, f.is_wide || m <= 32 ? 32 : 64});
         if (is_scaled) args.squares_in = squares.data();
         for (int r = 0; r < m; r++) {
             double total = 0;
@@ -64,7 +64,7 @@ struct map_case {
         }
     }
     /* Shared memory as the kernels' comments have it. */
-    void run(const form &f, void (*skinny_32)(const linear_args), void (*skinny_64)(const linear_args), void (*wide)(const linear_args)) {
+    void run(const form &f, void (*few_32)(const linear_args), void (*few_64)(const linear_args), void (*wide)(const linear_args)) {
         const linear_args &a = args;
         (void)wide;
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -75,7 +75,7 @@ struct map_case {
         }
 #endif
         int rows = m > 32 ? 64 : 32, width = f.pieces * 16;
-        launch_emulated([&a, skinny_32, skinny_64]() { a.m > 32 ? skinny_64(a) : skinny_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
+        launch_emulated([&a, few_32, few_64]() { a.m > 32 ? few_64(a) : few_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
                         (u32)(f.stages * (width + rows) * 128 + f.groups * rows * (width + 4) * 4 + rows * 4 + f.stages * 16), seed);
     }
 };
@@ -279,7 +279,7 @@ static void test_decide(u32 seed) {
     for (int i = 0; i < n; i++) {
         rows[i] = row_entry();
         rows[i].request = i % 3, rows[i].number = (i * 7 + 11) % n, rows[i].active = 1;
-        rows[i].flags = (dice() % 4 ? ROW_MAY_SKIP : dice() % 2 ? ROW_SKIPS : 0) | ROW_OUTPUT;
+        rows[i].flags = (dice() % 4 ? TSK__CUDA_ROW_MAY_SKIP : dice() % 2 ? TSK__CUDA_ROW_SKIPS : 0) | TSK__CUDA_ROW_OUTPUT;
         for (int state = 0; state < states; state++) cosines[(size_t)state * stride + rows[i].number] = dice() % 50 ? (float)(dice() % 1000) / 1000 + 0.2f : NAN;
     }
     table.rows = rows.data(), table.caches = caches.data();
@@ -289,8 +289,8 @@ static void test_decide(u32 seed) {
         double sum = 0;
         bool near = true;
         for (int state = 0; state < states; state++) sum += cosines[(size_t)state * stride + number], near = near && cosines[(size_t)state * stride + number] >= 0.3f;
-        if (rows[i].request != 1 && (rows[i].flags & ROW_MAY_SKIP)) expected = near && sum / states > (double)0.6f, n_of[expected]++;
-        if (rows[i].request != 1 && (rows[i].flags & ROW_SKIPS)) expected = 1;
+        if (rows[i].request != 1 && (rows[i].flags & TSK__CUDA_ROW_MAY_SKIP)) expected = near && sum / states > (double)0.6f, n_of[expected]++;
+        if (rows[i].request != 1 && (rows[i].flags & TSK__CUDA_ROW_SKIPS)) expected = 1;
         wrong += skipped[number] != expected || host[number] != expected || rows[i].active != (expected != 1);
     }
     CHECK_INT(wrong, 0);
