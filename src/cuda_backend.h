@@ -34,12 +34,6 @@ TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && T
     TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
     TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
 
-typedef struct tsk__cuda_rope_args {
-    tsk__cuda_table table;
-    int32_t n_heads, n_kv_heads, head_dim;
-    uint64_t layer_offset;
-} tsk__cuda_rope_args;
-
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
@@ -122,8 +116,11 @@ static void tsk__cuda_leave(tsk__cuda_backend *b) {
     b->api.cuCtxPopCurrent_v2(&ignored);
 }
 
-static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared,
-                                    int overlaps, void **parameters) {
+/* `args` is the kernel's struct of arguments (see kernels/shared.h). */
+static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx,
+                                    uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, int overlaps,
+                                    const void *args) {
+    void *parameters[1];
     CUlaunchConfig config;
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
@@ -134,6 +131,7 @@ static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__
     config.hStream = stream;
     attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
+    parameters[0] = (void *)(uintptr_t)args;  /* which the driver only reads */
     config.attrs = &attribute;
     config.numAttrs = overlaps && b->arch >= 90 ? 1 : 0;
     return b->api.cuLaunchKernelEx(&config, b->kernels[kernel], parameters, NULL);

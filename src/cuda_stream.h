@@ -108,31 +108,35 @@ static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
-    CUdeviceptr rows = tsk__cuda_address(s->rows), caches = tsk__cuda_address(s->caches), tiles = tsk__cuda_address(s->tiles);
-    CUdeviceptr fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    int32_t half = b->base.config->head_dim / 2;
-    void *parameters[11];
-    parameters[0] = &rows, parameters[1] = &caches, parameters[2] = &tiles, parameters[3] = &s->n, parameters[4] = &s->n_requests, parameters[5] = &s->n_tiles;
-    parameters[6] = &s->table, parameters[7] = &b->frequencies, parameters[8] = &half, parameters[9] = &s->state_words, parameters[10] = &fetched;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, parameters), "pass_begin");
+    tsk__cuda_pass_begin_args a;
+    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
+    a.table = s->table;
+    a.frequencies = b->frequencies;
+    a.state = s->state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
+    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+                   "pass_begin");
     s->fetches++;
     s->is_dirty = 0;
     s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
-static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, void **parameters, const char *what) {
+static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
+                             uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
     if (s->is_dirty) tsk__cuda_fetch_rows(s);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, parameters), what);
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
     s->can_overlap = 1;
     s->needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
-    CUdeviceptr count = s->state_words + 8, signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
-    void *parameters[2];
-    parameters[0] = &count, parameters[1] = &signalled;
-    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, parameters, "pass_signal");
+    tsk__cuda_pass_signal_args a;
+    a.count = s->state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
     s->signals++;
     s->needs_signal = 0;
 }
@@ -229,12 +233,14 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
 
 static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    CUdeviceptr start = tsk__cuda_address(base);
-    void *parameters[5];
+    tsk__cuda_slide_args a;
     if (!size || s->failure != CUDA_SUCCESS) return;
-    parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
+    a.base = tsk__cuda_address(base);
+    a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        "moving a cache");
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);

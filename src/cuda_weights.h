@@ -120,14 +120,18 @@ static tsk_status tsk__cuda_random(tsk__cuda_backend *b, uint64_t seed, tsk_erro
             tsk__part part = l < 0 ? (j ? TSK__PART_FINAL_NORM : TSK__PART_EMBEDDING) : l == c->n_layers ? TSK__PART_HEAD : j < 7 ? parts[j] : j == 7 ? TSK__PART_ATTN_NORM : TSK__PART_FF_NORM;
             tsk__cuda_place place = tsk__cuda_place_of(b, l < 0 || l == c->n_layers ? -1 : l, part, 0);
             uint64_t count = tsk__config_size(c, tsk__part_shapes[part].rows) * place.placing.columns;
-            float one = 1.0f, scale = sqrtf(3.0f / (float)place.placing.columns);
-            void *ones[3], *random[6];
-            ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
-            random[0] = &place.to, random[1] = &count, random[2] = &place.placing, random[3] = &seed, random[4] = &tensor, random[5] = &scale;
+            tsk__cuda_fill_args ones;
+            tsk__cuda_randomise_args random;
+            memset(&ones, 0, sizeof ones);
+            ones.to = place.to, ones.count = count, ones.value = 1.0f;
+            random.to = place.to, random.count = count, random.order = place.placing;
+            random.seed = seed, random.tensor = tensor, random.scale = sqrtf(3.0f / (float)place.placing.columns);
             if ((l < 0 && j > 1) || (l == c->n_layers && (j > 0 || c->weight_tying)) || j > 8) break;
-            if (tsk__part_shapes[part].cols == '-') result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+            if (tsk__part_shapes[part].cols == '-')
+                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
             else {
-                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, 0, random);
+                result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256,
+                                             0, 0, &random);
                 tensor++;
             }
         }
@@ -173,13 +177,16 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     const tsk__cuda_api *api = &b->api;
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
-    uint64_t element = tsk_dtype_size(p->info->dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = p->info->dtype == TSK_DTYPE_F32 ? TSK__CUDA_STORED_F32 : p->info->dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16 : TSK__CUDA_STORED_BF16;
+    uint64_t element = tsk_dtype_size(p->info->dtype);
     const char *mapped = (const char *)tsk_safetensors_data(p->file, p->info);
-    tsk__cuda_place place = p->place;
-    void *parameters[6];
+    tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
-    parameters[0] = &staging, parameters[1] = &stored, parameters[2] = &place.to, parameters[3] = &first, parameters[4] = &count, parameters[5] = &place.placing;
+    memset(&a, 0, sizeof a);
+    a.from = staging, a.to = p->place.to, a.order = p->place.placing;
+    a.first = p->offset / element, a.count = p->size / element;
+    a.stored = p->info->dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
+               : p->info->dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
+                                                 : TSK__CUDA_STORED_BF16;
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
     if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
     else {
@@ -187,7 +194,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, parameters);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }

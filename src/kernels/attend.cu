@@ -7,15 +7,17 @@
 
 // Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the scores
 // and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n, n_heads), block 128.
-template <class T> static __device__ __forceinline__ void attend(const T *q, T *out, rows_table table, int n_heads, int n_kv_heads, int hd, float scale, u64 layer_offset) {
+template <class T> static __device__ __forceinline__ void attend(const tsk__cuda_attend_args &a) {
     __shared__ float query[256], weight[128], parts[4];
     let_successor_start();
     wait_for_predecessor();
-    int row = blockIdx.x, head = blockIdx.y, kv = head / (n_heads / n_kv_heads), thread = threadIdx.x;
-    cache_entry cache = table.caches[table.rows[row].request];
-    const T *k = (const T *)cache.k + (layer_offset + (u64)kv * hd) * cache.capacity, *v = (const T *)cache.v + (layer_offset + (u64)kv * hd) * cache.capacity;
-    q += ((u64)row * n_heads + head) * hd;
-    out += ((u64)row * n_heads + head) * hd;
+    int row = blockIdx.x, head = blockIdx.y, kv = head / (a.n_heads / a.n_kv_heads), hd = a.head_dim;
+    int thread = threadIdx.x;
+    cache_entry cache = a.table.caches[a.table.rows[row].request];
+    u64 layer = (a.layer_offset + (u64)kv * hd) * cache.capacity;
+    const T *k = (const T *)cache.k + layer, *v = (const T *)cache.v + layer;
+    const T *q = (const T *)a.q + ((u64)row * a.n_heads + head) * hd;
+    T *out = (T *)a.out + ((u64)row * a.n_heads + head) * hd;
     for (int d = thread; d < hd; d += 128) query[d] = load(q + d);
     float max = NEGATIVE, sum = 0.0f, o[2] = {0.0f, 0.0f};
     for (int first = 0; first < cache.length; first += 128) {
@@ -26,7 +28,7 @@ template <class T> static __device__ __forceinline__ void attend(const T *q, T *
             const T *key = k + (u64)(first + thread) * hd;
             float dot = 0.0f;
             for (int d = 0; d < hd; d++) dot = fmaf(query[d], load(key + d), dot);
-            score = dot * scale;
+            score = dot * a.scale;
         }
         float warp_max = score;
         for (int lanes = 16; lanes > 0; lanes /= 2) warp_max = fmaxf(warp_max, __shfl_xor_sync(0xffffffffu, warp_max, lanes));
@@ -56,10 +58,6 @@ template <class T> static __device__ __forceinline__ void attend(const T *q, T *
     for (int e = 0; e < 2; e++)
         if (thread + e * 128 < hd) store(out + thread + e * 128, o[e] / sum);
 }
-
-#define ATTEND_KERNELS(T, S) \
-    extern "C" __global__ void __launch_bounds__(128) attend_##S(const T *q, T *out, rows_table table, int n_heads, int n_kv_heads, int hd, float scale, u64 layer_offset) { attend(q, out, table, n_heads, n_kv_heads, hd, scale, layer_offset); }
-ATTEND_KERNELS(float, f32)
-ATTEND_KERNELS(bf16, bf16)
+KERNEL_OF_BOTH_TYPES(attend, 128)
 
 #endif /* SECTION_GUARD_KERNELS_ATTEND */

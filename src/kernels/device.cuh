@@ -20,6 +20,15 @@ typedef tsk__cuda_tensor_map tensor_map;
 typedef tsk__cuda_linear_args linear_args;
 typedef tsk__cuda_attention_args attention_args;
 
+// The kernels name_f32 and name_bf16 of a template `name`, for blocks of `threads` threads. (Arguments are passed by
+// value, not as a __grid_constant__: the compiler then knows that they are the same for all threads, and takes branches
+// that depend on them out of loops.)
+#define KERNEL_OF_BOTH_TYPES(name, threads) \
+    extern "C" __global__ void __launch_bounds__(threads) \
+        name##_f32(const tsk__cuda_##name##_args a) { name<float>(a); } \
+    extern "C" __global__ void __launch_bounds__(threads) \
+        name##_bf16(const tsk__cuda_##name##_args a) { name<bf16>(a); }
+
 // ---- Small helpers ------------------------------------------------------------------------------------------------------
 
 static __device__ __forceinline__ void let_successor_start() {

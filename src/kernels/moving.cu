@@ -21,10 +21,11 @@ template <class V> static __device__ __forceinline__ void slide_values(V *to, co
     }
 }
 // Grid planes, block 512; all sizes even. Never launched before its predecessor ends. Equals slide.
-extern "C" __global__ void __launch_bounds__(512) slide(char *base, u64 pitch, u64 to, u64 from, u64 size) {
-    char *plane = base + blockIdx.x * pitch;
-    if ((to | from | size | (u64)plane) % 16 == 0) slide_values((uint4 *)(plane + to), (const uint4 *)(plane + from), size / 16);
-    else slide_values((u16 *)(plane + to), (const u16 *)(plane + from), size / 2);
+extern "C" __global__ void __launch_bounds__(512) slide(const tsk__cuda_slide_args a) {
+    char *plane = a.base + blockIdx.x * a.pitch;
+    if ((a.to | a.from | a.size | (u64)plane) % 16 == 0)
+        slide_values((uint4 *)(plane + a.to), (const uint4 *)(plane + a.from), a.size / 16);
+    else slide_values((u16 *)(plane + a.to), (const u16 *)(plane + a.from), a.size / 2);
 }
 
 template <class T> static __device__ __forceinline__ void copy_row(T *to, const T *from, int d) {
@@ -35,16 +36,12 @@ template <class T> static __device__ __forceinline__ void copy_row(T *to, const 
 }
 
 // to[i] = from[index[i]], or to[index[i]] = from[i] (scatter). Grid n, block 256. Equals compact and expand.
-template <class T> static __device__ __forceinline__ void move_rows(T *to, const T *from, const int *index, int scatter, int d) {
+template <class T> static __device__ __forceinline__ void move_rows(const tsk__cuda_move_rows_args &a) {
     let_successor_start();
     wait_for_predecessor();
-    u64 i = blockIdx.x, j = index[blockIdx.x];
-    copy_row(to + (scatter ? j : i) * d, from + (scatter ? i : j) * d, d);
+    u64 i = blockIdx.x, j = a.index[blockIdx.x];
+    copy_row((T *)a.to + (a.scatter ? j : i) * a.d, (const T *)a.from + (a.scatter ? i : j) * a.d, a.d);
 }
-
-#define MOVING_KERNELS(T, S) \
-    extern "C" __global__ void __launch_bounds__(256) move_rows_##S(T *to, const T *from, const int *index, int scatter, int d) { move_rows(to, from, index, scatter, d); }
-MOVING_KERNELS(float, f32)
-MOVING_KERNELS(bf16, bf16)
+KERNEL_OF_BOTH_TYPES(move_rows, 256)
 
 #endif /* SECTION_GUARD_KERNELS_MOVING */

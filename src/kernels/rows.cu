@@ -30,55 +30,59 @@ static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *w
     for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
-// normed [n, d] = x * weight and squares [n, squares_row(d)] of x, after something other than a linear map wrote it. Grid n, block 256.
-extern "C" __global__ void __launch_bounds__(256) pre_norm(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
+// After something other than a linear map wrote x. Grid n, block 256.
+extern "C" __global__ void __launch_bounds__(256) pre_norm(const tsk__cuda_pre_norm_args a) {
     u64 row = blockIdx.x;
     let_successor_start();
     wait_for_predecessor();
-    pre_norm_row(x + row * d, weight, normed + row * d, squares + row * squares_row(d), d);
+    pre_norm_row(a.x + row * a.d, a.weight, a.normed + row * a.d, a.squares + row * squares_row(a.d), a.d);
 }
 
-// x[i] = table[token of row i], where active; and the first half of the first norm where `weight` (bf16). Grid n, block 256.
-// Equals embed.
-template <class T> static __device__ __forceinline__ void embed(const T *embedding, rows_table table, T *x, const T *weight, T *normed, float *squares, int d) {
+// x[i] = embedding[token of row i], where active; and the first half of the first norm where there is its `weight`.
+// Grid n, block 256. Equals embed.
+template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_embed_args &a) {
     let_successor_start();
     wait_for_predecessor();
     u64 row = blockIdx.x;
-    row_entry entry = table.rows[row];
-    const int *canvas = table.caches[entry.request].tokens;
-    const T *from = embedding + (u64)(canvas ? canvas[entry.position] : entry.token) * d;
-    if (entry.active) copy_row(x + row * d, from, d);
-    if (weight) pre_norm_row(entry.active ? from : x + row * d, weight, normed + row * d, squares + row * squares_row(d), d);
+    int d = a.d;
+    T *x = (T *)a.x + row * d;
+    row_entry entry = a.table.rows[row];
+    const int *canvas = a.table.caches[entry.request].tokens;
+    const T *from = (const T *)a.embedding + (u64)(canvas ? canvas[entry.position] : entry.token) * d;
+    if (entry.active) copy_row(x, from, d);
+    if (a.weight)
+        pre_norm_row(entry.active ? from : x, (const T *)a.weight, (T *)a.normed + row * d,
+                     a.squares + row * squares_row(d), d);
 }
+KERNEL_OF_BOTH_TYPES(embed, 256)
 
 // out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * squares_row(d) bytes.
-template <class T> static __device__ __forceinline__ void norm(const T *x, const int *index, const T *weight, T *out, int d, float eps) {
+template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_norm_args &a) {
     extern __shared__ __align__(16) float tile_squares[];
     __shared__ float scale;
     let_successor_start();
     wait_for_predecessor();
-    x += (u64)(index ? index[blockIdx.x] : (int)blockIdx.x) * d;
-    out += (u64)blockIdx.x * d;
+    int d = a.d;
+    const T *x = (const T *)a.x + (u64)(a.index ? a.index[blockIdx.x] : (int)blockIdx.x) * d;
+    const T *weight = (const T *)a.weight;
+    T *out = (T *)a.out + (u64)blockIdx.x * d;
     row_squares(x, d, tile_squares);
     __syncthreads();
     if (threadIdx.x < 32) {
-        float s = row_scale(tile_squares, d, eps, threadIdx.x & 7);
+        float s = row_scale(tile_squares, d, a.eps, threadIdx.x & 7);
         if (threadIdx.x == 0) scale = s;
     }
     __syncthreads();
     if (sizeof(T) == 2 && d % 8 == 0) {
-        for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
+        for (int i = threadIdx.x; i < d / 8; i += 256)
+            ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
         return;
     }
     for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
-// y [n, (n_heads + 2 n_kv_heads) * head_dim] + bias, in the order that tsk__cuda_row_order tells: RoPE, q to its buffer, k and v to the cache. Grid n, block 256.
-struct rope_args {
-    rows_table table;
-    int n_heads, n_kv_heads, head_dim;
-    u64 layer_offset;
-};
+KERNEL_OF_BOTH_TYPES(norm, 256)
+
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
     int d, is_v, apart;      // apart: from a value to its partner in y
@@ -86,20 +90,23 @@ template <class T> struct rope_place {
     T *before, *after, *to;  // before RoPE and after for a trace (NULL: not wanted); NULL: the row is inactive
 };
 // `first`: which of the (n_heads + 2 n_kv_heads) * head_dim / 2 places of a first half.
-template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of(const rope_args &a, const row_entry &entry, const cache_entry &cache, int row, int first, T *q, T *tap_q,
-                                                                                 T *tap_k, T *tap_v, T *tap_rope) {
-    int hd = a.head_dim, half = hd / 2, head = first / half, kv = head - a.n_heads;
+template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of(const tsk__cuda_rope_cache_args &a,
+                                                                                 const row_entry &entry,
+                                                                                 const cache_entry &cache, int first) {
+    int hd = a.head_dim, half = hd / 2, head = first / half, kv = head - a.n_heads, row = blockIdx.x;
     rope_place<T> p;
     p.d = first - head * half;
-    p.apart = half % 8 ? half : 8;  // see tsk__cuda_row_order
+    p.apart = half % 8 ? half : 8;  // see TSK__CUDA_ROWS_HALVES
     p.at = (u64)head * hd + (half % 8 ? p.d : p.d / 8 * 16 + p.d % 8);
     p.is_v = kv >= a.n_kv_heads;
     if (p.is_v) kv -= a.n_kv_heads;
     p.tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
-    p.before = head < a.n_heads ? tap_q : p.is_v ? tap_v : tap_k;
-    p.after = head < a.n_heads || p.is_v ? 0 : tap_rope;
-    p.to = q + ((u64)row * a.n_heads + head) * hd + p.d;
-    if (head >= a.n_heads) p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity + (u64)entry.position * hd + p.d;
+    p.before = (T *)(head < a.n_heads ? a.taps[0] : p.is_v ? a.taps[2] : a.taps[1]);
+    p.after = (T *)(head < a.n_heads || p.is_v ? 0 : a.taps[3]);
+    p.to = (T *)a.q + ((u64)row * a.n_heads + head) * hd + p.d;
+    if (head >= a.n_heads)
+        p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity +
+               (u64)entry.position * hd + p.d;
     if (head >= a.n_heads && !entry.active) p.to = 0;
     return p;
 }
@@ -109,11 +116,11 @@ static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
     return make_uint4(add_bias(x.x, b.x), add_bias(x.y, b.y), add_bias(x.z, b.z), add_bias(x.w, b.w));
 }
 // The same 16 bytes at a time; head_dim % 16 == 0.
-static __device__ __forceinline__ void rope_cache_pieces(const bf16 *y, const bf16 *bias, const rope_args &a, const row_entry &entry, const cache_entry &cache, bf16 *q, bf16 *tap_q,
-                                                         bf16 *tap_k, bf16 *tap_v, bf16 *tap_rope) {
+static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &a, const row_entry &entry,
+                                                         const cache_entry &cache, const bf16 *y, const bf16 *bias) {
     int half = a.head_dim / 2, row = blockIdx.x, pieces = (a.n_heads + 2 * a.n_kv_heads) * half / 8;
     for (int i = threadIdx.x; i < pieces; i += 256) {
-        rope_place<bf16> p = rope_place_of(a, entry, cache, row, i * 8, q, tap_q, tap_k, tap_v, tap_rope);
+        rope_place<bf16> p = rope_place_of<bf16>(a, entry, cache, i * 8);
         uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + p.apart);
         if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + p.apart);
         if (p.before) store_pieces(p.before + p.tap, low, high, half);
@@ -127,20 +134,22 @@ static __device__ __forceinline__ void rope_cache_pieces(const bf16 *y, const bf
         if (p.to) store_pieces(p.to, low, high, half);
     }
 }
-static __device__ __forceinline__ void rope_cache_pieces(const float *, const float *, const rope_args &, const row_entry &, const cache_entry &, float *, float *, float *, float *, float *) {}
-template <class T> static __device__ __forceinline__ void rope_cache(const T *y, const T *bias, const rope_args &a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) {
+static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &, const row_entry &,
+                                                         const cache_entry &, const float *, const float *) {}
+// RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n, block 256.
+template <class T> static __device__ __forceinline__ void rope_cache(const tsk__cuda_rope_cache_args &a) {
     let_successor_start();
     wait_for_predecessor();
     int half = a.head_dim / 2, row = blockIdx.x, heads = a.n_heads + 2 * a.n_kv_heads;
     row_entry entry = a.table.rows[row];
     cache_entry cache = a.table.caches[entry.request];
-    y += (u64)row * heads * a.head_dim;
+    const T *y = (const T *)a.y + (u64)row * heads * a.head_dim, *bias = (const T *)a.bias;
     if (sizeof(T) == 2 && half % 8 == 0) {
-        rope_cache_pieces(y, bias, a, entry, cache, q, tap_q, tap_k, tap_v, tap_rope);
+        rope_cache_pieces(a, entry, cache, y, bias);
         return;
     }
     for (int i = threadIdx.x; i < heads * half; i += 256) {
-        rope_place<T> p = rope_place_of(a, entry, cache, row, i, q, tap_q, tap_k, tap_v, tap_rope);
+        rope_place<T> p = rope_place_of<T>(a, entry, cache, i);
         float low = load(y + p.at), high = load(y + p.at + p.apart);
         if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + p.apart), y);
         if (p.before) store(p.before + p.tap, low), store(p.before + p.tap + half, high);
@@ -155,8 +164,13 @@ template <class T> static __device__ __forceinline__ void rope_cache(const T *y,
     }
 }
 
-// hidden = silu(gate) * up of y [n, 16 * ceil(mlp / 8)], in which 8 values of gate and 8 of up alternate. Grid (n, ceil(mlp / 1024)), block 128.
-template <class T> static __device__ __forceinline__ void silu_product(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) {
+KERNEL_OF_BOTH_TYPES(rope_cache, 256)
+
+// hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 1024)), block 128.
+template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_silu_args &a) {
+    const T *y = (const T *)a.y, *bias = (const T *)a.bias;
+    T *hidden = (T *)a.hidden, *tap_gate = (T *)a.tap_gate, *tap_up = (T *)a.tap_up;
+    int mlp = a.mlp;
     let_successor_start();
     wait_for_predecessor();
     int group = blockIdx.y * 128 + threadIdx.x, groups = (mlp + 7) / 8;
@@ -191,12 +205,17 @@ template <class T> static __device__ __forceinline__ void silu_product(const T *
             if (group * 8 + i < mlp) store(to + i, gate[i]);
 }
 
+KERNEL_OF_BOTH_TYPES(silu, 128)
+
 // x += y + bias, rows with active 0 excepted. Grid n, block 256.
-template <class T> static __device__ __forceinline__ void residual(const T *y, const T *bias, rows_table table, T *x, int d, T *tap) {
+template <class T> static __device__ __forceinline__ void residual(const tsk__cuda_residual_args &a) {
+    const T *y = (const T *)a.y, *bias = (const T *)a.bias;
+    T *x = (T *)a.x, *tap = (T *)a.tap;
+    int d = a.d;
     let_successor_start();
     wait_for_predecessor();
     u64 row = blockIdx.x;
-    bool active = table.rows[row].active != 0;
+    bool active = a.table.rows[row].active != 0;
     for (int i = threadIdx.x; i < d; i += 256) {
         float value = load(y + row * d + i);
         if (bias) value = rounded(value + load(bias + i), y);
@@ -205,13 +224,6 @@ template <class T> static __device__ __forceinline__ void residual(const T *y, c
     }
 }
 
-#define ROW_KERNELS(T, S) \
-    extern "C" __global__ void __launch_bounds__(256) embed_##S(const T *embedding, rows_table table, T *x, const T *weight, T *normed, float *squares, int d) { embed(embedding, table, x, weight, normed, squares, d); } \
-    extern "C" __global__ void __launch_bounds__(256) norm_##S(const T *x, const int *index, const T *weight, T *out, int d, float eps) { norm(x, index, weight, out, d, eps); } \
-    extern "C" __global__ void __launch_bounds__(256) rope_cache_##S(const T *y, const T *bias, const __grid_constant__ rope_args a, T *q, T *tap_q, T *tap_k, T *tap_v, T *tap_rope) { rope_cache(y, bias, a, q, tap_q, tap_k, tap_v, tap_rope); } \
-    extern "C" __global__ void __launch_bounds__(128) silu_##S(const T *y, const T *bias, T *hidden, int mlp, T *tap_gate, T *tap_up) { silu_product(y, bias, hidden, mlp, tap_gate, tap_up); } \
-    extern "C" __global__ void __launch_bounds__(256) residual_##S(const T *y, const T *bias, rows_table table, T *x, int d, T *tap) { residual(y, bias, table, x, d, tap); }
-ROW_KERNELS(float, f32)
-ROW_KERNELS(bf16, bf16)
+KERNEL_OF_BOTH_TYPES(residual, 256)
 
 #endif /* SECTION_GUARD_KERNELS_ROWS */

@@ -4,7 +4,9 @@
 // >>cuda_shared =======================================================================================================
 /* What the CUDA kernels and the host that launches them share: structs and constants. Both compile this text, as CUDA,
    C99 and C++11; the kernels define TSK__KERNELS before it. An address on the device is a pointer to the kernels and a
-   64-bit number to the host. No struct leaves padding to a compiler: all lay it out alike, and its size is checked. */
+   64-bit number to the host. No struct leaves padding to a compiler: all lay it out alike, and its size is checked.
+   tsk__cuda_NAME_args is what the kernel NAME takes, or NAME_f32 and NAME_bf16 where there is one for either type of
+   activations: void addresses are then of values of that type. The kernels' own files tell what they do. */
 
 #ifdef TSK__KERNELS
 #define TSK__DEVICE(type) type *
@@ -69,6 +71,26 @@ typedef struct tsk__cuda_table {
 } tsk__cuda_table;
 TSK__CUDA_CHECK_SIZE(table, 32);
 
+/* ---- the beginning and the end of a pass */
+
+typedef struct tsk__cuda_pass_begin_args {
+    TSK__DEVICE(const tsk__cuda_row) rows;      /* [n] the host's image of the table, likewise the next two */
+    TSK__DEVICE(const tsk__cuda_cache) caches;  /* [n_caches] */
+    TSK__DEVICE(const tsk__cuda_tile) tiles;    /* [n_tiles] */
+    tsk__cuda_table table;
+    TSK__DEVICE(const float) frequencies;  /* [half] RoPE's */
+    TSK__DEVICE(uint32_t) state;           /* [2] blocks that are done, zero between kernels; and fetches so far, */
+    TSK__DEVICE(volatile uint32_t) fetched; /* of which the host is told here */
+    int32_t n, n_caches, n_tiles, half;
+} tsk__cuda_pass_begin_args;
+TSK__CUDA_CHECK_SIZE(pass_begin_args, 96);
+
+typedef struct tsk__cuda_pass_signal_args {
+    TSK__DEVICE(uint32_t) count;           /* signals so far, of which the host is told in `signalled` */
+    TSK__DEVICE(volatile uint32_t) signalled;
+} tsk__cuda_pass_signal_args;
+TSK__CUDA_CHECK_SIZE(pass_signal_args, 16);
+
 /* ---- draws, candidates and choices */
 
 /* As tsk__draw. */
@@ -105,6 +127,26 @@ typedef struct tsk__cuda_choice {
 TSK__CUDA_CHECK_SIZE(candidate, 12);
 TSK__CUDA_CHECK_SIZE(selection, 48);
 TSK__CUDA_CHECK_SIZE(choice, 16);
+
+typedef struct tsk__cuda_decide_args {
+    tsk__cuda_table table;
+    TSK__DEVICE(const float) cosines;      /* [n_states, stride] */
+    TSK__DEVICE(int32_t) skipped;          /* [rows of begin], and the host's copy */
+    TSK__DEVICE(int32_t) host_skipped;
+    int32_t n, n_states, stride;
+    int32_t masks;                         /* skipped rows become inactive */
+} tsk__cuda_decide_args;
+TSK__CUDA_CHECK_SIZE(decide_args, 72);
+
+typedef struct tsk__cuda_select_tokens_args {
+    tsk__cuda_table table;
+    TSK__DEVICE(const tsk__cuda_selection) selections;    /* the host's, likewise candidates and choices */
+    TSK__DEVICE(const tsk__cuda_candidate) candidates;
+    TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
+    TSK__DEVICE(float) confidences;        /* [candidates] scratch */
+    TSK__DEVICE(tsk__cuda_choice) choices;
+} tsk__cuda_select_tokens_args;
+TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
 
 /* ---- norms: sums of squares are kept for every so many columns of a row, in rows of whole 16 bytes */
 
@@ -182,9 +224,146 @@ typedef struct tsk__cuda_attention_args {
 } tsk__cuda_attention_args;
 TSK__CUDA_CHECK_SIZE(attention_args, 88);
 
+/* Of any head_dim. */
+typedef struct tsk__cuda_attend_args {
+    TSK__DEVICE(const void) q;             /* [n, n_heads * head_dim] */
+    TSK__DEVICE(void) out;                 /* [n, n_heads * head_dim] */
+    tsk__cuda_table table;
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    int32_t n_heads, n_kv_heads, head_dim;
+    float scale;                           /* 1 / sqrt(head_dim) */
+} tsk__cuda_attend_args;
+TSK__CUDA_CHECK_SIZE(attend_args, 72);
+
+/* ---- what is done to rows one by one; taps are where a trace wants to see values, NULL where it does not */
+
+typedef struct tsk__cuda_embed_args {
+    TSK__DEVICE(const void) embedding;     /* [ids, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    TSK__DEVICE(const void) weight;        /* bf16: of the first norm, to make its first half; NULL: do not */
+    TSK__DEVICE(void) normed;              /* as in pre_norm, likewise squares */
+    TSK__DEVICE(float) squares;
+    int32_t d, pad;
+} tsk__cuda_embed_args;
+TSK__CUDA_CHECK_SIZE(embed_args, 80);
+
+typedef struct tsk__cuda_pre_norm_args {
+    TSK__DEVICE(const bf16) x;             /* [n, d] */
+    TSK__DEVICE(const bf16) weight;        /* [d] */
+    TSK__DEVICE(bf16) normed;              /* [n, d] x * weight */
+    TSK__DEVICE(float) squares;            /* [n, squares_row(d)] of x */
+    int32_t d, pad;
+} tsk__cuda_pre_norm_args;
+TSK__CUDA_CHECK_SIZE(pre_norm_args, 40);
+
+typedef struct tsk__cuda_norm_args {
+    TSK__DEVICE(const void) x;             /* [rows, d] */
+    TSK__DEVICE(const int32_t) index;      /* [n] which of the rows; NULL: the first ones */
+    TSK__DEVICE(const void) weight;        /* [d] */
+    TSK__DEVICE(void) out;                 /* [n, d] */
+    int32_t d;
+    float eps;
+} tsk__cuda_norm_args;
+TSK__CUDA_CHECK_SIZE(norm_args, 40);
+
+typedef struct tsk__cuda_rope_cache_args {
+    TSK__DEVICE(const void) y;             /* [n, (n_heads + 2 * n_kv_heads) * head_dim], as ROWS_HALVES has it; */
+    TSK__DEVICE(const void) bias;          /* as a row of y; NULL: none */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) q;                   /* [n, n_heads * head_dim] */
+    TSK__DEVICE(void) taps[4];             /* q, k and v before RoPE, k after */
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    int32_t n_heads, n_kv_heads, head_dim, pad;
+} tsk__cuda_rope_cache_args;
+TSK__CUDA_CHECK_SIZE(rope_cache_args, 112);
+
+typedef struct tsk__cuda_silu_args {
+    TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
+    TSK__DEVICE(const void) bias;          /* NULL: none */
+    TSK__DEVICE(void) hidden;              /* [n, mlp] */
+    TSK__DEVICE(void) tap_gate;
+    TSK__DEVICE(void) tap_up;
+    int32_t mlp, pad;
+} tsk__cuda_silu_args;
+TSK__CUDA_CHECK_SIZE(silu_args, 48);
+
+typedef struct tsk__cuda_residual_args {
+    TSK__DEVICE(const void) y;             /* [n, d] */
+    TSK__DEVICE(const void) bias;          /* [d] or NULL */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    TSK__DEVICE(void) tap;
+    int32_t d, pad;
+} tsk__cuda_residual_args;
+TSK__CUDA_CHECK_SIZE(residual_args, 72);
+
+/* ---- TokenSkip's states */
+
+typedef struct tsk__cuda_compare_args {
+    TSK__DEVICE(const void) x;             /* [n, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(float) cosines;            /* [rows of begin] of this state, and the host's copy */
+    TSK__DEVICE(float) host_cosines;
+    int32_t state, d;
+} tsk__cuda_compare_args;
+TSK__CUDA_CHECK_SIZE(compare_args, 64);
+
+typedef struct tsk__cuda_keep_args {
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(const int32_t) skipped;    /* [rows of begin] */
+    int32_t d, pad;
+} tsk__cuda_keep_args;
+TSK__CUDA_CHECK_SIZE(keep_args, 56);
+
+/* ---- moving */
+
+/* `size` bytes of each plane, the first at `base`, from offset `from` down to `to`. */
+typedef struct tsk__cuda_slide_args {
+    TSK__DEVICE(char) base;
+    uint64_t pitch, to, from, size;
+} tsk__cuda_slide_args;
+TSK__CUDA_CHECK_SIZE(slide_args, 40);
+
+typedef struct tsk__cuda_move_rows_args {
+    TSK__DEVICE(void) to;                  /* rows of d */
+    TSK__DEVICE(const void) from;
+    TSK__DEVICE(const int32_t) index;      /* [n] rows of `from`; scatter: of `to` */
+    int32_t scatter, d;
+} tsk__cuda_move_rows_args;
+TSK__CUDA_CHECK_SIZE(move_rows_args, 32);
+
+/* ---- the matrix product in f32 */
+
+typedef struct tsk__cuda_exact_f32_args {
+    TSK__DEVICE(const float) input;        /* [m, k] */
+    TSK__DEVICE(const float) weights;      /* [n, k] */
+    TSK__DEVICE(float) out;                /* [m, n] */
+    int32_t m, n, k, pad;
+} tsk__cuda_exact_f32_args;
+TSK__CUDA_CHECK_SIZE(exact_f32_args, 40);
+
 /* ---- the head, where logits lie in memory */
 
 #define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
+
+typedef struct tsk__cuda_head_tiles_args {
+    TSK__DEVICE(float) logits;             /* [m, n] of ids first .. first + n - 1; the bias is added in place */
+    TSK__DEVICE(const void) bias;          /* [ids] f32, or bf16, or NULL */
+    TSK__DEVICE(const tsk__cuda_draw) draws;  /* [m] */
+    TSK__DEVICE(tsk__cuda_head_entry) heads;  /* [tiles, m] */
+    int32_t first, n, bias_is_bf16, pad;
+} tsk__cuda_head_tiles_args;
+TSK__CUDA_CHECK_SIZE(head_tiles_args, 48);
+
+typedef struct tsk__cuda_head_finish_args {
+    TSK__DEVICE(const tsk__cuda_head_entry) heads;     /* [n_tiles, m] */
+    TSK__DEVICE(const tsk__cuda_draw) draws;           /* [m] */
+    TSK__DEVICE(tsk__cuda_prediction) predictions;     /* [m] */
+    int32_t n_tiles, m;
+} tsk__cuda_head_finish_args;
+TSK__CUDA_CHECK_SIZE(head_finish_args, 32);
 
 /* ---- loading */
 
@@ -205,5 +384,40 @@ typedef struct tsk__cuda_row_order {
     int32_t interleave, half_head;
 } tsk__cuda_row_order;
 TSK__CUDA_CHECK_SIZE(row_order, 24);
+
+typedef struct tsk__cuda_convert_args {
+    TSK__DEVICE(const void) from;          /* [count] of the stored type: elements from number `first` of a tensor on */
+    TSK__DEVICE(void) to;                  /* the matrix that it is part of */
+    uint64_t first, count;
+    tsk__cuda_row_order order;
+    int32_t stored, pad;                   /* TSK__CUDA_STORED_* */
+} tsk__cuda_convert_args;
+TSK__CUDA_CHECK_SIZE(convert_args, 64);
+
+typedef struct tsk__cuda_randomise_args {
+    TSK__DEVICE(void) to;
+    uint64_t count, seed;
+    tsk__cuda_row_order order;
+    uint32_t tensor;                       /* its number in the generator's counter */
+    float scale;
+} tsk__cuda_randomise_args;
+TSK__CUDA_CHECK_SIZE(randomise_args, 56);
+
+typedef struct tsk__cuda_fill_args {
+    TSK__DEVICE(void) to;
+    uint64_t count;
+    float value;
+    int32_t pad;
+} tsk__cuda_fill_args;
+TSK__CUDA_CHECK_SIZE(fill_args, 24);
+
+/* ---- ceilings */
+
+typedef struct tsk__cuda_read_stream_args {
+    TSK__DEVICE(const void) from;          /* [n] pieces of 16 bytes */
+    uint64_t n;
+    TSK__DEVICE(uint32_t) out;             /* practically never written */
+} tsk__cuda_read_stream_args;
+TSK__CUDA_CHECK_SIZE(read_stream_args, 24);
 
 #endif /* SECTION_GUARD_CUDA_SHARED */

@@ -17,18 +17,19 @@ static __device__ __forceinline__ bool is_similar(const float *cosines, int n_st
     return n_states > 0 && sum / n_states > (double)threshold;
 }
 
-// Decides about the rows whose request compares n_states states; cosines [n_states, stride]. `skipped` and its copy for the
-// host are [rows of begin]. `masks`: skipped rows become inactive. One thread a row: grid ceil(n / 128), block 128. Equals decide.
-extern "C" __global__ void __launch_bounds__(128) decide(rows_table table, int n, int n_states, const float *cosines, int stride, int masks, int *skipped, int *host_skipped) {
+// Decides about the rows whose request compares n_states states. One thread a row: grid ceil(n / 128), block 128.
+// Equals decide.
+extern "C" __global__ void __launch_bounds__(128) decide(const tsk__cuda_decide_args a) {
     int i = blockIdx.x * 128 + threadIdx.x;
     wait_for_predecessor();
-    if (i >= n) return;
-    row_entry row = table.rows[i];
-    const cache_entry *cache = &table.caches[row.request];
-    if (cache->n_states != n_states || !(row.flags & TSK__CUDA_ROW_DECIDED)) return;
-    bool skips = (row.flags & TSK__CUDA_ROW_SKIPS) || is_similar(cosines + row.number, n_states, stride, cache->skip_threshold, cache->skip_outlier);
-    skipped[row.number] = host_skipped[row.number] = skips;
-    if (masks && skips) table.rows[i].active = 0;
+    if (i >= a.n) return;
+    row_entry row = a.table.rows[i];
+    const cache_entry *cache = &a.table.caches[row.request];
+    if (cache->n_states != a.n_states || !(row.flags & TSK__CUDA_ROW_DECIDED)) return;
+    bool skips = (row.flags & TSK__CUDA_ROW_SKIPS) ||
+                 is_similar(a.cosines + row.number, a.n_states, a.stride, cache->skip_threshold, cache->skip_outlier);
+    a.skipped[row.number] = a.host_skipped[row.number] = skips;
+    if (a.masks && skips) a.table.rows[i].active = 0;
 }
 
 // The two equal the functions of these names in >>schedule.
@@ -46,29 +47,33 @@ static __device__ __forceinline__ float random_confidence(u64 seed, int position
 
 // One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those that
 // the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether it is among
-// them. confidences [candidates] is scratch; selections, candidates and choices are the host's. Grid selections, block 128.
+// them. Grid selections, block 128.
 // Equals select.
-extern "C" __global__ void __launch_bounds__(128) select_tokens(rows_table table, const selection_entry *selections, const candidate_entry *candidates, const prediction_entry *predictions,
-                                                                float *confidences, choice_entry *choices) {
-    selection_entry s = selections[blockIdx.x];
-    const cache_entry cache = table.caches[s.request];
-    candidates += s.first, confidences += s.first, choices += s.first;
+extern "C" __global__ void __launch_bounds__(128) select_tokens(const tsk__cuda_select_tokens_args a) {
+    selection_entry s = a.selections[blockIdx.x];
+    const cache_entry cache = a.table.caches[s.request];
+    const candidate_entry *candidates = a.candidates + s.first;
+    float *confidences = a.confidences + s.first;
     let_successor_start();
     wait_for_predecessor();
     for (int i = threadIdx.x; i < s.n; i += 128) {
         candidate_entry c = candidates[i];
-        if (c.head >= 0) cache.predictions[c.slot] = predictions[c.head];
-        confidences[i] = s.is_random ? random_confidence(s.seed, c.position, s.pass) : cache.predictions[c.slot].confidence;
+        if (c.head >= 0) cache.predictions[c.slot] = a.predictions[c.head];
+        float confidence = cache.predictions[c.slot].confidence;
+        confidences[i] = s.is_random ? random_confidence(s.seed, c.position, s.pass) : confidence;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < s.n; i += 128) {
         candidate_entry c = candidates[i];
-        choice_entry choice = {cache.predictions[c.slot].id, confidences[i], cache.predictions[c.slot].log_sum_exp, 0};
+        prediction_entry p = cache.predictions[c.slot];
+        choice_entry choice = {p.id, confidences[i], p.log_sum_exp, 0};
         int rank = 1;
-        for (int j = 0; j < s.n; j++) rank += j < i ? !select_is_better(choice.confidence, confidences[j]) : select_is_better(confidences[j], choice.confidence);
+        for (int j = 0; j < s.n; j++)
+            rank += j < i ? !select_is_better(choice.confidence, confidences[j])
+                          : select_is_better(confidences[j], choice.confidence);
         choice.is_committed = s.commits && (rank == 1 || select_accepts(s, rank, choice.confidence));
         if (choice.is_committed) cache.tokens[c.position] = choice.id;
-        choices[i] = choice;
+        a.choices[s.first + i] = choice;
     }
 }
 

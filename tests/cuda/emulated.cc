@@ -283,7 +283,8 @@ static void test_decide(u32 seed) {
         for (int state = 0; state < states; state++) cosines[(size_t)state * stride + rows[i].number] = dice() % 50 ? (float)(dice() % 1000) / 1000 + 0.2f : NAN;
     }
     table.rows = rows.data(), table.caches = caches.data();
-    launch_emulated([&]() { decide(table, n, states, cosines.data(), stride, 1, skipped.data(), host.data()); }, {3, 1, 1}, 128, 1, 0, seed);
+    tsk__cuda_decide_args a = {table, cosines.data(), skipped.data(), host.data(), n, states, stride, 1};
+    launch_emulated([&]() { decide(a); }, {3, 1, 1}, 128, 1, 0, seed);
     for (int i = 0; i < n; i++) {
         int number = rows[i].number, expected = -5;
         double sum = 0;
@@ -313,8 +314,10 @@ static void test_head(u32 seed) {
         for (int id = 0; id < n; id++)
             if (row < 3 || (row < 6 && (id < 1500 || id == n - 2)) || (row < 9 && dice() % 200 == 0)) logits[(size_t)row * n + id] = NAN;
     }
-    launch_emulated([&]() { head_tiles(logits.data(), NULL, 0, draws.data(), heads.data(), 0, n); }, {(u32)tiles, (u32)m, 1}, 128, 1, 4 * sizeof(head_entry), seed);
-    launch_emulated([&]() { head_finish(heads.data(), tiles, m, draws.data(), got.data()); }, {(u32)m, 1, 1}, 128, 1, 128 * sizeof(head_entry), seed);
+    tsk__cuda_head_tiles_args first = {logits.data(), NULL, draws.data(), heads.data(), 0, n, 0, 0};
+    tsk__cuda_head_finish_args second = {heads.data(), draws.data(), got.data(), tiles, m};
+    launch_emulated([&]() { head_tiles(first); }, {(u32)tiles, (u32)m, 1}, 128, 1, 4 * sizeof(head_entry), seed);
+    launch_emulated([&]() { head_finish(second); }, {(u32)m, 1, 1}, 128, 1, 128 * sizeof(head_entry), seed);
     for (int row = 0; row < m; row++) {
         const float *l = &logits[(size_t)row * n];
         int best = -1, mask = draws[row].mask_token_id;
@@ -359,7 +362,9 @@ static void test_select(u32 seed) {
     std::vector<float> scratch(candidates.size(), NAN);
     std::vector<choice_entry> choices(candidates.size());
     table.caches = caches.data();
-    launch_emulated([&]() { select_tokens(table, selections.data(), candidates.data(), predictions.data(), scratch.data(), choices.data()); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
+    tsk__cuda_select_tokens_args a = {table,          selections.data(), candidates.data(), predictions.data(),
+                                      scratch.data(), choices.data()};
+    launch_emulated([&]() { select_tokens(a); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
     for (const selection_entry &s : selections) {
         const candidate_entry *c = &candidates[(size_t)s.first];
         const choice_entry *got = &choices[(size_t)s.first];
