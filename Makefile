@@ -146,8 +146,9 @@ build/sanitized/test_%: tests/test_%.c | build/sanitized/tools
 	-$(CC) $(SANITIZE) $(WARNINGS) -I. -MMD -MP $< $(filter %.o,$^) -o $@ $(LIBS)
 
 # CUDA kernels on the CPU. (Unknown to C++ compilers: the kernels' `unroll`; its own ABI's history is of no interest.)
-build/emulated_kernels.h: src/kernels/kernels.cu tests/cuda/emulated.awk | build/tests
-	awk -f tests/cuda/emulated.awk $< > $@
+build/emulated_kernels.h: tests/cuda/emulated.awk build/make_headers $(wildcard src/kernels/*) | build/tests
+	build/make_headers join src/kernels/kernels.cu build/kernels.cu
+	awk -f $< build/kernels.cu > $@
 
 build/tests/test_emulated_sm80: EMULATE = -DEMULATE_SM80
 $(EMULATED:%=build/tests/%): tests/cuda/emulated.cc tests/cuda/emulated.h build/emulated_kernels.h tests/test.h

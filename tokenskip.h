@@ -130,8 +130,8 @@ SECURITY
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
    >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
-   >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda
-   >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights
+   >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -10080,60 +10080,456 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
 
 #endif /* TOKENSKIP_NO_CUDA */
 
+// >>cuda_shared =======================================================================================================
+/* What the CUDA kernels and the host that launches them share: structs and constants. Both compile this text, as CUDA,
+   C99 and C++11; the kernels define TSK__KERNELS before it. An address on the device is a pointer to the kernels and a
+   64-bit number to the host. No struct leaves padding to a compiler: all lay it out alike, and its size is checked.
+   tsk__cuda_NAME_args is what the kernel NAME takes, or NAME_f32 and NAME_bf16 where there is one for either type of
+   activations: void addresses are then of values of that type. The kernels' own files tell what they do. */
+
+#ifdef TSK__KERNELS
+#define TSK__DEVICE(type) type *
+#define TSK__DEVICE_ALIGNED(bytes) alignas(bytes)
+#else
+#define TSK__DEVICE(type) uint64_t
+#define TSK__DEVICE_ALIGNED(bytes)  /* of the device's copy, which the driver makes */
+#endif
+
+/* A condition on constants, checked by whichever compiler reads this. */
+#define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
+#define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
+
+/* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
+
+/* Of a row: tsk__row_flag. */
+#define TSK__CUDA_ROW_MAY_SKIP 1
+#define TSK__CUDA_ROW_SKIPS 2
+#define TSK__CUDA_ROW_REMEMBER 4
+#define TSK__CUDA_ROW_IF_RAN 8
+#define TSK__CUDA_ROW_OUTPUT 16
+#define TSK__CUDA_ROW_DECIDED (TSK__CUDA_ROW_MAY_SKIP | TSK__CUDA_ROW_SKIPS)
+
+typedef struct tsk__cuda_row {
+    int32_t token;                 /* where the request has no canvas on the device */
+    int32_t position, request, slot, active;
+    int32_t number;                /* in the list of begin */
+    int32_t flags, pad;
+} tsk__cuda_row;
+TSK__CUDA_CHECK_SIZE(row, 32);
+
+/* As tsk__prediction. */
+typedef struct tsk__cuda_prediction {
+    int32_t id;
+    float confidence, logit, log_sum_exp;
+} tsk__cuda_prediction;
+TSK__CUDA_CHECK_SIZE(prediction, 16);
+
+/* What a pass needs of a request's tsk__kv. */
+typedef struct tsk__cuda_cache {
+    TSK__DEVICE(void) k;
+    TSK__DEVICE(void) v;
+    TSK__DEVICE(void) states;
+    TSK__DEVICE(void) outputs;
+    TSK__DEVICE(int32_t) tokens;
+    TSK__DEVICE(tsk__cuda_prediction) predictions;
+    int32_t length, capacity, n_slots, n_states;
+    int32_t first_written, last_written; /* positions that the pass replaces lie between */
+    float skip_threshold, skip_outlier;
+} tsk__cuda_cache;
+TSK__CUDA_CHECK_SIZE(cache, 80);
+
+/* Consecutive rows of one request: what attention works on. */
+typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
+TSK__CUDA_CHECK_SIZE(tile, 16);
+
+typedef struct tsk__cuda_table {
+    TSK__DEVICE(tsk__cuda_row) rows;       /* [n] */
+    TSK__DEVICE(tsk__cuda_cache) caches;   /* [n_requests] */
+    TSK__DEVICE(tsk__cuda_tile) tiles;     /* [n_tiles] */
+    TSK__DEVICE(struct float2) rope;       /* [n, head_dim / 2] (cos, sin) of each row's position */
+} tsk__cuda_table;
+TSK__CUDA_CHECK_SIZE(table, 32);
+
+/* ---- the beginning and the end of a pass */
+
+typedef struct tsk__cuda_pass_begin_args {
+    TSK__DEVICE(const tsk__cuda_row) rows;      /* [n] the host's image of the table, likewise the next two */
+    TSK__DEVICE(const tsk__cuda_cache) caches;  /* [n_caches] */
+    TSK__DEVICE(const tsk__cuda_tile) tiles;    /* [n_tiles] */
+    tsk__cuda_table table;
+    TSK__DEVICE(const float) frequencies;  /* [half] RoPE's */
+    TSK__DEVICE(uint32_t) state;           /* [2] blocks that are done, zero between kernels; and fetches so far, */
+    TSK__DEVICE(volatile uint32_t) fetched; /* of which the host is told here */
+    int32_t n, n_caches, n_tiles, half;
+} tsk__cuda_pass_begin_args;
+TSK__CUDA_CHECK_SIZE(pass_begin_args, 96);
+
+typedef struct tsk__cuda_pass_signal_args {
+    TSK__DEVICE(uint32_t) count;           /* signals so far, of which the host is told in `signalled` */
+    TSK__DEVICE(volatile uint32_t) signalled;
+} tsk__cuda_pass_signal_args;
+TSK__CUDA_CHECK_SIZE(pass_signal_args, 16);
+
+/* ---- draws, candidates and choices */
+
+/* As tsk__draw. */
+typedef struct tsk__cuda_draw {
+    float temperature;
+    int32_t mask_token_id;
+    uint64_t seed;
+    uint32_t position, pass;
+} tsk__cuda_draw;
+TSK__CUDA_CHECK_SIZE(draw, 24);
+
+/* The best of some ids; the sum of exp(logit - max) is over all of them. */
+typedef struct tsk__cuda_head_entry {
+    double score;
+    int32_t id;
+    float logit, max, sum;
+} tsk__cuda_head_entry;
+TSK__CUDA_CHECK_SIZE(head_entry, 24);
+
+/* As tsk__candidate, tsk__selection and tsk__choice. */
+typedef struct tsk__cuda_candidate { int32_t position, slot, head; } tsk__cuda_candidate;
+typedef struct tsk__cuda_selection {
+    int32_t request, first, n, commits, transfer, quota;
+    float threshold, factor;
+    int32_t is_random;
+    uint32_t pass;
+    uint64_t seed;
+} tsk__cuda_selection;
+typedef struct tsk__cuda_choice {
+    int32_t id;
+    float confidence, log_sum_exp;
+    int32_t is_committed;
+} tsk__cuda_choice;
+TSK__CUDA_CHECK_SIZE(candidate, 12);
+TSK__CUDA_CHECK_SIZE(selection, 48);
+TSK__CUDA_CHECK_SIZE(choice, 16);
+
+typedef struct tsk__cuda_decide_args {
+    tsk__cuda_table table;
+    TSK__DEVICE(const float) cosines;      /* [n_states, stride] */
+    TSK__DEVICE(int32_t) skipped;          /* [rows of begin], and the host's copy */
+    TSK__DEVICE(int32_t) host_skipped;
+    int32_t n, n_states, stride;
+    int32_t masks;                         /* skipped rows become inactive */
+} tsk__cuda_decide_args;
+TSK__CUDA_CHECK_SIZE(decide_args, 72);
+
+typedef struct tsk__cuda_select_tokens_args {
+    tsk__cuda_table table;
+    TSK__DEVICE(const tsk__cuda_selection) selections;    /* the host's, likewise candidates and choices */
+    TSK__DEVICE(const tsk__cuda_candidate) candidates;
+    TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
+    TSK__DEVICE(float) confidences;        /* [candidates] scratch */
+    TSK__DEVICE(tsk__cuda_choice) choices;
+} tsk__cuda_select_tokens_args;
+TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
+
+/* ---- norms: sums of squares are kept for every so many columns of a row, in rows of whole 16 bytes */
+
+#define TSK__CUDA_SQUARES_TILE 16
+#define TSK__CUDA_SQUARES_TILES(d) (((d) + TSK__CUDA_SQUARES_TILE - 1) / TSK__CUDA_SQUARES_TILE)
+#define TSK__CUDA_SQUARES_ROW(d) ((TSK__CUDA_SQUARES_TILES(d) + 3) / 4 * 4)
+
+/* ---- linear maps for few rows, and the wide ones for more */
+
+#define TSK__CUDA_FEW_ROWS 64         /* rows up to which a pass takes the linear_* kernels, and is recorded */
+#define TSK__CUDA_LINEAR_CHUNK 64     /* columns at a time */
+#define TSK__CUDA_LINEAR_WARPS 12     /* that multiply; and the most pieces of a tile, which are of 16 outputs */
+#define TSK__CUDA_LINEAR_GROUPS 6     /* most of them that the warps are divided into */
+#define TSK__CUDA_LINEAR_FETCHERS 64  /* threads that fetch, where the copy engine does the work, */
+#define TSK__CUDA_LINEAR_FETCHERS_80 128  /* and before sm_90, where they do */
+
+#define TSK__CUDA_WIDE_ROWS 128       /* rows up to which the wide_* kernels are taken, where there are any */
+#define TSK__CUDA_WIDE_BOX 32         /* rows of the input that are fetched at a time */
+#define TSK__CUDA_WIDE_CLUSTER 4      /* blocks */
+#define TSK__CUDA_WIDE_WARPS 12
+/* A tile's outputs; and how many blocks share the columns of one. */
+#define TSK__CUDA_WIDE_QKV 112
+#define TSK__CUDA_WIDE_OUT 80
+#define TSK__CUDA_WIDE_GATE_UP 208
+#define TSK__CUDA_WIDE_HEAD 216
+#define TSK__CUDA_WIDE_OUT_SPLIT 2
+
+/* Floats of a row of a tile's sums in shared memory: 4 more than whole sixteens keep rows apart in the banks. */
+#define TSK__CUDA_SUMS_ROW(width) (((width) + 15) / 16 * 16 + 4)
+
+/* A CUtensorMap. */
+typedef struct TSK__DEVICE_ALIGNED(64) tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
+TSK__CUDA_CHECK_SIZE(tensor_map, 128);
+
+/* linear_* and wide_*. */
+typedef struct tsk__cuda_linear_args {
+    /* sm_90 and later: boxes of 64 columns of a tile's rows, and of all rows */
+    tsk__cuda_tensor_map weights_map, input_map;
+    TSK__DEVICE(const bf16) weights;       /* [n, k] */
+    TSK__DEVICE(const bf16) bias;          /* [n] or NULL */
+    TSK__DEVICE(const bf16) input;         /* [m, k]; qkv and gate_up: x times the norm's weight */
+    TSK__DEVICE(const float) squares_in;   /* qkv, gate_up: [m, squares_row(k)] of x; NULL: the input is not scaled */
+    float eps;
+    int32_t m, n, k;
+    int32_t pieces, groups, stages, pad;
+    tsk__cuda_table table;
+    TSK__DEVICE(bf16) out;                 /* qkv: q [m, n_heads * head_dim]; out: x [m, n]; gate_up: hidden [m, mlp] */
+    TSK__DEVICE(const bf16) norm;  /* out: [n] weight of the norm that x goes through next; after the last layer any */
+    TSK__DEVICE(bf16) normed;              /* out: [m, n] the new x times it */
+    TSK__DEVICE(float) squares_out;        /* out: [m, squares_row(n)] of the new x */
+    int32_t n_heads, n_kv_heads, head_dim, mlp;
+    uint64_t layer_offset;  /* qkv: layer * n_kv_heads * head_dim; a cache's capacity times that lie before it */
+    TSK__DEVICE(bf16) taps[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
+    TSK__DEVICE(const tsk__cuda_draw) draws;   /* head: [m] */
+    TSK__DEVICE(tsk__cuda_head_entry) heads;   /* head: [tiles, m] */
+    TSK__DEVICE(float) logits;             /* head: [m, n] or NULL */
+    uint64_t end_pad[6];                   /* to a multiple of the tensor maps' alignment */
+} tsk__cuda_linear_args;
+TSK__CUDA_CHECK_SIZE(linear_args, 512);
+
+/* ---- attention */
+
+#define TSK__CUDA_ATTENTION_SPLITS 4  /* runs that attention_small and attention_medium divide a request's keys into */
+
+typedef struct tsk__cuda_attention_args {
+    TSK__DEVICE(const bf16) q;             /* [n, n_heads * head_dim] */
+    TSK__DEVICE(bf16) out;                 /* [n, n_heads * head_dim] */
+    tsk__cuda_table table;
+    TSK__DEVICE(float) parts;  /* [tiles, heads, splits, rows of a tile, head_dim + 2]: sums; then of the weights
+                                              the maximum and the total */
+    TSK__DEVICE(uint32_t) counters;        /* [tiles * heads], zero between kernels */
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    float scale;                           /* 1 / sqrt(head_dim) * log2(e) */
+    int32_t n_heads, n_kv_heads, pad;
+} tsk__cuda_attention_args;
+TSK__CUDA_CHECK_SIZE(attention_args, 88);
+
+/* Of any head_dim. */
+typedef struct tsk__cuda_attend_args {
+    TSK__DEVICE(const void) q;             /* [n, n_heads * head_dim] */
+    TSK__DEVICE(void) out;                 /* [n, n_heads * head_dim] */
+    tsk__cuda_table table;
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    int32_t n_heads, n_kv_heads, head_dim;
+    float scale;                           /* 1 / sqrt(head_dim) */
+} tsk__cuda_attend_args;
+TSK__CUDA_CHECK_SIZE(attend_args, 72);
+
+/* ---- what is done to rows one by one; taps are where a trace wants to see values, NULL where it does not */
+
+typedef struct tsk__cuda_embed_args {
+    TSK__DEVICE(const void) embedding;     /* [ids, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    TSK__DEVICE(const void) weight;        /* bf16: of the first norm, to make its first half; NULL: do not */
+    TSK__DEVICE(void) normed;              /* as in pre_norm, likewise squares */
+    TSK__DEVICE(float) squares;
+    int32_t d, pad;
+} tsk__cuda_embed_args;
+TSK__CUDA_CHECK_SIZE(embed_args, 80);
+
+typedef struct tsk__cuda_pre_norm_args {
+    TSK__DEVICE(const bf16) x;             /* [n, d] */
+    TSK__DEVICE(const bf16) weight;        /* [d] */
+    TSK__DEVICE(bf16) normed;              /* [n, d] x * weight */
+    TSK__DEVICE(float) squares;            /* [n, squares_row(d)] of x */
+    int32_t d, pad;
+} tsk__cuda_pre_norm_args;
+TSK__CUDA_CHECK_SIZE(pre_norm_args, 40);
+
+typedef struct tsk__cuda_norm_args {
+    TSK__DEVICE(const void) x;             /* [rows, d] */
+    TSK__DEVICE(const int32_t) index;      /* [n] which of the rows; NULL: the first ones */
+    TSK__DEVICE(const void) weight;        /* [d] */
+    TSK__DEVICE(void) out;                 /* [n, d] */
+    int32_t d;
+    float eps;
+} tsk__cuda_norm_args;
+TSK__CUDA_CHECK_SIZE(norm_args, 40);
+
+typedef struct tsk__cuda_rope_cache_args {
+    TSK__DEVICE(const void) y;             /* [n, (n_heads + 2 * n_kv_heads) * head_dim], as ROWS_HALVES has it; */
+    TSK__DEVICE(const void) bias;          /* as a row of y; NULL: none */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) q;                   /* [n, n_heads * head_dim] */
+    TSK__DEVICE(void) taps[4];             /* q, k and v before RoPE, k after */
+    uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
+    int32_t n_heads, n_kv_heads, head_dim, pad;
+} tsk__cuda_rope_cache_args;
+TSK__CUDA_CHECK_SIZE(rope_cache_args, 112);
+
+typedef struct tsk__cuda_silu_args {
+    TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
+    TSK__DEVICE(const void) bias;          /* NULL: none */
+    TSK__DEVICE(void) hidden;              /* [n, mlp] */
+    TSK__DEVICE(void) tap_gate;
+    TSK__DEVICE(void) tap_up;
+    int32_t mlp, pad;
+} tsk__cuda_silu_args;
+TSK__CUDA_CHECK_SIZE(silu_args, 48);
+
+typedef struct tsk__cuda_residual_args {
+    TSK__DEVICE(const void) y;             /* [n, d] */
+    TSK__DEVICE(const void) bias;          /* [d] or NULL */
+    tsk__cuda_table table;
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    TSK__DEVICE(void) tap;
+    int32_t d, pad;
+} tsk__cuda_residual_args;
+TSK__CUDA_CHECK_SIZE(residual_args, 72);
+
+/* ---- TokenSkip's states */
+
+typedef struct tsk__cuda_compare_args {
+    TSK__DEVICE(const void) x;             /* [n, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(float) cosines;            /* [rows of begin] of this state, and the host's copy */
+    TSK__DEVICE(float) host_cosines;
+    int32_t state, d;
+} tsk__cuda_compare_args;
+TSK__CUDA_CHECK_SIZE(compare_args, 64);
+
+typedef struct tsk__cuda_keep_args {
+    TSK__DEVICE(void) x;                   /* [n, d] */
+    tsk__cuda_table table;
+    TSK__DEVICE(const int32_t) skipped;    /* [rows of begin] */
+    int32_t d, pad;
+} tsk__cuda_keep_args;
+TSK__CUDA_CHECK_SIZE(keep_args, 56);
+
+/* ---- moving */
+
+/* `size` bytes of each plane, the first at `base`, from offset `from` down to `to`. */
+typedef struct tsk__cuda_slide_args {
+    TSK__DEVICE(char) base;
+    uint64_t pitch, to, from, size;
+} tsk__cuda_slide_args;
+TSK__CUDA_CHECK_SIZE(slide_args, 40);
+
+typedef struct tsk__cuda_move_rows_args {
+    TSK__DEVICE(void) to;                  /* rows of d */
+    TSK__DEVICE(const void) from;
+    TSK__DEVICE(const int32_t) index;      /* [n] rows of `from`; scatter: of `to` */
+    int32_t scatter, d;
+} tsk__cuda_move_rows_args;
+TSK__CUDA_CHECK_SIZE(move_rows_args, 32);
+
+/* ---- the matrix product in f32 */
+
+typedef struct tsk__cuda_exact_f32_args {
+    TSK__DEVICE(const float) input;        /* [m, k] */
+    TSK__DEVICE(const float) weights;      /* [n, k] */
+    TSK__DEVICE(float) out;                /* [m, n] */
+    int32_t m, n, k, pad;
+} tsk__cuda_exact_f32_args;
+TSK__CUDA_CHECK_SIZE(exact_f32_args, 40);
+
+/* ---- the head, where logits lie in memory */
+
+#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
+
+typedef struct tsk__cuda_head_tiles_args {
+    TSK__DEVICE(float) logits;             /* [m, n] of ids first .. first + n - 1; the bias is added in place */
+    TSK__DEVICE(const void) bias;          /* [ids] f32, or bf16, or NULL */
+    TSK__DEVICE(const tsk__cuda_draw) draws;  /* [m] */
+    TSK__DEVICE(tsk__cuda_head_entry) heads;  /* [tiles, m] */
+    int32_t first, n, bias_is_bf16, pad;
+} tsk__cuda_head_tiles_args;
+TSK__CUDA_CHECK_SIZE(head_tiles_args, 48);
+
+typedef struct tsk__cuda_head_finish_args {
+    TSK__DEVICE(const tsk__cuda_head_entry) heads;     /* [n_tiles, m] */
+    TSK__DEVICE(const tsk__cuda_draw) draws;           /* [m] */
+    TSK__DEVICE(tsk__cuda_prediction) predictions;     /* [m] */
+    int32_t n_tiles, m;
+} tsk__cuda_head_finish_args;
+TSK__CUDA_CHECK_SIZE(head_finish_args, 32);
+
+/* ---- loading */
+
+/* The stored type of a tensor's elements. */
+#define TSK__CUDA_STORED_F32 0
+#define TSK__CUDA_STORED_F16 1
+#define TSK__CUDA_STORED_BF16 2
+
+/* How a tensor's rows, of `columns` columns, lie among those of the matrix that it is part of, from first_row on: one
+   after another; in groups of 8 that alternate with another tensor's; or in groups of 8 of a head's first half that
+   alternate with its second half's, where half_head is a multiple of 8. */
+#define TSK__CUDA_ROWS_IN_ORDER 0
+#define TSK__CUDA_ROWS_FIRST 1        /* gate, before up */
+#define TSK__CUDA_ROWS_SECOND 2       /* up */
+#define TSK__CUDA_ROWS_HALVES 3       /* q, k and v */
+typedef struct tsk__cuda_row_order {
+    uint64_t columns, first_row;
+    int32_t interleave, half_head;
+} tsk__cuda_row_order;
+TSK__CUDA_CHECK_SIZE(row_order, 24);
+
+typedef struct tsk__cuda_convert_args {
+    TSK__DEVICE(const void) from;          /* [count] of the stored type: elements from number `first` of a tensor on */
+    TSK__DEVICE(void) to;                  /* the matrix that it is part of */
+    uint64_t first, count;
+    tsk__cuda_row_order order;
+    int32_t stored, pad;                   /* TSK__CUDA_STORED_* */
+} tsk__cuda_convert_args;
+TSK__CUDA_CHECK_SIZE(convert_args, 64);
+
+typedef struct tsk__cuda_randomise_args {
+    TSK__DEVICE(void) to;
+    uint64_t count, seed;
+    tsk__cuda_row_order order;
+    uint32_t tensor;                       /* its number in the generator's counter */
+    float scale;
+} tsk__cuda_randomise_args;
+TSK__CUDA_CHECK_SIZE(randomise_args, 56);
+
+typedef struct tsk__cuda_fill_args {
+    TSK__DEVICE(void) to;
+    uint64_t count;
+    float value;
+    int32_t pad;
+} tsk__cuda_fill_args;
+TSK__CUDA_CHECK_SIZE(fill_args, 24);
+
+/* ---- ceilings */
+
+typedef struct tsk__cuda_read_stream_args {
+    TSK__DEVICE(const void) from;          /* [n] pieces of 16 bytes */
+    uint64_t n;
+    TSK__DEVICE(uint32_t) out;             /* practically never written */
+} tsk__cuda_read_stream_args;
+TSK__CUDA_CHECK_SIZE(read_stream_args, 24);
+
 // >>cuda_backend ======================================================================================================
 /* What the CUDA sections share: the kernels' names and arguments, the backend itself, launching. */
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
+/* ---- what the kernels read of the backend's structs lies as they take it to lie (kernels/shared.h) */
 
-typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, flags, pad; } tsk__cuda_row;
-typedef struct tsk__cuda_cache {
-    CUdeviceptr k, v, states, outputs, tokens, predictions;
-    int32_t length, capacity, n_slots, n_states, first_written, last_written;
-    float skip_threshold, skip_outlier;
-} tsk__cuda_cache;
-typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
-typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
-typedef struct tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
-typedef struct tsk__cuda_linear_args {
-    tsk__cuda_tensor_map weights_map, input_map;
-    CUdeviceptr weights, bias, input, squares_in;
-    float eps;
-    int32_t m, n, k, pieces, groups, stages, pad;
-    tsk__cuda_table table;
-    CUdeviceptr out, norm, normed, squares_out;
-    int32_t n_heads, n_kv_heads, head_dim, mlp;
-    uint64_t layer_offset;
-    CUdeviceptr taps[4], draws, heads, logits;
-    uint64_t end_pad[6];           /* the kernels' struct is aligned to 64 bytes */
-} tsk__cuda_linear_args;
-typedef struct tsk__cuda_attention_args {
-    CUdeviceptr q, out;
-    tsk__cuda_table table;
-    CUdeviceptr parts, counters;
-    float scale;
-    int32_t n_heads, n_kv_heads;
-    uint64_t layer_offset;
-} tsk__cuda_attention_args;
-typedef struct tsk__cuda_rope_args {
-    tsk__cuda_table table;
-    int32_t n_heads, n_kv_heads, head_dim;
-    uint64_t layer_offset;
-} tsk__cuda_rope_args;
-typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave, half_head; } tsk__cuda_placing;
+#define TSK__CUDA_SAME(type, member) \
+    (offsetof(tsk__cuda_##type, member) == offsetof(tsk__##type, member) && \
+     sizeof(((tsk__cuda_##type *)0)->member) == sizeof(((tsk__##type *)0)->member))
+#define TSK__CUDA_CHECK_SAME(type, members) \
+    TSK__CUDA_CHECK(same_##type, sizeof(tsk__cuda_##type) == sizeof(tsk__##type) && (members))
+TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(draw, mask_token_id) &&
+    TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
+TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
+    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
+TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
+    TSK__CUDA_SAME(candidate, head));
+TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
+    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
+    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
+    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
+    TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
+TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
+    TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
+    TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
 
-#define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
-#define TSK__CUDA_SKINNY 64           /* rows up to which the skinny linear maps are used, and sections recorded */
-#define TSK__CUDA_WIDE 128            /* rows up to which the wide ones are, where there are any */
-#define TSK__CUDA_CLUSTER 4           /* blocks that make one of their clusters */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
-#define TSK__CUDA_LINEAR_WARPS 12     /* the next three as in kernels.cu: warps that multiply, */
-#define TSK__CUDA_LINEAR_GROUPS 6     /* in so many groups at the most, */
-#define TSK__CUDA_LINEAR_CHUNK 64     /* so many columns at a time */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
-#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
@@ -10158,7 +10554,7 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, 4, 256, 768}, {TSK__CUDA_attention_medium_64, 64, 4, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -10189,7 +10585,7 @@ typedef struct tsk__cuda_backend {
     char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
-    int has_skinny;                /* shapes fit the fused kernels, */
+    int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
     int32_t q_width, kv_width, qkv_width, gate_up_rows;
@@ -10214,8 +10610,11 @@ static void tsk__cuda_leave(tsk__cuda_backend *b) {
     b->api.cuCtxPopCurrent_v2(&ignored);
 }
 
-static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared,
-                                    int overlaps, void **parameters) {
+/* `args` is the kernel's struct of arguments (see kernels/shared.h). */
+static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx,
+                                    uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, int overlaps,
+                                    const void *args) {
+    void *parameters[1];
     CUlaunchConfig config;
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
@@ -10226,6 +10625,7 @@ static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__
     config.hStream = stream;
     attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
+    parameters[0] = (void *)(uintptr_t)args;  /* which the driver only reads */
     config.attrs = &attribute;
     config.numAttrs = overlaps && b->arch >= 90 ? 1 : 0;
     return b->api.cuLaunchKernelEx(&config, b->kernels[kernel], parameters, NULL);
@@ -10414,12 +10814,8 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* As in kernels.cu: how long a row of a tile's sums is, and one of squares, in floats. */
-static int32_t tsk__cuda_sums_row(int32_t width) { return (width + 15) / 16 * 16 + 4; }
-static int32_t tsk__cuda_squares_row(int32_t d) { return (d + 63) / 64 * 4; }
-
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * tsk__cuda_sums_row(16 * pieces) * 4 + rows * 4; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4; }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
@@ -10482,7 +10878,11 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
 
 /* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
-    {TSK__CUDA_wide_qkv, 112, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_gate_up, 208, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_head, 216, 1, 8}};
+    {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_gate_up, TSK__CUDA_WIDE_GATE_UP, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_head, TSK__CUDA_WIDE_HEAD, 1, 8}};
 
 static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
 
@@ -10492,11 +10892,11 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
     memset(&attribute, 0, sizeof attribute);
-    config.gridDimX = TSK__CUDA_CLUSTER, config.gridDimY = config.gridDimZ = 1;
-    config.blockDimX = TSK__CUDA_LINEAR_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
+    config.gridDimX = TSK__CUDA_WIDE_CLUSTER, config.gridDimY = config.gridDimZ = 1;
+    config.blockDimX = TSK__CUDA_WIDE_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
     attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = TSK__CUDA_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
     return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
@@ -10504,8 +10904,8 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
-    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE * tsk__cuda_sums_row(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
     int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
@@ -10517,18 +10917,18 @@ static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__
 /* Whether the wide maps are there and worth it: not where most blocks would wait for a few that have one tile more. */
 static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
-    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_skinny;
+    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_few_rows;
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
-        int32_t sharers = TSK__CUDA_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
         fits = tsk__cuda_plan_wide_memory(b, map, plan);
         if (fits) result = tsk__cuda_clusters(b, map, &at_once);
         if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
         else {
             rounds = (clusters + at_once - 1) / at_once;
             fits = rounds == 1 || 4 * (int64_t)clusters >= 3 * (int64_t)rounds * at_once;
-            plan->wide_blocks = TSK__CUDA_CLUSTER * (clusters < at_once ? clusters : at_once);
+            plan->wide_blocks = TSK__CUDA_WIDE_CLUSTER * (clusters < at_once ? clusters : at_once);
         }
     }
     b->has_wide = fits;
@@ -10536,7 +10936,7 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
 }
 
 /* Rows that a pass may have to go through the fused maps. */
-static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE : b->has_skinny ? TSK__CUDA_SKINNY : 0; }
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0; }
 
 /* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
    the kernels read them. Before sm_90 there is none. */
@@ -10564,7 +10964,7 @@ static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdevi
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
     int32_t l, i;
-    if (!b->has_skinny) return TSK_OK;
+    if (!b->has_few_rows) return TSK_OK;
     for (l = 0; l < b->base.config->n_layers; l++) {
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
@@ -10584,10 +10984,10 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. interleave: see `placing` in kernels.cu. */
+/* One tensor's place. */
 typedef struct tsk__cuda_place {
     CUdeviceptr to;
-    tsk__cuda_placing placing;
+    tsk__cuda_row_order order;
 } tsk__cuda_place;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
@@ -10663,15 +11063,15 @@ static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weigh
     memset(&p, 0, sizeof p);
     tsk__family_shape(c, id, shape);
     p.to = *tsk__cuda_room(b, id);
-    p.placing.columns = shape[1];
+    p.order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
-        if (id->part != TSK__PART_Q) p.placing.first_row = (uint64_t)b->q_width;
-        if (id->part == TSK__PART_V) p.placing.first_row += (uint64_t)b->kv_width;
+        if (c->head_dim % 16 == 0) p.order.interleave = TSK__CUDA_ROWS_HALVES, p.order.half_head = c->head_dim / 2;
+        if (id->part != TSK__PART_Q) p.order.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) p.order.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_FF_PROJ: p.placing.interleave = 1; break;
-    case TSK__PART_UP_PROJ: p.placing.interleave = 2; break;
+    case TSK__PART_FF_PROJ: p.order.interleave = TSK__CUDA_ROWS_FIRST; break;
+    case TSK__PART_UP_PROJ: p.order.interleave = TSK__CUDA_ROWS_SECOND; break;
     default: break;
     }
     return p;
@@ -10744,14 +11144,17 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
     tsk_dtype dtype = p->stored.dtype;
-    uint64_t element = tsk_dtype_size(dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = dtype == TSK_DTYPE_F32 ? 0 : dtype == TSK_DTYPE_F16 ? 1 : 2;
+    uint64_t element = tsk_dtype_size(dtype);
     const char *mapped = (const char *)p->stored.data;
     const tsk__source *source = r->loading->source;
-    tsk__cuda_place place = p->place;
-    void *parameters[6];
+    tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
-    parameters[0] = &staging, parameters[1] = &stored, parameters[2] = &place.to, parameters[3] = &first, parameters[4] = &count, parameters[5] = &place.placing;
+    memset(&a, 0, sizeof a);
+    a.from = staging, a.to = p->place.to, a.order = p->place.order;
+    a.first = p->offset / element, a.count = p->size / element;
+    a.stored = dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
+               : dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
+                                        : TSK__CUDA_STORED_BF16;
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
     if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
     else {
@@ -10759,7 +11162,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, parameters);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -10786,19 +11189,20 @@ static void *tsk__cuda_read(void *argument) {
 static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
                                  tsk_error *error) {
     tsk__cuda_backend *b = l->backend;
-    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols, seed = l->source->seed;
-    uint32_t number = stored->number;
-    float one = 1.0f, scale = stored->scale;
-    void *ones[3], *random[6];
+    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols;
+    uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
+    tsk__cuda_fill_args ones;
+    tsk__cuda_randomise_args random;
     CUresult result;
-    ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
-    random[0] = &place.to, random[1] = &count, random[2] = &place.placing;
-    random[3] = &seed, random[4] = &number, random[5] = &scale;
+    memset(&ones, 0, sizeof ones);
+    ones.to = place.to, ones.count = count, ones.value = 1.0f;
+    memset(&random, 0, sizeof random);
+    random.to = place.to, random.count = count, random.order = place.order;
+    random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
-    if (scale > 0) {
-        uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, random);
-    } else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+    if (stored->scale > 0)
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, &random);
+    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
 
@@ -11005,31 +11409,35 @@ static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
-    CUdeviceptr rows = tsk__cuda_address(s->rows), caches = tsk__cuda_address(s->caches), tiles = tsk__cuda_address(s->tiles);
-    CUdeviceptr fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    int32_t half = b->base.config->head_dim / 2;
-    void *parameters[11];
-    parameters[0] = &rows, parameters[1] = &caches, parameters[2] = &tiles, parameters[3] = &s->n, parameters[4] = &s->n_requests, parameters[5] = &s->n_tiles;
-    parameters[6] = &s->table, parameters[7] = &b->frequencies, parameters[8] = &half, parameters[9] = &s->state_words, parameters[10] = &fetched;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, parameters), "pass_begin");
+    tsk__cuda_pass_begin_args a;
+    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
+    a.table = s->table;
+    a.frequencies = b->frequencies;
+    a.state = s->state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
+    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+                   "pass_begin");
     s->fetches++;
     s->is_dirty = 0;
     s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
-static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, void **parameters, const char *what) {
+static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
+                             uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
     if (s->is_dirty) tsk__cuda_fetch_rows(s);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, parameters), what);
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
     s->can_overlap = 1;
     s->needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
-    CUdeviceptr count = s->state_words + 8, signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
-    void *parameters[2];
-    parameters[0] = &count, parameters[1] = &signalled;
-    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, parameters, "pass_signal");
+    tsk__cuda_pass_signal_args a;
+    a.count = s->state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
     s->signals++;
     s->needs_signal = 0;
 }
@@ -11126,12 +11534,14 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
 
 static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    CUdeviceptr start = tsk__cuda_address(base);
-    void *parameters[5];
+    tsk__cuda_slide_args a;
     if (!size || s->failure != CUDA_SUCCESS) return;
-    parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
+    a.base = tsk__cuda_address(base);
+    a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        "moving a cache");
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -11190,13 +11600,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
     uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
-    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+    for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
         if (entries > most) most = entries;
     }
@@ -11211,7 +11621,7 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     int i;
     addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
-    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
         result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
     return result;
 }
@@ -11234,9 +11644,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
@@ -11438,33 +11848,34 @@ static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer)
 
 /* The first half of a norm, where the last writer of x did not leave it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
-    CUdeviceptr x = tsk__cuda_x(s);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &x, parameters[1] = &norm, parameters[2] = &s->normed, parameters[3] = &s->squares, parameters[4] = &d;
+    tsk__cuda_pre_norm_args a;
     if (s->normed_for == norm) return;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, parameters, "pre_norm");
+    memset(&a, 0, sizeof a);
+    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, &a, "pre_norm");
     s->normed_for = norm;
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s), norm = tsk__cuda_is_fused(s) ? s->backend->layers[0].attn_norm : 0;
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[7];
-    parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &norm, parameters[4] = &s->normed, parameters[5] = &s->squares;
-    parameters[6] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, parameters, "embed");
+    CUdeviceptr norm = tsk__cuda_is_fused(s) ? s->backend->layers[0].attn_norm : 0;
+    tsk__cuda_embed_args a;
+    memset(&a, 0, sizeof a);
+    a.embedding = s->backend->embedding;
+    a.table = s->table;
+    a.x = tsk__cuda_x(s);
+    a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, &a, "embed");
     s->normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
-    CUdeviceptr x = tsk__cuda_x(s);
     const tsk_model_config *c = s->backend->base.config;
-    int32_t d = c->d_model;
-    float eps = c->rms_norm_eps;
-    void *parameters[6];
-    parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)tsk__cuda_squares_row(d) * 4, parameters, "norm");
+    tsk__cuda_norm_args a;
+    a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
+    a.d = c->d_model, a.eps = c->rms_norm_eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
     if (out == s->normed) s->normed_for = 0;
 }
 
@@ -11479,7 +11890,7 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
-    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_SKINNY;
+    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_FEW_ROWS;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
@@ -11493,18 +11904,18 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     return a;
 }
 
-static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_linear_args *a) {
+static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, const tsk__cuda_linear_args *a) {
     const tsk__cuda_plan *plan = &s->backend->plans[map];
+    const char *name = tsk__cuda_map_launches[map].name;
+    tsk__cuda_kernel kernel = tsk__cuda_map_launches[map].kernel;
+    uint32_t fetchers = s->backend->arch >= 90 ? TSK__CUDA_LINEAR_FETCHERS : TSK__CUDA_LINEAR_FETCHERS_80;
     int is_64 = a->m > 32;
-    uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
-    void *parameters[1];
-    parameters[0] = a;
-    if (a->m > TSK__CUDA_SKINNY)
-        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
-                         tsk__cuda_map_launches[map].name);
+    if (a->m > TSK__CUDA_FEW_ROWS)
+        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_WIDE_WARPS * 32,
+                         (uint32_t)plan->wide_shared, a, name);
     else
-        tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
-                         (uint32_t)plan->shared[is_64], parameters, tsk__cuda_map_launches[map].name);
+        tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel + is_64), (uint32_t)plan->blocks, 1, 1,
+                         TSK__CUDA_LINEAR_WARPS * 32 + fetchers, (uint32_t)plan->shared[is_64], a, name);
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
@@ -11513,9 +11924,12 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     const float one = 1.0f, beta = add ? 1.0f : 0.0f;
     if (s->failure != CUDA_SUCCESS) return;
     if (b->is_f32) {
-        void *parameters[6];
-        parameters[0] = &input, parameters[1] = &weights, parameters[2] = &out, parameters[3] = &m, parameters[4] = &n, parameters[5] = &k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, parameters, "exact_f32");
+        tsk__cuda_exact_f32_args a;
+        memset(&a, 0, sizeof a);
+        a.input = input, a.weights = weights, a.out = out;
+        a.m = m, a.n = n, a.k = k;
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, &a,
+                         "exact_f32");
         return;
     }
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
@@ -11530,8 +11944,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr tap[4], bias = w->qkv_bias;
-    tsk__cuda_rope_args rope;
-    void *parameters[8];
+    tsk__cuda_rope_cache_args rope;
     tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
     tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
@@ -11548,42 +11961,46 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
     tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
     memset(&rope, 0, sizeof rope);
+    rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->table;
+    memcpy(rope.taps, tap, sizeof tap);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &rope, parameters[3] = &s->base.q;
-    parameters[4] = &tap[0], parameters[5] = &tap[1], parameters[6] = &tap[2], parameters[7] = &tap[3];
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, parameters, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
 }
 
-static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
-    tsk__cuda_backend *b = s->backend;
-    const tsk_model_config *c = b->base.config;
+/* By the kernels for a head_dim of 64 or 128, bf16. */
+static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float scale) {
+    const tsk_model_config *c = s->backend->base.config;
     tsk__cuda_attention_args a;
-    uint64_t offset = tsk__cuda_layer_offset(c, layer);
-    int32_t hd = c->head_dim;
-    float scale = (float)(1.0 / sqrt((double)hd));
+    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->attention].kernel + (c->head_dim == 128));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
     a.table = s->table;
     a.parts = s->attention_parts;
     a.counters = s->counters;
+    a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    a.layer_offset = offset;
-    if (b->has_flash) {
-        void *parameters[1];
-        uint32_t i = (uint32_t)s->attention;
-        parameters[0] = &a;
-        tsk__cuda_launch(s, (tsk__cuda_kernel)(tsk__cuda_attentions[i].kernel + (hd == 128)), tsk__cuda_attentions[i].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, tsk__cuda_attentions[i].threads,
-                         tsk__cuda_attentions[i].bytes * (uint32_t)hd, parameters, "attention");
-    } else {
-        void *parameters[8];
-        int32_t n_heads = c->n_heads, n_kv_heads = c->n_kv_heads;
-        parameters[0] = &s->base.q, parameters[1] = &s->base.attention, parameters[2] = &s->table, parameters[3] = &n_heads, parameters[4] = &n_kv_heads, parameters[5] = &hd;
-        parameters[6] = &scale, parameters[7] = &offset;
-        tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, parameters, "attend");
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->attention].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles,
+                     tsk__cuda_attentions[s->attention].threads,
+                     tsk__cuda_attentions[s->attention].bytes * (uint32_t)c->head_dim, &a, "attention");
+}
+
+static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
+    const tsk_model_config *c = s->backend->base.config;
+    float scale = (float)(1.0 / sqrt((double)c->head_dim));
+    tsk__cuda_attend_args a;
+    if (s->backend->has_flash) {
+        tsk__cuda_attend_tiles(s, layer, scale);
+        return;
     }
+    a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
+    a.table = s->table;
+    a.layer_offset = tsk__cuda_layer_offset(c, layer);
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
+    a.scale = scale;
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -11596,7 +12013,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
-    void *parameters[6];
+    tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
         a.weights = weights, a.bias = bias, a.out = x;
@@ -11607,14 +12024,17 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_SKINNY) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
     }
     tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->table, parameters[3] = &x, parameters[4] = &d, parameters[5] = &tap;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, parameters, "residual");
+    memset(&residual, 0, sizeof residual);
+    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
+    residual.table = s->table;
+    residual.d = d;
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
@@ -11622,8 +12042,7 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
-    int32_t mlp = c->mlp_hidden_size;
-    void *parameters[6];
+    tsk__cuda_silu_args silu;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
@@ -11636,52 +12055,62 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     }
     tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
     tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->base.hidden, parameters[3] = &mlp, parameters[4] = &gate, parameters[5] = &up;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((mlp + 7) / 8 + 127) / 128, 1, 128, 0, parameters, "silu");
+    memset(&silu, 0, sizeof silu);
+    silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
+    silu.tap_gate = gate, silu.tap_up = up;
+    silu.mlp = c->mlp_hidden_size;
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+                     "silu");
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
-    CUdeviceptr x = tsk__cuda_x(s), cosines = s->cosines + at * sizeof(float), host_cosines = tsk__cuda_address(s->base.cosines + at);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[6];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &state, parameters[3] = &cosines, parameters[4] = &host_cosines, parameters[5] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, parameters, "compare");
+    tsk__cuda_compare_args a;
+    a.x = tsk__cuda_x(s);
+    a.table = s->table;
+    a.cosines = s->cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
+    a.state = state, a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
-    CUdeviceptr host_skipped = tsk__cuda_address(s->base.skipped);
-    int32_t masks = s->n <= TSK__CUDA_SKINNY;
-    void *parameters[8];
-    parameters[0] = &s->table, parameters[1] = &s->n, parameters[2] = &n_states, parameters[3] = &s->cosines, parameters[4] = &s->base.max_rows, parameters[5] = &masks;
-    parameters[6] = &s->skipped, parameters[7] = &host_skipped;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, parameters, "decide");
+    tsk__cuda_decide_args a;
+    a.table = s->table;
+    a.cosines = s->cosines;
+    a.skipped = s->skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
+    a.n = s->n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->n <= TSK__CUDA_FEW_ROWS;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, &a, "decide");
     s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_keep(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[4];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &s->skipped, parameters[3] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, parameters, "keep");
+    tsk__cuda_keep_args a;
+    memset(&a, 0, sizeof a);
+    a.x = tsk__cuda_x(s);
+    a.table = s->table;
+    a.skipped = s->skipped;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
     s->normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
 static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
     uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
-    CUdeviceptr selections_there = tsk__cuda_address(s->arguments + at), candidates_there = selections_there + candidates_at, choices = tsk__cuda_address(s->base.choices);
-    void *parameters[6];
-    parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->base.predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, parameters, "select_tokens");
+    tsk__cuda_select_tokens_args a;
+    a.table = s->table;
+    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.predictions = tsk__cuda_address(s->base.predictions);
+    a.confidences = s->confidences;
+    a.choices = tsk__cuda_address(s->base.choices);
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &to, parameters[1] = &from, parameters[2] = &index, parameters[3] = &scatter, parameters[4] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, parameters, "move_rows");
+    tsk__cuda_move_rows_args a;
+    a.to = to, a.from = from, a.index = index;
+    a.scatter = scatter, a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
     s->normed_for = 0;
 }
 
@@ -11729,10 +12158,11 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
-    CUdeviceptr predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
-    void *parameters[5];
-    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &draws, parameters[4] = &predictions;
-    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
+    tsk__cuda_head_finish_args a;
+    a.heads = s->heads, a.draws = draws;
+    a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
+    a.n_tiles = tiles, a.m = m;
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
 }
 
 /* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
@@ -11748,13 +12178,14 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
 static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
     tsk__cuda_backend *b = s->backend;
-    int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
-    uint64_t element = tsk_dtype_size(tsk__cuda_weights_dtype(b));
-    void *parameters[7];
-    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * element, logits, m, n, d, 0, 1);
-    parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
-    parameters[6] = &n;
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
+    int32_t d = b->base.config->d_model, tiles = (n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE;
+    uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
+    tsk__cuda_head_tiles_args a;
+    memset(&a, 0, sizeof a);
+    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->heads;
+    a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
+    tsk__cuda_product(s, s->normed, b->head + before, logits, m, n, d, 0, 1);
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
@@ -11805,7 +12236,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, s->logits);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -11815,7 +12246,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_SKINNY : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
@@ -11836,7 +12267,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_SKINNY) return 1;
+    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
         if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
     s->seen[s->next_seen] = now;
@@ -11937,7 +12368,9 @@ static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, s
 }
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings,
+    tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy,
+    tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -11985,7 +12418,7 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_skinny = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -12030,14 +12463,15 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memory, uint64_t bytes, int32_t size) {
     uint64_t third = (uint64_t)size * (uint64_t)size * s->backend->base.element_size, pieces = bytes / 16;
     double best = 1e30;
-    void *parameters[3];
+    tsk__cuda_read_stream_args a;
+    uint32_t blocks = (uint32_t)s->backend->n_multiprocessors * 8;
     int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
-    parameters[0] = &memory, parameters[1] = &pieces, parameters[2] = &s->state_words;
+    a.from = memory, a.n = pieces, a.out = s->state_words;
     for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, (uint32_t)s->backend->n_multiprocessors * 8, 1, 1, 512, 0, parameters, "read_stream");
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, 512, 0, &a, "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -12050,22 +12484,20 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
     int32_t size = b->is_f32 ? 2048 : 8192, rows = tsk__cuda_fused_rows(b) + 1;  /* for which there is cuBLAS */
     uint64_t bytes = (uint64_t)1 << 30, count = bytes / b->base.element_size;
-    uint32_t tensor = 0;
-    uint64_t seed = 1;
-    float scale = 1.0f;
-    tsk__cuda_placing placing = {1, 0, 0, 0};
+    tsk__cuda_randomise_args a;
     tsk__stream *stream = NULL;
     tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     CUdeviceptr memory = 0;
-    void *parameters[6];
     if (status != TSK_OK) return status;
     memory = tsk__cuda_address(tsk__cuda_backend_allocate(backend, bytes));
     if (!memory) status = tsk__error_memory(error, "measuring", bytes);
     else {
-        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
+        memset(&a, 0, sizeof a);
+        a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
+        a.order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, parameters, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);

@@ -130,8 +130,8 @@ SECURITY
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
    >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
-   >>cpu_backend  >>cuda_driver  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda
-   >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights
+   >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 

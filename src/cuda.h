@@ -8,6 +8,7 @@
 #include "weights.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_compile.h"
 #include "cuda_plan.h"
@@ -25,33 +26,34 @@ static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer)
 
 /* The first half of a norm, where the last writer of x did not leave it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
-    CUdeviceptr x = tsk__cuda_x(s);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &x, parameters[1] = &norm, parameters[2] = &s->normed, parameters[3] = &s->squares, parameters[4] = &d;
+    tsk__cuda_pre_norm_args a;
     if (s->normed_for == norm) return;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, parameters, "pre_norm");
+    memset(&a, 0, sizeof a);
+    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, &a, "pre_norm");
     s->normed_for = norm;
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s), norm = tsk__cuda_is_fused(s) ? s->backend->layers[0].attn_norm : 0;
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[7];
-    parameters[0] = &s->backend->embedding, parameters[1] = &s->table, parameters[2] = &x, parameters[3] = &norm, parameters[4] = &s->normed, parameters[5] = &s->squares;
-    parameters[6] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, parameters, "embed");
+    CUdeviceptr norm = tsk__cuda_is_fused(s) ? s->backend->layers[0].attn_norm : 0;
+    tsk__cuda_embed_args a;
+    memset(&a, 0, sizeof a);
+    a.embedding = s->backend->embedding;
+    a.table = s->table;
+    a.x = tsk__cuda_x(s);
+    a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, &a, "embed");
     s->normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
-    CUdeviceptr x = tsk__cuda_x(s);
     const tsk_model_config *c = s->backend->base.config;
-    int32_t d = c->d_model;
-    float eps = c->rms_norm_eps;
-    void *parameters[6];
-    parameters[0] = &x, parameters[1] = &index, parameters[2] = &weight, parameters[3] = &out, parameters[4] = &d, parameters[5] = &eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)tsk__cuda_squares_row(d) * 4, parameters, "norm");
+    tsk__cuda_norm_args a;
+    a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
+    a.d = c->d_model, a.eps = c->rms_norm_eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
     if (out == s->normed) s->normed_for = 0;
 }
 
@@ -66,7 +68,7 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
-    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_SKINNY;
+    int input = tsk__cuda_map_launches[map].input, is_wide = m > TSK__CUDA_FEW_ROWS;
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
@@ -80,18 +82,18 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     return a;
 }
 
-static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, tsk__cuda_linear_args *a) {
+static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, const tsk__cuda_linear_args *a) {
     const tsk__cuda_plan *plan = &s->backend->plans[map];
+    const char *name = tsk__cuda_map_launches[map].name;
+    tsk__cuda_kernel kernel = tsk__cuda_map_launches[map].kernel;
+    uint32_t fetchers = s->backend->arch >= 90 ? TSK__CUDA_LINEAR_FETCHERS : TSK__CUDA_LINEAR_FETCHERS_80;
     int is_64 = a->m > 32;
-    uint32_t fetchers = s->backend->arch >= 90 ? 64 : 128;
-    void *parameters[1];
-    parameters[0] = a;
-    if (a->m > TSK__CUDA_SKINNY)
-        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32, (uint32_t)plan->wide_shared, parameters,
-                         tsk__cuda_map_launches[map].name);
+    if (a->m > TSK__CUDA_FEW_ROWS)
+        tsk__cuda_launch(s, tsk__cuda_wide[map].kernel, (uint32_t)plan->wide_blocks, 1, 1, TSK__CUDA_WIDE_WARPS * 32,
+                         (uint32_t)plan->wide_shared, a, name);
     else
-        tsk__cuda_launch(s, (tsk__cuda_kernel)((int)tsk__cuda_map_launches[map].kernel + is_64), (uint32_t)plan->blocks, 1, 1, TSK__CUDA_LINEAR_WARPS * 32 + fetchers,
-                         (uint32_t)plan->shared[is_64], parameters, tsk__cuda_map_launches[map].name);
+        tsk__cuda_launch(s, (tsk__cuda_kernel)((int)kernel + is_64), (uint32_t)plan->blocks, 1, 1,
+                         TSK__CUDA_LINEAR_WARPS * 32 + fetchers, (uint32_t)plan->shared[is_64], a, name);
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
@@ -100,9 +102,12 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     const float one = 1.0f, beta = add ? 1.0f : 0.0f;
     if (s->failure != CUDA_SUCCESS) return;
     if (b->is_f32) {
-        void *parameters[6];
-        parameters[0] = &input, parameters[1] = &weights, parameters[2] = &out, parameters[3] = &m, parameters[4] = &n, parameters[5] = &k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, parameters, "exact_f32");
+        tsk__cuda_exact_f32_args a;
+        memset(&a, 0, sizeof a);
+        a.input = input, a.weights = weights, a.out = out;
+        a.m = m, a.n = n, a.k = k;
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, &a,
+                         "exact_f32");
         return;
     }
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
@@ -117,8 +122,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr tap[4], bias = w->qkv_bias;
-    tsk__cuda_rope_args rope;
-    void *parameters[8];
+    tsk__cuda_rope_cache_args rope;
     tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
     tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
@@ -135,42 +139,46 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
     tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
     memset(&rope, 0, sizeof rope);
+    rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->table;
+    memcpy(rope.taps, tap, sizeof tap);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &rope, parameters[3] = &s->base.q;
-    parameters[4] = &tap[0], parameters[5] = &tap[1], parameters[6] = &tap[2], parameters[7] = &tap[3];
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, parameters, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
 }
 
-static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
-    tsk__cuda_backend *b = s->backend;
-    const tsk_model_config *c = b->base.config;
+/* By the kernels for a head_dim of 64 or 128, bf16. */
+static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float scale) {
+    const tsk_model_config *c = s->backend->base.config;
     tsk__cuda_attention_args a;
-    uint64_t offset = tsk__cuda_layer_offset(c, layer);
-    int32_t hd = c->head_dim;
-    float scale = (float)(1.0 / sqrt((double)hd));
+    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->attention].kernel + (c->head_dim == 128));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
     a.table = s->table;
     a.parts = s->attention_parts;
     a.counters = s->counters;
+    a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    a.layer_offset = offset;
-    if (b->has_flash) {
-        void *parameters[1];
-        uint32_t i = (uint32_t)s->attention;
-        parameters[0] = &a;
-        tsk__cuda_launch(s, (tsk__cuda_kernel)(tsk__cuda_attentions[i].kernel + (hd == 128)), tsk__cuda_attentions[i].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles, tsk__cuda_attentions[i].threads,
-                         tsk__cuda_attentions[i].bytes * (uint32_t)hd, parameters, "attention");
-    } else {
-        void *parameters[8];
-        int32_t n_heads = c->n_heads, n_kv_heads = c->n_kv_heads;
-        parameters[0] = &s->base.q, parameters[1] = &s->base.attention, parameters[2] = &s->table, parameters[3] = &n_heads, parameters[4] = &n_kv_heads, parameters[5] = &hd;
-        parameters[6] = &scale, parameters[7] = &offset;
-        tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, parameters, "attend");
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->attention].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles,
+                     tsk__cuda_attentions[s->attention].threads,
+                     tsk__cuda_attentions[s->attention].bytes * (uint32_t)c->head_dim, &a, "attention");
+}
+
+static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
+    const tsk_model_config *c = s->backend->base.config;
+    float scale = (float)(1.0 / sqrt((double)c->head_dim));
+    tsk__cuda_attend_args a;
+    if (s->backend->has_flash) {
+        tsk__cuda_attend_tiles(s, layer, scale);
+        return;
     }
+    a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
+    a.table = s->table;
+    a.layer_offset = tsk__cuda_layer_offset(c, layer);
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
+    a.scale = scale;
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -183,7 +191,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
     CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
-    void *parameters[6];
+    tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
         a.weights = weights, a.bias = bias, a.out = x;
@@ -194,14 +202,17 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_SKINNY) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
         if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
     }
     tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->table, parameters[3] = &x, parameters[4] = &d, parameters[5] = &tap;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, parameters, "residual");
+    memset(&residual, 0, sizeof residual);
+    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
+    residual.table = s->table;
+    residual.d = d;
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
@@ -209,8 +220,7 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
-    int32_t mlp = c->mlp_hidden_size;
-    void *parameters[6];
+    tsk__cuda_silu_args silu;
     if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
@@ -223,52 +233,62 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     }
     tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
     tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
-    parameters[0] = &s->scratch, parameters[1] = &bias, parameters[2] = &s->base.hidden, parameters[3] = &mlp, parameters[4] = &gate, parameters[5] = &up;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((mlp + 7) / 8 + 127) / 128, 1, 128, 0, parameters, "silu");
+    memset(&silu, 0, sizeof silu);
+    silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
+    silu.tap_gate = gate, silu.tap_up = up;
+    silu.mlp = c->mlp_hidden_size;
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+                     "silu");
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
-    CUdeviceptr x = tsk__cuda_x(s), cosines = s->cosines + at * sizeof(float), host_cosines = tsk__cuda_address(s->base.cosines + at);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[6];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &state, parameters[3] = &cosines, parameters[4] = &host_cosines, parameters[5] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, parameters, "compare");
+    tsk__cuda_compare_args a;
+    a.x = tsk__cuda_x(s);
+    a.table = s->table;
+    a.cosines = s->cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
+    a.state = state, a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
-    CUdeviceptr host_skipped = tsk__cuda_address(s->base.skipped);
-    int32_t masks = s->n <= TSK__CUDA_SKINNY;
-    void *parameters[8];
-    parameters[0] = &s->table, parameters[1] = &s->n, parameters[2] = &n_states, parameters[3] = &s->cosines, parameters[4] = &s->base.max_rows, parameters[5] = &masks;
-    parameters[6] = &s->skipped, parameters[7] = &host_skipped;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, parameters, "decide");
+    tsk__cuda_decide_args a;
+    a.table = s->table;
+    a.cosines = s->cosines;
+    a.skipped = s->skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
+    a.n = s->n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->n <= TSK__CUDA_FEW_ROWS;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, &a, "decide");
     s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_keep(tsk__cuda_stream *s) {
-    CUdeviceptr x = tsk__cuda_x(s);
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[4];
-    parameters[0] = &x, parameters[1] = &s->table, parameters[2] = &s->skipped, parameters[3] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, parameters, "keep");
+    tsk__cuda_keep_args a;
+    memset(&a, 0, sizeof a);
+    a.x = tsk__cuda_x(s);
+    a.table = s->table;
+    a.skipped = s->skipped;
+    a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
     s->normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
 static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
     uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
-    CUdeviceptr selections_there = tsk__cuda_address(s->arguments + at), candidates_there = selections_there + candidates_at, choices = tsk__cuda_address(s->base.choices);
-    void *parameters[6];
-    parameters[0] = &s->table, parameters[1] = &selections_there, parameters[2] = &candidates_there, parameters[3] = &s->base.predictions, parameters[4] = &s->confidences, parameters[5] = &choices;
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, parameters, "select_tokens");
+    tsk__cuda_select_tokens_args a;
+    a.table = s->table;
+    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.predictions = tsk__cuda_address(s->base.predictions);
+    a.confidences = s->confidences;
+    a.choices = tsk__cuda_address(s->base.choices);
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
-    int32_t d = s->backend->base.config->d_model;
-    void *parameters[5];
-    parameters[0] = &to, parameters[1] = &from, parameters[2] = &index, parameters[3] = &scatter, parameters[4] = &d;
-    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, parameters, "move_rows");
+    tsk__cuda_move_rows_args a;
+    a.to = to, a.from = from, a.index = index;
+    a.scatter = scatter, a.d = s->backend->base.config->d_model;
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
     s->normed_for = 0;
 }
 
@@ -316,10 +336,11 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
-    CUdeviceptr predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
-    void *parameters[5];
-    parameters[0] = &s->heads, parameters[1] = &tiles, parameters[2] = &m, parameters[3] = &draws, parameters[4] = &predictions;
-    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, parameters, "head_finish");
+    tsk__cuda_head_finish_args a;
+    a.heads = s->heads, a.draws = draws;
+    a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
+    a.n_tiles = tiles, a.m = m;
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
 }
 
 /* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
@@ -335,13 +356,14 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
 static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
     tsk__cuda_backend *b = s->backend;
-    int32_t d = b->base.config->d_model, bias_is_bf16 = !b->is_f32;
-    uint64_t element = tsk_dtype_size(tsk__cuda_weights_dtype(b));
-    void *parameters[7];
-    tsk__cuda_product(s, s->normed, b->head + (uint64_t)first * (uint64_t)d * element, logits, m, n, d, 0, 1);
-    parameters[0] = &logits, parameters[1] = &b->head_bias, parameters[2] = &bias_is_bf16, parameters[3] = &draws, parameters[4] = &s->heads, parameters[5] = &first;
-    parameters[6] = &n;
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)(n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, (uint32_t)m, 1, 128, 0, parameters, "head_tiles");
+    int32_t d = b->base.config->d_model, tiles = (n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE;
+    uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
+    tsk__cuda_head_tiles_args a;
+    memset(&a, 0, sizeof a);
+    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->heads;
+    a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
+    tsk__cuda_product(s, s->normed, b->head + before, logits, m, n, d, 0, 1);
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
@@ -392,7 +414,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
         if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_skinny) tsk__cuda_head_fused(s, m, no_draws, s->logits);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
         tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
     }
@@ -402,7 +424,7 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_SKINNY : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
@@ -423,7 +445,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_SKINNY) return 1;
+    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
         if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
     s->seen[s->next_seen] = now;
@@ -524,7 +546,9 @@ static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, s
 }
 
 static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_SKINNY, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings, tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy, tsk__cuda_backend_allocate, tsk__cuda_backend_release,
+    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings,
+    tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy,
+    tsk__cuda_backend_allocate, tsk__cuda_backend_release,
     tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
     tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
     tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
@@ -572,7 +596,7 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_skinny = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -617,14 +641,15 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memory, uint64_t bytes, int32_t size) {
     uint64_t third = (uint64_t)size * (uint64_t)size * s->backend->base.element_size, pieces = bytes / 16;
     double best = 1e30;
-    void *parameters[3];
+    tsk__cuda_read_stream_args a;
+    uint32_t blocks = (uint32_t)s->backend->n_multiprocessors * 8;
     int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
-    parameters[0] = &memory, parameters[1] = &pieces, parameters[2] = &s->state_words;
+    a.from = memory, a.n = pieces, a.out = s->state_words;
     for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, (uint32_t)s->backend->n_multiprocessors * 8, 1, 1, 512, 0, parameters, "read_stream");
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, 512, 0, &a, "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -637,22 +662,20 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
     int32_t size = b->is_f32 ? 2048 : 8192, rows = tsk__cuda_fused_rows(b) + 1;  /* for which there is cuBLAS */
     uint64_t bytes = (uint64_t)1 << 30, count = bytes / b->base.element_size;
-    uint32_t tensor = 0;
-    uint64_t seed = 1;
-    float scale = 1.0f;
-    tsk__cuda_placing placing = {1, 0, 0, 0};
+    tsk__cuda_randomise_args a;
     tsk__stream *stream = NULL;
     tsk_status status = tsk__cuda_backend_stream_create(backend, rows, 0, &stream, error);
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     CUdeviceptr memory = 0;
-    void *parameters[6];
     if (status != TSK_OK) return status;
     memory = tsk__cuda_address(tsk__cuda_backend_allocate(backend, bytes));
     if (!memory) status = tsk__error_memory(error, "measuring", bytes);
     else {
-        parameters[0] = &memory, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
+        memset(&a, 0, sizeof a);
+        a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
+        a.order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, parameters, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);

@@ -4,61 +4,39 @@
 #include "error.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 
 // >>cuda_backend ======================================================================================================
 /* What the CUDA sections share: the kernels' names and arguments, the backend itself, launching. */
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* ---- what the kernels take (see kernels.cu: the structs are the same, addresses as 64-bit numbers) */
+/* ---- what the kernels read of the backend's structs lies as they take it to lie (kernels/shared.h) */
 
-typedef struct tsk__cuda_row { int32_t token, position, request, slot, active, number, flags, pad; } tsk__cuda_row;
-typedef struct tsk__cuda_cache {
-    CUdeviceptr k, v, states, outputs, tokens, predictions;
-    int32_t length, capacity, n_slots, n_states, first_written, last_written;
-    float skip_threshold, skip_outlier;
-} tsk__cuda_cache;
-typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
-typedef struct tsk__cuda_table { CUdeviceptr rows, caches, tiles, rope; } tsk__cuda_table;
-typedef struct tsk__cuda_tensor_map { uint64_t words[16]; } tsk__cuda_tensor_map;
-typedef struct tsk__cuda_linear_args {
-    tsk__cuda_tensor_map weights_map, input_map;
-    CUdeviceptr weights, bias, input, squares_in;
-    float eps;
-    int32_t m, n, k, pieces, groups, stages, pad;
-    tsk__cuda_table table;
-    CUdeviceptr out, norm, normed, squares_out;
-    int32_t n_heads, n_kv_heads, head_dim, mlp;
-    uint64_t layer_offset;
-    CUdeviceptr taps[4], draws, heads, logits;
-    uint64_t end_pad[6];           /* the kernels' struct is aligned to 64 bytes */
-} tsk__cuda_linear_args;
-typedef struct tsk__cuda_attention_args {
-    CUdeviceptr q, out;
-    tsk__cuda_table table;
-    CUdeviceptr parts, counters;
-    float scale;
-    int32_t n_heads, n_kv_heads;
-    uint64_t layer_offset;
-} tsk__cuda_attention_args;
-typedef struct tsk__cuda_rope_args {
-    tsk__cuda_table table;
-    int32_t n_heads, n_kv_heads, head_dim;
-    uint64_t layer_offset;
-} tsk__cuda_rope_args;
-typedef struct tsk__cuda_placing { uint64_t columns, first_row; int32_t interleave, half_head; } tsk__cuda_placing;
+#define TSK__CUDA_SAME(type, member) \
+    (offsetof(tsk__cuda_##type, member) == offsetof(tsk__##type, member) && \
+     sizeof(((tsk__cuda_##type *)0)->member) == sizeof(((tsk__##type *)0)->member))
+#define TSK__CUDA_CHECK_SAME(type, members) \
+    TSK__CUDA_CHECK(same_##type, sizeof(tsk__cuda_##type) == sizeof(tsk__##type) && (members))
+TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(draw, mask_token_id) &&
+    TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
+TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
+    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
+TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
+    TSK__CUDA_SAME(candidate, head));
+TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
+    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
+    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
+    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
+    TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
+TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
+    TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
+    TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
 
-#define TSK__CUDA_HEAD_ENTRY 24       /* sizeof(struct head_entry) */
-#define TSK__CUDA_SKINNY 64           /* rows up to which the skinny linear maps are used, and sections recorded */
-#define TSK__CUDA_WIDE 128            /* rows up to which the wide ones are, where there are any */
-#define TSK__CUDA_CLUSTER 4           /* blocks that make one of their clusters */
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
-#define TSK__CUDA_LINEAR_WARPS 12     /* the next three as in kernels.cu: warps that multiply, */
-#define TSK__CUDA_LINEAR_GROUPS 6     /* in so many groups at the most, */
-#define TSK__CUDA_LINEAR_CHUNK 64     /* so many columns at a time */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
-#define TSK__CUDA_HEAD_TILE 1024      /* ids of a tile of head_tiles */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
 #define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
@@ -83,7 +61,7 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, 4, 256, 768}, {TSK__CUDA_attention_medium_64, 64, 4, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -114,7 +92,7 @@ typedef struct tsk__cuda_backend {
     char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
-    int has_skinny;                /* shapes fit the fused kernels, */
+    int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
     int32_t q_width, kv_width, qkv_width, gate_up_rows;
@@ -139,8 +117,11 @@ static void tsk__cuda_leave(tsk__cuda_backend *b) {
     b->api.cuCtxPopCurrent_v2(&ignored);
 }
 
-static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared,
-                                    int overlaps, void **parameters) {
+/* `args` is the kernel's struct of arguments (see kernels/shared.h). */
+static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__cuda_kernel kernel, uint32_t gx,
+                                    uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, int overlaps,
+                                    const void *args) {
+    void *parameters[1];
     CUlaunchConfig config;
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
@@ -151,6 +132,7 @@ static CUresult tsk__cuda_launch_on(tsk__cuda_backend *b, CUstream stream, tsk__
     config.hStream = stream;
     attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
+    parameters[0] = (void *)(uintptr_t)args;  /* which the driver only reads */
     config.attrs = &attribute;
     config.numAttrs = overlaps && b->arch >= 90 ? 1 : 0;
     return b->api.cuLaunchKernelEx(&config, b->kernels[kernel], parameters, NULL);

@@ -2,6 +2,7 @@
 #define SECTION_GUARD_CUDA_PLAN
 
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_compile.h"
 
@@ -10,12 +11,8 @@
 
 #ifdef TOKENSKIP__HAS_CUDA
 
-/* As in kernels.cu: how long a row of a tile's sums is, and one of squares, in floats. */
-static int32_t tsk__cuda_sums_row(int32_t width) { return (width + 15) / 16 * 16 + 4; }
-static int32_t tsk__cuda_squares_row(int32_t d) { return (d + 63) / 64 * 4; }
-
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * tsk__cuda_sums_row(16 * pieces) * 4 + rows * 4; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4; }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
@@ -78,7 +75,11 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
 
 /* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
-    {TSK__CUDA_wide_qkv, 112, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_gate_up, 208, 1, 8}, {TSK__CUDA_wide_out, 80, 2, 6}, {TSK__CUDA_wide_head, 216, 1, 8}};
+    {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_gate_up, TSK__CUDA_WIDE_GATE_UP, 1, 8},
+    {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
+    {TSK__CUDA_wide_head, TSK__CUDA_WIDE_HEAD, 1, 8}};
 
 static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
 
@@ -88,11 +89,11 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
     CUlaunchAttribute attribute;
     memset(&config, 0, sizeof config);
     memset(&attribute, 0, sizeof attribute);
-    config.gridDimX = TSK__CUDA_CLUSTER, config.gridDimY = config.gridDimZ = 1;
-    config.blockDimX = TSK__CUDA_LINEAR_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
+    config.gridDimX = TSK__CUDA_WIDE_CLUSTER, config.gridDimY = config.gridDimZ = 1;
+    config.blockDimX = TSK__CUDA_WIDE_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
     attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = TSK__CUDA_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
     return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
@@ -100,8 +101,8 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
-    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE * tsk__cuda_sums_row(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE * 4 + 24;
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
     int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
@@ -113,18 +114,18 @@ static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__
 /* Whether the wide maps are there and worth it: not where most blocks would wait for a few that have one tile more. */
 static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
-    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_skinny;
+    int map, fits = tsk__cuda_has_hopper_kernels(b) && b->has_few_rows;
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
-        int32_t sharers = TSK__CUDA_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
         fits = tsk__cuda_plan_wide_memory(b, map, plan);
         if (fits) result = tsk__cuda_clusters(b, map, &at_once);
         if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
         else {
             rounds = (clusters + at_once - 1) / at_once;
             fits = rounds == 1 || 4 * (int64_t)clusters >= 3 * (int64_t)rounds * at_once;
-            plan->wide_blocks = TSK__CUDA_CLUSTER * (clusters < at_once ? clusters : at_once);
+            plan->wide_blocks = TSK__CUDA_WIDE_CLUSTER * (clusters < at_once ? clusters : at_once);
         }
     }
     b->has_wide = fits;
@@ -132,7 +133,7 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
 }
 
 /* Rows that a pass may have to go through the fused maps. */
-static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE : b->has_skinny ? TSK__CUDA_SKINNY : 0; }
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0; }
 
 /* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
    the kernels read them. Before sm_90 there is none. */
@@ -160,7 +161,7 @@ static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdevi
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
     CUresult result = CUDA_SUCCESS;
     int32_t l, i;
-    if (!b->has_skinny) return TSK_OK;
+    if (!b->has_few_rows) return TSK_OK;
     for (l = 0; l < b->base.config->n_layers; l++) {
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];

@@ -8,6 +8,7 @@
 #include "number.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_plan.h"
 #include "cuda_weights.h"
@@ -108,31 +109,35 @@ static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
-    CUdeviceptr rows = tsk__cuda_address(s->rows), caches = tsk__cuda_address(s->caches), tiles = tsk__cuda_address(s->tiles);
-    CUdeviceptr fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    int32_t half = b->base.config->head_dim / 2;
-    void *parameters[11];
-    parameters[0] = &rows, parameters[1] = &caches, parameters[2] = &tiles, parameters[3] = &s->n, parameters[4] = &s->n_requests, parameters[5] = &s->n_tiles;
-    parameters[6] = &s->table, parameters[7] = &b->frequencies, parameters[8] = &half, parameters[9] = &s->state_words, parameters[10] = &fetched;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, parameters), "pass_begin");
+    tsk__cuda_pass_begin_args a;
+    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
+    a.table = s->table;
+    a.frequencies = b->frequencies;
+    a.state = s->state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
+    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+                   "pass_begin");
     s->fetches++;
     s->is_dirty = 0;
     s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
-static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t block, uint32_t shared, void **parameters, const char *what) {
+static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
+                             uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
     if (s->is_dirty) tsk__cuda_fetch_rows(s);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, parameters), what);
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
     s->can_overlap = 1;
     s->needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
-    CUdeviceptr count = s->state_words + 8, signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
-    void *parameters[2];
-    parameters[0] = &count, parameters[1] = &signalled;
-    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, parameters, "pass_signal");
+    tsk__cuda_pass_signal_args a;
+    a.count = s->state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
     s->signals++;
     s->needs_signal = 0;
 }
@@ -229,12 +234,14 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
 
 static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    CUdeviceptr start = tsk__cuda_address(base);
-    void *parameters[5];
+    tsk__cuda_slide_args a;
     if (!size || s->failure != CUDA_SUCCESS) return;
-    parameters[0] = &start, parameters[1] = &pitch, parameters[2] = &to, parameters[3] = &from, parameters[4] = &size;
+    a.base = tsk__cuda_address(base);
+    a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, parameters), "moving a cache");
+    tsk__cuda_note(
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        "moving a cache");
     s->can_overlap = 0;
     s->needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -293,13 +300,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_SKINNY ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
     uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
-    for (rows = TSK__CUDA_SKINNY; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE - TSK__CUDA_SKINNY) {
+    for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
         if (entries > most) most = entries;
     }
@@ -314,7 +321,7 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     int i;
     addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
-    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_skinny; i++)
+    for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
         result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
     return result;
 }
@@ -337,9 +344,9 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
     s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)tsk__cuda_squares_row(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * 4 * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), TSK__CUDA_HEAD_ENTRY);
+    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);

@@ -9,6 +9,7 @@
 #include "weights.h"
 #include "backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 
 // >>cuda_weights ======================================================================================================
@@ -18,10 +19,10 @@
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. interleave: see `placing` in kernels.cu. */
+/* One tensor's place. */
 typedef struct tsk__cuda_place {
     CUdeviceptr to;
-    tsk__cuda_placing placing;
+    tsk__cuda_row_order order;
 } tsk__cuda_place;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
@@ -97,15 +98,15 @@ static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weigh
     memset(&p, 0, sizeof p);
     tsk__family_shape(c, id, shape);
     p.to = *tsk__cuda_room(b, id);
-    p.placing.columns = shape[1];
+    p.order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) p.placing.interleave = 3, p.placing.half_head = c->head_dim / 2;
-        if (id->part != TSK__PART_Q) p.placing.first_row = (uint64_t)b->q_width;
-        if (id->part == TSK__PART_V) p.placing.first_row += (uint64_t)b->kv_width;
+        if (c->head_dim % 16 == 0) p.order.interleave = TSK__CUDA_ROWS_HALVES, p.order.half_head = c->head_dim / 2;
+        if (id->part != TSK__PART_Q) p.order.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) p.order.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_FF_PROJ: p.placing.interleave = 1; break;
-    case TSK__PART_UP_PROJ: p.placing.interleave = 2; break;
+    case TSK__PART_FF_PROJ: p.order.interleave = TSK__CUDA_ROWS_FIRST; break;
+    case TSK__PART_UP_PROJ: p.order.interleave = TSK__CUDA_ROWS_SECOND; break;
     default: break;
     }
     return p;
@@ -178,14 +179,17 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     char *pinned = r->pinned + (uint64_t)half * TSK__CUDA_PIECE;
     CUdeviceptr staging = r->staging + (uint64_t)half * TSK__CUDA_PIECE;
     tsk_dtype dtype = p->stored.dtype;
-    uint64_t element = tsk_dtype_size(dtype), first = p->offset / element, count = p->size / element;
-    int32_t stored = dtype == TSK_DTYPE_F32 ? 0 : dtype == TSK_DTYPE_F16 ? 1 : 2;
+    uint64_t element = tsk_dtype_size(dtype);
     const char *mapped = (const char *)p->stored.data;
     const tsk__source *source = r->loading->source;
-    tsk__cuda_place place = p->place;
-    void *parameters[6];
+    tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
-    parameters[0] = &staging, parameters[1] = &stored, parameters[2] = &place.to, parameters[3] = &first, parameters[4] = &count, parameters[5] = &place.placing;
+    memset(&a, 0, sizeof a);
+    a.from = staging, a.to = p->place.to, a.order = p->place.order;
+    a.first = p->offset / element, a.count = p->size / element;
+    a.stored = dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
+               : dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
+                                        : TSK__CUDA_STORED_BF16;
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(api, &r->error, result, "copying weights");
     if (mapped) memcpy(pinned, mapped + p->offset, (size_t)p->size);
     else {
@@ -193,7 +197,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, parameters);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -220,19 +224,20 @@ static void *tsk__cuda_read(void *argument) {
 static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
                                  tsk_error *error) {
     tsk__cuda_backend *b = l->backend;
-    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols, seed = l->source->seed;
-    uint32_t number = stored->number;
-    float one = 1.0f, scale = stored->scale;
-    void *ones[3], *random[6];
+    uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols;
+    uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
+    tsk__cuda_fill_args ones;
+    tsk__cuda_randomise_args random;
     CUresult result;
-    ones[0] = &place.to, ones[1] = &count, ones[2] = &one;
-    random[0] = &place.to, random[1] = &count, random[2] = &place.placing;
-    random[3] = &seed, random[4] = &number, random[5] = &scale;
+    memset(&ones, 0, sizeof ones);
+    ones.to = place.to, ones.count = count, ones.value = 1.0f;
+    memset(&random, 0, sizeof random);
+    random.to = place.to, random.count = count, random.order = place.order;
+    random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
-    if (scale > 0) {
-        uint32_t blocks = (uint32_t)b->n_multiprocessors * 8;
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, random);
-    } else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, ones);
+    if (stored->scale > 0)
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, &random);
+    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
 

@@ -36,6 +36,7 @@ extern "C" {
 #include "cpu_weights.h"
 #include "cpu_backend.h"
 #include "cuda_driver.h"
+#include "kernels/shared.h"
 #include "cuda_backend.h"
 #include "cuda_compile.h"
 #include "cuda_plan.h"

@@ -99,14 +99,13 @@ static int find_function(CUfunction *out, CUmodule module, const char *name) {
     memcpy(out, module ? (void *[1]){names[i]} : (void *[1]){NULL}, sizeof *out);
     return module == NULL;
 }
-static uintptr_t address_in(void *const *parameters, int i) { return (uintptr_t)*(const CUdeviceptr *)parameters[i]; }
 static void tell(telling t) {
     if (!driver.is_silent) *t.told = ++*t.count;
 }
 /* The first candidate of every request is committed, unless the driver is told to choose what cannot be. */
-static void select_first(const CUlaunchConfig *config, void *const *parameters) {
-    const tsk__selection *selections = (const tsk__selection *)address_in(parameters, 1);
-    tsk__choice *choices = (tsk__choice *)address_in(parameters, 5);
+static void select_first(const CUlaunchConfig *config, const tsk__cuda_select_tokens_args *a) {
+    const tsk__selection *selections = (const tsk__selection *)(uintptr_t)a->selections;
+    tsk__choice *choices = (tsk__choice *)(uintptr_t)a->choices;
     int32_t i;
     unsigned int r;
     for (r = 0; r < config->gridDimX; r++)
@@ -120,14 +119,16 @@ static int launch(const CUlaunchConfig *config, CUfunction function, void *const
     const char *name = (const char *)function;
     telling t;
     if (!name || !parameters) return 1;
-    if (strcmp(name, "select_tokens") == 0) select_first(config, parameters);
+    if (strcmp(name, "select_tokens") == 0) select_first(config, (const tsk__cuda_select_tokens_args *)parameters[0]);
     if (strcmp(name, "pass_begin") == 0) {
-        t.count = (uint32_t *)address_in(parameters, 9) + 1, t.told = (volatile uint32_t *)address_in(parameters, 10);
+        const tsk__cuda_pass_begin_args *a = (const tsk__cuda_pass_begin_args *)parameters[0];
+        t.count = (uint32_t *)(uintptr_t)a->state + 1, t.told = (volatile uint32_t *)(uintptr_t)a->fetched;
         if (!capture.is_on) tell(t);
         else if (capture.graph.n < 8) capture.graph.fetches[capture.graph.n++] = t;
     }
     if (strcmp(name, "pass_signal") == 0) {
-        t.count = (uint32_t *)address_in(parameters, 0), t.told = (volatile uint32_t *)address_in(parameters, 1);
+        const tsk__cuda_pass_signal_args *a = (const tsk__cuda_pass_signal_args *)parameters[0];
+        t.count = (uint32_t *)(uintptr_t)a->count, t.told = (volatile uint32_t *)(uintptr_t)a->signalled;
         tell(t);
     }
     return 0;

@@ -9,6 +9,7 @@ check "src/ makes tokenskip.h (stale: run make headers)" cmp -s "$work/tokenskip
 "$make" quote src/kernels/kernels.cu "$work/kernels.cu.h" > "$out" 2> "$err"
 check "src/ makes kernels.cu.h (stale: run make headers)" cmp -s "$work/kernels.cu.h" kernels.cu.h
 check "no include of src/ is left in the header" [ "$(grep -c '^#include "' tokenskip.h)" -eq 1 ]
+check "... nor in the kernels" [ "$(grep -c '#include [\]"' kernels.cu.h)" -eq 0 ]
 
 check "the manual lists the sections" [ "$(sed -n '/^CONTENTS/,/^   Each/s/^   >>/>>/p' src/api.h | tr -s ' ' '\n' | tr -d '>')" = \
     "$(sed -n 's/^\/\/ >>\([a-z_]*\) =*$/\1/p' tokenskip.h)" ]

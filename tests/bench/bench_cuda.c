@@ -179,13 +179,11 @@ static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o
 }
 
 static void randomise(tsk__cuda_stream *s, CUdeviceptr to, uint64_t count) {
-    tsk__cuda_placing placing = {1, 0, 0, 0};
-    uint64_t seed = 1;
-    uint32_t tensor = 0;
-    float scale = 1.0f;
-    void *parameters[6];
-    parameters[0] = &to, parameters[1] = &count, parameters[2] = &placing, parameters[3] = &seed, parameters[4] = &tensor, parameters[5] = &scale;
-    tsk__cuda_launch(s, TSK__CUDA_randomise, 1024, 1, 1, 256, 0, parameters, "randomise");
+    tsk__cuda_randomise_args a;
+    memset(&a, 0, sizeof a);
+    a.to = to, a.count = count, a.seed = 1, a.scale = 1.0f;
+    a.order.columns = 1;
+    tsk__cuda_launch(s, TSK__CUDA_randomise, 1024, 1, 1, 256, 0, &a, "randomise");
 }
 
 /* One refresh's products: all rows through the layers, one block's through the head. */

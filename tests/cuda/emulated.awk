@@ -1,14 +1,11 @@
-# Makes C++ of the parts of kernels.cu that have the linear maps, attention, the two decisions and the head: functions that hold PTX are left out (emulated.h
-# has its own of the same names), and shared memory is asked for. Functions begin in column 1 and end where their braces do.
+# Makes C++ of the first part of the kernels' joined text, which has the linear maps, attention, the two decisions and the
+# head: functions that hold PTX are left out (emulated.h has its own of the same names), and shared memory is asked for.
+# Functions begin in column 1 and end where their braces do.
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
-/^\/\/ ---- The beginning and the end of a pass/ { left_out = 1 }
-/^\/\/ ---- The head's two stages/ { left_out = 0 }
-/^\/\/ ---- Ceilings/ { exit }
-left_out { next }
+/^\/\/ ---- The beginning and the end of a pass/ { exit }
 /^template <int N> .* multiply_wide\(.*;$/ { next }
 /^MULTIPLY_WIDE\(/ { next }
-/^struct __align__\(64\) tensor_map/ { next }
-/^struct bf16/ { print; print "#include \"emulated.h\""; next }
+/^\/\/ ---- Small helpers/ { print "#include \"emulated.h\"" }
 !inside && /^(template <[^>]*> )?(static )?__device__ [^;]*{/ { inside = 1; depth = 0; text = "" }
 inside {
     text = text $0 "\n"

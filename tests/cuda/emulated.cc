@@ -37,7 +37,7 @@ static void check_error(const difference &d, double bound, const char *what, int
 
 /* ---- the linear maps */
 
-/* How a map is launched: pieces and groups of the skinny ones, width and split of the wide. */
+/* How a map is launched: pieces and groups of those for few rows, width and split of the wide. */
 struct form { bool is_wide; int pieces, groups, width, split, stages, blocks; };
 
 struct map_case {
@@ -50,8 +50,8 @@ struct map_case {
         args = linear_args();
         args.m = m, args.n = n, args.k = k, args.eps = 1e-5f, args.stages = f.stages, args.pieces = f.pieces, args.groups = f.groups;
         args.weights = weights.data(), args.input = input.data();
-        args.weights_map = {weights.data(), n, k, f.is_wide ? f.width : f.pieces * 16};
-        args.input_map = {input.data(), 128, k, f.is_wide || m <= 32 ? 32 : 64};
+        args.weights_map = tensor_map_of({weights.data(), n, k, f.is_wide ? f.width : f.pieces * 16});
+        args.input_map = tensor_map_of({input.data(), 128, k, f.is_wide || m <= 32 ? 32 : 64});
         if (is_scaled) args.squares_in = squares.data();
         for (int r = 0; r < m; r++) {
             double total = 0;
@@ -64,7 +64,7 @@ struct map_case {
         }
     }
     /* Shared memory as the kernels' comments have it. */
-    void run(const form &f, void (*skinny_32)(const linear_args), void (*skinny_64)(const linear_args), void (*wide)(const linear_args)) {
+    void run(const form &f, void (*few_32)(const linear_args), void (*few_64)(const linear_args), void (*wide)(const linear_args)) {
         const linear_args &a = args;
         (void)wide;
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -75,7 +75,7 @@ struct map_case {
         }
 #endif
         int rows = m > 32 ? 64 : 32, width = f.pieces * 16;
-        launch_emulated([&a, skinny_32, skinny_64]() { a.m > 32 ? skinny_64(a) : skinny_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
+        launch_emulated([&a, few_32, few_64]() { a.m > 32 ? few_64(a) : few_32(a); }, {(u32)f.blocks, 1, 1}, LINEAR_THREADS + LINEAR_FETCHERS, 1,
                         (u32)(f.stages * (width + rows) * 128 + f.groups * rows * (width + 4) * 4 + rows * 4 + f.stages * 16), seed);
     }
 };
@@ -279,18 +279,19 @@ static void test_decide(u32 seed) {
     for (int i = 0; i < n; i++) {
         rows[i] = row_entry();
         rows[i].request = i % 3, rows[i].number = (i * 7 + 11) % n, rows[i].active = 1;
-        rows[i].flags = (dice() % 4 ? ROW_MAY_SKIP : dice() % 2 ? ROW_SKIPS : 0) | ROW_OUTPUT;
+        rows[i].flags = (dice() % 4 ? TSK__CUDA_ROW_MAY_SKIP : dice() % 2 ? TSK__CUDA_ROW_SKIPS : 0) | TSK__CUDA_ROW_OUTPUT;
         for (int state = 0; state < states; state++) cosines[(size_t)state * stride + rows[i].number] = dice() % 50 ? (float)(dice() % 1000) / 1000 + 0.2f : NAN;
     }
     table.rows = rows.data(), table.caches = caches.data();
-    launch_emulated([&]() { decide(table, n, states, cosines.data(), stride, 1, skipped.data(), host.data()); }, {3, 1, 1}, 128, 1, 0, seed);
+    tsk__cuda_decide_args a = {table, cosines.data(), skipped.data(), host.data(), n, states, stride, 1};
+    launch_emulated([&]() { decide(a); }, {3, 1, 1}, 128, 1, 0, seed);
     for (int i = 0; i < n; i++) {
         int number = rows[i].number, expected = -5;
         double sum = 0;
         bool near = true;
         for (int state = 0; state < states; state++) sum += cosines[(size_t)state * stride + number], near = near && cosines[(size_t)state * stride + number] >= 0.3f;
-        if (rows[i].request != 1 && (rows[i].flags & ROW_MAY_SKIP)) expected = near && sum / states > (double)0.6f, n_of[expected]++;
-        if (rows[i].request != 1 && (rows[i].flags & ROW_SKIPS)) expected = 1;
+        if (rows[i].request != 1 && (rows[i].flags & TSK__CUDA_ROW_MAY_SKIP)) expected = near && sum / states > (double)0.6f, n_of[expected]++;
+        if (rows[i].request != 1 && (rows[i].flags & TSK__CUDA_ROW_SKIPS)) expected = 1;
         wrong += skipped[number] != expected || host[number] != expected || rows[i].active != (expected != 1);
     }
     CHECK_INT(wrong, 0);
@@ -313,8 +314,10 @@ static void test_head(u32 seed) {
         for (int id = 0; id < n; id++)
             if (row < 3 || (row < 6 && (id < 1500 || id == n - 2)) || (row < 9 && dice() % 200 == 0)) logits[(size_t)row * n + id] = NAN;
     }
-    launch_emulated([&]() { head_tiles(logits.data(), NULL, 0, draws.data(), heads.data(), 0, n); }, {(u32)tiles, (u32)m, 1}, 128, 1, 4 * sizeof(head_entry), seed);
-    launch_emulated([&]() { head_finish(heads.data(), tiles, m, draws.data(), got.data()); }, {(u32)m, 1, 1}, 128, 1, 128 * sizeof(head_entry), seed);
+    tsk__cuda_head_tiles_args first = {logits.data(), NULL, draws.data(), heads.data(), 0, n, 0, 0};
+    tsk__cuda_head_finish_args second = {heads.data(), draws.data(), got.data(), tiles, m};
+    launch_emulated([&]() { head_tiles(first); }, {(u32)tiles, (u32)m, 1}, 128, 1, 4 * sizeof(head_entry), seed);
+    launch_emulated([&]() { head_finish(second); }, {(u32)m, 1, 1}, 128, 1, 128 * sizeof(head_entry), seed);
     for (int row = 0; row < m; row++) {
         const float *l = &logits[(size_t)row * n];
         int best = -1, mask = draws[row].mask_token_id;
@@ -359,7 +362,9 @@ static void test_select(u32 seed) {
     std::vector<float> scratch(candidates.size(), NAN);
     std::vector<choice_entry> choices(candidates.size());
     table.caches = caches.data();
-    launch_emulated([&]() { select_tokens(table, selections.data(), candidates.data(), predictions.data(), scratch.data(), choices.data()); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
+    tsk__cuda_select_tokens_args a = {table,          selections.data(), candidates.data(), predictions.data(),
+                                      scratch.data(), choices.data()};
+    launch_emulated([&]() { select_tokens(a); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
     for (const selection_entry &s : selections) {
         const candidate_entry *c = &candidates[(size_t)s.first];
         const choice_entry *got = &choices[(size_t)s.first];

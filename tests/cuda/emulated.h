@@ -1,8 +1,8 @@
-/* Enough of a GPU to run the kernels of kernels.cu on the CPU: every CUDA thread is a fiber, and what the kernels say in PTX is
-   said here in C++ (see emulated.awk; the kernels' text includes this file after its first types, which are u16, u32, u64
-   and bf16). Which fibers run next, and when a copy on its way arrives, is drawn from a seed, so that orders come about
-   that a GPU would show once in a year. What a GPU would not tell is an error: barriers used before they are made or arrived at
-   too often, places outside shared memory, copies from or to a block that has ended, a kernel in which nothing goes on.
+/* Enough of a GPU to run the kernels of src/kernels on the CPU: every CUDA thread is a fiber, and what the kernels say in PTX
+   is said here in C++ (see emulated.awk; the kernels' text includes this file after its types). Which fibers run next, and
+   when a copy on its way arrives, is drawn from a seed, so that orders come about that a GPU would show once in a year. What
+   a GPU would not tell is an error: barriers used before they are made or arrived at too often, places outside shared
+   memory, copies from or to a block that has ended, a kernel in which nothing goes on.
 
    Simplified: shared memory is coherent (a missing fence is not noticed), matrix units work at once. */
 #ifndef TSK_EMULATED_H
@@ -42,7 +42,19 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}
 static inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-struct tensor_map { const bf16 *matrix; int rows, columns, box_rows; };  /* boxes of 64 columns */
+
+/* What a tensor map says here, in place of what the driver makes of it: boxes of 64 columns. */
+struct matrix_map { const bf16 *matrix; int rows, columns, box_rows; };
+static inline tensor_map tensor_map_of(const matrix_map &m) {
+    tensor_map map = tensor_map();
+    memcpy(&map, &m, sizeof m);
+    return map;
+}
+static inline matrix_map matrix_map_of(const tensor_map &map) {
+    matrix_map m;
+    memcpy(&m, &map, sizeof m);
+    return m;
+}
 
 /* ---- threads, blocks, the machine */
 
@@ -252,7 +264,8 @@ static inline void bytes_come(block_state *block, u32 barrier, u32 bytes) {
     b.bytes -= bytes;
     barrier_turn(b);
 }
-static inline void fetch_box(block_state *block, u32 to, const tensor_map &map, int column, int row, u32 barrier) {
+static inline void fetch_box(block_state *block, u32 to, const tensor_map &from, int column, int row, u32 barrier) {
+    matrix_map map = matrix_map_of(from);
     if (to % 1024 || to + (u32)map.box_rows * 128 > block->size) emulated_error("a box at an odd place");
     machine.copies.push_back([=]() {
         if (chance_of(4)) return false;
