@@ -4,311 +4,428 @@
 #include "device.cuh"
 #include "pieces.cuh"
 
-// ---- Attention (bf16, matrix units): every row of a tile against all cached rows of its request, without a score matrix ---
+// ---- Attention (bf16, matrix units): a tile's rows against all cached rows of their request, without a score matrix -
 
-// Grid (SPLITS, heads, tiles); ROW_WARPS warps of ROW_TILES * 16 query rows times KEY_WARPS that share each 64 keys. The
-// cached rows are cut into SPLITS runs of whole key tiles; the block that finishes a (tile, head) last joins the runs in
-// order. Two row tiles a warp halve what is read from shared memory for a product, but leave no registers for the query
-// rows, which then lie in shared memory too. Without KEY_WARPS and SPLITS a row's result does not depend on its tile.
-template <int HD, int ROW_WARPS, int ROW_TILES, int KEY_WARPS, int STAGES, int SPLITS> static __device__ __forceinline__ void attention(const attention_args &a) {
-    const int threads = ROW_WARPS * KEY_WARPS * 32, warp_rows = ROW_TILES * 16, rows = ROW_WARPS * warp_rows, keys = 64, warp_keys = keys / KEY_WARPS, row_bytes = HD * 2, pieces = HD / 8;
-    const int stage_bytes = 2 * keys * row_bytes, at_once = threads / pieces;  // rows that all threads together copy
-    const bool q_shared = ROW_TILES > 1;
-    extern __shared__ __align__(256) char memory[];  // [STAGES, K then V, 64, HD] bf16, then [rows, HD] where q_shared
-    __shared__ int flag;
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warp_row = warp % ROW_WARPS, warp_key = warp / ROW_WARPS;
-    int head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads), width = a.n_heads * HD;
-    tile_entry tile = a.table.tiles[blockIdx.z];
-    cache_entry cache = a.table.caches[tile.request];
-    int key_tiles = (cache.length + keys - 1) / keys, a_split = (key_tiles + SPLITS - 1) / SPLITS;
-    int begin = blockIdx.x * a_split, end = min(begin + a_split, key_tiles);
-    // What this thread copies of a tile: one piece of every at_once'th row (8 divides that, so all are swizzled alike).
-    int copied_row = threadIdx.x / pieces, copied_piece = threadIdx.x % pieces;
-    u64 layer = (a.layer_offset + (u64)kv_head * HD) * cache.capacity;
-    const bf16 *k = (const bf16 *)cache.k + layer, *v = (const bf16 *)cache.v + layer;
-    u32 base = shared_address(memory), copy_to = base + swizzled(copied_row, copied_piece, pieces);
+// How a kernel is cut: ROW_WARPS warps of ROW_TILES * 16 query rows times KEY_WARPS that share each 64 keys, which
+// come through a ring of STAGES. The cached rows are cut into SPLITS runs of whole key tiles; the block that finishes
+// a (tile, head) last joins the runs in order. Two row tiles a warp halve what is read from shared memory for a
+// product, but leave no registers for the query rows, which then lie in shared memory too. Without KEY_WARPS and
+// SPLITS a row's result does not depend on its tile.
+template <int HD_, int ROW_WARPS_, int ROW_TILES_, int KEY_WARPS_, int STAGES_, int SPLITS_> struct attention_shape {
+    static const int HD = HD_, ROW_WARPS = ROW_WARPS_, ROW_TILES = ROW_TILES_, KEY_WARPS = KEY_WARPS_;
+    static const int STAGES = STAGES_, SPLITS = SPLITS_;
+    static const int threads = ROW_WARPS * KEY_WARPS * 32, warp_rows = ROW_TILES * 16, rows = ROW_WARPS * warp_rows;
+    static const int keys = 64, warp_keys = keys / KEY_WARPS;  // of a key tile; of it, a warp's
+    static const int row_bytes = HD * 2, pieces = HD / 8, stage_bytes = 2 * keys * row_bytes;
+    static const int at_once = threads / pieces;  // rows that all threads together copy
+    static const bool q_shared = ROW_TILES > 1;
+};
 
-    auto fetch = [&](int key_tile) {
-        if (key_tile < end) {
-            u32 to = copy_to + (key_tile - begin) % STAGES * stage_bytes;
-            u64 from = (u64)(key_tile * keys + copied_row) * HD + copied_piece * 8;
-            int left = cache.length - key_tile * keys - copied_row;
+// What the block works on, and what this thread does of it. Shared memory: [STAGES, K then V, 64, HD] bf16, then, where
+// q_shared, [rows, HD].
+template <class S> struct attention_work {
+    int warp_row, warp_key, lane, head, width;
+    tile_entry tile;
+    int length, begin, end;     // cached rows; key tiles of this block's run
+    const bf16 *k, *v;          // of the head's rows of the layer
+    int copied_row, copied_piece;
+    u32 base, copy_to;          // of shared memory; where this thread's first copy of a stage goes
+    int first_row, row0;        // the warp's first query row in the tile, and this lane's
+
+    // A thread copies of a tile one piece of every at_once'th row (8 divides that, so all are swizzled alike).
+    __device__ __forceinline__ attention_work(const attention_args &a, const cache_entry &cache, const char *memory) {
+        int warp = threadIdx.x >> 5, kv_head, key_tiles, a_split;
+        lane = threadIdx.x & 31, warp_row = warp % S::ROW_WARPS, warp_key = warp / S::ROW_WARPS;
+        head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads), width = a.n_heads * S::HD;
+        tile = a.table.tiles[blockIdx.z];
+        length = cache.length;
+        key_tiles = (length + S::keys - 1) / S::keys, a_split = (key_tiles + S::SPLITS - 1) / S::SPLITS;
+        begin = blockIdx.x * a_split, end = min(begin + a_split, key_tiles);
+        copied_row = threadIdx.x / S::pieces, copied_piece = threadIdx.x % S::pieces;
+        u64 layer = (a.layer_offset + (u64)kv_head * S::HD) * cache.capacity;
+        k = (const bf16 *)cache.k + layer, v = (const bf16 *)cache.v + layer;
+        base = shared_address(memory), copy_to = base + swizzled(copied_row, copied_piece, S::pieces);
+        first_row = warp_row * S::warp_rows, row0 = first_row + (lane >> 2);
+    }
+    __device__ __forceinline__ u32 stage_offset(int key_tile) const {
+        return (key_tile - begin) % S::STAGES * S::stage_bytes;
+    }
+    // Of the tile's row in q and out; a query's, whose row may be beyond the tile's end, is that of the last row then.
+    __device__ __forceinline__ u64 row_offset(int row) const { return (u64)(tile.first + row) * width + head * S::HD; }
+    __device__ __forceinline__ u64 query_offset(int row) const { return row_offset(min(row, tile.count - 1)); }
+};
+
+// The ring's next stage, where there are keys for it; a group of copies in any case.
+template <class S> static __device__ __forceinline__ void attention_fetch(const attention_work<S> &w, int key_tile) {
+    if (key_tile < w.end) {
+        u32 to = w.copy_to + w.stage_offset(key_tile);
+        u64 from = (u64)(key_tile * S::keys + w.copied_row) * S::HD + w.copied_piece * 8;
+        int left = w.length - key_tile * S::keys - w.copied_row;
 #pragma unroll
-            for (int row = 0; row < keys; row += at_once) {
-                bool valid = row < left;
-                u64 there = valid ? from + row * HD : 0;
-                copy16_async(to + row * row_bytes, k + there, valid);
-                copy16_async(to + (keys + row) * row_bytes, v + there, valid);
-            }
-        }
-        copies_commit();
-    };
-    // Rows that this pass does not replace are there already: the first tiles come while the predecessor ends, and the next
-    // ones come near.
-    int fetched = 0;
-    while (!q_shared && fetched < STAGES - 1 && ((begin + fetched) * keys > cache.last_written || (begin + fetched + 1) * keys <= cache.first_written)) fetch(begin + fetched++);
-    if (SPLITS > 1)
-        for (int i = threadIdx.x + fetched * keys * row_bytes / 128; i < (end - begin) * keys * row_bytes / 128; i += threads) {
-            u64 offset = (u64)begin * keys * row_bytes + (u64)i * 128;
-            if (offset >= (u64)cache.length * row_bytes) break;
-            prefetch_l2((const char *)k + offset);
-            prefetch_l2((const char *)v + offset);
-        }
-    let_successor_start();
-    wait_for_predecessor();
-    // This warp's query rows as left operands: of each row tile, row l/4 and the one 8 further, inner elements 2*(l%4) and 8
-    // further.
-    int first_row = warp_row * warp_rows, row0 = first_row + (lane >> 2);
-    u32 q[HD / 16][4];
-    if (q_shared) {  // (they come with the first key tile: none is fetched yet)
-        for (int row = copied_row; row < rows; row += at_once)
-            copy16_async(copy_to + STAGES * stage_bytes + (row - copied_row) * row_bytes, a.q + (u64)(tile.first + min(row, tile.count - 1)) * width + head * HD + copied_piece * 8, true);
-    } else {
-        const u32 *q0 = (const u32 *)(a.q + (u64)(tile.first + min(row0, tile.count - 1)) * width + head * HD) + (lane & 3);
-        const u32 *q1 = (const u32 *)(a.q + (u64)(tile.first + min(row0 + 8, tile.count - 1)) * width + head * HD) + (lane & 3);
-#pragma unroll
-        for (int i = 0; i < HD / 16; i++) {
-            q[i][0] = __ldcg(q0 + i * 8);
-            q[i][1] = __ldcg(q1 + i * 8);
-            q[i][2] = __ldcg(q0 + i * 8 + 4);
-            q[i][3] = __ldcg(q1 + i * 8 + 4);
+        for (int row = 0; row < S::keys; row += S::at_once) {
+            bool valid = row < left;
+            u64 there = valid ? from + row * S::HD : 0;
+            copy16_async(to + row * S::row_bytes, w.k + there, valid);
+            copy16_async(to + (S::keys + row) * S::row_bytes, w.v + there, valid);
         }
     }
-    while (fetched < STAGES - 1) fetch(begin + fetched++);
+    copies_commit();
+}
 
-    float o[ROW_TILES][HD / 8][4], max[ROW_TILES][2], sum[ROW_TILES][2];  // (max in scores before scaling)
-#pragma unroll
-    for (int t = 0; t < ROW_TILES; t++) {
-        max[t][0] = max[t][1] = NEGATIVE;
-        sum[t][0] = sum[t][1] = 0.0f;
-#pragma unroll
-        for (int i = 0; i < HD / 8; i++) o[t][i][0] = o[t][i][1] = o[t][i][2] = o[t][i][3] = 0.0f;
+// The cached rows of the block's run beyond the `fetched` tiles come near.
+template <class S> static __device__ __forceinline__ void attention_prefetch(const attention_work<S> &w, int fetched) {
+    const int lines = S::keys * S::row_bytes / 128;  // of a tile
+    for (int i = threadIdx.x + fetched * lines; i < (w.end - w.begin) * lines; i += S::threads) {
+        u64 offset = (u64)w.begin * S::keys * S::row_bytes + (u64)i * 128;
+        if (offset >= (u64)w.length * S::row_bytes) break;
+        prefetch_l2((const char *)w.k + offset);
+        prefetch_l2((const char *)w.v + offset);
     }
-    // Where this lane's matrices begin: K's and V's in a stage, q's. Further pieces are an exclusive or away, further rows a sum.
-    u32 k_lane = swizzled(warp_key * warp_keys + (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1, pieces);
-    u32 v_lane = keys * row_bytes + swizzled(warp_key * warp_keys + (lane & 15), lane >> 4, pieces);
-    u32 q_lane = base + STAGES * stage_bytes + swizzled(first_row + (lane & 15), lane >> 4, pieces);
-    const float slack = 8.0f / a.scale;
+}
 
-    for (int key_tile = begin; key_tile < end; key_tile++) {
-        copies_wait<STAGES - 2>();
-        __syncthreads();
-        fetch(key_tile + STAGES - 1);
-        if (first_row >= tile.count) continue;  // (this warp only copies)
-        u32 stage = base + (key_tile - begin) % STAGES * stage_bytes, k_from = stage + k_lane, v_from = stage + v_lane;
-        float s[ROW_TILES][warp_keys / 8][4];
+// The tile's query rows to shared memory (they come with the first key tile: none is fetched yet).
+template <class S>
+static __device__ __forceinline__ void attention_fetch_queries(const attention_args &a, const attention_work<S> &w) {
+    for (int row = w.copied_row; row < S::rows; row += S::at_once)
+        copy16_async(w.copy_to + S::STAGES * S::stage_bytes + (row - w.copied_row) * S::row_bytes,
+                     a.q + w.query_offset(row) + w.copied_piece * 8, true);
+}
+// Or this warp's as left operands: row l/4 and the one 8 further, inner elements 2*(l%4) and 8 further.
+template <class S>
+static __device__ __forceinline__ void attention_load_queries(const attention_args &a, const attention_work<S> &w,
+                                                              u32 (&q)[S::HD / 16][4]) {
+    const u32 *q0 = (const u32 *)(a.q + w.query_offset(w.row0)) + (w.lane & 3);
+    const u32 *q1 = (const u32 *)(a.q + w.query_offset(w.row0 + 8)) + (w.lane & 3);
 #pragma unroll
-        for (int t = 0; t < ROW_TILES; t++)
+    for (int i = 0; i < S::HD / 16; i++) {
+        q[i][0] = __ldcg(q0 + i * 8);
+        q[i][1] = __ldcg(q1 + i * 8);
+        q[i][2] = __ldcg(q0 + i * 8 + 4);
+        q[i][3] = __ldcg(q1 + i * 8 + 4);
+    }
+}
+
+// A lane's part of what is known of the warp's rows, for each row tile: of row l/4 and the one 8 further.
+template <class S> struct attention_sums {
+    float o[S::ROW_TILES][S::HD / 8][4];  // sums of V by weight
+    float max[S::ROW_TILES][2];           // of the scores before scaling, about; after `close` scaled
+    float sum[S::ROW_TILES][2];           // of the weights
+    __device__ __forceinline__ attention_sums() {
 #pragma unroll
-            for (int j = 0; j < warp_keys / 8; j++) s[t][j][0] = s[t][j][1] = s[t][j][2] = s[t][j][3] = 0.0f;
+        for (int t = 0; t < S::ROW_TILES; t++) {
+            max[t][0] = max[t][1] = NEGATIVE;
+            sum[t][0] = sum[t][1] = 0.0f;
 #pragma unroll
-        for (int i = 0; i < HD / 16; i++) {
-            u32 rows_q[ROW_TILES][4];
-#pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
-                if (q_shared) load_matrices(rows_q[t], (q_lane ^ (i * 32)) + t * 16 * row_bytes);
-                else
-#pragma unroll
-                    for (int e = 0; e < 4; e++) rows_q[t][e] = q[i][e];
-#pragma unroll
-            for (int j = 0; j < warp_keys / 8; j += 2) {
-                u32 b[4];
-                load_matrices(b, (k_from ^ (i * 32)) + j * 8 * row_bytes);
-#pragma unroll
-                for (int t = 0; t < ROW_TILES; t++) {
-                    multiply_tile(s[t][j], rows_q[t], b[0], b[1]);
-                    multiply_tile(s[t][j + 1], rows_q[t], b[2], b[3]);
-                }
-            }
+            for (int i = 0; i < S::HD / 8; i++) o[t][i][0] = o[t][i][1] = o[t][i][2] = o[t][i][3] = 0.0f;
         }
-        if ((key_tile + 1) * keys > cache.length) {
-            int left = cache.length - key_tile * keys - warp_key * warp_keys - (lane & 3) * 2;
+    }
+    __device__ __forceinline__ void close(float scale) {
 #pragma unroll
-            for (int j = 0; j < warp_keys / 8; j++)
-#pragma unroll
-                for (int t = 0; t < ROW_TILES; t++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (j * 8 + (e & 1) >= left) s[t][j][e] = NEGATIVE;
-        }
-        // Weights are relative to a maximum that follows the true one only when that has gone 2^8 beyond it: rarely.
-        float shrink[ROW_TILES][2];
-        bool grows = false;
-#pragma unroll
-        for (int t = 0; t < ROW_TILES; t++)
+        for (int t = 0; t < S::ROW_TILES; t++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float highest = NEGATIVE;
-#pragma unroll
-                for (int j = 0; j < warp_keys / 8; j++) highest = fmaxf(highest, fmaxf(s[t][j][half * 2], s[t][j][half * 2 + 1]));
-                highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-                highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-                if (highest <= max[t][half] + slack) highest = max[t][half];
-                else grows = true;
-                shrink[t][half] = exp2_fast((max[t][half] - highest) * a.scale);
-                max[t][half] = highest;
+                sum[t][half] = lanes_sum<4>(sum[t][half]);
+                max[t][half] *= scale;
             }
-        if (__any_sync(0xffffffffu, grows))
+    }
+};
+// Of a warp's rows and keys.
+template <class S> struct attention_scores { float of[S::ROW_TILES][S::warp_keys / 8][4]; };
+
+// Scores of the warp's keys of a stage. q_from, k_from: where this lane's matrices begin; further pieces are an
+// exclusive or away, further rows a sum.
+template <class S>
+static __device__ __forceinline__ void attention_score(attention_scores<S> &s, const u32 (&q)[S::HD / 16][4],
+                                                       u32 q_from, u32 k_from) {
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++) {
-                sum[t][0] *= shrink[t][0];
-                sum[t][1] *= shrink[t][1];
+    for (int t = 0; t < S::ROW_TILES; t++)
 #pragma unroll
-                for (int i = 0; i < HD / 8; i++)
+        for (int j = 0; j < S::warp_keys / 8; j++) s.of[t][j][0] = s.of[t][j][1] = s.of[t][j][2] = s.of[t][j][3] = 0.0f;
 #pragma unroll
-                    for (int e = 0; e < 4; e++) o[t][i][e] *= shrink[t][e / 2];
-            }
+    for (int i = 0; i < S::HD / 16; i++) {
+        u32 rows_q[S::ROW_TILES][4];
 #pragma unroll
-        for (int j = 0; j < warp_keys / 16; j++) {
-            u32 w[ROW_TILES][4];
+        for (int t = 0; t < S::ROW_TILES; t++)
+            if (S::q_shared) load_matrices(rows_q[t], (q_from ^ (i * 32)) + t * 16 * S::row_bytes);
+            else
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
+                for (int e = 0; e < 4; e++) rows_q[t][e] = q[i][e];
 #pragma unroll
-                for (int half = 0; half < 2; half++) {  // a maximum of nothing counts as 0: its keys' weights are 0
-                    float minus = max[t][half] <= NEGATIVE ? 0.0f : -max[t][half] * a.scale, p[4];
+        for (int j = 0; j < S::warp_keys / 8; j += 2) {
+            u32 b[4];
+            load_matrices(b, (k_from ^ (i * 32)) + j * 8 * S::row_bytes);
 #pragma unroll
-                    for (int e = 0; e < 4; e++) p[e] = exp2_fast(fmaf(s[t][j * 2 + e / 2][half * 2 + (e & 1)], a.scale, minus));
-                    sum[t][half] += p[0] + p[1] + p[2] + p[3];
-                    w[t][half] = pack_bf16(p[0], p[1]);
-                    w[t][2 + half] = pack_bf16(p[2], p[3]);
-                }
-#pragma unroll
-            for (int i = 0; i < HD / 8; i += 2) {
-                u32 b[4];
-                load_matrices_transposed(b, (v_from ^ (i * 16)) + j * 16 * row_bytes);
-#pragma unroll
-                for (int t = 0; t < ROW_TILES; t++) {
-                    multiply_tile(o[t][i], w[t], b[0], b[1]);
-                    multiply_tile(o[t][i + 1], w[t], b[2], b[3]);
-                }
+            for (int t = 0; t < S::ROW_TILES; t++) {
+                multiply_tile(s.of[t][j], rows_q[t], b[0], b[1]);
+                multiply_tile(s.of[t][j + 1], rows_q[t], b[2], b[3]);
             }
         }
     }
+}
+
+// Keys beyond the request's length count for nothing; `left`: keys from this lane's first on.
+template <class S> static __device__ __forceinline__ void attention_cut_off(attention_scores<S> &s, int left) {
 #pragma unroll
-    for (int t = 0; t < ROW_TILES; t++)
+    for (int j = 0; j < S::warp_keys / 8; j++)
+#pragma unroll
+        for (int t = 0; t < S::ROW_TILES; t++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (j * 8 + (e & 1) >= left) s.of[t][j][e] = NEGATIVE;
+}
+
+// Weights are relative to a maximum that follows the true one only when that has gone 2^8 beyond it: rarely.
+template <class S>
+static __device__ __forceinline__ void attention_follow_maximum(attention_sums<S> &sums, const attention_scores<S> &s,
+                                                                float scale, float slack) {
+    float shrink[S::ROW_TILES][2];
+    bool grows = false;
+#pragma unroll
+    for (int t = 0; t < S::ROW_TILES; t++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            sum[t][half] = lanes_sum<4>(sum[t][half]);
-            max[t][half] *= a.scale;
+            float highest = NEGATIVE;
+#pragma unroll
+            for (int j = 0; j < S::warp_keys / 8; j++)
+                highest = fmaxf(highest, fmaxf(s.of[t][j][half * 2], s.of[t][j][half * 2 + 1]));
+            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+            if (highest <= sums.max[t][half] + slack) highest = sums.max[t][half];
+            else grows = true;
+            shrink[t][half] = exp2_fast((sums.max[t][half] - highest) * scale);
+            sums.max[t][half] = highest;
         }
-    copies_wait<0>();
+    if (__any_sync(0xffffffffu, grows))
+#pragma unroll
+        for (int t = 0; t < S::ROW_TILES; t++) {
+            sums.sum[t][0] *= shrink[t][0];
+            sums.sum[t][1] *= shrink[t][1];
+#pragma unroll
+            for (int i = 0; i < S::HD / 8; i++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) sums.o[t][i][e] *= shrink[t][e / 2];
+        }
+}
 
-    // Warps that share rows join in shared memory, in their order.
-    if (KEY_WARPS > 1) {
-        __syncthreads();
-        const int stride = ROW_TILES * (HD / 2 + 4) + 1;  // odd: no bank conflicts
-        float *joined = (float *)memory + (warp_row * 32 + lane) * stride;
-        if (warp_key > 0) {
-            float *mine = joined + (warp_key - 1) * ROW_WARPS * 32 * stride;
+// The keys' values by the weights of their scores. v_from as k_from in attention_score.
+template <class S>
+static __device__ __forceinline__ void attention_add_values(attention_sums<S> &sums, const attention_scores<S> &s,
+                                                            u32 v_from, float scale) {
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++, mine += HD / 2 + 4) {
-                mine[0] = max[t][0], mine[1] = max[t][1], mine[2] = sum[t][0], mine[3] = sum[t][1];
+    for (int j = 0; j < S::warp_keys / 16; j++) {
+        u32 w[S::ROW_TILES][4];
 #pragma unroll
-                for (int i = 0; i < HD / 8; i++)
+        for (int t = 0; t < S::ROW_TILES; t++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) mine[4 + i * 4 + e] = o[t][i][e];
+            for (int half = 0; half < 2; half++) {  // a maximum of nothing counts as 0: its keys' weights are 0
+                float minus = sums.max[t][half] <= NEGATIVE ? 0.0f : -sums.max[t][half] * scale, p[4];
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    p[e] = exp2_fast(fmaf(s.of[t][j * 2 + e / 2][half * 2 + (e & 1)], scale, minus));
+                sums.sum[t][half] += p[0] + p[1] + p[2] + p[3];
+                w[t][half] = pack_bf16(p[0], p[1]);
+                w[t][2 + half] = pack_bf16(p[2], p[3]);
+            }
+#pragma unroll
+        for (int i = 0; i < S::HD / 8; i += 2) {
+            u32 b[4];
+            load_matrices_transposed(b, (v_from ^ (i * 16)) + j * 16 * S::row_bytes);
+#pragma unroll
+            for (int t = 0; t < S::ROW_TILES; t++) {
+                multiply_tile(sums.o[t][i], w[t], b[0], b[1]);
+                multiply_tile(sums.o[t][i + 1], w[t], b[2], b[3]);
             }
         }
-        __syncthreads();
-        if (warp_key == 0)
-            for (int w = 1; w < KEY_WARPS; w++, joined += ROW_WARPS * 32 * stride)
-#pragma unroll
-                for (int t = 0; t < ROW_TILES; t++) {
-                    const float *theirs = joined + t * (HD / 2 + 4);
-                    float mine[2], other[2];
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        float highest = fmaxf(max[t][half], theirs[half]);
-                        mine[half] = exp2_fast(max[t][half] - highest), other[half] = exp2_fast(theirs[half] - highest);
-                        sum[t][half] = sum[t][half] * mine[half] + theirs[2 + half] * other[half];
-                        max[t][half] = highest;
-                    }
-#pragma unroll
-                    for (int i = 0; i < HD / 8; i++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) o[t][i][e] = o[t][i][e] * mine[e / 2] + theirs[4 + i * 4 + e] * other[e / 2];
-                }
     }
-    if (SPLITS > 1) {
-        u64 group = (u64)blockIdx.z * a.n_heads + head;
-        float *part = a.parts + (group * SPLITS + blockIdx.x) * rows * (HD + 2);
-        if (warp_key == 0)
+}
+
+// Warps that share rows join in shared memory, in their order: the first one of them has the sums then.
+template <class S>
+static __device__ __forceinline__ void attention_join_warps(attention_sums<S> &sums, const attention_work<S> &w,
+                                                            char *memory) {
+    const int a_tile = S::HD / 2 + 4, stride = S::ROW_TILES * a_tile + 1;  // odd: no bank conflicts
+    float *joined = (float *)memory + (w.warp_row * 32 + w.lane) * stride;
+    __syncthreads();
+    if (w.warp_key > 0) {
+        float *mine = joined + (w.warp_key - 1) * S::ROW_WARPS * 32 * stride;
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
+        for (int t = 0; t < S::ROW_TILES; t++, mine += a_tile) {
+            mine[0] = sums.max[t][0], mine[1] = sums.max[t][1], mine[2] = sums.sum[t][0], mine[3] = sums.sum[t][1];
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int row = row0 + t * 16 + half * 8;
+            for (int i = 0; i < S::HD / 8; i++)
 #pragma unroll
-                    for (int i = 0; i < HD / 8; i++) *(float2 *)(part + row * HD + i * 8 + (lane & 3) * 2) = make_float2(o[t][i][half * 2], o[t][i][half * 2 + 1]);
-                    if ((lane & 3) == 0) *(float2 *)(part + rows * HD + row * 2) = make_float2(max[t][half], sum[t][half]);
-                }
-        if (!last_to_arrive(a.counters + group, SPLITS, &flag)) return;
-        // Four threads a row; all reads of a thread are under way at once.
-        const float *all = a.parts + group * SPLITS * rows * (HD + 2);
-        for (int row = threadIdx.x / 4; row < tile.count; row += threads / 4) {
-            float share[SPLITS], highest = NEGATIVE, total = 0.0f;
-            float2 state[SPLITS];
-            float4 x[HD / 16];
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++) {
-                state[i] = __ldcg((const float2 *)(all + (u64)i * rows * (HD + 2) + rows * HD + row * 2));
-                highest = fmaxf(highest, state[i].x);
-            }
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++) {
-                share[i] = exp2_fast(state[i].x - highest);
-                total += state[i].y * share[i];
-            }
-#pragma unroll
-            for (int j = 0; j < HD / 16; j++) x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++)
-#pragma unroll
-                for (int j = 0; j < HD / 16; j++) {
-                    float4 y = __ldcg((const float4 *)(all + (u64)i * rows * (HD + 2) + row * HD + j * 16 + (threadIdx.x & 3) * 4));
-                    x[j].x += y.x * share[i], x[j].y += y.y * share[i], x[j].z += y.z * share[i], x[j].w += y.w * share[i];
-                }
-            float inverse = 1.0f / total;
-            uint2 *to = (uint2 *)(a.out + (u64)(tile.first + row) * width + head * HD) + (threadIdx.x & 3);
-#pragma unroll
-            for (int j = 0; j < HD / 16; j++)
-                to[j * 4] = make_uint2(pack_bf16(x[j].x * inverse, x[j].y * inverse), pack_bf16(x[j].z * inverse, x[j].w * inverse));
+                for (int e = 0; e < 4; e++) mine[4 + i * 4 + e] = sums.o[t][i][e];
         }
-        return;
     }
-    if (warp_key == 0)
+    __syncthreads();
+    if (w.warp_key > 0) return;
+    for (int other = 1; other < S::KEY_WARPS; other++, joined += S::ROW_WARPS * 32 * stride)
 #pragma unroll
-        for (int t = 0; t < ROW_TILES; t++)
+        for (int t = 0; t < S::ROW_TILES; t++) {
+            const float *theirs = joined + t * a_tile;
+            float by_mine[2], by_theirs[2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                int row = row0 + t * 16 + half * 8;
-                float inverse = 1.0f / sum[t][half];
-                u32 *to = (u32 *)(a.out + (u64)(tile.first + row) * width + head * HD) + (lane & 3);
-                if (row < tile.count)
-#pragma unroll
-                    for (int i = 0; i < HD / 8; i++) to[i * 4] = pack_bf16(o[t][i][half * 2] * inverse, o[t][i][half * 2 + 1] * inverse);
+                float highest = fmaxf(sums.max[t][half], theirs[half]);
+                by_mine[half] = exp2_fast(sums.max[t][half] - highest);
+                by_theirs[half] = exp2_fast(theirs[half] - highest);
+                sums.sum[t][half] = sums.sum[t][half] * by_mine[half] + theirs[2 + half] * by_theirs[half];
+                sums.max[t][half] = highest;
             }
+#pragma unroll
+            for (int i = 0; i < S::HD / 8; i++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    sums.o[t][i][e] = sums.o[t][i][e] * by_mine[e / 2] + theirs[4 + i * 4 + e] * by_theirs[e / 2];
+        }
 }
-// Tiles of all sizes in one launch, each by the warps that suit it: the short ones, which wait for memory, fill the gaps that
-// the long ones leave. What they have in common costs them nothing where two blocks fit on a multiprocessor
+
+// A run's sums, for the block that joins the runs.
+template <class S>
+static __device__ __forceinline__ void attention_store_part(const attention_sums<S> &sums, const attention_work<S> &w,
+                                                            float *part) {
+#pragma unroll
+    for (int t = 0; t < S::ROW_TILES; t++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = w.row0 + t * 16 + half * 8;
+#pragma unroll
+            for (int i = 0; i < S::HD / 8; i++)
+                *(float2 *)(part + row * S::HD + i * 8 + (w.lane & 3) * 2) =
+                    make_float2(sums.o[t][i][half * 2], sums.o[t][i][half * 2 + 1]);
+            if ((w.lane & 3) == 0)
+                *(float2 *)(part + S::rows * S::HD + row * 2) = make_float2(sums.max[t][half], sums.sum[t][half]);
+        }
+}
+// The runs' sums to the result. Four threads a row; all reads of a thread are under way at once.
+template <class S>
+static __device__ __forceinline__ void attention_join_parts(const attention_args &a, const attention_work<S> &w,
+                                                            const float *parts) {
+    const int HD = S::HD, part_floats = S::rows * (HD + 2);
+    for (int row = threadIdx.x / 4; row < w.tile.count; row += S::threads / 4) {
+        float share[S::SPLITS], highest = NEGATIVE, total = 0.0f;
+        float2 state[S::SPLITS];
+        float4 x[HD / 16];
+#pragma unroll
+        for (int i = 0; i < S::SPLITS; i++) {
+            state[i] = __ldcg((const float2 *)(parts + (u64)i * part_floats + S::rows * HD + row * 2));
+            highest = fmaxf(highest, state[i].x);
+        }
+#pragma unroll
+        for (int i = 0; i < S::SPLITS; i++) {
+            share[i] = exp2_fast(state[i].x - highest);
+            total += state[i].y * share[i];
+        }
+#pragma unroll
+        for (int j = 0; j < HD / 16; j++) x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int i = 0; i < S::SPLITS; i++)
+#pragma unroll
+            for (int j = 0; j < HD / 16; j++) {
+                const float *from = parts + (u64)i * part_floats + row * HD + j * 16 + (threadIdx.x & 3) * 4;
+                float4 y = __ldcg((const float4 *)from);
+                x[j].x += y.x * share[i], x[j].y += y.y * share[i], x[j].z += y.z * share[i], x[j].w += y.w * share[i];
+            }
+        float inverse = 1.0f / total;
+        uint2 *to = (uint2 *)(a.out + w.row_offset(row)) + (threadIdx.x & 3);
+#pragma unroll
+        for (int j = 0; j < HD / 16; j++)
+            to[j * 4] = make_uint2(pack_bf16(x[j].x * inverse, x[j].y * inverse),
+                                   pack_bf16(x[j].z * inverse, x[j].w * inverse));
+    }
+}
+
+template <class S>
+static __device__ __forceinline__ void attention_store(const attention_args &a, const attention_sums<S> &sums,
+                                                       const attention_work<S> &w) {
+#pragma unroll
+    for (int t = 0; t < S::ROW_TILES; t++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = w.row0 + t * 16 + half * 8;
+            float inverse = 1.0f / sums.sum[t][half];
+            u32 *to = (u32 *)(a.out + w.row_offset(row)) + (w.lane & 3);
+            if (row < w.tile.count)
+#pragma unroll
+                for (int i = 0; i < S::HD / 8; i++)
+                    to[i * 4] = pack_bf16(sums.o[t][i][half * 2] * inverse, sums.o[t][i][half * 2 + 1] * inverse);
+        }
+}
+
+// Grid (SPLITS, heads, tiles).
+template <class S> static __device__ __forceinline__ void attention(const attention_args &a) {
+    extern __shared__ __align__(256) char memory[];
+    __shared__ int flag;
+    cache_entry cache = a.table.caches[a.table.tiles[blockIdx.z].request];
+    attention_work<S> w(a, cache, memory);
+    int fetched = 0;
+    // Rows that this pass does not replace are there already: the first tiles come while the predecessor ends, and the
+    // next ones come near.
+    while (!S::q_shared && fetched < S::STAGES - 1 &&
+           ((w.begin + fetched) * S::keys > cache.last_written ||
+            (w.begin + fetched + 1) * S::keys <= cache.first_written))
+        attention_fetch(w, w.begin + fetched++);
+    if (S::SPLITS > 1) attention_prefetch(w, fetched);
+    let_successor_start();
+    wait_for_predecessor();
+    u32 q[S::HD / 16][4];
+    if (S::q_shared) attention_fetch_queries(a, w);
+    else attention_load_queries(a, w, q);
+    while (fetched < S::STAGES - 1) attention_fetch(w, w.begin + fetched++);
+
+    attention_sums<S> sums;
+    int lane = w.lane, first_key = w.warp_key * S::warp_keys;
+    u32 k_lane = swizzled(first_key + (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1, S::pieces);
+    u32 v_lane = S::keys * S::row_bytes + swizzled(first_key + (lane & 15), lane >> 4, S::pieces);
+    u32 q_lane = w.base + S::STAGES * S::stage_bytes + swizzled(w.first_row + (lane & 15), lane >> 4, S::pieces);
+    const float slack = 8.0f / a.scale;
+    for (int key_tile = w.begin; key_tile < w.end; key_tile++) {
+        copies_wait<S::STAGES - 2>();
+        __syncthreads();
+        attention_fetch(w, key_tile + S::STAGES - 1);
+        if (w.first_row >= w.tile.count) continue;  // (this warp only copies)
+        u32 stage = w.base + w.stage_offset(key_tile);
+        attention_scores<S> s;
+        attention_score<S>(s, q, q_lane, stage + k_lane);
+        if ((key_tile + 1) * S::keys > w.length)
+            attention_cut_off(s, w.length - key_tile * S::keys - first_key - (lane & 3) * 2);
+        attention_follow_maximum(sums, s, a.scale, slack);
+        attention_add_values(sums, s, stage + v_lane, a.scale);
+    }
+    sums.close(a.scale);
+    copies_wait<0>();
+
+    if (S::KEY_WARPS > 1) attention_join_warps(sums, w, memory);
+    if (S::SPLITS > 1) {
+        u64 group = (u64)blockIdx.z * a.n_heads + w.head;
+        float *parts = a.parts + group * S::SPLITS * S::rows * (S::HD + 2);
+        if (w.warp_key == 0) attention_store_part(sums, w, parts + blockIdx.x * S::rows * (S::HD + 2));
+        if (last_to_arrive(a.counters + group, S::SPLITS, &flag)) attention_join_parts(a, w, parts);
+    } else if (w.warp_key == 0) attention_store(a, sums, w);
+}
+// Tiles of all sizes in one launch, each by the warps that suit it: the short ones, which wait for memory, fill the
+// gaps that the long ones leave. What they have in common costs them nothing where two blocks fit on a multiprocessor
 // in any case (160 KB and more).
 template <int HD> static __device__ __forceinline__ void attention_any(const attention_args &a) {
     int count = a.table.tiles[blockIdx.z].count;
-    if (count > 64) attention<HD, 4, 2, 1, 2, 1>(a);
-    else if (count > 32) attention<HD, 4, 1, 1, 3, 1>(a);
-    else attention<HD, 2, 1, 2, 3, 1>(a);
+    if (count > 64) attention<attention_shape<HD, 4, 2, 1, 2, 1>>(a);
+    else if (count > 32) attention<attention_shape<HD, 4, 1, 1, 3, 1>>(a);
+    else attention<attention_shape<HD, 2, 1, 2, 3, 1>>(a);
 }
 // Shared memory 768 * HD bytes, and 1 KB of their own: 97 of the 99 KB that the smaller GPUs have. All equal attend.
-//   attention_few_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), block 128, 1024 * HD bytes: where there are no more
-//     blocks than multiprocessors, each has another stage's keys under way
+//   attention_few_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), block 128, 1024 * HD bytes: where there are
+//     no more blocks than multiprocessors, each has another stage's keys under way
 //   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles), block 256
 //   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles), block 256
 //   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles), block 128
+#define ATTENTION_KERNEL(name, HD, threads, blocks, WORK) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) \
+        attention_##name##_##HD(const __grid_constant__ attention_args a) { WORK(a); }
 #define ATTENTION_KERNELS(HD) \
-    extern "C" __global__ void __launch_bounds__(128, 1) attention_few_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 2, 4, 1>(a); } \
-    extern "C" __global__ void __launch_bounds__(256, 2) attention_small_##HD(const __grid_constant__ attention_args a) { attention<HD, 2, 1, 4, 3, TSK__CUDA_ATTENTION_SPLITS>(a); } \
-    extern "C" __global__ void __launch_bounds__(256, 2) attention_medium_##HD(const __grid_constant__ attention_args a) { attention<HD, 4, 1, 2, 3, TSK__CUDA_ATTENTION_SPLITS>(a); } \
-    extern "C" __global__ void __launch_bounds__(128, 2) attention_large_##HD(const __grid_constant__ attention_args a) { attention_any<HD>(a); }
+    ATTENTION_KERNEL(few, HD, 128, 1, (attention<attention_shape<HD, 2, 1, 2, 4, 1>>)) \
+    ATTENTION_KERNEL(small, HD, 256, 2, (attention<attention_shape<HD, 2, 1, 4, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
+    ATTENTION_KERNEL(medium, HD, 256, 2, (attention<attention_shape<HD, 4, 1, 2, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
+    ATTENTION_KERNEL(large, HD, 128, 2, attention_any<HD>)
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)
 
