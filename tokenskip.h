@@ -17,7 +17,7 @@ A COMPLETE PROGRAM
        #include "tokenskip.h"
        #include <stdio.h>
        int main(void) {
-           tsk_error error = TSK_ZERO;
+           tsk_error error;
            tsk_model *model; tsk_session *session; tsk_result result;
            tsk_message question = {"user", "Who is Newton in physics?"};
            tsk_tokens prompt = TSK_ZERO; tsk_text answer = TSK_ZERO;
@@ -202,23 +202,21 @@ typedef enum tsk_status {
     TSK_STATUS_COUNT
 } tsk_status;
 
-/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
-   that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
-   tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {  /* tsk_error error = TSK_ZERO; */
+/* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
+   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
+   succeeds leaves it alone; none reads it. */
+typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
     char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
-    char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
 } tsk_error;
 
 #define TSK_NO_OFFSET UINT64_MAX
 
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
-/* Frees `log` and zeroes the struct. */
-TOKENSKIP_API void tsk_error_clear(tsk_error *error);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -492,7 +490,8 @@ typedef struct tsk_model_options {
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
     int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
-    void (*log)(void *user, const char *line); /* NULL  remarks, one line each; the library itself never prints */
+    void (*log)(void *user, const char *line); /* NULL  remarks, one line each, and every line of the log of a compiler
+                                            that fails, before the call does; the library itself never prints */
     void *user;             /* NULL           handed to the three above */
 } tsk_model_options;
 
@@ -851,14 +850,14 @@ static const char *tsk__error_path(const char *path) {
     return path + i;
 }
 
-/* Fills `error` (may be NULL) and returns `status`, so that callers write `return tsk__error_set(...)`. `file` may be
-   NULL. */
+/* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
+   `return tsk__error_set(...)`. `file` may be NULL. */
 static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
                                                    const char *format, ...) {
     va_list arguments;
     size_t length;
     if (!error) return status;
-    tsk_error_clear(error);
+    memset(error, 0, sizeof *error);
     error->status = status;
     error->offset = offset;
     va_start(arguments, format);
@@ -970,14 +969,6 @@ void tsk_tokens_free(tsk_tokens *tokens) {
     tsk__memory_delete(tokens->allocator, tokens->ids);
     tokens->ids = NULL;
     tokens->count = tokens->capacity = 0;
-}
-
-/* A compiler's log: the one thing an error owns, always from the default allocator since the struct outlives all. */
-void tsk_error_clear(tsk_error *error) {
-    if (!error) return;
-    tsk__memory_delete(NULL, error->log);
-    memset(error, 0, sizeof *error);
-    error->offset = TSK_NO_OFFSET;
 }
 
 // >>platform ==========================================================================================================
@@ -2361,7 +2352,7 @@ static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char
 static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
     char *text = NULL;
     size_t size = 0;
-    tsk_error inner = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error inner;
     tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
@@ -9116,8 +9107,24 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
     options[1] = "--std=c++17";
 }
 
-/* Compiles `source`; the compiler's whole log goes to the error. */
-static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, tsk_text *cubin, tsk_error *error) {
+/* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
+static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+    size_t size = 0;
+    char *text, *line, *end;
+    if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
+    text = (char *)tsk__memory_new_zeroed(b->allocator, size + 1, 1);
+    if (text && b->api.nvrtcGetProgramLog(program, text) == NVRTC_SUCCESS)
+        for (line = text; *line; line = end) {
+            end = line + strcspn(line, "\n");
+            if (*end) *end++ = 0;
+            if (*line) o->log(o->user, line);
+        }
+    tsk__memory_delete(b->allocator, text);
+}
+
+/* Compiles `source`; where that fails, o->log is told all that the compiler says. */
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, const tsk_model_options *o,
+                                    tsk_text *cubin, tsk_error *error) {
     const tsk__cuda_api *api = &b->api;
     nvrtcProgram program;
     nvrtcResult result;
@@ -9130,11 +9137,9 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): see the log", options[0], (int)result);
-        if (error && api->nvrtcGetProgramLogSize(program, &size) == NVRTC_SUCCESS && (error->log = (char *)tsk__memory_new(NULL, size + 1, 1)) != NULL) {
-            error->log[size] = 0;
-            api->nvrtcGetProgramLog(program, error->log);
-        }
+        tsk__cuda_tell_log(b, program, o);
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
+                                (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
         status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
     else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
@@ -9221,7 +9226,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     if (status != TSK_OK) status = tsk__error_memory(error, "the kernels' source", source.length);
     else if (!has_path || !tsk__cuda_cache_read(path, cubin)) {
         if (o->log) o->log(o->user, "compiling the CUDA kernels for this GPU (once)");
-        status = tsk__cuda_compile(b, source.data, options, 2, cubin, error);
+        status = tsk__cuda_compile(b, source.data, options, 2, o, cubin, error);
         if (status == TSK_OK && has_path) tsk__cuda_cache_write(path, cubin);
     }
     tsk_text_free(&source);
@@ -13494,11 +13499,7 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (!b->first) b->last = NULL;
         b->n_queued--;
         pthread_mutex_unlock(&b->lock);
-        memset(&error, 0, sizeof error);
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
-            tsk__batch_finish(b, b->n_flying - 1, &error);
-            tsk_error_clear(&error);
-        }
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
     }
 }
 
@@ -13574,7 +13575,6 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
     if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
-    memset(&own_error, 0, sizeof own_error);
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
@@ -13590,7 +13590,6 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     status->queued = b->n_queued;
     pthread_mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
-    tsk_error_clear(&own_error);
     return result;
 }
 

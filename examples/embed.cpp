@@ -13,10 +13,6 @@
 
 // error.check(tsk_anything(..., &error)) throws when the call failed.
 struct Error : tsk_error {
-    Error() : tsk_error() {}
-    ~Error() { tsk_error_clear(this); }
-    Error(const Error &) = delete;
-    Error &operator=(const Error &) = delete;
     void check(tsk_status outcome) const {
         if (outcome != TSK_OK) throw std::runtime_error(message);
     }

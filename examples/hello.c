@@ -33,11 +33,10 @@ int main(int argc, char **argv) {
     const char *question = argc > 2 ? argv[2] : "Who is Newton in physics?";
     tsk_model_options options = tsk_model_options_default();
     tsk_model *model = NULL;
-    tsk_error error = {0};
+    tsk_error error;
     int good = tsk_model_load(dir, &options, &model, &error) == TSK_OK && answer(model, question, &error);
 
     if (!good) fprintf(stderr, "hello: %s\n", error.message);
-    tsk_error_clear(&error);
     tsk_model_free(model);
     return good ? 0 : 1;
 }

@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     size_t answer = 0;
     tsk_text text = {0};
     tsk_result result;
-    tsk_error error = {0};
+    tsk_error error;
     tsk_status status = tsk_model_load(argc > 1 ? argv[1] : "examples/demo-model", NULL, &model, &error);
 
     options.gen_length = options.block_length = 8; /* room after the answer: it ends there */
@@ -43,13 +43,12 @@ int main(int argc, char **argv) {
     if (!status) status = tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error);
     /* the canvas: the prompt with its gap filled, then what was generated */
     if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.canvas + answer, prompt.count - answer, 1, &text, &error);
-    if (status) fprintf(stderr, "infill: %s\n", error.message[0] ? error.message : tsk_status_string(status));
+    if (status) fprintf(stderr, "infill: %s\n", status == TSK_ERROR_MEMORY ? tsk_status_string(status) : error.message);
     else printf("%s\n", text.data ? text.data : "");
 
     tsk_text_free(&text);
     tsk_session_free(session);
     tsk_tokens_free(&prompt);
     tsk_model_free(model);
-    tsk_error_clear(&error);
     return status != TSK_OK;
 }

@@ -41,7 +41,7 @@ int main(int argc, char **argv) {
     tsk_session *session = NULL;
     tsk_tokens prompt = {0};
     tsk_result result;
-    tsk_error error = {0};
+    tsk_error error;
     stream s = {0};
     /* NULL options: all defaults */
     tsk_status status = tsk_model_load(argc > 1 ? argv[1] : "examples/demo-model", NULL, &model, &error);
@@ -59,6 +59,5 @@ int main(int argc, char **argv) {
     tsk_session_free(session);
     tsk_tokens_free(&prompt);
     tsk_model_free(model);
-    tsk_error_clear(&error);
     return status != TSK_OK;
 }

@@ -17,7 +17,7 @@ A COMPLETE PROGRAM
        #include "tokenskip.h"
        #include <stdio.h>
        int main(void) {
-           tsk_error error = TSK_ZERO;
+           tsk_error error;
            tsk_model *model; tsk_session *session; tsk_result result;
            tsk_message question = {"user", "Who is Newton in physics?"};
            tsk_tokens prompt = TSK_ZERO; tsk_text answer = TSK_ZERO;
@@ -202,23 +202,21 @@ typedef enum tsk_status {
     TSK_STATUS_COUNT
 } tsk_status;
 
-/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
-   that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
-   tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {  /* tsk_error error = TSK_ZERO; */
+/* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
+   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
+   succeeds leaves it alone; none reads it. */
+typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
     char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
-    char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
 } tsk_error;
 
 #define TSK_NO_OFFSET UINT64_MAX
 
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
-/* Frees `log` and zeroes the struct. */
-TOKENSKIP_API void tsk_error_clear(tsk_error *error);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -492,7 +490,8 @@ typedef struct tsk_model_options {
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
     int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
-    void (*log)(void *user, const char *line); /* NULL  remarks, one line each; the library itself never prints */
+    void (*log)(void *user, const char *line); /* NULL  remarks, one line each, and every line of the log of a compiler
+                                            that fails, before the call does; the library itself never prints */
     void *user;             /* NULL           handed to the three above */
 } tsk_model_options;
 

@@ -335,11 +335,7 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (!b->first) b->last = NULL;
         b->n_queued--;
         pthread_mutex_unlock(&b->lock);
-        memset(&error, 0, sizeof error);
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
-            tsk__batch_finish(b, b->n_flying - 1, &error);
-            tsk_error_clear(&error);
-        }
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
     }
 }
 
@@ -415,7 +411,6 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
     if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
-    memset(&own_error, 0, sizeof own_error);
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
@@ -431,7 +426,6 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     status->queued = b->n_queued;
     pthread_mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
-    tsk_error_clear(&own_error);
     return result;
 }
 

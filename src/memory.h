@@ -95,12 +95,4 @@ void tsk_tokens_free(tsk_tokens *tokens) {
     tokens->count = tokens->capacity = 0;
 }
 
-/* A compiler's log: the one thing an error owns, always from the default allocator since the struct outlives all. */
-void tsk_error_clear(tsk_error *error) {
-    if (!error) return;
-    tsk__memory_delete(NULL, error->log);
-    memset(error, 0, sizeof *error);
-    error->offset = TSK_NO_OFFSET;
-}
-
 #endif /* SECTION_GUARD_MEMORY */

@@ -148,7 +148,7 @@ static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char
 static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
     char *text = NULL;
     size_t size = 0;
-    tsk_error inner = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error inner;
     tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {

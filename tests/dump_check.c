@@ -115,7 +115,6 @@ int main(int argc, char **argv) {
     check_equal("pass0");
     check_equal("pass1");
     tsk_safetensors_close(file);
-    tsk_error_clear(&error);
     if (failures == 0) printf("%d comparisons\n", comparisons);
     return failures != 0;
 }

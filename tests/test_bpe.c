@@ -189,7 +189,6 @@ static tsk_status try_file(const char *name, const char *text) {
     tsk_tokenizer *tokenizer = NULL;
     tsk_status status;
     write_text(tsk_test_path(name), text);
-    tsk_error_clear(&error);
     status = tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
     CHECK((status == TSK_OK) == (tokenizer != NULL));
     tsk_tokenizer_free(tokenizer);
@@ -321,7 +320,6 @@ static tsk_tokenizer *load_added(const char *added, const char *config) {
     snprintf(file, sizeof file, "{\"added_tokens\":[%s],%s,%s,%s}", added, level_part, decoder_part, model_part);
     write_text(tsk_test_path("tokenizer.json"), file);
     if (config[0]) write_text(tsk_test_path("tokenizer_config.json"), config);
-    tsk_error_clear(&error);
     tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
     remove(tsk_test_path("tokenizer.json"));
     if (config[0]) remove(tsk_test_path("tokenizer_config.json"));

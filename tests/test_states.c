@@ -195,7 +195,7 @@ static void test_order(tsk_model *model) {
 static void test_null(tsk_model *model) {
     tsk_generate_options o = small_options();
     tsk_session *session = create(model, &o);
-    tsk_error error = TSK_ZERO;
+    tsk_error error;
     tsk_json_writer writer;
     int32_t ids[] = {1};
     uint8_t commit = 9;
@@ -203,8 +203,9 @@ static void test_null(tsk_model *model) {
     memset(&writer, 0, sizeof writer);
 #define CHECK_NULL(call, parameter) \
     do { \
-        memset(&error, 0, sizeof error); \
+        memset(&error, 0xa5, sizeof error); /* what is in it is nobody's business */ \
         CHECK_INT(call, TSK_ERROR_ARGUMENT); \
+        CHECK(error.status == TSK_ERROR_ARGUMENT && error.offset == TSK_NO_OFFSET && !error.file[0]); \
         CHECK_CONTAINS(error.message, parameter); \
     } while (0)
     CHECK_NULL(tsk_session_create(model, &o, NULL, &error), "out");

@@ -30,7 +30,6 @@ static tsk_tokenizer *load(const char *config) {
     free(file);
     remove(tsk_test_path("tokenizer_config.json"));
     if (config[0]) write_text(tsk_test_path("tokenizer_config.json"), config);
-    tsk_error_clear(&error);
     if (tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error) != TSK_OK) printf("%s\n", error.message);
     return tokenizer;
 }

@@ -10,7 +10,7 @@
 
 static void must(tsk_status status, const tsk_error *error) {
     if (status == TSK_OK) return;
-    printf("%s: %s\n%s\n", tsk_status_string(status), error->message, error->log ? error->log : "");
+    printf("%s: %s\n", tsk_status_string(status), error->message);
     exit(1);
 }
 

@@ -42,7 +42,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     options.n_threads = 1;
     if (tsk_model_load("folder", &options, &model, &error) == TSK_OK) run_model(model);
     else if (!error.message[0] || strchr(error.message, '\n')) abort(); /* every refusal says why, in one line */
-    tsk_error_clear(&error);
     tsk_model_free(model);
     return 0;
 }

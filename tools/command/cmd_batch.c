@@ -159,7 +159,6 @@ static int submit(batch_run *b, batch_request *request, entry *e) {
     if (status == CLI_OK && request->prompt.count > INT32_MAX) status = cli_fail("%zu prompt tokens are too many", request->prompt.count);
     if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, (int32_t)request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     if (status == CLI_OK) b->n_flying++;
     return status;
 }
@@ -247,7 +246,6 @@ static int step(batch_run *b) {
     int status = CLI_OK;
     /* a failed pass is no request's fault: its requests are left for the next run, not written as failed */
     if (tsk_batch_step(b->batch, NULL, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -318,7 +316,6 @@ static int open_batch(batch_run *b) {
     options.log = tell;
     options.user = b;
     if (tsk_batch_create(b->engine.model, &options, &b->batch, &error) != TSK_OK) status = cli_fail_with(&error, "--max-batch and --cache-tokens");
-    tsk_error_clear(&error);
     return status;
 }
 

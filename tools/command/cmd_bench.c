@@ -68,7 +68,6 @@ static int load_folder(bench *b) {
     if (tsk_folder_open(b->settings->model_dir, NULL, &folder, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     else b->weights_size = tsk_folder_weights_size(folder);
     tsk_folder_close(folder);
-    tsk_error_clear(&error);
     if (status != CLI_OK) return status;
     status = cli_load_model(&engine, b->settings);
     b->model = engine.model;
@@ -82,7 +81,6 @@ static int make_random(bench *b) {
     if (status != CLI_OK) return status;
     cli_note("making random weights");
     if (tsk_model_random(&config, 0, &b->settings->model, &b->model, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -320,7 +318,6 @@ static int measure(bench *b, run *r) {
     set_floors(b, r, steps.count ? head_rows / (double)steps.count : 0);
     if (!good) cli_fail_with(&error, NULL);
     else if (cli_interrupted()) good = cli_fail("interrupted: the measurements are incomplete, not printed") == CLI_OK;
-    tsk_error_clear(&error);
     close_engine(&e);
     free(steps.values);
     free(refreshes.values);
@@ -479,7 +476,6 @@ static int prepare(bench *b) {
     make_prompt(b);
     cli_note("measuring the ceilings of %s", device);
     if (tsk_model_ceilings(b->model, &b->ceilings, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 

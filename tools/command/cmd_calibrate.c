@@ -134,7 +134,6 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     if (worked != TSK_OK) status = cli_fail_with(&error, where);
     else if (cli_interrupted())
         status = cli_fail("interrupted at setting %zu: the search is incomplete, nothing is printed", c->n_tried + 1);
-    tsk_error_clear(&error);
     if (status != CLI_OK) return status;
     tsk_session_result(session, &result);
     m->computed += result.token_layers_computed + result.refresh_token_layers_computed;
@@ -157,7 +156,6 @@ static int open_session(calibration *c, const setting *s, tsk_session **out) {
     options.on_step = on_step;
     options.user = c;
     if (tsk_session_create(c->engine->model, &options, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -439,7 +437,6 @@ static int calibrate(calibration *c) {
     full.user = c;
     status = encode_prompts(c);
     if (status == CLI_OK && tsk_session_create(c->engine->model, &full, &c->full, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     if (status == CLI_OK) status = search(c);
     cli_progress_clear();
     return status;

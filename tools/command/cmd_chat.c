@@ -73,7 +73,6 @@ static int encode(const chat *c, size_t first, tsk_tokens *out) {
     }
     out->count = 0;
     if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     free(messages);
     return status;
 }
@@ -174,7 +173,6 @@ static void answer(chat *c, const char *line, size_t length) {
         remove_turns(c, c->count - 1, 1);
         c->failed = 1;
     }
-    tsk_error_clear(&error);
     tsk_tokens_free(&prompt);
 }
 

@@ -68,7 +68,6 @@ static int generate(cli_engine *engine, cli_settings *settings, const tsk_tokens
     if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED) return fail_interrupted(&result);
     if (status == CLI_OK) return print_result(engine, settings, &result);
     cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 

@@ -149,7 +149,6 @@ static int write_memory(tsk_json_writer *json, const tsk_folder *folder) {
         tsk_error error = {0};
         if (estimate(folder, kinds[i].dtype, &memory, &error) != TSK_OK) {
             cli_fail_with(&error, NULL);
-            tsk_error_clear(&error);
             return CLI_FAILED;
         }
         if (i == 0) cli_json_uint(json, "weights", memory.weights);
@@ -239,7 +238,6 @@ static int print_memory(tsk_text *out, const tsk_folder *folder) {
     char a[32], b[32], c[32];
     if (estimate(folder, TSK_DTYPE_F32, &cpu, &error) != TSK_OK || estimate(folder, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
         cli_fail_with(&error, NULL);
-        tsk_error_clear(&error);
         return CLI_FAILED;
     }
     cli_append(out, "\nmemory\n  %-20s %s (mapped, not copied, on the CPU)\n", "weights", cli_size_string(cpu.weights, a, sizeof a));
@@ -290,7 +288,6 @@ int cmd_inspect(cli_settings *settings) {
     l.folder = folder;
     if (opened != TSK_OK) status = cli_fail_with(&error, NULL);
     else status = settings->json ? print_json(&l, settings->path) : print_table(&l);
-    tsk_error_clear(&error);
     tsk_safetensors_close(file);
     tsk_folder_close(folder);
     return status;

@@ -10,7 +10,6 @@ static int fail_at(tsk_error *error, int line) {
     char where[64];
     error->file[0] = 0; /* the place says it */
     cli_fail_with(error, place(line, where, sizeof where));
-    tsk_error_clear(error);
     return CLI_FAILED;
 }
 
@@ -118,7 +117,6 @@ int cmd_tokenize(cli_settings *settings) {
     int status = CLI_OK;
     if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK) {
         status = cli_fail_with(&error, NULL);
-        tsk_error_clear(&error);
         return status;
     }
     status = cli_read_stdin(&in);

@@ -19,7 +19,6 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
     int status = CLI_OK;
     if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     tsk_session_free(session);
-    tsk_error_clear(&error);
     return status;
 }
 

@@ -592,6 +592,7 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     int i, only_paths = 0, status = CLI_CONTINUE;
     memset(settings, 0, sizeof *settings);
     settings->model = tsk_model_options_default();
+    settings->model.log = cli_log;
     settings->generate = tsk_generate_options_default();
     settings->bench_prompt = settings->bench_gen = 128;
     settings->bench_block = 32;

@@ -14,7 +14,6 @@ static int read_question(question *q, const char *path, size_t number, const cha
     snprintf(where, sizeof where, "%s, line %zu", path, number);
     if (tsk_json_parse(line, length, NULL, NULL, &q->document, &error) != TSK_OK) {
         cli_fail_with(&error, where);
-        tsk_error_clear(&error);
         return CLI_FAILED;
     }
     root = tsk_json_root(q->document);
@@ -156,7 +155,6 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
         e->computed += result.token_layers_computed;
         e->total += result.token_layers_total;
     }
-    tsk_error_clear(&error);
     tsk_text_free(&text);
     tsk_tokens_free(&prompt);
     return status;

@@ -71,5 +71,4 @@ int dump_finish(trace_dump *dump, const cli_settings *settings) {
 void dump_abandon(trace_dump *dump) {
     tsk_safetensors_writer_abandon(dump->writer);
     dump->writer = NULL;
-    tsk_error_clear(&dump->error);
 }

@@ -37,11 +37,7 @@ static void on_variant(void *user, const tsk_trace_record *record) {
 
 /* ---- One pass --------------------------------------------------------------------------------------------------- */
 
-static int fail(tsk_error *error) {
-    int status = cli_fail_with(error, NULL);
-    tsk_error_clear(error);
-    return status;
-}
+static int fail(const tsk_error *error) { return cli_fail_with(error, NULL); }
 
 /* `pattern`: which records; NULL: all. */
 static int probe(tsk_session *session, const int32_t *canvas, int refresh, const char *pattern,

@@ -58,11 +58,7 @@ static void on_record(void *user, const tsk_trace_record *record) {
     if (r->shadow) shadow_record(r->shadow, record);
 }
 
-static int fail(tsk_error *error) {
-    int status = cli_fail_with(error, NULL);
-    tsk_error_clear(error);
-    return status;
-}
+static int fail(const tsk_error *error) { return cli_fail_with(error, NULL); }
 
 static int watch(tsk_session *session, runner *r, int all_passes) {
     tsk_trace_options options = tsk_trace_options_default();

@@ -95,7 +95,6 @@ int shadow_begin(shadow **out, const cli_engine *engine, const tsk_generate_opti
     watch.user = s;
     if (tsk_session_create(engine->model, &full, &s->full, &error) != TSK_OK || tsk_session_trace(s->full, &watch, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     tsk_session_result(main, &result);
     s->length = result.n_prompt + result.n_tokens;
     s->canvas = (int32_t *)cli_allocate((size_t)s->length, sizeof *s->canvas);
@@ -161,7 +160,6 @@ int shadow_before(shadow *s, int starts_block, int is_refresh) {
     trace_values_clear(&s->values);
     if (tsk_session_copy(s->full, s->main, &error) != TSK_OK || tsk_session_probe(s->full, NULL, is_refresh, &probe, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
