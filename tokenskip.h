@@ -99,16 +99,16 @@ WHAT TOKENSKIP ADDS
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
        layer K     ·  ■  ·  ·  ■  ■  ·  ·
-       ---------  min cosine >= skip_outlier, mean cosine > skip_threshold, same id as when last computed
+       ---------  min cosine >= skip.outlier, mean cosine > skip.threshold, same id as when last computed
        layer K-1   ■  ■  ■  ■  ■  ■  ■  ■
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
+   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
    token is active and the result equals the plain dual cache bit for bit.
-   skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
    which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
 
@@ -514,7 +514,8 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
-#define TSK_AUTO (-1)
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
@@ -524,6 +525,22 @@ typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } t
 typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
 
 struct tsk_step;
+
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/*                                  default         meaning */
+typedef struct tsk_skip_options {
+    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+    float threshold;             /* 0.95            stable: mean cosine above this … */
+    float outlier;               /* 0.7             … and no layer's below this */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    int masked;                  /* 0               1: masked tokens may be stable too */
+    tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
+    int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
+    int32_t full_every;          /* 0               n > 0: every n-th block step runs everything */
+    int warm_start;              /* 0               1: the first block step after a refresh compares with it */
+    int refresh;                 /* 0               1: TokenSkip in block-start forwards too */
+} tsk_skip_options;
 
 /*                                  default         meaning */
 typedef struct tsk_generate_options {
@@ -538,26 +555,12 @@ typedef struct tsk_generate_options {
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
     uint64_t seed;               /* 0               of every random draw */
     int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
-    int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
-                                                    max(2, n_layers/4) with cache DUAL, else 0 */
-    float skip_threshold;        /* 0.95            stable: mean cosine above this … */
-    float skip_outlier;          /* 0.7             … and no layer's below this */
-    tsk_skip_policy skip_policy; /* REUSE           a stable token's output: its last computed one, or its layer-K state */
-    int skip_masked;             /* 0               1: masked tokens may be stable too */
-    tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
-    int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
-    int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
-    int skip_warm_start;         /* 0               1: the first block step after a refresh compares with it */
-    int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    tsk_skip_options skip;       /*                 TokenSkip: above */
     int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
                                                     the stalest first */
     int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
                                                     with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
-                                                    first, whatever their states say: for benchmarks */
-    int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
-                                                    first n are active in refreshes after the first: for benchmarks */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
     /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
@@ -606,7 +609,7 @@ typedef struct tsk_result {
     const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
-    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
     uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
     int32_t refreshes, block_steps;
@@ -685,7 +688,7 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 /* ---- looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip_policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
    gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
    will be after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
@@ -704,7 +707,7 @@ typedef struct tsk_probe {
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
-   a stable token's being what its skip_policy makes of it. */
+   a stable token's being what its skip.policy makes of it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
 /* Bytes that a model and one session take, before anything is loaded. */
@@ -738,6 +741,15 @@ TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float f
                                  const float *confidences, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
+
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
+   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
+   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
+   batch all requests from its next step on (from the thread that steps it). */
+TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 
@@ -6772,9 +6784,9 @@ typedef struct tsk__skip_token {
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
 static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
-    if (token->is_masked && !o->skip_masked) return 0;
+    if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
-    return o->skip_max_age <= 0 || age < o->skip_max_age;
+    return o->skip.max_age <= 0 || age < o->skip.max_age;
 }
 
 /* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at
@@ -11812,6 +11824,7 @@ typedef struct tsk__request {
     const tsk_allocator *allocator;
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
+    int32_t force_active, force_refresh; /* as tsk_session_force has them */
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
@@ -11870,22 +11883,20 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.factor = 1.0f;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
-    o.skip_layer_k = TSK_AUTO;
-    o.skip_threshold = 0.95f;
-    o.skip_outlier = 0.7f;
+    o.skip.layer_k = TSK_AUTO;
+    o.skip.threshold = 0.95f;
+    o.skip.outlier = 0.7f;
     o.refresh_every = 1;
-    o.skip_force_active = TSK_AUTO;
-    o.skip_force_refresh = TSK_AUTO;
     return o;
 }
 
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    if (o->skip_layer_k == TSK_AUTO) {
-        o->skip_layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
-        if (o->cache != TSK_CACHE_DUAL) o->skip_layer_k = 0;
+    if (o->skip.layer_k == TSK_AUTO) {
+        o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+        if (o->cache != TSK_CACHE_DUAL) o->skip.layer_k = 0;
     }
-    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : -2;
+    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
 static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
@@ -11904,28 +11915,26 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
     TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
-    TSK__OPTIONS_REQUIRE((int)o->skip_policy >= 0 && o->skip_policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip_policy);
-    TSK__OPTIONS_REQUIRE((int)o->skip_reference >= 0 && o->skip_reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
-                         (int)o->skip_reference);
+    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip.policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
+                         (int)o->skip.reference);
     TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
     TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
-    TSK__OPTIONS_REQUIRE(o->skip_threshold == o->skip_threshold && fabsf(o->skip_threshold) <= FLT_MAX, "skip_threshold must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_outlier == o->skip_outlier && fabsf(o->skip_outlier) <= FLT_MAX, "skip_outlier must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
-                         (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
-    TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX, "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+                         (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
-    TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
-    TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
 #undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
@@ -11933,7 +11942,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
 static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
-    return o->skip_layer_k >= 2 && o->skip_layer_k < config->n_layers ? o->skip_layer_k - 1 : 0;
+    return o->skip.layer_k >= 2 && o->skip.layer_k < config->n_layers ? o->skip.layer_k - 1 : 0;
 }
 
 /* ---- memory of a request */
@@ -11991,7 +12000,7 @@ static uint64_t tsk__request_buffer_size(const tsk__request *r, tsk__buffer buff
     case TSK__BUFFER_TOKENS: return positions * sizeof(int32_t);
     case TSK__BUFFER_PREDICTIONS: return slots * sizeof(tsk__prediction);
     case TSK__BUFFER_STATES: return states * slots;
-    case TSK__BUFFER_REFRESH_STATES: return r->options.skip_refresh ? states * positions : 0;
+    case TSK__BUFFER_REFRESH_STATES: return r->options.skip.refresh ? states * positions : 0;
     case TSK__BUFFER_OUTPUTS: return r->keeps_outputs ? row * slots : 0;
     case TSK__BUFFER_RESIDUAL: return r->may_be_cut ? row * positions : 0;
     default: return 0;
@@ -12030,6 +12039,12 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     r->kv.n_slots = tsk__request_max_block(r);
     r->kv.n_states = r->n_states;
     return TSK_OK;
+}
+
+static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    if (n_active >= TSK_AUTO && n_refresh >= TSK_AUTO) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
+                          (int)n_refresh);
 }
 
 static void tsk__request_free(tsk__request *r) {
@@ -12154,15 +12169,15 @@ static void tsk__request_point_result(tsk__request *r) {
 static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
-    r->keeps_outputs = r->n_states && r->options.skip_policy == TSK_SKIP_REUSE;
+    r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
     tsk__memory_delete(r->allocator, r->memory);
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->kv.skip_threshold = r->options.skip_threshold;
-    r->kv.skip_outlier = r->options.skip_outlier;
+    r->kv.skip_threshold = r->options.skip.threshold;
+    r->kv.skip_outlier = r->options.skip.outlier;
     r->is_uploaded = 0;
     r->cursor = 0;
     r->pending_ms = 0;
@@ -12245,14 +12260,14 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip_refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
 
 /* States of a refresh are computed only to be kept. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
@@ -12266,7 +12281,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
-    int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
+    int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
     r->first_row = p->n;
     p->caches[p->n_requests] = r->kv;
     p->caches[p->n_requests].has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
@@ -12308,11 +12323,11 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    int full = o->skip_full_every > 0 && r->gen.block_step % o->skip_full_every == 0;
+    int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
-        if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
+        if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
     }
 }
@@ -12323,7 +12338,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
         int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-        if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
+        if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
@@ -12333,7 +12348,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
 /* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
    that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip_reference == TSK_SKIP_LAST_COMPUTED);
+    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
@@ -12347,7 +12362,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
     if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->options.skip_force_active >= 0));
+    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
@@ -12379,7 +12394,7 @@ static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t s
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
-    return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
+    return (uint64_t)(r->options.skip.layer_k < r->config->n_layers ? r->options.skip.layer_k : r->config->n_layers);
 }
 
 /* All layers of a position ran: its K and V come from the id it has. */
@@ -12399,8 +12414,8 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
         token->age = 0;
         n_active += active;
     }
-    if (r->options.skip_refresh) r->gen.has_refresh = 1;
-    if (r->options.skip_refresh && !r->is_probe) {
+    if (r->options.skip.refresh) r->gen.has_refresh = 1;
+    if (r->options.skip.refresh && !r->is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -12429,7 +12444,7 @@ static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p)
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
         uint64_t position = (uint64_t)r->positions[i];
-        for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
+        for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             r->backend->ops->copy(p->stream, (char *)r->kv.states + ((uint64_t)state * (uint64_t)r->kv.n_slots + (uint64_t)i) * row,
                                   (const char *)r->buffers[TSK__BUFFER_REFRESH_STATES] + (from_half + (uint64_t)state * (uint64_t)r->gen.length + position) * row, row);
         if (r->keeps_outputs)
@@ -12440,7 +12455,7 @@ static void tsk__request_keep_refresh(const tsk__request *r, const tsk__pass *p)
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -12633,7 +12648,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
 
 /* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -12735,7 +12750,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
+        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->is_self_narrowing && certain;
@@ -12866,6 +12881,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.allocator = model->allocator;
     session->request.options = resolved;
     session->request.has_own_cache = 1;
+    session->request.force_active = session->request.force_refresh = TSK_AUTO;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -13022,7 +13038,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__session_copy_buffers(to, from, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__BUFFER_STATES] && is_copied[TSK__BUFFER_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -13131,6 +13147,17 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     if (status != TSK_OK) return status;
     session->n_probed = 0;
     return tsk__session_logits(session, tokens, n, first, count, logits, error);
+}
+
+tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_force", "session");
+    status = tsk__request_check_outside(&session->request, "tsk_session_force", error);
+    if (status == TSK_OK) status = tsk__force_check("tsk_session_force", n_active, n_refresh, error);
+    if (status != TSK_OK) return status;
+    session->request.force_active = n_active;
+    session->request.force_refresh = n_refresh;
+    return TSK_OK;
 }
 
 tsk_trace_options tsk_trace_options_default(void) {
@@ -13266,6 +13293,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
+        b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -13593,6 +13621,18 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     return result;
 }
 
+tsk_status tsk_batch_force(tsk_batch *b, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    int32_t i;
+    tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_force", "batch");
+    status = tsk__force_check("tsk_batch_force", n_active, n_refresh, error);
+    for (i = 0; i < b->options.max_requests && status == TSK_OK; i++) {
+        b->requests[i].force_active = n_active;
+        b->requests[i].force_refresh = n_refresh;
+    }
+    return status;
+}
+
 tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
     tsk_batch_status status;
     tsk_status result;
@@ -13711,7 +13751,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     states = (uint64_t)tsk__options_n_states(&o, config);
     out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
     out->cache = 2 * tsk__cache_size(config, element, canvas);
-    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
+    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip.refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }
 

@@ -99,16 +99,16 @@ WHAT TOKENSKIP ADDS
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
        layer K     ·  ■  ·  ·  ■  ■  ·  ·
-       ---------  min cosine >= skip_outlier, mean cosine > skip_threshold, same id as when last computed
+       ---------  min cosine >= skip.outlier, mean cosine > skip.threshold, same id as when last computed
        layer K-1   ■  ■  ■  ■  ■  ■  ■  ■
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
+   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
    token is active and the result equals the plain dual cache bit for bit.
-   skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
    which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
 
@@ -514,7 +514,8 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
-#define TSK_AUTO (-1)
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
@@ -524,6 +525,22 @@ typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } t
 typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
 
 struct tsk_step;
+
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/*                                  default         meaning */
+typedef struct tsk_skip_options {
+    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+    float threshold;             /* 0.95            stable: mean cosine above this … */
+    float outlier;               /* 0.7             … and no layer's below this */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    int masked;                  /* 0               1: masked tokens may be stable too */
+    tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
+    int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
+    int32_t full_every;          /* 0               n > 0: every n-th block step runs everything */
+    int warm_start;              /* 0               1: the first block step after a refresh compares with it */
+    int refresh;                 /* 0               1: TokenSkip in block-start forwards too */
+} tsk_skip_options;
 
 /*                                  default         meaning */
 typedef struct tsk_generate_options {
@@ -538,26 +555,12 @@ typedef struct tsk_generate_options {
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
     uint64_t seed;               /* 0               of every random draw */
     int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
-    int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
-                                                    max(2, n_layers/4) with cache DUAL, else 0 */
-    float skip_threshold;        /* 0.95            stable: mean cosine above this … */
-    float skip_outlier;          /* 0.7             … and no layer's below this */
-    tsk_skip_policy skip_policy; /* REUSE           a stable token's output: its last computed one, or its layer-K state */
-    int skip_masked;             /* 0               1: masked tokens may be stable too */
-    tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
-    int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
-    int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
-    int skip_warm_start;         /* 0               1: the first block step after a refresh compares with it */
-    int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    tsk_skip_options skip;       /*                 TokenSkip: above */
     int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
                                                     the stalest first */
     int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
                                                     with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
-                                                    first, whatever their states say: for benchmarks */
-    int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
-                                                    first n are active in refreshes after the first: for benchmarks */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
     /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
@@ -606,7 +609,7 @@ typedef struct tsk_result {
     const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
-    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
     uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
     int32_t refreshes, block_steps;
@@ -685,7 +688,7 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 /* ---- looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip_policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
    gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
    will be after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
@@ -704,7 +707,7 @@ typedef struct tsk_probe {
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
-   a stable token's being what its skip_policy makes of it. */
+   a stable token's being what its skip.policy makes of it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
 /* Bytes that a model and one session take, before anything is loaded. */
@@ -738,6 +741,15 @@ TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float f
                                  const float *confidences, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
+
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
+   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
+   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
+   batch all requests from its next step on (from the thread that steps it). */
+TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 

@@ -102,6 +102,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
+        b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -427,6 +428,18 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     pthread_mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
     return result;
+}
+
+tsk_status tsk_batch_force(tsk_batch *b, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    int32_t i;
+    tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_force", "batch");
+    status = tsk__force_check("tsk_batch_force", n_active, n_refresh, error);
+    for (i = 0; i < b->options.max_requests && status == TSK_OK; i++) {
+        b->requests[i].force_active = n_active;
+        b->requests[i].force_refresh = n_refresh;
+    }
+    return status;
 }
 
 tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {

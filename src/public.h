@@ -124,7 +124,7 @@ tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_
     states = (uint64_t)tsk__options_n_states(&o, config);
     out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
     out->cache = 2 * tsk__cache_size(config, element, canvas);
-    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
+    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip.refresh ? 2 * states * (uint64_t)canvas * row : 0);
     return TSK_OK;
 }
 

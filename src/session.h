@@ -39,6 +39,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.allocator = model->allocator;
     session->request.options = resolved;
     session->request.has_own_cache = 1;
+    session->request.force_active = session->request.force_refresh = TSK_AUTO;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -195,7 +196,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__session_copy_buffers(to, from, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__BUFFER_STATES] && is_copied[TSK__BUFFER_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__BUFFER_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -304,6 +305,17 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     if (status != TSK_OK) return status;
     session->n_probed = 0;
     return tsk__session_logits(session, tokens, n, first, count, logits, error);
+}
+
+tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_force", "session");
+    status = tsk__request_check_outside(&session->request, "tsk_session_force", error);
+    if (status == TSK_OK) status = tsk__force_check("tsk_session_force", n_active, n_refresh, error);
+    if (status != TSK_OK) return status;
+    session->request.force_active = n_active;
+    session->request.force_refresh = n_refresh;
+    return TSK_OK;
 }
 
 tsk_trace_options tsk_trace_options_default(void) {

@@ -144,6 +144,7 @@ typedef struct generation {
     int number;
     tsk_generate_options options;
     int32_t k, n_states;           /* resolved, as tsk_generate_options explains them */
+    int32_t force_active, force_refresh; /* see tsk_session_force */
     input given;
     int32_t infilled, length;
     choice choice;
@@ -219,6 +220,7 @@ typedef struct driver {
     slot slots[n_slots];
     tsk_batch *batch;
     tsk_batch_options batch_options;
+    int32_t batch_force_active, batch_force_refresh;
     int batch_is_busy;
     uint64_t last_id;
     order orders[n_orders];
@@ -335,19 +337,17 @@ static tsk_generate_options draw_options(driver *d) {
     o.end_of_turn_id = draw(d, 3) ? TSK_AUTO : draw(d, d->config->embedding_size);
     if (o.cache != TSK_CACHE_NONE && draw(d, 2)) o.refresh_every = 1 + draw(d, 4);
     if (o.cache != TSK_CACHE_DUAL) return o;
-    o.skip_layer_k = draw(d, d->config->n_layers + 3) - 1;
-    o.skip_threshold = draw_float(d, skips, 9);
-    o.skip_outlier = draw_float(d, skips, 9);
-    o.skip_policy = (tsk_skip_policy)draw(d, 2);
-    o.skip_masked = draw(d, 2);
-    o.skip_reference = (tsk_skip_reference)draw(d, 2);
-    o.skip_max_age = draw(d, 3);
-    o.skip_full_every = draw(d, 4);
-    o.skip_warm_start = draw(d, 2);
-    o.skip_refresh = o.skip_layer_k != 0 && draw(d, 2);
+    o.skip.layer_k = draw(d, d->config->n_layers + 3) - 1;
+    o.skip.threshold = draw_float(d, skips, 9);
+    o.skip.outlier = draw_float(d, skips, 9);
+    o.skip.policy = (tsk_skip_policy)draw(d, 2);
+    o.skip.masked = draw(d, 2);
+    o.skip.reference = (tsk_skip_reference)draw(d, 2);
+    o.skip.max_age = draw(d, 3);
+    o.skip.full_every = draw(d, 4);
+    o.skip.warm_start = draw(d, 2);
+    o.skip.refresh = o.skip.layer_k != 0 && draw(d, 2);
     o.refresh_rows = draw(d, 2) ? draw(d, 40) : 0;
-    if (draw(d, 8) == 7) o.skip_force_active = draw(d, 10);
-    if (draw(d, 8) == 7) o.skip_force_refresh = draw(d, 20);
     return o;
 }
 
@@ -355,7 +355,7 @@ static tsk_generate_options draw_options(driver *d) {
 static void draw_extreme(driver *d, tsk_generate_options *o) {
     static const int32_t integers[] = {0, -1, -2, 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, 1 << 30};
     static const float floats[] = {0, -0.0f, FLT_MAX, -FLT_MAX, FLT_MIN, 1e-40f, 1e30f, -1};
-    int32_t number = integers[draw(d, 8)], which = draw(d, 24), kind = draw(d, 11);
+    int32_t number = integers[draw(d, 8)], which = draw(d, 22), kind = draw(d, 11);
     float real = kind < 8 ? floats[kind] : kind == 8 ? (float)NAN : kind == 9 ? (float)INFINITY : -(float)INFINITY;
     switch (which) {
     case 0: o->gen_length = number; break;
@@ -369,24 +369,22 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
     case 8: o->remasking = (tsk_remasking)number; break;
     case 9: o->eos_stop = number; break;
     case 10: o->end_of_turn_id = number; break;
-    case 11: o->skip_layer_k = number; break;
-    case 12: o->skip_threshold = real; break;
-    case 13: o->skip_outlier = real; break;
-    case 14: o->skip_policy = (tsk_skip_policy)number; break;
-    case 15: o->skip_masked = number; break;
-    case 16: o->skip_reference = (tsk_skip_reference)number; break;
-    case 17: o->skip_max_age = number; break;
-    case 18: o->skip_full_every = number; break;
-    case 19: o->skip_refresh = number; break;
+    case 11: o->skip.layer_k = number; break;
+    case 12: o->skip.threshold = real; break;
+    case 13: o->skip.outlier = real; break;
+    case 14: o->skip.policy = (tsk_skip_policy)number; break;
+    case 15: o->skip.masked = number; break;
+    case 16: o->skip.reference = (tsk_skip_reference)number; break;
+    case 17: o->skip.max_age = number; break;
+    case 18: o->skip.full_every = number; break;
+    case 19: o->skip.refresh = number; break;
     case 20: o->refresh_rows = number; break;
-    case 21: o->refresh_every = number; break;
-    case 22: o->skip_force_active = number; break;
-    default: o->skip_force_refresh = number; break;
+    default: o->refresh_every = number; break;
     }
 }
 
 static int32_t resolved_k(const tsk_generate_options *o, const tsk_model_config *c) {
-    if (o->skip_layer_k != TSK_AUTO) return o->skip_layer_k;
+    if (o->skip.layer_k != TSK_AUTO) return o->skip.layer_k;
     return o->cache != TSK_CACHE_DUAL ? 0 : c->n_layers / 4 > 2 ? c->n_layers / 4 : 2;
 }
 
@@ -402,21 +400,19 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
     if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 ||
         (int)o->remasking < 0 || (int)o->remasking > 1)
         return 0;
-    if ((int)o->skip_policy < 0 || (int)o->skip_policy > 1 || (int)o->skip_reference < 0 || (int)o->skip_reference > 1)
+    if ((int)o->skip.policy < 0 || (int)o->skip.policy > 1 || (int)o->skip.reference < 0 || (int)o->skip.reference > 1)
         return 0;
     if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) ||
         o->temperature < 0)
         return 0;
-    if (!is_finite(o->skip_threshold) || !is_finite(o->skip_outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
-        (o->skip_refresh && !k))
+    if (!is_finite(o->skip.threshold) || !is_finite(o->skip.outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
+        (o->skip.refresh && !k))
         return 0;
-    if (o->skip_max_age < 0 || o->skip_full_every < 0 || o->refresh_rows < 0 ||
+    if (o->skip.max_age < 0 || o->skip.full_every < 0 || o->refresh_rows < 0 ||
         (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
         return 0;
-    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE) || o->skip_force_active < -1 ||
-        o->skip_force_refresh < -1)
-        return 0;
-    return o->end_of_turn_id < c->embedding_size;
+    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE)) return 0;
+    return o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
 
 static int ends(const generation *g, int32_t id) {
@@ -563,20 +559,20 @@ static void watch_active(generation *g, const tsk_step *s, const int32_t *before
         stable_masked += !s->active[i] && before[at] == mask;
         if (s->active[i] || s->is_refresh) g->age[at] = 0;
         else g->age[at]++;
-        if (decides && o->skip_force_active >= 0 && s->block_step == 0)
+        if (decides && g->force_active >= 0 && s->block_step == 0)
             continue; /* whether a block's first step has anything to skip to is not said */
-        if (decides && o->skip_force_active >= 0)
-            EXPECT(g, (s->active[i] != 0) == (i < o->skip_force_active), "slot %d's activity was forced", (int)i);
-        else if (o->skip_max_age > 0 && !g->is_mixed)
-            EXPECT(g, g->age[at] <= o->skip_max_age, "skipped %d times in a row", (int)g->age[at]);
+        if (decides && g->force_active >= 0)
+            EXPECT(g, (s->active[i] != 0) == (i < g->force_active), "slot %d's activity was forced", (int)i);
+        else if (o->skip.max_age > 0 && !g->is_mixed)
+            EXPECT(g, g->age[at] <= o->skip.max_age, "skipped %d times in a row", (int)g->age[at]);
     }
     EXPECT(g, s->n_active == active && s->n_stable_masked == stable_masked,
            "pass %d counts %d active and %d stable masked of %d and %d", (int)s->pass, (int)s->n_active,
            (int)s->n_stable_masked, (int)active, (int)stable_masked);
     if (!decides) EXPECT(g, active == s->n_positions, "pass %d skips where nothing is compared", (int)s->pass);
-    if (o->skip_force_active >= 0) return;
-    EXPECT(g, o->skip_masked || !stable_masked, "masked tokens are stable");
-    if (!g->is_loose && o->skip_full_every > 0 && s->block_step % o->skip_full_every == 0)
+    if (g->force_active >= 0) return;
+    EXPECT(g, o->skip.masked || !stable_masked, "masked tokens are stable");
+    if (!g->is_loose && o->skip.full_every > 0 && s->block_step % o->skip.full_every == 0)
         EXPECT(g, active == s->n_positions, "step %d of a block was to run in full", (int)s->block_step);
 }
 
@@ -597,7 +593,7 @@ static void watch_counts(generation *g, const tsk_step *s) {
     int32_t outside = g->length - s->n_positions;
     g->nfe++;
     g->refreshes += s->is_refresh;
-    if (s->is_refresh && g->options.skip_refresh) g->refresh_total += (uint64_t)g->length * layers;
+    if (s->is_refresh && g->options.skip.refresh) g->refresh_total += (uint64_t)g->length * layers;
     if (s->is_refresh || g->options.cache != TSK_CACHE_DUAL) return;
     if (!EXPECT(g, g->n_steps < max_canvas, "more block steps than positions")) return;
     g->active[g->n_steps] = s->n_active;
@@ -670,6 +666,8 @@ static void new_generation(driver *d, generation *g, const char *kind, int numbe
     g->k = resolved_k(o, d->config);
     g->n_states = g->k >= 2 && g->k < d->config->n_layers ? g->k - 1 : 0;
     g->stop_at = g->cancel_at = g->deed_at = -1;
+    g->force_active = draw(d, 8) == 7 ? draw(d, 10) : TSK_AUTO;
+    g->force_refresh = draw(d, 8) == 7 ? draw(d, 20) : TSK_AUTO;
     g->options.user = g;
     if (callbacks) g->options.on_step = watch_step;
     if (callbacks > 8) {
@@ -691,9 +689,9 @@ static void say_options(driver *d, const generation *g) {
         say(d,
             " refresh_rows %d K %d skip %g %g policy %d masked %d reference %d age %d full %d warm %d refresh %d force "
             "%d %d",
-            (int)o->refresh_rows, (int)o->skip_layer_k, (double)o->skip_threshold, (double)o->skip_outlier,
-            (int)o->skip_policy, o->skip_masked, (int)o->skip_reference, (int)o->skip_max_age, (int)o->skip_full_every,
-            o->skip_warm_start, o->skip_refresh, (int)o->skip_force_active, (int)o->skip_force_refresh);
+            (int)o->refresh_rows, (int)o->skip.layer_k, (double)o->skip.threshold, (double)o->skip.outlier,
+            (int)o->skip.policy, o->skip.masked, (int)o->skip.reference, (int)o->skip.max_age, (int)o->skip.full_every,
+            o->skip.warm_start, o->skip.refresh, (int)g->force_active, (int)g->force_refresh);
     if (o->on_select) say(d, " rule %d", (int)g->choice);
     if (!o->on_step) say(d, " no on_step");
     if (g->stop_at >= 0) say(d, " stop at %d", (int)g->stop_at);
@@ -865,6 +863,7 @@ static void compare_alone(driver *d, const generation *g) {
     alone->given.generated_argument = g->given.has_generated ? alone->given.generated : NULL;
     if (EXPECT(d, tsk_session_create(d->model, &alone->options, &session, NULL) == TSK_OK,
                "no session of the same options") &&
+        EXPECT(d, tsk_session_force(session, alone->force_active, alone->force_refresh, NULL) == TSK_OK, "no force") &&
         EXPECT(d,
                tsk_session_start(session, alone->given.prompt, alone->given.n_prompt, alone->given.generated_argument,
                                  NULL) == TSK_OK,
@@ -941,7 +940,10 @@ static void create_slot(driver *d, slot *s) {
     say_options(d, &s->g);
     s->session = (tsk_session *)(void *)d;
     status = tsk_session_create(model, is_default ? NULL : &s->g.options, &s->session, c.error);
-    if (end(d, &c, status, legal ? may_ok : may_argument)) s->phase = PHASE_FRESH;
+    if (end(d, &c, status, legal ? may_ok : may_argument)) {
+        s->phase = PHASE_FRESH;
+        EXPECT(d, tsk_session_force(s->session, s->g.force_active, s->g.force_refresh, NULL) == TSK_OK, "no force");
+    }
     if (!EXPECT(d, (s->session != NULL) == (status == TSK_OK), "a session is given out with '%s'",
                 tsk_status_string(status)))
         s->session = NULL;
@@ -1087,7 +1089,8 @@ static int same_options(const generation *a, const generation *b) {
     tsk_generate_options x = a->options, y = b->options;
     x.user = y.user = NULL;
     x.cancel = y.cancel = NULL;
-    return memcmp(&x, &y, sizeof x) == 0 && a->choice == b->choice && a->stop_at == b->stop_at;
+    return memcmp(&x, &y, sizeof x) == 0 && a->choice == b->choice && a->stop_at == b->stop_at &&
+           a->force_active == b->force_active && a->force_refresh == b->force_refresh;
 }
 
 /* `to` is now where `from` is, and goes on by its own rules. */
@@ -1242,7 +1245,7 @@ static void probe_logits_slot(driver *d, slot *s) {
         for (i = 0; i < (size_t)s->n_probed * width; i++) wrong += !is_finite(logits[i]);
         for (i = 0; with_norm && i < (size_t)s->n_probed * d_model; i++) wrong += !is_finite(norm[i]);
         EXPECT(d, wrong == 0, "%d probed values are no numbers", wrong);
-        if (s->probe_is_full && !(s->g.n_states && s->g.options.skip_refresh)) compare_logits(d, s, logits);
+        if (s->probe_is_full && !(s->g.n_states && s->g.options.skip.refresh)) compare_logits(d, s, logits);
     }
     free(logits);
     free(norm);
@@ -1429,6 +1432,9 @@ static void create_batch(driver *d) {
         o.max_rows =
             d->config->max_sequence_length > 32 * o.max_requests ? d->config->max_sequence_length : 32 * o.max_requests;
     d->batch_options = o;
+    d->batch_force_active = draw(d, 8) == 7 ? draw(d, 10) : TSK_AUTO;
+    d->batch_force_refresh = draw(d, 8) == 7 ? draw(d, 20) : TSK_AUTO;
+    EXPECT(d, tsk_batch_force(d->batch, d->batch_force_active, d->batch_force_refresh, NULL) == TSK_OK, "no force");
     d->last_id = 0;
 }
 
@@ -1449,6 +1455,7 @@ static void submit_order(driver *d, int inside) {
     if (draw(d, 12) == 11) draw_extreme(d, &o);
     legal = options_are_legal(&o, d->config);
     new_generation(d, &new_order->g, "request", free_order, &o);
+    new_order->g.force_active = d->batch_force_active, new_order->g.force_refresh = d->batch_force_refresh;
     if (d->shared->batch || inside) new_order->g.deed_at = -1;
     if (o.gen_length < 1 || o.gen_length > max_canvas) o.gen_length = 1;
     draw_input(d, &in, &o);
@@ -1765,6 +1772,7 @@ static TEST_UNUSED char *stateful_run(stateful_models *models, const uint8_t *by
     d->other = models->models[models->models[0] == d->model ? models->n_models - 1 : 0];
     d->config = tsk_model_get_config(d->model);
     d->batch = models->batch;
+    d->batch_force_active = d->batch_force_refresh = TSK_AUTO;
     d->batch_options = models->batch_options;
     pthread_setspecific(models->heap->refusal, &d->refusal);
     if (!models->batch) models->heap->calls = (long)size; /* what memory is filled with, too, follows from the bytes */

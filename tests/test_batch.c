@@ -76,7 +76,7 @@ static void test_budget(void) {
     CHECK(layers > 2);
     for (i = 0; i < n_jobs; i++) {
         random_job(&jobs[i], tsk_model_get_config(model));
-        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip_layer_k = 0, jobs[i].options.skip_refresh = 0;
+        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip.layer_k = 0, jobs[i].options.skip.refresh = 0;
         jobs[i].options.refresh_rows = 0, jobs[i].options.refresh_every = 1;
         jobs[i].options.gen_length = gen, jobs[i].options.block_length = 4, jobs[i].options.eos_stop = 0;
         jobs[i].n_prompt = n_prompt;

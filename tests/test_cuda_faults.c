@@ -409,7 +409,7 @@ static tsk_generate_options small_options(void) {
     o.gen_length = 8, o.block_length = 4, o.steps = 4;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = 0;
-    o.skip_layer_k = 2, o.skip_masked = 1, o.skip_refresh = 1, o.skip_threshold = 0.5f;
+    o.skip.layer_k = 2, o.skip.masked = 1, o.skip.refresh = 1, o.skip.threshold = 0.5f;
     return o;
 }
 
@@ -464,7 +464,7 @@ static tsk_status use_batch(tsk_model *model, tsk_error *error) {
     options.on_done = note_end, options.user = &e;
     status = tsk_batch_create(model, &options, &batch, error);
     for (i = 0; status == TSK_OK && i < 3; i++) {
-        o.skip_layer_k = i == 2 ? 2 : 0, o.skip_refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
+        o.skip.layer_k = i == 2 ? 2 : 0, o.skip.refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
         status = tsk_batch_submit(batch, prompt, 6 + 11 * i, NULL, &o, NULL, NULL, error);
         submitted += status == TSK_OK;
     }

@@ -101,9 +101,9 @@ static tsk_generate_options small_options(void) {
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.steps = 3;
     options.eos_stop = 0;
-    options.skip_layer_k = 2;
-    options.skip_masked = 1;
-    options.skip_refresh = 1;
+    options.skip.layer_k = 2;
+    options.skip.masked = 1;
+    options.skip.refresh = 1;
     return options;
 }
 

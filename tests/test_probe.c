@@ -11,7 +11,7 @@ static tsk_generate_options options_of(int32_t eos_stop) {
     o.gen_length = 2 * block, o.block_length = block, o.steps = 2 * block;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = eos_stop;
-    o.skip_layer_k = 2;
+    o.skip.layer_k = 2;
     return o;
 }
 
@@ -102,8 +102,8 @@ static void test_never_predicted(void) {
     int32_t canvas[length], i, wrong = 0;
     model_options.device = TSK_DEVICE_CPU, model_options.n_threads = 1, model_options.host.allocator = &allocator;
     if (!CHECK_INT(tsk_model_load("tests/golden/models/mha-f32", &model_options, &model, NULL), TSK_OK)) return;
-    o.skip_force_active = 0;
     session = session_of(model, &o);
+    CHECK_INT(tsk_session_force(session, 0, TSK_AUTO, NULL), TSK_OK);
     CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
     for (i = 0; i < length; i++) canvas[i] = i < n_prompt ? prompt[i] : i == n_prompt + 2 ? 7 : tsk_model_get_config(model)->mask_token_id;
     probed(session, canvas, 1, logits);

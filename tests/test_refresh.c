@@ -46,7 +46,7 @@ static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, in
     r->options = tsk_generate_options_default();
     r->options.gen_length = gen_length;
     r->options.block_length = block_length;
-    r->options.skip_layer_k = 0;
+    r->options.skip.layer_k = 0;
     r->options.eos_stop = 0;
     r->n_prompt = n_prompt;
     for (i = 0; i < n_prompt; i++) r->prompt[i] = (i * 7 + 3) % config->mask_token_id;

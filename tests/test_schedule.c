@@ -236,10 +236,10 @@ static void test_stable_rules(void) {
     token.computed_id = 5;
     token.is_masked = 1;
     CHECK(!tsk__skip_may(&o, &token, 0));
-    o.skip_masked = 1;
+    o.skip.masked = 1;
     CHECK(tsk__skip_may(&o, &token, 0));
     CHECK(tsk__skip_may(&o, &token, 2));                    /* skip_max_age 0: any age */
-    o.skip_max_age = 3;
+    o.skip.max_age = 3;
     CHECK(tsk__skip_may(&o, &token, 2));
     CHECK(!tsk__skip_may(&o, &token, 3));
     CHECK(tsk__skip_similar(same, 3, 1, 0.95f, 0.7f));

@@ -19,7 +19,7 @@ static tsk_generate_options small_options(void) {
     o.block_length = block_length;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = 0;
-    o.skip_layer_k = 2;
+    o.skip.layer_k = 2;
     return o;
 }
 
@@ -125,7 +125,7 @@ static void test_refused(refused_call which) {
     tsk_allocator allocator = test_allocator_of(&counting);
     tsk_model *model = load(folder, &allocator, 1);
     long n;
-    o.skip_refresh = 1;
+    o.skip.refresh = 1;
     tokens_alone(model, &o, n_short, short_tokens);
     tokens_alone(model, &o, n_long, long_tokens);
     for (n = 0; n < 1000; n++) {
@@ -269,14 +269,14 @@ static outcome outcome_of(tsk_session *session) {
 static tsk_generate_options random_options(void) {
     tsk_generate_options o = small_options();
     o.cache = random_below(4) ? TSK_CACHE_DUAL : random_below(2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
-    o.skip_layer_k = o.cache == TSK_CACHE_DUAL ? random_below(4) : 0;
-    o.skip_threshold = random_below(2) ? -2.0f : 0.5f;
-    o.skip_outlier = -2.0f;
-    o.skip_policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
-    o.skip_masked = random_below(4) != 0;
-    o.skip_reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
-    o.skip_warm_start = random_below(2);
-    o.skip_refresh = o.skip_layer_k > 0 && random_below(2);
+    o.skip.layer_k = o.cache == TSK_CACHE_DUAL ? random_below(4) : 0;
+    o.skip.threshold = random_below(2) ? -2.0f : 0.5f;
+    o.skip.outlier = -2.0f;
+    o.skip.policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
+    o.skip.masked = random_below(4) != 0;
+    o.skip.reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
+    o.skip.warm_start = random_below(2);
+    o.skip.refresh = o.skip.layer_k > 0 && random_below(2);
     o.refresh_rows = o.cache == TSK_CACHE_DUAL && random_below(2) ? 3 : 0;
     o.temperature = random_below(3) ? 0.0f : 0.7f;
     return o;
@@ -342,9 +342,9 @@ static void test_callbacks(tsk_model *model) {
         outcome x, y;
         o.on_step = call_from_step;
         o.user = &c;
-        o.skip_threshold = quiet.skip_threshold = -2;
-        o.skip_outlier = quiet.skip_outlier = -2;
-        o.skip_masked = quiet.skip_masked = 1;
+        o.skip.threshold = quiet.skip.threshold = -2;
+        o.skip.outlier = quiet.skip.outlier = -2;
+        o.skip.masked = quiet.skip.masked = 1;
         memset(&c, 0, sizeof c);
         c.session = create(model, &o);
         c.copy = create(model, &quiet);

@@ -43,8 +43,8 @@ static tsk_generate_options options_of(job *j) {
     options.temperature = j->number == 5 ? 1.0f : 0.0f;
     options.seed = (uint64_t)j->number;
     options.eos_stop = 0;
-    options.skip_masked = j->number == 4;
-    options.skip_threshold = 0.8f;
+    options.skip.masked = j->number == 4;
+    options.skip.threshold = 0.8f;
     options.on_step = add_confidences;
     options.user = j;
     return options;

@@ -312,7 +312,7 @@ int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, co
 }
 
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config) {
-    if (options->skip_layer_k != TSK_AUTO) return options->skip_layer_k;
+    if (options->skip.layer_k != TSK_AUTO) return options->skip.layer_k;
     if (options->cache != TSK_CACHE_DUAL) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }

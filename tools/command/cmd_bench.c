@@ -193,18 +193,16 @@ static tsk_generate_options step_options(bench *b, const run *r) {
     options.block_length = b->settings->bench_block;
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.eos_stop = 0;
-    options.skip_layer_k = 0;
+    options.skip.layer_k = 0;
     if (r->active >= 0) {
-        options.skip_layer_k = r->layer_k;
-        options.skip_masked = 1;
-        options.skip_warm_start = 1; /* else the first block step of a block would run everything */
-        options.skip_force_active = r->active;
+        options.skip.layer_k = r->layer_k;
+        options.skip.masked = 1;
+        options.skip.warm_start = 1; /* else the first block step of a block would run everything */
     }
     if (r->refresh_active >= 0) { /* everything is committed at once, so that every pass is a refresh */
         options.steps = b->settings->bench_gen / b->settings->bench_block;
-        options.skip_layer_k = r->layer_k;
-        options.skip_refresh = 1;
-        options.skip_force_refresh = r->refresh_active;
+        options.skip.layer_k = r->layer_k;
+        options.skip.refresh = 1;
     }
     options.on_step = on_step;
     options.user = b;
@@ -231,12 +229,14 @@ static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
     tsk_batch_options options = tsk_batch_options_default();
     memset(e, 0, sizeof *e);
     e->options = step_options(b, r);
-    if (b->settings->batch == 1) return tsk_session_create(b->model, &e->options, &e->session, error) == TSK_OK;
+    if (b->settings->batch == 1)
+        return tsk_session_create(b->model, &e->options, &e->session, error) == TSK_OK &&
+               tsk_session_force(e->session, r->active, r->refresh_active, error) == TSK_OK;
     options.on_done = on_done;
     options.user = b;
     options.max_requests = b->settings->batch;
     options.max_rows = options.cache_tokens = b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
-    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK;
+    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK && tsk_batch_force(e->batch, r->active, r->refresh_active, error) == TSK_OK;
 }
 
 static int start(engine *e, const bench *b, tsk_error *error) {
@@ -329,7 +329,7 @@ static int measure_all(bench *b, run *runs, size_t n) {
     int status = CLI_OK;
     for (i = 0; i < n && status == CLI_OK; i++) {
         char tail[64];
-        int32_t k = b->settings->generate.skip_layer_k;
+        int32_t k = b->settings->generate.skip.layer_k;
         size_t n_steps = n - b->settings->refresh_active.count;
         runs[i].active = b->settings->active.count && i < n_steps ? b->settings->active.ids[i] : -1;
         runs[i].refresh_active = i < n_steps ? -1 : b->settings->refresh_active.ids[i - n_steps];

@@ -108,7 +108,7 @@ static int on_step(void *user, const tsk_step *step) {
 static uint64_t refresh_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
     const tsk_model_config *config = tsk_model_get_config(engine->model);
     uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)cli_layer_k(options, config), rows;
-    if (!options->skip_refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
+    if (!options->skip.refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
     rows = r->refresh_token_layers_total / layers;
     return lower < layers ? (r->refresh_token_layers_computed - rows * lower) / (layers - lower) : rows;
 }

@@ -36,7 +36,7 @@ static void append_difference(const trace *t, tsk_text *out) {
 
 void trace_conclusion(const trace *t, tsk_text *out) {
     const step_log *first = trace_first_stable_masked(&t->skip);
-    int is_exit = t->settings->generate.skip_policy == TSK_SKIP_EXIT;
+    int is_exit = t->settings->generate.skip.policy == TSK_SKIP_EXIT;
     size_t i, steps = 0;
     if (!t->layer_k) {
         cli_append(out, "TokenSkip is off: nothing was skipped.");

@@ -162,7 +162,7 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     tsk_session *skip = NULL, *exact = NULL;
     tsk_probe out;
     int status = copy_session(&skip, model, options, base);
-    exact_options.skip_threshold = 1.0f;
+    exact_options.skip.threshold = 1.0f;
     if (status == CLI_OK) status = probe_base(base, canvas, &notes->base0, &out);
     if (status == CLI_OK)
         status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, notes->n_positions, mask_id, &out);
@@ -193,8 +193,8 @@ int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *
     tsk_session *base = NULL;
     int32_t *predictions, *canvas;
     int status;
-    base_options.skip_layer_k = 0;
-    base_options.skip_refresh = 0;
+    base_options.skip.layer_k = 0;
+    base_options.skip.refresh = 0;
     notes->canvas_length = (int32_t)prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);
