@@ -24,8 +24,8 @@ A COMPLETE PROGRAM
            if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
                tsk_session_create(model, NULL, &session, &error) ||
                tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
-               tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
-               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
+               tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error) ||
+               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &answer, &error))
                return fprintf(stderr, "%s\n", error.message), 1;
            puts(answer.data ? answer.data : "");
            tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
@@ -215,6 +215,14 @@ typedef struct tsk_error {
 
 #define TSK_NO_OFFSET UINT64_MAX
 
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
+   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
+   name); those that end an object do nothing. What may be NULL says so. */
+
+/* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
+
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
 
@@ -259,14 +267,14 @@ typedef struct tsk_text {
 /* A growable list of token ids, used like tsk_text. */
 typedef struct tsk_tokens {
     int32_t *ids;       /* [count] */
-    size_t count;
-    size_t capacity;
+    int32_t count;      /* (an int32_t counts tokens everywhere; a list that would grow beyond it is out of memory) */
+    int32_t capacity;
     const tsk_allocator *allocator;
 } tsk_tokens;
 
 TOKENSKIP_API tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size);
 TOKENSKIP_API void tsk_text_free(tsk_text *text);
-TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count);
+TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count);
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
@@ -359,7 +367,7 @@ typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
 TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_close(tsk_safetensors *file);
+TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
@@ -372,7 +380,8 @@ TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const
                                               void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
-   then, and after any failure, `path` is untouched. finish and abandon both free the writer and leave no other file. */
+   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
+   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
 typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
@@ -380,7 +389,7 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer);
+TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
 
@@ -409,7 +418,7 @@ TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, co
    the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
    library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
    code and quotations. LLaDA's models have it false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 
 /* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
@@ -469,7 +478,7 @@ typedef struct tsk_folder_tensor {
 } tsk_folder_tensor;
 
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
-TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
+TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
@@ -484,7 +493,7 @@ typedef struct tsk_model_options {
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
     tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* 0              CPU threads, the calling one included; 1: no workers; 0: one a processor */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
@@ -513,9 +522,6 @@ TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                
 TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
-
-#define TSK_AUTO (-1)   /* the library chooses */
-#define TSK_NONE (-2)   /* none at all */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
@@ -648,9 +654,9 @@ typedef struct tsk_batch tsk_batch;
 /*                                  default        meaning */
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
-    int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
-                                                   max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
+                                                   model's max_sequence_length, or as many as the device's free memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
     int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
                                                    by layers so that others' steps do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
@@ -671,7 +677,7 @@ typedef struct tsk_batch_status {
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
 TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
 /* Frees everything; requests not over yet are dropped without a word. */
-TOKENSKIP_API void tsk_batch_destroy(tsk_batch *batch);
+TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
    numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
@@ -954,6 +960,7 @@ static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size
 }
 
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
+    if (!text || (!bytes && size)) return TSK_ERROR_ARGUMENT;
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
     if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
     if (size) memcpy(text->data + text->length, bytes, size);
@@ -963,21 +970,31 @@ tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
 }
 
 void tsk_text_free(tsk_text *text) {
+    if (!text) return;
     tsk__memory_delete(text->allocator, text->data);
     text->data = NULL;
     text->length = text->capacity = 0;
 }
 
-tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count) {
-    if (count > SIZE_MAX - tokens->count) return TSK_ERROR_MEMORY;
-    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &tokens->capacity, tokens->count + count, sizeof *ids))
-        return TSK_ERROR_MEMORY;
-    if (count) memcpy(tokens->ids + tokens->count, ids, count * sizeof *ids);
+/* Room for `more` ids behind those that are there; 0 when out of memory, or of what an int32_t counts. */
+static int tsk__tokens_reserve(tsk_tokens *tokens, size_t more) {
+    size_t count = (size_t)tokens->count, capacity = (size_t)tokens->capacity;
+    if (more > (size_t)INT32_MAX - count) return 0;
+    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &capacity, count + more, sizeof *tokens->ids)) return 0;
+    tokens->capacity = capacity > INT32_MAX ? INT32_MAX : (int32_t)capacity;
+    return 1;
+}
+
+tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count) {
+    if (!tokens || count < 0 || (!ids && count)) return TSK_ERROR_ARGUMENT;
+    if (!tsk__tokens_reserve(tokens, (size_t)count)) return TSK_ERROR_MEMORY;
+    if (count) memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
     tokens->count += count;
     return TSK_OK;
 }
 
 void tsk_tokens_free(tsk_tokens *tokens) {
+    if (!tokens) return;
     tsk__memory_delete(tokens->allocator, tokens->ids);
     tokens->ids = NULL;
     tokens->count = tokens->capacity = 0;
@@ -1089,7 +1106,10 @@ static const void *tsk__file_map(tsk__file *file, const tsk_host *host) {
 
 tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error) {
     tsk__file file;
-    tsk_status status = tsk__file_open(&file, path, host, error);
+    tsk_status status;
+    if (!path) return tsk__error_null(error, "tsk_read_file", "path");
+    if (!out) return tsk__error_null(error, "tsk_read_file", "out");
+    status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
         status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
@@ -1718,6 +1738,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_json_parse", "out");
     *out = NULL;
+    if (!text && size) return tsk__error_null(error, "tsk_json_parse", "text");
     memset(&parser, 0, sizeof parser);
     parser.original = text;
     parser.size = size;
@@ -1789,8 +1810,8 @@ const char *tsk_json_key(const tsk_json_value *member, size_t *length) {
 const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key) {
     const tsk_json_value *member, *found = NULL;
     const char *text;
-    size_t length = strlen(key);
-    if (tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
+    size_t length = key ? strlen(key) : 0;
+    if (!key || tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
     text = tsk__json_text(object);
     for (member = tsk_json_first(object); member; member = tsk_json_next(member))
         if (member->key_length == length && memcmp(text + member->key, key, length) == 0) found = member;
@@ -1805,7 +1826,7 @@ const char *tsk_json_string(const tsk_json_value *value, size_t *length) {
 
 int tsk_json_bool(const tsk_json_value *value, int *out) {
     tsk_json_type type = tsk_json_type_of(value);
-    if (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE) return 0;
+    if (!out || (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE)) return 0;
     *out = type == TSK_JSON_TRUE;
     return 1;
 }
@@ -1844,7 +1865,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
     const char *text, *next;
     uint64_t result = 0;
     int64_t i, whole;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     *is_negative = text[0] == '-';
     tsk__json_decimal_scan(&decimal, text, value->length);
@@ -1866,7 +1887,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
 int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
     *out = magnitude;
     return 1;
 }
@@ -1874,7 +1895,7 @@ int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
 int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
     if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
     else *out = (int64_t)magnitude;
     return 1;
@@ -2046,7 +2067,7 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
     tsk__json_decimal decimal;
     const char *text;
     double result = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     tsk__json_decimal_scan(&decimal, text, value->length);
     if (decimal.first && !tsk__json_decimal_quick(&decimal, &result)) {
@@ -2060,11 +2081,13 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
 
 /* ---- writing */
 
+/* Whatever is written goes through the next two. Without a writer nothing is. */
 static void tsk__json_put(tsk_json_writer *writer, const char *bytes, size_t size) {
-    if (writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
+    if (writer && writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
 }
 
 static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size_t size) {
+    if (!writer) return;
     if (writer->needs_comma) tsk__json_put(writer, ",", 1);
     tsk__json_put(writer, bytes, size);
     writer->needs_comma = 1;
@@ -2072,12 +2095,12 @@ static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size
 
 static void tsk__json_put_bracket(tsk_json_writer *writer, const char *bracket) {
     tsk__json_put_value(writer, bracket, 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 /* The end of a container follows its last value without a comma. */
 static void tsk__json_put_end(tsk_json_writer *writer, const char *bracket) {
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
     tsk__json_put_value(writer, bracket, 1);
 }
 
@@ -2097,6 +2120,10 @@ static void tsk__json_put_control(tsk_json_writer *writer, char c) {
 
 void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length) {
     size_t i = 0, done = 0; /* text[done, i) is plain and waits to be written at once */
+    if (!text && length) {
+        if (writer && writer->status == TSK_OK) writer->status = TSK_ERROR_ARGUMENT;
+        return;
+    }
     tsk__json_put_value(writer, "\"", 1);
     while (i < length) {
         unsigned char c = (unsigned char)text[i];
@@ -2115,9 +2142,9 @@ void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t len
 }
 
 void tsk_json_write_key(tsk_json_writer *writer, const char *key) {
-    tsk_json_write_string(writer, key, strlen(key));
+    tsk_json_write_string(writer, key, key ? strlen(key) : 1);
     tsk__json_put(writer, ":", 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 void tsk_json_write_int(tsk_json_writer *writer, int64_t value) {
@@ -2539,7 +2566,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
     if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
     if (status != TSK_OK) {
-        tsk_safetensors_close(file);
+        tsk_safetensors_free(file);
         return status;
     }
     tsk__file_map(&file->file, host);
@@ -2547,7 +2574,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     return TSK_OK;
 }
 
-void tsk_safetensors_close(tsk_safetensors *file) {
+void tsk_safetensors_free(tsk_safetensors *file) {
     const tsk_allocator *allocator = file ? file->allocator : NULL;
     if (!file) return;
     tsk__file_close(&file->file);
@@ -2558,14 +2585,14 @@ void tsk_safetensors_close(tsk_safetensors *file) {
     tsk__memory_delete(allocator, file);
 }
 
-size_t tsk_safetensors_count(const tsk_safetensors *file) { return file->count; }
+size_t tsk_safetensors_count(const tsk_safetensors *file) { return file ? file->count : 0; }
 
 const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index) {
-    return index < file->count ? &file->tensors[index] : NULL;
+    return file && index < file->count ? &file->tensors[index] : NULL;
 }
 
 const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name) {
-    size_t low = 0, high = file->count;
+    size_t low = 0, high = file && name ? file->count : 0;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         int order = strcmp(name, file->by_name[middle]->name);
@@ -2577,15 +2604,18 @@ const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const c
 }
 
 const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file) {
-    return tsk_json_get(tsk_json_root(file->header), "__metadata__");
+    return file ? tsk_json_get(tsk_json_root(file->header), "__metadata__") : NULL;
 }
 
 const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor) {
-    return file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
+    return file && tensor && file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
 }
 
 tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
                                 tsk_error *error) {
+    if (!file) return tsk__error_null(error, "tsk_safetensors_read", "file");
+    if (!tensor) return tsk__error_null(error, "tsk_safetensors_read", "tensor");
+    if (!buffer && size) return tsk__error_null(error, "tsk_safetensors_read", "buffer");
     if (offset > tensor->size || size > tensor->size - offset)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
                               (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
@@ -2689,6 +2719,7 @@ struct tsk_safetensors_writer {
     uint64_t data_size;
     tsk_text header;        /* so far, without the closing brace */
     tsk_json_writer json;
+    int is_finished;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
     tsk__hash_key key;      /* of its hash */
     size_t n_slots, n_names; /* n_slots is a power of two */
@@ -2712,12 +2743,12 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
         tsk_json_begin_object(&writer->json);
         if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
     }
-    if (status != TSK_OK) tsk_safetensors_writer_abandon(writer);
+    if (status != TSK_OK) tsk_safetensors_writer_free(writer);
     else *out = writer;
     return status;
 }
 
-void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer) {
+void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     const tsk_allocator *allocator = writer ? writer->allocator : NULL;
     if (!writer) return;
     tsk__output_abandon(&writer->data);
@@ -2803,9 +2834,15 @@ static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dty
 tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
                                       const void *data, tsk_error *error) {
     uint64_t size = 0;
-    size_t old_length = writer->header.length, start = old_length + (writer->n_names ? 1 : 0), *slot = NULL;
-    const char *objection = tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    size_t old_length, start, *slot = NULL;
+    const char *objection;
     tsk_status status = TSK_OK;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_add", "writer");
+    if (!name) return tsk__error_null(error, "tsk_safetensors_writer_add", "name");
+    if (!shape && n_dims > 0) return tsk__error_null(error, "tsk_safetensors_writer_add", "shape");
+    old_length = writer->header.length;
+    start = old_length + (writer->n_names ? 1 : 0);
+    objection = writer->is_finished ? "the file is finished" : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
     if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
     tsk_json_write_key(&writer->json, name);
     tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
@@ -2864,13 +2901,17 @@ static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, co
 
 tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
     tsk__output output;
-    tsk_status status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
+    tsk_status status;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_finish", "writer");
+    if (writer->is_finished)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already", tsk__error_path(writer->data.path));
+    writer->is_finished = 1;
+    status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
     if (status == TSK_OK) {
         status = tsk__safetensors_write_file(writer, &output, error);
         if (status == TSK_OK) status = tsk__output_commit(&output, error);
         else tsk__output_abandon(&output);
     }
-    tsk_safetensors_writer_abandon(writer);
     return status;
 }
 
@@ -3868,14 +3909,14 @@ static const tsk__bpe_token *tsk__bpe_find(const tsk_tokenizer *tokenizer, const
 }
 
 static const tsk__bpe_token *tsk__bpe_token_of(const tsk_tokenizer *tokenizer, int32_t id) {
-    uint32_t place = id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
+    uint32_t place = tokenizer && id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
     return place ? &tokenizer->tokens[place - 1] : NULL;
 }
 
-int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return (int32_t)tokenizer->n_ids; }
+int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return tokenizer ? (int32_t)tokenizer->n_ids : 0; }
 
 int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token) {
-    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, token, strlen(token));
+    const tsk__bpe_token *found = tokenizer && token ? tsk__bpe_find(tokenizer, token, strlen(token)) : NULL;
     return found ? found->id : -1;
 }
 
@@ -4310,7 +4351,7 @@ static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *pie
         n = n <= TSK__BPE_SHORT ? tsk__bpe_merge_short(tokenizer, ids, n) : tsk__bpe_merge_long(encoder, ids, n);
         if (n == SIZE_MAX) return TSK_ERROR_MEMORY;
     }
-    encoder->out->count += n;
+    encoder->out->count += (int32_t)n;
     return TSK_OK;
 }
 
@@ -4354,9 +4395,9 @@ static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, co
 static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
     tsk_tokens *out = encoder->out;
     tsk__bpe_cached *cached;
-    size_t i, start = out->count;
+    size_t i, start = (size_t)out->count;
     uint32_t hash;
-    if (!tsk__memory_reserve(out->allocator, &out->ids, &out->capacity, start + size, sizeof *out->ids)) return TSK_ERROR_MEMORY;
+    if (!tsk__tokens_reserve(out, size)) return TSK_ERROR_MEMORY;
     if (!encoder->cache || size > UINT16_MAX) return tsk__bpe_encode_new(encoder, piece, size);
     hash = tsk__bpe_piece_hash(piece, size);
     cached = tsk__bpe_cache_place(encoder, piece, size, hash);
@@ -4371,7 +4412,7 @@ static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *p
     cached->out = (uint32_t)(start - encoder->first_out);
     cached->hash = hash;
     cached->length = (uint16_t)size;
-    cached->count = (uint16_t)(out->count - start);
+    cached->count = (uint16_t)((size_t)out->count - start);
     return TSK_OK;
 }
 
@@ -4620,7 +4661,8 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
                                   size_t n_ranges, tsk_tokens *out, tsk_error *error) {
     tsk__bpe_encoder encoder;
     tsk_status status;
-    size_t count = out->count, invalid = tsk__unicode_invalid(text, size);
+    int32_t count = out->count;
+    size_t invalid = tsk__unicode_invalid(text, size);
     if (size == 0) return TSK_OK;
     if (invalid < size)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
@@ -4630,7 +4672,7 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
     encoder.out = out;
     encoder.text = text;
     encoder.size = size;
-    encoder.first_out = count;
+    encoder.first_out = (size_t)count;
     encoder.ranges = ranges;
     encoder.n_ranges = n_ranges;
     status = tsk__bpe_push_span(&encoder, 0, size, -1) ? TSK_OK : TSK_ERROR_MEMORY;
@@ -4657,6 +4699,8 @@ static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
 tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
                                 tsk_error *error) {
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!text && size) return tsk__error_null(error, "tsk_tokenizer_encode", "text");
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_encode", "out");
     return tsk__bpe_encode(tokenizer, text, size, !special_in_text, NULL, 0, out, error);
 }
 
@@ -4681,6 +4725,9 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
     const char *bytes;
     size_t at = 0;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!decoder) return tsk__error_null(error, "tsk_decoder_push", "decoder");
+    if (!out) return tsk__error_null(error, "tsk_decoder_push", "out");
     if (!token || (decoder->skip_special && token->is_special)) return TSK_OK;
     bytes = tokenizer->bytes.data + token->bytes;
     while (at < token->bytes_length) {
@@ -4696,14 +4743,19 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return tsk__bpe_settle(decoder, 1, out); }
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT; }
 
-tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special, tsk_text *out,
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special, tsk_text *out,
                                 tsk_error *error) {
     tsk_decoder decoder;
-    size_t i, length = out->length;
+    size_t length;
+    int32_t i;
     tsk_status status = TSK_OK;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_decode", "out");
+    if (!ids && count > 0) return tsk__error_null(error, "tsk_tokenizer_decode", "ids");
+    if (count < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d", (int)count);
+    length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
@@ -5899,6 +5951,7 @@ static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_
     tsk_status status = TSK_OK;
     size_t i;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!messages && count) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
     file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
@@ -5937,6 +5990,7 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
 tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -5950,6 +6004,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
                            tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -5960,6 +6015,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
 }
 
 int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
+    if (!tokenizer) return -1;
     switch (tokenizer->template_kind) {
         case TSK__TEMPLATE_HEADERS: return tsk_tokenizer_id(tokenizer, "<|eot_id|>");
         case TSK__TEMPLATE_CHATML:
@@ -6206,6 +6262,7 @@ static tsk_status tsk__config_check(const tsk_model_config *c, const char *where
 
 int tsk_config_is_eos(const tsk_model_config *config, int32_t id) {
     int32_t i;
+    if (!config) return 0;
     for (i = 0; i < config->n_eos_token_ids; i++)
         if (config->eos_token_ids[i] == id) return 1;
     return id == config->eos_token_id;
@@ -6697,17 +6754,17 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     memcpy(folder->path, dir, length);
     folder->dir_length = length;
     status = tsk__folder_load(folder, error);
-    if (status != TSK_OK) tsk_folder_close(folder);
+    if (status != TSK_OK) tsk_folder_free(folder);
     else *out = folder;
     return status;
 }
 
-void tsk_folder_close(tsk_folder *folder) {
+void tsk_folder_free(tsk_folder *folder) {
     const tsk_allocator *allocator;
     size_t i;
     if (!folder) return;
     allocator = folder->host.allocator;
-    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_close(folder->shards[i].file);
+    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
     tsk__memory_delete(allocator, folder->placed);
     tsk__memory_delete(allocator, folder->tensors);
@@ -6717,15 +6774,15 @@ void tsk_folder_close(tsk_folder *folder) {
     tsk__memory_delete(allocator, folder);
 }
 
-const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return &folder->config; }
-size_t tsk_folder_count(const tsk_folder *folder) { return folder->n_tensors; }
+const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return folder ? &folder->config : NULL; }
+size_t tsk_folder_count(const tsk_folder *folder) { return folder ? folder->n_tensors : 0; }
 const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
-    return index < folder->n_tensors ? &folder->tensors[index] : NULL;
+    return folder && index < folder->n_tensors ? &folder->tensors[index] : NULL;
 }
 uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
     uint64_t sum = 0;
     size_t i;
-    for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
+    for (i = 0; folder && i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
     return sum;
 }
 
@@ -6743,8 +6800,11 @@ static void tsk__random_round(uint32_t c[4], uint32_t key0, uint32_t key1) {
 }
 
 void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    uint32_t c[4], key0 = key[0], key1 = key[1];
+    uint32_t c[4], key0, key1;
     int round;
+    if (!counter || !key || !out) return;
+    key0 = key[0];
+    key1 = key[1];
     memcpy(c, counter, sizeof c);
     for (round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) tsk__random_round(c, key0, key1);
     memcpy(out, c, sizeof c);
@@ -6807,7 +6867,7 @@ static int tsk__skip_similar(const float *cosines, int32_t n_states, int32_t str
 
 void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
     int32_t i;
-    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
+    for (i = 0; out && i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
 }
 
 static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
@@ -10950,6 +11010,7 @@ struct tsk_model {
 tsk_model_options tsk_model_options_default(void) {
     tsk_model_options o;
     memset(&o, 0, sizeof o);
+    o.n_threads = TSK_AUTO;
     return o;
 }
 
@@ -11180,7 +11241,8 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
-    if (o->n_threads < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be zero or positive, not %d", o->n_threads);
+    if (o->n_threads != TSK_AUTO && o->n_threads < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
     if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
     return TSK_OK;
 }
@@ -11283,15 +11345,18 @@ void tsk_model_free(tsk_model *model) {
     for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(allocator, model->blocks[i]);
     tsk__memory_delete(allocator, model->blocks);
     tsk_tokenizer_free(model->tokenizer);
-    tsk_folder_close(model->folder);
+    tsk_folder_free(model->folder);
     tsk__memory_delete(allocator, model);
 }
 
-const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return &model->config; }
-const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model->tokenizer; }
-const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
-const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
-tsk_dtype tsk_model_dtype(const tsk_model *model) { return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return model ? &model->config : NULL; }
+const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model ? model->tokenizer : NULL; }
+const char *tsk_model_device_name(const tsk_model *model) { return model ? model->device_name : ""; }
+const char *tsk_model_device_note(const tsk_model *model) { return model ? model->device_note : ""; }
+tsk_dtype tsk_model_dtype(const tsk_model *model) {
+    if (!model) return TSK_DTYPE_AUTO;
+    return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
 
 // >>trace =============================================================================================================
 /* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
@@ -12868,7 +12933,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_session_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_session_create", "model");
     tsk__options_resolve(&resolved, &model->config, model->tokenizer);
     status = tsk__options_check(&resolved, &model->config, error);
     if (status != TSK_OK) return status;
@@ -12988,7 +13053,8 @@ tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_p
 /* How the two sessions must agree for a copy of one to be a state of the other. */
 static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
     const tsk_generate_options *a, *b;
-    if (!to || !from) return tsk__error_null(error, "tsk_session_copy", "session");
+    if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
+    if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
     if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;
@@ -13238,6 +13304,7 @@ tsk_batch_options tsk_batch_options_default(void) {
     tsk_batch_options o;
     memset(&o, 0, sizeof o);
     o.max_requests = 16;
+    o.cache_tokens = o.max_rows = TSK_AUTO;
     return o;
 }
 
@@ -13270,12 +13337,15 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
     int32_t max_rows;
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
-    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
-    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
-    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+                              (int)o->max_rows);
+    if (o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+    max_rows = o->max_rows != TSK_AUTO ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    if (o->cache_tokens == TSK_AUTO) status = tsk__batch_choose_cache(model, o, max_rows, error);
     /* (a pass has no more rows than the cache has tokens) */
-    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    o->max_rows = o->max_rows != TSK_AUTO || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
     return status;
 }
 
@@ -13308,7 +13378,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_batch_create", "model");
     status = tsk__batch_resolve(model, &resolved, error);
     if (status != TSK_OK) return status;
     b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
@@ -13317,12 +13387,12 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->options = resolved;
     pthread_mutex_init(&b->lock, NULL);
     status = tsk__batch_allocate(b, error);
-    if (status != TSK_OK) tsk_batch_destroy(b);
+    if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
     return status;
 }
 
-void tsk_batch_destroy(tsk_batch *b) {
+void tsk_batch_free(tsk_batch *b) {
     const tsk_allocator *allocator;
     int32_t i;
     if (!b) return;

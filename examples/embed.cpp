@@ -46,8 +46,8 @@ public:
         tsk_result result;
         Error error;
         error.check(tsk_chat_encode(tokenizer, &message, 1, 0, &prompt, &error));
-        error.check(tsk_generate(session_.get(), prompt.ids, static_cast<int32_t>(prompt.count), nullptr, &result, &error));
-        error.check(tsk_tokenizer_decode(tokenizer, result.tokens, static_cast<size_t>(result.n_before_end), 1, &text, &error));
+        error.check(tsk_generate(session_.get(), prompt.ids, prompt.count, nullptr, &result, &error));
+        error.check(tsk_tokenizer_decode(tokenizer, result.tokens, result.n_before_end, 1, &text, &error));
         return std::string(text.data ? text.data : "", text.length);
     }
 

@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     options.user = &s;
     if (!status) status = tsk_chat_encode(tsk_model_tokenizer(model), &message, 1, 0, &prompt, &error);
     if (!status) status = tsk_session_create(model, &options, &session, &error);
-    if (!status) status = tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error);
+    if (!status) status = tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error);
     if (status) fprintf(stderr, "stream: %s\n", error.message);
     else printf("\n(%d tokens in %d forward passes)\n", (int)result.n_before_end, (int)result.nfe);
 

@@ -24,8 +24,8 @@ A COMPLETE PROGRAM
            if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
                tsk_session_create(model, NULL, &session, &error) ||
                tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
-               tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
-               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
+               tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error) ||
+               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &answer, &error))
                return fprintf(stderr, "%s\n", error.message), 1;
            puts(answer.data ? answer.data : "");
            tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
@@ -215,6 +215,14 @@ typedef struct tsk_error {
 
 #define TSK_NO_OFFSET UINT64_MAX
 
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
+   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
+   name); those that end an object do nothing. What may be NULL says so. */
+
+/* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
+
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
 
@@ -259,14 +267,14 @@ typedef struct tsk_text {
 /* A growable list of token ids, used like tsk_text. */
 typedef struct tsk_tokens {
     int32_t *ids;       /* [count] */
-    size_t count;
-    size_t capacity;
+    int32_t count;      /* (an int32_t counts tokens everywhere; a list that would grow beyond it is out of memory) */
+    int32_t capacity;
     const tsk_allocator *allocator;
 } tsk_tokens;
 
 TOKENSKIP_API tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size);
 TOKENSKIP_API void tsk_text_free(tsk_text *text);
-TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count);
+TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count);
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
@@ -359,7 +367,7 @@ typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
 TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_close(tsk_safetensors *file);
+TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
@@ -372,7 +380,8 @@ TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const
                                               void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
-   then, and after any failure, `path` is untouched. finish and abandon both free the writer and leave no other file. */
+   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
+   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
 typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
@@ -380,7 +389,7 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer);
+TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
 
@@ -409,7 +418,7 @@ TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, co
    the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
    library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
    code and quotations. LLaDA's models have it false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 
 /* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
@@ -469,7 +478,7 @@ typedef struct tsk_folder_tensor {
 } tsk_folder_tensor;
 
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
-TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
+TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
@@ -484,7 +493,7 @@ typedef struct tsk_model_options {
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
     tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* 0              CPU threads, the calling one included; 1: no workers; 0: one a processor */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
@@ -513,9 +522,6 @@ TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                
 TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
-
-#define TSK_AUTO (-1)   /* the library chooses */
-#define TSK_NONE (-2)   /* none at all */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
@@ -648,9 +654,9 @@ typedef struct tsk_batch tsk_batch;
 /*                                  default        meaning */
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
-    int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
-                                                   max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
+                                                   model's max_sequence_length, or as many as the device's free memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
     int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
                                                    by layers so that others' steps do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
@@ -671,7 +677,7 @@ typedef struct tsk_batch_status {
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
 TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
 /* Frees everything; requests not over yet are dropped without a word. */
-TOKENSKIP_API void tsk_batch_destroy(tsk_batch *batch);
+TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
    numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,

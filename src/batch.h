@@ -47,6 +47,7 @@ tsk_batch_options tsk_batch_options_default(void) {
     tsk_batch_options o;
     memset(&o, 0, sizeof o);
     o.max_requests = 16;
+    o.cache_tokens = o.max_rows = TSK_AUTO;
     return o;
 }
 
@@ -79,12 +80,15 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
     int32_t max_rows;
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
-    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
-    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
-    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+                              (int)o->max_rows);
+    if (o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+    max_rows = o->max_rows != TSK_AUTO ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    if (o->cache_tokens == TSK_AUTO) status = tsk__batch_choose_cache(model, o, max_rows, error);
     /* (a pass has no more rows than the cache has tokens) */
-    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    o->max_rows = o->max_rows != TSK_AUTO || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
     return status;
 }
 
@@ -117,7 +121,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_batch_create", "model");
     status = tsk__batch_resolve(model, &resolved, error);
     if (status != TSK_OK) return status;
     b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
@@ -126,12 +130,12 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->options = resolved;
     pthread_mutex_init(&b->lock, NULL);
     status = tsk__batch_allocate(b, error);
-    if (status != TSK_OK) tsk_batch_destroy(b);
+    if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
     return status;
 }
 
-void tsk_batch_destroy(tsk_batch *b) {
+void tsk_batch_free(tsk_batch *b) {
     const tsk_allocator *allocator;
     int32_t i;
     if (!b) return;

@@ -110,7 +110,10 @@ static const void *tsk__file_map(tsk__file *file, const tsk_host *host) {
 
 tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error) {
     tsk__file file;
-    tsk_status status = tsk__file_open(&file, path, host, error);
+    tsk_status status;
+    if (!path) return tsk__error_null(error, "tsk_read_file", "path");
+    if (!out) return tsk__error_null(error, "tsk_read_file", "out");
+    status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
         status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),

@@ -9,7 +9,7 @@
 
 void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
     int32_t i;
-    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
+    for (i = 0; out && i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
 }
 
 static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {

@@ -26,7 +26,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_session_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_session_create", "model");
     tsk__options_resolve(&resolved, &model->config, model->tokenizer);
     status = tsk__options_check(&resolved, &model->config, error);
     if (status != TSK_OK) return status;
@@ -146,7 +146,8 @@ tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_p
 /* How the two sessions must agree for a copy of one to be a state of the other. */
 static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
     const tsk_generate_options *a, *b;
-    if (!to || !from) return tsk__error_null(error, "tsk_session_copy", "session");
+    if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
+    if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
     if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;

@@ -78,6 +78,7 @@ static TEST_UNUSED const char *random_model_folder(const shape *s) {
         for (part = layer < 0 ? (int)TSK__PART_COUNT : 0; part < (layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT); part++)
             for (bias = 0; bias < 2; bias++) write_random_tensor(writer, &c, s, layer, (tsk__part)part, bias);
     must(tsk_safetensors_writer_finish(writer, &error), &error);
+    tsk_safetensors_writer_free(writer);
     return tsk_test_path(s->name);
 }
 

@@ -126,7 +126,7 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
     }
     CHECK(cancels ? n_cancelled > 0 && n_cancelled < n_jobs : n_cancelled == 0);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
 }
 
 #endif

@@ -1380,7 +1380,7 @@ static void destroy_batch(driver *d) {
     int32_t i;
     if (!d->batch || d->shared->batch) return;
     say(d, "destroy the batch with %d requests\n", (int)open_orders(d));
-    tsk_batch_destroy(d->batch);
+    tsk_batch_free(d->batch);
     d->batch = NULL;
     for (i = 0; i < n_orders; i++) {
         harvest(d, &d->orders[i].g);
@@ -1390,23 +1390,23 @@ static void destroy_batch(driver *d) {
 }
 
 static tsk_batch_options draw_batch_options(driver *d) {
-    static const int32_t integers[] = {0, -1, INT32_MAX, INT32_MIN, 65537, 1};
+    static const int32_t integers[] = {0, -2, INT32_MAX, INT32_MIN, 65537, 1};
     tsk_batch_options o = tsk_batch_options_default();
     int32_t flaw = draw(d, 24), most = d->config->max_sequence_length;
     o.max_requests = 1 + draw(d, 6);
-    o.cache_tokens = draw(d, 4) ? 12 + draw(d, 80) : 0;
-    o.max_rows = draw(d, 3) ? 12 + draw(d, most) : 0;
+    o.cache_tokens = draw(d, 4) ? 12 + draw(d, 80) : TSK_AUTO;
+    o.max_rows = draw(d, 3) ? 12 + draw(d, most) : TSK_AUTO;
     o.row_layers = draw(d, 2) ? 1 + draw(d, 120) : 0;
     if (flaw == 20) o.max_requests = integers[draw(d, 6)];
-    if (flaw == 21 && o.cache_tokens) o.cache_tokens = integers[draw(d, 2)];
+    if (flaw == 21) o.cache_tokens = integers[draw(d, 2)];
     if (flaw == 22) o.max_rows = integers[draw(d, 2) * 3];
     if (flaw == 23) o.row_layers = draw(d, 2) ? INT64_MAX : INT64_MIN;
     return o;
 }
 
 static int batch_options_are_legal(const tsk_batch_options *o) {
-    return o->max_requests >= 1 && o->max_requests <= 65536 && o->cache_tokens >= 0 && o->max_rows >= 0 &&
-           o->row_layers >= 0;
+    return o->max_requests >= 1 && o->max_requests <= 65536 && (o->cache_tokens >= 1 || o->cache_tokens == TSK_AUTO) &&
+           (o->max_rows >= 1 || o->max_rows == TSK_AUTO) && o->row_layers >= 0;
 }
 
 static void create_batch(driver *d) {
@@ -1427,8 +1427,8 @@ static void create_batch(driver *d) {
                 tsk_status_string(status)))
         d->batch = NULL;
     if (!d->batch) return;
-    if (!o.cache_tokens) o.cache_tokens = o.max_requests * d->config->max_sequence_length;
-    if (!o.max_rows)
+    if (o.cache_tokens == TSK_AUTO) o.cache_tokens = o.max_requests * d->config->max_sequence_length;
+    if (o.max_rows == TSK_AUTO)
         o.max_rows =
             d->config->max_sequence_length > 32 * o.max_requests ? d->config->max_sequence_length : 32 * o.max_requests;
     d->batch_options = o;

@@ -35,7 +35,7 @@ static void test_soak(void) {
     CHECK_INT(n_cancelled + n_finished, max_jobs);
     CHECK(n_cancelled > 10 && n_finished > 1000);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -60,7 +60,7 @@ static void test_fairness(void) {
         CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
         for (i = 1; i < n_jobs; i++) CHECK(jobs[i - 1].n_done >= jobs[i].n_done);
     } while (status.in_flight || status.queued);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -87,7 +87,7 @@ static void test_budget(void) {
         CHECK(status.row_layers > 0 && status.row_layers <= budget);
     } while (status.in_flight || status.queued);
     for (i = 0; i < n_jobs; i++) CHECK_INT(jobs[i].n_done, 1);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -107,7 +107,7 @@ static void test_refusals(void) {
     options.block_length = 5;
     CHECK_INT(tsk_batch_submit(batch, prompt, 1, NULL, &options, NULL, NULL, &error), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_batch_drain(batch, &error), TSK_OK);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -144,7 +144,7 @@ static void test_threads(void) {
     CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
     for (i = 0; i < n_threads * each; i++) CHECK_INT(jobs[i].n_done, 1);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 

@@ -21,10 +21,10 @@ static tsk_tokenizer *load(const char *dir, const tsk_host *host) {
 
 static void check_ids(const tsk_tokens *tokens, const tsk_json_value *ids, const char *dir, const char *text) {
     const tsk_json_value *id = tsk_json_first(ids);
-    size_t i = 0;
+    int32_t i = 0;
     int64_t value;
     for (; id && i < tokens->count && tsk_json_int64(id, &value) && value == tokens->ids[i]; i++) id = tsk_json_next(id);
-    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %lu of %lu", dir, text, (unsigned long)i, (unsigned long)tokens->count);
+    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %d of %d", dir, text, (int)i, (int)tokens->count);
 }
 
 static void check_text(const tsk_text *text, const tsk_json_value *golden, const char *key, const char *dir) {
@@ -39,7 +39,8 @@ static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tok
     const char *key = skip ? "skipped" : "decoded";
     tsk_decoder decoder;
     tsk_text whole, streamed;
-    size_t i, seen = 0;
+    int32_t i;
+    size_t seen = 0;
     memset(&decoder, 0, sizeof decoder);
     memset(&whole, 0, sizeof whole);
     memset(&streamed, 0, sizeof streamed);
@@ -129,8 +130,7 @@ static void test_arguments(void) {
     tsk_tokens tokens;
     tsk_text text;
     int32_t strange[3] = {-5, 1000000, INT32_MAX};
-    int32_t eot;
-    size_t i;
+    int32_t eot, i;
     if (!CHECK(tokenizer != NULL)) return;
     memset(&tokens, 0, sizeof tokens);
     memset(&text, 0, sizeof text);
@@ -160,7 +160,7 @@ static void test_long_piece(void) {
     tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
     tsk_tokens little, much;
     char *text = (char *)malloc(1 << 20);
-    size_t i;
+    int32_t i;
     if (!CHECK(tokenizer && text)) return;
     memset(&little, 0, sizeof little);
     memset(&much, 0, sizeof much);
@@ -334,7 +334,7 @@ static void check_added(const char *added, const char *config, const char *text,
     tsk_tokens tokens;
     tsk_text out;
     char ids[256] = "";
-    size_t i;
+    int32_t i;
     memset(&tokens, 0, sizeof tokens);
     memset(&out, 0, sizeof out);
     if (!test_check(tokenizer != NULL, __FILE__, __LINE__, "%s: %s", with, error.message)) return;
@@ -673,9 +673,9 @@ static void test_random_merges(void) {
             n = plainly(&r, text, ids);
             tokens.count = 0;
             CHECK_INT(tsk_tokenizer_encode(tokenizer, text, strlen(text), 0, &tokens, &error), TSK_OK);
-            for (j = 0; j < n && (size_t)j < tokens.count && tokens.ids[j] == ids[j]; j++) {
+            for (j = 0; j < n && (int32_t)j < tokens.count && tokens.ids[j] == ids[j]; j++) {
             }
-            wrong += j < n || (size_t)n != tokens.count;
+            wrong += j < n || (int32_t)n != tokens.count;
         }
         tsk_tokens_free(&tokens);
         tsk_tokenizer_free(tokenizer);

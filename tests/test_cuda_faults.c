@@ -470,7 +470,7 @@ static tsk_status use_batch(tsk_model *model, tsk_error *error) {
     }
     if (status == TSK_OK) status = tsk_batch_drain(batch, error);
     if (status != TSK_OK && batch) tsk_batch_drain(batch, NULL);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     CHECK_INT(e.n, submitted);
     if (status != TSK_OK || e.status == TSK_OK) return status;
     error->status = e.status; /* a request that failed, and the others not */
@@ -629,14 +629,14 @@ static void test_batch_cache(void) {
     must(tsk_batch_create(model, &options, &batch, &error), &error);
     CHECK_INT(batch->options.cache_tokens, 16 * 1024);
     CHECK_STRING(line, "");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     driver.available = (size_t)16 << 20;
     must(tsk_batch_create(model, &options, &batch, &error), &error);
     /* K and V of a token: 3 layers, 2 heads of 64, bf16; a tenth is left, and the activations of 1,024 rows twice:
        2 * (3 * 256 + 2 * 256 + 2 * 128 + 2 * 256) * 2 bytes each */
     CHECK_INT(batch->options.cache_tokens, ((16 << 20) / 10 * 9 - 1024 * 8192) / 1536);
     CHECK_CONTAINS(line, "of the 16384 that 16 requests of 1024 take");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
     check_nothing_left("after batches");
 }

@@ -230,7 +230,7 @@ static void check_anything(void) {
     stateful_share_batch(&models, options);
     run_players(&models);
     CHECK_INT(tsk_batch_drain(models.batch, NULL), TSK_OK);
-    tsk_batch_destroy(models.batch);
+    tsk_batch_free(models.batch);
     tsk_model_free(models.models[0]);
     CHECK_INT(memory.alive, 0);
     CHECK_STRING(memory.fault, "");

@@ -265,7 +265,7 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
         result.rows += (double)status.row_layers * status.row_layers / 32;
     } while (status.in_flight || status.queued);
     result.rows /= result.row_layers;  /* as a row sees it */
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     free(prompt);
     return result;
 }

@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     host.files = &callbacks;
     if (tsk_safetensors_open("fuzz", &host, &file, &error) == TSK_OK) {
         check(file, bytes.size);
-        tsk_safetensors_close(file);
+        tsk_safetensors_free(file);
     } else if (file || !error.message[0]) abort();
     free(bytes.data);
     return 0;

@@ -59,7 +59,7 @@ static int read_ids(const tsk_json_value *array, tsk_tokens *out) {
         int64_t value;
         int32_t id;
         if (!tsk_json_int64(element, &value) || value < 0 || value > INT32_MAX)
-            return cli_fail("\"prompt_ids\" must be an array of token ids; number %zu is none", out->count);
+            return cli_fail("\"prompt_ids\" must be an array of token ids; number %d is none", (int)out->count);
         id = (int32_t)value;
         if (tsk_tokens_append(out, &id, 1) != TSK_OK) return cli_fail("out of memory");
     }

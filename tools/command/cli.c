@@ -348,7 +348,7 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out) {
     tsk_error error = {0};
     int status = CLI_OK;
-    if (tsk_tokenizer_decode(engine->tokenizer, result->tokens, (size_t)result->n_before_end, 1, out, &error) != TSK_OK)
+    if (tsk_tokenizer_decode(engine->tokenizer, result->tokens, result->n_before_end, 1, out, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     return status;
 }

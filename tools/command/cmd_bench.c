@@ -67,7 +67,7 @@ static int load_folder(bench *b) {
     int status = CLI_OK;
     if (tsk_folder_open(b->settings->model_dir, NULL, &folder, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     else b->weights_size = tsk_folder_weights_size(folder);
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
     if (status != CLI_OK) return status;
     status = cli_load_model(&engine, b->settings);
     b->model = engine.model;
@@ -240,7 +240,7 @@ static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
 }
 
 static int start(engine *e, const bench *b, tsk_error *error) {
-    int32_t i, n = (int32_t)b->prompt.count;
+    int32_t i, n = b->prompt.count;
     if (e->session) return tsk_session_start(e->session, b->prompt.ids, n, NULL, error) == TSK_OK;
     for (i = 0; i < b->settings->batch; i++)
         if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK) return 0;
@@ -268,7 +268,7 @@ static int stop(engine *e, const bench *b, tsk_error *error) {
 
 static void close_engine(engine *e) {
     tsk_session_free(e->session);
-    tsk_batch_destroy(e->batch);
+    tsk_batch_free(e->batch);
 }
 
 /* One block of fresh generations. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
@@ -445,7 +445,7 @@ static int print_table(const bench *b, const run *runs, size_t n) {
 /* ---- The command ------------------------------------------------------------------------------------------------ */
 
 static int check(const cli_settings *s) {
-    size_t i;
+    int32_t i;
     if (s->bench_prompt > INT_MAX / 4 || s->bench_gen > INT_MAX / 4)
         return cli_usage_error("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt,
                                (int)s->bench_gen);

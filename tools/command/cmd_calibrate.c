@@ -123,7 +123,7 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     tsk_result result;
     char where[512];
     int finished = 0, status = CLI_OK;
-    tsk_status worked = tsk_session_start(session, ids->ids, (int32_t)ids->count, NULL, &error);
+    tsk_status worked = tsk_session_start(session, ids->ids, ids->count, NULL, &error);
     tsk_session_result(session, &result);
     c->masks_left = c->n_started = 0;
     while (worked == TSK_OK && !finished && !cli_interrupted()) {

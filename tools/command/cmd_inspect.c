@@ -288,7 +288,7 @@ int cmd_inspect(cli_settings *settings) {
     l.folder = folder;
     if (opened != TSK_OK) status = cli_fail_with(&error, NULL);
     else status = settings->json ? print_json(&l, settings->path) : print_table(&l);
-    tsk_safetensors_close(file);
-    tsk_folder_close(folder);
+    tsk_safetensors_free(file);
+    tsk_folder_free(folder);
     return status;
 }

@@ -545,6 +545,7 @@ static int check_generation(cli_settings *settings) {
 static void copy_choices(cli_settings *settings) {
     settings->generate.cache = (tsk_cache)settings->cache;
     settings->generate.remasking = (tsk_remasking)settings->remasking;
+    if (!settings->model.n_threads) settings->model.n_threads = TSK_AUTO;
     settings->generate.skip.policy = (tsk_skip_policy)settings->skip_policy;
     settings->generate.skip.reference = (tsk_skip_reference)settings->skip_reference;
 }

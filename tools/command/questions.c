@@ -132,7 +132,7 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
     snprintf(where, sizeof where, "%s, line %zu", settings->data, q->line);
     status = cli_encode_prompt(engine, settings, q->prompt, q->prompt_length, where, &prompt);
     cpu_start = cli_cpu_ms();
-    if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK)
+    if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
     e->cpu_ms += cli_cpu_ms() - cpu_start;
     if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED)

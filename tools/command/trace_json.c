@@ -413,7 +413,7 @@ void trace_json(const trace *t, tsk_json_writer *json) {
     write_int(json, "d_model", t->config->d_model);
     write_int(json, "mask_token_id", t->config->mask_token_id);
     write_int(json, "eos_token_id", t->config->eos_token_id);
-    cli_json_ids(json, "prompt_tokens", t->prompt->ids, t->prompt->count);
+    cli_json_ids(json, "prompt_tokens", t->prompt->ids, (size_t)t->prompt->count);
     write_options(t, json);
     write_comparison(t, json);
     write_generation(t, json, "baseline", &t->baseline);

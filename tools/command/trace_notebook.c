@@ -82,7 +82,7 @@ static int copy_session(tsk_session **out, tsk_model *model, const tsk_generate_
 static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t *predictions, int32_t mask_id, int keep_masks, int32_t *canvas) {
     int32_t i;
     for (i = 0; i < notes->canvas_length; i++) {
-        canvas[i] = (size_t)i < prompt->count ? prompt->ids[i] : mask_id;
+        canvas[i] = i < prompt->count ? prompt->ids[i] : mask_id;
         if (canvas[i] != mask_id || keep_masks) continue;
         canvas[i] = predictions[i];
         notes->n_filled++;
@@ -126,7 +126,7 @@ static int run_initial(notebook *notes, const cli_engine *engine, const tsk_gene
     first.predictions = predictions;
     first.mask_id = config->mask_token_id;
     if (tsk_session_create(engine->model, options, base, &error) != TSK_OK ||
-        tsk_session_start(*base, prompt->ids, (int32_t)prompt->count, NULL, &error) != TSK_OK)
+        tsk_session_start(*base, prompt->ids, prompt->count, NULL, &error) != TSK_OK)
         return fail(&error);
     status = probe(*base, NULL, 1, "logits", on_initial, &first, &out);
     if (status != CLI_OK) return status;
@@ -195,7 +195,7 @@ int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *
     int status;
     base_options.skip.layer_k = 0;
     base_options.skip.refresh = 0;
-    notes->canvas_length = (int32_t)prompt->count + base_options.gen_length;
+    notes->canvas_length = prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);
     status = run_initial(notes, engine, &base_options, &base, prompt, predictions);

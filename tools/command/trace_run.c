@@ -141,7 +141,7 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
     mine.on_step = on_step;
     mine.user = &r;
     if (tsk_session_create(engine->model, &mine, &session, &error) != TSK_OK ||
-        tsk_session_start(session, prompt->ids, (int32_t)prompt->count, NULL, &error) != TSK_OK)
+        tsk_session_start(session, prompt->ids, prompt->count, NULL, &error) != TSK_OK)
         status = fail(&error);
     if (status == CLI_OK && shadowed) status = shadow_begin(&r.shadow, engine, &mine, session);
     if (status == CLI_OK && (r.dump || shadowed)) status = watch(session, &r, shadowed);

@@ -52,8 +52,8 @@ static const char *policy_name(const tsk_generate_options *o) { return o->skip.p
 
 static void append_settings(const trace *t, tsk_text *out) {
     const tsk_generate_options *o = &t->settings->generate;
-    cli_append(out, "%d layers, prompt_len: %zu, total_len: %d, %s\n", (int)t->config->n_layers, t->prompt->count,
-               (int)t->prompt->count + (int)o->gen_length, tsk_model_device_name(t->engine->model));
+    cli_append(out, "%d layers, prompt_len: %d, total_len: %d, %s\n", (int)t->config->n_layers, (int)t->prompt->count,
+               (int)(t->prompt->count + o->gen_length), tsk_model_device_name(t->engine->model));
     if (!t->layer_k) {
         cli_append(out, "TokenSkip is off: no comparison\n");
         return;
