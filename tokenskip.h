@@ -531,6 +531,7 @@ typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } t
 typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
 
 struct tsk_step;
+struct tsk_selection;
 
 /* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
 /*                                  default         meaning */
@@ -569,10 +570,8 @@ typedef struct tsk_generate_options {
                                                     with a forward of the whole canvas; the others with a block step */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
-    /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
-       confident one is committed in any case when you set none, so that generation ends. */
-    void (*on_select)(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                      const float *confidences, uint8_t *commit);         /* NULL */
+    /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
+    void (*on_select)(void *user, const struct tsk_selection *selection); /* NULL */
     int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
     void *user;                  /* NULL            handed to the callbacks */
 } tsk_generate_options;
@@ -595,7 +594,33 @@ typedef struct tsk_step {
     int32_t masks_left;          /* in the block */
     int32_t canvas_length, prompt_length;
     const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
+    int32_t mask_token_id;
+    int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
 } tsk_step;
+
+/* What a masked position would get. */
+typedef struct tsk_candidate {
+    int32_t position;            /* in the canvas */
+    int32_t id;                  /* the prediction */
+    float confidence;            /* of it, as `remasking` has it */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
+                                    computes it) */
+} tsk_candidate;
+
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
+   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+typedef struct tsk_selection {
+    int32_t pass, block, block_step; /* as in tsk_step */
+    int32_t quota;               /* how many LLaDA's schedule would commit in this step */
+    int32_t n;                   /* masked positions of the block, 1 or more */
+    const tsk_candidate *candidates; /* [n] in order of position */
+    uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
+} tsk_selection;
+
+/* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
+   whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
@@ -740,11 +765,18 @@ TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out,
 
 /* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
 TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
-/* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
-   Writes commit [n]; returns how many (n <= 0: none, and the arrays may be NULL). FACTOR f commits the largest n whose n-th best confidence is at least
-   1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
-TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
-                                 const float *confidences, uint8_t *commit);
+/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+typedef struct tsk_transfer_rule {
+    tsk_transfer transfer;
+    float threshold;             /* THRESHOLD: those at least this confident */
+    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
+                                    "Fast-dLLM", 2025) */
+    int32_t quota;               /* SCHEDULE: this many */
+} tsk_transfer_rule;
+
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
+   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
@@ -4764,6 +4796,28 @@ tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *i
     return status;
 }
 
+/* Only where no token can follow is half a character at the end no longer waited for. */
+tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error) {
+    const int32_t *tokens;
+    tsk_decoder decoder;
+    size_t length;
+    int32_t i;
+    tsk_status status = TSK_OK;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!step) return tsk__error_null(error, "tsk_step_text", "step");
+    if (!out) return tsk__error_null(error, "tsk_step_text", "out");
+    tokens = step->canvas + step->prompt_length;
+    length = out->length;
+    memset(&decoder, 0, sizeof decoder);
+    decoder.skip_special = 1;
+    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
+        tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
+    if (status != TSK_OK) out->length = length;
+    return status;
+}
+
 /* ---- loading */
 
 typedef struct tsk__bpe_loader {
@@ -6870,30 +6924,35 @@ void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
     for (i = 0; out && i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
 }
 
-static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
-    switch (transfer) {
-    case TSK_TRANSFER_SCHEDULE: return rank <= quota;
-    case TSK_TRANSFER_THRESHOLD: return confidence >= threshold;
-    default: return (double)confidence >= 1.0 - (double)factor / (rank + 1);
+static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, float confidence) {
+    switch (rule->transfer) {
+    case TSK_TRANSFER_SCHEDULE: return rank <= rule->quota;
+    case TSK_TRANSFER_THRESHOLD: return confidence >= rule->threshold;
+    default: return (double)confidence >= 1.0 - (double)rule->factor / (rank + 1);
     }
 }
 
 /* Whether a is the better confidence; one that is no number comes after all others. */
 static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
-int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
+/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank.
+   Confidence i is at confidences[i * stride]. */
+static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
     int32_t rank, i;
-    if (n <= 0) return 0;
     memset(commit, 0, (size_t)n);
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[i], confidences[best]))) best = i;
-        if (rank > 1 && !tsk__select_accepts(transfer, threshold, factor, quota, rank, confidences[best])) break;
+            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride], confidences[(size_t)best * stride]))) best = i;
+        if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
         commit[best] = 1;
     }
     return rank - 1;
+}
+
+int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit) {
+    if (n <= 0 || !rule || !candidates || !commit) return 0;
+    return tsk__select(rule, n, &candidates->confidence, sizeof *candidates / sizeof(float), commit);
 }
 
 // >>backend ===========================================================================================================
@@ -8696,9 +8755,14 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__s
     for (r = 0; r < n; r++) {
         const tsk__selection *o = &selections[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
+        tsk_transfer_rule rule;
         tsk__cpu_judge(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
-        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
+        rule.transfer = (tsk_transfer)o->transfer;
+        rule.threshold = o->threshold;
+        rule.factor = o->factor;
+        rule.quota = o->quota;
+        if (o->commits && o->n) tsk__select(&rule, o->n, s->confidences, 1, s->commits);
         for (i = 0; i < o->n; i++) {
             stream->choices[o->first + i].is_committed = s->commits[i];
             if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
@@ -11923,8 +11987,7 @@ typedef struct tsk__request {
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
-    float *candidate_confidences;
+    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
@@ -12038,9 +12101,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, active, block);
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
-    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
-    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
     TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
     TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
     TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
@@ -12620,16 +12681,30 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     const tsk__candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    tsk_transfer_rule best;
+    tsk_selection selection;
     int32_t i, n = r->n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidate_positions[i] = candidates[i].position;
-        r->candidate_ids[i] = choices[i].id;
-        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidates[i].position = candidates[i].position;
+        r->candidates[i].id = choices[i].id;
+        r->candidates[i].confidence = choices[i].confidence;
+        r->candidates[i].entropy = -1;
         r->candidate_commits[i] = 0;
     }
-    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    memset(&selection, 0, sizeof selection);
+    selection.pass = (int32_t)r->gen.pass;
+    selection.block = r->gen.block;
+    selection.block_step = r->gen.block_step;
+    selection.quota = tsk__request_quota(r);
+    selection.n = n;
+    selection.candidates = r->candidates;
+    selection.commit = r->candidate_commits;
+    o->on_select(o->user, &selection);
     for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
-    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
+    memset(&best, 0, sizeof best);
+    best.transfer = TSK_TRANSFER_SCHEDULE;
+    best.quota = 1;
+    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
         r->committed[candidates[i].slot] = 1;
@@ -12673,6 +12748,14 @@ static void tsk__request_cancel(tsk__request *r) {
 /* Whether the pass has compared the block's states with earlier ones. */
 static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
 
+/* Generated tokens before the first that is masked or ends the text. */
+static int32_t tsk__request_final(const tsk__request *r) {
+    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    int32_t n = 0;
+    while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
+    return n;
+}
+
 /* Tells the step callback; nonzero when it wants to end. */
 static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     tsk_step step;
@@ -12697,6 +12780,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
     step.canvas = r->canvas;
+    step.mask_token_id = r->config->mask_token_id;
+    step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
     step.cosines = step.n_cosines ? r->cosines : NULL;
     return r->options.on_step(r->options.user, &step);

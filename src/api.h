@@ -531,6 +531,7 @@ typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } t
 typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
 
 struct tsk_step;
+struct tsk_selection;
 
 /* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
 /*                                  default         meaning */
@@ -569,10 +570,8 @@ typedef struct tsk_generate_options {
                                                     with a forward of the whole canvas; the others with a block step */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
-    /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
-       confident one is committed in any case when you set none, so that generation ends. */
-    void (*on_select)(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                      const float *confidences, uint8_t *commit);         /* NULL */
+    /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
+    void (*on_select)(void *user, const struct tsk_selection *selection); /* NULL */
     int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
     void *user;                  /* NULL            handed to the callbacks */
 } tsk_generate_options;
@@ -595,7 +594,33 @@ typedef struct tsk_step {
     int32_t masks_left;          /* in the block */
     int32_t canvas_length, prompt_length;
     const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
+    int32_t mask_token_id;
+    int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
 } tsk_step;
+
+/* What a masked position would get. */
+typedef struct tsk_candidate {
+    int32_t position;            /* in the canvas */
+    int32_t id;                  /* the prediction */
+    float confidence;            /* of it, as `remasking` has it */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
+                                    computes it) */
+} tsk_candidate;
+
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
+   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+typedef struct tsk_selection {
+    int32_t pass, block, block_step; /* as in tsk_step */
+    int32_t quota;               /* how many LLaDA's schedule would commit in this step */
+    int32_t n;                   /* masked positions of the block, 1 or more */
+    const tsk_candidate *candidates; /* [n] in order of position */
+    uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
+} tsk_selection;
+
+/* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
+   whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
@@ -740,11 +765,18 @@ TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out,
 
 /* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
 TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
-/* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
-   Writes commit [n]; returns how many (n <= 0: none, and the arrays may be NULL). FACTOR f commits the largest n whose n-th best confidence is at least
-   1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
-TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
-                                 const float *confidences, uint8_t *commit);
+/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+typedef struct tsk_transfer_rule {
+    tsk_transfer transfer;
+    float threshold;             /* THRESHOLD: those at least this confident */
+    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
+                                    "Fast-dLLM", 2025) */
+    int32_t quota;               /* SCHEDULE: this many */
+} tsk_transfer_rule;
+
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
+   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 

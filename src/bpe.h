@@ -1025,6 +1025,28 @@ tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *i
     return status;
 }
 
+/* Only where no token can follow is half a character at the end no longer waited for. */
+tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error) {
+    const int32_t *tokens;
+    tsk_decoder decoder;
+    size_t length;
+    int32_t i;
+    tsk_status status = TSK_OK;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!step) return tsk__error_null(error, "tsk_step_text", "step");
+    if (!out) return tsk__error_null(error, "tsk_step_text", "out");
+    tokens = step->canvas + step->prompt_length;
+    length = out->length;
+    memset(&decoder, 0, sizeof decoder);
+    decoder.skip_special = 1;
+    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
+        tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
+    if (status != TSK_OK) out->length = length;
+    return status;
+}
+
 /* ---- loading */
 
 typedef struct tsk__bpe_loader {

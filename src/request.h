@@ -87,8 +87,7 @@ typedef struct tsk__request {
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
-    float *candidate_confidences;
+    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
@@ -202,9 +201,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, active, block);
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
-    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
-    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
     TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
     TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
     TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
@@ -784,16 +781,30 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     const tsk__candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    tsk_transfer_rule best;
+    tsk_selection selection;
     int32_t i, n = r->n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidate_positions[i] = candidates[i].position;
-        r->candidate_ids[i] = choices[i].id;
-        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidates[i].position = candidates[i].position;
+        r->candidates[i].id = choices[i].id;
+        r->candidates[i].confidence = choices[i].confidence;
+        r->candidates[i].entropy = -1;
         r->candidate_commits[i] = 0;
     }
-    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    memset(&selection, 0, sizeof selection);
+    selection.pass = (int32_t)r->gen.pass;
+    selection.block = r->gen.block;
+    selection.block_step = r->gen.block_step;
+    selection.quota = tsk__request_quota(r);
+    selection.n = n;
+    selection.candidates = r->candidates;
+    selection.commit = r->candidate_commits;
+    o->on_select(o->user, &selection);
     for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
-    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
+    memset(&best, 0, sizeof best);
+    best.transfer = TSK_TRANSFER_SCHEDULE;
+    best.quota = 1;
+    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
         r->committed[candidates[i].slot] = 1;
@@ -837,6 +848,14 @@ static void tsk__request_cancel(tsk__request *r) {
 /* Whether the pass has compared the block's states with earlier ones. */
 static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
 
+/* Generated tokens before the first that is masked or ends the text. */
+static int32_t tsk__request_final(const tsk__request *r) {
+    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    int32_t n = 0;
+    while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
+    return n;
+}
+
 /* Tells the step callback; nonzero when it wants to end. */
 static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     tsk_step step;
@@ -861,6 +880,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
     step.canvas = r->canvas;
+    step.mask_token_id = r->config->mask_token_id;
+    step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
     step.cosines = step.n_cosines ? r->cosines : NULL;
     return r->options.on_step(r->options.user, &step);

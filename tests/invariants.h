@@ -36,14 +36,15 @@ typedef struct run {
     int32_t mask;
 } run;
 
-static void choose(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
+static void choose(void *user, const tsk_selection *s) {
     run *r = (run *)user;
     int32_t i;
-    for (i = 0; i < n; i++) {
-        r->wrong += commit[i] != 0 || predictions[i] == r->mask || (i && positions[i] <= positions[i - 1]) || !(confidences[i] >= 0 && confidences[i] <= 1.0001f);
-        if (r->choice == CHOOSE_ALL) commit[i] = 1;
-        if (r->choice == CHOOSE_SOME) commit[i] = (uint8_t)(positions[i] % 3 == 0 ? 200 : 0);
-        if (r->choice == CHOOSE_LAST) commit[i] = i == n - 1;
+    for (i = 0; i < s->n; i++) {
+        const tsk_candidate *c = &s->candidates[i];
+        r->wrong += s->commit[i] != 0 || c->id == r->mask || (i && c->position <= c[-1].position) || !(c->confidence >= 0 && c->confidence <= 1.0001f);
+        if (r->choice == CHOOSE_ALL) s->commit[i] = 1;
+        if (r->choice == CHOOSE_SOME) s->commit[i] = (uint8_t)(c->position % 3 == 0 ? 200 : 0);
+        if (r->choice == CHOOSE_LAST) s->commit[i] = i == s->n - 1;
     }
 }
 

@@ -11,6 +11,7 @@
 #define TSK_STATEFUL_H
 
 #include "test.h"
+#include "select.h"
 
 #include <float.h>
 #include <limits.h>
@@ -527,6 +528,10 @@ static void watch_canvas(generation *g, const tsk_step *s) {
            "pass %d changes more than it commits", (int)s->pass);
     EXPECT(g, commits > 0 || g->is_loose, "pass %d commits nothing", (int)s->pass);
     EXPECT(g, s->masks_left == masks, "masks_left %d of %d", (int)s->masks_left, (int)masks);
+    for (i = s->prompt_length; i < s->canvas_length && s->canvas[i] != mask && !ends(g, s->canvas[i]); i++) {
+    }
+    EXPECT(g, s->mask_token_id == mask && s->n_final == i - s->prompt_length, "%d tokens are final, not %d",
+           (int)s->n_final, (int)(i - s->prompt_length));
 }
 
 /* Who is committed follows from the confidences by tsk_select, which check_select holds to its definition. */
@@ -541,7 +546,7 @@ static void watch_rule(generation *g, const tsk_step *s, const int32_t *before) 
         if (before[s->positions[i]] == mask) confidences[n++] = s->confidences[i];
     if (s->block_step == 0) g->block_masks = n;
     if (s->block_step < steps) quota = g->block_masks / steps + (s->block_step < g->block_masks % steps);
-    tsk_select(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
+    select_by(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
     for (n = i = 0; i < s->n_positions; i++)
         if (before[s->positions[i]] == mask) wrong += (commit[n++] != 0) != (s->committed[i] != 0);
     EXPECT(g, wrong == 0, "%d tokens of pass %d are committed against the rule, or not by it", (int)wrong,
@@ -627,23 +632,24 @@ static int watch_step(void *user, const tsk_step *s) {
 }
 
 /* Which candidates follows from their positions, so that it is the same in a batch and alone. */
-static void choose_some(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                        const float *confidences, uint8_t *commit) {
+static void choose_some(void *user, const tsk_selection *s) {
     generation *g = (generation *)user;
     int32_t i, mask = g->driver->config->mask_token_id;
-    EXPECT(g, n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)n);
-    for (i = 0; i < n; i++) {
-        int32_t at = positions[i];
-        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > positions[i - 1]), "candidate %d is at position %d",
-                    (int)i, (int)at))
+    EXPECT(g, s->n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)s->n);
+    EXPECT(g, g->is_loose || (s->pass == g->passes && s->block_step >= 0 && s->quota > 0), "a rule is asked in pass %d",
+           (int)s->pass);
+    for (i = 0; i < s->n; i++) {
+        const tsk_candidate *c = &s->candidates[i];
+        if (!EXPECT(g, c->position >= 0 && c->position < g->length && (!i || c->position > c[-1].position),
+                    "candidate %d is at position %d", (int)i, (int)c->position))
             return;
-        EXPECT(g, g->canvas[at] == mask && predictions[i] != mask && commit[i] == 0, "candidate %d of position %d",
-               (int)i, (int)at);
-        EXPECT(g, confidences[i] >= 0 && confidences[i] <= 1.0001f, "candidate %d has confidence %g", (int)i,
-               (double)confidences[i]);
-        if (g->choice == CHOICE_ALL) commit[i] = 1;
-        if (g->choice == CHOICE_THIRD) commit[i] = (uint8_t)(at % 3 == 0 ? 200 : 0);
-        if (g->choice == CHOICE_LAST) commit[i] = i == n - 1;
+        EXPECT(g, g->canvas[c->position] == mask && c->id != mask && s->commit[i] == 0, "candidate %d of position %d",
+               (int)i, (int)c->position);
+        EXPECT(g, c->confidence >= 0 && c->confidence <= 1.0001f, "candidate %d has confidence %g", (int)i,
+               (double)c->confidence);
+        if (g->choice == CHOICE_ALL) s->commit[i] = 1;
+        if (g->choice == CHOICE_THIRD) s->commit[i] = (uint8_t)(c->position % 3 == 0 ? 200 : 0);
+        if (g->choice == CHOICE_LAST) s->commit[i] = i == s->n - 1;
     }
     if (g->passes == g->deed_at && g->choice == CHOICE_LAST) call_inside(g, 0);
 }
@@ -1567,7 +1573,7 @@ static void check_select(driver *d) {
     memset(again, 0, sizeof again);
     say(d, "select: rule %d, %d candidates, quota %d, threshold %g, factor %g\n", (int)transfer, (int)n, (int)quota,
         (double)threshold, (double)factor);
-    returned = tsk_select(transfer, threshold, factor, quota, n, confidences, commit);
+    returned = select_by(transfer, threshold, factor, quota, n, confidences, commit);
     /* by rank: who has fewer than `count` before it is committed */
     for (count = n > 0; count < n; count++) {
         float next = -1;

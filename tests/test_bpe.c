@@ -103,6 +103,55 @@ static void test_goldens(void) {
     }
 }
 
+/* ---- the text so far */
+
+/* Tokens become final in any order; the text only grows, by whole characters, up to the first mask or the first token that
+   ends it. */
+static void test_step_text(void) {
+    static const char words[] = "\xf0\x9f\xa6\x86 na\xc3\xafve \xe6\xbc\xa2\xe5\xad\x97 caf\xc3\xa9";
+    enum { mask = 126336, n_prompt = 2 };
+    tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
+    tsk_tokens tokens = TSK_ZERO;
+    tsk_text text = TSK_ZERO;
+    tsk_step step = TSK_ZERO;
+    int32_t canvas[64], order, i, n;
+    if (!CHECK(tokenizer != NULL)) return;
+    CHECK(tsk_tokenizer_encode(tokenizer, words, sizeof words - 1, 0, &tokens, &error) == TSK_OK);
+    n = tokens.count;
+    if (!CHECK(n > 6 && n_prompt + n + 2 < 64)) return;
+    step.canvas = canvas, step.canvas_length = n_prompt + n + 2, step.prompt_length = n_prompt, step.mask_token_id = mask;
+    for (order = 0; order < 3; order++) {
+        size_t seen = 0;
+        for (i = 0; i < step.canvas_length; i++) canvas[i] = mask;
+        canvas[n_prompt + n] = tsk_tokenizer_id(tokenizer, "<|eot_id|>"); /* (its end is there before its middle) */
+        for (i = 0; i < n; i++) {
+            int32_t at = order == 0 ? i : order == 1 ? n - 1 - i : (i * 5 + 3) % n;
+            while (canvas[n_prompt + at] != mask) at = (at + 1) % n;
+            canvas[n_prompt + at] = tokens.ids[at];
+            for (step.n_final = 0; step.n_final < n && canvas[n_prompt + step.n_final] != mask;) step.n_final++;
+            text.length = 0;
+            CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+            CHECK(text.length >= seen && text.length < sizeof words && memcmp(text.data, words, text.length) == 0);
+            CHECK(tsk__unicode_invalid(text.data, text.length) == text.length);
+            seen = text.length;
+        }
+        CHECK_INT(seen, sizeof words - 1);
+    }
+    /* half a character waits for its other half, unless the text ends there */
+    for (i = 0; i < step.canvas_length; i++) canvas[i] = mask;
+    canvas[n_prompt] = tokens.ids[0], step.n_final = 1, text.length = 0;
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK && text.length == 0);
+    canvas[n_prompt + 1] = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+    CHECK_STRING(text.data, "\xef\xbf\xbd");
+    step.canvas_length = n_prompt + 1, text.length = 0; /* nor at the canvas's end */
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+    CHECK_STRING(text.data, "\xef\xbf\xbd");
+    tsk_text_free(&text);
+    tsk_tokens_free(&tokens);
+    tsk_tokenizer_free(tokenizer);
+}
+
 /* ---- the rest of the interface */
 
 static void test_tokens(void) {
@@ -763,5 +812,6 @@ int main(void) {
     test_memory("tests/golden/tokenizer/llama3");
     test_memory("tests/golden/tokenizer/two_files_dream");
     test_memory("tests/golden/tokenizer/declared");
+    test_step_text();
     return test_end("test_bpe");
 }

@@ -7,6 +7,7 @@
 #endif
 #include TEST_HEADER
 #include "random_model.h"
+#include "select.h"
 
 static void *room(size_t size) {
     void *block = malloc(size ? size : 1);
@@ -679,7 +680,7 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
             confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : kept[r][c->slot].confidence;
         }
         memset(commits, 0, sizeof commits);
-        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
+        if (o->commits) select_by((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
         for (i = 0; i < o->n; i++) {
             const tsk__candidate *c = &candidates[o->first + i];
             const tsk__choice *choice = &s->choices[o->first + i];

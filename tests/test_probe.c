@@ -54,9 +54,9 @@ static void check_copy(tsk_model *model, tsk_session *session, const tsk_generat
     tsk_session_free(copy);
 }
 
-static void choose_last(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
-    (void)user, (void)positions, (void)predictions, (void)confidences;
-    commit[n - 1] = 1;
+static void choose_last(void *user, const tsk_selection *selection) {
+    (void)user;
+    selection->commit[selection->n - 1] = 1;
 }
 
 static void test_copies(tsk_model *model) {

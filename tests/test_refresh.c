@@ -35,9 +35,9 @@ static void see_rows(void *user, const tsk_trace_record *record) {
 }
 
 /* One a pass, from the left. */
-static void choose_first(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
-    (void)user, (void)n, (void)positions, (void)predictions, (void)confidences;
-    commit[0] = 1;
+static void choose_first(void *user, const tsk_selection *selection) {
+    (void)user;
+    selection->commit[0] = 1;
 }
 
 static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, int32_t gen_length, int32_t block_length) {

@@ -294,6 +294,9 @@ static void test_nothing(void) {
     tsk_json_writer writer;
     tsk_json_value *value = NULL;
     tsk_result result;
+    tsk_transfer_rule rule = TSK_ZERO;
+    tsk_candidate candidate = TSK_ZERO;
+    tsk_step step = TSK_ZERO;
     uint8_t commit = 9;
     int32_t ids[1] = {1};
     size_t length = 9;
@@ -353,9 +356,15 @@ static void test_nothing(void) {
     CHECK_INT(tsk_chat_encode(tokenizer, &nobody, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_chat_encode(tokenizer, &silence, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_tokenizer_id(tokenizer, NULL), -1);
+    CHECK_INT(tsk_step_text(NULL, &step, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_step_text(tokenizer, NULL, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_step_text(tokenizer, &step, NULL, NULL), TSK_ERROR_ARGUMENT);
     tsk_tokenizer_free(tokenizer);
-    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 0, NULL, NULL), 0);
-    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0, 0, 3, -1, NULL, &commit), 0);
+    CHECK_INT(tsk_select(&rule, 0, NULL, NULL), 0);
+    CHECK_INT(tsk_select(&rule, -1, NULL, &commit), 0);
+    CHECK_INT(tsk_select(&rule, 1, NULL, &commit), 0);
+    CHECK_INT(tsk_select(NULL, 1, &candidate, &commit), 0);
+    CHECK_INT(tsk_select(&rule, 1, &candidate, NULL), 0);
     CHECK_INT(commit, 9);
     tsk_text_free(&text);
     tsk_tokens_free(&tokens);

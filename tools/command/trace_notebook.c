@@ -93,24 +93,24 @@ static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t
 static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t mask_id, int32_t *canvas) {
     const trace_value *logits = trace_values_find(&notes->base0, "logits", "");
     size_t n_block = (size_t)notes->n_positions;
-    int32_t *ids = (int32_t *)cli_allocate(n_block, sizeof *ids), *at = (int32_t *)cli_allocate(n_block, sizeof *at);
-    float *confidences = (float *)cli_allocate(n_block, sizeof *confidences);
+    tsk_candidate *candidates = (tsk_candidate *)cli_allocate(n_block, sizeof *candidates);
+    tsk_transfer_rule rule = {o->transfer, o->threshold, o->factor, 0};
     uint8_t *commit = (uint8_t *)cli_allocate(n_block, sizeof *commit);
     int32_t i, n = 0, blocks = o->gen_length / o->block_length, steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;
     for (i = 0; logits && i < notes->n_positions; i++) {
         int32_t vocabulary = (int32_t)logits->shape[1];
         double probability;
         if (canvas[notes->positions[i]] != mask_id) continue;
-        ids[n] = trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
-        confidences[n] = (float)probability;
-        at[n++] = notes->positions[i];
+        candidates[n].id = trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
+        candidates[n].confidence = (float)probability;
+        candidates[n].entropy = -1;
+        candidates[n++].position = notes->positions[i];
     }
-    tsk_select(o->transfer, o->threshold, o->factor, n / steps + (n % steps > 0), n, confidences, commit);
+    rule.quota = n / steps + (n % steps > 0);
+    tsk_select(&rule, n, candidates, commit);
     for (i = 0; i < n; i++)
-        if (commit[i]) canvas[at[i]] = ids[i];
-    free(ids);
-    free(at);
-    free(confidences);
+        if (commit[i]) canvas[candidates[i].position] = candidates[i].id;
+    free(candidates);
     free(commit);
 }
 
