@@ -193,7 +193,8 @@ extern "C" {
     X(TSK_ERROR_DEVICE, "device error") \
     X(TSK_ERROR_COMPILE, "kernel compilation failed") \
     X(TSK_ERROR_CANCELLED, "cancelled") \
-    X(TSK_ERROR_NUMERIC, "logits that are no numbers")
+    X(TSK_ERROR_NUMERIC, "logits that are no numbers") \
+    X(TSK_ERROR_FULL, "the queue is full")
 
 typedef enum tsk_status {
 #define TSK__STATUS_ENUM(name, text) name,
@@ -679,6 +680,7 @@ typedef struct tsk_batch tsk_batch;
 /*                                  default        meaning */
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
+    int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
     int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
                                                    model's max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
@@ -694,6 +696,7 @@ typedef struct tsk_batch_options {
 /* What one step of the batch did, and what is left. */
 typedef struct tsk_batch_status {
     int32_t in_flight, queued;   /* after the step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
     int32_t rows;                /* in the pass */
     int64_t row_layers;          /* rows times layers, as if no token skipped any */
     double ms;                   /* wall-clock time of the pass */
@@ -704,16 +707,23 @@ TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_opti
 /* Frees everything; requests not over yet are dropped without a word. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
+   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
+   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
+   thread, at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                           const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
+   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
    alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
    (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
-/* Steps until nothing is in flight or queued. */
+/* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
+   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
+/* Steps until nothing is in flight, queued or ending. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 
 /* ---- looking at a pass without taking it: for comparing variants from the same state */
@@ -1193,6 +1203,24 @@ static double tsk__time_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+/* ---- conditions, by the clock of tsk__time_ms */
+
+static void tsk__condition_init(pthread_cond_t *condition) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Waits to be woken, or until `deadline`; 0 when that has passed. May wake for no reason. `mutex` is held. */
+static int tsk__condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, double deadline) {
+    struct timespec until;
+    until.tv_sec = (time_t)(deadline / 1e3);
+    until.tv_nsec = (long)((deadline - (double)until.tv_sec * 1e3) * 1e6);
+    return pthread_cond_timedwait(condition, mutex, &until) != ETIMEDOUT;
 }
 
 /* ---- memory */
@@ -13367,13 +13395,20 @@ typedef struct tsk__batch_entry {
     int32_t ids[1];                /* [n_prompt + gen_length] */
 } tsk__batch_entry;
 
+typedef struct tsk__batch_queue {
+    tsk__batch_entry *first, *last;
+    int32_t n;
+} tsk__batch_queue;
+
 struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
-    pthread_mutex_t lock;          /* of the queue, the ids and the cancel flags: what other threads may touch */
-    tsk__batch_entry *first, *last;
+    pthread_mutex_t lock;          /* of the queues, the ids and the cancel flags: what other threads may touch */
+    pthread_cond_t call;           /* of another thread's: n_calls has grown */
+    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__batch_queue waiting;      /* in order */
+    tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    int32_t n_queued;
     tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
     int32_t n_flying, turn;
     int is_stepping;
@@ -13385,10 +13420,44 @@ struct tsk_batch {
     int32_t pass_states;
 };
 
+static void tsk__batch_queue_push(tsk__batch_queue *queue, tsk__batch_entry *entry) {
+    entry->next = NULL;
+    if (queue->last) queue->last->next = entry;
+    else queue->first = entry;
+    queue->last = entry;
+    queue->n++;
+}
+
+static tsk__batch_entry *tsk__batch_queue_pop(tsk__batch_queue *queue) {
+    tsk__batch_entry *entry = queue->first;
+    if (!entry) return NULL;
+    queue->first = entry->next;
+    if (!queue->first) queue->last = NULL;
+    queue->n--;
+    return entry;
+}
+
+/* Takes the entry of that id out, wherever it stands; NULL when it is not there. */
+static tsk__batch_entry *tsk__batch_queue_take(tsk__batch_queue *queue, uint64_t id) {
+    tsk__batch_entry *before = NULL, *entry = queue->first;
+    for (; entry && entry->id != id; entry = entry->next) before = entry;
+    if (!entry || !before) return entry ? tsk__batch_queue_pop(queue) : NULL;
+    before->next = entry->next;
+    if (queue->last == entry) queue->last = before;
+    queue->n--;
+    return entry;
+}
+
+static void tsk__batch_queue_free(tsk__batch_queue *queue, const tsk_allocator *allocator) {
+    tsk__batch_entry *entry;
+    while ((entry = tsk__batch_queue_pop(queue)) != NULL) tsk__memory_delete(allocator, entry);
+}
+
 tsk_batch_options tsk_batch_options_default(void) {
     tsk_batch_options o;
     memset(&o, 0, sizeof o);
     o.max_requests = 16;
+    o.max_queued = TSK_NONE;
     o.cache_tokens = o.max_rows = TSK_AUTO;
     return o;
 }
@@ -13425,6 +13494,8 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
     if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
                               (int)o->max_rows);
+    if (o->max_queued != TSK_NONE && o->max_queued < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
     if (o->row_layers < 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
     max_rows = o->max_rows != TSK_AUTO ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
@@ -13471,6 +13542,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     pthread_mutex_init(&b->lock, NULL);
+    tsk__condition_init(&b->call);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
@@ -13482,11 +13554,8 @@ void tsk_batch_free(tsk_batch *b) {
     int32_t i;
     if (!b) return;
     allocator = b->model->allocator;
-    while (b->first) {
-        tsk__batch_entry *next = b->first->next;
-        tsk__memory_delete(allocator, b->first);
-        b->first = next;
-    }
+    tsk__batch_queue_free(&b->waiting, allocator);
+    tsk__batch_queue_free(&b->ending, allocator);
     for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     if (b->k) b->model->backend->ops->release(b->model->backend, b->k);
@@ -13496,6 +13565,7 @@ void tsk_batch_free(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
+    pthread_cond_destroy(&b->call);
     pthread_mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -13521,11 +13591,19 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     return TSK_OK;
 }
 
+/* Ends a wait. The lock is held. */
+static void tsk__batch_call(tsk_batch *b) {
+    b->n_calls++;
+    pthread_cond_broadcast(&b->call);
+}
+
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
                             uint64_t *id, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
     tsk__batch_entry *entry;
     size_t size;
+    int32_t i;
+    int is_full;
     tsk_status status;
     if (!b) return tsk__error_null(error, "tsk_batch_submit", "batch");
     tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
@@ -13540,16 +13618,19 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->length = n_prompt + o.gen_length;
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+    for (i = 0; i < o.gen_length; i++) entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
     pthread_mutex_lock(&b->lock);
-    entry->id = ++b->next_id;
-    if (id) *id = entry->id; /* before anyone can see the request done */
-    if (b->last) b->last->next = entry;
-    else b->first = entry;
-    b->last = entry;
-    b->n_queued++;
+    is_full = b->options.max_queued != TSK_NONE && b->waiting.n >= b->options.max_queued;
+    if (!is_full) {
+        entry->id = ++b->next_id;
+        if (id) *id = entry->id; /* before anyone can see the request done */
+        tsk__batch_queue_push(&b->waiting, entry);
+        tsk__batch_call(b);
+    }
     pthread_mutex_unlock(&b->lock);
-    return TSK_OK;
+    if (!is_full) return TSK_OK;
+    tsk__memory_delete(b->model->allocator, entry);
+    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET, "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
@@ -13557,11 +13638,27 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     int32_t i;
     if (!b) return;
     pthread_mutex_lock(&b->lock);
-    for (entry = b->first; entry; entry = entry->next)
-        if (entry->id == id) entry->is_cancelled = 1;
+    entry = tsk__batch_queue_take(&b->waiting, id);
+    if (entry) tsk__batch_queue_push(&b->ending, entry);
     for (i = 0; i < b->n_flying; i++)
         if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    tsk__batch_call(b);
     pthread_mutex_unlock(&b->lock);
+}
+
+int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
+    double deadline = tsk__time_ms() + timeout_ms;
+    int has_work, in_time = 1;
+    if (!b) return 0;
+    pthread_mutex_lock(&b->lock);
+    /* (a call that came before this wait and after the last is no less heard) */
+    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
+        if (timeout_ms < 0) pthread_cond_wait(&b->call, &b->lock);
+        else in_time = tsk__condition_wait(&b->call, &b->lock, deadline);
+    }
+    b->n_seen = b->n_calls;
+    pthread_mutex_unlock(&b->lock);
+    return has_work;
 }
 
 /* ---- the arena */
@@ -13671,17 +13768,18 @@ static void tsk__batch_admit(tsk_batch *b) {
         tsk__batch_entry *entry;
         tsk_error error;
         int32_t offset;
+        int is_first;
         pthread_mutex_lock(&b->lock);
-        entry = b->first;
+        entry = b->waiting.first;
         pthread_mutex_unlock(&b->lock);
         if (!entry) return;
         offset = tsk__batch_place(b, entry->length);
         if (offset < 0) return;
         pthread_mutex_lock(&b->lock);
-        b->first = entry->next;
-        if (!b->first) b->last = NULL;
-        b->n_queued--;
+        is_first = b->waiting.first == entry; /* unless it was cancelled meanwhile; only a step frees it */
+        if (is_first) tsk__batch_queue_pop(&b->waiting);
         pthread_mutex_unlock(&b->lock);
+        if (!is_first) continue;
         if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
     }
 }
@@ -13717,6 +13815,35 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     }
     b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
     return n;
+}
+
+/* The outcome of a request that was cancelled before it had a place. */
+static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+    tsk__request request;
+    tsk_result result;
+    memset(&request, 0, sizeof request);
+    request.config = &b->model->config;
+    request.options = entry->options;
+    request.canvas = entry->ids;
+    request.gen.is_started = 1;
+    request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
+    request.gen.length = entry->length;
+    request.gen.result.n_tokens = entry->length - entry->n_prompt;
+    tsk__request_point_result(&request);
+    tsk__request_cancel(&request);
+    tsk__request_result(&request, &result);
+    if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, &result, NULL);
+}
+
+static void tsk__batch_finish_ending(tsk_batch *b) {
+    tsk__batch_entry *entry;
+    do {
+        pthread_mutex_lock(&b->lock);
+        entry = tsk__batch_queue_pop(&b->ending);
+        pthread_mutex_unlock(&b->lock);
+        if (entry) tsk__batch_tell_ending(b, entry);
+        tsk__memory_delete(b->model->allocator, entry);
+    } while (entry);
 }
 
 /* Requests that the host wants to end, by id or by their own callback. */
@@ -13762,6 +13889,7 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
     b->is_stepping = 1;
+    tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
     tsk__batch_reap(b);
@@ -13770,7 +13898,8 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     b->is_stepping = 0;
     pthread_mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
-    status->queued = b->n_queued;
+    status->queued = b->waiting.n;
+    status->ending = b->ending.n;
     pthread_mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
     return result;
@@ -13792,7 +13921,7 @@ tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
     tsk_batch_status status;
     tsk_status result;
     do result = tsk_batch_step(b, &status, error);
-    while (result == TSK_OK && (status.in_flight || status.queued));
+    while (result == TSK_OK && (status.in_flight || status.queued || status.ending));
     return result;
 }
 

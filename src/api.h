@@ -193,7 +193,8 @@ extern "C" {
     X(TSK_ERROR_DEVICE, "device error") \
     X(TSK_ERROR_COMPILE, "kernel compilation failed") \
     X(TSK_ERROR_CANCELLED, "cancelled") \
-    X(TSK_ERROR_NUMERIC, "logits that are no numbers")
+    X(TSK_ERROR_NUMERIC, "logits that are no numbers") \
+    X(TSK_ERROR_FULL, "the queue is full")
 
 typedef enum tsk_status {
 #define TSK__STATUS_ENUM(name, text) name,
@@ -679,6 +680,7 @@ typedef struct tsk_batch tsk_batch;
 /*                                  default        meaning */
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
+    int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
     int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
                                                    model's max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
@@ -694,6 +696,7 @@ typedef struct tsk_batch_options {
 /* What one step of the batch did, and what is left. */
 typedef struct tsk_batch_status {
     int32_t in_flight, queued;   /* after the step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
     int32_t rows;                /* in the pass */
     int64_t row_layers;          /* rows times layers, as if no token skipped any */
     double ms;                   /* wall-clock time of the pass */
@@ -704,16 +707,23 @@ TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_opti
 /* Frees everything; requests not over yet are dropped without a word. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
+   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
+   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
+   thread, at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                           const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
+   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
    alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
    (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
-/* Steps until nothing is in flight or queued. */
+/* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
+   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
+/* Steps until nothing is in flight, queued or ending. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 
 /* ---- looking at a pass without taking it: for comparing variants from the same state */

@@ -167,6 +167,24 @@ static double tsk__time_ms(void) {
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
 }
 
+/* ---- conditions, by the clock of tsk__time_ms */
+
+static void tsk__condition_init(pthread_cond_t *condition) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Waits to be woken, or until `deadline`; 0 when that has passed. May wake for no reason. `mutex` is held. */
+static int tsk__condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, double deadline) {
+    struct timespec until;
+    until.tv_sec = (time_t)(deadline / 1e3);
+    until.tv_nsec = (long)((deadline - (double)until.tv_sec * 1e3) * 1e6);
+    return pthread_cond_timedwait(condition, mutex, &until) != ETIMEDOUT;
+}
+
 /* ---- memory */
 
 /* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */

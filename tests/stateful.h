@@ -1518,8 +1518,9 @@ static void check_status(driver *d, const tsk_batch_status *s) {
            s->ms >= 0 && s->ms < 1e9 && s->row_layers >= 0 && s->row_layers <= (int64_t)s->rows * d->config->n_layers,
            "%lld row-layers of %d rows", (long long)s->row_layers, (int)s->rows);
     if (!d->shared->batch)
-        EXPECT(d, s->in_flight + s->queued == open_orders(d), "%d in flight and %d queued of %d", (int)s->in_flight,
-               (int)s->queued, (int)open_orders(d));
+        EXPECT(d, s->in_flight + s->queued + s->ending == open_orders(d),
+               "%d in flight, %d queued and %d ending of %d", (int)s->in_flight, (int)s->queued, (int)s->ending,
+               (int)open_orders(d));
 }
 
 /* Returns whether something happened: rows ran or a request ended. */

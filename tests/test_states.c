@@ -312,7 +312,7 @@ static void test_nothing(void) {
     CHECK_INT(tsk_decoder_flush(&decoder, NULL), TSK_ERROR_ARGUMENT);
     tsk_text_free(NULL), tsk_tokens_free(NULL), tsk_json_free(NULL), tsk_safetensors_free(NULL);
     tsk_safetensors_writer_free(NULL), tsk_tokenizer_free(NULL), tsk_folder_free(NULL), tsk_model_free(NULL);
-    tsk_session_free(NULL), tsk_batch_free(NULL), tsk_batch_cancel(NULL, 1), tsk_session_result(NULL, NULL);
+    tsk_session_free(NULL), tsk_batch_free(NULL), tsk_batch_cancel(NULL, 1), CHECK_INT(tsk_batch_wait(NULL, TSK_NONE), 0), tsk_session_result(NULL, NULL);
     memset(&result, 0xa5, sizeof result);
     tsk_session_result(NULL, &result);
     CHECK(result.tokens == NULL && result.nfe == 0);
