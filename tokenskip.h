@@ -150,9 +150,9 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
 #include <stdint.h>
 
 #define TOKENSKIP_VERSION_MAJOR 0
-#define TOKENSKIP_VERSION_MINOR 1
+#define TOKENSKIP_VERSION_MINOR 2
 #define TOKENSKIP_VERSION_PATCH 0
-#define TOKENSKIP_VERSION_STRING "0.1.0"
+#define TOKENSKIP_VERSION_STRING "0.2.0-dev"
 
 #ifndef TOKENSKIP_API
 #if defined(TOKENSKIP_STATIC) && defined(__GNUC__)
@@ -226,6 +226,11 @@ typedef struct tsk_error {
 
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
+
+/* The version of the implementation that the program runs, as the macros above have that of this header:
+   major * 10000 + minor * 100 + patch, and the text. */
+TOKENSKIP_API int32_t tsk_version(void);
+TOKENSKIP_API const char *tsk_version_string(void);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -487,6 +492,21 @@ TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
+
+/* A device that a model can be loaded to, or the reason why not. */
+typedef struct tsk_device_info {
+    tsk_device device;             /* CPU or CUDA */
+    int32_t index;                 /* what device_index has to be */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
+    uint64_t memory_free;
+    char unusable[256];            /* why it cannot be used, "" where it can */
+} tsk_device_info;
+
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
+   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
+   second a GPU. */
+TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
 
 /*                             default        meaning */
 typedef struct tsk_model_options {
@@ -1225,16 +1245,22 @@ static int tsk__condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex
 
 /* ---- memory */
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
-static uint64_t tsk__memory_available(void) {
+/* A line of the system's account of its memory, in bytes; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_line(const char *name) {
     unsigned long long kilobytes = 0;
     char line[128];
+    size_t length = strlen(name);
     int found = 0;
     FILE *file = fopen("/proc/meminfo", "r");
-    while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strncmp(line, name, length) == 0 && sscanf(line + length, ": %llu", &kilobytes) == 1;
     if (file) fclose(file);
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
+
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
+static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
 /* ---- numbers that nobody outside knows */
 
@@ -9052,28 +9078,31 @@ static const char *tsk__cuda_error_text(const tsk__cuda_api *api, CUresult resul
     return text ? text : "unknown CUDA error";
 }
 
-/* 1 when device `index` can be used; else 0 with the reason. */
-static int tsk__cuda_available(int index, char *why, size_t why_size) {
-    tsk__cuda_api api;
+/* Loads the driver and counts its devices; 0 with the reason when it cannot be used. */
+static int tsk__cuda_count(tsk__cuda_api *api, int *count, char *why, size_t why_size) {
+    CUresult result;
+    memset(api, 0, sizeof *api);
+    *count = 0;
+    if (!tsk__cuda_load(api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
+    result = api->cuInit(0);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetCount(count);
+    if (result != CUDA_SUCCESS) snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(api, result));
+    return result == CUDA_SUCCESS;
+}
+
+/* 1 when device `index` of `count` can be used; else 0 with the reason. */
+static int tsk__cuda_usable(const tsk__cuda_api *api, int index, int count, char *why, size_t why_size) {
     CUdevice device;
     CUresult result;
-    int count = 0, major = 0;
-    memset(&api, 0, sizeof api);
-    if (!tsk__cuda_load(&api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
-    result = api.cuInit(0);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetCount(&count);
-    if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(&api, result));
-        return 0;
-    }
+    int major = 0;
     if (index < 0 || index >= count) {
         snprintf(why, why_size, "there is no CUDA device %d (%d found)", index, count);
         return 0;
     }
-    result = api.cuDeviceGet(&device, index);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
     if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(&api, result));
+        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
         return 0;
     }
     if (major < 8) {
@@ -9081,6 +9110,43 @@ static int tsk__cuda_available(int index, char *why, size_t why_size) {
         return 0;
     }
     return 1;
+}
+
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    tsk__cuda_api api;
+    int count;
+    return tsk__cuda_count(&api, &count, why, why_size) && tsk__cuda_usable(&api, index, count, why, why_size);
+}
+
+/* The memory of a device is asked for in its primary context, which models share. */
+static CUresult tsk__cuda_device_memory(const tsk__cuda_api *api, CUdevice device, size_t *available, size_t *total) {
+    CUcontext context;
+    CUresult result = api->cuDevicePrimaryCtxRetain(&context, device);
+    if (result != CUDA_SUCCESS) return result;
+    result = api->cuCtxPushCurrent_v2(context);
+    if (result == CUDA_SUCCESS) {
+        result = api->cuMemGetInfo_v2(available, total);
+        api->cuCtxPopCurrent_v2(&context);
+    }
+    api->cuDevicePrimaryCtxRelease_v2(device);
+    return result;
+}
+
+static void tsk__cuda_device_info(const tsk__cuda_api *api, int index, int count, tsk_device_info *out) {
+    CUdevice device;
+    CUresult result;
+    size_t available = 0, total = 0;
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CUDA;
+    out->index = index;
+    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS && api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
+        out->name[0] = 0;
+    if (!tsk__cuda_usable(api, index, count, out->unusable, sizeof out->unusable)) return;
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_device_memory(api, device, &available, &total);
+    if (result != CUDA_SUCCESS) snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
+    out->memory_free = available;
+    out->memory_total = total;
 }
 
 #endif /* TOKENSKIP_NO_CUDA */
@@ -13927,6 +13993,41 @@ tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
 
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
+
+int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
+
+static void tsk__device_cpu(tsk_device_info *out) {
+    uint64_t total = tsk__memory_total(), available = tsk__memory_available();
+    int n = tsk__processors();
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CPU;
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    out->memory_total = total == UINT64_MAX ? 0 : total;
+    out->memory_free = available == UINT64_MAX ? 0 : available;
+}
+
+int32_t tsk_devices(tsk_device_info *devices, int32_t room) {
+    tsk_device_info info;
+    char why[sizeof info.unusable] = "built without CUDA";
+    int index, count = 0;
+#ifdef TOKENSKIP__HAS_CUDA
+    tsk__cuda_api api;
+    int is_open = tsk__cuda_count(&api, &count, why, sizeof why);
+#endif
+    if (!devices) room = 0;
+    if (room > 0) tsk__device_cpu(&devices[0]);
+    for (index = 0; index < (count ? count : 1) && index + 1 < room; index++) {
+        memset(&info, 0, sizeof info);
+        info.device = TSK_DEVICE_CUDA;
+        snprintf(info.unusable, sizeof info.unusable, "%s", why);
+#ifdef TOKENSKIP__HAS_CUDA
+        if (is_open) tsk__cuda_device_info(&api, index, count, &info);
+#endif
+        devices[index + 1] = info;
+    }
+    return 1 + (count ? count : 1);
+}
 
 #define TSK__CEILING_BYTES ((uint64_t)256 << 20)
 #define TSK__CEILING_REPEATS 5

@@ -150,9 +150,9 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
 #include <stdint.h>
 
 #define TOKENSKIP_VERSION_MAJOR 0
-#define TOKENSKIP_VERSION_MINOR 1
+#define TOKENSKIP_VERSION_MINOR 2
 #define TOKENSKIP_VERSION_PATCH 0
-#define TOKENSKIP_VERSION_STRING "0.1.0"
+#define TOKENSKIP_VERSION_STRING "0.2.0-dev"
 
 #ifndef TOKENSKIP_API
 #if defined(TOKENSKIP_STATIC) && defined(__GNUC__)
@@ -226,6 +226,11 @@ typedef struct tsk_error {
 
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
+
+/* The version of the implementation that the program runs, as the macros above have that of this header:
+   major * 10000 + minor * 100 + patch, and the text. */
+TOKENSKIP_API int32_t tsk_version(void);
+TOKENSKIP_API const char *tsk_version_string(void);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -487,6 +492,21 @@ TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
+
+/* A device that a model can be loaded to, or the reason why not. */
+typedef struct tsk_device_info {
+    tsk_device device;             /* CPU or CUDA */
+    int32_t index;                 /* what device_index has to be */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
+    uint64_t memory_free;
+    char unusable[256];            /* why it cannot be used, "" where it can */
+} tsk_device_info;
+
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
+   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
+   second a GPU. */
+TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
 
 /*                             default        meaning */
 typedef struct tsk_model_options {

@@ -187,16 +187,22 @@ static int tsk__condition_wait(pthread_cond_t *condition, pthread_mutex_t *mutex
 
 /* ---- memory */
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
-static uint64_t tsk__memory_available(void) {
+/* A line of the system's account of its memory, in bytes; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_line(const char *name) {
     unsigned long long kilobytes = 0;
     char line[128];
+    size_t length = strlen(name);
     int found = 0;
     FILE *file = fopen("/proc/meminfo", "r");
-    while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strncmp(line, name, length) == 0 && sscanf(line + length, ": %llu", &kilobytes) == 1;
     if (file) fclose(file);
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
+
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
+static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
 /* ---- numbers that nobody outside knows */
 

@@ -17,6 +17,41 @@
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 
+int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
+
+static void tsk__device_cpu(tsk_device_info *out) {
+    uint64_t total = tsk__memory_total(), available = tsk__memory_available();
+    int n = tsk__processors();
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CPU;
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    out->memory_total = total == UINT64_MAX ? 0 : total;
+    out->memory_free = available == UINT64_MAX ? 0 : available;
+}
+
+int32_t tsk_devices(tsk_device_info *devices, int32_t room) {
+    tsk_device_info info;
+    char why[sizeof info.unusable] = "built without CUDA";
+    int index, count = 0;
+#ifdef TOKENSKIP__HAS_CUDA
+    tsk__cuda_api api;
+    int is_open = tsk__cuda_count(&api, &count, why, sizeof why);
+#endif
+    if (!devices) room = 0;
+    if (room > 0) tsk__device_cpu(&devices[0]);
+    for (index = 0; index < (count ? count : 1) && index + 1 < room; index++) {
+        memset(&info, 0, sizeof info);
+        info.device = TSK_DEVICE_CUDA;
+        snprintf(info.unusable, sizeof info.unusable, "%s", why);
+#ifdef TOKENSKIP__HAS_CUDA
+        if (is_open) tsk__cuda_device_info(&api, index, count, &info);
+#endif
+        devices[index + 1] = info;
+    }
+    return 1 + (count ? count : 1);
+}
+
 #define TSK__CEILING_BYTES ((uint64_t)256 << 20)
 #define TSK__CEILING_REPEATS 5
 

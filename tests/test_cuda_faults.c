@@ -641,6 +641,36 @@ static void test_batch_cache(void) {
     check_nothing_left("after batches");
 }
 
+/* What the driver says of its devices, whichever call it refuses; no context stays behind. */
+static void test_devices(void) {
+    static const struct { int call; const char *unusable; int n; } cases[] = {
+        {CALL_none, "", 3}, {CALL_cuInit, "a test's refusal", 2}, {CALL_cuDeviceGetCount, "a test's refusal", 2},
+        {CALL_cuDevicePrimaryCtxRetain, "CUDA says of device 0: out of memory", 3}, {CALL_cuMemGetInfo_v2, "a test's refusal", 3},
+        {CALL_cuDeviceGetAttribute, "CUDA says of device 0", 3}};
+    tsk_device_info devices[4];
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        new_driver();
+        driver.n_devices = 2;
+        driver.refuse = cases[i].call, driver.refuse_after = 0, driver.refused = 0;
+        CHECK_INT(tsk_devices(devices, 4), cases[i].n);
+        CHECK(devices[0].device == TSK_DEVICE_CPU && devices[1].device == TSK_DEVICE_CUDA && devices[1].index == 0);
+        if (!cases[i].unusable[0]) CHECK_STRING(devices[1].unusable, "");
+        else CHECK_CONTAINS(devices[1].unusable, cases[i].unusable);
+        if (cases[i].n == 3) CHECK_STRING(devices[1].name, "no GPU at all");
+        CHECK(devices[1].memory_total == (cases[i].unusable[0] ? 0 : (uint64_t)1 << 34));
+        if (cases[i].n == 3) CHECK(devices[2].index == 1 && !devices[2].unusable[0] && devices[2].memory_free == driver.available);
+        driver.refuse = CALL_none;
+        check_nothing_left("after a list of devices");
+    }
+    new_driver();
+    driver.n_devices = 1, driver.major = 7;
+    CHECK_INT(tsk_devices(devices, 4), 2);
+    CHECK_CONTAINS(devices[1].unusable, "has compute capability 7.x, 8.0 is needed");
+    CHECK_STRING(devices[1].name, "no GPU at all");
+    new_driver();
+}
+
 int main(void) {
     static const shape fused = {"fused", 256, 3, 4, 2, 256, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
     char dirs[2][600], why[200] = "";
@@ -650,6 +680,7 @@ int main(void) {
     snprintf(dirs[1], sizeof dirs[1], "%s", random_model_folder(&general));
     model_dir = dirs[0];
     test_libraries();
+    test_devices();
     test_cache();
     test_silence();
     test_choices();

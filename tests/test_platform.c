@@ -359,6 +359,34 @@ static void test_hash(void) {
     CHECK(one.a != other.a && one.b != other.b);
 }
 
+static void test_version(void) {
+    char text[40];
+    CHECK_INT(tsk_version(), TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH);
+    snprintf(text, sizeof text, "%d.%d.%d", TOKENSKIP_VERSION_MAJOR, TOKENSKIP_VERSION_MINOR, TOKENSKIP_VERSION_PATCH);
+    CHECK(strncmp(tsk_version_string(), text, strlen(text)) == 0);
+    CHECK_STRING(tsk_version_string(), TOKENSKIP_VERSION_STRING);
+}
+
+/* The CPU is always there and usable; CUDA is there, or why not is said. */
+static void test_devices(void) {
+    tsk_device_info devices[9], untouched;
+    int32_t n = tsk_devices(NULL, 9), i;
+    CHECK(n >= 2 && tsk_devices(devices, 0) == n);
+    memset(devices, 0xa5, sizeof devices);
+    untouched = devices[8];
+    CHECK_INT(tsk_devices(devices, 1), n);
+    CHECK(memcmp(&devices[1], &untouched, sizeof untouched) == 0);
+    CHECK_INT(tsk_devices(devices, 8), n);
+    CHECK(devices[0].device == TSK_DEVICE_CPU && devices[0].index == 0 && !devices[0].unusable[0]);
+    CHECK_CONTAINS(devices[0].name, "CPU, ");
+    CHECK(devices[0].memory_total > (uint64_t)1 << 20 && devices[0].memory_free <= devices[0].memory_total);
+    for (i = 1; i < n && i < 8; i++) {
+        CHECK(devices[i].device == TSK_DEVICE_CUDA && devices[i].index == i - 1);
+        CHECK(devices[i].unusable[0] ? !devices[i].memory_total : devices[i].name[0] && devices[i].memory_total >= devices[i].memory_free);
+    }
+    CHECK(memcmp(&devices[8], &untouched, sizeof untouched) == 0);
+}
+
 int main(void) {
     test_read_file();
     test_callbacks();
@@ -376,5 +404,7 @@ int main(void) {
     check_nested();
     check_pool_memory();
     test_hash();
+    test_version();
+    test_devices();
     return test_end("test_platform");
 }
