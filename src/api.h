@@ -114,13 +114,18 @@ WHAT TOKENSKIP ADDS
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
-   function gives out through `**out` you free with the matching _free, _close or _destroy; sessions before their model.
+   function gives out through `**out` you free with the matching _free; sessions and batches before their model.
    Results are the same for any number of threads, and whether traced or not.
    After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
    thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
    _exit, and loads its own model if it wants one.
    Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
    another pass of the same session or batch, nor free it.
+
+WHAT STAYS
+   The API changes only with the minor version (0.2, 0.3): CHANGELOG.md says what changes for a program, and what to do.
+   What stands under "Not for embedding", at the end of the API, serves the command, tests and benchmarks; it may change
+   with any version.
 
 SECURITY
    Model folders may come from strangers: every length, offset, shape and id in them is checked before use. Two things
@@ -286,117 +291,6 @@ TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
 TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------- */
-
-#ifndef TOKENSKIP_JSON_MAX_DEPTH
-#define TOKENSKIP_JSON_MAX_DEPTH 512
-#endif
-
-/* RFC 8259, UTF-8 checked (half a surrogate pair, a byte order mark: refused), at most TOKENSKIP_JSON_MAX_DEPTH levels
-   deep, less than 4 GiB. A document keeps its own copy of everything; values stay valid until it is freed. Duplicate
-   member names are kept, in order, and tsk_json_get finds the last. */
-typedef struct tsk_json tsk_json;
-typedef struct tsk_json_value tsk_json_value;
-
-typedef enum tsk_json_type {
-    TSK_JSON_NONE, /* the type of a NULL value pointer: chained look-ups need no checks in between */
-    TSK_JSON_NULL, TSK_JSON_FALSE, TSK_JSON_TRUE, TSK_JSON_NUMBER, TSK_JSON_STRING, TSK_JSON_ARRAY, TSK_JSON_OBJECT
-} tsk_json_type;
-
-/* Parses `size` bytes (no NUL needed). `name` appears in errors as the file; may be NULL. */
-TOKENSKIP_API tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator,
-                                        tsk_json **out, tsk_error *error);
-TOKENSKIP_API void tsk_json_free(tsk_json *document);
-TOKENSKIP_API const tsk_json_value *tsk_json_root(const tsk_json *document);
-TOKENSKIP_API tsk_json_type tsk_json_type_of(const tsk_json_value *value);
-TOKENSKIP_API uint64_t tsk_json_offset(const tsk_json_value *value);      /* where it starts in the text */
-TOKENSKIP_API size_t tsk_json_count(const tsk_json_value *value);         /* elements or members; 0 for anything else */
-TOKENSKIP_API const tsk_json_value *tsk_json_first(const tsk_json_value *container);  /* NULL when empty */
-TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value);       /* the sibling after it, or NULL */
-TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *length); /* NULL outside an object */
-TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
-/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
-TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
-/* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
-   written: 32.0 and 3.2e1 are 32), else 0. */
-TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
-TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
-TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
-TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
-
-/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
-   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
-   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
-typedef struct tsk_json_writer {
-    tsk_text *out;
-    tsk_status status;
-    int needs_comma;
-} tsk_json_writer;
-
-TOKENSKIP_API void tsk_json_begin_object(tsk_json_writer *writer);
-TOKENSKIP_API void tsk_json_end_object(tsk_json_writer *writer);
-TOKENSKIP_API void tsk_json_begin_array(tsk_json_writer *writer);
-TOKENSKIP_API void tsk_json_end_array(tsk_json_writer *writer);
-TOKENSKIP_API void tsk_json_write_key(tsk_json_writer *writer, const char *key);
-TOKENSKIP_API void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length);
-TOKENSKIP_API void tsk_json_write_int(tsk_json_writer *writer, int64_t value);
-TOKENSKIP_API void tsk_json_write_uint(tsk_json_writer *writer, uint64_t value);
-TOKENSKIP_API void tsk_json_write_double(tsk_json_writer *writer, double value);
-TOKENSKIP_API void tsk_json_write_bool(tsk_json_writer *writer, int value);
-TOKENSKIP_API void tsk_json_write_null(tsk_json_writer *writer);
-
-/* ---- safetensors ------------------------------------------------------------------------------------------------ */
-
-typedef enum tsk_dtype {
-    TSK_DTYPE_AUTO,
-    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
-    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
-    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
-    TSK_DTYPE_COUNT
-} tsk_dtype;
-
-TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
-TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
-
-#define TSK_MAX_DIMS 8
-
-typedef struct tsk_tensor_info {
-    const char *name;             /* owned by the file handle */
-    tsk_dtype dtype;
-    int n_dims;                   /* 0: a scalar */
-    uint64_t shape[TSK_MAX_DIMS];
-    uint64_t offset;              /* of its first byte, from the start of the file */
-    uint64_t size;                /* in bytes */
-} tsk_tensor_info;
-
-typedef struct tsk_safetensors tsk_safetensors;
-
-/* Reads and checks the header only. Tensors keep the order of their offsets. */
-TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
-TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
-TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
-TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
-/* The __metadata__ member (string to string), or NULL. */
-TOKENSKIP_API const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file);
-/* The tensor's bytes in the mapped file (maybe not aligned), or NULL where the file is not mapped. */
-TOKENSKIP_API const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor);
-/* Copies `size` bytes of the tensor, from byte `offset` of it, into `buffer`. Any number of threads at once. */
-TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
-                                              void *buffer, size_t size, tsk_error *error);
-
-/* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
-   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
-   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
-typedef struct tsk_safetensors_writer tsk_safetensors_writer;
-
-TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
-                                                     tsk_safetensors_writer **out, tsk_error *error);
-TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
-                                                    int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
-TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
-
 /* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
 
 typedef struct tsk_tokenizer tsk_tokenizer;
@@ -457,6 +351,17 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
 
+typedef enum tsk_dtype {
+    TSK_DTYPE_AUTO,
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
+    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
+    TSK_DTYPE_COUNT
+} tsk_dtype;
+
+TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
+TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+
 #define TSK_MAX_EOS_TOKENS 16
 
 typedef struct tsk_model_config {
@@ -478,8 +383,10 @@ typedef struct tsk_model_config {
    generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
 typedef struct tsk_folder tsk_folder;
 
+struct tsk_tensor_info;
+
 typedef struct tsk_folder_tensor {
-    const tsk_tensor_info *info;
+    const struct tsk_tensor_info *info; /* see the end of this file */
     const char *shard;             /* the file's name inside the folder */
 } tsk_folder_tensor;
 
@@ -531,9 +438,6 @@ TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
 /* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
    sessions. */
 TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
-/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
-TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
-                                          tsk_model **out, tsk_error *error);
 TOKENSKIP_API void tsk_model_free(tsk_model *model);
 TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
 TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
@@ -638,6 +542,18 @@ typedef struct tsk_selection {
     uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
 } tsk_selection;
 
+/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+typedef struct tsk_transfer_rule {
+    tsk_transfer transfer;
+    float threshold;             /* THRESHOLD: those at least this confident */
+    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
+                                    "Fast-dLLM", 2025) */
+    int32_t quota;               /* SCHEDULE: this many */
+} tsk_transfer_rule;
+
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
+   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
 /* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
    generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
    whose last bytes are still to come is left out. To be called from on_step. */
@@ -746,30 +662,7 @@ TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
 /* Steps until nothing is in flight, queued or ending. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 
-/* ---- looking at a pass without taking it: for comparing variants from the same state */
-
-/* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
-   will be after that step. */
-TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
-
-/* Pointers are valid until the session's next call. */
-typedef struct tsk_probe {
-    int32_t n_positions;         /* of the current block */
-    const int32_t *positions;    /* [n_positions] in the canvas */
-    const uint8_t *active;       /* [n_positions] */
-    int32_t n_cosines;           /* as in tsk_step */
-    const float *cosines;        /* [n_positions, n_cosines] */
-} tsk_probe;
-
-/* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
-   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
-   refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
-TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
-/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
-   a stable token's being what its skip.policy makes of it. */
-TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
+/* ---- Memory */
 
 /* Bytes that a model and one session take, before anything is loaded. */
 typedef struct tsk_memory {
@@ -783,41 +676,6 @@ typedef struct tsk_memory {
 TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
 TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations,
                                              int32_t canvas, const tsk_generate_options *options, tsk_memory *out, tsk_error *error);
-
-/* What the model's device can do at most, measured now (about a second), for benchmarks to compare with. */
-typedef struct tsk_ceilings {
-    double bytes_per_second;     /* reading a buffer much larger than any cache, all threads */
-    double flops_per_second;     /* the library's largest matrix product, in the activations' type, all threads */
-} tsk_ceilings;
-TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
-
-/* Parts of the algorithm that can be used, and tested, alone. */
-
-/* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
-TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
-/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
-typedef struct tsk_transfer_rule {
-    tsk_transfer transfer;
-    float threshold;             /* THRESHOLD: those at least this confident */
-    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
-                                    "Fast-dLLM", 2025) */
-    int32_t quota;               /* SCHEDULE: this many */
-} tsk_transfer_rule;
-
-/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
-   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
-TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
-/* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
-TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-
-/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
-
-/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
-   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
-   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
-   batch all requests from its next step on (from the thread that steps it). */
-TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
-TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 
@@ -854,6 +712,165 @@ TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
 /* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
    traced pass computes every record, final_norm and logits included, for all its rows. */
 TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
+
+/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
+/* What follows serves the command, tests, benchmarks and studies: formats that the library reads and writes for its own
+   needs, passes taken apart, measuring. It works as it says; but where names and meanings of all
+   above change with the minor version only, these may change with any version. CHANGELOG.md says so. */
+
+/* ---- JSON */
+
+#ifndef TOKENSKIP_JSON_MAX_DEPTH
+#define TOKENSKIP_JSON_MAX_DEPTH 512
+#endif
+
+/* RFC 8259, UTF-8 checked (half a surrogate pair, a byte order mark: refused), at most TOKENSKIP_JSON_MAX_DEPTH levels
+   deep, less than 4 GiB. A document keeps its own copy of everything; values stay valid until it is freed. Duplicate
+   member names are kept, in order, and tsk_json_get finds the last. */
+typedef struct tsk_json tsk_json;
+typedef struct tsk_json_value tsk_json_value;
+
+typedef enum tsk_json_type {
+    TSK_JSON_NONE, /* the type of a NULL value pointer: chained look-ups need no checks in between */
+    TSK_JSON_NULL, TSK_JSON_FALSE, TSK_JSON_TRUE, TSK_JSON_NUMBER, TSK_JSON_STRING, TSK_JSON_ARRAY, TSK_JSON_OBJECT
+} tsk_json_type;
+
+/* Parses `size` bytes (no NUL needed). `name` appears in errors as the file; may be NULL. */
+TOKENSKIP_API tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator,
+                                        tsk_json **out, tsk_error *error);
+TOKENSKIP_API void tsk_json_free(tsk_json *document);
+TOKENSKIP_API const tsk_json_value *tsk_json_root(const tsk_json *document);
+TOKENSKIP_API tsk_json_type tsk_json_type_of(const tsk_json_value *value);
+TOKENSKIP_API uint64_t tsk_json_offset(const tsk_json_value *value);      /* where it starts in the text */
+TOKENSKIP_API size_t tsk_json_count(const tsk_json_value *value);         /* elements or members; 0 for anything else */
+TOKENSKIP_API const tsk_json_value *tsk_json_first(const tsk_json_value *container);  /* NULL when empty */
+TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value);       /* the sibling after it, or NULL */
+TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *length); /* NULL outside an object */
+TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
+/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
+TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
+/* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
+   written: 32.0 and 3.2e1 are 32), else 0. */
+TOKENSKIP_API int tsk_json_double(const tsk_json_value *value, double *out);   /* correctly rounded; 0 beyond DBL_MAX */
+TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
+TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
+TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
+
+/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
+   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
+   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
+typedef struct tsk_json_writer {
+    tsk_text *out;
+    tsk_status status;
+    int needs_comma;
+} tsk_json_writer;
+
+TOKENSKIP_API void tsk_json_begin_object(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_end_object(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_begin_array(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_end_array(tsk_json_writer *writer);
+TOKENSKIP_API void tsk_json_write_key(tsk_json_writer *writer, const char *key);
+TOKENSKIP_API void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length);
+TOKENSKIP_API void tsk_json_write_int(tsk_json_writer *writer, int64_t value);
+TOKENSKIP_API void tsk_json_write_uint(tsk_json_writer *writer, uint64_t value);
+TOKENSKIP_API void tsk_json_write_double(tsk_json_writer *writer, double value);
+TOKENSKIP_API void tsk_json_write_bool(tsk_json_writer *writer, int value);
+TOKENSKIP_API void tsk_json_write_null(tsk_json_writer *writer);
+
+/* ---- safetensors */
+
+#define TSK_MAX_DIMS 8
+
+typedef struct tsk_tensor_info {
+    const char *name;             /* owned by the file handle */
+    tsk_dtype dtype;
+    int n_dims;                   /* 0: a scalar */
+    uint64_t shape[TSK_MAX_DIMS];
+    uint64_t offset;              /* of its first byte, from the start of the file */
+    uint64_t size;                /* in bytes */
+} tsk_tensor_info;
+
+typedef struct tsk_safetensors tsk_safetensors;
+
+/* Reads and checks the header only. Tensors keep the order of their offsets. */
+TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
+TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
+TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
+TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
+TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
+/* The __metadata__ member (string to string), or NULL. */
+TOKENSKIP_API const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file);
+/* The tensor's bytes in the mapped file (maybe not aligned), or NULL where the file is not mapped. */
+TOKENSKIP_API const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor);
+/* Copies `size` bytes of the tensor, from byte `offset` of it, into `buffer`. Any number of threads at once. */
+TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
+                                              void *buffer, size_t size, tsk_error *error);
+
+/* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
+   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
+   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
+typedef struct tsk_safetensors_writer tsk_safetensors_writer;
+
+TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
+                                                     tsk_safetensors_writer **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
+                                                    int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
+TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
+
+/* ---- A model without a folder */
+
+/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
+                                          tsk_model **out, tsk_error *error);
+
+/* ---- Looking at a pass without taking it: for comparing variants from the same state */
+
+/* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
+   will be after that step. */
+TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
+
+/* Pointers are valid until the session's next call. */
+typedef struct tsk_probe {
+    int32_t n_positions;         /* of the current block */
+    const int32_t *positions;    /* [n_positions] in the canvas */
+    const uint8_t *active;       /* [n_positions] */
+    int32_t n_cosines;           /* as in tsk_step */
+    const float *cosines;        /* [n_positions, n_cosines] */
+} tsk_probe;
+
+/* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
+   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
+   refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
+TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
+/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
+   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
+TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
+
+/* ---- Measuring */
+
+/* What the model's device can do at most, measured now (about a second), for benchmarks to compare with. */
+typedef struct tsk_ceilings {
+    double bytes_per_second;     /* reading a buffer much larger than any cache, all threads */
+    double flops_per_second;     /* the library's largest matrix product, in the activations' type, all threads */
+} tsk_ceilings;
+TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
+
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
+   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
+   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
+   batch all requests from its next step on (from the thread that steps it). */
+TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
+
+/* ---- Parts of the algorithm that can be used, and tested, alone */
+
+/* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
+TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
+/* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
+TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 #ifdef __cplusplus
 }
