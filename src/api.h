@@ -664,18 +664,29 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
 
 /* ---- Memory */
 
-/* Bytes that a model and one session take, before anything is loaded. */
+/* What is to be estimated, before anything is loaded.
+                                   default        meaning */
+typedef struct tsk_memory_query {
+    const tsk_model_config *config; /* NULL       the model's; must be given */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that config */
+    tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
+    tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
+    int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
+    const tsk_generate_options *generate; /* NULL  all defaults */
+    const tsk_batch_options *batch; /* NULL        one session; else a batch of these options, all places taken */
+} tsk_memory_query;
+
+/* Bytes. */
 typedef struct tsk_memory {
     uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
-    uint64_t cache;              /* K and V of one session */
-    uint64_t workspace;          /* activations and TokenSkip states of one session */
+    uint64_t cache;              /* K and V */
+    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth of what
+                                    is allocated for models of a realistic size */
 } tsk_memory;
 
-/* `weights_size` is given by tsk_folder_weights_size, or 0 for bf16 weights of that config. `canvas`: prompt plus
-   generated tokens. `activations`: F32 or BF16. */
+TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
+TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
 TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
-TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations,
-                                             int32_t canvas, const tsk_generate_options *options, tsk_memory *out, tsk_error *error);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 

@@ -115,10 +115,13 @@ static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_opti
     return TSK_OK;
 }
 
-static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
-    const tsk_model_config *c = &model->config;
-    tsk_status status = TSK_OK;
-    int32_t max_rows;
+/* max_rows, before it is known how many the cache holds. */
+static int32_t tsk__batch_wanted_rows(const tsk_batch_options *o, const tsk_model_config *c) {
+    if (o->max_rows != TSK_AUTO) return o->max_rows;
+    return c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+}
+
+static tsk_status tsk__batch_check_options(const tsk_batch_options *o, tsk_error *error) {
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
     if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
@@ -128,7 +131,15 @@ static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
     if (o->row_layers < 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
-    max_rows = o->max_rows != TSK_AUTO ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
+    const tsk_model_config *c = &model->config;
+    tsk_status status = tsk__batch_check_options(o, error);
+    int32_t max_rows;
+    if (status != TSK_OK) return status;
+    max_rows = tsk__batch_wanted_rows(o, c);
     if (o->cache_tokens == TSK_AUTO) status = tsk__batch_choose_cache(model, o, max_rows, error);
     /* (a pass has no more rows than the cache has tokens) */
     o->max_rows = o->max_rows != TSK_AUTO || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;

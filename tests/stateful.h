@@ -1615,18 +1615,23 @@ static void check_estimate(driver *d) {
     tsk_generate_options o = draw_options(d);
     int32_t canvas = draw(d, 40) - 4;
     tsk_dtype dtype = (tsk_dtype)draw(d, 5);
+    tsk_memory_query query = tsk_memory_query_default();
     tsk_memory memory;
     tsk_status status;
     int legal;
     call c;
     if (draw(d, 3) == 2) draw_extreme(d, &o);
-    legal = options_are_legal(&o, d->config) && canvas > 0 && (dtype == TSK_DTYPE_F32 || dtype == TSK_DTYPE_BF16);
+    legal = options_are_legal(&o, d->config) && (canvas > 0 || canvas == TSK_AUTO) &&
+            (dtype == TSK_DTYPE_AUTO || dtype == TSK_DTYPE_F32 || dtype == TSK_DTYPE_BF16);
     memset(&memory, 0x5a, sizeof memory);
     begin(d, &c);
     say(d, "estimate memory: canvas %d, dtype %d, gen %d block %d", (int)canvas, (int)dtype, (int)o.gen_length,
         (int)o.block_length);
-    status = tsk_memory_estimate(d->config, 0, dtype, canvas, &o, &memory, c.error);
+    query.config = d->config, query.dtype = dtype, query.canvas = canvas, query.generate = &o;
+    status = tsk_memory_estimate(&query, &memory, c.error);
     if (!end(d, &c, status, legal ? may_ok : may_argument)) return;
+    if (canvas == TSK_AUTO) canvas = d->config->max_sequence_length;
+    if (dtype == TSK_DTYPE_AUTO) dtype = TSK_DTYPE_F32;
     EXPECT(d,
            memory.cache == 2 * (uint64_t)d->config->n_layers * (uint64_t)d->config->n_kv_heads *
                                (uint64_t)d->config->head_dim * (uint64_t)canvas * tsk_dtype_size(dtype),
@@ -1653,7 +1658,7 @@ static void call_without_arguments(driver *d) {
     case 1: status = tsk_session_create(d->model, NULL, NULL, c.error); break;
     case 2: status = tsk_batch_create(NULL, NULL, &batch, c.error); break;
     case 3: status = tsk_batch_create(d->model, NULL, NULL, c.error); break;
-    case 4: status = tsk_memory_estimate(d->config, 0, TSK_DTYPE_F32, 8, &o, NULL, c.error); break;
+    case 4: status = tsk_memory_estimate(NULL, NULL, c.error); break;
     case 5: status = tsk_session_logits(session, &id, 1, 0, 1, NULL, c.error); break;
     case 6: status = tsk_session_logits(session, NULL, 1, 0, 1, &number, c.error); break;
     case 7: status = tsk_session_probe(session, NULL, 1, NULL, c.error); break;

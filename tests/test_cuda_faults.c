@@ -641,6 +641,39 @@ static void test_batch_cache(void) {
     check_nothing_left("after batches");
 }
 
+/* The workspace that is estimated for LLaDA-8B and a smaller model is, within a twentieth, what a stream's memory comes to. */
+static void test_estimate(void) {
+    static const int32_t rows[] = {32, 64, 160, 1280, 4096};
+    int i, big, is_f32;
+    for (big = 0; big < 2; big++)
+        for (is_f32 = 0; is_f32 < 2; is_f32++)
+            for (i = 0; i < 5; i++) {
+                tsk_model_config c = TSK_ZERO;
+                tsk_memory_query query = tsk_memory_query_default();
+                tsk_generate_options o = tsk_generate_options_default();
+                tsk_memory memory;
+                tsk__cuda_backend b;
+                tsk__cuda_stream s;
+                uint64_t size, head, whole;
+                c.d_model = big ? 4096 : 1024, c.n_layers = 32, c.n_heads = c.n_kv_heads = big ? 32 : 16, c.head_dim = big ? 128 : 64;
+                c.mlp_hidden_size = big ? 12288 : 4096, c.vocab_size = c.embedding_size = 126464, c.max_sequence_length = 4096;
+                c.mask_token_id = 126336, c.eos_token_id = 126081, c.pad_token_id = -1, c.rope_theta = 500000, c.rms_norm_eps = 1e-5f;
+                memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
+                b.base.config = &c, b.is_f32 = is_f32, b.base.element_size = is_f32 ? 4 : 2, b.arch = 90, b.shared_limit = 232448, b.n_multiprocessors = 132;
+                tsk__cuda_choose(&b);
+                s.backend = &b, s.base.max_rows = rows[i], s.n_states = 7;
+                size = tsk__cuda_stream_layout(&s, 0);
+                head = (uint64_t)tsk__cuda_head_rows(rows[i]) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)c.embedding_size;
+                size += (head > whole ? head : whole) * sizeof(float);
+                query.config = &c, query.device = TSK_DEVICE_CUDA, query.dtype = is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16, query.canvas = rows[i], query.generate = &o;
+                o.gen_length = o.block_length = 32, o.skip.layer_k = 8;
+                if (!CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK)) return;
+                memory.workspace -= (2 * 7 + 1) * 32 * (uint64_t)c.d_model * b.base.element_size; /* the request's own */
+                test_check(memory.workspace < size + size / 20 && size < memory.workspace + memory.workspace / 20, __FILE__, __LINE__, "%s, %s, %d rows: estimated %llu, not %llu",
+                           big ? "big" : "small", is_f32 ? "f32" : "bf16", (int)rows[i], (unsigned long long)memory.workspace, (unsigned long long)size);
+            }
+}
+
 /* What the driver says of its devices, whichever call it refuses; no context stays behind. */
 static void test_devices(void) {
     static const struct { int call; const char *unusable; int n; } cases[] = {
@@ -681,6 +714,7 @@ int main(void) {
     model_dir = dirs[0];
     test_libraries();
     test_devices();
+    test_estimate();
     test_cache();
     test_silence();
     test_choices();

@@ -208,6 +208,7 @@ static void test_null(tsk_model *model) {
     tsk_decoder decoder = TSK_ZERO;
     tsk_message message = {"user", "x"};
     tsk_ceilings ceilings;
+    tsk_memory_query query = tsk_memory_query_default();
     tsk_memory memory;
     tsk_result result;
     tsk_probe probe;
@@ -250,8 +251,10 @@ static void test_null(tsk_model *model) {
     CHECK_NULL(tsk_model_random(NULL, 1, NULL, &other, &error), "config");
     CHECK_NULL(tsk_model_ceilings(model, NULL, &error), "out");
     CHECK_NULL(tsk_model_ceilings(NULL, &ceilings, &error), "model");
-    CHECK_NULL(tsk_memory_estimate(tsk_model_get_config(model), 0, TSK_DTYPE_F32, 64, &o, NULL, &error), "out");
-    CHECK_NULL(tsk_memory_estimate(NULL, 0, TSK_DTYPE_F32, 64, &o, &memory, &error), "config");
+    CHECK_NULL(tsk_memory_estimate(NULL, &memory, &error), "query");
+    CHECK_NULL(tsk_memory_estimate(&query, &memory, &error), "config");
+    query.config = tsk_model_get_config(model);
+    CHECK_NULL(tsk_memory_estimate(&query, NULL, &error), "out");
     CHECK_NULL(tsk_session_create(model, &o, NULL, &error), "out");
     CHECK_NULL(tsk_session_create(NULL, &o, &none, &error), "model");
     CHECK_NULL(tsk_session_start(NULL, ids, 1, NULL, &error), "session");
@@ -282,6 +285,63 @@ static void test_null(tsk_model *model) {
     CHECK(!document && !file && !writer && !tokenizer && !model_folder && !other && !none && !batch);
     CHECK(!text.data && !tokens.ids);
     tsk_session_free(session);
+}
+
+/* What is estimated before loading is what a session, and a batch, then takes, within a twentieth. */
+static int is_near(uint64_t estimate, size_t taken) {
+    return estimate <= (uint64_t)taken + taken / 20 && (uint64_t)taken <= estimate + estimate / 20;
+}
+
+static void test_estimate(void) {
+    static const int32_t rows[] = {600, 90};
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_model_config config = TSK_ZERO;
+    tsk_model_options options = tsk_model_options_default();
+    tsk_batch_options batch_options = tsk_batch_options_default();
+    tsk_generate_options o = tsk_generate_options_default();
+    tsk_memory_query query = tsk_memory_query_default();
+    tsk_memory memory;
+    tsk_model *model = NULL;
+    static int32_t prompt[1000];
+    int i;
+    config.d_model = 256, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 64, config.mlp_hidden_size = 700;
+    config.vocab_size = config.embedding_size = 300, config.max_sequence_length = 1000;
+    config.mask_token_id = 298, config.eos_token_id = 299, config.pad_token_id = -1;
+    config.rope_theta = 10000, config.rms_norm_eps = 1e-5f;
+    options.device = TSK_DEVICE_CPU, options.n_threads = 1, options.host.allocator = &allocator;
+    if (!CHECK_INT(tsk_model_random(&config, 1, &options, &model, NULL), TSK_OK)) return;
+    query.config = &config, query.generate = &o;
+    o.skip.layer_k = 3;
+    for (i = 0; i < 4; i++) {
+        size_t before = counting.bytes;
+        tsk_session *session = create(model, &o);
+        query.canvas = rows[i % 2] + o.gen_length;
+        o.skip.refresh = i > 1;
+        tsk_session_free(session);
+        session = create(model, &o);
+        CHECK_INT(tsk_session_start(session, prompt, rows[i % 2], NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated, %lu taken",
+                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        tsk_session_free(session);
+    }
+    o.skip.refresh = 0;
+    for (i = 0; i < 2; i++) {
+        size_t before = counting.bytes;
+        tsk_batch *batch = NULL;
+        int32_t j;
+        batch_options.max_requests = 3, batch_options.cache_tokens = 2200, batch_options.row_layers = i ? 5000 : 0;
+        query.canvas = 600 + o.gen_length, query.batch = &batch_options;
+        CHECK_INT(tsk_batch_create(model, &batch_options, &batch, NULL), TSK_OK);
+        for (j = 0; j < 3; j++) CHECK_INT(tsk_batch_submit(batch, prompt, 600, NULL, &o, NULL, NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_batch_step(batch, NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated of a batch, %lu taken",
+                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        tsk_batch_free(batch);
+    }
+    tsk_model_free(model);
 }
 
 /* What ends an object, or returns a value, takes NULL for what it is: nothing. */
@@ -656,6 +716,7 @@ int main(void) {
     test_order(model);
     test_null(model);
     test_nothing();
+    test_estimate();
     test_copies();
     test_callbacks(model);
     test_numeric_session(poisoned);

@@ -67,12 +67,17 @@ static int32_t config_field(const tsk_model_config *config, int i) {
 static tsk_status estimate(const tsk_folder *folder, tsk_dtype activations, tsk_memory *out, tsk_error *error) {
     const tsk_model_config *config = tsk_folder_config(folder);
     tsk_generate_options options = tsk_generate_options_default();
+    tsk_memory_query query = tsk_memory_query_default();
     int32_t canvas = config->max_sequence_length;
     if (canvas <= options.gen_length) { /* a tiny model: one block, half of its context */
         options.gen_length = canvas > 1 ? canvas / 2 : 1;
         options.block_length = options.gen_length;
     }
-    return tsk_memory_estimate(config, tsk_folder_weights_size(folder), activations, canvas, &options, out, error);
+    query.config = config;
+    query.weights_size = (int64_t)tsk_folder_weights_size(folder);
+    query.dtype = activations;
+    query.generate = &options;
+    return tsk_memory_estimate(&query, out, error);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
