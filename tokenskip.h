@@ -17,15 +17,15 @@ A COMPLETE PROGRAM
        #include "tokenskip.h"
        #include <stdio.h>
        int main(void) {
-           tsk_error error = TSK_ZERO;
+           tsk_error error;
            tsk_model *model; tsk_session *session; tsk_result result;
            tsk_message question = {"user", "Who is Newton in physics?"};
            tsk_tokens prompt = TSK_ZERO; tsk_text answer = TSK_ZERO;
            if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
                tsk_session_create(model, NULL, &session, &error) ||
                tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
-               tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
-               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
+               tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error) ||
+               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &answer, &error))
                return fprintf(stderr, "%s\n", error.message), 1;
            puts(answer.data ? answer.data : "");
            tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
@@ -99,28 +99,33 @@ WHAT TOKENSKIP ADDS
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
        layer K     ·  ■  ·  ·  ■  ■  ·  ·
-       ---------  min cosine >= skip_outlier, mean cosine > skip_threshold, same id as when last computed
+       ---------  min cosine >= skip.outlier, mean cosine > skip.threshold, same id as when last computed
        layer K-1   ■  ■  ■  ■  ■  ■  ■  ■
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
+   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
    token is active and the result equals the plain dual cache bit for bit.
-   skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
    which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
-   function gives out through `**out` you free with the matching _free, _close or _destroy; sessions before their model.
+   function gives out through `**out` you free with the matching _free; sessions and batches before their model.
    Results are the same for any number of threads, and whether traced or not.
    After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
    thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
    _exit, and loads its own model if it wants one.
    Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
    another pass of the same session or batch, nor free it.
+
+WHAT STAYS
+   The API changes only with the minor version (0.2, 0.3): CHANGELOG.md says what changes for a program, and what to do.
+   What stands under "Not for embedding", at the end of the API, serves the command, tests and benchmarks; it may change
+   with any version.
 
 SECURITY
    Model folders may come from strangers: every length, offset, shape and id in them is checked before use. Two things
@@ -151,9 +156,9 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
 #include <stdint.h>
 
 #define TOKENSKIP_VERSION_MAJOR 0
-#define TOKENSKIP_VERSION_MINOR 1
+#define TOKENSKIP_VERSION_MINOR 2
 #define TOKENSKIP_VERSION_PATCH 0
-#define TOKENSKIP_VERSION_STRING "0.1.0"
+#define TOKENSKIP_VERSION_STRING "0.2.0-dev"
 
 #ifndef TOKENSKIP_API
 #if defined(TOKENSKIP_STATIC) && defined(__GNUC__)
@@ -194,7 +199,8 @@ extern "C" {
     X(TSK_ERROR_DEVICE, "device error") \
     X(TSK_ERROR_COMPILE, "kernel compilation failed") \
     X(TSK_ERROR_CANCELLED, "cancelled") \
-    X(TSK_ERROR_NUMERIC, "logits that are no numbers")
+    X(TSK_ERROR_NUMERIC, "logits that are no numbers") \
+    X(TSK_ERROR_FULL, "the queue is full")
 
 typedef enum tsk_status {
 #define TSK__STATUS_ENUM(name, text) name,
@@ -203,23 +209,34 @@ typedef enum tsk_status {
     TSK_STATUS_COUNT
 } tsk_status;
 
-/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
-   that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
-   tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {  /* tsk_error error = TSK_ZERO; */
+/* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
+   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
+   succeeds leaves it alone; none reads it. */
+typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
     char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
-    char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
 } tsk_error;
 
 #define TSK_NO_OFFSET UINT64_MAX
 
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
+   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
+   name); those that end an object do nothing. What may be NULL says so. */
+
+/* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
+
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
-/* Frees `log` and zeroes the struct. */
-TOKENSKIP_API void tsk_error_clear(tsk_error *error);
+
+/* The version of the implementation that the program runs, as the macros above have that of this header:
+   major * 10000 + minor * 100 + patch, and the text. */
+TOKENSKIP_API int32_t tsk_version(void);
+TOKENSKIP_API const char *tsk_version_string(void);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -262,20 +279,463 @@ typedef struct tsk_text {
 /* A growable list of token ids, used like tsk_text. */
 typedef struct tsk_tokens {
     int32_t *ids;       /* [count] */
-    size_t count;
-    size_t capacity;
+    int32_t count;      /* (an int32_t counts tokens everywhere; a list that would grow beyond it is out of memory) */
+    int32_t capacity;
     const tsk_allocator *allocator;
 } tsk_tokens;
 
 TOKENSKIP_API tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size);
 TOKENSKIP_API void tsk_text_free(tsk_text *text);
-TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count);
+TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count);
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
 TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------- */
+/* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
+
+typedef struct tsk_tokenizer tsk_tokenizer;
+
+/* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
+   and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
+   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
+   model need not have rows for them. Immutable afterwards; threads share it. */
+TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
+TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
+/* One more than the largest id. */
+TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
+/* The id of an exact token string (special or not, as in the vocabulary), or -1. */
+TOKENSKIP_API int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token);
+TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id);
+/* The token string as the vocabulary holds it (byte-level alphabet), or NULL for an id without one. */
+TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
+
+/* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
+   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
+                                              tsk_tokens *out, tsk_error *error);
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
+   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
+   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
+   code and quotations. LLaDA's models have it false. */
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
+                                              tsk_text *out, tsk_error *error);
+
+/* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
+   included, joined, equal tsk_tokenizer_decode of all the ids. */
+typedef struct tsk_decoder {
+    unsigned char pending[4];
+    int n_pending;
+    int skip_special;
+} tsk_decoder;
+
+TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
+
+typedef struct tsk_message {
+    const char *role;     /* "system", "user" or "assistant" */
+    const char *content;  /* UTF-8, NUL-terminated */
+} tsk_message;
+
+/* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
+   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other is
+   TSK_ERROR_TEMPLATE, and a role that the template does not provide for TSK_ERROR_ARGUMENT. */
+TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         tsk_text *out, tsk_error *error);
+/* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
+   tsk_tokenizer_encode): pass 0 unless you trust it. */
+TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         int special_in_text, tsk_tokens *out, tsk_error *error);
+/* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
+TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+typedef enum tsk_dtype {
+    TSK_DTYPE_AUTO,
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
+    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
+    TSK_DTYPE_COUNT
+} tsk_dtype;
+
+TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
+TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+
+#define TSK_MAX_EOS_TOKENS 16
+
+typedef enum tsk_family {
+    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+} tsk_family;
+
+typedef struct tsk_model_config {
+    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
+    int32_t vocab_size;            /* as config.json has it */
+    int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
+    int32_t max_sequence_length;
+    int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
+    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
+                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
+    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
+    float rope_theta, rms_norm_eps;
+    int weight_tying;              /* 1: the head is the embedding table */
+    int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
+    int linear_bias;               /* 1: every other linear map (not the norms) has one too */
+    tsk_family family;             /* which network the sizes are of */
+} tsk_model_config;
+
+/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
+   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
+typedef struct tsk_folder tsk_folder;
+
+struct tsk_tensor_info;
+
+typedef struct tsk_folder_tensor {
+    const struct tsk_tensor_info *info; /* see the end of this file */
+    const char *shard;             /* the file's name inside the folder */
+} tsk_folder_tensor;
+
+TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
+TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
+TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* 1: one of the configuration's end-of-sequence ids. */
+TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
+TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
+TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
+
+typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
+
+/* A device that a model can be loaded to, or the reason why not. */
+typedef struct tsk_device_info {
+    tsk_device device;             /* CPU or CUDA */
+    int32_t index;                 /* what device_index has to be */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
+    uint64_t memory_free;
+    char unusable[256];            /* why it cannot be used, "" where it can */
+} tsk_device_info;
+
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
+   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
+   second a GPU. */
+TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
+
+/*                             default        meaning */
+typedef struct tsk_model_options {
+    tsk_host host;          /* {0}            memory and files */
+    tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
+    int device_index;       /* 0              which CUDA device */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
+    const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
+                                              or ~/.cache/tokenskip; "": nowhere */
+    int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
+    int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
+    void (*log)(void *user, const char *line); /* NULL  remarks, one line each, and every line of the log of a compiler
+                                            that fails, before the call does; the library itself never prints */
+    void *user;             /* NULL           handed to the three above */
+} tsk_model_options;
+
+typedef struct tsk_model tsk_model;
+
+TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
+/* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
+   sessions. */
+TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
+TOKENSKIP_API void tsk_model_free(tsk_model *model);
+TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
+TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
+TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
+TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
+/* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
+TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
+
+/* ---- Generation ------------------------------------------------------------------------------------------------- */
+
+typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
+typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
+typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
+typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
+typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
+typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
+
+struct tsk_step;
+struct tsk_selection;
+
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/*                                  default         meaning */
+typedef struct tsk_skip_options {
+    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+    float threshold;             /* 0.95            stable: mean cosine above this … */
+    float outlier;               /* 0.7             … and no layer's below this */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    int masked;                  /* 0               1: masked tokens may be stable too */
+    tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
+    int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
+    int32_t full_every;          /* 0               n > 0: every n-th block step runs everything */
+    int warm_start;              /* 0               1: the first block step after a refresh compares with it */
+    int refresh;                 /* 0               1: TokenSkip in block-start forwards too */
+} tsk_skip_options;
+
+/*                                  default         meaning */
+typedef struct tsk_generate_options {
+    int32_t gen_length;          /* 128             positions to fill after the prompt */
+    int32_t block_length;        /* 32              divides gen_length */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
+    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
+    tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
+    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
+    float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
+    float temperature;           /* 0               > 0: Gumbel-max sampling */
+    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
+    uint64_t seed;               /* 0               of every random draw */
+    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    tsk_skip_options skip;       /*                 TokenSkip: above */
+    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
+                                                    the stalest first */
+    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
+                                                    with a forward of the whole canvas; the others with a block step */
+    /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
+    int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
+    /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
+    void (*on_select)(void *user, const struct tsk_selection *selection); /* NULL */
+    int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
+    void *user;                  /* NULL            handed to the callbacks */
+} tsk_generate_options;
+
+/* What one forward pass did. Pointers are valid during the callback. */
+typedef struct tsk_step {
+    int32_t pass;                /* number of this forward pass in the generation, from 0 */
+    int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
+    int32_t block_step;          /* 0: the forward at the block's start */
+    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
+    int32_t n_positions;         /* positions of the block */
+    const int32_t *positions;    /* [n_positions] in the canvas */
+    const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
+    const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
+    const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
+    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
+    int32_t n_active, n_stable_masked;
+    int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
+    const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
+    int32_t masks_left;          /* in the block */
+    int32_t canvas_length, prompt_length;
+    const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
+    int32_t mask_token_id;
+    int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
+} tsk_step;
+
+/* What a masked position would get. */
+typedef struct tsk_candidate {
+    int32_t position;            /* in the canvas */
+    int32_t id;                  /* the prediction */
+    float confidence;            /* of it, as `remasking` has it */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
+                                    computes it) */
+} tsk_candidate;
+
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
+   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+typedef struct tsk_selection {
+    int32_t pass, block, block_step; /* as in tsk_step */
+    int32_t quota;               /* how many LLaDA's schedule would commit in this step */
+    int32_t n;                   /* masked positions of the block, 1 or more */
+    const tsk_candidate *candidates; /* [n] in order of position */
+    uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
+} tsk_selection;
+
+/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+typedef struct tsk_transfer_rule {
+    tsk_transfer transfer;
+    float threshold;             /* THRESHOLD: those at least this confident */
+    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
+                                    "Fast-dLLM", 2025) */
+    int32_t quota;               /* SCHEDULE: this many */
+} tsk_transfer_rule;
+
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
+   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
+/* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
+   whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
+
+typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
+
+/* Pointers belong to the session and stay valid until its next start or its end. */
+typedef struct tsk_result {
+    const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
+    int32_t n_tokens;            /* gen_length */
+    int32_t n_before_end;        /* tokens before the first end-of-sequence or end-of-turn token */
+    const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
+    int32_t n_prompt;
+    int32_t nfe;                 /* forward passes, each counted once whatever its size */
+    int32_t mask_residual;       /* masks left: 0 unless cancelled */
+    tsk_finish finish_reason;
+    const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
+    int32_t n_blocks;
+    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
+    const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
+    int32_t n_block_steps;
+    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
+    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
+    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
+    int32_t refreshes, block_steps;
+} tsk_result;
+
+typedef struct tsk_session tsk_session;
+
+TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
+/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
+TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
+TOKENSKIP_API void tsk_session_free(tsk_session *session);
+/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
+   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
+   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
+   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
+   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
+TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
+   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
+TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
+/* The state so far; all zeroes while there is no generation. */
+TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
+/* start, step until finished, result. Cancelling is no error: finish_reason says so. */
+TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                      tsk_result *result, tsk_error *error);
+/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
+   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
+TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
+                                            float *logits, tsk_error *error);
+
+/* ---- Batches: many requests in flight at once (continuous batching) */
+
+typedef struct tsk_batch tsk_batch;
+
+/*                                  default        meaning */
+typedef struct tsk_batch_options {
+    int32_t max_requests;        /* 16             in flight at once; the others wait in order */
+    int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
+                                                   model's max_sequence_length, or as many as the device's free memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
+                                                   by layers so that others' steps do not wait; 0: no limit */
+    /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
+       pointers are valid during the call. It may submit and cancel. */
+    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
+    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
+    void *user;                  /* NULL           handed to the two above */
+} tsk_batch_options;
+
+/* What one step of the batch did, and what is left. */
+typedef struct tsk_batch_status {
+    int32_t in_flight, queued;   /* after the step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
+    int32_t rows;                /* in the pass */
+    int64_t row_layers;          /* rows times layers, as if no token skipped any */
+    double ms;                   /* wall-clock time of the pass */
+} tsk_batch_status;
+
+TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
+TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
+/* Frees everything; requests not over yet are dropped without a word. */
+TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
+/* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
+   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
+   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
+   thread, at any time. */
+TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
+   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
+TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
+/* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
+   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
+   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
+TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
+/* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
+   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
+/* Steps until nothing is in flight, queued or ending. */
+TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
+
+/* ---- Memory */
+
+/* What is to be estimated, before anything is loaded.
+                                   default        meaning */
+typedef struct tsk_memory_query {
+    const tsk_model_config *config; /* NULL       the model's; must be given */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that config */
+    tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
+    tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
+    int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
+    const tsk_generate_options *generate; /* NULL  all defaults */
+    const tsk_batch_options *batch; /* NULL        one session; else a batch of these options, all places taken */
+} tsk_memory_query;
+
+/* Bytes. */
+typedef struct tsk_memory {
+    uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
+    uint64_t cache;              /* K and V */
+    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth of what
+                                    is allocated for models of a realistic size */
+} tsk_memory;
+
+TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
+TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
+TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+
+/* ---- Tracing ---------------------------------------------------------------------------------------------------- */
+
+/* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
+typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
+
+/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
+typedef struct tsk_trace_record {
+    const char *name;
+    const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
+    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t n_rows;              /* rows that ran here */
+    const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
+    int n_dims;                  /* of output_shape */
+    uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
+    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
+    tsk_stats stats;             /* of the output */
+    const float *input;          /* values, row-major, or NULL unless asked for */
+    const float *output;
+} tsk_trace_record;
+
+/*                                       default       meaning */
+typedef struct tsk_trace_options {
+    const char *pattern;              /* NULL          which names: * and ? as in a shell; NULL: all */
+    int32_t first_layer, last_layer;  /* 0, INT32_MAX  records of these layers (those without a layer always) */
+    int32_t first_pass, last_pass;    /* 0, INT32_MAX */
+    int values;                       /* 0             1: records carry input and output values */
+    void (*on_record)(void *user, const tsk_trace_record *record);
+    void *user;
+} tsk_trace_options;
+
+TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
+/* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
+   traced pass computes every record, final_norm and logits included, for all its rows. */
+TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
+
+/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
+/* What follows serves the command, tests, benchmarks and studies: formats that the library reads and writes for its own
+   needs, passes taken apart, measuring. It works as it says; but where names and meanings of all
+   above change with the minor version only, these may change with any version. CHANGELOG.md says so. */
+
+/* ---- JSON */
 
 #ifndef TOKENSKIP_JSON_MAX_DEPTH
 #define TOKENSKIP_JSON_MAX_DEPTH 512
@@ -334,18 +794,7 @@ TOKENSKIP_API void tsk_json_write_double(tsk_json_writer *writer, double value);
 TOKENSKIP_API void tsk_json_write_bool(tsk_json_writer *writer, int value);
 TOKENSKIP_API void tsk_json_write_null(tsk_json_writer *writer);
 
-/* ---- safetensors ------------------------------------------------------------------------------------------------ */
-
-typedef enum tsk_dtype {
-    TSK_DTYPE_AUTO,
-    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
-    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
-    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
-    TSK_DTYPE_COUNT
-} tsk_dtype;
-
-TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
-TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+/* ---- safetensors */
 
 #define TSK_MAX_DIMS 8
 
@@ -362,7 +811,7 @@ typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
 TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_close(tsk_safetensors *file);
+TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
@@ -375,7 +824,8 @@ TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const
                                               void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
-   then, and after any failure, `path` is untouched. finish and abandon both free the writer and leave no other file. */
+   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
+   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
 typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
@@ -383,316 +833,18 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer);
+TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
-/* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
+/* ---- A model without a folder */
 
-typedef struct tsk_tokenizer tsk_tokenizer;
-
-/* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
-   and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
-   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
-   model need not have rows for them. Immutable afterwards; threads share it. */
-TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
-TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
-/* One more than the largest id. */
-TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
-/* The id of an exact token string (special or not, as in the vocabulary), or -1. */
-TOKENSKIP_API int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token);
-TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id);
-/* The token string as the vocabulary holds it (byte-level alphabet), or NULL for an id without one. */
-TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
-
-/* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
-   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
-   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
-TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
-                                              tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
-   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
-   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
-   code and quotations. LLaDA's models have it false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
-                                              tsk_text *out, tsk_error *error);
-
-/* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
-   included, joined, equal tsk_tokenizer_decode of all the ids. */
-typedef struct tsk_decoder {
-    unsigned char pending[4];
-    int n_pending;
-    int skip_special;
-} tsk_decoder;
-
-TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
-TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
-
-typedef struct tsk_message {
-    const char *role;     /* "system", "user" or "assistant" */
-    const char *content;  /* UTF-8, NUL-terminated */
-} tsk_message;
-
-/* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
-   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other is
-   TSK_ERROR_TEMPLATE, and a role that the template does not provide for TSK_ERROR_ARGUMENT. */
-TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                         tsk_text *out, tsk_error *error);
-/* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
-   tsk_tokenizer_encode): pass 0 unless you trust it. */
-TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                         int special_in_text, tsk_tokens *out, tsk_error *error);
-/* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
-TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
-
-/* ---- Model ------------------------------------------------------------------------------------------------------ */
-
-#define TSK_MAX_EOS_TOKENS 16
-
-typedef enum tsk_family {
-    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
-} tsk_family;
-
-typedef struct tsk_model_config {
-    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
-    int32_t vocab_size;            /* as config.json has it */
-    int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
-    int32_t max_sequence_length;
-    int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
-    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
-                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
-    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
-    float rope_theta, rms_norm_eps;
-    int weight_tying;              /* 1: the head is the embedding table */
-    int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
-    int linear_bias;               /* 1: every other linear map (not the norms) has one too */
-    tsk_family family;             /* which network the sizes are of */
-} tsk_model_config;
-
-/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
-   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
-typedef struct tsk_folder tsk_folder;
-
-typedef struct tsk_folder_tensor {
-    const tsk_tensor_info *info;
-    const char *shard;             /* the file's name inside the folder */
-} tsk_folder_tensor;
-
-TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
-TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
-TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
-/* 1: one of the configuration's end-of-sequence ids. */
-TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
-TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
-TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
-
-typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
-
-/*                             default        meaning */
-typedef struct tsk_model_options {
-    tsk_host host;          /* {0}            memory and files */
-    tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
-    int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* 0              CPU threads, the calling one included; 1: no workers; 0: one a processor */
-    const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
-                                              or ~/.cache/tokenskip; "": nowhere */
-    int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
-    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
-    int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
-    void (*log)(void *user, const char *line); /* NULL  remarks, one line each; the library itself never prints */
-    void *user;             /* NULL           handed to the three above */
-} tsk_model_options;
-
-typedef struct tsk_model tsk_model;
-
-TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
-/* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
-   sessions. */
-TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
 /* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
                                           tsk_model **out, tsk_error *error);
-TOKENSKIP_API void tsk_model_free(tsk_model *model);
-TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
-TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
-TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
-TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
-/* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
-TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
-/* ---- Generation ------------------------------------------------------------------------------------------------- */
-
-#define TSK_AUTO (-1)
-
-typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
-typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
-typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
-typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
-typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
-typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
-
-struct tsk_step;
-
-/*                                  default         meaning */
-typedef struct tsk_generate_options {
-    int32_t gen_length;          /* 128             positions to fill after the prompt */
-    int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
-    tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
-    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
-    float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
-    float temperature;           /* 0               > 0: Gumbel-max sampling */
-    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
-    uint64_t seed;               /* 0               of every random draw */
-    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
-    int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
-                                                    max(2, n_layers/4) with cache DUAL, else 0 */
-    float skip_threshold;        /* 0.95            stable: mean cosine above this … */
-    float skip_outlier;          /* 0.7             … and no layer's below this */
-    tsk_skip_policy skip_policy; /* REUSE           a stable token's output: its last computed one, or its layer-K state */
-    int skip_masked;             /* 0               1: masked tokens may be stable too */
-    tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
-    int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
-    int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
-    int skip_warm_start;         /* 0               1: the first block step after a refresh compares with it */
-    int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
-    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
-                                                    the stalest first */
-    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
-                                                    with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
-                                                    first, whatever their states say: for benchmarks */
-    int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
-                                                    first n are active in refreshes after the first: for benchmarks */
-    /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
-    int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
-    /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
-       confident one is committed in any case when you set none, so that generation ends. */
-    void (*on_select)(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                      const float *confidences, uint8_t *commit);         /* NULL */
-    int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
-    void *user;                  /* NULL            handed to the callbacks */
-} tsk_generate_options;
-
-/* What one forward pass did. Pointers are valid during the callback. */
-typedef struct tsk_step {
-    int32_t pass;                /* number of this forward pass in the generation, from 0 */
-    int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
-    int32_t block_step;          /* 0: the forward at the block's start */
-    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
-    int32_t n_positions;         /* positions of the block */
-    const int32_t *positions;    /* [n_positions] in the canvas */
-    const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
-    const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
-    const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
-    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
-    int32_t n_active, n_stable_masked;
-    int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
-    const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
-    int32_t masks_left;          /* in the block */
-    int32_t canvas_length, prompt_length;
-    const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
-} tsk_step;
-
-typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
-
-/* Pointers belong to the session and stay valid until its next start or its end. */
-typedef struct tsk_result {
-    const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
-    int32_t n_tokens;            /* gen_length */
-    int32_t n_before_end;        /* tokens before the first end-of-sequence or end-of-turn token */
-    const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
-    int32_t n_prompt;
-    int32_t nfe;                 /* forward passes, each counted once whatever its size */
-    int32_t mask_residual;       /* masks left: 0 unless cancelled */
-    tsk_finish finish_reason;
-    const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
-    int32_t n_blocks;
-    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
-    const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
-    int32_t n_block_steps;
-    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
-    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
-    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
-    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
-    int32_t refreshes, block_steps;
-} tsk_result;
-
-typedef struct tsk_session tsk_session;
-
-TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
-/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
-TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
-TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
-   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
-   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
-   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
-/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
-   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
-TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
-/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
-   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
-TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
-/* The state so far; all zeroes while there is no generation. */
-TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
-/* start, step until finished, result. Cancelling is no error: finish_reason says so. */
-TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                      tsk_result *result, tsk_error *error);
-/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
-TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
-                                            float *logits, tsk_error *error);
-
-/* ---- Batches: many requests in flight at once (continuous batching) */
-
-typedef struct tsk_batch tsk_batch;
-
-/*                                  default        meaning */
-typedef struct tsk_batch_options {
-    int32_t max_requests;        /* 16             in flight at once; the others wait in order */
-    int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
-                                                   max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
-    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
-                                                   by layers so that others' steps do not wait; 0: no limit */
-    /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
-       pointers are valid during the call. It may submit and cancel. */
-    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
-    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
-    void *user;                  /* NULL           handed to the two above */
-} tsk_batch_options;
-
-/* What one step of the batch did, and what is left. */
-typedef struct tsk_batch_status {
-    int32_t in_flight, queued;   /* after the step */
-    int32_t rows;                /* in the pass */
-    int64_t row_layers;          /* rows times layers, as if no token skipped any */
-    double ms;                   /* wall-clock time of the pass */
-} tsk_batch_status;
-
-TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
-TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
-/* Frees everything; requests not over yet are dropped without a word. */
-TOKENSKIP_API void tsk_batch_destroy(tsk_batch *batch);
-/* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
-TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
-TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
-/* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
-   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
-TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
-/* Steps until nothing is in flight or queued. */
-TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
-
-/* ---- looking at a pass without taking it: for comparing variants from the same state */
+/* ---- Looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip_policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
    gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
    will be after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
@@ -710,22 +862,11 @@ typedef struct tsk_probe {
    of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
-/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
-   a stable token's being what its skip_policy makes of it. */
+/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
+   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
-/* Bytes that a model and one session take, before anything is loaded. */
-typedef struct tsk_memory {
-    uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
-    uint64_t cache;              /* K and V of one session */
-    uint64_t workspace;          /* activations and TokenSkip states of one session */
-} tsk_memory;
-
-/* `weights_size` is given by tsk_folder_weights_size, or 0 for bf16 weights of that config. `canvas`: prompt plus
-   generated tokens. `activations`: F32 or BF16. */
-TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
-TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations,
-                                             int32_t canvas, const tsk_generate_options *options, tsk_memory *out, tsk_error *error);
+/* ---- Measuring */
 
 /* What the model's device can do at most, measured now (about a second), for benchmarks to compare with. */
 typedef struct tsk_ceilings {
@@ -734,53 +875,19 @@ typedef struct tsk_ceilings {
 } tsk_ceilings;
 TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
 
-/* Parts of the algorithm that can be used, and tested, alone. */
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
+   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
+   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
+   batch all requests from its next step on (from the thread that steps it). */
+TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
+
+/* ---- Parts of the algorithm that can be used, and tested, alone */
 
 /* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
 TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
-/* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
-   Writes commit [n]; returns how many (n <= 0: none, and the arrays may be NULL). FACTOR f commits the largest n whose n-th best confidence is at least
-   1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
-TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
-                                 const float *confidences, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-
-/* ---- Tracing ---------------------------------------------------------------------------------------------------- */
-
-/* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
-typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
-
-/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
-   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
-typedef struct tsk_trace_record {
-    const char *name;
-    const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
-    int32_t pass, layer;         /* layer -1 outside the blocks */
-    int32_t n_rows;              /* rows that ran here */
-    const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
-    int n_dims;                  /* of output_shape */
-    uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
-    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
-    tsk_stats stats;             /* of the output */
-    const float *input;          /* values, row-major, or NULL unless asked for */
-    const float *output;
-} tsk_trace_record;
-
-/*                                       default       meaning */
-typedef struct tsk_trace_options {
-    const char *pattern;              /* NULL          which names: * and ? as in a shell; NULL: all */
-    int32_t first_layer, last_layer;  /* 0, INT32_MAX  records of these layers (those without a layer always) */
-    int32_t first_pass, last_pass;    /* 0, INT32_MAX */
-    int values;                       /* 0             1: records carry input and output values */
-    void (*on_record)(void *user, const tsk_trace_record *record);
-    void *user;
-} tsk_trace_options;
-
-TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
-/* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
-   traced pass computes every record, final_norm and logits included, for all its rows. */
-TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
 
 #ifdef __cplusplus
 }
@@ -863,14 +970,14 @@ static const char *tsk__error_path(const char *path) {
     return path + i;
 }
 
-/* Fills `error` (may be NULL) and returns `status`, so that callers write `return tsk__error_set(...)`. `file` may be
-   NULL. */
+/* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
+   `return tsk__error_set(...)`. `file` may be NULL. */
 static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
                                                    const char *format, ...) {
     va_list arguments;
     size_t length;
     if (!error) return status;
-    tsk_error_clear(error);
+    memset(error, 0, sizeof *error);
     error->status = status;
     error->offset = offset;
     va_start(arguments, format);
@@ -962,6 +1069,7 @@ static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char 
 }
 
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
+    if (!text || (!bytes && size)) return TSK_ERROR_ARGUMENT;
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
     if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
     if (size) memcpy(text->data + text->length, bytes, size);
@@ -971,32 +1079,34 @@ tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
 }
 
 void tsk_text_free(tsk_text *text) {
+    if (!text) return;
     tsk__memory_delete(text->allocator, text->data);
     text->data = NULL;
     text->length = text->capacity = 0;
 }
 
-tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count) {
-    if (count > SIZE_MAX - tokens->count) return TSK_ERROR_MEMORY;
-    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &tokens->capacity, tokens->count + count, sizeof *ids))
-        return TSK_ERROR_MEMORY;
-    if (count) memcpy(tokens->ids + tokens->count, ids, count * sizeof *ids);
+/* Room for `more` ids behind those that are there; 0 when out of memory, or of what an int32_t counts. */
+static int tsk__tokens_reserve(tsk_tokens *tokens, size_t more) {
+    size_t count = (size_t)tokens->count, capacity = (size_t)tokens->capacity;
+    if (more > (size_t)INT32_MAX - count) return 0;
+    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &capacity, count + more, sizeof *tokens->ids)) return 0;
+    tokens->capacity = capacity > INT32_MAX ? INT32_MAX : (int32_t)capacity;
+    return 1;
+}
+
+tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count) {
+    if (!tokens || count < 0 || (!ids && count)) return TSK_ERROR_ARGUMENT;
+    if (!tsk__tokens_reserve(tokens, (size_t)count)) return TSK_ERROR_MEMORY;
+    if (count) memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
     tokens->count += count;
     return TSK_OK;
 }
 
 void tsk_tokens_free(tsk_tokens *tokens) {
+    if (!tokens) return;
     tsk__memory_delete(tokens->allocator, tokens->ids);
     tokens->ids = NULL;
     tokens->count = tokens->capacity = 0;
-}
-
-/* A compiler's log: the one thing an error owns, always from the default allocator since the struct outlives all. */
-void tsk_error_clear(tsk_error *error) {
-    if (!error) return;
-    tsk__memory_delete(NULL, error->log);
-    memset(error, 0, sizeof *error);
-    error->offset = TSK_NO_OFFSET;
 }
 
 // >>platform ==========================================================================================================
@@ -1149,7 +1259,10 @@ static const void *tsk__file_map(tsk__file *file, const tsk_host *host) {
 
 tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error) {
     tsk__file file;
-    tsk_status status = tsk__file_open(&file, path, host, error);
+    tsk_status status;
+    if (!path) return tsk__error_null(error, "tsk_read_file", "path");
+    if (!out) return tsk__error_null(error, "tsk_read_file", "out");
+    status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
         status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
@@ -1306,16 +1419,22 @@ static double tsk__time_ms(void) {
 
 /* ---- memory */
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
-static uint64_t tsk__memory_available(void) {
+/* A line of the system's account of its memory, in bytes; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_line(const char *name) {
     unsigned long long kilobytes = 0;
     char line[128];
+    size_t length = strlen(name);
     int found = 0;
     FILE *file = fopen("/proc/meminfo", "r");
-    while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strncmp(line, name, length) == 0 && sscanf(line + length, ": %llu", &kilobytes) == 1;
     if (file) fclose(file);
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
+
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
+static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
 /* ---- numbers that nobody outside knows */
 
@@ -1341,9 +1460,23 @@ static void tsk__mutex_lock(tsk__mutex *m) { pthread_mutex_lock(m); }
 static int tsk__mutex_try(tsk__mutex *m) { return pthread_mutex_trylock(m) == 0; }
 static void tsk__mutex_unlock(tsk__mutex *m) { pthread_mutex_unlock(m); }
 
-static void tsk__condition_create(tsk__condition *c) { pthread_cond_init(c, NULL); }
+static void tsk__condition_create(tsk__condition *c) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
 static void tsk__condition_destroy(tsk__condition *c) { pthread_cond_destroy(c); }
+/* May wake for no reason, as may the next. */
 static void tsk__condition_wait(tsk__condition *c, tsk__mutex *m) { pthread_cond_wait(c, m); }
+/* The same until `deadline`, by the clock of tsk__time_ms; 0 when that has passed. */
+static int tsk__condition_wait_until(tsk__condition *c, tsk__mutex *m, double deadline) {
+    struct timespec until;
+    until.tv_sec = (time_t)(deadline / 1e3);
+    until.tv_nsec = (long)((deadline - (double)until.tv_sec * 1e3) * 1e6);
+    return pthread_cond_timedwait(c, m, &until) != ETIMEDOUT;
+}
 static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
 
 /* 0 where the system refuses one. */
@@ -1999,6 +2132,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_json_parse", "out");
     *out = NULL;
+    if (!text && size) return tsk__error_null(error, "tsk_json_parse", "text");
     memset(&parser, 0, sizeof parser);
     parser.original = text;
     parser.size = size;
@@ -2070,8 +2204,8 @@ const char *tsk_json_key(const tsk_json_value *member, size_t *length) {
 const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key) {
     const tsk_json_value *member, *found = NULL;
     const char *text;
-    size_t length = strlen(key);
-    if (tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
+    size_t length = key ? strlen(key) : 0;
+    if (!key || tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
     text = tsk__json_text(object);
     for (member = tsk_json_first(object); member; member = tsk_json_next(member))
         if (member->key_length == length && memcmp(text + member->key, key, length) == 0) found = member;
@@ -2086,7 +2220,7 @@ const char *tsk_json_string(const tsk_json_value *value, size_t *length) {
 
 int tsk_json_bool(const tsk_json_value *value, int *out) {
     tsk_json_type type = tsk_json_type_of(value);
-    if (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE) return 0;
+    if (!out || (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE)) return 0;
     *out = type == TSK_JSON_TRUE;
     return 1;
 }
@@ -2125,7 +2259,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
     const char *text, *next;
     uint64_t result = 0;
     int64_t i, whole;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     *is_negative = text[0] == '-';
     tsk__json_decimal_scan(&decimal, text, value->length);
@@ -2147,7 +2281,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
 int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
     *out = magnitude;
     return 1;
 }
@@ -2155,7 +2289,7 @@ int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
 int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
     if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
     else *out = (int64_t)magnitude;
     return 1;
@@ -2327,7 +2461,7 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
     tsk__json_decimal decimal;
     const char *text;
     double result = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     tsk__json_decimal_scan(&decimal, text, value->length);
     if (decimal.first && !tsk__json_decimal_quick(&decimal, &result)) {
@@ -2341,11 +2475,13 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
 
 /* ---- writing */
 
+/* Whatever is written goes through the next two. Without a writer nothing is. */
 static void tsk__json_put(tsk_json_writer *writer, const char *bytes, size_t size) {
-    if (writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
+    if (writer && writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
 }
 
 static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size_t size) {
+    if (!writer) return;
     if (writer->needs_comma) tsk__json_put(writer, ",", 1);
     tsk__json_put(writer, bytes, size);
     writer->needs_comma = 1;
@@ -2353,12 +2489,12 @@ static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size
 
 static void tsk__json_put_bracket(tsk_json_writer *writer, const char *bracket) {
     tsk__json_put_value(writer, bracket, 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 /* The end of a container follows its last value without a comma. */
 static void tsk__json_put_end(tsk_json_writer *writer, const char *bracket) {
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
     tsk__json_put_value(writer, bracket, 1);
 }
 
@@ -2378,6 +2514,10 @@ static void tsk__json_put_control(tsk_json_writer *writer, char c) {
 
 void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length) {
     size_t i = 0, done = 0; /* text[done, i) is plain and waits to be written at once */
+    if (!text && length) {
+        if (writer && writer->status == TSK_OK) writer->status = TSK_ERROR_ARGUMENT;
+        return;
+    }
     tsk__json_put_value(writer, "\"", 1);
     while (i < length) {
         unsigned char c = (unsigned char)text[i];
@@ -2396,9 +2536,9 @@ void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t len
 }
 
 void tsk_json_write_key(tsk_json_writer *writer, const char *key) {
-    tsk_json_write_string(writer, key, strlen(key));
+    tsk_json_write_string(writer, key, key ? strlen(key) : 1);
     tsk__json_put(writer, ":", 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 void tsk_json_write_int(tsk_json_writer *writer, int64_t value) {
@@ -2645,7 +2785,7 @@ static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char
 static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
     char *text = NULL;
     size_t size = 0;
-    tsk_error inner = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error inner;
     tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
@@ -2813,7 +2953,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
     if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
     if (status != TSK_OK) {
-        tsk_safetensors_close(file);
+        tsk_safetensors_free(file);
         return status;
     }
     tsk__file_map(&file->file, host);
@@ -2821,7 +2961,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     return TSK_OK;
 }
 
-void tsk_safetensors_close(tsk_safetensors *file) {
+void tsk_safetensors_free(tsk_safetensors *file) {
     const tsk_allocator *allocator = file ? file->allocator : NULL;
     if (!file) return;
     tsk__file_close(&file->file);
@@ -2832,14 +2972,14 @@ void tsk_safetensors_close(tsk_safetensors *file) {
     tsk__memory_delete(allocator, file);
 }
 
-size_t tsk_safetensors_count(const tsk_safetensors *file) { return file->count; }
+size_t tsk_safetensors_count(const tsk_safetensors *file) { return file ? file->count : 0; }
 
 const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index) {
-    return index < file->count ? &file->tensors[index] : NULL;
+    return file && index < file->count ? &file->tensors[index] : NULL;
 }
 
 const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name) {
-    size_t low = 0, high = file->count;
+    size_t low = 0, high = file && name ? file->count : 0;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         int order = strcmp(name, file->by_name[middle]->name);
@@ -2851,15 +2991,18 @@ const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const c
 }
 
 const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file) {
-    return tsk_json_get(tsk_json_root(file->header), "__metadata__");
+    return file ? tsk_json_get(tsk_json_root(file->header), "__metadata__") : NULL;
 }
 
 const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor) {
-    return file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
+    return file && tensor && file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
 }
 
 tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
                                 tsk_error *error) {
+    if (!file) return tsk__error_null(error, "tsk_safetensors_read", "file");
+    if (!tensor) return tsk__error_null(error, "tsk_safetensors_read", "tensor");
+    if (!buffer && size) return tsk__error_null(error, "tsk_safetensors_read", "buffer");
     if (offset > tensor->size || size > tensor->size - offset)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
                               (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
@@ -2876,6 +3019,7 @@ struct tsk_safetensors_writer {
     uint64_t data_size;
     tsk_text header;        /* so far, without the closing brace */
     tsk_json_writer json;
+    int is_finished;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
     tsk__hash_key key;      /* of its hash */
     size_t n_slots, n_names; /* n_slots is a power of two */
@@ -2898,12 +3042,12 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
         tsk_json_begin_object(&writer->json);
         if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
     }
-    if (status != TSK_OK) tsk_safetensors_writer_abandon(writer);
+    if (status != TSK_OK) tsk_safetensors_writer_free(writer);
     else *out = writer;
     return status;
 }
 
-void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer) {
+void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     const tsk_allocator *allocator = writer ? writer->allocator : NULL;
     if (!writer) return;
     tsk__output_abandon(&writer->data);
@@ -2989,9 +3133,15 @@ static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dty
 tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
                                       const void *data, tsk_error *error) {
     uint64_t size = 0;
-    size_t old_length = writer->header.length, start = old_length + (writer->n_names ? 1 : 0), *slot = NULL;
-    const char *objection = tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    size_t old_length, start, *slot = NULL;
+    const char *objection;
     tsk_status status = TSK_OK;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_add", "writer");
+    if (!name) return tsk__error_null(error, "tsk_safetensors_writer_add", "name");
+    if (!shape && n_dims > 0) return tsk__error_null(error, "tsk_safetensors_writer_add", "shape");
+    old_length = writer->header.length;
+    start = old_length + (writer->n_names ? 1 : 0);
+    objection = writer->is_finished ? "the file is finished" : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
     if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
     tsk_json_write_key(&writer->json, name);
     tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
@@ -3049,13 +3199,17 @@ static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, co
 
 tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
     tsk__output output;
-    tsk_status status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
+    tsk_status status;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_finish", "writer");
+    if (writer->is_finished)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already", tsk__error_path(writer->data.path));
+    writer->is_finished = 1;
+    status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
     if (status == TSK_OK) {
         status = tsk__safetensors_write_file(writer, &output, error);
         if (status == TSK_OK) status = tsk__output_commit(&output, error);
         else tsk__output_abandon(&output);
     }
-    tsk_safetensors_writer_abandon(writer);
     return status;
 }
 
@@ -4053,14 +4207,14 @@ static const tsk__bpe_token *tsk__bpe_find(const tsk_tokenizer *tokenizer, const
 }
 
 static const tsk__bpe_token *tsk__bpe_token_of(const tsk_tokenizer *tokenizer, int32_t id) {
-    uint32_t place = id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
+    uint32_t place = tokenizer && id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
     return place ? &tokenizer->tokens[place - 1] : NULL;
 }
 
-int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return (int32_t)tokenizer->n_ids; }
+int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return tokenizer ? (int32_t)tokenizer->n_ids : 0; }
 
 int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token) {
-    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, token, strlen(token));
+    const tsk__bpe_token *found = tokenizer && token ? tsk__bpe_find(tokenizer, token, strlen(token)) : NULL;
     return found ? found->id : -1;
 }
 
@@ -4495,7 +4649,7 @@ static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *pie
         n = n <= TSK__BPE_SHORT ? tsk__bpe_merge_short(tokenizer, ids, n) : tsk__bpe_merge_long(encoder, ids, n);
         if (n == SIZE_MAX) return TSK_ERROR_MEMORY;
     }
-    encoder->out->count += n;
+    encoder->out->count += (int32_t)n;
     return TSK_OK;
 }
 
@@ -4539,9 +4693,9 @@ static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, co
 static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
     tsk_tokens *out = encoder->out;
     tsk__bpe_cached *cached;
-    size_t i, start = out->count;
+    size_t i, start = (size_t)out->count;
     uint32_t hash;
-    if (!tsk__memory_reserve(out->allocator, &out->ids, &out->capacity, start + size, sizeof *out->ids)) return TSK_ERROR_MEMORY;
+    if (!tsk__tokens_reserve(out, size)) return TSK_ERROR_MEMORY;
     if (!encoder->cache || size > UINT16_MAX) return tsk__bpe_encode_new(encoder, piece, size);
     hash = tsk__bpe_piece_hash(piece, size);
     cached = tsk__bpe_cache_place(encoder, piece, size, hash);
@@ -4556,7 +4710,7 @@ static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *p
     cached->out = (uint32_t)(start - encoder->first_out);
     cached->hash = hash;
     cached->length = (uint16_t)size;
-    cached->count = (uint16_t)(out->count - start);
+    cached->count = (uint16_t)((size_t)out->count - start);
     return TSK_OK;
 }
 
@@ -4805,7 +4959,8 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
                                   size_t n_ranges, tsk_tokens *out, tsk_error *error) {
     tsk__bpe_encoder encoder;
     tsk_status status;
-    size_t count = out->count, invalid = tsk__unicode_invalid(text, size);
+    int32_t count = out->count;
+    size_t invalid = tsk__unicode_invalid(text, size);
     if (size == 0) return TSK_OK;
     if (invalid < size)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
@@ -4815,7 +4970,7 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
     encoder.out = out;
     encoder.text = text;
     encoder.size = size;
-    encoder.first_out = count;
+    encoder.first_out = (size_t)count;
     encoder.ranges = ranges;
     encoder.n_ranges = n_ranges;
     status = tsk__bpe_push_span(&encoder, 0, size, -1) ? TSK_OK : TSK_ERROR_MEMORY;
@@ -4842,6 +4997,8 @@ static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
 tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
                                 tsk_error *error) {
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!text && size) return tsk__error_null(error, "tsk_tokenizer_encode", "text");
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_encode", "out");
     return tsk__bpe_encode(tokenizer, text, size, !special_in_text, NULL, 0, out, error);
 }
 
@@ -4866,6 +5023,9 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
     const char *bytes;
     size_t at = 0;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!decoder) return tsk__error_null(error, "tsk_decoder_push", "decoder");
+    if (!out) return tsk__error_null(error, "tsk_decoder_push", "out");
     if (!token || (decoder->skip_special && token->is_special)) return TSK_OK;
     bytes = tokenizer->bytes.data + token->bytes;
     while (at < token->bytes_length) {
@@ -4881,18 +5041,45 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return tsk__bpe_settle(decoder, 1, out); }
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT; }
 
-tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special, tsk_text *out,
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special, tsk_text *out,
                                 tsk_error *error) {
     tsk_decoder decoder;
-    size_t i, length = out->length;
+    size_t length;
+    int32_t i;
     tsk_status status = TSK_OK;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_decode", "out");
+    if (!ids && count > 0) return tsk__error_null(error, "tsk_tokenizer_decode", "ids");
+    if (count < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d", (int)count);
+    length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
     if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK) status = tsk__error_memory(error, "decoded text", out->length);
+    if (status != TSK_OK) out->length = length;
+    return status;
+}
+
+/* Only where no token can follow is half a character at the end no longer waited for. */
+tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error) {
+    const int32_t *tokens;
+    tsk_decoder decoder;
+    size_t length;
+    int32_t i;
+    tsk_status status = TSK_OK;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!step) return tsk__error_null(error, "tsk_step_text", "step");
+    if (!out) return tsk__error_null(error, "tsk_step_text", "out");
+    tokens = step->canvas + step->prompt_length;
+    length = out->length;
+    memset(&decoder, 0, sizeof decoder);
+    decoder.skip_special = 1;
+    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
+        tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
     if (status != TSK_OK) out->length = length;
     return status;
 }
@@ -6084,6 +6271,7 @@ static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_
     tsk_status status = TSK_OK;
     size_t i;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!messages && count) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
     file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
@@ -6122,6 +6310,7 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
 tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -6135,6 +6324,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
                            tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -6145,6 +6335,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
 }
 
 int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
+    if (!tokenizer) return -1;
     switch (tokenizer->template_kind) {
         case TSK__TEMPLATE_HEADERS: return tsk_tokenizer_id(tokenizer, "<|eot_id|>");
         case TSK__TEMPLATE_CHATML:
@@ -6725,6 +6916,7 @@ static tsk_status tsk__config_check(const tsk_model_config *c, const char *where
 
 int tsk_config_is_eos(const tsk_model_config *config, int32_t id) {
     int32_t i;
+    if (!config) return 0;
     for (i = 0; i < config->n_eos_token_ids; i++)
         if (config->eos_token_ids[i] == id) return 1;
     return id == config->eos_token_id;
@@ -7211,17 +7403,17 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     memcpy(folder->path, dir, length);
     folder->dir_length = length;
     status = tsk__folder_load(folder, error);
-    if (status != TSK_OK) tsk_folder_close(folder);
+    if (status != TSK_OK) tsk_folder_free(folder);
     else *out = folder;
     return status;
 }
 
-void tsk_folder_close(tsk_folder *folder) {
+void tsk_folder_free(tsk_folder *folder) {
     const tsk_allocator *allocator;
     size_t i;
     if (!folder) return;
     allocator = folder->host.allocator;
-    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_close(folder->shards[i].file);
+    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
     tsk__memory_delete(allocator, folder->placed);
     tsk__memory_delete(allocator, folder->tensors);
@@ -7231,15 +7423,15 @@ void tsk_folder_close(tsk_folder *folder) {
     tsk__memory_delete(allocator, folder);
 }
 
-const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return &folder->config; }
-size_t tsk_folder_count(const tsk_folder *folder) { return folder->n_tensors; }
+const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return folder ? &folder->config : NULL; }
+size_t tsk_folder_count(const tsk_folder *folder) { return folder ? folder->n_tensors : 0; }
 const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
-    return index < folder->n_tensors ? &folder->tensors[index] : NULL;
+    return folder && index < folder->n_tensors ? &folder->tensors[index] : NULL;
 }
 uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
     uint64_t sum = 0;
     size_t i;
-    for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
+    for (i = 0; folder && i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
     return sum;
 }
 
@@ -7257,8 +7449,11 @@ static void tsk__random_round(uint32_t c[4], uint32_t key0, uint32_t key1) {
 }
 
 void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    uint32_t c[4], key0 = key[0], key1 = key[1];
+    uint32_t c[4], key0, key1;
     int round;
+    if (!counter || !key || !out) return;
+    key0 = key[0];
+    key1 = key[1];
     memcpy(c, counter, sizeof c);
     for (round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) tsk__random_round(c, key0, key1);
     memcpy(out, c, sizeof c);
@@ -7485,9 +7680,9 @@ typedef struct tsk__skip_token {
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
 static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
-    if (token->is_masked && !o->skip_masked) return 0;
+    if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
-    return o->skip_max_age <= 0 || age < o->skip_max_age;
+    return o->skip.max_age <= 0 || age < o->skip.max_age;
 }
 
 /* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at
@@ -7508,33 +7703,38 @@ static int tsk__skip_similar(const float *cosines, int32_t n_states, int32_t str
 
 void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
     int32_t i;
-    for (i = 0; i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
+    for (i = 0; out && i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
 }
 
-static int tsk__select_accepts(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t rank, float confidence) {
-    switch (transfer) {
-    case TSK_TRANSFER_SCHEDULE: return rank <= quota;
-    case TSK_TRANSFER_THRESHOLD: return confidence >= threshold;
-    default: return (double)confidence >= 1.0 - (double)factor / (rank + 1);
+static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, float confidence) {
+    switch (rule->transfer) {
+    case TSK_TRANSFER_SCHEDULE: return rank <= rule->quota;
+    case TSK_TRANSFER_THRESHOLD: return confidence >= rule->threshold;
+    default: return (double)confidence >= 1.0 - (double)rule->factor / (rank + 1);
     }
 }
 
 /* Whether a is the better confidence; one that is no number comes after all others. */
 static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank. */
-int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n, const float *confidences, uint8_t *commit) {
+/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank.
+   Confidence i is at confidences[i * stride]. */
+static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
     int32_t rank, i;
-    if (n <= 0) return 0;
     memset(commit, 0, (size_t)n);
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[i], confidences[best]))) best = i;
-        if (rank > 1 && !tsk__select_accepts(transfer, threshold, factor, quota, rank, confidences[best])) break;
+            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride], confidences[(size_t)best * stride]))) best = i;
+        if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
         commit[best] = 1;
     }
     return rank - 1;
+}
+
+int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit) {
+    if (n <= 0 || !rule || !candidates || !commit) return 0;
+    return tsk__select(rule, n, &candidates->confidence, sizeof *candidates / sizeof(float), commit);
 }
 
 // >>backend ===========================================================================================================
@@ -9692,9 +9892,14 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__s
     for (r = 0; r < n; r++) {
         const tsk__selection *o = &selections[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
+        tsk_transfer_rule rule;
         tsk__cpu_judge(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
-        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
+        rule.transfer = (tsk_transfer)o->transfer;
+        rule.threshold = o->threshold;
+        rule.factor = o->factor;
+        rule.quota = o->quota;
+        if (o->commits && o->n) tsk__select(&rule, o->n, s->confidences, 1, s->commits);
         for (i = 0; i < o->n; i++) {
             stream->choices[o->first + i].is_committed = s->commits[i];
             if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
@@ -10047,34 +10252,98 @@ static const char *tsk__cuda_error_text(const tsk__cuda_api *api, CUresult resul
     return text ? text : "unknown CUDA error";
 }
 
-/* 1 when device `index` can be used; else 0 with the reason. */
-static int tsk__cuda_available(int index, char *why, size_t why_size) {
-    tsk__cuda_api api;
+/* Loads the driver and counts its devices; 0 with the reason when it cannot be used. */
+static int tsk__cuda_count(tsk__cuda_api *api, int *count, char *why, size_t why_size) {
+    CUresult result;
+    memset(api, 0, sizeof *api);
+    *count = 0;
+    if (!tsk__cuda_load(api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
+    result = api->cuInit(0);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetCount(count);
+    if (result != CUDA_SUCCESS) snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(api, result));
+    return result == CUDA_SUCCESS;
+}
+
+/* 1 when device `index` of `count` can be used; else 0 with the reason. */
+static int tsk__cuda_usable(const tsk__cuda_api *api, int index, int count, char *why, size_t why_size) {
     CUdevice device;
     CUresult result;
-    int count = 0, major = 0;
-    memset(&api, 0, sizeof api);
-    if (!tsk__cuda_load(&api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
-    result = api.cuInit(0);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetCount(&count);
-    if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(&api, result));
-        return 0;
-    }
+    int major = 0;
     if (index < 0 || index >= count) {
         snprintf(why, why_size, "there is no CUDA device %d (%d found)", index, count);
         return 0;
     }
-    result = api.cuDeviceGet(&device, index);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
     if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(&api, result));
+        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
         return 0;
     }
     if (major < 8) {
         snprintf(why, why_size, "CUDA device %d has compute capability %d.x, 8.0 is needed", index, major);
         return 0;
     }
+    return 1;
+}
+
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    tsk__cuda_api api;
+    int count;
+    return tsk__cuda_count(&api, &count, why, why_size) && tsk__cuda_usable(&api, index, count, why, why_size);
+}
+
+/* The memory of a device is asked for in its primary context, which models share. */
+static CUresult tsk__cuda_device_memory(const tsk__cuda_api *api, CUdevice device, size_t *available, size_t *total) {
+    CUcontext context;
+    CUresult result = api->cuDevicePrimaryCtxRetain(&context, device);
+    if (result != CUDA_SUCCESS) return result;
+    result = api->cuCtxPushCurrent_v2(context);
+    if (result == CUDA_SUCCESS) {
+        result = api->cuMemGetInfo_v2(available, total);
+        api->cuCtxPopCurrent_v2(&context);
+    }
+    api->cuDevicePrimaryCtxRelease_v2(device);
+    return result;
+}
+
+static void tsk__cuda_device_info(const tsk__cuda_api *api, int index, int count, tsk_device_info *out) {
+    CUdevice device;
+    CUresult result;
+    size_t available = 0, total = 0;
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CUDA;
+    out->index = index;
+    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS && api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
+        out->name[0] = 0;
+    if (!tsk__cuda_usable(api, index, count, out->unusable, sizeof out->unusable)) return;
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_device_memory(api, device, &available, &total);
+    if (result != CUDA_SUCCESS) snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
+    out->memory_free = available;
+    out->memory_total = total;
+}
+
+/* The devices, into out [room] (may be NULL), and how many there are. Where there is none, one entry says why. */
+static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
+    tsk__cuda_api api;
+    char why[sizeof out->unusable] = "";
+    int count, i, is_open = tsk__cuda_count(&api, &count, why, sizeof why), n = count > 0 ? count : 1;
+    for (i = 0; out && i < n && i < room; i++) {
+        memset(&out[i], 0, sizeof out[i]);
+        out[i].device = TSK_DEVICE_CUDA;
+        snprintf(out[i].unusable, sizeof out[i].unusable, "%s", why);
+        if (is_open) tsk__cuda_device_info(&api, i, count, &out[i]);
+    }
+    return n;
+}
+
+#else
+
+static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
+    if (!out || room < 1) return 1;
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CUDA;
+    snprintf(out->unusable, sizeof out->unusable, "built without CUDA");
     return 1;
 }
 
@@ -10667,8 +10936,24 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
     options[1] = "--std=c++17";
 }
 
-/* Compiles `source`; the compiler's whole log goes to the error. */
-static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, tsk_text *cubin, tsk_error *error) {
+/* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
+static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+    size_t size = 0;
+    char *text, *line, *end;
+    if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
+    text = (char *)tsk__memory_new_zeroed(b->allocator, size + 1, 1);
+    if (text && b->api.nvrtcGetProgramLog(program, text) == NVRTC_SUCCESS)
+        for (line = text; *line; line = end) {
+            end = line + strcspn(line, "\n");
+            if (*end) *end++ = 0;
+            if (*line) o->log(o->user, line);
+        }
+    tsk__memory_delete(b->allocator, text);
+}
+
+/* Compiles `source`; where that fails, o->log is told all that the compiler says. */
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, const tsk_model_options *o,
+                                    tsk_text *cubin, tsk_error *error) {
     const tsk__cuda_api *api = &b->api;
     nvrtcProgram program;
     nvrtcResult result;
@@ -10681,11 +10966,9 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): see the log", options[0], (int)result);
-        if (error && api->nvrtcGetProgramLogSize(program, &size) == NVRTC_SUCCESS && (error->log = (char *)tsk__memory_new(NULL, size + 1, 1)) != NULL) {
-            error->log[size] = 0;
-            api->nvrtcGetProgramLog(program, error->log);
-        }
+        tsk__cuda_tell_log(b, program, o);
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
+                                (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
         status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
     else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
@@ -10759,7 +11042,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     if (status != TSK_OK) status = tsk__error_memory(error, "the kernels' source", source.length);
     else if (!has_path || !tsk__cuda_cache_read(path, cubin)) {
         if (o->log) o->log(o->user, "compiling the CUDA kernels for this GPU (once)");
-        status = tsk__cuda_compile(b, source.data, options, 2, cubin, error);
+        status = tsk__cuda_compile(b, source.data, options, 2, o, cubin, error);
         if (status == TSK_OK && has_path) tsk__cuda_cache_write(path, cubin);
     }
     tsk_text_free(&source);
@@ -12544,6 +12827,7 @@ struct tsk_model {
 tsk_model_options tsk_model_options_default(void) {
     tsk_model_options o;
     memset(&o, 0, sizeof o);
+    o.n_threads = TSK_AUTO;
     return o;
 }
 
@@ -12597,7 +12881,8 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
-    if (o->n_threads < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be zero or positive, not %d", o->n_threads);
+    if (o->n_threads != TSK_AUTO && o->n_threads < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
     if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
     return TSK_OK;
 }
@@ -12696,15 +12981,18 @@ void tsk_model_free(tsk_model *model) {
     tsk__pool_destroy(allocator, model->pool);
     if (model->backend) model->backend->ops->destroy(model->backend);
     tsk_tokenizer_free(model->tokenizer);
-    tsk_folder_close(model->folder);
+    tsk_folder_free(model->folder);
     tsk__memory_delete(allocator, model);
 }
 
-const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return &model->config; }
-const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model->tokenizer; }
-const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
-const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
-tsk_dtype tsk_model_dtype(const tsk_model *model) { return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return model ? &model->config : NULL; }
+const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model ? model->tokenizer : NULL; }
+const char *tsk_model_device_name(const tsk_model *model) { return model ? model->device_name : ""; }
+const char *tsk_model_device_note(const tsk_model *model) { return model ? model->device_note : ""; }
+tsk_dtype tsk_model_dtype(const tsk_model *model) {
+    if (!model) return TSK_DTYPE_AUTO;
+    return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
 
 // >>trace =============================================================================================================
 /* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
@@ -13185,6 +13473,7 @@ typedef struct tsk__request {
     const tsk_allocator *allocator;
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
+    int32_t force_active, force_refresh; /* as tsk_session_force has them */
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
@@ -13217,8 +13506,7 @@ typedef struct tsk__request {
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
-    float *candidate_confidences;
+    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
@@ -13240,22 +13528,20 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.factor = 1.0f;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
-    o.skip_layer_k = TSK_AUTO;
-    o.skip_threshold = 0.95f;
-    o.skip_outlier = 0.7f;
+    o.skip.layer_k = TSK_AUTO;
+    o.skip.threshold = 0.95f;
+    o.skip.outlier = 0.7f;
     o.refresh_every = 1;
-    o.skip_force_active = TSK_AUTO;
-    o.skip_force_refresh = TSK_AUTO;
     return o;
 }
 
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    if (o->skip_layer_k == TSK_AUTO) {
-        o->skip_layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
-        if (o->cache != TSK_CACHE_DUAL) o->skip_layer_k = 0;
+    if (o->skip.layer_k == TSK_AUTO) {
+        o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+        if (o->cache != TSK_CACHE_DUAL) o->skip.layer_k = 0;
     }
-    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : -2;
+    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
 static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
@@ -13274,28 +13560,26 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
     TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
-    TSK__OPTIONS_REQUIRE((int)o->skip_policy >= 0 && o->skip_policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip_policy);
-    TSK__OPTIONS_REQUIRE((int)o->skip_reference >= 0 && o->skip_reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
-                         (int)o->skip_reference);
+    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip.policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
+                         (int)o->skip.reference);
     TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
     TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
-    TSK__OPTIONS_REQUIRE(o->skip_threshold == o->skip_threshold && fabsf(o->skip_threshold) <= FLT_MAX, "skip_threshold must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_outlier == o->skip_outlier && fabsf(o->skip_outlier) <= FLT_MAX, "skip_outlier must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
-                         (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
-    TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX, "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+                         (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
-    TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
-    TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
 #undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
@@ -13303,7 +13587,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
 static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
-    return o->skip_layer_k >= 2 && o->skip_layer_k < config->n_layers ? o->skip_layer_k - 1 : 0;
+    return o->skip.layer_k >= 2 && o->skip.layer_k < config->n_layers ? o->skip.layer_k - 1 : 0;
 }
 
 /* ---- memory of a request */
@@ -13334,9 +13618,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, active, block);
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
-    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
-    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
     TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
     TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
     TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
@@ -13354,10 +13636,16 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     shape.length = length;
     shape.n_slots = tsk__request_max_block(r);
     shape.n_states = r->n_states;
-    shape.has_refresh_states = r->options.skip_refresh && r->n_states;
+    shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
     shape.has_residual = r->may_be_cut;
     return tsk__cache_resize(&r->cache, &shape, error);
+}
+
+static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    if (n_active >= TSK_AUTO && n_refresh >= TSK_AUTO) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
+                          (int)n_refresh);
 }
 
 static void tsk__request_free(tsk__request *r) {
@@ -13477,7 +13765,7 @@ static void tsk__request_point_result(tsk__request *r) {
 static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
-    r->keeps_outputs = r->n_states && r->options.skip_policy == TSK_SKIP_REUSE;
+    r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
     tsk__memory_delete(r->allocator, r->memory);
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
@@ -13566,14 +13854,14 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip_refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
 
 /* States of a refresh are computed only to be kept. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
@@ -13588,12 +13876,12 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     tsk__kv *kv;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
-    int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
+    int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
     r->first_row = p->n;
     kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
-    kv->skip_threshold = o->skip_threshold;
-    kv->skip_outlier = o->skip_outlier;
+    kv->skip_threshold = o->skip.threshold;
+    kv->skip_outlier = o->skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
@@ -13629,11 +13917,11 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    int full = o->skip_full_every > 0 && r->gen.block_step % o->skip_full_every == 0;
+    int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
-        if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
+        if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
     }
 }
@@ -13644,7 +13932,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
         int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-        if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
+        if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
@@ -13654,7 +13942,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
 /* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
    that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip_reference == TSK_SKIP_LAST_COMPUTED);
+    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
@@ -13668,7 +13956,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
     if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->options.skip_force_active >= 0));
+    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
@@ -13700,7 +13988,7 @@ static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t s
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
-    return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
+    return (uint64_t)(r->options.skip.layer_k < r->config->n_layers ? r->options.skip.layer_k : r->config->n_layers);
 }
 
 /* All layers of a position ran: its K and V come from the id it has. */
@@ -13720,8 +14008,8 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
         token->age = 0;
         n_active += active;
     }
-    if (r->options.skip_refresh) r->gen.has_refresh = 1;
-    if (r->options.skip_refresh && !r->is_probe) {
+    if (r->options.skip.refresh) r->gen.has_refresh = 1;
+    if (r->options.skip.refresh && !r->is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -13748,7 +14036,7 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t position = r->positions[i];
-        for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
+        for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
         if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
     }
@@ -13756,7 +14044,7 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -13856,16 +14144,30 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     const tsk__candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    tsk_transfer_rule best;
+    tsk_selection selection;
     int32_t i, n = r->n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidate_positions[i] = candidates[i].position;
-        r->candidate_ids[i] = choices[i].id;
-        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidates[i].position = candidates[i].position;
+        r->candidates[i].id = choices[i].id;
+        r->candidates[i].confidence = choices[i].confidence;
+        r->candidates[i].entropy = -1;
         r->candidate_commits[i] = 0;
     }
-    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    memset(&selection, 0, sizeof selection);
+    selection.pass = (int32_t)r->gen.pass;
+    selection.block = r->gen.block;
+    selection.block_step = r->gen.block_step;
+    selection.quota = tsk__request_quota(r);
+    selection.n = n;
+    selection.candidates = r->candidates;
+    selection.commit = r->candidate_commits;
+    o->on_select(o->user, &selection);
     for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
-    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
+    memset(&best, 0, sizeof best);
+    best.transfer = TSK_TRANSFER_SCHEDULE;
+    best.quota = 1;
+    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
         r->committed[candidates[i].slot] = 1;
@@ -13909,6 +14211,14 @@ static void tsk__request_cancel(tsk__request *r) {
 /* Whether the pass has compared the block's states with earlier ones. */
 static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
 
+/* Generated tokens before the first that is masked or ends the text. */
+static int32_t tsk__request_final(const tsk__request *r) {
+    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    int32_t n = 0;
+    while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
+    return n;
+}
+
 /* Tells the step callback; nonzero when it wants to end. */
 static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     tsk_step step;
@@ -13933,6 +14243,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
     step.canvas = r->canvas;
+    step.mask_token_id = r->config->mask_token_id;
+    step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
     step.cosines = step.n_cosines ? r->cosines : NULL;
     return r->options.on_step(r->options.user, &step);
@@ -13949,7 +14261,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
 
 /* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -14053,7 +14365,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
+        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->is_self_narrowing && certain;
@@ -14171,7 +14483,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_session_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_session_create", "model");
     tsk__options_resolve(&resolved, &model->config, model->tokenizer);
     status = tsk__options_check(&resolved, &model->config, error);
     if (status != TSK_OK) return status;
@@ -14184,6 +14496,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.allocator = model->allocator;
     session->request.options = resolved;
     session->request.cache.backend = model->backend;
+    session->request.force_active = session->request.force_refresh = TSK_AUTO;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -14290,7 +14603,8 @@ tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_p
 /* How the two sessions must agree for a copy of one to be a state of the other. */
 static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
     const tsk_generate_options *a, *b;
-    if (!to || !from) return tsk__error_null(error, "tsk_session_copy", "session");
+    if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
+    if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
     if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;
@@ -14327,7 +14641,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -14438,6 +14752,17 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     return tsk__session_logits(session, tokens, n, first, count, logits, error);
 }
 
+tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_force", "session");
+    status = tsk__request_check_outside(&session->request, "tsk_session_force", error);
+    if (status == TSK_OK) status = tsk__force_check("tsk_session_force", n_active, n_refresh, error);
+    if (status != TSK_OK) return status;
+    session->request.force_active = n_active;
+    session->request.force_refresh = n_refresh;
+    return TSK_OK;
+}
+
 tsk_trace_options tsk_trace_options_default(void) {
     tsk_trace_options o;
     memset(&o, 0, sizeof o);
@@ -14494,13 +14819,20 @@ typedef struct tsk__batch_entry {
     int32_t ids[1];                /* [n_prompt + gen_length] */
 } tsk__batch_entry;
 
+typedef struct tsk__batch_queue {
+    tsk__batch_entry *first, *last;
+    int32_t n;
+} tsk__batch_queue;
+
 struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
-    tsk__mutex lock;           /* of the queue, the ids and the cancel flags: what other threads may touch */
-    tsk__batch_entry *first, *last;
+    tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
+    tsk__condition call;          /* of another thread's: n_calls has grown */
+    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__batch_queue waiting;      /* in order */
+    tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    int32_t n_queued;
     tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
     int32_t n_flying, turn;
     int is_stepping;
@@ -14512,10 +14844,45 @@ struct tsk_batch {
     int32_t pass_states;
 };
 
+static void tsk__batch_queue_push(tsk__batch_queue *queue, tsk__batch_entry *entry) {
+    entry->next = NULL;
+    if (queue->last) queue->last->next = entry;
+    else queue->first = entry;
+    queue->last = entry;
+    queue->n++;
+}
+
+static tsk__batch_entry *tsk__batch_queue_pop(tsk__batch_queue *queue) {
+    tsk__batch_entry *entry = queue->first;
+    if (!entry) return NULL;
+    queue->first = entry->next;
+    if (!queue->first) queue->last = NULL;
+    queue->n--;
+    return entry;
+}
+
+/* Takes the entry of that id out, wherever it stands; NULL when it is not there. */
+static tsk__batch_entry *tsk__batch_queue_take(tsk__batch_queue *queue, uint64_t id) {
+    tsk__batch_entry *before = NULL, *entry = queue->first;
+    for (; entry && entry->id != id; entry = entry->next) before = entry;
+    if (!entry || !before) return entry ? tsk__batch_queue_pop(queue) : NULL;
+    before->next = entry->next;
+    if (queue->last == entry) queue->last = before;
+    queue->n--;
+    return entry;
+}
+
+static void tsk__batch_queue_free(tsk__batch_queue *queue, const tsk_allocator *allocator) {
+    tsk__batch_entry *entry;
+    while ((entry = tsk__batch_queue_pop(queue)) != NULL) tsk__memory_delete(allocator, entry);
+}
+
 tsk_batch_options tsk_batch_options_default(void) {
     tsk_batch_options o;
     memset(&o, 0, sizeof o);
     o.max_requests = 16;
+    o.max_queued = TSK_NONE;
+    o.cache_tokens = o.max_rows = TSK_AUTO;
     return o;
 }
 
@@ -14544,18 +14911,34 @@ static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_opti
     return TSK_OK;
 }
 
-static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
-    const tsk_model_config *c = &model->config;
-    tsk_status status = TSK_OK;
-    int32_t max_rows;
+/* max_rows, before it is known how many the cache holds. */
+static int32_t tsk__batch_wanted_rows(const tsk_batch_options *o, const tsk_model_config *c) {
+    if (o->max_rows != TSK_AUTO) return o->max_rows;
+    return c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+}
+
+static tsk_status tsk__batch_check_options(const tsk_batch_options *o, tsk_error *error) {
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
-    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
-    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
-    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+                              (int)o->max_rows);
+    if (o->max_queued != TSK_NONE && o->max_queued < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
+    if (o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
+    const tsk_model_config *c = &model->config;
+    tsk_status status = tsk__batch_check_options(o, error);
+    int32_t max_rows;
+    if (status != TSK_OK) return status;
+    max_rows = tsk__batch_wanted_rows(o, c);
+    if (o->cache_tokens == TSK_AUTO) status = tsk__batch_choose_cache(model, o, max_rows, error);
     /* (a pass has no more rows than the cache has tokens) */
-    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    o->max_rows = o->max_rows != TSK_AUTO || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
     return status;
 }
 
@@ -14572,6 +14955,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
+        b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
@@ -14585,7 +14969,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_batch_create", "model");
     status = tsk__batch_resolve(model, &resolved, error);
     if (status != TSK_OK) return status;
     b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
@@ -14593,22 +14977,20 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
+    tsk__condition_create(&b->call);
     status = tsk__batch_allocate(b, error);
-    if (status != TSK_OK) tsk_batch_destroy(b);
+    if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
     return status;
 }
 
-void tsk_batch_destroy(tsk_batch *b) {
+void tsk_batch_free(tsk_batch *b) {
     const tsk_allocator *allocator;
     int32_t i;
     if (!b) return;
     allocator = b->model->allocator;
-    while (b->first) {
-        tsk__batch_entry *next = b->first->next;
-        tsk__memory_delete(allocator, b->first);
-        b->first = next;
-    }
+    tsk__batch_queue_free(&b->waiting, allocator);
+    tsk__batch_queue_free(&b->ending, allocator);
     for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
@@ -14617,6 +14999,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
+    tsk__condition_destroy(&b->call);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -14642,11 +15025,19 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     return TSK_OK;
 }
 
+/* Ends a wait. The lock is held. */
+static void tsk__batch_call(tsk_batch *b) {
+    b->n_calls++;
+    tsk__condition_wake_all(&b->call);
+}
+
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
                             uint64_t *id, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
     tsk__batch_entry *entry;
     size_t size;
+    int32_t i;
+    int is_full;
     tsk_status status;
     if (!b) return tsk__error_null(error, "tsk_batch_submit", "batch");
     tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
@@ -14661,16 +15052,19 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->length = n_prompt + o.gen_length;
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+    for (i = 0; i < o.gen_length; i++) entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
     tsk__mutex_lock(&b->lock);
-    entry->id = ++b->next_id;
-    if (id) *id = entry->id; /* before anyone can see the request done */
-    if (b->last) b->last->next = entry;
-    else b->first = entry;
-    b->last = entry;
-    b->n_queued++;
+    is_full = b->options.max_queued != TSK_NONE && b->waiting.n >= b->options.max_queued;
+    if (!is_full) {
+        entry->id = ++b->next_id;
+        if (id) *id = entry->id; /* before anyone can see the request done */
+        tsk__batch_queue_push(&b->waiting, entry);
+        tsk__batch_call(b);
+    }
     tsk__mutex_unlock(&b->lock);
-    return TSK_OK;
+    if (!is_full) return TSK_OK;
+    tsk__memory_delete(b->model->allocator, entry);
+    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET, "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
@@ -14678,11 +15072,27 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     int32_t i;
     if (!b) return;
     tsk__mutex_lock(&b->lock);
-    for (entry = b->first; entry; entry = entry->next)
-        if (entry->id == id) entry->is_cancelled = 1;
+    entry = tsk__batch_queue_take(&b->waiting, id);
+    if (entry) tsk__batch_queue_push(&b->ending, entry);
     for (i = 0; i < b->n_flying; i++)
         if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    tsk__batch_call(b);
     tsk__mutex_unlock(&b->lock);
+}
+
+int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
+    double deadline = tsk__time_ms() + timeout_ms;
+    int has_work, in_time = 1;
+    if (!b) return 0;
+    tsk__mutex_lock(&b->lock);
+    /* (a call that came before this wait and after the last is no less heard) */
+    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    }
+    b->n_seen = b->n_calls;
+    tsk__mutex_unlock(&b->lock);
+    return has_work;
 }
 
 /* ---- the arena */
@@ -14775,22 +15185,19 @@ static void tsk__batch_admit(tsk_batch *b) {
         tsk__batch_entry *entry;
         tsk_error error;
         int32_t offset;
+        int is_first;
         tsk__mutex_lock(&b->lock);
-        entry = b->first;
+        entry = b->waiting.first;
         tsk__mutex_unlock(&b->lock);
         if (!entry) return;
         offset = tsk__batch_place(b, entry->length);
         if (offset < 0) return;
         tsk__mutex_lock(&b->lock);
-        b->first = entry->next;
-        if (!b->first) b->last = NULL;
-        b->n_queued--;
+        is_first = b->waiting.first == entry; /* unless it was cancelled meanwhile; only a step frees it */
+        if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
-        memset(&error, 0, sizeof error);
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
-            tsk__batch_finish(b, b->n_flying - 1, &error);
-            tsk_error_clear(&error);
-        }
+        if (!is_first) continue;
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
     }
 }
 
@@ -14825,6 +15232,35 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     }
     b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
     return n;
+}
+
+/* The outcome of a request that was cancelled before it had a place. */
+static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+    tsk__request request;
+    tsk_result result;
+    memset(&request, 0, sizeof request);
+    request.config = &b->model->config;
+    request.options = entry->options;
+    request.canvas = entry->ids;
+    request.gen.is_started = 1;
+    request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
+    request.gen.length = entry->length;
+    request.gen.result.n_tokens = entry->length - entry->n_prompt;
+    tsk__request_point_result(&request);
+    tsk__request_cancel(&request);
+    tsk__request_result(&request, &result);
+    if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, &result, NULL);
+}
+
+static void tsk__batch_finish_ending(tsk_batch *b) {
+    tsk__batch_entry *entry;
+    do {
+        tsk__mutex_lock(&b->lock);
+        entry = tsk__batch_queue_pop(&b->ending);
+        tsk__mutex_unlock(&b->lock);
+        if (entry) tsk__batch_tell_ending(b, entry);
+        tsk__memory_delete(b->model->allocator, entry);
+    } while (entry);
 }
 
 /* Requests that the host wants to end, by id or by their own callback. */
@@ -14866,11 +15302,11 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
     if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
-    memset(&own_error, 0, sizeof own_error);
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
     b->is_stepping = 1;
+    tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
     tsk__batch_reap(b);
@@ -14879,23 +15315,54 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
-    status->queued = b->n_queued;
+    status->queued = b->waiting.n;
+    status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
-    tsk_error_clear(&own_error);
     return result;
+}
+
+tsk_status tsk_batch_force(tsk_batch *b, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    int32_t i;
+    tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_force", "batch");
+    status = tsk__force_check("tsk_batch_force", n_active, n_refresh, error);
+    for (i = 0; i < b->options.max_requests && status == TSK_OK; i++) {
+        b->requests[i].force_active = n_active;
+        b->requests[i].force_refresh = n_refresh;
+    }
+    return status;
 }
 
 tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
     tsk_batch_status status;
     tsk_status result;
     do result = tsk_batch_step(b, &status, error);
-    while (result == TSK_OK && (status.in_flight || status.queued));
+    while (result == TSK_OK && (status.in_flight || status.queued || status.ending));
     return result;
 }
 
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
+
+int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
+
+static void tsk__device_cpu(tsk_device_info *out) {
+    uint64_t total = tsk__memory_total(), available = tsk__memory_available();
+    int n = tsk__processors();
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CPU;
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    out->memory_total = total == UINT64_MAX ? 0 : total;
+    out->memory_free = available == UINT64_MAX ? 0 : available;
+}
+
+int32_t tsk_devices(tsk_device_info *devices, int32_t room) {
+    if (!devices) room = 0;
+    if (room > 0) tsk__device_cpu(&devices[0]);
+    return 1 + tsk__cuda_devices(room > 1 ? devices + 1 : NULL, room - 1);
+}
 
 tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
     if (!model) return tsk__error_null(error, "tsk_model_ceilings", "model");
@@ -14904,27 +15371,84 @@ tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *er
     return model->backend->ops->ceilings(model->backend, out, error);
 }
 
-tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,
-                               tsk_memory *out, tsk_error *error) {
-    tsk_generate_options o = options ? *options : tsk_generate_options_default();
+tsk_memory_query tsk_memory_query_default(void) {
+    tsk_memory_query q;
+    memset(&q, 0, sizeof q);
+    q.weights_size = TSK_AUTO;
+    q.canvas = TSK_AUTO;
+    return q;
+}
+
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+    uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
+    tsk__cpu_scratch scratch;
+    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+           rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
+}
+
+/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave; tables; the
+   parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are those of >>cuda_backend,
+   which is not there in every build; a test compares the sum with what a stream allocates. */
+static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t element, uint64_t rows, uint64_t states) {
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, mlp = (uint64_t)c->mlp_hidden_size;
+    uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
+    uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
+    uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
+    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
+    size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
+    if (element == 4) return size;
+    return size + ((uint64_t)32 << 20) + (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
+}
+
+/* What a request has beside its cache. */
+static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element, uint64_t canvas, uint64_t states, int may_be_cut) {
+    uint64_t row = (uint64_t)c->d_model * element, slots = (uint64_t)o->block_length;
+    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row + (o->skip.refresh ? 2 * states * canvas * row : 0) +
+           (may_be_cut ? canvas * row : 0) + canvas * 12 * sizeof(int32_t);
+}
+
+static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options *o, tsk_error *error) {
+    tsk_status status = tsk__config_check(q->config, "memory estimate", error);
+    if (status != TSK_OK) return status;
+    tsk__options_resolve(o, q->config, NULL);
+    status = tsk__options_check(o, q->config, error);
+    if (status == TSK_OK && q->batch) status = tsk__batch_check_options(q->batch, error);
+    if (status != TSK_OK) return status;
+    if (q->device == TSK_DEVICE_AUTO) q->device = q->dtype == TSK_DTYPE_BF16 ? TSK_DEVICE_CUDA : TSK_DEVICE_CPU;
+    if (q->dtype == TSK_DTYPE_AUTO) q->dtype = q->device == TSK_DEVICE_CUDA ? TSK_DTYPE_BF16 : TSK_DTYPE_F32;
+    if (q->canvas == TSK_AUTO) q->canvas = q->config->max_sequence_length;
+    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) || (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
+    if (q->canvas <= 0 || (q->weights_size < 0 && q->weights_size != TSK_AUTO))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
+                              (long long)q->weights_size);
+    return TSK_OK;
+}
+
+tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error) {
+    tsk_memory_query q;
+    tsk_generate_options o;
     tsk_status status;
-    uint64_t element, row, slots, states;
-    if (!config) return tsk__error_null(error, "tsk_memory_estimate", "config");
+    uint64_t element, states, rows, tokens, requests;
+    if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
+    if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
-    status = tsk__config_check(config, "memory estimate", error);
+    q = *query;
+    o = q.generate ? *q.generate : tsk_generate_options_default();
+    status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
-    tsk__options_resolve(&o, config, NULL);
-    status = tsk__options_check(&o, config, error);
-    if (status != TSK_OK) return status;
-    if ((activations != TSK_DTYPE_F32 && activations != TSK_DTYPE_BF16) || canvas <= 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate needs activations F32 or BF16 and a positive canvas");
-    element = tsk_dtype_size(activations);
-    row = (uint64_t)config->d_model * element;
-    slots = (uint64_t)o.block_length;
-    states = (uint64_t)tsk__options_n_states(&o, config);
-    out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
-    out->cache = 2 * tsk__storage_kv_size(config, element, canvas);
-    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
+    element = tsk_dtype_size(q.dtype);
+    states = (uint64_t)tsk__options_n_states(&o, q.config);
+    requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
+    tokens = !q.batch ? (uint64_t)q.canvas : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens : requests * (uint64_t)q.config->max_sequence_length;
+    rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
+    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
+    out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
+    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states, q.batch && q.batch->row_layers > 0);
+    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states) : tsk__estimate_cpu_pass(q.config, rows, states);
     return TSK_OK;
 }
 

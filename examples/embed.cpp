@@ -13,10 +13,6 @@
 
 // error.check(tsk_anything(..., &error)) throws when the call failed.
 struct Error : tsk_error {
-    Error() : tsk_error() {}
-    ~Error() { tsk_error_clear(this); }
-    Error(const Error &) = delete;
-    Error &operator=(const Error &) = delete;
     void check(tsk_status outcome) const {
         if (outcome != TSK_OK) throw std::runtime_error(message);
     }
@@ -50,8 +46,8 @@ public:
         tsk_result result;
         Error error;
         error.check(tsk_chat_encode(tokenizer, &message, 1, 0, &prompt, &error));
-        error.check(tsk_generate(session_.get(), prompt.ids, static_cast<int32_t>(prompt.count), nullptr, &result, &error));
-        error.check(tsk_tokenizer_decode(tokenizer, result.tokens, static_cast<size_t>(result.n_before_end), 1, &text, &error));
+        error.check(tsk_generate(session_.get(), prompt.ids, prompt.count, nullptr, &result, &error));
+        error.check(tsk_tokenizer_decode(tokenizer, result.tokens, result.n_before_end, 1, &text, &error));
         return std::string(text.data ? text.data : "", text.length);
     }
 

@@ -18,8 +18,8 @@ static int answer(tsk_model *model, const char *question, tsk_error *error) {
     tsk_status status = tsk_chat_encode(tsk_model_tokenizer(model), &message, 1, 0, &prompt, error);
 
     if (!status) status = tsk_session_create(model, &options, &session, error);
-    if (!status) status = tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, error);
-    if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &text, error);
+    if (!status) status = tsk_generate(session, prompt.ids, prompt.count, NULL, &result, error);
+    if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &text, error);
     if (!status) printf("%s\n", text.data ? text.data : "");
 
     tsk_text_free(&text);
@@ -33,11 +33,10 @@ int main(int argc, char **argv) {
     const char *question = argc > 2 ? argv[2] : "Who is Newton in physics?";
     tsk_model_options options = tsk_model_options_default();
     tsk_model *model = NULL;
-    tsk_error error = {0};
+    tsk_error error;
     int good = tsk_model_load(dir, &options, &model, &error) == TSK_OK && answer(model, question, &error);
 
     if (!good) fprintf(stderr, "hello: %s\n", error.message);
-    tsk_error_clear(&error);
     tsk_model_free(model);
     return good ? 0 : 1;
 }

@@ -17,15 +17,15 @@ A COMPLETE PROGRAM
        #include "tokenskip.h"
        #include <stdio.h>
        int main(void) {
-           tsk_error error = TSK_ZERO;
+           tsk_error error;
            tsk_model *model; tsk_session *session; tsk_result result;
            tsk_message question = {"user", "Who is Newton in physics?"};
            tsk_tokens prompt = TSK_ZERO; tsk_text answer = TSK_ZERO;
            if (tsk_model_load("examples/demo-model", NULL, &model, &error) ||
                tsk_session_create(model, NULL, &session, &error) ||
                tsk_chat_encode(tsk_model_tokenizer(model), &question, 1, 0, &prompt, &error) ||
-               tsk_generate(session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) ||
-               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, (size_t)result.n_before_end, 1, &answer, &error))
+               tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error) ||
+               tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &answer, &error))
                return fprintf(stderr, "%s\n", error.message), 1;
            puts(answer.data ? answer.data : "");
            tsk_text_free(&answer); tsk_tokens_free(&prompt); tsk_session_free(session); tsk_model_free(model);
@@ -99,28 +99,33 @@ WHAT TOKENSKIP ADDS
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
        layer K     ·  ■  ·  ·  ■  ■  ·  ·
-       ---------  min cosine >= skip_outlier, mean cosine > skip_threshold, same id as when last computed
+       ---------  min cosine >= skip.outlier, mean cosine > skip.threshold, same id as when last computed
        layer K-1   ■  ■  ■  ■  ■  ■  ■  ■
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip_masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip_policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip_threshold 1, K >= n_layers, or nothing to compare with, every
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
+   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
    token is active and the result equals the plain dual cache bit for bit.
-   skip_refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
    which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
-   function gives out through `**out` you free with the matching _free, _close or _destroy; sessions before their model.
+   function gives out through `**out` you free with the matching _free; sessions and batches before their model.
    Results are the same for any number of threads, and whether traced or not.
    After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
    thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
    _exit, and loads its own model if it wants one.
    Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
    another pass of the same session or batch, nor free it.
+
+WHAT STAYS
+   The API changes only with the minor version (0.2, 0.3): CHANGELOG.md says what changes for a program, and what to do.
+   What stands under "Not for embedding", at the end of the API, serves the command, tests and benchmarks; it may change
+   with any version.
 
 SECURITY
    Model folders may come from strangers: every length, offset, shape and id in them is checked before use. Two things
@@ -151,9 +156,9 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
 #include <stdint.h>
 
 #define TOKENSKIP_VERSION_MAJOR 0
-#define TOKENSKIP_VERSION_MINOR 1
+#define TOKENSKIP_VERSION_MINOR 2
 #define TOKENSKIP_VERSION_PATCH 0
-#define TOKENSKIP_VERSION_STRING "0.1.0"
+#define TOKENSKIP_VERSION_STRING "0.2.0-dev"
 
 #ifndef TOKENSKIP_API
 #if defined(TOKENSKIP_STATIC) && defined(__GNUC__)
@@ -194,7 +199,8 @@ extern "C" {
     X(TSK_ERROR_DEVICE, "device error") \
     X(TSK_ERROR_COMPILE, "kernel compilation failed") \
     X(TSK_ERROR_CANCELLED, "cancelled") \
-    X(TSK_ERROR_NUMERIC, "logits that are no numbers")
+    X(TSK_ERROR_NUMERIC, "logits that are no numbers") \
+    X(TSK_ERROR_FULL, "the queue is full")
 
 typedef enum tsk_status {
 #define TSK__STATUS_ENUM(name, text) name,
@@ -203,23 +209,34 @@ typedef enum tsk_status {
     TSK_STATUS_COUNT
 } tsk_status;
 
-/* What went wrong, with which input, and where. The caller owns the struct (zero-initialise it once); functions
-   that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append and
-   tsk_decoder_flush, which fail only for want of memory). It is written only when the call fails. */
-typedef struct tsk_error {  /* tsk_error error = TSK_ZERO; */
+/* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
+   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
+   succeeds leaves it alone; none reads it. */
+typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
     char message[512];  /* one line, no newline: what was wrong with which input, what was expected, what was found */
     char file[256];     /* the file it is about, "" when none (a longer path keeps its end) */
-    char *log;          /* a compiler's full log, or NULL; owned by this struct: tsk_error_clear frees it */
 } tsk_error;
 
 #define TSK_NO_OFFSET UINT64_MAX
 
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
+   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
+   name); those that end an object do nothing. What may be NULL says so. */
+
+/* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
+#define TSK_AUTO (-1)   /* the library chooses */
+#define TSK_NONE (-2)   /* none at all */
+
 /* The fixed English text of a status; "unknown status" outside the enumeration. Never NULL. */
 TOKENSKIP_API const char *tsk_status_string(tsk_status status);
-/* Frees `log` and zeroes the struct. */
-TOKENSKIP_API void tsk_error_clear(tsk_error *error);
+
+/* The version of the implementation that the program runs, as the macros above have that of this header:
+   major * 10000 + minor * 100 + patch, and the text. */
+TOKENSKIP_API int32_t tsk_version(void);
+TOKENSKIP_API const char *tsk_version_string(void);
 
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
@@ -262,20 +279,463 @@ typedef struct tsk_text {
 /* A growable list of token ids, used like tsk_text. */
 typedef struct tsk_tokens {
     int32_t *ids;       /* [count] */
-    size_t count;
-    size_t capacity;
+    int32_t count;      /* (an int32_t counts tokens everywhere; a list that would grow beyond it is out of memory) */
+    int32_t capacity;
     const tsk_allocator *allocator;
 } tsk_tokens;
 
 TOKENSKIP_API tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size);
 TOKENSKIP_API void tsk_text_free(tsk_text *text);
-TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count);
+TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count);
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
 TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------- */
+/* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
+
+typedef struct tsk_tokenizer tsk_tokenizer;
+
+/* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
+   and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
+   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
+   model need not have rows for them. Immutable afterwards; threads share it. */
+TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
+TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
+/* One more than the largest id. */
+TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
+/* The id of an exact token string (special or not, as in the vocabulary), or -1. */
+TOKENSKIP_API int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token);
+TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id);
+/* The token string as the vocabulary holds it (byte-level alphabet), or NULL for an id without one. */
+TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
+
+/* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
+   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
+                                              tsk_tokens *out, tsk_error *error);
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
+   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
+   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
+   code and quotations. LLaDA's models have it false. */
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
+                                              tsk_text *out, tsk_error *error);
+
+/* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
+   included, joined, equal tsk_tokenizer_decode of all the ids. */
+typedef struct tsk_decoder {
+    unsigned char pending[4];
+    int n_pending;
+    int skip_special;
+} tsk_decoder;
+
+TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
+
+typedef struct tsk_message {
+    const char *role;     /* "system", "user" or "assistant" */
+    const char *content;  /* UTF-8, NUL-terminated */
+} tsk_message;
+
+/* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
+   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other is
+   TSK_ERROR_TEMPLATE, and a role that the template does not provide for TSK_ERROR_ARGUMENT. */
+TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         tsk_text *out, tsk_error *error);
+/* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
+   tsk_tokenizer_encode): pass 0 unless you trust it. */
+TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                         int special_in_text, tsk_tokens *out, tsk_error *error);
+/* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
+TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+typedef enum tsk_dtype {
+    TSK_DTYPE_AUTO,
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
+    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
+    TSK_DTYPE_COUNT
+} tsk_dtype;
+
+TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
+TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+
+#define TSK_MAX_EOS_TOKENS 16
+
+typedef enum tsk_family {
+    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+} tsk_family;
+
+typedef struct tsk_model_config {
+    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
+    int32_t vocab_size;            /* as config.json has it */
+    int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
+    int32_t max_sequence_length;
+    int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
+    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
+                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
+    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
+    float rope_theta, rms_norm_eps;
+    int weight_tying;              /* 1: the head is the embedding table */
+    int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
+    int linear_bias;               /* 1: every other linear map (not the norms) has one too */
+    tsk_family family;             /* which network the sizes are of */
+} tsk_model_config;
+
+/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
+   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
+typedef struct tsk_folder tsk_folder;
+
+struct tsk_tensor_info;
+
+typedef struct tsk_folder_tensor {
+    const struct tsk_tensor_info *info; /* see the end of this file */
+    const char *shard;             /* the file's name inside the folder */
+} tsk_folder_tensor;
+
+TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
+TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
+TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* 1: one of the configuration's end-of-sequence ids. */
+TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
+TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
+TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
+
+typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
+
+/* A device that a model can be loaded to, or the reason why not. */
+typedef struct tsk_device_info {
+    tsk_device device;             /* CPU or CUDA */
+    int32_t index;                 /* what device_index has to be */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
+    uint64_t memory_free;
+    char unusable[256];            /* why it cannot be used, "" where it can */
+} tsk_device_info;
+
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
+   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
+   second a GPU. */
+TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
+
+/*                             default        meaning */
+typedef struct tsk_model_options {
+    tsk_host host;          /* {0}            memory and files */
+    tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
+    int device_index;       /* 0              which CUDA device */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
+    const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
+                                              or ~/.cache/tokenskip; "": nowhere */
+    int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
+    int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
+    void (*log)(void *user, const char *line); /* NULL  remarks, one line each, and every line of the log of a compiler
+                                            that fails, before the call does; the library itself never prints */
+    void *user;             /* NULL           handed to the three above */
+} tsk_model_options;
+
+typedef struct tsk_model tsk_model;
+
+TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
+/* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
+   sessions. */
+TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
+TOKENSKIP_API void tsk_model_free(tsk_model *model);
+TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
+TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
+TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
+TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
+/* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
+TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
+
+/* ---- Generation ------------------------------------------------------------------------------------------------- */
+
+typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
+typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
+typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
+typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
+typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
+typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
+
+struct tsk_step;
+struct tsk_selection;
+
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/*                                  default         meaning */
+typedef struct tsk_skip_options {
+    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+    float threshold;             /* 0.95            stable: mean cosine above this … */
+    float outlier;               /* 0.7             … and no layer's below this */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    int masked;                  /* 0               1: masked tokens may be stable too */
+    tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
+    int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
+    int32_t full_every;          /* 0               n > 0: every n-th block step runs everything */
+    int warm_start;              /* 0               1: the first block step after a refresh compares with it */
+    int refresh;                 /* 0               1: TokenSkip in block-start forwards too */
+} tsk_skip_options;
+
+/*                                  default         meaning */
+typedef struct tsk_generate_options {
+    int32_t gen_length;          /* 128             positions to fill after the prompt */
+    int32_t block_length;        /* 32              divides gen_length */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
+    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
+    tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
+    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
+    float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
+    float temperature;           /* 0               > 0: Gumbel-max sampling */
+    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
+    uint64_t seed;               /* 0               of every random draw */
+    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    tsk_skip_options skip;       /*                 TokenSkip: above */
+    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
+                                                    the stalest first */
+    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
+                                                    with a forward of the whole canvas; the others with a block step */
+    /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
+    int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
+    /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
+    void (*on_select)(void *user, const struct tsk_selection *selection); /* NULL */
+    int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
+    void *user;                  /* NULL            handed to the callbacks */
+} tsk_generate_options;
+
+/* What one forward pass did. Pointers are valid during the callback. */
+typedef struct tsk_step {
+    int32_t pass;                /* number of this forward pass in the generation, from 0 */
+    int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
+    int32_t block_step;          /* 0: the forward at the block's start */
+    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
+    int32_t n_positions;         /* positions of the block */
+    const int32_t *positions;    /* [n_positions] in the canvas */
+    const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
+    const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
+    const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
+    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
+    int32_t n_active, n_stable_masked;
+    int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
+    const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
+    int32_t masks_left;          /* in the block */
+    int32_t canvas_length, prompt_length;
+    const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
+    int32_t mask_token_id;
+    int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
+} tsk_step;
+
+/* What a masked position would get. */
+typedef struct tsk_candidate {
+    int32_t position;            /* in the canvas */
+    int32_t id;                  /* the prediction */
+    float confidence;            /* of it, as `remasking` has it */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
+                                    computes it) */
+} tsk_candidate;
+
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
+   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+typedef struct tsk_selection {
+    int32_t pass, block, block_step; /* as in tsk_step */
+    int32_t quota;               /* how many LLaDA's schedule would commit in this step */
+    int32_t n;                   /* masked positions of the block, 1 or more */
+    const tsk_candidate *candidates; /* [n] in order of position */
+    uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
+} tsk_selection;
+
+/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+typedef struct tsk_transfer_rule {
+    tsk_transfer transfer;
+    float threshold;             /* THRESHOLD: those at least this confident */
+    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
+                                    "Fast-dLLM", 2025) */
+    int32_t quota;               /* SCHEDULE: this many */
+} tsk_transfer_rule;
+
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
+   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
+/* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
+   whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
+
+typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
+
+/* Pointers belong to the session and stay valid until its next start or its end. */
+typedef struct tsk_result {
+    const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
+    int32_t n_tokens;            /* gen_length */
+    int32_t n_before_end;        /* tokens before the first end-of-sequence or end-of-turn token */
+    const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
+    int32_t n_prompt;
+    int32_t nfe;                 /* forward passes, each counted once whatever its size */
+    int32_t mask_residual;       /* masks left: 0 unless cancelled */
+    tsk_finish finish_reason;
+    const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
+    int32_t n_blocks;
+    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
+    const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
+    int32_t n_block_steps;
+    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
+    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
+    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
+    int32_t refreshes, block_steps;
+} tsk_result;
+
+typedef struct tsk_session tsk_session;
+
+TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
+/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
+TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
+TOKENSKIP_API void tsk_session_free(tsk_session *session);
+/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
+   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
+   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
+   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
+   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
+TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
+   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
+TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
+/* The state so far; all zeroes while there is no generation. */
+TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
+/* start, step until finished, result. Cancelling is no error: finish_reason says so. */
+TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                      tsk_result *result, tsk_error *error);
+/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
+   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
+TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
+                                            float *logits, tsk_error *error);
+
+/* ---- Batches: many requests in flight at once (continuous batching) */
+
+typedef struct tsk_batch tsk_batch;
+
+/*                                  default        meaning */
+typedef struct tsk_batch_options {
+    int32_t max_requests;        /* 16             in flight at once; the others wait in order */
+    int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
+                                                   model's max_sequence_length, or as many as the device's free memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
+                                                   by layers so that others' steps do not wait; 0: no limit */
+    /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
+       pointers are valid during the call. It may submit and cancel. */
+    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
+    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
+    void *user;                  /* NULL           handed to the two above */
+} tsk_batch_options;
+
+/* What one step of the batch did, and what is left. */
+typedef struct tsk_batch_status {
+    int32_t in_flight, queued;   /* after the step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
+    int32_t rows;                /* in the pass */
+    int64_t row_layers;          /* rows times layers, as if no token skipped any */
+    double ms;                   /* wall-clock time of the pass */
+} tsk_batch_status;
+
+TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
+TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
+/* Frees everything; requests not over yet are dropped without a word. */
+TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
+/* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
+   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
+   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
+   thread, at any time. */
+TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
+   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
+TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
+/* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
+   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
+   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
+TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
+/* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
+   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
+/* Steps until nothing is in flight, queued or ending. */
+TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
+
+/* ---- Memory */
+
+/* What is to be estimated, before anything is loaded.
+                                   default        meaning */
+typedef struct tsk_memory_query {
+    const tsk_model_config *config; /* NULL       the model's; must be given */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that config */
+    tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
+    tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
+    int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
+    const tsk_generate_options *generate; /* NULL  all defaults */
+    const tsk_batch_options *batch; /* NULL        one session; else a batch of these options, all places taken */
+} tsk_memory_query;
+
+/* Bytes. */
+typedef struct tsk_memory {
+    uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
+    uint64_t cache;              /* K and V */
+    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth of what
+                                    is allocated for models of a realistic size */
+} tsk_memory;
+
+TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
+TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
+TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+
+/* ---- Tracing ---------------------------------------------------------------------------------------------------- */
+
+/* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
+typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
+
+/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
+typedef struct tsk_trace_record {
+    const char *name;
+    const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
+    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t n_rows;              /* rows that ran here */
+    const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
+    int n_dims;                  /* of output_shape */
+    uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
+    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
+    tsk_stats stats;             /* of the output */
+    const float *input;          /* values, row-major, or NULL unless asked for */
+    const float *output;
+} tsk_trace_record;
+
+/*                                       default       meaning */
+typedef struct tsk_trace_options {
+    const char *pattern;              /* NULL          which names: * and ? as in a shell; NULL: all */
+    int32_t first_layer, last_layer;  /* 0, INT32_MAX  records of these layers (those without a layer always) */
+    int32_t first_pass, last_pass;    /* 0, INT32_MAX */
+    int values;                       /* 0             1: records carry input and output values */
+    void (*on_record)(void *user, const tsk_trace_record *record);
+    void *user;
+} tsk_trace_options;
+
+TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
+/* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
+   traced pass computes every record, final_norm and logits included, for all its rows. */
+TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
+
+/* ---- Not for embedding ------------------------------------------------------------------------------------------ */
+/* What follows serves the command, tests, benchmarks and studies: formats that the library reads and writes for its own
+   needs, passes taken apart, measuring. It works as it says; but where names and meanings of all
+   above change with the minor version only, these may change with any version. CHANGELOG.md says so. */
+
+/* ---- JSON */
 
 #ifndef TOKENSKIP_JSON_MAX_DEPTH
 #define TOKENSKIP_JSON_MAX_DEPTH 512
@@ -334,18 +794,7 @@ TOKENSKIP_API void tsk_json_write_double(tsk_json_writer *writer, double value);
 TOKENSKIP_API void tsk_json_write_bool(tsk_json_writer *writer, int value);
 TOKENSKIP_API void tsk_json_write_null(tsk_json_writer *writer);
 
-/* ---- safetensors ------------------------------------------------------------------------------------------------ */
-
-typedef enum tsk_dtype {
-    TSK_DTYPE_AUTO,
-    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
-    TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
-    TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
-    TSK_DTYPE_COUNT
-} tsk_dtype;
-
-TOKENSKIP_API const char *tsk_dtype_name(tsk_dtype dtype);  /* as safetensors writes it: "BF16"; "auto" for AUTO */
-TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element; 0 for AUTO */
+/* ---- safetensors */
 
 #define TSK_MAX_DIMS 8
 
@@ -362,7 +811,7 @@ typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
 TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_close(tsk_safetensors *file);
+TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name);
@@ -375,7 +824,8 @@ TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const
                                               void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
-   then, and after any failure, `path` is untouched. finish and abandon both free the writer and leave no other file. */
+   then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
+   tsk_safetensors_writer_free, which abandons a file that is not finished and leaves no other file behind. */
 typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
@@ -383,316 +833,18 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
-TOKENSKIP_API void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer);
+TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
-/* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
+/* ---- A model without a folder */
 
-typedef struct tsk_tokenizer tsk_tokenizer;
-
-/* Loads DIR/tokenizer.json, or vocab.json and merges.txt where there is none, and, where present, tokenizer_config.json
-   and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
-   its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
-   model need not have rows for them. Immutable afterwards; threads share it. */
-TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
-TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
-/* One more than the largest id. */
-TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
-/* The id of an exact token string (special or not, as in the vocabulary), or -1. */
-TOKENSKIP_API int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token);
-TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32_t id);
-/* The token string as the vocabulary holds it (byte-level alphabet), or NULL for an id without one. */
-TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
-
-/* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
-   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
-   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
-TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
-                                              tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
-   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
-   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
-   code and quotations. LLaDA's models have it false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special,
-                                              tsk_text *out, tsk_error *error);
-
-/* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
-   included, joined, equal tsk_tokenizer_decode of all the ids. */
-typedef struct tsk_decoder {
-    unsigned char pending[4];
-    int n_pending;
-    int skip_special;
-} tsk_decoder;
-
-TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
-TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
-
-typedef struct tsk_message {
-    const char *role;     /* "system", "user" or "assistant" */
-    const char *content;  /* UTF-8, NUL-terminated */
-} tsk_message;
-
-/* Appends the conversation rendered by the model's chat template, the assistant's header at its end included. Known
-   templates (LLaDA, LLaDA 2, ChatML as Qwen and Dream have it, Llama 3) are rendered exactly; any other is
-   TSK_ERROR_TEMPLATE, and a role that the template does not provide for TSK_ERROR_ARGUMENT. */
-TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                         tsk_text *out, tsk_error *error);
-/* The same as token ids, ready to generate from. special_in_text governs the messages' own text only (see
-   tsk_tokenizer_encode): pass 0 unless you trust it. */
-TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                         int special_in_text, tsk_tokens *out, tsk_error *error);
-/* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
-TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
-
-/* ---- Model ------------------------------------------------------------------------------------------------------ */
-
-#define TSK_MAX_EOS_TOKENS 16
-
-typedef enum tsk_family {
-    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
-} tsk_family;
-
-typedef struct tsk_model_config {
-    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
-    int32_t vocab_size;            /* as config.json has it */
-    int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
-    int32_t max_sequence_length;
-    int32_t mask_token_id, eos_token_id, pad_token_id;   /* pad: -1 when the config has none */
-    int32_t n_eos_token_ids;       /* ids that end a generation: those of config.json, then those that only
-                                      generation_config.json has; the first is eos_token_id. 0: eos_token_id alone */
-    int32_t eos_token_ids[TSK_MAX_EOS_TOKENS];
-    float rope_theta, rms_norm_eps;
-    int weight_tying;              /* 1: the head is the embedding table */
-    int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
-    int linear_bias;               /* 1: every other linear map (not the norms) has one too */
-    tsk_family family;             /* which network the sizes are of */
-} tsk_model_config;
-
-/* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
-   generation_config.json where there is one, the safetensors headers, every tensor's presence, type and shape. */
-typedef struct tsk_folder tsk_folder;
-
-typedef struct tsk_folder_tensor {
-    const tsk_tensor_info *info;
-    const char *shard;             /* the file's name inside the folder */
-} tsk_folder_tensor;
-
-TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
-TOKENSKIP_API void tsk_folder_close(tsk_folder *folder);
-TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
-/* 1: one of the configuration's end-of-sequence ids. */
-TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
-TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
-TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
-
-typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
-
-/*                             default        meaning */
-typedef struct tsk_model_options {
-    tsk_host host;          /* {0}            memory and files */
-    tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
-    int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* 0              CPU threads, the calling one included; 1: no workers; 0: one a processor */
-    const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
-                                              or ~/.cache/tokenskip; "": nowhere */
-    int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
-    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
-    int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
-    void (*log)(void *user, const char *line); /* NULL  remarks, one line each; the library itself never prints */
-    void *user;             /* NULL           handed to the three above */
-} tsk_model_options;
-
-typedef struct tsk_model tsk_model;
-
-TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
-/* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
-   sessions. */
-TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
 /* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
                                           tsk_model **out, tsk_error *error);
-TOKENSKIP_API void tsk_model_free(tsk_model *model);
-TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
-TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
-TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
-TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
-/* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
-TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
-/* ---- Generation ------------------------------------------------------------------------------------------------- */
-
-#define TSK_AUTO (-1)
-
-typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
-typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
-typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
-typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
-typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
-typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
-
-struct tsk_step;
-
-/*                                  default         meaning */
-typedef struct tsk_generate_options {
-    int32_t gen_length;          /* 128             positions to fill after the prompt */
-    int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
-    tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
-    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
-    float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
-    float temperature;           /* 0               > 0: Gumbel-max sampling */
-    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
-    uint64_t seed;               /* 0               of every random draw */
-    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; -2: none */
-    int32_t skip_layer_k;        /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
-                                                    max(2, n_layers/4) with cache DUAL, else 0 */
-    float skip_threshold;        /* 0.95            stable: mean cosine above this … */
-    float skip_outlier;          /* 0.7             … and no layer's below this */
-    tsk_skip_policy skip_policy; /* REUSE           a stable token's output: its last computed one, or its layer-K state */
-    int skip_masked;             /* 0               1: masked tokens may be stable too */
-    tsk_skip_reference skip_reference; /* LAST_STEP the states a token is compared with */
-    int32_t skip_max_age;        /* 0               n > 0: after n skipped steps in a row a token runs */
-    int32_t skip_full_every;     /* 0               n > 0: every n-th block step runs everything */
-    int skip_warm_start;         /* 0               1: the first block step after a refresh compares with it */
-    int skip_refresh;            /* 0               1: TokenSkip in block-start forwards too */
-    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
-                                                    the stalest first */
-    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
-                                                    with a forward of the whole canvas; the others with a block step */
-    int32_t skip_force_active;   /* TSK_AUTO        n >= 0: exactly the first n tokens of a block are active in its passes after the
-                                                    first, whatever their states say: for benchmarks */
-    int32_t skip_force_refresh;  /* TSK_AUTO        n >= 0: with skip_refresh, of the positions outside the block exactly the
-                                                    first n are active in refreshes after the first: for benchmarks */
-    /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
-    int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
-    /* A decoding rule of your own, in place of `transfer`: set commit[i] for each of the n candidates. The most
-       confident one is committed in any case when you set none, so that generation ends. */
-    void (*on_select)(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                      const float *confidences, uint8_t *commit);         /* NULL */
-    int (*cancel)(void *user);   /* NULL            asked before every forward pass; nonzero ends the generation */
-    void *user;                  /* NULL            handed to the callbacks */
-} tsk_generate_options;
-
-/* What one forward pass did. Pointers are valid during the callback. */
-typedef struct tsk_step {
-    int32_t pass;                /* number of this forward pass in the generation, from 0 */
-    int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
-    int32_t block_step;          /* 0: the forward at the block's start */
-    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
-    int32_t n_positions;         /* positions of the block */
-    const int32_t *positions;    /* [n_positions] in the canvas */
-    const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
-    const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
-    const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
-    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
-    int32_t n_active, n_stable_masked;
-    int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
-    const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
-    int32_t masks_left;          /* in the block */
-    int32_t canvas_length, prompt_length;
-    const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
-} tsk_step;
-
-typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
-
-/* Pointers belong to the session and stay valid until its next start or its end. */
-typedef struct tsk_result {
-    const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
-    int32_t n_tokens;            /* gen_length */
-    int32_t n_before_end;        /* tokens before the first end-of-sequence or end-of-turn token */
-    const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
-    int32_t n_prompt;
-    int32_t nfe;                 /* forward passes, each counted once whatever its size */
-    int32_t mask_residual;       /* masks left: 0 unless cancelled */
-    tsk_finish finish_reason;
-    const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
-    int32_t n_blocks;
-    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
-    const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
-    int32_t n_block_steps;
-    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
-    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip_refresh */
-    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
-    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
-    int32_t refreshes, block_steps;
-} tsk_result;
-
-typedef struct tsk_session tsk_session;
-
-TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
-/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
-TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
-TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
-   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
-   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
-   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
-/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
-   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
-TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
-/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
-   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
-TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
-/* The state so far; all zeroes while there is no generation. */
-TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
-/* start, step until finished, result. Cancelling is no error: finish_reason says so. */
-TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                      tsk_result *result, tsk_error *error);
-/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
-TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
-                                            float *logits, tsk_error *error);
-
-/* ---- Batches: many requests in flight at once (continuous batching) */
-
-typedef struct tsk_batch tsk_batch;
-
-/*                                  default        meaning */
-typedef struct tsk_batch_options {
-    int32_t max_requests;        /* 16             in flight at once; the others wait in order */
-    int32_t cache_tokens;        /* 0              canvas tokens that the cache holds in all; 0: max_requests times the model's
-                                                   max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* 0              rows of one pass; 0: max_sequence_length, or 32 a request if more */
-    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
-                                                   by layers so that others' steps do not wait; 0: no limit */
-    /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
-       pointers are valid during the call. It may submit and cancel. */
-    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
-    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
-    void *user;                  /* NULL           handed to the two above */
-} tsk_batch_options;
-
-/* What one step of the batch did, and what is left. */
-typedef struct tsk_batch_status {
-    int32_t in_flight, queued;   /* after the step */
-    int32_t rows;                /* in the pass */
-    int64_t row_layers;          /* rows times layers, as if no token skipped any */
-    double ms;                   /* wall-clock time of the pass */
-} tsk_batch_status;
-
-TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
-TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
-/* Frees everything; requests not over yet are dropped without a word. */
-TOKENSKIP_API void tsk_batch_destroy(tsk_batch *batch);
-/* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers. Any thread, at any time. */
-TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends before its next pass, with finish_reason CANCELLED. Unknown or finished ids are ignored. Any thread. */
-TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
-/* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
-   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
-TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
-/* Steps until nothing is in flight or queued. */
-TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
-
-/* ---- looking at a pass without taking it: for comparing variants from the same state */
+/* ---- Looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip_policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
    gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
    will be after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
@@ -710,22 +862,11 @@ typedef struct tsk_probe {
    of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
-/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits [n_positions, embedding_size] of the block,
-   a stable token's being what its skip_policy makes of it. */
+/* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
+   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
-/* Bytes that a model and one session take, before anything is loaded. */
-typedef struct tsk_memory {
-    uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
-    uint64_t cache;              /* K and V of one session */
-    uint64_t workspace;          /* activations and TokenSkip states of one session */
-} tsk_memory;
-
-/* `weights_size` is given by tsk_folder_weights_size, or 0 for bf16 weights of that config. `canvas`: prompt plus
-   generated tokens. `activations`: F32 or BF16. */
-TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
-TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations,
-                                             int32_t canvas, const tsk_generate_options *options, tsk_memory *out, tsk_error *error);
+/* ---- Measuring */
 
 /* What the model's device can do at most, measured now (about a second), for benchmarks to compare with. */
 typedef struct tsk_ceilings {
@@ -734,53 +875,19 @@ typedef struct tsk_ceilings {
 } tsk_ceilings;
 TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
 
-/* Parts of the algorithm that can be used, and tested, alone. */
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
+   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
+   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
+   batch all requests from its next step on (from the thread that steps it). */
+TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
+
+/* ---- Parts of the algorithm that can be used, and tested, alone */
 
 /* LLaDA's get_num_transfer_tokens: mask_count/steps each, the first mask_count % steps one more. out [steps]. */
 TOKENSKIP_API void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out);
-/* Which of n candidates to commit; confidences [n] in order of position; quota: the schedule's number for this step.
-   Writes commit [n]; returns how many (n <= 0: none, and the arrays may be NULL). FACTOR f commits the largest n whose n-th best confidence is at least
-   1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025); THRESHOLD and FACTOR always commit the best one. Ties: first position. */
-TOKENSKIP_API int32_t tsk_select(tsk_transfer transfer, float threshold, float factor, int32_t quota, int32_t n,
-                                 const float *confidences, uint8_t *commit);
 /* Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011). */
 TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-
-/* ---- Tracing ---------------------------------------------------------------------------------------------------- */
-
-/* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
-typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
-
-/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
-   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
-typedef struct tsk_trace_record {
-    const char *name;
-    const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
-    int32_t pass, layer;         /* layer -1 outside the blocks */
-    int32_t n_rows;              /* rows that ran here */
-    const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
-    int n_dims;                  /* of output_shape */
-    uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
-    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
-    tsk_stats stats;             /* of the output */
-    const float *input;          /* values, row-major, or NULL unless asked for */
-    const float *output;
-} tsk_trace_record;
-
-/*                                       default       meaning */
-typedef struct tsk_trace_options {
-    const char *pattern;              /* NULL          which names: * and ? as in a shell; NULL: all */
-    int32_t first_layer, last_layer;  /* 0, INT32_MAX  records of these layers (those without a layer always) */
-    int32_t first_pass, last_pass;    /* 0, INT32_MAX */
-    int values;                       /* 0             1: records carry input and output values */
-    void (*on_record)(void *user, const tsk_trace_record *record);
-    void *user;
-} tsk_trace_options;
-
-TOKENSKIP_API tsk_trace_options tsk_trace_options_default(void);
-/* Records of every later pass of this session go to options->on_record; NULL options end tracing. No result changes. A
-   traced pass computes every record, final_norm and logits included, for all its rows. */
-TOKENSKIP_API tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *options, tsk_error *error);
 
 #ifdef __cplusplus
 }

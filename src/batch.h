@@ -26,13 +26,20 @@ typedef struct tsk__batch_entry {
     int32_t ids[1];                /* [n_prompt + gen_length] */
 } tsk__batch_entry;
 
+typedef struct tsk__batch_queue {
+    tsk__batch_entry *first, *last;
+    int32_t n;
+} tsk__batch_queue;
+
 struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
-    tsk__mutex lock;           /* of the queue, the ids and the cancel flags: what other threads may touch */
-    tsk__batch_entry *first, *last;
+    tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
+    tsk__condition call;          /* of another thread's: n_calls has grown */
+    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__batch_queue waiting;      /* in order */
+    tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    int32_t n_queued;
     tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
     int32_t n_flying, turn;
     int is_stepping;
@@ -44,10 +51,45 @@ struct tsk_batch {
     int32_t pass_states;
 };
 
+static void tsk__batch_queue_push(tsk__batch_queue *queue, tsk__batch_entry *entry) {
+    entry->next = NULL;
+    if (queue->last) queue->last->next = entry;
+    else queue->first = entry;
+    queue->last = entry;
+    queue->n++;
+}
+
+static tsk__batch_entry *tsk__batch_queue_pop(tsk__batch_queue *queue) {
+    tsk__batch_entry *entry = queue->first;
+    if (!entry) return NULL;
+    queue->first = entry->next;
+    if (!queue->first) queue->last = NULL;
+    queue->n--;
+    return entry;
+}
+
+/* Takes the entry of that id out, wherever it stands; NULL when it is not there. */
+static tsk__batch_entry *tsk__batch_queue_take(tsk__batch_queue *queue, uint64_t id) {
+    tsk__batch_entry *before = NULL, *entry = queue->first;
+    for (; entry && entry->id != id; entry = entry->next) before = entry;
+    if (!entry || !before) return entry ? tsk__batch_queue_pop(queue) : NULL;
+    before->next = entry->next;
+    if (queue->last == entry) queue->last = before;
+    queue->n--;
+    return entry;
+}
+
+static void tsk__batch_queue_free(tsk__batch_queue *queue, const tsk_allocator *allocator) {
+    tsk__batch_entry *entry;
+    while ((entry = tsk__batch_queue_pop(queue)) != NULL) tsk__memory_delete(allocator, entry);
+}
+
 tsk_batch_options tsk_batch_options_default(void) {
     tsk_batch_options o;
     memset(&o, 0, sizeof o);
     o.max_requests = 16;
+    o.max_queued = TSK_NONE;
+    o.cache_tokens = o.max_rows = TSK_AUTO;
     return o;
 }
 
@@ -76,18 +118,34 @@ static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_opti
     return TSK_OK;
 }
 
-static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
-    const tsk_model_config *c = &model->config;
-    tsk_status status = TSK_OK;
-    int32_t max_rows;
+/* max_rows, before it is known how many the cache holds. */
+static int32_t tsk__batch_wanted_rows(const tsk_batch_options *o, const tsk_model_config *c) {
+    if (o->max_rows != TSK_AUTO) return o->max_rows;
+    return c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
+}
+
+static tsk_status tsk__batch_check_options(const tsk_batch_options *o, tsk_error *error) {
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
-    if (o->cache_tokens < 0 || o->max_rows < 0 || o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens, max_rows and row_layers must be zero or positive");
-    max_rows = o->max_rows ? o->max_rows : c->max_sequence_length > 32 * o->max_requests ? c->max_sequence_length : 32 * o->max_requests;
-    if (!o->cache_tokens) status = tsk__batch_choose_cache(model, o, max_rows, error);
+    if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+                              (int)o->max_rows);
+    if (o->max_queued != TSK_NONE && o->max_queued < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
+    if (o->row_layers < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+    return TSK_OK;
+}
+
+static tsk_status tsk__batch_resolve(const tsk_model *model, tsk_batch_options *o, tsk_error *error) {
+    const tsk_model_config *c = &model->config;
+    tsk_status status = tsk__batch_check_options(o, error);
+    int32_t max_rows;
+    if (status != TSK_OK) return status;
+    max_rows = tsk__batch_wanted_rows(o, c);
+    if (o->cache_tokens == TSK_AUTO) status = tsk__batch_choose_cache(model, o, max_rows, error);
     /* (a pass has no more rows than the cache has tokens) */
-    o->max_rows = o->max_rows || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
+    o->max_rows = o->max_rows != TSK_AUTO || max_rows < o->cache_tokens ? max_rows : o->cache_tokens;
     return status;
 }
 
@@ -104,6 +162,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
+        b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
         b->requests[i].may_be_cut = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
@@ -117,7 +176,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_batch_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_batch_create", "model");
     status = tsk__batch_resolve(model, &resolved, error);
     if (status != TSK_OK) return status;
     b = (tsk_batch *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *b);
@@ -125,22 +184,20 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
+    tsk__condition_create(&b->call);
     status = tsk__batch_allocate(b, error);
-    if (status != TSK_OK) tsk_batch_destroy(b);
+    if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
     return status;
 }
 
-void tsk_batch_destroy(tsk_batch *b) {
+void tsk_batch_free(tsk_batch *b) {
     const tsk_allocator *allocator;
     int32_t i;
     if (!b) return;
     allocator = b->model->allocator;
-    while (b->first) {
-        tsk__batch_entry *next = b->first->next;
-        tsk__memory_delete(allocator, b->first);
-        b->first = next;
-    }
+    tsk__batch_queue_free(&b->waiting, allocator);
+    tsk__batch_queue_free(&b->ending, allocator);
     for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
@@ -149,6 +206,7 @@ void tsk_batch_destroy(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
+    tsk__condition_destroy(&b->call);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -174,11 +232,19 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     return TSK_OK;
 }
 
+/* Ends a wait. The lock is held. */
+static void tsk__batch_call(tsk_batch *b) {
+    b->n_calls++;
+    tsk__condition_wake_all(&b->call);
+}
+
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
                             uint64_t *id, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
     tsk__batch_entry *entry;
     size_t size;
+    int32_t i;
+    int is_full;
     tsk_status status;
     if (!b) return tsk__error_null(error, "tsk_batch_submit", "batch");
     tsk__options_resolve(&o, &b->model->config, b->model->tokenizer);
@@ -193,16 +259,19 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->length = n_prompt + o.gen_length;
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    if (generated) memcpy(entry->ids + n_prompt, generated, (size_t)o.gen_length * sizeof *generated);
+    for (i = 0; i < o.gen_length; i++) entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
     tsk__mutex_lock(&b->lock);
-    entry->id = ++b->next_id;
-    if (id) *id = entry->id; /* before anyone can see the request done */
-    if (b->last) b->last->next = entry;
-    else b->first = entry;
-    b->last = entry;
-    b->n_queued++;
+    is_full = b->options.max_queued != TSK_NONE && b->waiting.n >= b->options.max_queued;
+    if (!is_full) {
+        entry->id = ++b->next_id;
+        if (id) *id = entry->id; /* before anyone can see the request done */
+        tsk__batch_queue_push(&b->waiting, entry);
+        tsk__batch_call(b);
+    }
     tsk__mutex_unlock(&b->lock);
-    return TSK_OK;
+    if (!is_full) return TSK_OK;
+    tsk__memory_delete(b->model->allocator, entry);
+    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET, "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
@@ -210,11 +279,27 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     int32_t i;
     if (!b) return;
     tsk__mutex_lock(&b->lock);
-    for (entry = b->first; entry; entry = entry->next)
-        if (entry->id == id) entry->is_cancelled = 1;
+    entry = tsk__batch_queue_take(&b->waiting, id);
+    if (entry) tsk__batch_queue_push(&b->ending, entry);
     for (i = 0; i < b->n_flying; i++)
         if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    tsk__batch_call(b);
     tsk__mutex_unlock(&b->lock);
+}
+
+int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
+    double deadline = tsk__time_ms() + timeout_ms;
+    int has_work, in_time = 1;
+    if (!b) return 0;
+    tsk__mutex_lock(&b->lock);
+    /* (a call that came before this wait and after the last is no less heard) */
+    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    }
+    b->n_seen = b->n_calls;
+    tsk__mutex_unlock(&b->lock);
+    return has_work;
 }
 
 /* ---- the arena */
@@ -307,22 +392,19 @@ static void tsk__batch_admit(tsk_batch *b) {
         tsk__batch_entry *entry;
         tsk_error error;
         int32_t offset;
+        int is_first;
         tsk__mutex_lock(&b->lock);
-        entry = b->first;
+        entry = b->waiting.first;
         tsk__mutex_unlock(&b->lock);
         if (!entry) return;
         offset = tsk__batch_place(b, entry->length);
         if (offset < 0) return;
         tsk__mutex_lock(&b->lock);
-        b->first = entry->next;
-        if (!b->first) b->last = NULL;
-        b->n_queued--;
+        is_first = b->waiting.first == entry; /* unless it was cancelled meanwhile; only a step frees it */
+        if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
-        memset(&error, 0, sizeof error);
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) {
-            tsk__batch_finish(b, b->n_flying - 1, &error);
-            tsk_error_clear(&error);
-        }
+        if (!is_first) continue;
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
     }
 }
 
@@ -357,6 +439,35 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     }
     b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
     return n;
+}
+
+/* The outcome of a request that was cancelled before it had a place. */
+static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+    tsk__request request;
+    tsk_result result;
+    memset(&request, 0, sizeof request);
+    request.config = &b->model->config;
+    request.options = entry->options;
+    request.canvas = entry->ids;
+    request.gen.is_started = 1;
+    request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
+    request.gen.length = entry->length;
+    request.gen.result.n_tokens = entry->length - entry->n_prompt;
+    tsk__request_point_result(&request);
+    tsk__request_cancel(&request);
+    tsk__request_result(&request, &result);
+    if (b->options.on_done) b->options.on_done(b->options.user, entry->id, entry->user, &result, NULL);
+}
+
+static void tsk__batch_finish_ending(tsk_batch *b) {
+    tsk__batch_entry *entry;
+    do {
+        tsk__mutex_lock(&b->lock);
+        entry = tsk__batch_queue_pop(&b->ending);
+        tsk__mutex_unlock(&b->lock);
+        if (entry) tsk__batch_tell_ending(b, entry);
+        tsk__memory_delete(b->model->allocator, entry);
+    } while (entry);
 }
 
 /* Requests that the host wants to end, by id or by their own callback. */
@@ -398,11 +509,11 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
     if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
-    memset(&own_error, 0, sizeof own_error);
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
     b->is_stepping = 1;
+    tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
     tsk__batch_reap(b);
@@ -411,18 +522,30 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_flying;
-    status->queued = b->n_queued;
+    status->queued = b->waiting.n;
+    status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);
     status->ms = tsk__time_ms() - start;
-    tsk_error_clear(&own_error);
     return result;
+}
+
+tsk_status tsk_batch_force(tsk_batch *b, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    int32_t i;
+    tsk_status status;
+    if (!b) return tsk__error_null(error, "tsk_batch_force", "batch");
+    status = tsk__force_check("tsk_batch_force", n_active, n_refresh, error);
+    for (i = 0; i < b->options.max_requests && status == TSK_OK; i++) {
+        b->requests[i].force_active = n_active;
+        b->requests[i].force_refresh = n_refresh;
+    }
+    return status;
 }
 
 tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
     tsk_batch_status status;
     tsk_status result;
     do result = tsk_batch_step(b, &status, error);
-    while (result == TSK_OK && (status.in_flight || status.queued));
+    while (result == TSK_OK && (status.in_flight || status.queued || status.ending));
     return result;
 }
 

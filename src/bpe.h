@@ -170,14 +170,14 @@ static const tsk__bpe_token *tsk__bpe_find(const tsk_tokenizer *tokenizer, const
 }
 
 static const tsk__bpe_token *tsk__bpe_token_of(const tsk_tokenizer *tokenizer, int32_t id) {
-    uint32_t place = id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
+    uint32_t place = tokenizer && id >= 0 && (size_t)id < tokenizer->n_ids ? tokenizer->by_id[id] : 0;
     return place ? &tokenizer->tokens[place - 1] : NULL;
 }
 
-int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return (int32_t)tokenizer->n_ids; }
+int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer) { return tokenizer ? (int32_t)tokenizer->n_ids : 0; }
 
 int32_t tsk_tokenizer_id(const tsk_tokenizer *tokenizer, const char *token) {
-    const tsk__bpe_token *found = tsk__bpe_find(tokenizer, token, strlen(token));
+    const tsk__bpe_token *found = tokenizer && token ? tsk__bpe_find(tokenizer, token, strlen(token)) : NULL;
     return found ? found->id : -1;
 }
 
@@ -612,7 +612,7 @@ static tsk_status tsk__bpe_encode_new(tsk__bpe_encoder *encoder, const char *pie
         n = n <= TSK__BPE_SHORT ? tsk__bpe_merge_short(tokenizer, ids, n) : tsk__bpe_merge_long(encoder, ids, n);
         if (n == SIZE_MAX) return TSK_ERROR_MEMORY;
     }
-    encoder->out->count += n;
+    encoder->out->count += (int32_t)n;
     return TSK_OK;
 }
 
@@ -656,9 +656,9 @@ static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, co
 static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *piece, size_t size) {
     tsk_tokens *out = encoder->out;
     tsk__bpe_cached *cached;
-    size_t i, start = out->count;
+    size_t i, start = (size_t)out->count;
     uint32_t hash;
-    if (!tsk__memory_reserve(out->allocator, &out->ids, &out->capacity, start + size, sizeof *out->ids)) return TSK_ERROR_MEMORY;
+    if (!tsk__tokens_reserve(out, size)) return TSK_ERROR_MEMORY;
     if (!encoder->cache || size > UINT16_MAX) return tsk__bpe_encode_new(encoder, piece, size);
     hash = tsk__bpe_piece_hash(piece, size);
     cached = tsk__bpe_cache_place(encoder, piece, size, hash);
@@ -673,7 +673,7 @@ static tsk_status tsk__bpe_encode_piece(tsk__bpe_encoder *encoder, const char *p
     cached->out = (uint32_t)(start - encoder->first_out);
     cached->hash = hash;
     cached->length = (uint16_t)size;
-    cached->count = (uint16_t)(out->count - start);
+    cached->count = (uint16_t)((size_t)out->count - start);
     return TSK_OK;
 }
 
@@ -922,7 +922,8 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
                                   size_t n_ranges, tsk_tokens *out, tsk_error *error) {
     tsk__bpe_encoder encoder;
     tsk_status status;
-    size_t count = out->count, invalid = tsk__unicode_invalid(text, size);
+    int32_t count = out->count;
+    size_t invalid = tsk__unicode_invalid(text, size);
     if (size == 0) return TSK_OK;
     if (invalid < size)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
@@ -932,7 +933,7 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
     encoder.out = out;
     encoder.text = text;
     encoder.size = size;
-    encoder.first_out = count;
+    encoder.first_out = (size_t)count;
     encoder.ranges = ranges;
     encoder.n_ranges = n_ranges;
     status = tsk__bpe_push_span(&encoder, 0, size, -1) ? TSK_OK : TSK_ERROR_MEMORY;
@@ -959,6 +960,8 @@ static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
 tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
                                 tsk_error *error) {
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!text && size) return tsk__error_null(error, "tsk_tokenizer_encode", "text");
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_encode", "out");
     return tsk__bpe_encode(tokenizer, text, size, !special_in_text, NULL, 0, out, error);
 }
 
@@ -983,6 +986,9 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
     const char *bytes;
     size_t at = 0;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!decoder) return tsk__error_null(error, "tsk_decoder_push", "decoder");
+    if (!out) return tsk__error_null(error, "tsk_decoder_push", "out");
     if (!token || (decoder->skip_special && token->is_special)) return TSK_OK;
     bytes = tokenizer->bytes.data + token->bytes;
     while (at < token->bytes_length) {
@@ -998,18 +1004,45 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return tsk__bpe_settle(decoder, 1, out); }
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT; }
 
-tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip_special, tsk_text *out,
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special, tsk_text *out,
                                 tsk_error *error) {
     tsk_decoder decoder;
-    size_t i, length = out->length;
+    size_t length;
+    int32_t i;
     tsk_status status = TSK_OK;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!out) return tsk__error_null(error, "tsk_tokenizer_decode", "out");
+    if (!ids && count > 0) return tsk__error_null(error, "tsk_tokenizer_decode", "ids");
+    if (count < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d", (int)count);
+    length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
     if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK) status = tsk__error_memory(error, "decoded text", out->length);
+    if (status != TSK_OK) out->length = length;
+    return status;
+}
+
+/* Only where no token can follow is half a character at the end no longer waited for. */
+tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error) {
+    const int32_t *tokens;
+    tsk_decoder decoder;
+    size_t length;
+    int32_t i;
+    tsk_status status = TSK_OK;
+    if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!step) return tsk__error_null(error, "tsk_step_text", "step");
+    if (!out) return tsk__error_null(error, "tsk_step_text", "out");
+    tokens = step->canvas + step->prompt_length;
+    length = out->length;
+    memset(&decoder, 0, sizeof decoder);
+    decoder.skip_special = 1;
+    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
+        tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
     if (status != TSK_OK) out->length = length;
     return status;
 }

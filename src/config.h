@@ -295,6 +295,7 @@ static tsk_status tsk__config_check(const tsk_model_config *c, const char *where
 
 int tsk_config_is_eos(const tsk_model_config *config, int32_t id) {
     int32_t i;
+    if (!config) return 0;
     for (i = 0; i < config->n_eos_token_ids; i++)
         if (config->eos_token_ids[i] == id) return 1;
     return id == config->eos_token_id;
@@ -781,17 +782,17 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     memcpy(folder->path, dir, length);
     folder->dir_length = length;
     status = tsk__folder_load(folder, error);
-    if (status != TSK_OK) tsk_folder_close(folder);
+    if (status != TSK_OK) tsk_folder_free(folder);
     else *out = folder;
     return status;
 }
 
-void tsk_folder_close(tsk_folder *folder) {
+void tsk_folder_free(tsk_folder *folder) {
     const tsk_allocator *allocator;
     size_t i;
     if (!folder) return;
     allocator = folder->host.allocator;
-    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_close(folder->shards[i].file);
+    for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
     tsk__memory_delete(allocator, folder->placed);
     tsk__memory_delete(allocator, folder->tensors);
@@ -801,15 +802,15 @@ void tsk_folder_close(tsk_folder *folder) {
     tsk__memory_delete(allocator, folder);
 }
 
-const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return &folder->config; }
-size_t tsk_folder_count(const tsk_folder *folder) { return folder->n_tensors; }
+const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return folder ? &folder->config : NULL; }
+size_t tsk_folder_count(const tsk_folder *folder) { return folder ? folder->n_tensors : 0; }
 const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
-    return index < folder->n_tensors ? &folder->tensors[index] : NULL;
+    return folder && index < folder->n_tensors ? &folder->tensors[index] : NULL;
 }
 uint64_t tsk_folder_weights_size(const tsk_folder *folder) {
     uint64_t sum = 0;
     size_t i;
-    for (i = 0; i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
+    for (i = 0; folder && i < folder->n_tensors; i++) sum += folder->tensors[i].info->size;
     return sum;
 }
 

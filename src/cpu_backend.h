@@ -269,9 +269,14 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__s
     for (r = 0; r < n; r++) {
         const tsk__selection *o = &selections[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
+        tsk_transfer_rule rule;
         tsk__cpu_judge(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
-        if (o->commits) tsk_select((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, s->confidences, s->commits);
+        rule.transfer = (tsk_transfer)o->transfer;
+        rule.threshold = o->threshold;
+        rule.factor = o->factor;
+        rule.quota = o->quota;
+        if (o->commits && o->n) tsk__select(&rule, o->n, s->confidences, 1, s->commits);
         for (i = 0; i < o->n; i++) {
             stream->choices[o->first + i].is_committed = s->commits[i];
             if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;

@@ -41,8 +41,24 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
     options[1] = "--std=c++17";
 }
 
-/* Compiles `source`; the compiler's whole log goes to the error. */
-static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, tsk_text *cubin, tsk_error *error) {
+/* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
+static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+    size_t size = 0;
+    char *text, *line, *end;
+    if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
+    text = (char *)tsk__memory_new_zeroed(b->allocator, size + 1, 1);
+    if (text && b->api.nvrtcGetProgramLog(program, text) == NVRTC_SUCCESS)
+        for (line = text; *line; line = end) {
+            end = line + strcspn(line, "\n");
+            if (*end) *end++ = 0;
+            if (*line) o->log(o->user, line);
+        }
+    tsk__memory_delete(b->allocator, text);
+}
+
+/* Compiles `source`; where that fails, o->log is told all that the compiler says. */
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, const tsk_model_options *o,
+                                    tsk_text *cubin, tsk_error *error) {
     const tsk__cuda_api *api = &b->api;
     nvrtcProgram program;
     nvrtcResult result;
@@ -55,11 +71,9 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): see the log", options[0], (int)result);
-        if (error && api->nvrtcGetProgramLogSize(program, &size) == NVRTC_SUCCESS && (error->log = (char *)tsk__memory_new(NULL, size + 1, 1)) != NULL) {
-            error->log[size] = 0;
-            api->nvrtcGetProgramLog(program, error->log);
-        }
+        tsk__cuda_tell_log(b, program, o);
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
+                                (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
         status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
     else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
@@ -133,7 +147,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     if (status != TSK_OK) status = tsk__error_memory(error, "the kernels' source", source.length);
     else if (!has_path || !tsk__cuda_cache_read(path, cubin)) {
         if (o->log) o->log(o->user, "compiling the CUDA kernels for this GPU (once)");
-        status = tsk__cuda_compile(b, source.data, options, 2, cubin, error);
+        status = tsk__cuda_compile(b, source.data, options, 2, o, cubin, error);
         if (status == TSK_OK && has_path) tsk__cuda_cache_write(path, cubin);
     }
     tsk_text_free(&source);

@@ -242,34 +242,98 @@ static const char *tsk__cuda_error_text(const tsk__cuda_api *api, CUresult resul
     return text ? text : "unknown CUDA error";
 }
 
-/* 1 when device `index` can be used; else 0 with the reason. */
-static int tsk__cuda_available(int index, char *why, size_t why_size) {
-    tsk__cuda_api api;
+/* Loads the driver and counts its devices; 0 with the reason when it cannot be used. */
+static int tsk__cuda_count(tsk__cuda_api *api, int *count, char *why, size_t why_size) {
+    CUresult result;
+    memset(api, 0, sizeof *api);
+    *count = 0;
+    if (!tsk__cuda_load(api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
+    result = api->cuInit(0);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetCount(count);
+    if (result != CUDA_SUCCESS) snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(api, result));
+    return result == CUDA_SUCCESS;
+}
+
+/* 1 when device `index` of `count` can be used; else 0 with the reason. */
+static int tsk__cuda_usable(const tsk__cuda_api *api, int index, int count, char *why, size_t why_size) {
     CUdevice device;
     CUresult result;
-    int count = 0, major = 0;
-    memset(&api, 0, sizeof api);
-    if (!tsk__cuda_load(&api, TSK__CUDA_LIBRARY_DRIVER, why, why_size)) return 0;
-    result = api.cuInit(0);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetCount(&count);
-    if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says: %s", tsk__cuda_error_text(&api, result));
-        return 0;
-    }
+    int major = 0;
     if (index < 0 || index >= count) {
         snprintf(why, why_size, "there is no CUDA device %d (%d found)", index, count);
         return 0;
     }
-    result = api.cuDeviceGet(&device, index);
-    if (result == CUDA_SUCCESS) result = api.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
     if (result != CUDA_SUCCESS) {
-        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(&api, result));
+        snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
         return 0;
     }
     if (major < 8) {
         snprintf(why, why_size, "CUDA device %d has compute capability %d.x, 8.0 is needed", index, major);
         return 0;
     }
+    return 1;
+}
+
+static int tsk__cuda_available(int index, char *why, size_t why_size) {
+    tsk__cuda_api api;
+    int count;
+    return tsk__cuda_count(&api, &count, why, why_size) && tsk__cuda_usable(&api, index, count, why, why_size);
+}
+
+/* The memory of a device is asked for in its primary context, which models share. */
+static CUresult tsk__cuda_device_memory(const tsk__cuda_api *api, CUdevice device, size_t *available, size_t *total) {
+    CUcontext context;
+    CUresult result = api->cuDevicePrimaryCtxRetain(&context, device);
+    if (result != CUDA_SUCCESS) return result;
+    result = api->cuCtxPushCurrent_v2(context);
+    if (result == CUDA_SUCCESS) {
+        result = api->cuMemGetInfo_v2(available, total);
+        api->cuCtxPopCurrent_v2(&context);
+    }
+    api->cuDevicePrimaryCtxRelease_v2(device);
+    return result;
+}
+
+static void tsk__cuda_device_info(const tsk__cuda_api *api, int index, int count, tsk_device_info *out) {
+    CUdevice device;
+    CUresult result;
+    size_t available = 0, total = 0;
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CUDA;
+    out->index = index;
+    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS && api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
+        out->name[0] = 0;
+    if (!tsk__cuda_usable(api, index, count, out->unusable, sizeof out->unusable)) return;
+    result = api->cuDeviceGet(&device, index);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_device_memory(api, device, &available, &total);
+    if (result != CUDA_SUCCESS) snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
+    out->memory_free = available;
+    out->memory_total = total;
+}
+
+/* The devices, into out [room] (may be NULL), and how many there are. Where there is none, one entry says why. */
+static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
+    tsk__cuda_api api;
+    char why[sizeof out->unusable] = "";
+    int count, i, is_open = tsk__cuda_count(&api, &count, why, sizeof why), n = count > 0 ? count : 1;
+    for (i = 0; out && i < n && i < room; i++) {
+        memset(&out[i], 0, sizeof out[i]);
+        out[i].device = TSK_DEVICE_CUDA;
+        snprintf(out[i].unusable, sizeof out[i].unusable, "%s", why);
+        if (is_open) tsk__cuda_device_info(&api, i, count, &out[i]);
+    }
+    return n;
+}
+
+#else
+
+static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
+    if (!out || room < 1) return 1;
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CUDA;
+    snprintf(out->unusable, sizeof out->unusable, "built without CUDA");
     return 1;
 }
 

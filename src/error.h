@@ -35,14 +35,14 @@ static const char *tsk__error_path(const char *path) {
     return path + i;
 }
 
-/* Fills `error` (may be NULL) and returns `status`, so that callers write `return tsk__error_set(...)`. `file` may be
-   NULL. */
+/* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
+   `return tsk__error_set(...)`. `file` may be NULL. */
 static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
                                                    const char *format, ...) {
     va_list arguments;
     size_t length;
     if (!error) return status;
-    tsk_error_clear(error);
+    memset(error, 0, sizeof *error);
     error->status = status;
     error->offset = offset;
     va_start(arguments, format);

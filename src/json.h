@@ -357,6 +357,7 @@ tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_json_parse", "out");
     *out = NULL;
+    if (!text && size) return tsk__error_null(error, "tsk_json_parse", "text");
     memset(&parser, 0, sizeof parser);
     parser.original = text;
     parser.size = size;
@@ -428,8 +429,8 @@ const char *tsk_json_key(const tsk_json_value *member, size_t *length) {
 const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key) {
     const tsk_json_value *member, *found = NULL;
     const char *text;
-    size_t length = strlen(key);
-    if (tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
+    size_t length = key ? strlen(key) : 0;
+    if (!key || tsk_json_type_of(object) != TSK_JSON_OBJECT) return NULL;
     text = tsk__json_text(object);
     for (member = tsk_json_first(object); member; member = tsk_json_next(member))
         if (member->key_length == length && memcmp(text + member->key, key, length) == 0) found = member;
@@ -444,7 +445,7 @@ const char *tsk_json_string(const tsk_json_value *value, size_t *length) {
 
 int tsk_json_bool(const tsk_json_value *value, int *out) {
     tsk_json_type type = tsk_json_type_of(value);
-    if (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE) return 0;
+    if (!out || (type != TSK_JSON_TRUE && type != TSK_JSON_FALSE)) return 0;
     *out = type == TSK_JSON_TRUE;
     return 1;
 }
@@ -483,7 +484,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
     const char *text, *next;
     uint64_t result = 0;
     int64_t i, whole;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     *is_negative = text[0] == '-';
     tsk__json_decimal_scan(&decimal, text, value->length);
@@ -505,7 +506,7 @@ static int tsk__json_integer(const tsk_json_value *value, int *is_negative, uint
 int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || is_negative) return 0;
     *out = magnitude;
     return 1;
 }
@@ -513,7 +514,7 @@ int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
 int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
     if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
     else *out = (int64_t)magnitude;
     return 1;
@@ -685,7 +686,7 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
     tsk__json_decimal decimal;
     const char *text;
     double result = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
+    if (!out || tsk_json_type_of(value) != TSK_JSON_NUMBER) return 0;
     text = tsk__json_text(value) + value->start;
     tsk__json_decimal_scan(&decimal, text, value->length);
     if (decimal.first && !tsk__json_decimal_quick(&decimal, &result)) {
@@ -699,11 +700,13 @@ int tsk_json_double(const tsk_json_value *value, double *out) {
 
 /* ---- writing */
 
+/* Whatever is written goes through the next two. Without a writer nothing is. */
 static void tsk__json_put(tsk_json_writer *writer, const char *bytes, size_t size) {
-    if (writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
+    if (writer && writer->status == TSK_OK) writer->status = tsk_text_append(writer->out, bytes, size);
 }
 
 static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size_t size) {
+    if (!writer) return;
     if (writer->needs_comma) tsk__json_put(writer, ",", 1);
     tsk__json_put(writer, bytes, size);
     writer->needs_comma = 1;
@@ -711,12 +714,12 @@ static void tsk__json_put_value(tsk_json_writer *writer, const char *bytes, size
 
 static void tsk__json_put_bracket(tsk_json_writer *writer, const char *bracket) {
     tsk__json_put_value(writer, bracket, 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 /* The end of a container follows its last value without a comma. */
 static void tsk__json_put_end(tsk_json_writer *writer, const char *bracket) {
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
     tsk__json_put_value(writer, bracket, 1);
 }
 
@@ -736,6 +739,10 @@ static void tsk__json_put_control(tsk_json_writer *writer, char c) {
 
 void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t length) {
     size_t i = 0, done = 0; /* text[done, i) is plain and waits to be written at once */
+    if (!text && length) {
+        if (writer && writer->status == TSK_OK) writer->status = TSK_ERROR_ARGUMENT;
+        return;
+    }
     tsk__json_put_value(writer, "\"", 1);
     while (i < length) {
         unsigned char c = (unsigned char)text[i];
@@ -754,9 +761,9 @@ void tsk_json_write_string(tsk_json_writer *writer, const char *text, size_t len
 }
 
 void tsk_json_write_key(tsk_json_writer *writer, const char *key) {
-    tsk_json_write_string(writer, key, strlen(key));
+    tsk_json_write_string(writer, key, key ? strlen(key) : 1);
     tsk__json_put(writer, ":", 1);
-    writer->needs_comma = 0;
+    if (writer) writer->needs_comma = 0;
 }
 
 void tsk_json_write_int(tsk_json_writer *writer, int64_t value) {

@@ -73,6 +73,7 @@ static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char 
 }
 
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
+    if (!text || (!bytes && size)) return TSK_ERROR_ARGUMENT;
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
     if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
     if (size) memcpy(text->data + text->length, bytes, size);
@@ -82,32 +83,34 @@ tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
 }
 
 void tsk_text_free(tsk_text *text) {
+    if (!text) return;
     tsk__memory_delete(text->allocator, text->data);
     text->data = NULL;
     text->length = text->capacity = 0;
 }
 
-tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, size_t count) {
-    if (count > SIZE_MAX - tokens->count) return TSK_ERROR_MEMORY;
-    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &tokens->capacity, tokens->count + count, sizeof *ids))
-        return TSK_ERROR_MEMORY;
-    if (count) memcpy(tokens->ids + tokens->count, ids, count * sizeof *ids);
+/* Room for `more` ids behind those that are there; 0 when out of memory, or of what an int32_t counts. */
+static int tsk__tokens_reserve(tsk_tokens *tokens, size_t more) {
+    size_t count = (size_t)tokens->count, capacity = (size_t)tokens->capacity;
+    if (more > (size_t)INT32_MAX - count) return 0;
+    if (!tsk__memory_reserve(tokens->allocator, &tokens->ids, &capacity, count + more, sizeof *tokens->ids)) return 0;
+    tokens->capacity = capacity > INT32_MAX ? INT32_MAX : (int32_t)capacity;
+    return 1;
+}
+
+tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *ids, int32_t count) {
+    if (!tokens || count < 0 || (!ids && count)) return TSK_ERROR_ARGUMENT;
+    if (!tsk__tokens_reserve(tokens, (size_t)count)) return TSK_ERROR_MEMORY;
+    if (count) memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
     tokens->count += count;
     return TSK_OK;
 }
 
 void tsk_tokens_free(tsk_tokens *tokens) {
+    if (!tokens) return;
     tsk__memory_delete(tokens->allocator, tokens->ids);
     tokens->ids = NULL;
     tokens->count = tokens->capacity = 0;
-}
-
-/* A compiler's log: the one thing an error owns, always from the default allocator since the struct outlives all. */
-void tsk_error_clear(tsk_error *error) {
-    if (!error) return;
-    tsk__memory_delete(NULL, error->log);
-    memset(error, 0, sizeof *error);
-    error->offset = TSK_NO_OFFSET;
 }
 
 #endif /* SECTION_GUARD_MEMORY */

@@ -35,6 +35,7 @@ struct tsk_model {
 tsk_model_options tsk_model_options_default(void) {
     tsk_model_options o;
     memset(&o, 0, sizeof o);
+    o.n_threads = TSK_AUTO;
     return o;
 }
 
@@ -88,7 +89,8 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
-    if (o->n_threads < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be zero or positive, not %d", o->n_threads);
+    if (o->n_threads != TSK_AUTO && o->n_threads < 1)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
     if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
     return TSK_OK;
 }
@@ -187,14 +189,17 @@ void tsk_model_free(tsk_model *model) {
     tsk__pool_destroy(allocator, model->pool);
     if (model->backend) model->backend->ops->destroy(model->backend);
     tsk_tokenizer_free(model->tokenizer);
-    tsk_folder_close(model->folder);
+    tsk_folder_free(model->folder);
     tsk__memory_delete(allocator, model);
 }
 
-const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return &model->config; }
-const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model->tokenizer; }
-const char *tsk_model_device_name(const tsk_model *model) { return model->device_name; }
-const char *tsk_model_device_note(const tsk_model *model) { return model->device_note; }
-tsk_dtype tsk_model_dtype(const tsk_model *model) { return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16; }
+const tsk_model_config *tsk_model_get_config(const tsk_model *model) { return model ? &model->config : NULL; }
+const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model) { return model ? model->tokenizer : NULL; }
+const char *tsk_model_device_name(const tsk_model *model) { return model ? model->device_name : ""; }
+const char *tsk_model_device_note(const tsk_model *model) { return model ? model->device_note : ""; }
+tsk_dtype tsk_model_dtype(const tsk_model *model) {
+    if (!model) return TSK_DTYPE_AUTO;
+    return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
 
 #endif /* SECTION_GUARD_MODEL */

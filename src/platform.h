@@ -154,7 +154,10 @@ static const void *tsk__file_map(tsk__file *file, const tsk_host *host) {
 
 tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error) {
     tsk__file file;
-    tsk_status status = tsk__file_open(&file, path, host, error);
+    tsk_status status;
+    if (!path) return tsk__error_null(error, "tsk_read_file", "path");
+    if (!out) return tsk__error_null(error, "tsk_read_file", "out");
+    status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
         status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
@@ -311,16 +314,22 @@ static double tsk__time_ms(void) {
 
 /* ---- memory */
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
-static uint64_t tsk__memory_available(void) {
+/* A line of the system's account of its memory, in bytes; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_line(const char *name) {
     unsigned long long kilobytes = 0;
     char line[128];
+    size_t length = strlen(name);
     int found = 0;
     FILE *file = fopen("/proc/meminfo", "r");
-    while (file && !found && fgets(line, sizeof line, file)) found = sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strncmp(line, name, length) == 0 && sscanf(line + length, ": %llu", &kilobytes) == 1;
     if (file) fclose(file);
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
+
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
+static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
 /* ---- numbers that nobody outside knows */
 
@@ -346,9 +355,23 @@ static void tsk__mutex_lock(tsk__mutex *m) { pthread_mutex_lock(m); }
 static int tsk__mutex_try(tsk__mutex *m) { return pthread_mutex_trylock(m) == 0; }
 static void tsk__mutex_unlock(tsk__mutex *m) { pthread_mutex_unlock(m); }
 
-static void tsk__condition_create(tsk__condition *c) { pthread_cond_init(c, NULL); }
+static void tsk__condition_create(tsk__condition *c) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
 static void tsk__condition_destroy(tsk__condition *c) { pthread_cond_destroy(c); }
+/* May wake for no reason, as may the next. */
 static void tsk__condition_wait(tsk__condition *c, tsk__mutex *m) { pthread_cond_wait(c, m); }
+/* The same until `deadline`, by the clock of tsk__time_ms; 0 when that has passed. */
+static int tsk__condition_wait_until(tsk__condition *c, tsk__mutex *m, double deadline) {
+    struct timespec until;
+    until.tv_sec = (time_t)(deadline / 1e3);
+    until.tv_nsec = (long)((deadline - (double)until.tv_sec * 1e3) * 1e6);
+    return pthread_cond_timedwait(c, m, &until) != ETIMEDOUT;
+}
 static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
 
 /* 0 where the system refuses one. */

@@ -2,15 +2,37 @@
 #define SECTION_GUARD_PUBLIC
 
 #include "error.h"
+#include "platform.h"
 #include "safetensors.h"
 #include "config.h"
 #include "storage.h"
+#include "cpu.h"
+#include "cuda_driver.h"
 #include "model.h"
-#include "forward.h"
 #include "request.h"
+#include "batch.h"
 
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
+
+int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
+
+static void tsk__device_cpu(tsk_device_info *out) {
+    uint64_t total = tsk__memory_total(), available = tsk__memory_available();
+    int n = tsk__processors();
+    memset(out, 0, sizeof *out);
+    out->device = TSK_DEVICE_CPU;
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    out->memory_total = total == UINT64_MAX ? 0 : total;
+    out->memory_free = available == UINT64_MAX ? 0 : available;
+}
+
+int32_t tsk_devices(tsk_device_info *devices, int32_t room) {
+    if (!devices) room = 0;
+    if (room > 0) tsk__device_cpu(&devices[0]);
+    return 1 + tsk__cuda_devices(room > 1 ? devices + 1 : NULL, room - 1);
+}
 
 tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error) {
     if (!model) return tsk__error_null(error, "tsk_model_ceilings", "model");
@@ -19,27 +41,84 @@ tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *er
     return model->backend->ops->ceilings(model->backend, out, error);
 }
 
-tsk_status tsk_memory_estimate(const tsk_model_config *config, uint64_t weights_size, tsk_dtype activations, int32_t canvas, const tsk_generate_options *options,
-                               tsk_memory *out, tsk_error *error) {
-    tsk_generate_options o = options ? *options : tsk_generate_options_default();
+tsk_memory_query tsk_memory_query_default(void) {
+    tsk_memory_query q;
+    memset(&q, 0, sizeof q);
+    q.weights_size = TSK_AUTO;
+    q.canvas = TSK_AUTO;
+    return q;
+}
+
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+    uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
+    tsk__cpu_scratch scratch;
+    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+           rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
+}
+
+/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave; tables; the
+   parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are those of >>cuda_backend,
+   which is not there in every build; a test compares the sum with what a stream allocates. */
+static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t element, uint64_t rows, uint64_t states) {
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, mlp = (uint64_t)c->mlp_hidden_size;
+    uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
+    uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
+    uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
+    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
+    size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
+    if (element == 4) return size;
+    return size + ((uint64_t)32 << 20) + (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
+}
+
+/* What a request has beside its cache. */
+static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element, uint64_t canvas, uint64_t states, int may_be_cut) {
+    uint64_t row = (uint64_t)c->d_model * element, slots = (uint64_t)o->block_length;
+    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row + (o->skip.refresh ? 2 * states * canvas * row : 0) +
+           (may_be_cut ? canvas * row : 0) + canvas * 12 * sizeof(int32_t);
+}
+
+static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options *o, tsk_error *error) {
+    tsk_status status = tsk__config_check(q->config, "memory estimate", error);
+    if (status != TSK_OK) return status;
+    tsk__options_resolve(o, q->config, NULL);
+    status = tsk__options_check(o, q->config, error);
+    if (status == TSK_OK && q->batch) status = tsk__batch_check_options(q->batch, error);
+    if (status != TSK_OK) return status;
+    if (q->device == TSK_DEVICE_AUTO) q->device = q->dtype == TSK_DTYPE_BF16 ? TSK_DEVICE_CUDA : TSK_DEVICE_CPU;
+    if (q->dtype == TSK_DTYPE_AUTO) q->dtype = q->device == TSK_DEVICE_CUDA ? TSK_DTYPE_BF16 : TSK_DTYPE_F32;
+    if (q->canvas == TSK_AUTO) q->canvas = q->config->max_sequence_length;
+    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) || (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
+    if (q->canvas <= 0 || (q->weights_size < 0 && q->weights_size != TSK_AUTO))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
+                              (long long)q->weights_size);
+    return TSK_OK;
+}
+
+tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error) {
+    tsk_memory_query q;
+    tsk_generate_options o;
     tsk_status status;
-    uint64_t element, row, slots, states;
-    if (!config) return tsk__error_null(error, "tsk_memory_estimate", "config");
+    uint64_t element, states, rows, tokens, requests;
+    if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
+    if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
-    status = tsk__config_check(config, "memory estimate", error);
+    q = *query;
+    o = q.generate ? *q.generate : tsk_generate_options_default();
+    status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
-    tsk__options_resolve(&o, config, NULL);
-    status = tsk__options_check(&o, config, error);
-    if (status != TSK_OK) return status;
-    if ((activations != TSK_DTYPE_F32 && activations != TSK_DTYPE_BF16) || canvas <= 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate needs activations F32 or BF16 and a positive canvas");
-    element = tsk_dtype_size(activations);
-    row = (uint64_t)config->d_model * element;
-    slots = (uint64_t)o.block_length;
-    states = (uint64_t)tsk__options_n_states(&o, config);
-    out->weights = weights_size ? weights_size : tsk__config_weights_size(config);
-    out->cache = 2 * tsk__storage_kv_size(config, element, canvas);
-    out->workspace = tsk__pass_size(config, element, canvas) + (2 * states + 1) * slots * row + (o.skip_refresh ? 2 * states * (uint64_t)canvas * row : 0);
+    element = tsk_dtype_size(q.dtype);
+    states = (uint64_t)tsk__options_n_states(&o, q.config);
+    requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
+    tokens = !q.batch ? (uint64_t)q.canvas : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens : requests * (uint64_t)q.config->max_sequence_length;
+    rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
+    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
+    out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
+    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states, q.batch && q.batch->row_layers > 0);
+    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states) : tsk__estimate_cpu_pass(q.config, rows, states);
     return TSK_OK;
 }
 

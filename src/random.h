@@ -18,8 +18,11 @@ static void tsk__random_round(uint32_t c[4], uint32_t key0, uint32_t key1) {
 }
 
 void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    uint32_t c[4], key0 = key[0], key1 = key[1];
+    uint32_t c[4], key0, key1;
     int round;
+    if (!counter || !key || !out) return;
+    key0 = key[0];
+    key1 = key[1];
     memcpy(c, counter, sizeof c);
     for (round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) tsk__random_round(c, key0, key1);
     memcpy(out, c, sizeof c);

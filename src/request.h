@@ -42,6 +42,7 @@ typedef struct tsk__request {
     const tsk_allocator *allocator;
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
+    int32_t force_active, force_refresh; /* as tsk_session_force has them */
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
@@ -74,8 +75,7 @@ typedef struct tsk__request {
     uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
     uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    int32_t *candidate_positions, *candidate_ids; /* [max block] as on_select is told of them */
-    float *candidate_confidences;
+    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
     uint8_t *candidate_commits;
     tsk_block_result *block_results;  /* [n_blocks] */
     int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
@@ -97,22 +97,20 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.factor = 1.0f;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
-    o.skip_layer_k = TSK_AUTO;
-    o.skip_threshold = 0.95f;
-    o.skip_outlier = 0.7f;
+    o.skip.layer_k = TSK_AUTO;
+    o.skip.threshold = 0.95f;
+    o.skip.outlier = 0.7f;
     o.refresh_every = 1;
-    o.skip_force_active = TSK_AUTO;
-    o.skip_force_refresh = TSK_AUTO;
     return o;
 }
 
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    if (o->skip_layer_k == TSK_AUTO) {
-        o->skip_layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
-        if (o->cache != TSK_CACHE_DUAL) o->skip_layer_k = 0;
+    if (o->skip.layer_k == TSK_AUTO) {
+        o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
+        if (o->cache != TSK_CACHE_DUAL) o->skip.layer_k = 0;
     }
-    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : -2;
+    if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
 static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
@@ -131,28 +129,26 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
     TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
-    TSK__OPTIONS_REQUIRE((int)o->skip_policy >= 0 && o->skip_policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip_policy);
-    TSK__OPTIONS_REQUIRE((int)o->skip_reference >= 0 && o->skip_reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
-                         (int)o->skip_reference);
+    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip.policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
+                         (int)o->skip.reference);
     TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
     TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
-    TSK__OPTIONS_REQUIRE(o->skip_threshold == o->skip_threshold && fabsf(o->skip_threshold) <= FLT_MAX, "skip_threshold must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_outlier == o->skip_outlier && fabsf(o->skip_outlier) <= FLT_MAX, "skip_outlier must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
-                         (int)o->skip_layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip_max_age >= 0 && o->skip_full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
-    TSK__OPTIONS_REQUIRE(!o->skip_refresh || o->skip_layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX, "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+                         (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->skip_force_refresh >= TSK_AUTO, "skip_force_refresh must be -1 or more, not %d", (int)o->skip_force_refresh);
-    TSK__OPTIONS_REQUIRE(o->skip_force_active >= TSK_AUTO, "skip_force_active must be -1 or more, not %d", (int)o->skip_force_active);
-    TSK__OPTIONS_REQUIRE(o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
 #undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
@@ -160,7 +156,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
 static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
-    return o->skip_layer_k >= 2 && o->skip_layer_k < config->n_layers ? o->skip_layer_k - 1 : 0;
+    return o->skip.layer_k >= 2 && o->skip.layer_k < config->n_layers ? o->skip.layer_k - 1 : 0;
 }
 
 /* ---- memory of a request */
@@ -191,9 +187,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, active, block);
     TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
     TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(int32_t, candidate_positions, block);
-    TSK__REQUEST_ARRAY(int32_t, candidate_ids, block);
-    TSK__REQUEST_ARRAY(float, candidate_confidences, block);
+    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
     TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
     TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
     TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
@@ -211,10 +205,16 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     shape.length = length;
     shape.n_slots = tsk__request_max_block(r);
     shape.n_states = r->n_states;
-    shape.has_refresh_states = r->options.skip_refresh && r->n_states;
+    shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
     shape.has_residual = r->may_be_cut;
     return tsk__cache_resize(&r->cache, &shape, error);
+}
+
+static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    if (n_active >= TSK_AUTO && n_refresh >= TSK_AUTO) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
+                          (int)n_refresh);
 }
 
 static void tsk__request_free(tsk__request *r) {
@@ -334,7 +334,7 @@ static void tsk__request_point_result(tsk__request *r) {
 static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
-    r->keeps_outputs = r->n_states && r->options.skip_policy == TSK_SKIP_REUSE;
+    r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
     tsk__memory_delete(r->allocator, r->memory);
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
@@ -423,14 +423,14 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip_refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip_refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
 
 /* States of a refresh are computed only to be kept. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip_warm_start || r->options.skip_refresh);
+    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
@@ -445,12 +445,12 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     tsk__kv *kv;
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
-    int keeps_refresh = r->n_states && (o->skip_warm_start || r->keeps_outputs);
+    int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
     r->first_row = p->n;
     kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
-    kv->skip_threshold = o->skip_threshold;
-    kv->skip_outlier = o->skip_outlier;
+    kv->skip_threshold = o->skip.threshold;
+    kv->skip_outlier = o->skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
@@ -486,11 +486,11 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    int full = o->skip_full_every > 0 && r->gen.block_step % o->skip_full_every == 0;
+    int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
-        if (o->skip_force_active >= 0) *flags |= i < o->skip_force_active ? 0 : TSK__ROW_SKIPS;
+        if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
     }
 }
@@ -501,7 +501,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->first_row + i];
         int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-        if (!in_block && r->options.skip_force_refresh >= 0) *flags |= outside < r->options.skip_force_refresh ? 0 : TSK__ROW_SKIPS;
+        if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
@@ -511,7 +511,7 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
 /* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
    that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip_reference == TSK_SKIP_LAST_COMPUTED);
+    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
@@ -525,7 +525,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
     if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->options.skip_force_active >= 0));
+    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
@@ -557,7 +557,7 @@ static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t s
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
-    return (uint64_t)(r->options.skip_layer_k < r->config->n_layers ? r->options.skip_layer_k : r->config->n_layers);
+    return (uint64_t)(r->options.skip.layer_k < r->config->n_layers ? r->options.skip.layer_k : r->config->n_layers);
 }
 
 /* All layers of a position ran: its K and V come from the id it has. */
@@ -577,8 +577,8 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
         token->age = 0;
         n_active += active;
     }
-    if (r->options.skip_refresh) r->gen.has_refresh = 1;
-    if (r->options.skip_refresh && !r->is_probe) {
+    if (r->options.skip.refresh) r->gen.has_refresh = 1;
+    if (r->options.skip.refresh && !r->is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -605,7 +605,7 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t position = r->positions[i];
-        for (state = 0; r->options.skip_warm_start && state < r->n_states; state++)
+        for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
         if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
     }
@@ -613,7 +613,7 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip_policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -713,16 +713,30 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     const tsk__candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    tsk_transfer_rule best;
+    tsk_selection selection;
     int32_t i, n = r->n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidate_positions[i] = candidates[i].position;
-        r->candidate_ids[i] = choices[i].id;
-        r->candidate_confidences[i] = choices[i].confidence;
+        r->candidates[i].position = candidates[i].position;
+        r->candidates[i].id = choices[i].id;
+        r->candidates[i].confidence = choices[i].confidence;
+        r->candidates[i].entropy = -1;
         r->candidate_commits[i] = 0;
     }
-    o->on_select(o->user, n, r->candidate_positions, r->candidate_ids, r->candidate_confidences, r->candidate_commits);
+    memset(&selection, 0, sizeof selection);
+    selection.pass = (int32_t)r->gen.pass;
+    selection.block = r->gen.block;
+    selection.block_step = r->gen.block_step;
+    selection.quota = tsk__request_quota(r);
+    selection.n = n;
+    selection.candidates = r->candidates;
+    selection.commit = r->candidate_commits;
+    o->on_select(o->user, &selection);
     for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
-    if (!chosen) tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, n, r->candidate_confidences, r->candidate_commits);
+    memset(&best, 0, sizeof best);
+    best.transfer = TSK_TRANSFER_SCHEDULE;
+    best.quota = 1;
+    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
     for (i = 0; i < n; i++) {
         if (!r->candidate_commits[i]) continue;
         r->committed[candidates[i].slot] = 1;
@@ -766,6 +780,14 @@ static void tsk__request_cancel(tsk__request *r) {
 /* Whether the pass has compared the block's states with earlier ones. */
 static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
 
+/* Generated tokens before the first that is masked or ends the text. */
+static int32_t tsk__request_final(const tsk__request *r) {
+    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    int32_t n = 0;
+    while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
+    return n;
+}
+
 /* Tells the step callback; nonzero when it wants to end. */
 static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     tsk_step step;
@@ -790,6 +812,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
     step.canvas = r->canvas;
+    step.mask_token_id = r->config->mask_token_id;
+    step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
     step.cosines = step.n_cosines ? r->cosines : NULL;
     return r->options.on_step(r->options.user, &step);
@@ -806,7 +830,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
 
 /* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip_warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -910,7 +934,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip_masked || r->options.skip_force_active >= 0) return 0;
+        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->is_self_narrowing && certain;

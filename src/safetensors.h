@@ -148,7 +148,7 @@ static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char
 static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error *error) {
     char *text = NULL;
     size_t size = 0;
-    tsk_error inner = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error inner;
     tsk_status status = tsk__safetensors_read_header(file, &text, &size, error);
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
@@ -317,7 +317,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
     if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
     if (status != TSK_OK) {
-        tsk_safetensors_close(file);
+        tsk_safetensors_free(file);
         return status;
     }
     tsk__file_map(&file->file, host);
@@ -325,7 +325,7 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     return TSK_OK;
 }
 
-void tsk_safetensors_close(tsk_safetensors *file) {
+void tsk_safetensors_free(tsk_safetensors *file) {
     const tsk_allocator *allocator = file ? file->allocator : NULL;
     if (!file) return;
     tsk__file_close(&file->file);
@@ -336,14 +336,14 @@ void tsk_safetensors_close(tsk_safetensors *file) {
     tsk__memory_delete(allocator, file);
 }
 
-size_t tsk_safetensors_count(const tsk_safetensors *file) { return file->count; }
+size_t tsk_safetensors_count(const tsk_safetensors *file) { return file ? file->count : 0; }
 
 const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index) {
-    return index < file->count ? &file->tensors[index] : NULL;
+    return file && index < file->count ? &file->tensors[index] : NULL;
 }
 
 const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const char *name) {
-    size_t low = 0, high = file->count;
+    size_t low = 0, high = file && name ? file->count : 0;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         int order = strcmp(name, file->by_name[middle]->name);
@@ -355,15 +355,18 @@ const tsk_tensor_info *tsk_safetensors_find(const tsk_safetensors *file, const c
 }
 
 const tsk_json_value *tsk_safetensors_metadata(const tsk_safetensors *file) {
-    return tsk_json_get(tsk_json_root(file->header), "__metadata__");
+    return file ? tsk_json_get(tsk_json_root(file->header), "__metadata__") : NULL;
 }
 
 const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor) {
-    return file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
+    return file && tensor && file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
 }
 
 tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
                                 tsk_error *error) {
+    if (!file) return tsk__error_null(error, "tsk_safetensors_read", "file");
+    if (!tensor) return tsk__error_null(error, "tsk_safetensors_read", "tensor");
+    if (!buffer && size) return tsk__error_null(error, "tsk_safetensors_read", "buffer");
     if (offset > tensor->size || size > tensor->size - offset)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
                               (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
@@ -380,6 +383,7 @@ struct tsk_safetensors_writer {
     uint64_t data_size;
     tsk_text header;        /* so far, without the closing brace */
     tsk_json_writer json;
+    int is_finished;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
     tsk__hash_key key;      /* of its hash */
     size_t n_slots, n_names; /* n_slots is a power of two */
@@ -402,12 +406,12 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
         tsk_json_begin_object(&writer->json);
         if (writer->json.status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", 64);
     }
-    if (status != TSK_OK) tsk_safetensors_writer_abandon(writer);
+    if (status != TSK_OK) tsk_safetensors_writer_free(writer);
     else *out = writer;
     return status;
 }
 
-void tsk_safetensors_writer_abandon(tsk_safetensors_writer *writer) {
+void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     const tsk_allocator *allocator = writer ? writer->allocator : NULL;
     if (!writer) return;
     tsk__output_abandon(&writer->data);
@@ -493,9 +497,15 @@ static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dty
 tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
                                       const void *data, tsk_error *error) {
     uint64_t size = 0;
-    size_t old_length = writer->header.length, start = old_length + (writer->n_names ? 1 : 0), *slot = NULL;
-    const char *objection = tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    size_t old_length, start, *slot = NULL;
+    const char *objection;
     tsk_status status = TSK_OK;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_add", "writer");
+    if (!name) return tsk__error_null(error, "tsk_safetensors_writer_add", "name");
+    if (!shape && n_dims > 0) return tsk__error_null(error, "tsk_safetensors_writer_add", "shape");
+    old_length = writer->header.length;
+    start = old_length + (writer->n_names ? 1 : 0);
+    objection = writer->is_finished ? "the file is finished" : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
     if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
     tsk_json_write_key(&writer->json, name);
     tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
@@ -553,13 +563,17 @@ static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, co
 
 tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
     tsk__output output;
-    tsk_status status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
+    tsk_status status;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_finish", "writer");
+    if (writer->is_finished)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already", tsk__error_path(writer->data.path));
+    writer->is_finished = 1;
+    status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
     if (status == TSK_OK) {
         status = tsk__safetensors_write_file(writer, &output, error);
         if (status == TSK_OK) status = tsk__output_commit(&output, error);
         else tsk__output_abandon(&output);
     }
-    tsk_safetensors_writer_abandon(writer);
     return status;
 }
 

@@ -27,7 +27,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_session_create", "out");
     *out = NULL;
-    if (!model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model given");
+    if (!model) return tsk__error_null(error, "tsk_session_create", "model");
     tsk__options_resolve(&resolved, &model->config, model->tokenizer);
     status = tsk__options_check(&resolved, &model->config, error);
     if (status != TSK_OK) return status;
@@ -40,6 +40,7 @@ tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *opti
     session->request.allocator = model->allocator;
     session->request.options = resolved;
     session->request.cache.backend = model->backend;
+    session->request.force_active = session->request.force_refresh = TSK_AUTO;
     session->request.gen.is_finished = 1;
     *out = session;
     return TSK_OK;
@@ -146,7 +147,8 @@ tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_p
 /* How the two sessions must agree for a copy of one to be a state of the other. */
 static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_session *from, tsk_error *error) {
     const tsk_generate_options *a, *b;
-    if (!to || !from) return tsk__error_null(error, "tsk_session_copy", "session");
+    if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
+    if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
     if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;
@@ -183,7 +185,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
-    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip_refresh;
+    a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
     return status;
@@ -292,6 +294,17 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     if (status != TSK_OK) return status;
     session->n_probed = 0;
     return tsk__session_logits(session, tokens, n, first, count, logits, error);
+}
+
+tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error) {
+    tsk_status status;
+    if (!session) return tsk__error_null(error, "tsk_session_force", "session");
+    status = tsk__request_check_outside(&session->request, "tsk_session_force", error);
+    if (status == TSK_OK) status = tsk__force_check("tsk_session_force", n_active, n_refresh, error);
+    if (status != TSK_OK) return status;
+    session->request.force_active = n_active;
+    session->request.force_refresh = n_refresh;
+    return TSK_OK;
 }
 
 tsk_trace_options tsk_trace_options_default(void) {

@@ -18,9 +18,9 @@ typedef struct tsk__skip_token {
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
 static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
-    if (token->is_masked && !o->skip_masked) return 0;
+    if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
-    return o->skip_max_age <= 0 || age < o->skip_max_age;
+    return o->skip.max_age <= 0 || age < o->skip.max_age;
 }
 
 /* cosines[state * stride], state 0 .. n_states-1, of this token. The outlier test looks at each layer, the threshold at

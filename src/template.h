@@ -316,6 +316,7 @@ static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_
     tsk_status status = TSK_OK;
     size_t i;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
+    if (!messages && count) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
     file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
@@ -354,6 +355,7 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
 tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -367,6 +369,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
                            tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
@@ -377,6 +380,7 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
 }
 
 int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
+    if (!tokenizer) return -1;
     switch (tokenizer->template_kind) {
         case TSK__TEMPLATE_HEADERS: return tsk_tokenizer_id(tokenizer, "<|eot_id|>");
         case TSK__TEMPLATE_CHATML:

@@ -114,8 +114,7 @@ int main(int argc, char **argv) {
     check_pass("skip.pass0", n_layers, 0);
     check_equal("pass0");
     check_equal("pass1");
-    tsk_safetensors_close(file);
-    tsk_error_clear(&error);
+    tsk_safetensors_free(file);
     if (failures == 0) printf("%d comparisons\n", comparisons);
     return failures != 0;
 }

@@ -36,14 +36,15 @@ typedef struct run {
     int32_t mask;
 } run;
 
-static void choose(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
+static void choose(void *user, const tsk_selection *s) {
     run *r = (run *)user;
     int32_t i;
-    for (i = 0; i < n; i++) {
-        r->wrong += commit[i] != 0 || predictions[i] == r->mask || (i && positions[i] <= positions[i - 1]) || !(confidences[i] >= 0 && confidences[i] <= 1.0001f);
-        if (r->choice == CHOOSE_ALL) commit[i] = 1;
-        if (r->choice == CHOOSE_SOME) commit[i] = (uint8_t)(positions[i] % 3 == 0 ? 200 : 0);
-        if (r->choice == CHOOSE_LAST) commit[i] = i == n - 1;
+    for (i = 0; i < s->n; i++) {
+        const tsk_candidate *c = &s->candidates[i];
+        r->wrong += s->commit[i] != 0 || c->id == r->mask || (i && c->position <= c[-1].position) || !(c->confidence >= 0 && c->confidence <= 1.0001f);
+        if (r->choice == CHOOSE_ALL) s->commit[i] = 1;
+        if (r->choice == CHOOSE_SOME) s->commit[i] = (uint8_t)(c->position % 3 == 0 ? 200 : 0);
+        if (r->choice == CHOOSE_LAST) s->commit[i] = i == s->n - 1;
     }
 }
 
@@ -68,8 +69,8 @@ static int watch(void *user, const tsk_step *step) {
     r->wrong += step->pass != r->passes || step->n_active != active || step->n_stable_masked != stable_masked || step->masks_left != masks;
     r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length || step->prompt_length != r->n_prompt;
     /* The first block step after a refresh has nothing to compare with, unless it keeps the refresh's states. */
-    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip_warm_start)) r->wrong += active != step->n_positions;
-    r->wrong += !r->options.skip_masked && stable_masked != 0;
+    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip.warm_start)) r->wrong += active != step->n_positions;
+    r->wrong += !r->options.skip.masked && stable_masked != 0;
     r->n_skipped += step->n_positions - active;
     r->n_skipped_masked += stable_masked;
     r->commits_of_pass[r->passes] = commits;
@@ -190,7 +191,7 @@ static void check_layer_counts(const run *r, const tsk_model_config *config, int
 
 static void check_finished(const run *r, const tsk_model_config *config) {
     const tsk_result *result = &r->result;
-    int32_t i, masks = 0, nfe = 0, residual = 0, length = r->n_prompt + r->options.gen_length, k = r->options.skip_layer_k;
+    int32_t i, masks = 0, nfe = 0, residual = 0, length = r->n_prompt + r->options.gen_length, k = r->options.skip.layer_k;
     int is_dual = r->options.cache == TSK_CACHE_DUAL, changed = 0;
     for (i = 0; i < length; i++) masks += r->canvas[i] == r->mask;
     CHECK_INT(masks, 0);
@@ -230,16 +231,16 @@ static void random_sizes(run *r) {
 static void random_skip(run *r) {
     static const float thresholds[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2}, outliers[] = {-2, -1, 0, 0.7f, 0.95f, 2};
     tsk_generate_options *o = &r->options;
-    o->skip_layer_k = random_below(8) - 1;
-    o->skip_threshold = random_pick(thresholds, 9);
-    o->skip_outlier = random_pick(outliers, 6);
-    o->skip_policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
-    o->skip_masked = random_below(2);
-    o->skip_reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
-    o->skip_max_age = random_below(3);
-    o->skip_full_every = random_below(4);
-    o->skip_warm_start = random_below(2);
-    o->skip_refresh = o->skip_layer_k != 0 && random_below(2);
+    o->skip.layer_k = random_below(8) - 1;
+    o->skip.threshold = random_pick(thresholds, 9);
+    o->skip.outlier = random_pick(outliers, 6);
+    o->skip.policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
+    o->skip.masked = random_below(2);
+    o->skip.reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
+    o->skip.max_age = random_below(3);
+    o->skip.full_every = random_below(4);
+    o->skip.warm_start = random_below(2);
+    o->skip.refresh = o->skip.layer_k != 0 && random_below(2);
 }
 
 static void random_options(run *r, const tsk_model_config *config) {
@@ -299,11 +300,11 @@ static void test_all_stable(tsk_model *model) {
                 r.options.transfer = TSK_TRANSFER_THRESHOLD;
                 r.options.threshold = 2;
                 r.options.temperature = (float)temperature;
-                r.options.skip_layer_k = 2;
-                r.options.skip_masked = 1;
-                r.options.skip_threshold = r.options.skip_outlier = -2;
-                r.options.skip_policy = policy ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
-                r.options.skip_warm_start = warm;
+                r.options.skip.layer_k = 2;
+                r.options.skip.masked = 1;
+                r.options.skip.threshold = r.options.skip.outlier = -2;
+                r.options.skip.policy = policy ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
+                r.options.skip.warm_start = warm;
                 generate(model, &r);
                 check_finished(&r, config);
                 CHECK_INT(r.result.nfe, 16); /* nothing reaches the threshold: one token a pass */
@@ -319,14 +320,14 @@ static void test_all_stable(tsk_model *model) {
 static void exact_case(tsk_model *model, const run *plain, int32_t k, float threshold, int variant) {
     static run r;
     r = *plain;
-    r.options.skip_layer_k = k;
-    r.options.skip_threshold = threshold;
-    r.options.skip_outlier = -2;
-    r.options.skip_masked = variant & 1;
-    r.options.skip_policy = variant & 2 ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
-    r.options.skip_reference = variant & 4 ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
-    r.options.skip_warm_start = variant >> 3 & 1;
-    r.options.skip_refresh = variant >> 4 & 1;
+    r.options.skip.layer_k = k;
+    r.options.skip.threshold = threshold;
+    r.options.skip.outlier = -2;
+    r.options.skip.masked = variant & 1;
+    r.options.skip.policy = variant & 2 ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
+    r.options.skip.reference = variant & 4 ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
+    r.options.skip.warm_start = variant >> 3 & 1;
+    r.options.skip.refresh = variant >> 4 & 1;
     generate(model, &r);
     test_check(same_run(&r, plain), __FILE__, __LINE__, "K %d, skip_threshold %g, variant %d differs from plain dual", (int)k, (double)threshold, variant);
     CHECK_INT(r.n_skipped, 0);
@@ -341,7 +342,7 @@ static void test_exact(tsk_model *model) {
     for (trial = 0; trial < 4; trial++) {
         new_run(&plain, config);
         random_prompt(&plain, config, 5 + 7 * trial);
-        plain.options.skip_layer_k = 0;
+        plain.options.skip.layer_k = 0;
         plain.options.transfer = trial % 2 ? TSK_TRANSFER_THRESHOLD : TSK_TRANSFER_SCHEDULE;
         plain.options.threshold = 0.4f;
         plain.options.temperature = trial == 3 ? 0.7f : 0.0f;
@@ -369,12 +370,12 @@ static void test_skipping_shows(tsk_model *model) {
     new_run(&plain, config);
     random_prompt(&plain, config, 8);
     plain.options.transfer = TSK_TRANSFER_SCHEDULE;
-    plain.options.skip_layer_k = 0;
+    plain.options.skip.layer_k = 0;
     generate(model, &plain);
     skipping = plain;
-    skipping.options.skip_layer_k = 2;
-    skipping.options.skip_masked = 1;
-    skipping.options.skip_threshold = skipping.options.skip_outlier = -2;
+    skipping.options.skip.layer_k = 2;
+    skipping.options.skip.masked = 1;
+    skipping.options.skip.threshold = skipping.options.skip.outlier = -2;
     generate(model, &skipping);
     CHECK(!same_run(&plain, &skipping));
     CHECK(skipping.result.token_layers_computed < skipping.result.token_layers_total);
@@ -387,10 +388,10 @@ static void traced_options(run *r, const tsk_model_config *config, int32_t trial
     new_run(r, config);
     random_prompt(r, config, 6 + 9 * trial);
     r->options.cache = trial == 4 ? TSK_CACHE_PREFIX : trial == 5 ? TSK_CACHE_NONE : TSK_CACHE_DUAL;
-    r->options.skip_layer_k = r->options.cache == TSK_CACHE_DUAL ? 2 : 0;
-    r->options.skip_masked = trial & 1;
-    r->options.skip_threshold = 0.9f;
-    r->options.skip_refresh = trial == 3;
+    r->options.skip.layer_k = r->options.cache == TSK_CACHE_DUAL ? 2 : 0;
+    r->options.skip.masked = trial & 1;
+    r->options.skip.threshold = 0.9f;
+    r->options.skip.refresh = trial == 3;
     r->options.threshold = 0.5f;
     r->options.temperature = trial == 2 ? 1.0f : 0.0f;
 }
@@ -470,10 +471,10 @@ static void test_reuse(tsk_model *model) {
     tsk_session *session = NULL;
     int32_t round, i;
     new_run(&again, config);
-    again.options.skip_layer_k = 2;
-    again.options.skip_masked = 1;
-    again.options.skip_threshold = 0.9f;
-    again.options.skip_warm_start = 1;
+    again.options.skip.layer_k = 2;
+    again.options.skip.masked = 1;
+    again.options.skip.threshold = 0.9f;
+    again.options.skip.warm_start = 1;
     again.options.threshold = 0.6f;
     prepare(&again);
     CHECK_INT(tsk_session_create(model, &again.options, &session, NULL), TSK_OK);
@@ -509,9 +510,9 @@ static void test_interleaved(tsk_model *model) {
         new_run(&alone[i], config);
         random_prompt(&alone[i], config, 5 + 12 * i);
         alone[i].options.gen_length = i ? 24 : 16;
-        alone[i].options.skip_layer_k = 2 + i;
-        alone[i].options.skip_masked = 1;
-        alone[i].options.skip_threshold = 0.8f;
+        alone[i].options.skip.layer_k = 2 + i;
+        alone[i].options.skip.masked = 1;
+        alone[i].options.skip.threshold = 0.8f;
         generate(model, &alone[i]);
         turns[i] = alone[i];
         prepare(&turns[i]);

@@ -23,7 +23,8 @@ static void fail(const tsk_error *error) {
 static void encode(const tsk_tokenizer *tokenizer, const options *o, const tsk_json_value *value, tsk_json_writer *writer) {
     tsk_tokens tokens;
     tsk_error error;
-    size_t length, i;
+    size_t length;
+    int32_t i;
     const char *text = tsk_json_string(value, &length);
     memset(&tokens, 0, sizeof tokens);
     memset(&error, 0, sizeof error);
@@ -51,7 +52,7 @@ static void decode(const tsk_tokenizer *tokenizer, const options *o, const tsk_j
     }
     if (o->stream) {
         tsk_decoder decoder;
-        size_t i;
+        int32_t i;
         memset(&decoder, 0, sizeof decoder);
         decoder.skip_special = o->skip;
         for (i = 0; i < tokens.count; i++)

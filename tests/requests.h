@@ -32,15 +32,15 @@ static void random_job(job *j, const tsk_model_config *config) {
     o->seed = (uint64_t)random_below(1000);
     o->eos_stop = random_below(2);
     o->remasking = random_below(4) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
-    o->skip_layer_k = o->cache == TSK_CACHE_DUAL ? random_below(5) : 0;
-    o->skip_threshold = random_below(2) ? 0.5f : 0.95f;
-    o->skip_outlier = random_below(2) ? -1.0f : 0.7f;
-    o->skip_masked = random_below(2);
-    o->skip_policy = random_below(3) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
-    o->skip_reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
-    o->skip_warm_start = random_below(2);
-    o->skip_refresh = o->skip_layer_k > 0 && random_below(2);
-    o->skip_max_age = random_below(3);
+    o->skip.layer_k = o->cache == TSK_CACHE_DUAL ? random_below(5) : 0;
+    o->skip.threshold = random_below(2) ? 0.5f : 0.95f;
+    o->skip.outlier = random_below(2) ? -1.0f : 0.7f;
+    o->skip.masked = random_below(2);
+    o->skip.policy = random_below(3) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
+    o->skip.reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
+    o->skip.warm_start = random_below(2);
+    o->skip.refresh = o->skip.layer_k > 0 && random_below(2);
+    o->skip.max_age = random_below(3);
     o->refresh_rows = o->cache == TSK_CACHE_DUAL && random_below(2) ? random_below(40) : 0;
     o->refresh_every = o->cache != TSK_CACHE_NONE && random_below(2) ? 1 + random_below(3) : 1;
     j->n_prompt = random_below(max_prompt);
@@ -121,12 +121,12 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
         }
         run_alone(model, &alone);
         test_check(jobs[i].nfe == alone.nfe && jobs[i].finish == alone.finish && memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0, __FILE__, __LINE__,
-                   "%s, request %d of a batch equals itself alone (cache %d, K %d, refresh %d)", name, (int)i, (int)alone.options.cache, (int)alone.options.skip_layer_k,
-                   alone.options.skip_refresh);
+                   "%s, request %d of a batch equals itself alone (cache %d, K %d, refresh %d)", name, (int)i, (int)alone.options.cache, (int)alone.options.skip.layer_k,
+                   alone.options.skip.refresh);
     }
     CHECK(cancels ? n_cancelled > 0 && n_cancelled < n_jobs : n_cancelled == 0);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
 }
 
 #endif

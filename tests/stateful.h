@@ -11,6 +11,7 @@
 #define TSK_STATEFUL_H
 
 #include "test.h"
+#include "select.h"
 
 #include <float.h>
 #include <limits.h>
@@ -144,6 +145,7 @@ typedef struct generation {
     int number;
     tsk_generate_options options;
     int32_t k, n_states;           /* resolved, as tsk_generate_options explains them */
+    int32_t force_active, force_refresh; /* see tsk_session_force */
     input given;
     int32_t infilled, length;
     choice choice;
@@ -211,6 +213,7 @@ typedef struct driver {
     stateful_models *shared;
     const uint8_t *bytes;
     size_t size, at;
+    int32_t n_ended;               /* requests that have ended */
     int steps_batch;               /* the batch is this driver's own, or its to step */
     int is_talkative;
     refusal refusal;
@@ -219,6 +222,7 @@ typedef struct driver {
     slot slots[n_slots];
     tsk_batch *batch;
     tsk_batch_options batch_options;
+    int32_t batch_force_active, batch_force_refresh;
     int batch_is_busy;
     uint64_t last_id;
     order orders[n_orders];
@@ -277,7 +281,6 @@ typedef struct call {
 
 static void begin(driver *d, call *c) {
     memset(&c->room, 0x5a, sizeof c->room);
-    c->room.log = NULL;
     c->before = c->room;
     c->error = draw(d, 8) == 7 ? NULL : &c->room;
     c->refused = d->refusal.refused;
@@ -293,7 +296,7 @@ static void check_message(driver *d, const tsk_error *e, tsk_status status) {
                 "an error without end"))
         return;
     EXPECT(d, e->message[0] && !strchr(e->message, '\n'), "an error's message is one line: \"%s\"", e->message);
-    EXPECT(d, e->log == NULL && e->offset == TSK_NO_OFFSET && !e->file[0], "an error about no file names one");
+    EXPECT(d, e->offset == TSK_NO_OFFSET && !e->file[0], "an error about no file names one");
 }
 
 /* `may`: of may_...; memory's want is told if and only if something was refused. Returns 1 on TSK_OK. */
@@ -336,19 +339,17 @@ static tsk_generate_options draw_options(driver *d) {
     o.end_of_turn_id = draw(d, 3) ? TSK_AUTO : draw(d, d->config->embedding_size);
     if (o.cache != TSK_CACHE_NONE && draw(d, 2)) o.refresh_every = 1 + draw(d, 4);
     if (o.cache != TSK_CACHE_DUAL) return o;
-    o.skip_layer_k = draw(d, d->config->n_layers + 3) - 1;
-    o.skip_threshold = draw_float(d, skips, 9);
-    o.skip_outlier = draw_float(d, skips, 9);
-    o.skip_policy = (tsk_skip_policy)draw(d, 2);
-    o.skip_masked = draw(d, 2);
-    o.skip_reference = (tsk_skip_reference)draw(d, 2);
-    o.skip_max_age = draw(d, 3);
-    o.skip_full_every = draw(d, 4);
-    o.skip_warm_start = draw(d, 2);
-    o.skip_refresh = o.skip_layer_k != 0 && draw(d, 2);
+    o.skip.layer_k = draw(d, d->config->n_layers + 3) - 1;
+    o.skip.threshold = draw_float(d, skips, 9);
+    o.skip.outlier = draw_float(d, skips, 9);
+    o.skip.policy = (tsk_skip_policy)draw(d, 2);
+    o.skip.masked = draw(d, 2);
+    o.skip.reference = (tsk_skip_reference)draw(d, 2);
+    o.skip.max_age = draw(d, 3);
+    o.skip.full_every = draw(d, 4);
+    o.skip.warm_start = draw(d, 2);
+    o.skip.refresh = o.skip.layer_k != 0 && draw(d, 2);
     o.refresh_rows = draw(d, 2) ? draw(d, 40) : 0;
-    if (draw(d, 8) == 7) o.skip_force_active = draw(d, 10);
-    if (draw(d, 8) == 7) o.skip_force_refresh = draw(d, 20);
     return o;
 }
 
@@ -356,7 +357,7 @@ static tsk_generate_options draw_options(driver *d) {
 static void draw_extreme(driver *d, tsk_generate_options *o) {
     static const int32_t integers[] = {0, -1, -2, 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, 1 << 30};
     static const float floats[] = {0, -0.0f, FLT_MAX, -FLT_MAX, FLT_MIN, 1e-40f, 1e30f, -1};
-    int32_t number = integers[draw(d, 8)], which = draw(d, 24), kind = draw(d, 11);
+    int32_t number = integers[draw(d, 8)], which = draw(d, 22), kind = draw(d, 11);
     float real = kind < 8 ? floats[kind] : kind == 8 ? (float)NAN : kind == 9 ? (float)INFINITY : -(float)INFINITY;
     switch (which) {
     case 0: o->gen_length = number; break;
@@ -370,24 +371,22 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
     case 8: o->remasking = (tsk_remasking)number; break;
     case 9: o->eos_stop = number; break;
     case 10: o->end_of_turn_id = number; break;
-    case 11: o->skip_layer_k = number; break;
-    case 12: o->skip_threshold = real; break;
-    case 13: o->skip_outlier = real; break;
-    case 14: o->skip_policy = (tsk_skip_policy)number; break;
-    case 15: o->skip_masked = number; break;
-    case 16: o->skip_reference = (tsk_skip_reference)number; break;
-    case 17: o->skip_max_age = number; break;
-    case 18: o->skip_full_every = number; break;
-    case 19: o->skip_refresh = number; break;
+    case 11: o->skip.layer_k = number; break;
+    case 12: o->skip.threshold = real; break;
+    case 13: o->skip.outlier = real; break;
+    case 14: o->skip.policy = (tsk_skip_policy)number; break;
+    case 15: o->skip.masked = number; break;
+    case 16: o->skip.reference = (tsk_skip_reference)number; break;
+    case 17: o->skip.max_age = number; break;
+    case 18: o->skip.full_every = number; break;
+    case 19: o->skip.refresh = number; break;
     case 20: o->refresh_rows = number; break;
-    case 21: o->refresh_every = number; break;
-    case 22: o->skip_force_active = number; break;
-    default: o->skip_force_refresh = number; break;
+    default: o->refresh_every = number; break;
     }
 }
 
 static int32_t resolved_k(const tsk_generate_options *o, const tsk_model_config *c) {
-    if (o->skip_layer_k != TSK_AUTO) return o->skip_layer_k;
+    if (o->skip.layer_k != TSK_AUTO) return o->skip.layer_k;
     return o->cache != TSK_CACHE_DUAL ? 0 : c->n_layers / 4 > 2 ? c->n_layers / 4 : 2;
 }
 
@@ -403,21 +402,19 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
     if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 ||
         (int)o->remasking < 0 || (int)o->remasking > 1)
         return 0;
-    if ((int)o->skip_policy < 0 || (int)o->skip_policy > 1 || (int)o->skip_reference < 0 || (int)o->skip_reference > 1)
+    if ((int)o->skip.policy < 0 || (int)o->skip.policy > 1 || (int)o->skip.reference < 0 || (int)o->skip.reference > 1)
         return 0;
     if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) ||
         o->temperature < 0)
         return 0;
-    if (!is_finite(o->skip_threshold) || !is_finite(o->skip_outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
-        (o->skip_refresh && !k))
+    if (!is_finite(o->skip.threshold) || !is_finite(o->skip.outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
+        (o->skip.refresh && !k))
         return 0;
-    if (o->skip_max_age < 0 || o->skip_full_every < 0 || o->refresh_rows < 0 ||
+    if (o->skip.max_age < 0 || o->skip.full_every < 0 || o->refresh_rows < 0 ||
         (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
         return 0;
-    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE) || o->skip_force_active < -1 ||
-        o->skip_force_refresh < -1)
-        return 0;
-    return o->end_of_turn_id < c->embedding_size;
+    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE)) return 0;
+    return o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
 
 static int ends(const generation *g, int32_t id) {
@@ -532,6 +529,10 @@ static void watch_canvas(generation *g, const tsk_step *s) {
            "pass %d changes more than it commits", (int)s->pass);
     EXPECT(g, commits > 0 || g->is_loose, "pass %d commits nothing", (int)s->pass);
     EXPECT(g, s->masks_left == masks, "masks_left %d of %d", (int)s->masks_left, (int)masks);
+    for (i = s->prompt_length; i < s->canvas_length && s->canvas[i] != mask && !ends(g, s->canvas[i]); i++) {
+    }
+    EXPECT(g, s->mask_token_id == mask && s->n_final == i - s->prompt_length, "%d tokens are final, not %d",
+           (int)s->n_final, (int)(i - s->prompt_length));
 }
 
 /* Who is committed follows from the confidences by tsk_select, which check_select holds to its definition. */
@@ -546,7 +547,7 @@ static void watch_rule(generation *g, const tsk_step *s, const int32_t *before) 
         if (before[s->positions[i]] == mask) confidences[n++] = s->confidences[i];
     if (s->block_step == 0) g->block_masks = n;
     if (s->block_step < steps) quota = g->block_masks / steps + (s->block_step < g->block_masks % steps);
-    tsk_select(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
+    select_by(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
     for (n = i = 0; i < s->n_positions; i++)
         if (before[s->positions[i]] == mask) wrong += (commit[n++] != 0) != (s->committed[i] != 0);
     EXPECT(g, wrong == 0, "%d tokens of pass %d are committed against the rule, or not by it", (int)wrong,
@@ -564,20 +565,20 @@ static void watch_active(generation *g, const tsk_step *s, const int32_t *before
         stable_masked += !s->active[i] && before[at] == mask;
         if (s->active[i] || s->is_refresh) g->age[at] = 0;
         else g->age[at]++;
-        if (decides && o->skip_force_active >= 0 && s->block_step == 0)
+        if (decides && g->force_active >= 0 && s->block_step == 0)
             continue; /* whether a block's first step has anything to skip to is not said */
-        if (decides && o->skip_force_active >= 0)
-            EXPECT(g, (s->active[i] != 0) == (i < o->skip_force_active), "slot %d's activity was forced", (int)i);
-        else if (o->skip_max_age > 0 && !g->is_mixed)
-            EXPECT(g, g->age[at] <= o->skip_max_age, "skipped %d times in a row", (int)g->age[at]);
+        if (decides && g->force_active >= 0)
+            EXPECT(g, (s->active[i] != 0) == (i < g->force_active), "slot %d's activity was forced", (int)i);
+        else if (o->skip.max_age > 0 && !g->is_mixed)
+            EXPECT(g, g->age[at] <= o->skip.max_age, "skipped %d times in a row", (int)g->age[at]);
     }
     EXPECT(g, s->n_active == active && s->n_stable_masked == stable_masked,
            "pass %d counts %d active and %d stable masked of %d and %d", (int)s->pass, (int)s->n_active,
            (int)s->n_stable_masked, (int)active, (int)stable_masked);
     if (!decides) EXPECT(g, active == s->n_positions, "pass %d skips where nothing is compared", (int)s->pass);
-    if (o->skip_force_active >= 0) return;
-    EXPECT(g, o->skip_masked || !stable_masked, "masked tokens are stable");
-    if (!g->is_loose && o->skip_full_every > 0 && s->block_step % o->skip_full_every == 0)
+    if (g->force_active >= 0) return;
+    EXPECT(g, o->skip.masked || !stable_masked, "masked tokens are stable");
+    if (!g->is_loose && o->skip.full_every > 0 && s->block_step % o->skip.full_every == 0)
         EXPECT(g, active == s->n_positions, "step %d of a block was to run in full", (int)s->block_step);
 }
 
@@ -598,7 +599,7 @@ static void watch_counts(generation *g, const tsk_step *s) {
     int32_t outside = g->length - s->n_positions;
     g->nfe++;
     g->refreshes += s->is_refresh;
-    if (s->is_refresh && g->options.skip_refresh) g->refresh_total += (uint64_t)g->length * layers;
+    if (s->is_refresh && g->options.skip.refresh) g->refresh_total += (uint64_t)g->length * layers;
     if (s->is_refresh || g->options.cache != TSK_CACHE_DUAL) return;
     if (!EXPECT(g, g->n_steps < max_canvas, "more block steps than positions")) return;
     g->active[g->n_steps] = s->n_active;
@@ -632,23 +633,24 @@ static int watch_step(void *user, const tsk_step *s) {
 }
 
 /* Which candidates follows from their positions, so that it is the same in a batch and alone. */
-static void choose_some(void *user, int32_t n, const int32_t *positions, const int32_t *predictions,
-                        const float *confidences, uint8_t *commit) {
+static void choose_some(void *user, const tsk_selection *s) {
     generation *g = (generation *)user;
     int32_t i, mask = g->driver->config->mask_token_id;
-    EXPECT(g, n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)n);
-    for (i = 0; i < n; i++) {
-        int32_t at = positions[i];
-        if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > positions[i - 1]), "candidate %d is at position %d",
-                    (int)i, (int)at))
+    EXPECT(g, s->n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)s->n);
+    EXPECT(g, g->is_loose || (s->pass == g->passes && s->block_step >= 0 && s->quota > 0), "a rule is asked in pass %d",
+           (int)s->pass);
+    for (i = 0; i < s->n; i++) {
+        const tsk_candidate *c = &s->candidates[i];
+        if (!EXPECT(g, c->position >= 0 && c->position < g->length && (!i || c->position > c[-1].position),
+                    "candidate %d is at position %d", (int)i, (int)c->position))
             return;
-        EXPECT(g, g->canvas[at] == mask && predictions[i] != mask && commit[i] == 0, "candidate %d of position %d",
-               (int)i, (int)at);
-        EXPECT(g, confidences[i] >= 0 && confidences[i] <= 1.0001f, "candidate %d has confidence %g", (int)i,
-               (double)confidences[i]);
-        if (g->choice == CHOICE_ALL) commit[i] = 1;
-        if (g->choice == CHOICE_THIRD) commit[i] = (uint8_t)(at % 3 == 0 ? 200 : 0);
-        if (g->choice == CHOICE_LAST) commit[i] = i == n - 1;
+        EXPECT(g, g->canvas[c->position] == mask && c->id != mask && s->commit[i] == 0, "candidate %d of position %d",
+               (int)i, (int)c->position);
+        EXPECT(g, c->confidence >= 0 && c->confidence <= 1.0001f, "candidate %d has confidence %g", (int)i,
+               (double)c->confidence);
+        if (g->choice == CHOICE_ALL) s->commit[i] = 1;
+        if (g->choice == CHOICE_THIRD) s->commit[i] = (uint8_t)(c->position % 3 == 0 ? 200 : 0);
+        if (g->choice == CHOICE_LAST) s->commit[i] = i == s->n - 1;
     }
     if (g->passes == g->deed_at && g->choice == CHOICE_LAST) call_inside(g, 0);
 }
@@ -671,6 +673,8 @@ static void new_generation(driver *d, generation *g, const char *kind, int numbe
     g->k = resolved_k(o, d->config);
     g->n_states = g->k >= 2 && g->k < d->config->n_layers ? g->k - 1 : 0;
     g->stop_at = g->cancel_at = g->deed_at = -1;
+    g->force_active = draw(d, 8) == 7 ? draw(d, 10) : TSK_AUTO;
+    g->force_refresh = draw(d, 8) == 7 ? draw(d, 20) : TSK_AUTO;
     g->options.user = g;
     if (callbacks) g->options.on_step = watch_step;
     if (callbacks > 8) {
@@ -692,9 +696,9 @@ static void say_options(driver *d, const generation *g) {
         say(d,
             " refresh_rows %d K %d skip %g %g policy %d masked %d reference %d age %d full %d warm %d refresh %d force "
             "%d %d",
-            (int)o->refresh_rows, (int)o->skip_layer_k, (double)o->skip_threshold, (double)o->skip_outlier,
-            (int)o->skip_policy, o->skip_masked, (int)o->skip_reference, (int)o->skip_max_age, (int)o->skip_full_every,
-            o->skip_warm_start, o->skip_refresh, (int)o->skip_force_active, (int)o->skip_force_refresh);
+            (int)o->refresh_rows, (int)o->skip.layer_k, (double)o->skip.threshold, (double)o->skip.outlier,
+            (int)o->skip.policy, o->skip.masked, (int)o->skip.reference, (int)o->skip.max_age, (int)o->skip.full_every,
+            o->skip.warm_start, o->skip.refresh, (int)g->force_active, (int)g->force_refresh);
     if (o->on_select) say(d, " rule %d", (int)g->choice);
     if (!o->on_step) say(d, " no on_step");
     if (g->stop_at >= 0) say(d, " stop at %d", (int)g->stop_at);
@@ -866,6 +870,7 @@ static void compare_alone(driver *d, const generation *g) {
     alone->given.generated_argument = g->given.has_generated ? alone->given.generated : NULL;
     if (EXPECT(d, tsk_session_create(d->model, &alone->options, &session, NULL) == TSK_OK,
                "no session of the same options") &&
+        EXPECT(d, tsk_session_force(session, alone->force_active, alone->force_refresh, NULL) == TSK_OK, "no force") &&
         EXPECT(d,
                tsk_session_start(session, alone->given.prompt, alone->given.n_prompt, alone->given.generated_argument,
                                  NULL) == TSK_OK,
@@ -942,7 +947,10 @@ static void create_slot(driver *d, slot *s) {
     say_options(d, &s->g);
     s->session = (tsk_session *)(void *)d;
     status = tsk_session_create(model, is_default ? NULL : &s->g.options, &s->session, c.error);
-    if (end(d, &c, status, legal ? may_ok : may_argument)) s->phase = PHASE_FRESH;
+    if (end(d, &c, status, legal ? may_ok : may_argument)) {
+        s->phase = PHASE_FRESH;
+        EXPECT(d, tsk_session_force(s->session, s->g.force_active, s->g.force_refresh, NULL) == TSK_OK, "no force");
+    }
     if (!EXPECT(d, (s->session != NULL) == (status == TSK_OK), "a session is given out with '%s'",
                 tsk_status_string(status)))
         s->session = NULL;
@@ -1089,7 +1097,8 @@ static int same_options(const generation *a, const generation *b) {
     tsk_generate_options x = a->options, y = b->options;
     x.user = y.user = NULL;
     x.cancel = y.cancel = NULL;
-    return memcmp(&x, &y, sizeof x) == 0 && a->choice == b->choice && a->stop_at == b->stop_at;
+    return memcmp(&x, &y, sizeof x) == 0 && a->choice == b->choice && a->stop_at == b->stop_at &&
+           a->force_active == b->force_active && a->force_refresh == b->force_refresh;
 }
 
 /* `to` is now where `from` is, and goes on by its own rules. */
@@ -1245,7 +1254,7 @@ static void probe_logits_slot(driver *d, slot *s) {
         for (i = 0; i < (size_t)s->n_probed * width; i++) wrong += !is_finite(logits[i]);
         for (i = 0; with_norm && i < (size_t)s->n_probed * d_model; i++) wrong += !is_finite(norm[i]);
         EXPECT(d, wrong == 0, "%d probed values are no numbers", wrong);
-        if (s->probe_is_full && !(s->g.n_states && s->g.options.skip_refresh)) compare_logits(d, s, logits);
+        if (s->probe_is_full && !(s->g.n_states && s->g.options.skip.refresh)) compare_logits(d, s, logits);
     }
     free(logits);
     free(norm);
@@ -1367,6 +1376,7 @@ static void settle_orders(driver *d) {
         pthread_mutex_unlock(&d->shared->lock);
         if (!done) continue;
         o->is_open = 0;
+        d->n_ended++;
         harvest(d, &o->g);
         say(d, "  request %d: %s, finish_reason %d\n", (int)o->id, tsk_status_string(o->status), (int)o->g.finish);
         if (o->status != TSK_OK)
@@ -1380,7 +1390,7 @@ static void destroy_batch(driver *d) {
     int32_t i;
     if (!d->batch || d->shared->batch) return;
     say(d, "destroy the batch with %d requests\n", (int)open_orders(d));
-    tsk_batch_destroy(d->batch);
+    tsk_batch_free(d->batch);
     d->batch = NULL;
     for (i = 0; i < n_orders; i++) {
         harvest(d, &d->orders[i].g);
@@ -1390,23 +1400,23 @@ static void destroy_batch(driver *d) {
 }
 
 static tsk_batch_options draw_batch_options(driver *d) {
-    static const int32_t integers[] = {0, -1, INT32_MAX, INT32_MIN, 65537, 1};
+    static const int32_t integers[] = {0, -2, INT32_MAX, INT32_MIN, 65537, 1};
     tsk_batch_options o = tsk_batch_options_default();
     int32_t flaw = draw(d, 24), most = d->config->max_sequence_length;
     o.max_requests = 1 + draw(d, 6);
-    o.cache_tokens = draw(d, 4) ? 12 + draw(d, 80) : 0;
-    o.max_rows = draw(d, 3) ? 12 + draw(d, most) : 0;
+    o.cache_tokens = draw(d, 4) ? 12 + draw(d, 80) : TSK_AUTO;
+    o.max_rows = draw(d, 3) ? 12 + draw(d, most) : TSK_AUTO;
     o.row_layers = draw(d, 2) ? 1 + draw(d, 120) : 0;
     if (flaw == 20) o.max_requests = integers[draw(d, 6)];
-    if (flaw == 21 && o.cache_tokens) o.cache_tokens = integers[draw(d, 2)];
+    if (flaw == 21) o.cache_tokens = integers[draw(d, 2)];
     if (flaw == 22) o.max_rows = integers[draw(d, 2) * 3];
     if (flaw == 23) o.row_layers = draw(d, 2) ? INT64_MAX : INT64_MIN;
     return o;
 }
 
 static int batch_options_are_legal(const tsk_batch_options *o) {
-    return o->max_requests >= 1 && o->max_requests <= 65536 && o->cache_tokens >= 0 && o->max_rows >= 0 &&
-           o->row_layers >= 0;
+    return o->max_requests >= 1 && o->max_requests <= 65536 && (o->cache_tokens >= 1 || o->cache_tokens == TSK_AUTO) &&
+           (o->max_rows >= 1 || o->max_rows == TSK_AUTO) && o->row_layers >= 0;
 }
 
 static void create_batch(driver *d) {
@@ -1427,11 +1437,14 @@ static void create_batch(driver *d) {
                 tsk_status_string(status)))
         d->batch = NULL;
     if (!d->batch) return;
-    if (!o.cache_tokens) o.cache_tokens = o.max_requests * d->config->max_sequence_length;
-    if (!o.max_rows)
+    if (o.cache_tokens == TSK_AUTO) o.cache_tokens = o.max_requests * d->config->max_sequence_length;
+    if (o.max_rows == TSK_AUTO)
         o.max_rows =
             d->config->max_sequence_length > 32 * o.max_requests ? d->config->max_sequence_length : 32 * o.max_requests;
     d->batch_options = o;
+    d->batch_force_active = draw(d, 8) == 7 ? draw(d, 10) : TSK_AUTO;
+    d->batch_force_refresh = draw(d, 8) == 7 ? draw(d, 20) : TSK_AUTO;
+    EXPECT(d, tsk_batch_force(d->batch, d->batch_force_active, d->batch_force_refresh, NULL) == TSK_OK, "no force");
     d->last_id = 0;
 }
 
@@ -1452,6 +1465,7 @@ static void submit_order(driver *d, int inside) {
     if (draw(d, 12) == 11) draw_extreme(d, &o);
     legal = options_are_legal(&o, d->config);
     new_generation(d, &new_order->g, "request", free_order, &o);
+    new_order->g.force_active = d->batch_force_active, new_order->g.force_refresh = d->batch_force_refresh;
     if (d->shared->batch || inside) new_order->g.deed_at = -1;
     if (o.gen_length < 1 || o.gen_length > max_canvas) o.gen_length = 1;
     draw_input(d, &in, &o);
@@ -1508,15 +1522,16 @@ static void check_status(driver *d, const tsk_batch_status *s) {
            s->ms >= 0 && s->ms < 1e9 && s->row_layers >= 0 && s->row_layers <= (int64_t)s->rows * d->config->n_layers,
            "%lld row-layers of %d rows", (long long)s->row_layers, (int)s->rows);
     if (!d->shared->batch)
-        EXPECT(d, s->in_flight + s->queued == open_orders(d), "%d in flight and %d queued of %d", (int)s->in_flight,
-               (int)s->queued, (int)open_orders(d));
+        EXPECT(d, s->in_flight + s->queued + s->ending == open_orders(d),
+               "%d in flight, %d queued and %d ending of %d", (int)s->in_flight, (int)s->queued, (int)s->ending,
+               (int)open_orders(d));
 }
 
 /* Returns whether something happened: rows ran or a request ended. */
 static int step_batch(driver *d, int drain) {
     tsk_batch_status s;
     tsk_status status;
-    int32_t open, before = open_orders(d);
+    int32_t open, ended = d->n_ended;
     int64_t rows = 0;
     call c;
     if (!d->batch || !d->steps_batch || d->batch_is_busy) return 1;
@@ -1536,7 +1551,7 @@ static int step_batch(driver *d, int drain) {
         rows = s.rows;
     }
     settle_orders(d);
-    return rows || open < before || drain || open == 0;
+    return rows || d->n_ended != ended || drain || open == 0;
 }
 
 /* Every step gets some request on: the passes that all of them may need, cut by layers, are the bound. */
@@ -1563,7 +1578,7 @@ static void check_select(driver *d) {
     memset(again, 0, sizeof again);
     say(d, "select: rule %d, %d candidates, quota %d, threshold %g, factor %g\n", (int)transfer, (int)n, (int)quota,
         (double)threshold, (double)factor);
-    returned = tsk_select(transfer, threshold, factor, quota, n, confidences, commit);
+    returned = select_by(transfer, threshold, factor, quota, n, confidences, commit);
     /* by rank: who has fewer than `count` before it is committed */
     for (count = n > 0; count < n; count++) {
         float next = -1;
@@ -1604,18 +1619,23 @@ static void check_estimate(driver *d) {
     tsk_generate_options o = draw_options(d);
     int32_t canvas = draw(d, 40) - 4;
     tsk_dtype dtype = (tsk_dtype)draw(d, 5);
+    tsk_memory_query query = tsk_memory_query_default();
     tsk_memory memory;
     tsk_status status;
     int legal;
     call c;
     if (draw(d, 3) == 2) draw_extreme(d, &o);
-    legal = options_are_legal(&o, d->config) && canvas > 0 && (dtype == TSK_DTYPE_F32 || dtype == TSK_DTYPE_BF16);
+    legal = options_are_legal(&o, d->config) && (canvas > 0 || canvas == TSK_AUTO) &&
+            (dtype == TSK_DTYPE_AUTO || dtype == TSK_DTYPE_F32 || dtype == TSK_DTYPE_BF16);
     memset(&memory, 0x5a, sizeof memory);
     begin(d, &c);
     say(d, "estimate memory: canvas %d, dtype %d, gen %d block %d", (int)canvas, (int)dtype, (int)o.gen_length,
         (int)o.block_length);
-    status = tsk_memory_estimate(d->config, 0, dtype, canvas, &o, &memory, c.error);
+    query.config = d->config, query.dtype = dtype, query.canvas = canvas, query.generate = &o;
+    status = tsk_memory_estimate(&query, &memory, c.error);
     if (!end(d, &c, status, legal ? may_ok : may_argument)) return;
+    if (canvas == TSK_AUTO) canvas = d->config->max_sequence_length;
+    if (dtype == TSK_DTYPE_AUTO) dtype = TSK_DTYPE_F32;
     EXPECT(d,
            memory.cache == 2 * (uint64_t)d->config->n_layers * (uint64_t)d->config->n_kv_heads *
                                (uint64_t)d->config->head_dim * (uint64_t)canvas * tsk_dtype_size(dtype),
@@ -1642,7 +1662,7 @@ static void call_without_arguments(driver *d) {
     case 1: status = tsk_session_create(d->model, NULL, NULL, c.error); break;
     case 2: status = tsk_batch_create(NULL, NULL, &batch, c.error); break;
     case 3: status = tsk_batch_create(d->model, NULL, NULL, c.error); break;
-    case 4: status = tsk_memory_estimate(d->config, 0, TSK_DTYPE_F32, 8, &o, NULL, c.error); break;
+    case 4: status = tsk_memory_estimate(NULL, NULL, c.error); break;
     case 5: status = tsk_session_logits(session, &id, 1, 0, 1, NULL, c.error); break;
     case 6: status = tsk_session_logits(session, NULL, 1, 0, 1, &number, c.error); break;
     case 7: status = tsk_session_probe(session, NULL, 1, NULL, c.error); break;
@@ -1768,6 +1788,7 @@ static TEST_UNUSED char *stateful_run(stateful_models *models, const uint8_t *by
     d->other = models->models[models->models[0] == d->model ? models->n_models - 1 : 0];
     d->config = tsk_model_get_config(d->model);
     d->batch = models->batch;
+    d->batch_force_active = d->batch_force_refresh = TSK_AUTO;
     d->batch_options = models->batch_options;
     pthread_setspecific(models->heap->refusal, &d->refusal);
     if (!models->batch) models->heap->calls = (long)size; /* what memory is filled with, too, follows from the bytes */

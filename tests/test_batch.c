@@ -3,6 +3,7 @@
 #include "requests.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 enum { max_jobs = 2000 };
 
@@ -35,7 +36,7 @@ static void test_soak(void) {
     CHECK_INT(n_cancelled + n_finished, max_jobs);
     CHECK(n_cancelled > 10 && n_finished > 1000);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -60,7 +61,7 @@ static void test_fairness(void) {
         CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
         for (i = 1; i < n_jobs; i++) CHECK(jobs[i - 1].n_done >= jobs[i].n_done);
     } while (status.in_flight || status.queued);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -76,7 +77,7 @@ static void test_budget(void) {
     CHECK(layers > 2);
     for (i = 0; i < n_jobs; i++) {
         random_job(&jobs[i], tsk_model_get_config(model));
-        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip_layer_k = 0, jobs[i].options.skip_refresh = 0;
+        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip.layer_k = 0, jobs[i].options.skip.refresh = 0;
         jobs[i].options.refresh_rows = 0, jobs[i].options.refresh_every = 1;
         jobs[i].options.gen_length = gen, jobs[i].options.block_length = 4, jobs[i].options.eos_stop = 0;
         jobs[i].n_prompt = n_prompt;
@@ -87,7 +88,7 @@ static void test_budget(void) {
         CHECK(status.row_layers > 0 && status.row_layers <= budget);
     } while (status.in_flight || status.queued);
     for (i = 0; i < n_jobs; i++) CHECK_INT(jobs[i].n_done, 1);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -107,7 +108,7 @@ static void test_refusals(void) {
     options.block_length = 5;
     CHECK_INT(tsk_batch_submit(batch, prompt, 1, NULL, &options, NULL, NULL, &error), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_batch_drain(batch, &error), TSK_OK);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -144,7 +145,142 @@ static void test_threads(void) {
     CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
     for (i = 0; i < n_threads * each; i++) CHECK_INT(jobs[i].n_done, 1);
     free(jobs);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
+    tsk_model_free(model);
+}
+
+/* A request that is cancelled while it queues leaves the queue at once; its outcome comes with the next step, which need not
+   have anything to run. */
+static void test_queue(void) {
+    tsk_model *model = golden_model("mha-f32", 1);
+    const tsk_model_config *config = tsk_model_get_config(model);
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_batch *batch = NULL;
+    tsk_batch_status status;
+    tsk_error error;
+    job jobs[4];
+    int32_t i;
+    options.max_requests = 1, options.max_queued = 3, options.cache_tokens = 300, options.on_done = on_done;
+    if (!CHECK_INT(tsk_batch_create(model, &options, &batch, NULL), TSK_OK)) return;
+    for (i = 0; i < 4; i++) {
+        random_job(&jobs[i], config);
+        jobs[i].options.gen_length = jobs[i].options.block_length = 8;
+        jobs[i].options.steps = TSK_AUTO, jobs[i].options.transfer = TSK_TRANSFER_SCHEDULE;
+    }
+    for (i = 0; i < 3; i++) submit(batch, &jobs[i]);
+    CHECK_INT(tsk_batch_submit(batch, jobs[3].prompt, jobs[3].n_prompt, NULL, &jobs[3].options, &jobs[3], &jobs[3].id, &error), TSK_ERROR_FULL);
+    CHECK_CONTAINS(error.message, "max_queued 3");
+    tsk_batch_cancel(batch, jobs[1].id); /* makes room, at once, */
+    CHECK_INT(jobs[1].n_done, 0);
+    submit(batch, &jobs[3]);
+    tsk_batch_cancel(batch, jobs[3].id); /* from the end, */
+    tsk_batch_cancel(batch, jobs[0].id); /* and from the beginning */
+    CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
+    CHECK(jobs[0].n_done == 1 && jobs[1].n_done == 1 && jobs[3].n_done == 1 && jobs[2].n_done == 0);
+    CHECK(status.in_flight == 1 && status.queued == 0 && status.ending == 0);
+    for (i = 0; i < 4; i += i ? 2 : 1) { /* 0, 1, 3: as they were given */
+        int32_t j, wrong = 0;
+        CHECK(jobs[i].finish == TSK_FINISH_CANCELLED && jobs[i].nfe == 0);
+        for (j = 0; j < 8; j++) wrong += jobs[i].tokens[j] != config->mask_token_id;
+        CHECK_INT(wrong, 0);
+    }
+    CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
+    CHECK(jobs[2].n_done == 1 && jobs[2].finish != TSK_FINISH_CANCELLED);
+    jobs[0].n_done = 0;
+    submit(batch, &jobs[0]);
+    tsk_batch_cancel(batch, jobs[0].id);
+    CHECK_INT(tsk_batch_wait(batch, TSK_NONE), 1); /* something to tell */
+    CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
+    CHECK(jobs[0].n_done == 1 && status.rows == 0 && status.in_flight + status.queued + status.ending == 0);
+    jobs[0].n_done = 0;
+    submit(batch, &jobs[0]);
+    tsk_batch_cancel(batch, jobs[0].id);
+    tsk_batch_free(batch); /* nothing is told, nothing left */
+    CHECK_INT(jobs[0].n_done, 0);
+    options.max_queued = 0;
+    CHECK_INT(tsk_batch_create(model, &options, &batch, &error), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(error.message, "max_queued");
+    tsk_model_free(model);
+}
+
+/* Requests have callbacks of their own, called from the step; the text of an answer can be followed. */
+typedef struct follower { int32_t n_steps, n_done, stop_at; tsk_batch *batch; uint64_t other; } follower;
+
+static int follow(void *user, const tsk_step *step) {
+    follower *f = (follower *)user;
+    CHECK_INT(step->pass, f->n_steps);
+    if (f->n_steps == 0 && f->other) tsk_batch_cancel(f->batch, f->other); /* one that queues */
+    return f->n_steps++ == f->stop_at;
+}
+static void follow_done(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error) {
+    follower *f = (follower *)request_user;
+    (void)user, (void)id;
+    if (CHECK(result && !error)) CHECK_INT(result->nfe, f->n_steps);
+    if (f->stop_at >= 0) CHECK(result->finish_reason == TSK_FINISH_CANCELLED && f->n_steps == f->stop_at + 1);
+    f->n_done++;
+}
+
+static void test_callbacks(void) {
+    tsk_model *model = golden_model("mha-f32", 1);
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_generate_options o = tsk_generate_options_default();
+    follower followers[3];
+    tsk_batch_status status;
+    int32_t i;
+    memset(followers, 0, sizeof followers);
+    options.max_requests = 2, options.cache_tokens = 300, options.on_done = follow_done;
+    if (!CHECK_INT(tsk_batch_create(model, &options, &followers[0].batch, NULL), TSK_OK)) return;
+    o.gen_length = o.block_length = 8, o.transfer = TSK_TRANSFER_SCHEDULE, o.eos_stop = 0, o.on_step = follow;
+    for (i = 0; i < 3; i++) {
+        followers[i].stop_at = i == 1 ? 2 : -1;
+        o.user = &followers[i];
+        CHECK_INT(tsk_batch_submit(followers[0].batch, NULL, 0, NULL, &o, &followers[i], i == 2 ? &followers[0].other : NULL, NULL), TSK_OK);
+    }
+    CHECK_INT(tsk_batch_step(followers[0].batch, &status, NULL), TSK_OK);
+    CHECK(status.in_flight == 2 && status.queued == 0 && status.ending == 1 && followers[2].n_done == 0);
+    CHECK_INT(tsk_batch_drain(followers[0].batch, NULL), TSK_OK);
+    for (i = 0; i < 3; i++) CHECK_INT(followers[i].n_done, 1);
+    CHECK(followers[0].n_steps == 8 && followers[1].n_steps == 3 && followers[2].n_steps == 0);
+    tsk_batch_free(followers[0].batch);
+    tsk_model_free(model);
+}
+
+/* A serving loop: one thread waits and steps, another submits, and ends it by a cancel of no request. */
+typedef struct server { tsk_batch *batch; job *jobs; int n; int stop; } server;
+
+static void *serve(void *argument) {
+    server *s = (server *)argument;
+    while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE))
+        if (tsk_batch_wait(s->batch, TSK_NONE)) CHECK_INT(tsk_batch_step(s->batch, NULL, NULL), TSK_OK);
+    CHECK_INT(tsk_batch_drain(s->batch, NULL), TSK_OK);
+    return NULL;
+}
+
+static void test_wait(void) {
+    enum { n_jobs = 30 };
+    static job jobs[n_jobs];
+    tsk_model *model = golden_model("mha-f32", 1);
+    server s = {make_batch(model, 4, 300, 200, 0), jobs, n_jobs, 0};
+    pthread_t thread;
+    int i;
+    CHECK_INT(tsk_batch_wait(s.batch, 0), 0);
+    CHECK_INT(tsk_batch_wait(s.batch, 1), 0);
+    tsk_batch_cancel(s.batch, 0);
+    CHECK_INT(tsk_batch_wait(s.batch, TSK_NONE), 0); /* a call before the wait is not lost */
+    for (i = 0; i < n_jobs; i++) random_job(&jobs[i], tsk_model_get_config(model));
+    alarm(600); /* (a wait that nobody ends) */
+    CHECK_INT(pthread_create(&thread, NULL, serve, &s), 0);
+    for (i = 0; i < n_jobs; i++) {
+        tsk_batch_submit(s.batch, jobs[i].prompt, jobs[i].n_prompt, NULL, &jobs[i].options, &jobs[i], &jobs[i].id, NULL);
+        if (i % 4 == 0) tsk_batch_cancel(s.batch, jobs[i].id);
+        if (i % 5 == 0) usleep(2000); /* so that it waits now and then */
+    }
+    __atomic_store_n(&s.stop, 1, __ATOMIC_RELEASE);
+    tsk_batch_cancel(s.batch, 0);
+    pthread_join(thread, NULL);
+    alarm(0);
+    for (i = 0; i < n_jobs; i++) CHECK_INT(jobs[i].n_done, 1);
+    tsk_batch_free(s.batch);
     tsk_model_free(model);
 }
 
@@ -158,5 +294,8 @@ int main(void) {
     test_budget();
     test_refusals();
     test_threads();
+    test_queue();
+    test_callbacks();
+    test_wait();
     return test_end("test_batch");
 }

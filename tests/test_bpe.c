@@ -21,10 +21,10 @@ static tsk_tokenizer *load(const char *dir, const tsk_host *host) {
 
 static void check_ids(const tsk_tokens *tokens, const tsk_json_value *ids, const char *dir, const char *text) {
     const tsk_json_value *id = tsk_json_first(ids);
-    size_t i = 0;
+    int32_t i = 0;
     int64_t value;
     for (; id && i < tokens->count && tsk_json_int64(id, &value) && value == tokens->ids[i]; i++) id = tsk_json_next(id);
-    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %lu of %lu", dir, text, (unsigned long)i, (unsigned long)tokens->count);
+    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %d of %d", dir, text, (int)i, (int)tokens->count);
 }
 
 static void check_text(const tsk_text *text, const tsk_json_value *golden, const char *key, const char *dir) {
@@ -39,7 +39,8 @@ static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tok
     const char *key = skip ? "skipped" : "decoded";
     tsk_decoder decoder;
     tsk_text whole, streamed;
-    size_t i, seen = 0;
+    int32_t i;
+    size_t seen = 0;
     memset(&decoder, 0, sizeof decoder);
     memset(&whole, 0, sizeof whole);
     memset(&streamed, 0, sizeof streamed);
@@ -102,6 +103,55 @@ static void test_goldens(void) {
     }
 }
 
+/* ---- the text so far */
+
+/* Tokens become final in any order; the text only grows, by whole characters, up to the first mask or the first token that
+   ends it. */
+static void test_step_text(void) {
+    static const char words[] = "\xf0\x9f\xa6\x86 na\xc3\xafve \xe6\xbc\xa2\xe5\xad\x97 caf\xc3\xa9";
+    enum { mask = 126336, n_prompt = 2 };
+    tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
+    tsk_tokens tokens = TSK_ZERO;
+    tsk_text text = TSK_ZERO;
+    tsk_step step = TSK_ZERO;
+    int32_t canvas[64], order, i, n;
+    if (!CHECK(tokenizer != NULL)) return;
+    CHECK(tsk_tokenizer_encode(tokenizer, words, sizeof words - 1, 0, &tokens, &error) == TSK_OK);
+    n = tokens.count;
+    if (!CHECK(n > 6 && n_prompt + n + 2 < 64)) return;
+    step.canvas = canvas, step.canvas_length = n_prompt + n + 2, step.prompt_length = n_prompt, step.mask_token_id = mask;
+    for (order = 0; order < 3; order++) {
+        size_t seen = 0;
+        for (i = 0; i < step.canvas_length; i++) canvas[i] = mask;
+        canvas[n_prompt + n] = tsk_tokenizer_id(tokenizer, "<|eot_id|>"); /* (its end is there before its middle) */
+        for (i = 0; i < n; i++) {
+            int32_t at = order == 0 ? i : order == 1 ? n - 1 - i : (i * 5 + 3) % n;
+            while (canvas[n_prompt + at] != mask) at = (at + 1) % n;
+            canvas[n_prompt + at] = tokens.ids[at];
+            for (step.n_final = 0; step.n_final < n && canvas[n_prompt + step.n_final] != mask;) step.n_final++;
+            text.length = 0;
+            CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+            CHECK(text.length >= seen && text.length < sizeof words && memcmp(text.data, words, text.length) == 0);
+            CHECK(tsk__unicode_invalid(text.data, text.length) == text.length);
+            seen = text.length;
+        }
+        CHECK_INT(seen, sizeof words - 1);
+    }
+    /* half a character waits for its other half, unless the text ends there */
+    for (i = 0; i < step.canvas_length; i++) canvas[i] = mask;
+    canvas[n_prompt] = tokens.ids[0], step.n_final = 1, text.length = 0;
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK && text.length == 0);
+    canvas[n_prompt + 1] = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+    CHECK_STRING(text.data, "\xef\xbf\xbd");
+    step.canvas_length = n_prompt + 1, text.length = 0; /* nor at the canvas's end */
+    CHECK(tsk_step_text(tokenizer, &step, &text, &error) == TSK_OK);
+    CHECK_STRING(text.data, "\xef\xbf\xbd");
+    tsk_text_free(&text);
+    tsk_tokens_free(&tokens);
+    tsk_tokenizer_free(tokenizer);
+}
+
 /* ---- the rest of the interface */
 
 static void test_tokens(void) {
@@ -129,8 +179,7 @@ static void test_arguments(void) {
     tsk_tokens tokens;
     tsk_text text;
     int32_t strange[3] = {-5, 1000000, INT32_MAX};
-    int32_t eot;
-    size_t i;
+    int32_t eot, i;
     if (!CHECK(tokenizer != NULL)) return;
     memset(&tokens, 0, sizeof tokens);
     memset(&text, 0, sizeof text);
@@ -160,7 +209,7 @@ static void test_long_piece(void) {
     tsk_tokenizer *tokenizer = load("tests/golden/tokenizer/llada", NULL);
     tsk_tokens little, much;
     char *text = (char *)malloc(1 << 20);
-    size_t i;
+    int32_t i;
     if (!CHECK(tokenizer && text)) return;
     memset(&little, 0, sizeof little);
     memset(&much, 0, sizeof much);
@@ -189,7 +238,6 @@ static tsk_status try_file(const char *name, const char *text) {
     tsk_tokenizer *tokenizer = NULL;
     tsk_status status;
     write_text(tsk_test_path(name), text);
-    tsk_error_clear(&error);
     status = tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
     CHECK((status == TSK_OK) == (tokenizer != NULL));
     tsk_tokenizer_free(tokenizer);
@@ -321,7 +369,6 @@ static tsk_tokenizer *load_added(const char *added, const char *config) {
     snprintf(file, sizeof file, "{\"added_tokens\":[%s],%s,%s,%s}", added, level_part, decoder_part, model_part);
     write_text(tsk_test_path("tokenizer.json"), file);
     if (config[0]) write_text(tsk_test_path("tokenizer_config.json"), config);
-    tsk_error_clear(&error);
     tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error);
     remove(tsk_test_path("tokenizer.json"));
     if (config[0]) remove(tsk_test_path("tokenizer_config.json"));
@@ -336,7 +383,7 @@ static void check_added(const char *added, const char *config, const char *text,
     tsk_tokens tokens;
     tsk_text out;
     char ids[256] = "";
-    size_t i;
+    int32_t i;
     memset(&tokens, 0, sizeof tokens);
     memset(&out, 0, sizeof out);
     if (!test_check(tokenizer != NULL, __FILE__, __LINE__, "%s: %s", with, error.message)) return;
@@ -675,9 +722,9 @@ static void test_random_merges(void) {
             n = plainly(&r, text, ids);
             tokens.count = 0;
             CHECK_INT(tsk_tokenizer_encode(tokenizer, text, strlen(text), 0, &tokens, &error), TSK_OK);
-            for (j = 0; j < n && (size_t)j < tokens.count && tokens.ids[j] == ids[j]; j++) {
+            for (j = 0; j < n && (int32_t)j < tokens.count && tokens.ids[j] == ids[j]; j++) {
             }
-            wrong += j < n || (size_t)n != tokens.count;
+            wrong += j < n || (int32_t)n != tokens.count;
         }
         tsk_tokens_free(&tokens);
         tsk_tokenizer_free(tokenizer);
@@ -765,5 +812,6 @@ int main(void) {
     test_memory("tests/golden/tokenizer/llama3");
     test_memory("tests/golden/tokenizer/two_files_dream");
     test_memory("tests/golden/tokenizer/declared");
+    test_step_text();
     return test_end("test_bpe");
 }

@@ -42,7 +42,7 @@ test_help() {
     works --help
     check "help has the exit statuses" prints '130 and 143 after SIGINT'
     works --version
-    check "version" prints '^tokenskip [0-9]*\.[0-9]*\.[0-9]*$'
+    check "version" prints '^tokenskip [0-9]*\.[0-9]*\.[0-9]*\(-dev\)\{0,1\}$'
     refuses 2 'no command'
     refuses 2 "'frobnicate'" frobnicate
 }

@@ -235,7 +235,7 @@ static uint64_t refuse_dir(const char *dir, tsk_status status, const char *file,
     options.device = TSK_DEVICE_CPU;
     options.n_threads = 1;
     test_check(tsk_folder_open(dir, NULL, &folder, &error) == status && folder == NULL, __FILE__, line, "not refused as '%s': %s", tsk_status_string(status), part);
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
     check_error(&error, status, file, part, other, line);
     memset(&error, 0, sizeof error);
     options.host.no_map = 1;
@@ -332,7 +332,7 @@ static void test_config_defaults(void) {
     CHECK(c->n_kv_heads == 2 && c->rope_theta == 10000.0f && c->rms_norm_eps == 1e-5f && !c->linear_bias &&
           !c->qkv_bias);
     CHECK(c->embedding_size == 40 && c->pad_token_id == -1);
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
 }
 
 /* With include_bias the norms have biases too, unless another key says that they have none. */
@@ -384,7 +384,7 @@ static void check_opens(int line) {
     tsk_error error;
     memset(&error, 0, sizeof error);
     test_check(tsk_folder_open(write_folder(), NULL, &folder, &error) == TSK_OK, __FILE__, line, "%s", error.message);
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
 }
 
 /* The same written otherwise, and what changes nothing. */
@@ -463,7 +463,7 @@ static void check_eos(const char *dir, const char *ids, int line) {
         snprintf(padded, sizeof padded, " %s ", ids);
         test_check(tsk_config_is_eos(c, i) == (strstr(padded, word) != NULL), __FILE__, line, "is %d one?", (int)i);
     }
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
 }
 
 static void refuse_eos(const char *config, const char *generation, tsk_status status, const char *part,
@@ -546,8 +546,8 @@ static void test_folder_names(void) {
     CHECK_INT(tsk_folder_open(path, NULL, &folder, &error), TSK_OK);
     CHECK_INT(tsk_folder_count(folder), 21);
     CHECK(tsk_folder_get(folder, 21) == NULL);
-    tsk_folder_close(folder);
-    tsk_folder_close(NULL);
+    tsk_folder_free(folder);
+    tsk_folder_free(NULL);
 }
 
 /* ---- tensors */
@@ -1008,7 +1008,7 @@ static void check_golden_model(const char *name, int n_tensors, tsk_dtype dtype)
         sum += tsk_folder_get(folder, i)->info->size;
     }
     CHECK(sum == tsk_folder_weights_size(folder));
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
 }
 
 /* Mapped or read, a golden model computes the same bits. */
@@ -1105,7 +1105,7 @@ static void test_claimed_layers(void) {
     tsk_folder *folder = NULL;
     fresh();
     CHECK_INT(tsk_folder_open(write_folder(), &host, &folder, NULL), TSK_OK);
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
     CHECK(c.total > 0 && c.total < 100000);
     c.total = c.largest = 0;
     set("n_layers", "4096");
@@ -1136,7 +1136,7 @@ static void check_big_folder(const char *dir, const tsk_json_value *map) {
         const tsk_folder_tensor *t = tsk_folder_get(folder, i);
         CHECK_STRING(t->shard, tsk_json_string(tsk_json_get(map, t->info->name), NULL));
     }
-    tsk_folder_close(folder);
+    tsk_folder_free(folder);
 }
 
 static void test_llada_8b(void) {
@@ -1171,7 +1171,8 @@ static void test_options(void) {
     REFUSE_OPTION(device, TSK_DEVICE_CUDA, TSK_ERROR_DEVICE, "no CUDA device");
     REFUSE_OPTION(dtype, TSK_DTYPE_I8, TSK_ERROR_ARGUMENT, "not I8");
     REFUSE_OPTION(dtype, TSK_DTYPE_BF16, TSK_ERROR_UNSUPPORTED, "F32 only");
-    REFUSE_OPTION(n_threads, -1, TSK_ERROR_ARGUMENT, "n_threads");
+    REFUSE_OPTION(n_threads, 0, TSK_ERROR_ARGUMENT, "n_threads must be positive or TSK_AUTO, not 0");
+    REFUSE_OPTION(n_threads, -2, TSK_ERROR_ARGUMENT, "n_threads");
     REFUSE_OPTION(device_index, -1, TSK_ERROR_ARGUMENT, "device_index");
 #undef REFUSE_OPTION
     good.device = TSK_DEVICE_AUTO;

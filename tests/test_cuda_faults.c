@@ -218,7 +218,7 @@ W(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram a, int b, const char *const *c
 W(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram a, size_t *b), (a, b), 1, set_size(b, 64), NOTHING, 0)
 W(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram a, char *b), (a, b), 1, set_text(b, 64, "machine code"), NOTHING, 0)
 W(nvrtcResult, nvrtcGetProgramLogSize, (nvrtcProgram a, size_t *b), (a, b), 0, set_size(b, 40), NOTHING, 0)
-W(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram a, char *b), (a, b), 0, set_text(b, 40, "line 3: this is not C"), NOTHING, 0)
+W(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram a, char *b), (a, b), 0, set_text(b, 40, "line 3: this is not C\n\n1 error\n"), NOTHING, 0)
 W(nvrtcResult, nvrtcDestroyProgram, (nvrtcProgram *a), (a), 0, take(*a), PROGRAM, -1)
 W(cublasStatus_t, cublasCreate_v2, (cublasHandle_t *a), (a), 3, give(a, 1), CUBLAS, 1)
 W(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t a), (a), 0, take(a), CUBLAS, -1)
@@ -272,8 +272,19 @@ static void check_nothing_left(const char *when) {
 
 static const char *model_dir, *cache_dir;
 
+/* All that loading remarks. */
+static char remarks[400];
+
+static void keep_remark(void *user, const char *line) {
+    size_t used = strlen(remarks);
+    (void)user;
+    CHECK(line[0] && !strchr(line, '\n'));
+    snprintf(remarks + used, sizeof remarks - used, "%s\n", line);
+}
+
 static tsk_status load(tsk_device device, tsk_dtype dtype, const tsk_host *host, tsk_model **model, tsk_error *error) {
     tsk_model_options o = tsk_model_options_default();
+    o.log = keep_remark, remarks[0] = 0;
     memset(error, 0, sizeof *error);
     o.device = device, o.dtype = dtype, o.kernel_cache_dir = cache_dir, o.n_threads = 1;
     if (host) o.host = *host;
@@ -288,9 +299,8 @@ static int check_load(tsk_dtype dtype, tsk_status status, const char *words, int
     tsk_status got = load(TSK_DEVICE_CUDA, dtype, NULL, &model, &error);
     test_check(got == status && (model != NULL) == (status == TSK_OK), __FILE__, line, "loading ends as '%s' (%s)", tsk_status_string(got), error.message);
     if (status != TSK_OK) test_check(error.status == status && strstr(error.message, words) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, words);
-    if (driver.broken_source) CHECK_CONTAINS(error.log, "this is not C");
+    if (driver.broken_source) CHECK_CONTAINS(remarks, "(once)\nline 3: this is not C\n1 error\n"); /* line by line */
     tsk_model_free(model);
-    tsk_error_clear(&error);
     check_nothing_left("after loading");
     return driver.n_compiled - before;
 }
@@ -400,7 +410,7 @@ static tsk_generate_options small_options(void) {
     o.gen_length = 8, o.block_length = 4, o.steps = 4;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = 0;
-    o.skip_layer_k = 2, o.skip_masked = 1, o.skip_refresh = 1, o.skip_threshold = 0.5f;
+    o.skip.layer_k = 2, o.skip.masked = 1, o.skip.refresh = 1, o.skip.threshold = 0.5f;
     return o;
 }
 
@@ -455,13 +465,13 @@ static tsk_status use_batch(tsk_model *model, tsk_error *error) {
     options.on_done = note_end, options.user = &e;
     status = tsk_batch_create(model, &options, &batch, error);
     for (i = 0; status == TSK_OK && i < 3; i++) {
-        o.skip_layer_k = i == 2 ? 2 : 0, o.skip_refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
+        o.skip.layer_k = i == 2 ? 2 : 0, o.skip.refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
         status = tsk_batch_submit(batch, prompt, 6 + 11 * i, NULL, &o, NULL, NULL, error);
         submitted += status == TSK_OK;
     }
     if (status == TSK_OK) status = tsk_batch_drain(batch, error);
     if (status != TSK_OK && batch) tsk_batch_drain(batch, NULL);
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     CHECK_INT(e.n, submitted);
     if (status != TSK_OK || e.status == TSK_OK) return status;
     error->status = e.status; /* a request that failed, and the others not */
@@ -497,7 +507,6 @@ static void check_refusal(tsk_dtype dtype, int call, int after) {
         test_check(strstr(error.message, "CUDA") || strstr(error.message, "cuBLAS") || strstr(error.message, "NVRTC") || (is_memory && strstr(error.message, "memory")), __FILE__, __LINE__,
                    "%s: \"%s\"", when, error.message);
     }
-    tsk_error_clear(&error);
 }
 
 /* Each of the allocating calls; of the others the first ones, and then ever fewer, on a real GPU (slow: a quarter of a
@@ -565,7 +574,6 @@ static void test_host_memory(tsk_dtype dtype) {
         test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed", counting.alive, n);
         check_nothing_left("after a host allocation failed");
         test_check(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK), __FILE__, __LINE__, "allocation %ld failed: '%s'", n, tsk_status_string(status));
-        tsk_error_clear(&error);
         if (!counting.failed) break;
     }
     CHECK(n > 50);
@@ -622,16 +630,79 @@ static void test_batch_cache(void) {
     must(tsk_batch_create(model, &options, &batch, &error), &error);
     CHECK_INT(batch->options.cache_tokens, 16 * 1024);
     CHECK_STRING(line, "");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     driver.available = (size_t)16 << 20;
     must(tsk_batch_create(model, &options, &batch, &error), &error);
     /* K and V of a token: 3 layers, 2 heads of 64, bf16; a tenth is left, and the activations of 1,024 rows twice:
        2 * (3 * 256 + 2 * 256 + 2 * 128 + 2 * 256) * 2 bytes each */
     CHECK_INT(batch->options.cache_tokens, ((16 << 20) / 10 * 9 - 1024 * 8192) / 1536);
     CHECK_CONTAINS(line, "of the 16384 that 16 requests of 1024 take");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
     check_nothing_left("after batches");
+}
+
+/* The workspace that is estimated for LLaDA-8B and a smaller model is, within a twentieth, what a stream's memory comes to. */
+static void test_estimate(void) {
+    static const int32_t rows[] = {32, 64, 160, 1280, 4096};
+    int i, big, is_f32;
+    for (big = 0; big < 2; big++)
+        for (is_f32 = 0; is_f32 < 2; is_f32++)
+            for (i = 0; i < 5; i++) {
+                tsk_model_config c = TSK_ZERO;
+                tsk_memory_query query = tsk_memory_query_default();
+                tsk_generate_options o = tsk_generate_options_default();
+                tsk_memory memory;
+                tsk__cuda_backend b;
+                tsk__cuda_stream s;
+                uint64_t size, head, whole;
+                c.d_model = big ? 4096 : 1024, c.n_layers = 32, c.n_heads = c.n_kv_heads = big ? 32 : 16, c.head_dim = big ? 128 : 64;
+                c.mlp_hidden_size = big ? 12288 : 4096, c.vocab_size = c.embedding_size = 126464, c.max_sequence_length = 4096;
+                c.mask_token_id = 126336, c.eos_token_id = 126081, c.pad_token_id = -1, c.rope_theta = 500000, c.rms_norm_eps = 1e-5f;
+                memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
+                b.base.config = &c, b.is_f32 = is_f32, b.base.element_size = is_f32 ? 4 : 2, b.arch = 90, b.shared_limit = 232448, b.n_multiprocessors = 132;
+                tsk__cuda_choose(&b);
+                s.backend = &b, s.base.max_rows = rows[i], s.n_states = 7;
+                size = tsk__cuda_stream_layout(&s, 0);
+                head = (uint64_t)tsk__cuda_head_rows(rows[i]) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)c.embedding_size;
+                size += (head > whole ? head : whole) * sizeof(float);
+                query.config = &c, query.device = TSK_DEVICE_CUDA, query.dtype = is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16, query.canvas = rows[i], query.generate = &o;
+                o.gen_length = o.block_length = 32, o.skip.layer_k = 8;
+                if (!CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK)) return;
+                memory.workspace -= (2 * 7 + 1) * 32 * (uint64_t)c.d_model * b.base.element_size; /* the request's own */
+                test_check(memory.workspace < size + size / 20 && size < memory.workspace + memory.workspace / 20, __FILE__, __LINE__, "%s, %s, %d rows: estimated %llu, not %llu",
+                           big ? "big" : "small", is_f32 ? "f32" : "bf16", (int)rows[i], (unsigned long long)memory.workspace, (unsigned long long)size);
+            }
+}
+
+/* What the driver says of its devices, whichever call it refuses; no context stays behind. */
+static void test_devices(void) {
+    static const struct { int call; const char *unusable; int n; } cases[] = {
+        {CALL_none, "", 3}, {CALL_cuInit, "a test's refusal", 2}, {CALL_cuDeviceGetCount, "a test's refusal", 2},
+        {CALL_cuDevicePrimaryCtxRetain, "CUDA says of device 0: out of memory", 3}, {CALL_cuMemGetInfo_v2, "a test's refusal", 3},
+        {CALL_cuDeviceGetAttribute, "CUDA says of device 0", 3}};
+    tsk_device_info devices[4];
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        new_driver();
+        driver.n_devices = 2;
+        driver.refuse = cases[i].call, driver.refuse_after = 0, driver.refused = 0;
+        CHECK_INT(tsk_devices(devices, 4), cases[i].n);
+        CHECK(devices[0].device == TSK_DEVICE_CPU && devices[1].device == TSK_DEVICE_CUDA && devices[1].index == 0);
+        if (!cases[i].unusable[0]) CHECK_STRING(devices[1].unusable, "");
+        else CHECK_CONTAINS(devices[1].unusable, cases[i].unusable);
+        if (cases[i].n == 3) CHECK_STRING(devices[1].name, "no GPU at all");
+        CHECK(devices[1].memory_total == (cases[i].unusable[0] ? 0 : (uint64_t)1 << 34));
+        if (cases[i].n == 3) CHECK(devices[2].index == 1 && !devices[2].unusable[0] && devices[2].memory_free == driver.available);
+        driver.refuse = CALL_none;
+        check_nothing_left("after a list of devices");
+    }
+    new_driver();
+    driver.n_devices = 1, driver.major = 7;
+    CHECK_INT(tsk_devices(devices, 4), 2);
+    CHECK_CONTAINS(devices[1].unusable, "has compute capability 7.x, 8.0 is needed");
+    CHECK_STRING(devices[1].name, "no GPU at all");
+    new_driver();
 }
 
 int main(void) {
@@ -643,6 +714,8 @@ int main(void) {
     snprintf(dirs[1], sizeof dirs[1], "%s", random_model_folder(&general));
     model_dir = dirs[0];
     test_libraries();
+    test_devices();
+    test_estimate();
     test_cache();
     test_silence();
     test_choices();

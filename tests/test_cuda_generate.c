@@ -71,14 +71,14 @@ static void probe_cosines(tsk__stream *s) {
     int32_t i, l;
     for (i = 0; i < rows->n && probe.n_compared; i++) {
         double least = 2, sum = 0, below, above;
-        if (rows->slots[i] < 0 || (rows->tokens[i] == probe.r->mask && !o->skip_masked)) continue;
+        if (rows->slots[i] < 0 || (rows->tokens[i] == probe.r->mask && !o->skip.masked)) continue;
         for (l = 0; l < probe.n_compared; l++) {
             double c = (double)s->cosines[(size_t)l * (size_t)s->max_rows + (size_t)i];
             sum += c;
             if (c < least) least = c;
         }
-        below = least - (double)o->skip_outlier, above = sum / probe.n_compared - (double)o->skip_threshold;
-        if (o->skip_threshold >= 1) above = -1; /* a mean is at most 1, exactly */
+        below = least - (double)o->skip.outlier, above = sum / probe.n_compared - (double)o->skip.threshold;
+        if (o->skip.threshold >= 1) above = -1; /* a mean is at most 1, exactly */
         if (below >= 0 && above > 0) narrow_margin(below < above ? below : above, "stable");
         else narrow_margin(below < 0 && above <= 0 ? (-below > -above ? -below : -above) : below < 0 ? -below : -above, "active");
     }
@@ -88,7 +88,7 @@ static void probe_cosines(tsk__stream *s) {
 static void probe_compare(tsk__stream *s, int32_t state) {
     probe.ops->compare(s, state);
     probe.n_compared = (int)state + 1;
-    if (state + 2 == probe.r->options.skip_layer_k) probe_cosines(s);
+    if (state + 2 == probe.r->options.skip.layer_k) probe_cosines(s);
 }
 
 /* The order of confidences where the last committed and the first uncommitted meet, and the distance from the bounds. */
@@ -141,8 +141,8 @@ static void cover(coverage *c, const run *r) {
     c->kept++;
     c->dual += o->cache == TSK_CACHE_DUAL, c->prefix += o->cache == TSK_CACHE_PREFIX, c->none += o->cache == TSK_CACHE_NONE;
     c->skipped += r->n_skipped > 0, c->skipped_masked += r->n_skipped_masked > 0;
-    c->exits += r->n_skipped > 0 && o->skip_policy == TSK_SKIP_EXIT, c->ages += r->n_skipped > 0 && o->skip_max_age > 0;
-    c->last_computed += r->n_skipped > 0 && o->skip_reference == TSK_SKIP_LAST_COMPUTED, c->outliers += r->n_skipped > 0 && o->skip_outlier > 0;
+    c->exits += r->n_skipped > 0 && o->skip.policy == TSK_SKIP_EXIT, c->ages += r->n_skipped > 0 && o->skip.max_age > 0;
+    c->last_computed += r->n_skipped > 0 && o->skip.reference == TSK_SKIP_LAST_COMPUTED, c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
     c->refreshes += r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
     c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE, c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
 }
@@ -150,9 +150,9 @@ static void cover(coverage *c, const run *r) {
 /* More of the cases in which something is skipped, but not everything. */
 static void skip_more(tsk_generate_options *o) {
     static const float thresholds[] = {0.5f, 0.8f, 0.9f, 0.95f};
-    o->skip_layer_k = 2 + random_below(2);
-    o->skip_threshold = random_pick(thresholds, 4);
-    o->skip_outlier = random_below(2) ? 0.3f : -1.0f;
+    o->skip.layer_k = 2 + random_below(2);
+    o->skip.threshold = random_pick(thresholds, 4);
+    o->skip.outlier = random_below(2) ? 0.3f : -1.0f;
     o->threshold = 0.9f;
 }
 
@@ -265,11 +265,11 @@ static void test_traces(const char *name, const char *dir, tsk_device device) {
     int i, exact;
     o.gen_length = 32, o.block_length = 16, o.eos_stop = 0;
     o.transfer = TSK_TRANSFER_SCHEDULE, o.steps = 12;
-    o.skip_layer_k = 2, o.skip_outlier = 0.1f, o.skip_masked = 1;
+    o.skip.layer_k = 2, o.skip.outlier = 0.1f, o.skip.masked = 1;
     for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++) {
         tsk_model *cuda = load_model(dir, device, dtypes[i]);
         for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody is */
-            o.skip_threshold = exact ? 1.0f : 0.5f;
+            o.skip.threshold = exact ? 1.0f : 0.5f;
             generate_seen(cuda, &o, NULL, tokens);
             generate_seen(cuda, &o, &cuda_seen, traced);
             CHECK(memcmp(tokens, traced, sizeof tokens) == 0);

@@ -101,9 +101,9 @@ static tsk_generate_options small_options(void) {
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.steps = 3;
     options.eos_stop = 0;
-    options.skip_layer_k = 2;
-    options.skip_masked = 1;
-    options.skip_refresh = 1;
+    options.skip.layer_k = 2;
+    options.skip.masked = 1;
+    options.skip.refresh = 1;
     return options;
 }
 
@@ -170,7 +170,6 @@ static void check_error(const outcome *o, tsk_status status, const char *words, 
     test_check(o->status == status && o->error.status == status, __FILE__, __LINE__, "failure %ld ends as '%s' (in the error: '%s')", n,
                tsk_status_string(o->status), tsk_status_string(o->error.status));
     test_check(strstr(o->error.message, words) != NULL, __FILE__, __LINE__, "failure %ld: \"%s\" lacks \"%s\"", n, o->error.message, words);
-    tsk_error_clear((tsk_error *)(void *)(uintptr_t)&o->error);
 }
 
 /* ---- every allocation */

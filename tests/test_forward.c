@@ -299,7 +299,7 @@ static tsk_session *full_pass(tsk_model *model, const tsk_json_value *golden, in
     tsk_result result;
     int32_t ids[max_positions], n = golden_ids(tsk_json_get(golden, "ids"), ids, max_positions);
     options.gen_length = options.block_length = 1;
-    options.skip_layer_k = k;
+    options.skip.layer_k = k;
     options.on_step = stop_at_once;
     forget();
     CHECK_INT(tsk_session_create(model, &options, &session, NULL), TSK_OK);
@@ -372,7 +372,7 @@ static tsk_generate_options small_options(void) {
     options.block_length = 4;
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.eos_stop = 0;
-    options.skip_layer_k = 2;
+    options.skip.layer_k = 2;
     return options;
 }
 
@@ -473,8 +473,8 @@ static void check_skipped_rows(tsk_model *model) {
     memset(&with, 0, sizeof with);
     memset(&without, 0, sizeof without);
     options.gen_length = options.block_length = 8;
-    options.skip_masked = 1;
-    options.skip_threshold = 0.9f;
+    options.skip.masked = 1;
+    options.skip.threshold = 0.9f;
     options.on_step = see;
     options.user = &with;
     forget();

@@ -10,7 +10,7 @@
 
 /* Valid text only: the document. */
 static tsk_json *parse(const char *text) {
-    tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error error;
     tsk_json *document = NULL;
     CHECK_INT(tsk_json_parse(text, strlen(text), NULL, NULL, &document, &error), TSK_OK);
     if (!document) printf("  '%.60s': %s\n", text, error.message);
@@ -107,7 +107,7 @@ static void test_refuses(void) {
     };
     size_t i;
     for (i = 0; i < N(cases); i++) {
-        tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+        tsk_error error;
         tsk_json *document = (tsk_json *)&error; /* must become NULL */
         /* an exact heap copy, so that a sanitizer sees a read beyond the end */
         size_t size = cases[i].size ? cases[i].size : strlen(cases[i].text);
@@ -127,7 +127,7 @@ static void test_refuses(void) {
 static void test_limits(void) {
     enum { deep = TOKENSKIP_JSON_MAX_DEPTH };
     char text[2 * deep + 3], path[1200];
-    tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error error;
     tsk_json *document;
     int i;
     for (i = 0; i < deep; i++) text[i] = '[', text[deep + i] = ']';
@@ -487,7 +487,7 @@ static void test_memory(void) {
     for (n = 0; n < 100; n++) {
         test_allocator counting = test_allocator_failing_at(n);
         tsk_allocator allocator = test_allocator_of(&counting);
-        tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+        tsk_error error = TSK_ZERO;
         tsk_json *document = NULL;
         tsk_status status = tsk_json_parse(text, sizeof text, n % 2 ? "x.json" : NULL, &allocator, &document, &error);
         CHECK_INT(status, counting.failed ? TSK_ERROR_MEMORY : TSK_OK);

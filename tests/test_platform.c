@@ -111,7 +111,7 @@ static void test_callbacks(void) {
 /* ---- errors */
 
 static void test_error_text(void) {
-    tsk_error error;
+    tsk_error error, same;
     char path[2000], text[3000];
     memset(&error, 0, sizeof error);
     CHECK_INT(tsk__error_set(&error, TSK_ERROR_JSON, "a/file", 17, "found %d\n\tand \x1b[31m%s\x7f", 3, "red"), TSK_ERROR_JSON);
@@ -137,13 +137,11 @@ static void test_error_text(void) {
     CHECK_INT(tsk__error_set(NULL, TSK_ERROR_IO, path, 0, "%s", "ignored"), TSK_ERROR_IO);
     CHECK_INT(tsk__error_memory(&error, "a house", 123), TSK_ERROR_MEMORY);
     CHECK_STRING(error.message, "out of memory: 123 bytes for a house");
-    error.log = (char *)TOKENSKIP_MALLOC(10);
-    tsk__error_set(&error, TSK_ERROR_IO, NULL, 0, "the old log is freed");
-    CHECK(error.log == NULL);
-    error.log = (char *)TOKENSKIP_MALLOC(10);
-    tsk_error_clear(&error);
-    CHECK(error.log == NULL && error.status == TSK_OK && error.message[0] == 0 && error.offset == TSK_NO_OFFSET);
-    tsk_error_clear(NULL);
+    memset(&error, 0xa5, sizeof error); /* nothing of what was there before is left, nor read */
+    memset(&same, 0, sizeof same);
+    tsk__error_set(&error, TSK_ERROR_IO, "f", 3, "x");
+    same.status = TSK_ERROR_IO, same.offset = 3, same.message[0] = 'x', same.file[0] = 'f';
+    CHECK(memcmp(&error, &same, sizeof same) == 0);
 }
 
 /* However long the path, the message says what is wrong with it. */
@@ -219,8 +217,9 @@ static void test_tokens(void) {
     CHECK_INT(wrong, 0);
     CHECK_INT(tokens.count, 9000);
     CHECK(counting.calls < 40);
-    CHECK_INT(tsk_tokens_append(&tokens, ids, SIZE_MAX / 2), TSK_ERROR_MEMORY);
-    CHECK_INT(tsk_tokens_append(&tokens, ids, SIZE_MAX - 5), TSK_ERROR_MEMORY);
+    CHECK_INT(tsk_tokens_append(&tokens, ids, INT32_MAX - 8999), TSK_ERROR_MEMORY); /* more than an int32_t counts: not even tried */
+    CHECK_INT(tsk_tokens_append(&tokens, ids, INT32_MAX), TSK_ERROR_MEMORY);
+    CHECK_INT(tsk_tokens_append(&tokens, ids, -1), TSK_ERROR_ARGUMENT);
     CHECK_INT(tokens.count, 9000);
     tsk_tokens_free(&tokens);
     CHECK_INT(counting.alive, 0);
@@ -360,6 +359,34 @@ static void test_hash(void) {
     CHECK(one.a != other.a && one.b != other.b);
 }
 
+static void test_version(void) {
+    char text[40];
+    CHECK_INT(tsk_version(), TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH);
+    snprintf(text, sizeof text, "%d.%d.%d", TOKENSKIP_VERSION_MAJOR, TOKENSKIP_VERSION_MINOR, TOKENSKIP_VERSION_PATCH);
+    CHECK(strncmp(tsk_version_string(), text, strlen(text)) == 0);
+    CHECK_STRING(tsk_version_string(), TOKENSKIP_VERSION_STRING);
+}
+
+/* The CPU is always there and usable; CUDA is there, or why not is said. */
+static void test_devices(void) {
+    tsk_device_info devices[9], untouched;
+    int32_t n = tsk_devices(NULL, 9), i;
+    CHECK(n >= 2 && tsk_devices(devices, 0) == n);
+    memset(devices, 0xa5, sizeof devices);
+    untouched = devices[8];
+    CHECK_INT(tsk_devices(devices, 1), n);
+    CHECK(memcmp(&devices[1], &untouched, sizeof untouched) == 0);
+    CHECK_INT(tsk_devices(devices, 8), n);
+    CHECK(devices[0].device == TSK_DEVICE_CPU && devices[0].index == 0 && !devices[0].unusable[0]);
+    CHECK_CONTAINS(devices[0].name, "CPU, ");
+    CHECK(devices[0].memory_total > (uint64_t)1 << 20 && devices[0].memory_free <= devices[0].memory_total);
+    for (i = 1; i < n && i < 8; i++) {
+        CHECK(devices[i].device == TSK_DEVICE_CUDA && devices[i].index == i - 1);
+        CHECK(devices[i].unusable[0] ? !devices[i].memory_total : devices[i].name[0] && devices[i].memory_total >= devices[i].memory_free);
+    }
+    CHECK(memcmp(&devices[8], &untouched, sizeof untouched) == 0);
+}
+
 int main(void) {
     test_read_file();
     test_callbacks();
@@ -377,5 +404,7 @@ int main(void) {
     check_nested();
     check_pool_memory();
     test_hash();
+    test_version();
+    test_devices();
     return test_end("test_platform");
 }

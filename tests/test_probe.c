@@ -11,7 +11,7 @@ static tsk_generate_options options_of(int32_t eos_stop) {
     o.gen_length = 2 * block, o.block_length = block, o.steps = 2 * block;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = eos_stop;
-    o.skip_layer_k = 2;
+    o.skip.layer_k = 2;
     return o;
 }
 
@@ -54,9 +54,9 @@ static void check_copy(tsk_model *model, tsk_session *session, const tsk_generat
     tsk_session_free(copy);
 }
 
-static void choose_last(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
-    (void)user, (void)positions, (void)predictions, (void)confidences;
-    commit[n - 1] = 1;
+static void choose_last(void *user, const tsk_selection *selection) {
+    (void)user;
+    selection->commit[selection->n - 1] = 1;
 }
 
 static void test_copies(tsk_model *model) {
@@ -102,8 +102,8 @@ static void test_never_predicted(void) {
     int32_t canvas[length], i, wrong = 0;
     model_options.device = TSK_DEVICE_CPU, model_options.n_threads = 1, model_options.host.allocator = &allocator;
     if (!CHECK_INT(tsk_model_load("tests/golden/models/mha-f32", &model_options, &model, NULL), TSK_OK)) return;
-    o.skip_force_active = 0;
     session = session_of(model, &o);
+    CHECK_INT(tsk_session_force(session, 0, TSK_AUTO, NULL), TSK_OK);
     CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
     for (i = 0; i < length; i++) canvas[i] = i < n_prompt ? prompt[i] : i == n_prompt + 2 ? 7 : tsk_model_get_config(model)->mask_token_id;
     probed(session, canvas, 1, logits);

@@ -35,9 +35,9 @@ static void see_rows(void *user, const tsk_trace_record *record) {
 }
 
 /* One a pass, from the left. */
-static void choose_first(void *user, int32_t n, const int32_t *positions, const int32_t *predictions, const float *confidences, uint8_t *commit) {
-    (void)user, (void)n, (void)positions, (void)predictions, (void)confidences;
-    commit[0] = 1;
+static void choose_first(void *user, const tsk_selection *selection) {
+    (void)user;
+    selection->commit[0] = 1;
 }
 
 static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, int32_t gen_length, int32_t block_length) {
@@ -46,7 +46,7 @@ static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, in
     r->options = tsk_generate_options_default();
     r->options.gen_length = gen_length;
     r->options.block_length = block_length;
-    r->options.skip_layer_k = 0;
+    r->options.skip.layer_k = 0;
     r->options.eos_stop = 0;
     r->n_prompt = n_prompt;
     for (i = 0; i < n_prompt; i++) r->prompt[i] = (i * 7 + 3) % config->mask_token_id;

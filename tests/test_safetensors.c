@@ -10,7 +10,7 @@
 
 #define N(array) (sizeof(array) / sizeof *(array))
 
-static const tsk_error no_error = {0, TSK_OK, {0}, {0}, NULL};
+static const tsk_error no_error = {0, TSK_OK, {0}, {0}};
 
 static void put_length(unsigned char *to, uint64_t length) {
     int i;
@@ -102,8 +102,8 @@ static void test_good_file(int no_map) {
     CHECK_INT(tsk_safetensors_read(file, w, 11, bytes, 2, &error), TSK_ERROR_ARGUMENT);
     CHECK_CONTAINS(error.message, "'w'");
     CHECK_INT(tsk_safetensors_read(file, w, UINT64_MAX, bytes, 2, &error), TSK_ERROR_ARGUMENT);
-    tsk_safetensors_close(file);
-    tsk_safetensors_close(NULL);
+    tsk_safetensors_free(file);
+    tsk_safetensors_free(NULL);
 }
 
 static void test_small_files(void) {
@@ -112,11 +112,11 @@ static void test_small_files(void) {
     CHECK_INT(tsk_safetensors_count(file), 0);
     CHECK(tsk_safetensors_find(file, "") == NULL && tsk_safetensors_get(file, 0) == NULL);
     CHECK(tsk_safetensors_metadata(file) == NULL);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     /* a zero may make a product small again, as long as no step overflows */
     CHECK_INT(tsk_safetensors_open(make_file("zero_first", "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,18446744073709551615],\"data_offsets\":[0,0]}}", 0),
                                    NULL, &file, NULL), TSK_OK);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
 }
 
 #define TENSOR(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
@@ -248,7 +248,7 @@ static void test_not_a_file(void) {
     CHECK_CONTAINS(error.message, "not a regular file");
     CHECK_INT(symlink("good", link), 0); /* a link to a good file is a good file */
     CHECK_INT(tsk_safetensors_open(link, NULL, &file, &error), TSK_OK);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     CHECK_INT(unlink(link) | unlink(fifo), 0);
 }
 
@@ -263,7 +263,7 @@ static void test_cut_while_open(void) {
     CHECK_INT(truncate(path, 100), 0);
     CHECK_INT(tsk_safetensors_read(file, tsk_safetensors_find(file, "w"), 0, bytes, 12, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "/cut' was cut short");
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
 }
 
 /* ---- through the host's callbacks: which bytes are read, and what when a read fails */
@@ -310,7 +310,7 @@ static tsk_status open_counted(counted_file *counted, const tsk_allocator *alloc
     counted->reads = 0;
     counted->bytes_read = 0;
     status = tsk_safetensors_open("archive:model", &host, file, error);
-    if (status == TSK_OK) tsk_safetensors_close(*file);
+    if (status == TSK_OK) tsk_safetensors_free(*file);
     CHECK_INT(counted->open, 0);
     return status;
 }
@@ -333,7 +333,7 @@ static void test_reads_only_the_header(void) {
     CHECK_INT(truncate(path, (off_t)(counted.size + ((uint64_t)1 << 34))), 0);
     CHECK_INT(tsk_safetensors_open(path, NULL, &file, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_get(file, 0)->size, (uint64_t)1 << 34);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     CHECK_INT(unlink(path), 0);
 }
 
@@ -358,7 +358,7 @@ static void test_many_entries(void) {
         if (tsk_safetensors_find(file, entry) != tsk_safetensors_get(file, (size_t)i)) wrong++;
     }
     CHECK_INT(wrong, 0);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     tsk_text_free(&header);
 }
 
@@ -387,6 +387,7 @@ static void test_write(void) {
     CHECK_STRING((char *)bytes, "old");
     free(bytes);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_OK);
+    tsk_safetensors_writer_free(writer);
     CHECK_INT(files_in_folder(), files);
     bytes = (unsigned char *)read_file(path, &size);
     for (i = 0; i < 8; i++) length |= (size_t)bytes[i] << 8 * i;
@@ -398,7 +399,7 @@ static void test_write(void) {
     free(bytes);
     CHECK_INT(tsk_safetensors_open(path, NULL, &file, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_find(file, "q\"\n\xc3\xa9")->size, 1);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
 }
 
 static void test_write_much(void) {
@@ -420,6 +421,7 @@ static void test_write_much(void) {
         if (i % 1000 == 0 && tsk_safetensors_writer_add(writer, name, TSK_DTYPE_F16, 1, shape, &i, NULL) != TSK_ERROR_ARGUMENT) wrong++;
     }
     CHECK_INT(tsk_safetensors_writer_finish(writer, NULL), TSK_OK);
+    tsk_safetensors_writer_free(writer);
     CHECK_INT(tsk_safetensors_open(path, NULL, &file, NULL), TSK_OK);
     CHECK_INT(tsk_safetensors_count(file), many + 1);
     CHECK_INT(tsk_safetensors_read(file, tsk_safetensors_find(file, "big"), 0, back, big, NULL), TSK_OK);
@@ -431,7 +433,7 @@ static void test_write_much(void) {
     }
     CHECK_INT(wrong, 0);
     CHECK_INT(tsk_safetensors_get(file, 0)->offset % 8, 0);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     free(data);
     free(back);
 }
@@ -463,7 +465,7 @@ static void test_write_flood(void) {
         if (stretch > longest) longest = stretch;
     }
     CHECK(longest < bound);
-    tsk_safetensors_writer_abandon(writer);
+    tsk_safetensors_writer_free(writer);
 }
 
 static void test_write_refuses(void) {
@@ -500,9 +502,10 @@ static void test_write_refuses(void) {
     }
     CHECK_INT(tsk_safetensors_writer_add(writer, "more", TSK_DTYPE_U8, 0, NULL, "y", &error), TSK_OK); /* still usable */
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_OK);
+    tsk_safetensors_writer_free(writer);
     CHECK_INT(tsk_safetensors_open(path, NULL, &file, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_count(file), 2);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
 }
 
 /* Ten names of 10 MB: the tenth would make the header longer than readers accept. */
@@ -523,7 +526,7 @@ static void test_write_long_header(void) {
     CHECK_INT(i, 10);
     CHECK_INT(status, TSK_ERROR_ARGUMENT);
     CHECK_CONTAINS(error.message, "the header would be longer than the format allows");
-    tsk_safetensors_writer_abandon(writer);
+    tsk_safetensors_writer_free(writer);
     free(name);
 }
 
@@ -535,8 +538,8 @@ static void test_write_places(void) {
     int files = files_in_folder();
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 0, NULL, "x", &error), TSK_OK);
-    tsk_safetensors_writer_abandon(writer);
-    tsk_safetensors_writer_abandon(NULL);
+    tsk_safetensors_writer_free(writer);
+    tsk_safetensors_writer_free(NULL);
     CHECK_INT(files_in_folder(), files);
     CHECK_INT(tsk_safetensors_writer_open(tsk_test_path("no/such/folder"), NULL, &writer, &error), TSK_ERROR_IO);
     CHECK(writer == NULL);
@@ -552,16 +555,19 @@ static void test_write_places(void) {
     CHECK_INT(tsk_safetensors_writer_open(in_folder, NULL, &writer, &error), TSK_OK);
     CHECK_INT(rmdir(folder), 0);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
+    tsk_safetensors_writer_free(writer);
     CHECK_CONTAINS(error.message, "folder/x': No such file or directory");
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(mkdir(path, 0700), 0);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
+    tsk_safetensors_writer_free(writer);
     CHECK_CONTAINS(error.message, "is a directory");
     CHECK_INT(rmdir(path), 0);
     /* a name that cannot be taken */
     snprintf(long_path, sizeof long_path, "%s/%0300d", tsk_test_temp_dir(), 1);
     CHECK_INT(tsk_safetensors_writer_open(long_path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
+    tsk_safetensors_writer_free(writer);
     CHECK_CONTAINS(error.message, "00001': File name too long");
     CHECK_INT(files_in_folder(), files);
 }
@@ -589,6 +595,7 @@ static void test_disk_full(void) {
     shape[0] = 4096; /* this much fits; with a header it does not */
     CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, data, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
+    tsk_safetensors_writer_free(writer);
     CHECK_CONTAINS(error.message, "/full': File too large");
     setrlimit(RLIMIT_FSIZE, &old_limit);
     CHECK_INT(files_in_folder(), files);
@@ -629,6 +636,7 @@ static void test_memory(void) {
             status = tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", &error);
             if (status == TSK_ERROR_MEMORY) CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", NULL), TSK_OK);
             status = tsk_safetensors_writer_finish(writer, &error);
+            tsk_safetensors_writer_free(writer);
         }
         CHECK(status == TSK_OK || (status == TSK_ERROR_MEMORY && counting.failed));
         CHECK_INT(counting.alive, 0);

@@ -4,6 +4,7 @@
 #define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
 #include "golden.h"
+#include "select.h"
 
 enum { max_rows = 16, max_width = 320, max_states = 4 };
 
@@ -98,7 +99,7 @@ static void check_selection(const tsk_json_value *test) {
                    (double)p.confidence, (double)confidences[i]);
     }
     CHECK_INT(i, n);
-    test_check(tsk_select(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n, confidences, commit) == n_committed, __FILE__,
+    test_check(select_by(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n, confidences, commit) == n_committed, __FILE__,
                __LINE__, "%s: number committed", name_of(test));
     for (i = 0; i < n; i++)
         test_check(commit[i] == contains(committed, n_committed, positions[i]), __FILE__, __LINE__, "%s: position %d", name_of(test), (int)positions[i]);
@@ -110,7 +111,7 @@ static void check_select(tsk_transfer transfer, float parameter, int32_t quota, 
     uint8_t commit[max_rows];
     int32_t i, count, ones = 0;
     memset(commit, 9, sizeof commit);
-    count = tsk_select(transfer, parameter, parameter, quota, n, confidences, commit);
+    count = select_by(transfer, parameter, parameter, quota, n, confidences, commit);
     for (i = 0; i < n; i++) {
         found[i] = (char)('0' + commit[i]);
         ones += commit[i];
@@ -141,9 +142,9 @@ static void test_select_by_hand(void) {
     check_select(TSK_TRANSFER_FACTOR, 100, 0, 4, falling, "1111", __LINE__);
     check_select(TSK_TRANSFER_FACTOR, 0.001f, 0, 4, equal, "1000", __LINE__);
     check_select(TSK_TRANSFER_SCHEDULE, 0, 1, 1, falling, "1", __LINE__);
-    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0.5f, 1, 1, 0, NULL, commit), 0);
+    CHECK_INT(select_by(TSK_TRANSFER_THRESHOLD, 0.5f, 1, 1, 0, NULL, commit), 0);
     /* A broken model's NaN confidences must not stop a generation. */
-    count = tsk_select(TSK_TRANSFER_THRESHOLD, 0.9f, 1, 1, 4, with_nan, commit);
+    count = select_by(TSK_TRANSFER_THRESHOLD, 0.9f, 1, 1, 4, with_nan, commit);
     CHECK(count >= 1 && count <= 4);
 }
 
@@ -169,7 +170,7 @@ static void test_select_against_definition(void) {
         int32_t n = 1 + (int32_t)random_below(12), count;
         float factor = (float)(1 + random_below(30)) / 10.0f;
         for (i = 0; i < n; i++) confidences[i] = (float)random_below(21) / 20.0f; /* coarse, so that ties are common */
-        count = tsk_select(TSK_TRANSFER_FACTOR, 0, factor, 0, n, confidences, commit);
+        count = select_by(TSK_TRANSFER_FACTOR, 0, factor, 0, n, confidences, commit);
         wrong_count += count != factor_count(confidences, n, factor);
         for (i = 0; i < n; i++)
             for (j = 0; j < n; j++) /* nobody is left out for one who is worse, or equal and later */
@@ -236,10 +237,10 @@ static void test_stable_rules(void) {
     token.computed_id = 5;
     token.is_masked = 1;
     CHECK(!tsk__skip_may(&o, &token, 0));
-    o.skip_masked = 1;
+    o.skip.masked = 1;
     CHECK(tsk__skip_may(&o, &token, 0));
     CHECK(tsk__skip_may(&o, &token, 2));                    /* skip_max_age 0: any age */
-    o.skip_max_age = 3;
+    o.skip.max_age = 3;
     CHECK(tsk__skip_may(&o, &token, 2));
     CHECK(!tsk__skip_may(&o, &token, 3));
     CHECK(tsk__skip_similar(same, 3, 1, 0.95f, 0.7f));
@@ -252,13 +253,13 @@ static void test_stable_rules(void) {
 static void test_select_without_numbers(void) {
     static const float mixed[] = {NAN, 0.2f, NAN, 0.8f}, none[] = {NAN, NAN};
     uint8_t commit[4];
-    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 1, 4, mixed, commit), 1);
+    CHECK_INT(select_by(TSK_TRANSFER_SCHEDULE, 0, 0, 1, 4, mixed, commit), 1);
     CHECK(!commit[0] && !commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 4, mixed, commit), 3);
+    CHECK_INT(select_by(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 4, mixed, commit), 3);
     CHECK(commit[0] && commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0.1f, 0, 0, 4, mixed, commit), 2);
+    CHECK_INT(select_by(TSK_TRANSFER_THRESHOLD, 0.1f, 0, 0, 4, mixed, commit), 2);
     CHECK(!commit[0] && commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(tsk_select(TSK_TRANSFER_FACTOR, 0, 1, 0, 2, none, commit), 1);
+    CHECK_INT(select_by(TSK_TRANSFER_FACTOR, 0, 1, 0, 2, none, commit), 1);
     CHECK(commit[0] && !commit[1]);
 }
 

@@ -77,7 +77,7 @@ static void run_case(const tsk_json_value *test) {
     start s;
     case_start(test, &s);
     memset(&error, 0, sizeof error);
-    options.end_of_turn_id = -2;
+    options.end_of_turn_id = TSK_NONE;
     if (!test_check(tsk_session_create(model_of(test), &options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
     if (test_check(tsk_generate(session, s.ids, s.n_prompt, s.generated, &result, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
         check_case(test, &result);
@@ -138,7 +138,7 @@ static void generate_ended(tsk_model *model, int eos_stop, int32_t *tokens, tsk_
     options.gen_length = 32;
     options.block_length = 8;
     options.eos_stop = eos_stop;
-    options.end_of_turn_id = -2;
+    options.end_of_turn_id = TSK_NONE;
     CHECK_INT(tsk_session_create(model, &options, &session, NULL), TSK_OK);
     CHECK_INT(tsk_generate(session, prompt, 5, NULL, result, NULL), TSK_OK);
     memcpy(tokens, result->tokens, 32 * sizeof *tokens);

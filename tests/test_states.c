@@ -19,7 +19,7 @@ static tsk_generate_options small_options(void) {
     o.block_length = block_length;
     o.transfer = TSK_TRANSFER_SCHEDULE;
     o.eos_stop = 0;
-    o.skip_layer_k = 2;
+    o.skip.layer_k = 2;
     return o;
 }
 
@@ -125,7 +125,7 @@ static void test_refused(refused_call which) {
     tsk_allocator allocator = test_allocator_of(&counting);
     tsk_model *model = load(folder, &allocator, 1);
     long n;
-    o.skip_refresh = 1;
+    o.skip.refresh = 1;
     tokens_alone(model, &o, n_short, short_tokens);
     tokens_alone(model, &o, n_long, long_tokens);
     for (n = 0; n < 1000; n++) {
@@ -194,50 +194,240 @@ static void test_order(tsk_model *model) {
 
 static void test_null(tsk_model *model) {
     tsk_generate_options o = small_options();
-    tsk_session *session = create(model, &o);
-    tsk_error error = TSK_ZERO;
-    tsk_json_writer writer;
+    tsk_session *session = create(model, &o), *none = NULL;
+    tsk_json *document = NULL;
+    tsk_safetensors *file = NULL;
+    tsk_safetensors_writer *writer = NULL;
+    tsk_tokenizer *tokenizer = NULL;
+    tsk_folder *model_folder = NULL;
+    tsk_model *other = NULL;
+    tsk_batch *batch = NULL;
+    tsk_tensor_info tensor = TSK_ZERO;
+    tsk_text text = TSK_ZERO;
+    tsk_tokens tokens = TSK_ZERO;
+    tsk_decoder decoder = TSK_ZERO;
+    tsk_message message = {"user", "x"};
+    tsk_ceilings ceilings;
+    tsk_memory_query query = tsk_memory_query_default();
+    tsk_memory memory;
+    tsk_result result;
+    tsk_probe probe;
+    tsk_error error;
+    float logits[1];
     int32_t ids[] = {1};
-    uint8_t commit = 9;
     int finished;
-    memset(&writer, 0, sizeof writer);
 #define CHECK_NULL(call, parameter) \
     do { \
-        memset(&error, 0, sizeof error); \
+        memset(&error, 0xa5, sizeof error); /* what is in it is nobody's business */ \
         CHECK_INT(call, TSK_ERROR_ARGUMENT); \
+        CHECK(error.status == TSK_ERROR_ARGUMENT && error.offset == TSK_NO_OFFSET && !error.file[0]); \
         CHECK_CONTAINS(error.message, parameter); \
     } while (0)
-    CHECK_NULL(tsk_session_create(model, &o, NULL, &error), "out");
-    CHECK_NULL(tsk_model_load(folder, NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_model_random(tsk_model_get_config(model), 1, NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_folder_open(folder, NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_tokenizer_load(folder, NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_safetensors_open("x", NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_safetensors_writer_open("x", NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_read_file(NULL, 1, NULL, &text, &error), "path");
+    CHECK_NULL(tsk_read_file(folder, 1, NULL, NULL, &error), "out");
     CHECK_NULL(tsk_json_parse("1", 1, NULL, NULL, NULL, &error), "out");
-    CHECK_NULL(tsk_batch_create(model, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_json_parse(NULL, 1, NULL, NULL, &document, &error), "text");
+    CHECK_NULL(tsk_safetensors_open("x", NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_safetensors_open(NULL, NULL, &file, &error), "path");
+    CHECK_NULL(tsk_safetensors_read(NULL, &tensor, 0, ids, 0, &error), "file");
+    CHECK_NULL(tsk_safetensors_writer_open("x", NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_safetensors_writer_open(NULL, NULL, &writer, &error), "path");
+    CHECK_NULL(tsk_safetensors_writer_add(NULL, "a", TSK_DTYPE_U8, 0, NULL, ids, &error), "writer");
+    CHECK_NULL(tsk_safetensors_writer_finish(NULL, &error), "writer");
+    CHECK_NULL(tsk_tokenizer_load(folder, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_tokenizer_load(NULL, NULL, &tokenizer, &error), "dir");
+    CHECK_NULL(tsk_tokenizer_encode(NULL, "x", 1, 0, &tokens, &error), "tokenizer");
+    CHECK_NULL(tsk_tokenizer_decode(NULL, ids, 1, 0, &text, &error), "tokenizer");
+    CHECK_NULL(tsk_decoder_push(NULL, &decoder, 1, &text, &error), "tokenizer");
+    CHECK_NULL(tsk_chat_render(NULL, &message, 1, &text, &error), "tokenizer");
+    CHECK_NULL(tsk_chat_render(NULL, &message, 1, NULL, &error), "out");
+    CHECK_NULL(tsk_chat_encode(NULL, &message, 1, 0, &tokens, &error), "tokenizer");
+    CHECK_NULL(tsk_chat_encode(NULL, &message, 1, 0, NULL, &error), "out");
+    CHECK_NULL(tsk_folder_open(folder, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_folder_open(NULL, NULL, &model_folder, &error), "folder");
+    CHECK_NULL(tsk_model_load(folder, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_model_load(NULL, NULL, &other, &error), "dir");
+    CHECK_NULL(tsk_model_random(tsk_model_get_config(model), 1, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_model_random(NULL, 1, NULL, &other, &error), "config");
     CHECK_NULL(tsk_model_ceilings(model, NULL, &error), "out");
-    CHECK_NULL(tsk_memory_estimate(tsk_model_get_config(model), 0, TSK_DTYPE_F32, 64, &o, NULL, &error), "out");
+    CHECK_NULL(tsk_model_ceilings(NULL, &ceilings, &error), "model");
+    CHECK_NULL(tsk_memory_estimate(NULL, &memory, &error), "query");
+    CHECK_NULL(tsk_memory_estimate(&query, &memory, &error), "config");
+    query.config = tsk_model_get_config(model);
+    CHECK_NULL(tsk_memory_estimate(&query, NULL, &error), "out");
+    CHECK_NULL(tsk_session_create(model, &o, NULL, &error), "out");
+    CHECK_NULL(tsk_session_create(NULL, &o, &none, &error), "model");
     CHECK_NULL(tsk_session_start(NULL, ids, 1, NULL, &error), "session");
+    CHECK_NULL(tsk_session_start(session, NULL, 1, NULL, &error), "prompt");
     CHECK_NULL(tsk_session_step(NULL, &finished, &error), "session");
     CHECK_NULL(tsk_session_step(session, NULL, &error), "finished");
-    CHECK_NULL(tsk_session_copy(session, NULL, &error), "session");
-    CHECK_NULL(tsk_session_copy(NULL, session, &error), "session");
-    CHECK_NULL(tsk_session_probe(session, NULL, 0, NULL, &error), "out");
-    CHECK_NULL(tsk_session_probe_logits(session, NULL, NULL, &error), "logits");
-    CHECK_NULL(tsk_session_logits(session, ids, 1, 0, 1, NULL, &error), "logits");
-    CHECK_NULL(tsk_session_trace(NULL, NULL, &error), "session");
+    CHECK_NULL(tsk_generate(NULL, ids, 1, NULL, &result, &error), "session");
     CHECK_NULL(tsk_generate(session, ids, 1, NULL, NULL, &error), "result");
+    CHECK_NULL(tsk_session_copy(session, NULL, &error), "from");
+    CHECK_NULL(tsk_session_copy(NULL, session, &error), "to");
+    CHECK_NULL(tsk_session_probe(NULL, NULL, 0, &probe, &error), "session");
+    CHECK_NULL(tsk_session_probe(session, NULL, 0, NULL, &error), "out");
+    CHECK_NULL(tsk_session_probe_logits(NULL, NULL, logits, &error), "session");
+    CHECK_NULL(tsk_session_probe_logits(session, NULL, NULL, &error), "logits");
+    CHECK_NULL(tsk_session_logits(NULL, ids, 1, 0, 1, logits, &error), "session");
+    CHECK_NULL(tsk_session_logits(session, NULL, 1, 0, 1, logits, &error), "tokens");
+    CHECK_NULL(tsk_session_logits(session, ids, 1, 0, 1, NULL, &error), "logits");
+    CHECK_NULL(tsk_session_force(NULL, 0, 0, &error), "session");
+    CHECK_NULL(tsk_session_force(session, -2, 0, &error), "n_active -2");
+    CHECK_NULL(tsk_session_trace(NULL, NULL, &error), "session");
+    CHECK_NULL(tsk_batch_create(model, NULL, NULL, &error), "out");
+    CHECK_NULL(tsk_batch_create(NULL, NULL, &batch, &error), "model");
     CHECK_NULL(tsk_batch_submit(NULL, ids, 1, NULL, NULL, NULL, NULL, &error), "batch");
     CHECK_NULL(tsk_batch_step(NULL, NULL, &error), "batch");
     CHECK_NULL(tsk_batch_drain(NULL, &error), "batch");
+    CHECK_NULL(tsk_batch_force(NULL, 0, 0, &error), "batch");
 #undef CHECK_NULL
-    tsk_batch_cancel(NULL, 1);
-    tsk_session_result(NULL, NULL);
-    CHECK_INT(tsk_select(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 0, NULL, NULL), 0);
-    CHECK_INT(tsk_select(TSK_TRANSFER_THRESHOLD, 0, 0, 3, -1, NULL, &commit), 0);
-    CHECK_INT(commit, 9);
+    CHECK(!document && !file && !writer && !tokenizer && !model_folder && !other && !none && !batch);
+    CHECK(!text.data && !tokens.ids);
     tsk_session_free(session);
+}
+
+/* What is estimated before loading is what a session, and a batch, then takes, within a twentieth. */
+static int is_near(uint64_t estimate, size_t taken) {
+    return estimate <= (uint64_t)taken + taken / 20 && (uint64_t)taken <= estimate + estimate / 20;
+}
+
+static void test_estimate(void) {
+    static const int32_t rows[] = {600, 90};
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_model_config config = TSK_ZERO;
+    tsk_model_options options = tsk_model_options_default();
+    tsk_batch_options batch_options = tsk_batch_options_default();
+    tsk_generate_options o = tsk_generate_options_default();
+    tsk_memory_query query = tsk_memory_query_default();
+    tsk_memory memory;
+    tsk_model *model = NULL;
+    static int32_t prompt[1000];
+    int i;
+    config.d_model = 256, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 64, config.mlp_hidden_size = 700;
+    config.vocab_size = config.embedding_size = 300, config.max_sequence_length = 1000;
+    config.mask_token_id = 298, config.eos_token_id = 299, config.pad_token_id = -1;
+    config.rope_theta = 10000, config.rms_norm_eps = 1e-5f;
+    options.device = TSK_DEVICE_CPU, options.n_threads = 1, options.host.allocator = &allocator;
+    if (!CHECK_INT(tsk_model_random(&config, 1, &options, &model, NULL), TSK_OK)) return;
+    query.config = &config, query.generate = &o;
+    o.skip.layer_k = 3;
+    for (i = 0; i < 4; i++) {
+        size_t before = counting.bytes;
+        tsk_session *session = create(model, &o);
+        query.canvas = rows[i % 2] + o.gen_length;
+        o.skip.refresh = i > 1;
+        tsk_session_free(session);
+        session = create(model, &o);
+        CHECK_INT(tsk_session_start(session, prompt, rows[i % 2], NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated, %lu taken",
+                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        tsk_session_free(session);
+    }
+    o.skip.refresh = 0;
+    for (i = 0; i < 2; i++) {
+        size_t before = counting.bytes;
+        tsk_batch *batch = NULL;
+        int32_t j;
+        batch_options.max_requests = 3, batch_options.cache_tokens = 2200, batch_options.row_layers = i ? 5000 : 0;
+        query.canvas = 600 + o.gen_length, query.batch = &batch_options;
+        CHECK_INT(tsk_batch_create(model, &batch_options, &batch, NULL), TSK_OK);
+        for (j = 0; j < 3; j++) CHECK_INT(tsk_batch_submit(batch, prompt, 600, NULL, &o, NULL, NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_batch_step(batch, NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated of a batch, %lu taken",
+                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        tsk_batch_free(batch);
+    }
+    tsk_model_free(model);
+}
+
+/* What ends an object, or returns a value, takes NULL for what it is: nothing. */
+static void test_nothing(void) {
+    tsk_tokenizer *tokenizer = NULL;
+    tsk_text text = TSK_ZERO;
+    tsk_tokens tokens = TSK_ZERO;
+    tsk_message nobody = {NULL, "x"}, silence = {"user", NULL};
+    tsk_decoder decoder = TSK_ZERO;
+    tsk_json_writer writer;
+    tsk_json_value *value = NULL;
+    tsk_result result;
+    tsk_transfer_rule rule = TSK_ZERO;
+    tsk_candidate candidate = TSK_ZERO;
+    tsk_step step = TSK_ZERO;
+    uint8_t commit = 9;
+    int32_t ids[1] = {1};
+    size_t length = 9;
+    double real;
+    int64_t integer;
+    uint64_t natural;
+    int truth;
+    CHECK_INT(tsk_text_append(NULL, "x", 1), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_text_append(&text, NULL, 1), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokens_append(NULL, ids, 1), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokens_append(&tokens, NULL, 1), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_decoder_flush(NULL, &text), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_decoder_flush(&decoder, NULL), TSK_ERROR_ARGUMENT);
+    tsk_text_free(NULL), tsk_tokens_free(NULL), tsk_json_free(NULL), tsk_safetensors_free(NULL);
+    tsk_safetensors_writer_free(NULL), tsk_tokenizer_free(NULL), tsk_folder_free(NULL), tsk_model_free(NULL);
+    tsk_session_free(NULL), tsk_batch_free(NULL), tsk_batch_cancel(NULL, 1), CHECK_INT(tsk_batch_wait(NULL, TSK_NONE), 0), tsk_session_result(NULL, NULL);
+    memset(&result, 0xa5, sizeof result);
+    tsk_session_result(NULL, &result);
+    CHECK(result.tokens == NULL && result.nfe == 0);
+    CHECK(!tsk_json_root(NULL) && tsk_json_type_of(value) == TSK_JSON_NONE && tsk_json_offset(value) == TSK_NO_OFFSET);
+    CHECK(!tsk_json_count(value) && !tsk_json_first(value) && !tsk_json_next(value) && !tsk_json_get(value, "x"));
+    CHECK(!tsk_json_key(value, &length) && length == 0 && !tsk_json_string(value, &length));
+    CHECK(!tsk_json_double(value, &real) && !tsk_json_int64(value, &integer) && !tsk_json_uint64(value, &natural));
+    CHECK(!tsk_json_bool(value, &truth));
+    CHECK(!tsk_safetensors_count(NULL) && !tsk_safetensors_get(NULL, 0) && !tsk_safetensors_find(NULL, "x"));
+    CHECK(!tsk_safetensors_metadata(NULL) && !tsk_safetensors_data(NULL, NULL));
+    CHECK(!tsk_tokenizer_size(NULL) && tsk_tokenizer_id(NULL, "x") == -1 && !tsk_tokenizer_is_special(NULL, 1));
+    CHECK(!tsk_tokenizer_token(NULL, 1, &length) && tsk_chat_end_of_turn(NULL) == -1);
+    CHECK(!tsk_folder_config(NULL) && !tsk_folder_count(NULL) && !tsk_folder_get(NULL, 0) && !tsk_folder_weights_size(NULL));
+    CHECK(!tsk_config_is_eos(NULL, 0) && !tsk_model_get_config(NULL) && !tsk_model_tokenizer(NULL));
+    CHECK_STRING(tsk_model_device_name(NULL), "");
+    CHECK_STRING(tsk_model_device_note(NULL), "");
+    CHECK_INT(tsk_model_dtype(NULL), TSK_DTYPE_AUTO);
+    tsk_num_transfer_tokens(3, 2, NULL);
+    tsk_philox4x32(NULL, NULL, NULL);
+    tsk_json_begin_object(NULL), tsk_json_write_key(NULL, "x"), tsk_json_write_null(NULL), tsk_json_end_object(NULL);
+    tsk_json_begin_array(NULL), tsk_json_write_int(NULL, 1), tsk_json_write_uint(NULL, 1), tsk_json_end_array(NULL);
+    tsk_json_write_double(NULL, 0.5), tsk_json_write_bool(NULL, 1), tsk_json_write_string(NULL, "x", 1);
+    memset(&writer, 0, sizeof writer);
+    tsk_json_write_null(&writer);
+    CHECK_INT(writer.status, TSK_ERROR_ARGUMENT); /* nowhere to write to */
+    memset(&writer, 0, sizeof writer);
+    writer.out = &text;
+    tsk_json_write_string(&writer, NULL, 1);
+    CHECK_INT(writer.status, TSK_ERROR_ARGUMENT);
+    /* what a tokenizer is needed for to come so far */
+    if (!CHECK_INT(tsk_tokenizer_load("examples/demo-model", NULL, &tokenizer, NULL), TSK_OK)) return;
+    CHECK_INT(tsk_tokenizer_encode(tokenizer, NULL, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_encode(tokenizer, "x", 1, 0, NULL, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_decode(tokenizer, NULL, 1, 0, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_decode(tokenizer, ids, 1, 0, NULL, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_decode(tokenizer, ids, -1, 0, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_decoder_push(tokenizer, NULL, 1, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_decoder_push(tokenizer, &decoder, 1, NULL, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_chat_render(tokenizer, NULL, 1, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_chat_encode(tokenizer, NULL, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_chat_encode(tokenizer, &nobody, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_chat_encode(tokenizer, &silence, 1, 0, &tokens, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_tokenizer_id(tokenizer, NULL), -1);
+    CHECK_INT(tsk_step_text(NULL, &step, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_step_text(tokenizer, NULL, &text, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_step_text(tokenizer, &step, NULL, NULL), TSK_ERROR_ARGUMENT);
+    tsk_tokenizer_free(tokenizer);
+    CHECK_INT(tsk_select(&rule, 0, NULL, NULL), 0);
+    CHECK_INT(tsk_select(&rule, -1, NULL, &commit), 0);
+    CHECK_INT(tsk_select(&rule, 1, NULL, &commit), 0);
+    CHECK_INT(tsk_select(NULL, 1, &candidate, &commit), 0);
+    CHECK_INT(tsk_select(&rule, 1, &candidate, NULL), 0);
+    CHECK_INT(commit, 9);
+    tsk_text_free(&text);
+    tsk_tokens_free(&tokens);
 }
 
 /* ---- copies */
@@ -268,14 +458,14 @@ static outcome outcome_of(tsk_session *session) {
 static tsk_generate_options random_options(void) {
     tsk_generate_options o = small_options();
     o.cache = random_below(4) ? TSK_CACHE_DUAL : random_below(2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
-    o.skip_layer_k = o.cache == TSK_CACHE_DUAL ? random_below(4) : 0;
-    o.skip_threshold = random_below(2) ? -2.0f : 0.5f;
-    o.skip_outlier = -2.0f;
-    o.skip_policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
-    o.skip_masked = random_below(4) != 0;
-    o.skip_reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
-    o.skip_warm_start = random_below(2);
-    o.skip_refresh = o.skip_layer_k > 0 && random_below(2);
+    o.skip.layer_k = o.cache == TSK_CACHE_DUAL ? random_below(4) : 0;
+    o.skip.threshold = random_below(2) ? -2.0f : 0.5f;
+    o.skip.outlier = -2.0f;
+    o.skip.policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
+    o.skip.masked = random_below(4) != 0;
+    o.skip.reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
+    o.skip.warm_start = random_below(2);
+    o.skip.refresh = o.skip.layer_k > 0 && random_below(2);
     o.refresh_rows = o.cache == TSK_CACHE_DUAL && random_below(2) ? 3 : 0;
     o.temperature = random_below(3) ? 0.0f : 0.7f;
     return o;
@@ -341,9 +531,9 @@ static void test_callbacks(tsk_model *model) {
         outcome x, y;
         o.on_step = call_from_step;
         o.user = &c;
-        o.skip_threshold = quiet.skip_threshold = -2;
-        o.skip_outlier = quiet.skip_outlier = -2;
-        o.skip_masked = quiet.skip_masked = 1;
+        o.skip.threshold = quiet.skip.threshold = -2;
+        o.skip.outlier = quiet.skip.outlier = -2;
+        o.skip.masked = quiet.skip.masked = 1;
         memset(&c, 0, sizeof c);
         c.session = create(model, &o);
         c.copy = create(model, &quiet);
@@ -378,7 +568,7 @@ static const char *poisoned_folder(void) {
     for (i = 0; i < (size_t)wte->shape[1]; i++) memcpy(bytes + at + i * sizeof(float), nan_bits, sizeof(float));
     write_file(tsk_test_path("poisoned/model.safetensors"), bytes, size);
     write_file(tsk_test_path("poisoned/config.json"), config, config_size);
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     free(bytes);
     free(config);
     return tsk_test_path("poisoned");
@@ -447,7 +637,7 @@ static void test_numeric_batch(tsk_model *model) {
         if (i != 1) CHECK(memcmp(all[i].tokens, tokens, sizeof tokens) == 0);
     }
     CHECK_CONTAINS(all[1].message, "position 3");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
 }
 
 /* ---- a batch's cache */
@@ -481,14 +671,14 @@ static void test_batch_cache(void) {
         CHECK_CONTAINS(line, "16777216");  /* 16 * 2^20 tokens were wanted */
         CHECK_INT(tsk_batch_submit(batch, prompt, n_short, NULL, &o, &d, NULL, &error), TSK_OK);
         CHECK_INT(tsk_batch_drain(batch, &error), TSK_OK);
-        tsk_batch_destroy(batch);
+        tsk_batch_free(batch);
     }
     /* what fits is not remarked upon */
     line[0] = 0;
     options.cache_tokens = 100;
     CHECK_INT(tsk_batch_create(model, &options, &batch, &error), TSK_OK);
     CHECK_STRING(line, "");
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     tsk_model_free(model);
 }
 
@@ -525,6 +715,8 @@ int main(void) {
     for (i = 0; i < n_refused_calls; i++) test_refused((refused_call)i);
     test_order(model);
     test_null(model);
+    test_nothing();
+    test_estimate();
     test_copies();
     test_callbacks(model);
     test_numeric_session(poisoned);

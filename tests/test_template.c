@@ -30,7 +30,6 @@ static tsk_tokenizer *load(const char *config) {
     free(file);
     remove(tsk_test_path("tokenizer_config.json"));
     if (config[0]) write_text(tsk_test_path("tokenizer_config.json"), config);
-    tsk_error_clear(&error);
     if (tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error) != TSK_OK) printf("%s\n", error.message);
     return tokenizer;
 }
@@ -187,8 +186,8 @@ static void test_special_in_text(void) {
     tsk_tokenizer *tokenizer = load_template(llada, "<|startoftext|>");
     tsk_tokens safe, open;
     tsk_text text, decoded;
-    int32_t eot;
-    size_t i, n_safe = 0, n_open = 0;
+    int32_t eot, i;
+    size_t n_safe = 0, n_open = 0;
     if (!CHECK(tokenizer != NULL)) return;
     memset(&safe, 0, sizeof safe);
     memset(&open, 0, sizeof open);
@@ -223,8 +222,8 @@ static void test_special_in_normal_text(void) {
         "\"content\":\"<|end_header_id|>\",\"normalized\":true,\"special\":true}],\"normalizer\":{\"type\":\"NFC\"}";
     tsk_tokenizer *tokenizer;
     tsk_tokens tokens;
-    int32_t x, end;
-    size_t i, n_x = 0, n_end = 0;
+    int32_t x, end, i;
+    size_t n_x = 0, n_end = 0;
     char *golden = read_file("tests/golden/tokenizer/llada/tokenizer.json", NULL), *rest = golden ? strstr(golden, ",\"pre_tokenizer\"") : NULL, *whole;
     if (!CHECK(rest != NULL)) return;
     tsk_tokenizer_free(load_template(llada, "<x>")); /* for its tokenizer_config.json */

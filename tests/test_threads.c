@@ -43,8 +43,8 @@ static tsk_generate_options options_of(job *j) {
     options.temperature = j->number == 5 ? 1.0f : 0.0f;
     options.seed = (uint64_t)j->number;
     options.eos_stop = 0;
-    options.skip_masked = j->number == 4;
-    options.skip_threshold = 0.8f;
+    options.skip.masked = j->number == 4;
+    options.skip.threshold = 0.8f;
     options.on_step = add_confidences;
     options.user = j;
     return options;
@@ -230,7 +230,7 @@ static void check_anything(void) {
     stateful_share_batch(&models, options);
     run_players(&models);
     CHECK_INT(tsk_batch_drain(models.batch, NULL), TSK_OK);
-    tsk_batch_destroy(models.batch);
+    tsk_batch_free(models.batch);
     tsk_model_free(models.models[0]);
     CHECK_INT(memory.alive, 0);
     CHECK_STRING(memory.fault, "");

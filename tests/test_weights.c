@@ -187,7 +187,7 @@ static tsk_status take(void *backend, const tsk__weight_id *id, const tsk__store
         CHECK(tsk_safetensors_read(file, info, 0, bytes, (size_t)info->size, NULL) == TSK_OK);
         CHECK(memcmp(bytes, stored->data, (size_t)info->size) == 0);
     }
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     free(bytes);
     return TSK_OK;
 }
@@ -207,7 +207,7 @@ static void test_loader(void) {
     s.n = 0, s.until = 5; /* a backend that fails is handed nothing more */
     CHECK(tsk__weights_load(&source, take, &s, &error) == TSK_ERROR_CANCELLED);
     CHECK_INT(s.n, 5);
-    tsk_folder_close(s.folder);
+    tsk_folder_free(s.folder);
 }
 
 /* ---- on the CPU: in place where that can be, else copied; the values are the tensor's either way */

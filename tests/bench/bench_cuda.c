@@ -10,7 +10,7 @@
 
 static void must(tsk_status status, const tsk_error *error) {
     if (status == TSK_OK) return;
-    printf("%s: %s\n%s\n", tsk_status_string(status), error->message, error->log ? error->log : "");
+    printf("%s: %s\n", tsk_status_string(status), error->message);
     exit(1);
 }
 
@@ -236,7 +236,7 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
     int32_t *prompt = (int32_t *)malloc(1024 * sizeof *prompt), generated[32], i, j, passes = 0, is_mixed = what == MIXED;
     if (!prompt) exit(1);
     memset(&error, 0, sizeof error);
-    o.skip_layer_k = 0;  /* row-layers are counted as if no token skipped */
+    o.skip.layer_k = 0;  /* row-layers are counted as if no token skipped */
     options.max_requests = n;
     options.cache_tokens = tokens;
     options.max_rows = rows;
@@ -263,7 +263,7 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
         result.rows += (double)status.row_layers * status.row_layers / 32;
     } while (status.in_flight || status.queued);
     result.rows /= result.row_layers;  /* as a row sees it */
-    tsk_batch_destroy(batch);
+    tsk_batch_free(batch);
     free(prompt);
     return result;
 }
@@ -292,14 +292,14 @@ int main(int argc, char **argv) {
     b = tsk__cuda_backend_of(model->backend);
     memory.alloc = b->api.cuMemAlloc_v2;
     b->api.cuMemAlloc_v2 = count_alloc;
-    o.skip_layer_k = 0;
+    o.skip.layer_k = 0;
     whole_generation(model, "dual cache", o);
     printf("device memory beyond weights, K and V, of a session of 147 tokens: %.1f MB\n", (double)memory.total * 1e-6 - 147 * 0.524288);
     host_gaps(model, "dual cache", o);
-    o.skip_layer_k = 8, o.skip_masked = 1, o.skip_threshold = 0.9f;
+    o.skip.layer_k = 8, o.skip.masked = 1, o.skip.threshold = 0.9f;
     whole_generation(model, "TokenSkip", o);
     host_gaps(model, "TokenSkip", o);
-    o.skip_layer_k = 0, o.refresh_rows = 32, o.refresh_every = 4;
+    o.skip.layer_k = 0, o.refresh_rows = 32, o.refresh_every = 4;
     whole_generation(model, "32 more rows a step, a forward of all every 4th block", o);
     cublas_chain(model);
     mixed_load(model);

@@ -14,7 +14,7 @@ static void run_model(tsk_model *model) {
     float *logits;
     if ((int64_t)config->embedding_size * config->d_model > 1 << 16 || config->n_layers > 8 || config->mlp_hidden_size > 1 << 12 || config->max_sequence_length < 3) return;
     options.gen_length = options.block_length = 1;
-    options.skip_layer_k = 0;
+    options.skip.layer_k = 0;
     tokens[1] = config->mask_token_id;
     logits = (float *)calloc((size_t)config->embedding_size * 3, sizeof *logits);
     if (logits && tsk_session_create(model, &options, &session, NULL) == TSK_OK && tsk_session_logits(session, tokens, 3, 0, 3, logits, NULL) != TSK_OK) abort();
@@ -42,7 +42,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     options.n_threads = 1;
     if (tsk_model_load("folder", &options, &model, &error) == TSK_OK) run_model(model);
     else if (!error.message[0] || strchr(error.message, '\n')) abort(); /* every refusal says why, in one line */
-    tsk_error_clear(&error);
     tsk_model_free(model);
     return 0;
 }

@@ -58,7 +58,7 @@ static void write_value(tsk_json_writer *writer, const tsk_json_value *value) {
 static int rewrite(const char *text, size_t size, tsk_text *out) {
     tsk_json *document;
     tsk_json_writer writer = {NULL, TSK_OK, 0};
-    tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error error;
     if (tsk_json_parse(text, size, "fuzz", NULL, &document, &error) != TSK_OK) {
         if (document || error.offset > size || !error.message[0]) abort();
         return 0;

@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tsk_file_callbacks callbacks = {input_open, input_read, input_map, input_close, NULL};
     tsk_host host = {NULL, NULL, 0};
-    tsk_error error = {0, TSK_OK, {0}, {0}, NULL};
+    tsk_error error;
     tsk_safetensors *file;
     input bytes;
     if (size == 0) return 0;
@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     host.files = &callbacks;
     if (tsk_safetensors_open("fuzz", &host, &file, &error) == TSK_OK) {
         check(file, bytes.size);
-        tsk_safetensors_close(file);
+        tsk_safetensors_free(file);
     } else if (file || !error.message[0]) abort();
     free(bytes.data);
     return 0;

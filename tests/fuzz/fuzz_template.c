@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&error, 0, sizeof error);
     if (tsk_chat_render(tokenizer, messages, n, &text, &error) == TSK_OK) {
         if (tsk_chat_encode(tokenizer, messages, n, 0, &tokens, &error) != TSK_OK) abort();
-        for (i = 0; i < tokens.count; i++) n_special += tokens.ids[i] >= 256;
+        for (i = 0; i < (size_t)tokens.count; i++) n_special += tokens.ids[i] >= 256;
         if (count_own(tokenizer->template_kind, n) != SIZE_MAX && n_special != count_own(tokenizer->template_kind, n)) abort();
         decoded = fuzz_decode(tokenizer, tokens.ids, tokens.count, 0);
         if (decoded.length != text.length || memcmp(decoded.data, text.data, text.length) != 0) abort();

@@ -74,10 +74,11 @@ static tsk_tokenizer *fuzz_load(fuzz_folder *folder) {
 }
 
 /* Decoding whole and by pieces must agree, and give UTF-8 in every piece. Returns the text; the caller frees it. */
-static tsk_text fuzz_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, size_t count, int skip) {
+static tsk_text fuzz_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip) {
     tsk_text whole, pieces;
     tsk_decoder decoder;
-    size_t i, seen = 0;
+    int32_t i;
+    size_t seen = 0;
     memset(&whole, 0, sizeof whole);
     memset(&pieces, 0, sizeof pieces);
     memset(&decoder, 0, sizeof decoder);
@@ -97,7 +98,8 @@ static tsk_text fuzz_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, 
 static tsk_tokens fuzz_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special) {
     tsk_tokens tokens;
     tsk_error error;
-    size_t i, invalid = tsk__unicode_invalid(text, size);
+    size_t invalid = tsk__unicode_invalid(text, size);
+    int32_t i;
     tsk_status status;
     memset(&tokens, 0, sizeof tokens);
     memset(&error, 0, sizeof error);

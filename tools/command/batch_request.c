@@ -4,18 +4,12 @@
 
 /* ---- The line --------------------------------------------------------------------------------------------------- */
 
-static int fail_with(tsk_error *error, const char *context) {
-    int status = cli_fail_with(error, context);
-    tsk_error_clear(error);
-    return status;
-}
-
 int batch_request_open(batch_request *request, const line_reader *input) {
     tsk_error error = {0};
     const tsk_json_value *root;
     memset(request, 0, sizeof *request);
     if (input->is_too_long) return cli_fail("longer than %zu bytes", input->line.length);
-    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK) return fail_with(&error, "not JSON");
+    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK) return cli_fail_with(&error, "not JSON");
     root = tsk_json_root(request->document);
     if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return cli_fail("a request is a JSON object");
     request->id = tsk_json_get(root, "id");
@@ -65,7 +59,7 @@ static int read_ids(const tsk_json_value *array, tsk_tokens *out) {
         int64_t value;
         int32_t id;
         if (!tsk_json_int64(element, &value) || value < 0 || value > INT32_MAX)
-            return cli_fail("\"prompt_ids\" must be an array of token ids; number %zu is none", out->count);
+            return cli_fail("\"prompt_ids\" must be an array of token ids; number %d is none", (int)out->count);
         id = (int32_t)value;
         if (tsk_tokens_append(out, &id, 1) != TSK_OK) return cli_fail("out of memory");
     }
@@ -79,7 +73,7 @@ static int encode_messages(const cli_engine *engine, const tsk_json_value *array
     if (status == CLI_OK && !messages.count) status = cli_fail("\"messages\" is empty");
     if (status == CLI_OK && !engine->tokenizer) status = cli_fail("the model has no tokenizer.json: give the prompt as \"prompt_ids\"");
     if (status == CLI_OK && tsk_chat_encode(engine->tokenizer, messages.items, messages.count, 0, out, &error) != TSK_OK)
-        status = fail_with(&error, "\"messages\"");
+        status = cli_fail_with(&error, "\"messages\"");
     messages_free(&messages);
     return status;
 }

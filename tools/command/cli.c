@@ -72,13 +72,9 @@ void cli_note(const char *format, ...) {
     va_end(arguments);
 }
 
-/* Lines of a compiler. */
-static void print_log(const char *log) {
-    tsk_text out = {0};
-    cli_append_visible(&out, log, strlen(log));
-    cli_append(&out, "\n");
-    fwrite(out.data, 1, out.length, stderr);
-    tsk_text_free(&out);
+void cli_log(void *user, const char *line) {
+    (void)user;
+    cli_note("%s", line);
 }
 
 int cli_fail_with(const tsk_error *error, const char *context) {
@@ -92,7 +88,6 @@ int cli_fail_with(const tsk_error *error, const char *context) {
     if (error->offset != TSK_NO_OFFSET && !strstr(message, "byte"))
         snprintf(line + n, sizeof line - n, " (at byte %llu)", (unsigned long long)error->offset);
     print_line(line);
-    if (error->log && !kept_messages && cli_stderr_is_terminal()) print_log(error->log);
     return CLI_FAILED;
 }
 
@@ -274,7 +269,6 @@ int cli_load_model(cli_engine *engine, const cli_settings *settings) {
     if (status != TSK_OK) {
         if (cli_interrupted()) cli_fail("interrupted while loading %s", settings->model_dir);
         else cli_fail_with(&error, NULL);
-        tsk_error_clear(&error);
         return CLI_FAILED;
     }
     engine->tokenizer = tsk_model_tokenizer(engine->model);
@@ -288,7 +282,6 @@ int cli_open_session(cli_engine *engine, const cli_settings *settings) {
     int status = CLI_OK;
     options.cancel = on_cancel;
     if (tsk_session_create(engine->model, &options, &engine->session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -319,7 +312,7 @@ int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, co
 }
 
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config) {
-    if (options->skip_layer_k != TSK_AUTO) return options->skip_layer_k;
+    if (options->skip.layer_k != TSK_AUTO) return options->skip.layer_k;
     if (options->cache != TSK_CACHE_DUAL) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }
@@ -349,16 +342,14 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
         result = tsk_chat_encode(engine->tokenizer, messages, count, 0, out, &error);
     }
     if (result != TSK_OK) status = cli_fail_with(&error, context);
-    tsk_error_clear(&error);
     return status;
 }
 
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out) {
     tsk_error error = {0};
     int status = CLI_OK;
-    if (tsk_tokenizer_decode(engine->tokenizer, result->tokens, (size_t)result->n_before_end, 1, out, &error) != TSK_OK)
+    if (tsk_tokenizer_decode(engine->tokenizer, result->tokens, result->n_before_end, 1, out, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 

@@ -103,6 +103,8 @@ int cli_usage_error(const char *format, ...) CLI_PRINTF(1, 2);
 int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
 /* The library's error, with its file and offset. `context`: where it came up ("data.jsonl, line 3"), or NULL. */
 int cli_fail_with(const tsk_error *error, const char *context);
+/* The library's remarks: notes. */
+void cli_log(void *user, const char *line);
 /* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
    part of the result. */
 void cli_keep_messages(tsk_text *out);

@@ -156,10 +156,8 @@ static int submit(batch_run *b, batch_request *request, entry *e) {
     tsk_error error = {0};
     int status = batch_request_read(request, &b->input, &b->engine, b->settings);
     e->shows_padding = result_shows_padding(&request->settings);
-    if (status == CLI_OK && request->prompt.count > INT32_MAX) status = cli_fail("%zu prompt tokens are too many", request->prompt.count);
-    if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, (int32_t)request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
+    if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     if (status == CLI_OK) b->n_flying++;
     return status;
 }
@@ -247,7 +245,6 @@ static int step(batch_run *b) {
     int status = CLI_OK;
     /* a failed pass is no request's fault: its requests are left for the next run, not written as failed */
     if (tsk_batch_step(b->batch, NULL, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -313,17 +310,16 @@ static int open_batch(batch_run *b) {
     tsk_error error = {0};
     int status = CLI_OK;
     options.max_requests = b->settings->max_batch;
-    options.cache_tokens = b->settings->cache_tokens;
+    if (b->settings->cache_tokens) options.cache_tokens = b->settings->cache_tokens;
     options.on_done = on_done;
     options.log = tell;
     options.user = b;
     if (tsk_batch_create(b->engine.model, &options, &b->batch, &error) != TSK_OK) status = cli_fail_with(&error, "--max-batch and --cache-tokens");
-    tsk_error_clear(&error);
     return status;
 }
 
 static void free_run(batch_run *b) {
-    tsk_batch_destroy(b->batch);
+    tsk_batch_free(b->batch);
     while (b->first) {
         entry *next = b->first->next;
         free_entry(b, b->first);

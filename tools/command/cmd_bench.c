@@ -67,8 +67,7 @@ static int load_folder(bench *b) {
     int status = CLI_OK;
     if (tsk_folder_open(b->settings->model_dir, NULL, &folder, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     else b->weights_size = tsk_folder_weights_size(folder);
-    tsk_folder_close(folder);
-    tsk_error_clear(&error);
+    tsk_folder_free(folder);
     if (status != CLI_OK) return status;
     status = cli_load_model(&engine, b->settings);
     b->model = engine.model;
@@ -82,7 +81,6 @@ static int make_random(bench *b) {
     if (status != CLI_OK) return status;
     cli_note("making random weights");
     if (tsk_model_random(&config, 0, &b->settings->model, &b->model, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -195,18 +193,16 @@ static tsk_generate_options step_options(bench *b, const run *r) {
     options.block_length = b->settings->bench_block;
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.eos_stop = 0;
-    options.skip_layer_k = 0;
+    options.skip.layer_k = 0;
     if (r->active >= 0) {
-        options.skip_layer_k = r->layer_k;
-        options.skip_masked = 1;
-        options.skip_warm_start = 1; /* else the first block step of a block would run everything */
-        options.skip_force_active = r->active;
+        options.skip.layer_k = r->layer_k;
+        options.skip.masked = 1;
+        options.skip.warm_start = 1; /* else the first block step of a block would run everything */
     }
     if (r->refresh_active >= 0) { /* everything is committed at once, so that every pass is a refresh */
         options.steps = b->settings->bench_gen / b->settings->bench_block;
-        options.skip_layer_k = r->layer_k;
-        options.skip_refresh = 1;
-        options.skip_force_refresh = r->refresh_active;
+        options.skip.layer_k = r->layer_k;
+        options.skip.refresh = 1;
     }
     options.on_step = on_step;
     options.user = b;
@@ -233,16 +229,18 @@ static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
     tsk_batch_options options = tsk_batch_options_default();
     memset(e, 0, sizeof *e);
     e->options = step_options(b, r);
-    if (b->settings->batch == 1) return tsk_session_create(b->model, &e->options, &e->session, error) == TSK_OK;
+    if (b->settings->batch == 1)
+        return tsk_session_create(b->model, &e->options, &e->session, error) == TSK_OK &&
+               tsk_session_force(e->session, r->active, r->refresh_active, error) == TSK_OK;
     options.on_done = on_done;
     options.user = b;
     options.max_requests = b->settings->batch;
     options.max_rows = options.cache_tokens = b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
-    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK;
+    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK && tsk_batch_force(e->batch, r->active, r->refresh_active, error) == TSK_OK;
 }
 
 static int start(engine *e, const bench *b, tsk_error *error) {
-    int32_t i, n = (int32_t)b->prompt.count;
+    int32_t i, n = b->prompt.count;
     if (e->session) return tsk_session_start(e->session, b->prompt.ids, n, NULL, error) == TSK_OK;
     for (i = 0; i < b->settings->batch; i++)
         if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK) return 0;
@@ -270,7 +268,7 @@ static int stop(engine *e, const bench *b, tsk_error *error) {
 
 static void close_engine(engine *e) {
     tsk_session_free(e->session);
-    tsk_batch_destroy(e->batch);
+    tsk_batch_free(e->batch);
 }
 
 /* One block of fresh generations. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
@@ -320,7 +318,6 @@ static int measure(bench *b, run *r) {
     set_floors(b, r, steps.count ? head_rows / (double)steps.count : 0);
     if (!good) cli_fail_with(&error, NULL);
     else if (cli_interrupted()) good = cli_fail("interrupted: the measurements are incomplete, not printed") == CLI_OK;
-    tsk_error_clear(&error);
     close_engine(&e);
     free(steps.values);
     free(refreshes.values);
@@ -332,7 +329,7 @@ static int measure_all(bench *b, run *runs, size_t n) {
     int status = CLI_OK;
     for (i = 0; i < n && status == CLI_OK; i++) {
         char tail[64];
-        int32_t k = b->settings->generate.skip_layer_k;
+        int32_t k = b->settings->generate.skip.layer_k;
         size_t n_steps = n - b->settings->refresh_active.count;
         runs[i].active = b->settings->active.count && i < n_steps ? b->settings->active.ids[i] : -1;
         runs[i].refresh_active = i < n_steps ? -1 : b->settings->refresh_active.ids[i - n_steps];
@@ -448,7 +445,7 @@ static int print_table(const bench *b, const run *runs, size_t n) {
 /* ---- The command ------------------------------------------------------------------------------------------------ */
 
 static int check(const cli_settings *s) {
-    size_t i;
+    int32_t i;
     if (s->bench_prompt > INT_MAX / 4 || s->bench_gen > INT_MAX / 4)
         return cli_usage_error("--prompt %d and --gen %d are beyond any model", (int)s->bench_prompt,
                                (int)s->bench_gen);
@@ -479,7 +476,6 @@ static int prepare(bench *b) {
     make_prompt(b);
     cli_note("measuring the ceilings of %s", device);
     if (tsk_model_ceilings(b->model, &b->ceilings, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 

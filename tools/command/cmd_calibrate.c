@@ -68,7 +68,7 @@ static void keep_means(calibration *c, const tsk_step *step) {
     int32_t i, l;
     for (i = 0; i < step->n_positions && step->cosines; i++) {
         double sum = 0;
-        if (c->seen.ids[i] >= 0 && !c->settings->generate.skip_masked) continue;
+        if (c->seen.ids[i] >= 0 && !c->settings->generate.skip.masked) continue;
         if (c->n_means == c->capacity) {
             c->capacity = c->capacity ? 2 * c->capacity : 1024;
             c->means = (float *)cli_reallocate(c->means, c->capacity * (size_t)c->n_states, sizeof *c->means);
@@ -108,7 +108,7 @@ static void count_flips(const calibration *c, measured *m) {
 static tsk_status take_step(calibration *c, tsk_session *session, measured *m, int *finished, tsk_error *error) {
     const tsk_generate_options *options = &c->settings->generate;
     int is_refresh = c->masks_left == 0 && cli_block_refreshes(options, c->n_started++);
-    int is_shadowed = !c->keeps_means && (!is_refresh || options->skip_refresh), unused;
+    int is_shadowed = !c->keeps_means && (!is_refresh || options->skip.refresh), unused;
     tsk_status status = TSK_OK;
     if (is_shadowed) status = tsk_session_copy(c->full, session, error);
     if (status == TSK_OK && is_shadowed) status = tsk_session_step(c->full, &unused, error);
@@ -123,7 +123,7 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     tsk_result result;
     char where[512];
     int finished = 0, status = CLI_OK;
-    tsk_status worked = tsk_session_start(session, ids->ids, (int32_t)ids->count, NULL, &error);
+    tsk_status worked = tsk_session_start(session, ids->ids, ids->count, NULL, &error);
     tsk_session_result(session, &result);
     c->masks_left = c->n_started = 0;
     while (worked == TSK_OK && !finished && !cli_interrupted()) {
@@ -134,7 +134,6 @@ static int run_prompt(calibration *c, tsk_session *session, size_t prompt, measu
     if (worked != TSK_OK) status = cli_fail_with(&error, where);
     else if (cli_interrupted())
         status = cli_fail("interrupted at setting %zu: the search is incomplete, nothing is printed", c->n_tried + 1);
-    tsk_error_clear(&error);
     if (status != CLI_OK) return status;
     tsk_session_result(session, &result);
     m->computed += result.token_layers_computed + result.refresh_token_layers_computed;
@@ -148,16 +147,15 @@ static int open_session(calibration *c, const setting *s, tsk_session **out) {
     tsk_generate_options options = c->settings->generate;
     tsk_error error = {0};
     int status = CLI_OK;
-    options.skip_layer_k = s->layer_k;
-    options.skip_threshold = s->threshold;
-    options.skip_outlier = s->outlier;
-    options.skip_reference = s->reference;
-    options.skip_max_age = s->max_age;
-    options.skip_refresh = options.skip_refresh && s->layer_k > 0;
+    options.skip.layer_k = s->layer_k;
+    options.skip.threshold = s->threshold;
+    options.skip.outlier = s->outlier;
+    options.skip.reference = s->reference;
+    options.skip.max_age = s->max_age;
+    options.skip.refresh = options.skip.refresh && s->layer_k > 0;
     options.on_step = on_step;
     options.user = c;
     if (tsk_session_create(c->engine->model, &options, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -260,10 +258,10 @@ static setting first_setting(const calibration *c) {
     const tsk_generate_options *o = &c->settings->generate;
     setting s;
     s.layer_k = cli_layer_k(o, c->config);
-    s.threshold = o->skip_threshold;
-    s.outlier = cli_given(c->settings, "skip-outlier") ? o->skip_outlier : -1;
-    s.reference = o->skip_reference;
-    s.max_age = o->skip_max_age;
+    s.threshold = o->skip.threshold;
+    s.outlier = cli_given(c->settings, "skip-outlier") ? o->skip.outlier : -1;
+    s.reference = o->skip.reference;
+    s.max_age = o->skip.max_age;
     return s;
 }
 
@@ -408,9 +406,9 @@ static int print_plain(const calibration *c) {
 /* ---- Command ---------------------------------------------------------------------------------------------------- */
 
 static int check(const cli_settings *settings) {
-    if (cli_given(settings, "skip-layer-k") && settings->generate.skip_layer_k < 2)
+    if (cli_given(settings, "skip-layer-k") && settings->generate.skip.layer_k < 2)
         return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared",
-                               (int)settings->generate.skip_layer_k);
+                               (int)settings->generate.skip.layer_k);
     if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }
@@ -434,12 +432,11 @@ static int calibrate(calibration *c) {
     tsk_error error = {0};
     int status;
     c->config = tsk_model_get_config(c->engine->model);
-    full.skip_layer_k = full.skip_refresh = 0;
+    full.skip.layer_k = full.skip.refresh = 0;
     full.on_step = on_full_step;
     full.user = c;
     status = encode_prompts(c);
     if (status == CLI_OK && tsk_session_create(c->engine->model, &full, &c->full, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     if (status == CLI_OK) status = search(c);
     cli_progress_clear();
     return status;

@@ -73,7 +73,6 @@ static int encode(const chat *c, size_t first, tsk_tokens *out) {
     }
     out->count = 0;
     if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     free(messages);
     return status;
 }
@@ -85,9 +84,9 @@ static int encode_within_context(chat *c, tsk_tokens *prompt) {
     size_t oldest = system_turns(c), first = oldest;
     for (;; first += 2) {
         if (encode(c, first, prompt) != CLI_OK) return CLI_FAILED;
-        if (room > 0 && prompt->count <= (size_t)room) break;
+        if (room > 0 && prompt->count <= room) break;
         if (first + 1 >= c->count)
-            return cli_fail("the message makes %zu tokens, and %d fit beside an answer of %d in the model's context of %d", prompt->count,
+            return cli_fail("the message makes %d tokens, and %d fit beside an answer of %d in the model's context of %d", (int)prompt->count,
                             (int)(room > 0 ? room : 0), (int)c->settings->generate.gen_length, (int)limit);
     }
     if (first > oldest)
@@ -164,7 +163,7 @@ static void answer(chat *c, const char *line, size_t length) {
     c->ended = 0;
     status = encode_within_context(c, &prompt);
     if (status == CLI_OK) {
-        if (tsk_generate(c->engine.session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
+        if (tsk_generate(c->engine.session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
         visual_end(&c->view);
         if (status == CLI_OK) finish_answer(c, &result);
         else cli_fail_with(&error, NULL);
@@ -174,7 +173,6 @@ static void answer(chat *c, const char *line, size_t length) {
         remove_turns(c, c->count - 1, 1);
         c->failed = 1;
     }
-    tsk_error_clear(&error);
     tsk_tokens_free(&prompt);
 }
 

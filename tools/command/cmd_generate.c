@@ -63,12 +63,11 @@ static int generate(cli_engine *engine, cli_settings *settings, const tsk_tokens
     settings->generate.user = &view;
     status = cli_open_session(engine, settings);
     if (status != CLI_OK) return status;
-    if (tsk_generate(engine->session, prompt->ids, (int32_t)prompt->count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
+    if (tsk_generate(engine->session, prompt->ids, prompt->count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
     visual_end(&view);
     if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED) return fail_interrupted(&result);
     if (status == CLI_OK) return print_result(engine, settings, &result);
     cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 

@@ -67,12 +67,17 @@ static int32_t config_field(const tsk_model_config *config, int i) {
 static tsk_status estimate(const tsk_folder *folder, tsk_dtype activations, tsk_memory *out, tsk_error *error) {
     const tsk_model_config *config = tsk_folder_config(folder);
     tsk_generate_options options = tsk_generate_options_default();
+    tsk_memory_query query = tsk_memory_query_default();
     int32_t canvas = config->max_sequence_length;
     if (canvas <= options.gen_length) { /* a tiny model: one block, half of its context */
         options.gen_length = canvas > 1 ? canvas / 2 : 1;
         options.block_length = options.gen_length;
     }
-    return tsk_memory_estimate(config, tsk_folder_weights_size(folder), activations, canvas, &options, out, error);
+    query.config = config;
+    query.weights_size = (int64_t)tsk_folder_weights_size(folder);
+    query.dtype = activations;
+    query.generate = &options;
+    return tsk_memory_estimate(&query, out, error);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
@@ -149,7 +154,6 @@ static int write_memory(tsk_json_writer *json, const tsk_folder *folder) {
         tsk_error error = {0};
         if (estimate(folder, kinds[i].dtype, &memory, &error) != TSK_OK) {
             cli_fail_with(&error, NULL);
-            tsk_error_clear(&error);
             return CLI_FAILED;
         }
         if (i == 0) cli_json_uint(json, "weights", memory.weights);
@@ -239,7 +243,6 @@ static int print_memory(tsk_text *out, const tsk_folder *folder) {
     char a[32], b[32], c[32];
     if (estimate(folder, TSK_DTYPE_F32, &cpu, &error) != TSK_OK || estimate(folder, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
         cli_fail_with(&error, NULL);
-        tsk_error_clear(&error);
         return CLI_FAILED;
     }
     cli_append(out, "\nmemory\n  %-20s %s (mapped, not copied, on the CPU)\n", "weights", cli_size_string(cpu.weights, a, sizeof a));
@@ -290,8 +293,7 @@ int cmd_inspect(cli_settings *settings) {
     l.folder = folder;
     if (opened != TSK_OK) status = cli_fail_with(&error, NULL);
     else status = settings->json ? print_json(&l, settings->path) : print_table(&l);
-    tsk_error_clear(&error);
-    tsk_safetensors_close(file);
-    tsk_folder_close(folder);
+    tsk_safetensors_free(file);
+    tsk_folder_free(folder);
     return status;
 }

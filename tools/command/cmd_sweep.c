@@ -62,18 +62,18 @@ static void plan(sweep *s) {
 static int run_round(sweep *s, cli_engine *engine, const question_list *questions, int round) {
     cli_settings settings = *s->settings;
     int i, status;
-    settings.generate.skip_layer_k = settings.generate.skip_refresh = 0;
+    settings.generate.skip.layer_k = settings.generate.skip.refresh = 0;
     status = evaluate_run(&s->baseline, engine, &settings, questions, "plain dual cache");
     settings = *s->settings;
     /* so that the threshold alone decides */
-    if (!cli_given(s->settings, "skip-outlier")) settings.generate.skip_outlier = -1;
+    if (!cli_given(s->settings, "skip-outlier")) settings.generate.skip.outlier = -1;
     for (i = 0; i < N_RUNS && status == CLI_OK; i++) {
         run *r = &s->runs[i];
         char label[64];
-        settings.generate.skip_policy = r->policy;
-        settings.generate.skip_masked = r->skip_masked;
-        settings.generate.skip_reference = r->reference;
-        settings.generate.skip_threshold = r->threshold;
+        settings.generate.skip.policy = r->policy;
+        settings.generate.skip.masked = r->skip_masked;
+        settings.generate.skip.reference = r->reference;
+        settings.generate.skip.threshold = r->threshold;
         snprintf(label, sizeof label, "%d of %d", round * N_RUNS + i + 1, (int)N_RUNS * (int)s->settings->rounds);
         status = evaluate_run(r, engine, &settings, questions, label);
     }

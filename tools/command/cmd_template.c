@@ -15,7 +15,6 @@ static int render(const tsk_tokenizer *tokenizer, const char *name, const tsk_js
         if (isatty(STDOUT_FILENO)) cli_append(&out, "\n"); /* elsewhere the template's own bytes, no more */
         status = cli_write(out.data, out.length);
     }
-    tsk_error_clear(&error);
     tsk_text_free(&out);
     messages_free(&messages);
     return status;
@@ -33,7 +32,6 @@ int cmd_template(cli_settings *settings) {
     if (status == CLI_OK && tsk_json_parse(text.data ? text.data : "", text.length, name, NULL, &document, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) status = render(tokenizer, name, tsk_json_root(document));
-    tsk_error_clear(&error);
     tsk_json_free(document);
     tsk_text_free(&text);
     tsk_tokenizer_free(tokenizer);

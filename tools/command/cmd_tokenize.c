@@ -10,7 +10,6 @@ static int fail_at(tsk_error *error, int line) {
     char where[64];
     error->file[0] = 0; /* the place says it */
     cli_fail_with(error, place(line, where, sizeof where));
-    tsk_error_clear(error);
     return CLI_FAILED;
 }
 
@@ -31,7 +30,7 @@ static int decode(const tsk_tokenizer *tokenizer, const tsk_tokens *ids, int lin
 
 static int encode_text(const tsk_tokenizer *tokenizer, const tsk_text *in, tsk_text *out) {
     tsk_tokens ids = {0};
-    size_t i;
+    int32_t i;
     int status = encode(tokenizer, in->data ? in->data : "", in->length, 0, &ids);
     if (status == CLI_OK) {
         for (i = 0; i < ids.count; i++) cli_append(out, i ? " %d" : "%d", (int)ids.ids[i]);
@@ -55,7 +54,8 @@ static int decode_text(const tsk_tokenizer *tokenizer, const tsk_text *in, tsk_t
 /* ---- JSON lines ------------------------------------------------------------------------------------------------- */
 
 static int encode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *value, int line, tsk_tokens *ids, tsk_json_writer *json) {
-    size_t size, i;
+    size_t size;
+    int32_t i;
     const char *text = tsk_json_string(value, &size);
     if (!text) return cli_fail("standard input, line %d: a JSON string was expected", line);
     if (encode(tokenizer, text, size, line, ids) != CLI_OK) return CLI_FAILED;
@@ -118,7 +118,6 @@ int cmd_tokenize(cli_settings *settings) {
     int status = CLI_OK;
     if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK) {
         status = cli_fail_with(&error, NULL);
-        tsk_error_clear(&error);
         return status;
     }
     status = cli_read_stdin(&in);

@@ -5,7 +5,7 @@
 
 /* Everything that can be known to be wrong before a model is loaded. */
 static int check(const cli_settings *settings, trace_dump *dump) {
-    if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip_layer_k == 0))
+    if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip.layer_k == 0))
         return cli_usage_error("--shadow needs TokenSkip: --cache dual and a --skip-layer-k above 0");
     if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0) return cli_usage_error("--html and --dump name one file");
     if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
@@ -19,7 +19,6 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
     int status = CLI_OK;
     if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
     tsk_session_free(session);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -29,7 +28,7 @@ static int is_shadowed(const trace *t) { return t->layer_k && (t->settings->shad
 static int run(trace *t, trace_dump *dump) {
     tsk_generate_options baseline = t->settings->generate;
     int status = CLI_OK;
-    baseline.skip_layer_k = baseline.skip_refresh = 0;
+    baseline.skip.layer_k = baseline.skip.refresh = 0;
     if (t->layer_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
     if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
     dump->prefix = "skip.";

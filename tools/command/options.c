@@ -82,16 +82,16 @@ static const cli_option table[] = {
     {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "",
      "tokens to gen-length, beyond the end of the text"},
 
-    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip_layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
-    {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_threshold), "X", "stable: mean cosine above this (0.95) ..."},
-    {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip_outlier), "X", "... and no layer's below this (0.7)"},
-    {"skip-masked", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_masked), "", "masked tokens may be stable too"},
+    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip.layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+    {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.threshold), "X", "stable: mean cosine above this (0.95) ..."},
+    {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.outlier), "X", "... and no layer's below this (0.7)"},
+    {"skip-masked", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.masked), "", "masked tokens may be stable too"},
     {"skip-policy", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
     {"skip-reference", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
-    {"skip-max-age", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip_max_age), "N", "a token runs after N skipped steps (0: never)"},
-    {"skip-full-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip_full_every), "N", "every N-th block step runs everything (0: none)"},
-    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_warm_start), "", "compare the first block step with the refresh"},
-    {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip_refresh), "", "TokenSkip in block-start forwards too"},
+    {"skip-max-age", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.max_age), "N", "a token runs after N skipped steps (0: never)"},
+    {"skip-full-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.full_every), "N", "every N-th block step runs everything (0: none)"},
+    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.warm_start), "", "compare the first block step with the refresh"},
+    {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.refresh), "", "TokenSkip in block-start forwards too"},
     {"refresh-rows", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_rows), "R", "further rows that every block step computes, the\nstalest of the canvas first (0)"},
     {"refresh-every", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.refresh_every), "N", "only every N-th block starts with a pass over the\nwhole canvas (1)"},
     {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
@@ -518,10 +518,10 @@ static int check_skip(const cli_settings *settings) {
     const char *from = is_given_at_all(settings, "skip-refresh") ? "skip-refresh" : "skip-preset";
     char a[SHOWN], b[SHOWN], c[SHOWN];
     shown(settings, "cache", b);
-    if (!is_dual && o->skip_layer_k > 0)
+    if (!is_dual && o->skip.layer_k > 0)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
-                               (int)o->skip_layer_k, b);
-    if (o->skip_refresh && (!is_dual || o->skip_layer_k == 0))
+                               (int)o->skip.layer_k, b);
+    if (o->skip.refresh && (!is_dual || o->skip.layer_k == 0))
         return cli_usage_error("%s needs TokenSkip: %s dual and a %s above 0", shown(settings, from, a), b,
                                shown(settings, "skip-layer-k", c));
     if (!is_dual && o->refresh_rows > 0)
@@ -545,8 +545,9 @@ static int check_generation(cli_settings *settings) {
 static void copy_choices(cli_settings *settings) {
     settings->generate.cache = (tsk_cache)settings->cache;
     settings->generate.remasking = (tsk_remasking)settings->remasking;
-    settings->generate.skip_policy = (tsk_skip_policy)settings->skip_policy;
-    settings->generate.skip_reference = (tsk_skip_reference)settings->skip_reference;
+    if (!settings->model.n_threads) settings->model.n_threads = TSK_AUTO;
+    settings->generate.skip.policy = (tsk_skip_policy)settings->skip_policy;
+    settings->generate.skip.reference = (tsk_skip_reference)settings->skip_reference;
 }
 
 /* `batch --merge` is a command of its own, but for its name. */
@@ -592,6 +593,7 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     int i, only_paths = 0, status = CLI_CONTINUE;
     memset(settings, 0, sizeof *settings);
     settings->model = tsk_model_options_default();
+    settings->model.log = cli_log;
     settings->generate = tsk_generate_options_default();
     settings->bench_prompt = settings->bench_gen = 128;
     settings->bench_block = 32;

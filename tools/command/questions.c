@@ -14,7 +14,6 @@ static int read_question(question *q, const char *path, size_t number, const cha
     snprintf(where, sizeof where, "%s, line %zu", path, number);
     if (tsk_json_parse(line, length, NULL, NULL, &q->document, &error) != TSK_OK) {
         cli_fail_with(&error, where);
-        tsk_error_clear(&error);
         return CLI_FAILED;
     }
     root = tsk_json_root(q->document);
@@ -109,7 +108,7 @@ static int on_step(void *user, const tsk_step *step) {
 static uint64_t refresh_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
     const tsk_model_config *config = tsk_model_get_config(engine->model);
     uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)cli_layer_k(options, config), rows;
-    if (!options->skip_refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
+    if (!options->skip.refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
     rows = r->refresh_token_layers_total / layers;
     return lower < layers ? (r->refresh_token_layers_computed - rows * lower) / (layers - lower) : rows;
 }
@@ -133,7 +132,7 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
     snprintf(where, sizeof where, "%s, line %zu", settings->data, q->line);
     status = cli_encode_prompt(engine, settings, q->prompt, q->prompt_length, where, &prompt);
     cpu_start = cli_cpu_ms();
-    if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, (int32_t)prompt.count, NULL, &result, &error) != TSK_OK)
+    if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
     e->cpu_ms += cli_cpu_ms() - cpu_start;
     if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED)
@@ -156,7 +155,6 @@ static int ask(evaluation *e, const cli_engine *engine, const cli_settings *sett
         e->computed += result.token_layers_computed;
         e->total += result.token_layers_total;
     }
-    tsk_error_clear(&error);
     tsk_text_free(&text);
     tsk_tokens_free(&prompt);
     return status;

@@ -20,7 +20,7 @@ int32_t trace_differing_tokens(const trace *t, int32_t *compared) {
     int32_t i, mask = t->config->mask_token_id, n = 0;
     *compared = 0;
     for (i = 0; i < t->skip.canvas_length && i < t->baseline.canvas_length; i++) {
-        int is_prompt = (size_t)i < t->prompt->count && t->prompt->ids[i] != mask;
+        int is_prompt = i < t->prompt->count && t->prompt->ids[i] != mask;
         if (is_prompt || t->skip.canvas[i] == mask || t->baseline.canvas[i] == mask) continue;
         (*compared)++;
         n += t->skip.canvas[i] != t->baseline.canvas[i];
@@ -36,7 +36,7 @@ static void append_difference(const trace *t, tsk_text *out) {
 
 void trace_conclusion(const trace *t, tsk_text *out) {
     const step_log *first = trace_first_stable_masked(&t->skip);
-    int is_exit = t->settings->generate.skip_policy == TSK_SKIP_EXIT;
+    int is_exit = t->settings->generate.skip.policy == TSK_SKIP_EXIT;
     size_t i, steps = 0;
     if (!t->layer_k) {
         cli_append(out, "TokenSkip is off: nothing was skipped.");

@@ -59,17 +59,15 @@ void dump_record(trace_dump *dump, const tsk_trace_record *record) {
 }
 
 int dump_finish(trace_dump *dump, const cli_settings *settings) {
-    tsk_safetensors_writer *writer = dump->writer;
-    if (!writer) return CLI_OK;
+    if (!dump->writer) return CLI_OK;
     if (!dump->n_tensors) return fail(dump, cli_fail("nothing to dump to '%s': no value has a name and pass that --dump-only and --passes allow", settings->dump));
-    dump->writer = NULL;
-    if (tsk_safetensors_writer_finish(writer, &dump->error) != TSK_OK) return fail(dump, cli_fail_with(&dump->error, NULL));
+    if (tsk_safetensors_writer_finish(dump->writer, &dump->error) != TSK_OK) return fail(dump, cli_fail_with(&dump->error, NULL));
+    dump_abandon(dump);
     cli_note("%s: %zu tensors", settings->dump, dump->n_tensors);
     return CLI_OK;
 }
 
 void dump_abandon(trace_dump *dump) {
-    tsk_safetensors_writer_abandon(dump->writer);
+    tsk_safetensors_writer_free(dump->writer);
     dump->writer = NULL;
-    tsk_error_clear(&dump->error);
 }

@@ -49,8 +49,8 @@ static void write_token(const trace *t, tsk_json_writer *json, int32_t id) {
 /* {"id": "text"} of every id that the page may show. */
 static void write_texts(const trace *t, tsk_json_writer *json) {
     tsk_tokens ids = {0};
-    size_t i;
-    add_ids(&ids, t->prompt->ids, t->prompt->count);
+    int32_t i;
+    add_ids(&ids, t->prompt->ids, (size_t)t->prompt->count);
     add_generation(&ids, &t->baseline);
     add_generation(&ids, &t->skip);
     tsk_json_begin_object(json);

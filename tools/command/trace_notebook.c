@@ -37,11 +37,7 @@ static void on_variant(void *user, const tsk_trace_record *record) {
 
 /* ---- One pass --------------------------------------------------------------------------------------------------- */
 
-static int fail(tsk_error *error) {
-    int status = cli_fail_with(error, NULL);
-    tsk_error_clear(error);
-    return status;
-}
+static int fail(const tsk_error *error) { return cli_fail_with(error, NULL); }
 
 /* `pattern`: which records; NULL: all. */
 static int probe(tsk_session *session, const int32_t *canvas, int refresh, const char *pattern,
@@ -86,7 +82,7 @@ static int copy_session(tsk_session **out, tsk_model *model, const tsk_generate_
 static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t *predictions, int32_t mask_id, int keep_masks, int32_t *canvas) {
     int32_t i;
     for (i = 0; i < notes->canvas_length; i++) {
-        canvas[i] = (size_t)i < prompt->count ? prompt->ids[i] : mask_id;
+        canvas[i] = i < prompt->count ? prompt->ids[i] : mask_id;
         if (canvas[i] != mask_id || keep_masks) continue;
         canvas[i] = predictions[i];
         notes->n_filled++;
@@ -97,24 +93,24 @@ static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t
 static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t mask_id, int32_t *canvas) {
     const trace_value *logits = trace_values_find(&notes->base0, "logits", "");
     size_t n_block = (size_t)notes->n_positions;
-    int32_t *ids = (int32_t *)cli_allocate(n_block, sizeof *ids), *at = (int32_t *)cli_allocate(n_block, sizeof *at);
-    float *confidences = (float *)cli_allocate(n_block, sizeof *confidences);
+    tsk_candidate *candidates = (tsk_candidate *)cli_allocate(n_block, sizeof *candidates);
+    tsk_transfer_rule rule = {o->transfer, o->threshold, o->factor, 0};
     uint8_t *commit = (uint8_t *)cli_allocate(n_block, sizeof *commit);
     int32_t i, n = 0, blocks = o->gen_length / o->block_length, steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;
     for (i = 0; logits && i < notes->n_positions; i++) {
         int32_t vocabulary = (int32_t)logits->shape[1];
         double probability;
         if (canvas[notes->positions[i]] != mask_id) continue;
-        ids[n] = trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
-        confidences[n] = (float)probability;
-        at[n++] = notes->positions[i];
+        candidates[n].id = trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
+        candidates[n].confidence = (float)probability;
+        candidates[n].entropy = -1;
+        candidates[n++].position = notes->positions[i];
     }
-    tsk_select(o->transfer, o->threshold, o->factor, n / steps + (n % steps > 0), n, confidences, commit);
+    rule.quota = n / steps + (n % steps > 0);
+    tsk_select(&rule, n, candidates, commit);
     for (i = 0; i < n; i++)
-        if (commit[i]) canvas[at[i]] = ids[i];
-    free(ids);
-    free(at);
-    free(confidences);
+        if (commit[i]) canvas[candidates[i].position] = candidates[i].id;
+    free(candidates);
     free(commit);
 }
 
@@ -130,7 +126,7 @@ static int run_initial(notebook *notes, const cli_engine *engine, const tsk_gene
     first.predictions = predictions;
     first.mask_id = config->mask_token_id;
     if (tsk_session_create(engine->model, options, base, &error) != TSK_OK ||
-        tsk_session_start(*base, prompt->ids, (int32_t)prompt->count, NULL, &error) != TSK_OK)
+        tsk_session_start(*base, prompt->ids, prompt->count, NULL, &error) != TSK_OK)
         return fail(&error);
     status = probe(*base, NULL, 1, "logits", on_initial, &first, &out);
     if (status != CLI_OK) return status;
@@ -166,7 +162,7 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
     tsk_session *skip = NULL, *exact = NULL;
     tsk_probe out;
     int status = copy_session(&skip, model, options, base);
-    exact_options.skip_threshold = 1.0f;
+    exact_options.skip.threshold = 1.0f;
     if (status == CLI_OK) status = probe_base(base, canvas, &notes->base0, &out);
     if (status == CLI_OK)
         status = probe_variant(skip, canvas, &notes->step0, &notes->base0, NULL, notes->n_positions, mask_id, &out);
@@ -197,9 +193,9 @@ int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *
     tsk_session *base = NULL;
     int32_t *predictions, *canvas;
     int status;
-    base_options.skip_layer_k = 0;
-    base_options.skip_refresh = 0;
-    notes->canvas_length = (int32_t)prompt->count + base_options.gen_length;
+    base_options.skip.layer_k = 0;
+    base_options.skip.refresh = 0;
+    notes->canvas_length = prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);
     status = run_initial(notes, engine, &base_options, &base, prompt, predictions);

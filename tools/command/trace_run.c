@@ -58,11 +58,7 @@ static void on_record(void *user, const tsk_trace_record *record) {
     if (r->shadow) shadow_record(r->shadow, record);
 }
 
-static int fail(tsk_error *error) {
-    int status = cli_fail_with(error, NULL);
-    tsk_error_clear(error);
-    return status;
-}
+static int fail(const tsk_error *error) { return cli_fail_with(error, NULL); }
 
 static int watch(tsk_session *session, runner *r, int all_passes) {
     tsk_trace_options options = tsk_trace_options_default();
@@ -145,7 +141,7 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
     mine.on_step = on_step;
     mine.user = &r;
     if (tsk_session_create(engine->model, &mine, &session, &error) != TSK_OK ||
-        tsk_session_start(session, prompt->ids, (int32_t)prompt->count, NULL, &error) != TSK_OK)
+        tsk_session_start(session, prompt->ids, prompt->count, NULL, &error) != TSK_OK)
         status = fail(&error);
     if (status == CLI_OK && shadowed) status = shadow_begin(&r.shadow, engine, &mine, session);
     if (status == CLI_OK && (r.dump || shadowed)) status = watch(session, &r, shadowed);

@@ -88,14 +88,13 @@ int shadow_begin(shadow **out, const cli_engine *engine, const tsk_generate_opti
     s->options = *options;
     s->layer_k = cli_layer_k(options, s->config);
     s->main = main;
-    full.skip_layer_k = full.skip_refresh = 0;
+    full.skip.layer_k = full.skip.refresh = 0;
     full.on_step = NULL;
     watch.values = 1;
     watch.on_record = on_full_record;
     watch.user = s;
     if (tsk_session_create(engine->model, &full, &s->full, &error) != TSK_OK || tsk_session_trace(s->full, &watch, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     tsk_session_result(main, &result);
     s->length = result.n_prompt + result.n_tokens;
     s->canvas = (int32_t *)cli_allocate((size_t)s->length, sizeof *s->canvas);
@@ -155,13 +154,12 @@ int shadow_before(shadow *s, int starts_block, int is_refresh) {
         s->carried = (float *)cli_reallocate(s->carried, s->carried_capacity, sizeof *s->carried);
     }
     s->is_refresh = is_refresh;
-    s->is_running = !is_refresh || s->options.skip_refresh;
+    s->is_running = !is_refresh || s->options.skip.refresh;
     if (!s->is_running) return CLI_OK; /* it skips nobody */
     new_step(s);
     trace_values_clear(&s->values);
     if (tsk_session_copy(s->full, s->main, &error) != TSK_OK || tsk_session_probe(s->full, NULL, is_refresh, &probe, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
-    tsk_error_clear(&error);
     return status;
 }
 
@@ -259,7 +257,7 @@ static void compare_skipped(shadow *s, int32_t position) {
         char name[48];
         uint64_t width;
         const float *full;
-        int32_t from = s->options.skip_policy == TSK_SKIP_EXIT ? s->layer_k - 1 : layer;
+        int32_t from = s->options.skip.policy == TSK_SKIP_EXIT ? s->layer_k - 1 : layer;
         snprintf(name, sizeof name, "block_%d", (int)layer);
         full = full_row(trace_values_find(&s->values, name, ""), position, &width);
         if (full) add_difference(&s->step->layers[layer].stable, full, carried_row(s, from, s->slots[position]), width);

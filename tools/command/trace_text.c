@@ -48,19 +48,19 @@ static int key_layers(const trace *t, int32_t layers[5]) {
 
 /* ---- Sections of the two-step comparison ------------------------------------------------------------------------ */
 
-static const char *policy_name(const tsk_generate_options *o) { return o->skip_policy == TSK_SKIP_EXIT ? "exit" : "reuse"; }
+static const char *policy_name(const tsk_generate_options *o) { return o->skip.policy == TSK_SKIP_EXIT ? "exit" : "reuse"; }
 
 static void append_settings(const trace *t, tsk_text *out) {
     const tsk_generate_options *o = &t->settings->generate;
-    cli_append(out, "%d layers, prompt_len: %zu, total_len: %d, %s\n", (int)t->config->n_layers, t->prompt->count,
-               (int)t->prompt->count + (int)o->gen_length, tsk_model_device_name(t->engine->model));
+    cli_append(out, "%d layers, prompt_len: %d, total_len: %d, %s\n", (int)t->config->n_layers, (int)t->prompt->count,
+               (int)(t->prompt->count + o->gen_length), tsk_model_device_name(t->engine->model));
     if (!t->layer_k) {
         cli_append(out, "TokenSkip is off: no comparison\n");
         return;
     }
     cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n", (int)t->layer_k,
-               (double)o->skip_threshold, (double)o->skip_outlier, policy_name(o), o->skip_masked ? "may be skipped" : "always run",
-               o->skip_reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed");
+               (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o), o->skip.masked ? "may be skipped" : "always run",
+               o->skip.reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed");
 }
 
 static void append_initial(const trace *t, tsk_text *out) {
@@ -96,7 +96,7 @@ static void append_exact(const trace *t, tsk_text *out, const char *title, const
 
 static void append_given(const trace *t, tsk_text *out) {
     char title[128];
-    snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g", (double)t->settings->generate.skip_threshold);
+    snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g", (double)t->settings->generate.skip.threshold);
     heading(out, title);
     cli_append(out, "logits diff: %.6f\n", trace_comparison_max(&t->notes.given1, "logits", ""));
 }
@@ -218,7 +218,7 @@ static void append_summary(const trace *t, tsk_text *out) {
     heading(out, "Summary of the two steps");
     cli_append(out, "step 0 (nothing to compare with): logits diff %.6f %s\n", step0, verdict(step0));
     cli_append(out, "step 1 (threshold 1.0): logits diff %.6f %s\n", exact, verdict(exact));
-    cli_append(out, "step 1 (threshold %g): active %d, stable %d, logits diff %.6f\n", (double)t->settings->generate.skip_threshold,
+    cli_append(out, "step 1 (threshold %g): active %d, stable %d, logits diff %.6f\n", (double)t->settings->generate.skip.threshold,
                (int)(n->n_positions - stable), (int)stable, trace_comparison_max(&n->given1, "logits", ""));
     cli_append(out, "masked tokens in the block: %d, stable: %d, stable and masked: %d\n", (int)masked, (int)stable, (int)stable_masked);
     if (stable == n->n_positions && masked) cli_append(out, "all tokens are stable while masks remain: the upper layers run for nobody\n");
