@@ -3,7 +3,7 @@
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #define TSK__BPE_CHARS_FROM 1 /* characters are taken whole with the smallest vocabulary, too */
-#include "../tokenskip.h"
+#include "../src/template.h"
 #include "golden.h"
 
 static tsk_error error;

@@ -2,7 +2,7 @@
    the same under other row lists, thread counts and alignments. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
-#include "../tokenskip.h"
+#include "../src/cpu_backend.h"
 #include "test.h"
 
 static const char *const set_names[] = {"portable", "avx2", "avx512"};

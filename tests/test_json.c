@@ -1,5 +1,7 @@
 /* >>json: what is accepted, what is refused and where, values against hand-computed ones, writing, memory running out. */
-#include "../tokenskip.h"
+#define TOKENSKIP_IMPLEMENTATION
+#define TOKENSKIP_NO_CUDA
+#include "../src/json.h"
 #include "test.h"
 
 #include <float.h>

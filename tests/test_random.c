@@ -1,7 +1,7 @@
 /* >>random: Philox4x32-10 against the published known answers, and how draws are made from its words. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
-#include "../tokenskip.h"
+#include "../src/random.h"
 #include "test.h"
 
 static void check_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {

@@ -1,7 +1,7 @@
 /* >>safetensors: good files, every rule broken once, hostile sizes, files that are none, writing, faults. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
-#include "../tokenskip.h"
+#include "../src/safetensors.h"
 #include "test.h"
 
 #include <dirent.h>

@@ -2,7 +2,10 @@
    definitions themselves; and TokenSkip's decision on a token. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
-#include "../tokenskip.h"
+#include "../src/skip.h"
+#include "../src/schedule.h"
+#include "../src/cpu.h"
+#include "../src/request.h"
 #include "golden.h"
 #include "select.h"
 

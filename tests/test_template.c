@@ -3,7 +3,7 @@
    be written down in a line. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
-#include "../tokenskip.h"
+#include "../src/template.h"
 #include "golden.h"
 
 static const char llada[] =

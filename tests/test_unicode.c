@@ -1,7 +1,7 @@
 /* Character classes and NFC over every code point, against hashes made by the reference (tests/golden/tokenizer/make.mjs). */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
-#include "../tokenskip.h"
+#include "../src/bpe.h"
 #include "golden.h"
 
 static tsk__unicode unicode;

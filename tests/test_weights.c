@@ -2,7 +2,7 @@
    hands over each of them once, as its source has it; random values against Philox. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
-#include "../tokenskip.h"
+#include "../src/model.h"
 #include "test.h"
 
 enum { layers = 3, heads = 4, kv_heads = 2, head = 6, width = heads * head, mlp = 11, vocabulary = 20 };
