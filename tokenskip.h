@@ -76,21 +76,21 @@ HOW MASKED DIFFUSION WRITES
        Who is Newton ?     Isaac Newton was an English ░ ░ ░  …      pass 2
 
    An autoregressive model reads all its weights once a token; here one reading of the weights can commit many tokens.
-   The price: K and V of every token depend on all others, so no cache is exact. Fast-dLLM's dual cache (Wu et al. 2025)
-   runs each further pass on the block's tokens only, replaces their K and V in place, and keeps everything else's as the
-   refresh at the block's start left it:
+   This has a cost: K and V of every token depend on all other tokens, so every cache is an approximation. Fast-dLLM's
+   dual cache (Wu et al. 2025) runs each further pass on the block's tokens only, replaces their K and V in place, and
+   keeps everything else's as the refresh at the block's start left it:
 
        cache     a pass after the block's first computes          K and V of the rest
        none      prompt, blocks before, block, blocks after       computed every time
        prefix    block and blocks after                           prompt and earlier blocks: from the refresh
        dual      block                                            all others: from the refresh
 
-   A refresh computes as many rows as the canvas has. refresh_every N keeps every N-th only: the other blocks start with a
-   pass like their later ones. refresh_rows R makes up for it bit by bit: each such pass of the dual cache also computes R
-   rows of the rest and replaces their K and V. First come those made from an id that has changed since (the last tokens
-   committed to a finished block, computed when they were masks), then those computed the longest ago, near the block
-   first. These rows are no part of the block: they run all layers whatever TokenSkip decides, predict nothing, and are
-   counted as refreshed_rows, not as active ones or token-layers.
+   A refresh computes as many rows as the canvas has. refresh_every N keeps only every N-th refresh; the other blocks
+   start with a block step. With refresh_rows R each such pass of the dual cache also computes R rows outside the block
+   and replaces their K and V. It takes first the rows whose token has changed since they were computed (the last tokens
+   committed to a finished block were computed as masks), then the rows computed longest ago; among equals, those
+   nearest to the block. These rows are not part of the block. They run all layers whatever TokenSkip decides, and
+   nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
    From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
@@ -106,11 +106,12 @@ WHAT TOKENSKIP ADDS
 
    Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
    from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
-   token is active and the result equals the plain dual cache bit for bit.
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is active, and the
+   result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there is no earlier
+   state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
-   Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
-   which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
+   TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
+   weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
@@ -140,8 +141,8 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
    Each section uses only those above it, and can be read alone.
 */
 
-/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes
-   everything is there already, and defining this would take things away from the including file. */
+/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes POSIX
+   is declared already, and defining this would hide other declarations from the including file. */
 #if defined(TOKENSKIP_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -241,7 +242,8 @@ TOKENSKIP_API const char *tsk_version_string(void);
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
 /* All three or none. `old_size` lets an arena implement reallocate. A NULL return is reported as TSK_ERROR_MEMORY.
-   Called from whichever threads call the library (never from its own workers), so at once from several if they do. */
+   The library calls these functions on the threads that call it, never on its own worker threads. If several threads
+   use the library at once, the functions must be thread-safe. */
 typedef struct tsk_allocator {
     void *(*allocate)(void *user, size_t size);
     void *(*reallocate)(void *user, void *block, size_t old_size, size_t new_size);
@@ -311,14 +313,15 @@ TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32
 TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
 
 /* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
-   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
-   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: pass 0 for text that you do not
+   trust; otherwise its author can end their turn and start one of another role. Invalid UTF-8 is an error that says
+   where. */
 TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
                                               tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
-   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
-   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
-   code and quotations. LLaDA's models have it false. */
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD.
+   clean_up_tokenization_spaces in tokenizer_config.json is ignored. Where it is true, the transformers library removes
+   the spaces before . , ? ! and some apostrophes ("a , b" becomes "a, b"), which damages code and quotations. In
+   LLaDA's models it is false. */
 TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 
@@ -538,8 +541,8 @@ typedef struct tsk_candidate {
                                     computes it) */
 } tsk_candidate;
 
-/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
-   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
+   the most confident candidate is committed, so that the generation ends. The addresses are valid during the callback. */
 typedef struct tsk_selection {
     int32_t pass, block, block_step; /* as in tsk_step */
     int32_t quota;               /* how many LLaDA's schedule would commit in this step */
@@ -595,10 +598,10 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
-   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
-   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
-   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* A session has one of four states: not started, generating, finished, failed. A start that fails leaves it not
+   started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
+   leaves it failed: every further step returns the same error. A copy, logits, step or probe call whose arguments are
+   refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
@@ -611,7 +614,7 @@ TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *re
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                       tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
+   The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
                                             float *logits, tsk_error *error);
 
@@ -626,8 +629,9 @@ typedef struct tsk_batch_options {
     int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
                                                    model's max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
-    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
-                                                   by layers so that others' steps do not wait; 0: no limit */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: a refresh of a
+                                                   long canvas is spread over several passes, some layers in each, so
+                                                   that other requests do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
        pointers are valid during the call. It may submit and cancel. */
     void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
@@ -646,20 +650,21 @@ typedef struct tsk_batch_status {
 
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
 TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
-/* Frees everything; requests not over yet are dropped without a word. */
+/* Frees everything. Requests that have not ended are dropped; on_done is not called for them. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
-   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
-   thread, at any time. */
+   numbers requests from 1. A request that can never fit is refused; the message gives its size and the limit.
+   TSK_ERROR_FULL: max_queued wait already. on_step, on_select and cancel of its options are called from tsk_batch_step,
+   with the options' own `user`. Any thread may call this at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                           const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
 /* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
    once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
-   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
+   alone. An error that is returned concerns the whole pass: every request of that pass ends, and on_done gets the
+   error. A failure of one request only (TSK_ERROR_NUMERIC: its logits are no numbers) ends that request; the step then
+   returns TSK_OK. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
    (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
@@ -773,9 +778,10 @@ TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
 TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
 
-/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
-   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
-   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
+/* Writing: call the functions in the order of the document; the writer adds commas and escapes. The first failed
+   allocation sets `status`, and later calls do nothing. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null.
+   Doubles are printed with the fewest digits that read back the same (17 at most), whatever the locale. Start from {0}
+   with `out` set. */
 typedef struct tsk_json_writer {
     tsk_text *out;
     tsk_status status;
@@ -845,8 +851,8 @@ TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
    states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
-   will be after that step. */
+   gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step callback;
+   `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -863,7 +869,7 @@ typedef struct tsk_probe {
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
+   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
 /* ---- Measuring */
@@ -1210,8 +1216,8 @@ static void tsk__file_close(tsk__file *file) {
     file->descriptor = -1;
 }
 
-/* Whether there is a file of that name, be it a link that leads nowhere; any other trouble shows when it is opened for
-   its contents. */
+/* Whether there is a file of that name; a dangling link counts as one. Every other problem is reported when the file is
+   opened. */
 static int tsk__file_exists(const char *path, const tsk_host *host) {
     struct stat status;
     tsk__file file;
@@ -1628,7 +1634,8 @@ static void tsk__pool_wake(tsk__pool *pool) {
     tsk__mutex_unlock(&pool->sleep);
 }
 
-/* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
+/* Whether the workers live in this process. A forked child has no worker threads, and the locks may stay held for
+   ever. */
 static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == tsk__process_number(); }
 
 /* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
@@ -1688,9 +1695,9 @@ static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
 }
 
 // >>hash ==============================================================================================================
-/* Tables of strangers' strings. Who writes a file chooses its strings, and could choose them so that a known hash puts all
-   into one place: looking them up would take time in the square of the file. The tables' hash is therefore keyed with
-   numbers that nobody outside knows. No result depends on them. */
+/* Hash tables for strings from untrusted files. Whoever writes a file could choose strings that a known hash function
+   puts into one place; the time to load would then grow with the square of the file's size. So the hash has a secret
+   random key. No result depends on the key. */
 
 typedef struct tsk__hash_key {
     uint64_t a, b;
@@ -1783,8 +1790,9 @@ static void tsk__floats_from(tsk_dtype dtype, const void *from, uint64_t count, 
 // >>json ==============================================================================================================
 /* tokenizer.json has hundreds of thousands of values and comes from strangers. A document is therefore two blocks: its
    own copy of the text, in which strings are decoded in place (an escape is never shorter than what it stands for), and
-   one array of 24-byte values in the order of the text, each with the index of its next sibling. Nothing recurses: an
-   open container keeps its parent's index where the sibling's will be. Numbers stay text until somebody asks. */
+   one array of 24-byte values in the order of the text, each with the index of its next sibling. No function recurses:
+   while a container is open, `next` holds its parent's index. A number is kept as text and converted when it is asked
+   for. */
 
 struct tsk_json_value {
     uint32_t start;       /* of its first byte in the text, which tells the type */
@@ -2647,9 +2655,9 @@ void tsk_json_write_double(tsk_json_writer *writer, double value) {
 // >>safetensors =======================================================================================================
 /* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
    only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
-   later trusts its offset and size blindly. Names are sorted and searched, not hashed: a stranger who picks them could
-   make any fixed hash collide. Stricter than the format's first implementation in one point: an entry has its three
-   members and nothing else. */
+   later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names could
+   make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has its
+   three members and nothing else. */
 
 /* ---- element types */
 
@@ -2736,7 +2744,8 @@ static void tsk__safetensors_first_line(const char *bytes, size_t size, char *li
     line[n] = 0;
 }
 
-/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+/* The file cannot be a safetensors file, for `reason`. If its first bytes show what it is instead, the error says
+   so. */
 static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason,
                                              tsk_error *error) {
     char head[512], line[48] = "";
@@ -3010,8 +3019,8 @@ tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_in
 }
 
 /* ---- writing
-   The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
-   vanishes with the process, whatever happens), and is copied behind the header in the end. */
+   The header stands first in the file but is complete last. So the data goes to a second, unnamed temporary file, which
+   disappears with the process, and is copied behind the header at the end. */
 
 struct tsk_safetensors_writer {
     const tsk_allocator *allocator;
@@ -3966,7 +3975,8 @@ static int tsk__unicode_reorder(tsk__unicode_stretch *stretch) {
     return 1;
 }
 
-/* A character joins the last starter unless one stands between that starts too or has no lower order. */
+/* A character composes with the last starter if no character is kept between them, or if the last one kept there has a
+   lower order. */
 static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
     tsk__unicode_symbol *symbols = stretch->symbols;
     size_t i, n = 0, starter = SIZE_MAX;
@@ -4106,10 +4116,10 @@ typedef struct tsk__bpe_matcher {
     unsigned char first[256];     /* 1 for bytes that begin one */
 } tsk__bpe_matcher;
 
-/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. Merging bytes by
-   rank gives the same result where no rule can join a part of the character with what stands beside it, and where every
-   rule for the whole character ranks behind those that make it: then its own bytes' merges, whenever their turn comes,
-   meet nothing else. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
+/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. This gives the
+   result of merging bytes if two conditions hold: no merge joins a part of the character with a neighbour, and every
+   merge of the whole character ranks behind the merges that make it. Then the merges inside the character never compete
+   with others. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
    bits. */
 typedef struct tsk__bpe_chars {
     int32_t ids[65536];           /* by code point: the token, or -1 */
@@ -4658,7 +4668,7 @@ static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
     return a ^ a >> 32;
 }
 
-/* Of a piece. Without a key, since whoever makes pieces fall together only loses the cache. */
+/* Of a piece. The hash has no secret key: pieces that collide only make the cache useless. */
 static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
     uint64_t hash = size, part;
     for (; size >= 8; size -= 8, text += 8) {
@@ -5452,9 +5462,9 @@ static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t c
     return done ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
-/* The list in tokenizer.json. The reference does not believe its ids: a token that the vocabulary lacks gets the number
-   of tokens so far. That closes gaps in the ids as written, but two tokens with one id, or ids out of order, would
-   leave nobody knowing which token the file means. */
+/* The list in tokenizer.json. The reference ignores the ids in it: a token that the vocabulary lacks gets the number of
+   tokens so far as its id. Gaps in the written ids are accepted. Two tokens with one id, or ids out of order, are an
+   error, since it is unclear which token the file means. */
 static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const tsk_json_value *list) {
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
@@ -5963,10 +5973,10 @@ static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
 }
 
 // >>template ==========================================================================================================
-/* Chat templates are small programs in Jinja. The few that the supported models ship with are known here, each by the
-   length and the hash of its text (the longest has 4 KB, of which we need four lines), and rendered in C for what the
-   API can say: roles and text, no tools, the assistant's header at the end. Any other template is an error: a prompt
-   that is almost right makes a model quietly worse.
+/* Chat templates are small programs in Jinja. The templates of the supported models are known here by the length and
+   hash of their text, and rendered in C. Only what the API can express is rendered: roles and text, no tools, the
+   assistant's header at the end. Any other template is an error, because a prompt that is almost right makes a model's
+   answers worse without a sign.
    While rendering, the places of the messages' own text are noted, so that special tokens written out in it can be kept
    from taking effect. */
 
@@ -6435,10 +6445,10 @@ typedef struct tsk__family {
 } tsk__family;
 
 /* ---- LLaDA
-   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
-   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
-   no LLaDA model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the
-   same (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   A key that the file leaves out has the default of LLaDA's own class (ModelConfig in configuration_llada.py). These
+   are GPT-2's, and most of them describe another network. Sizes and ids have defaults there too, but those fit no LLaDA
+   model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
+   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
    attention_layer_norm_with_affine). */
 
 static const tsk__family_demand tsk__llada_demands[] = {
@@ -6820,7 +6830,7 @@ static double tsk__config_default(const tsk__family *family, const char *key) {
     return 0;
 }
 
-/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+/* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
 static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
@@ -7667,9 +7677,9 @@ static uint64_t tsk__weights_total(const tsk__source *source) {
 }
 
 // >>skip ==============================================================================================================
-/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
-   is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
-   layers K and up. */
+/* TokenSkip's decision: which tokens of a block are stable in this step. A token's id, mask and age say whether it may
+   be stable; the cosines from the lower layers then say whether it is. This section does no arithmetic on states.
+   Stable tokens skip layers K and up. */
 
 typedef struct tsk__skip_token {
     int32_t id;                /* its id now */
@@ -7717,8 +7727,8 @@ static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, floa
 /* Whether a is the better confidence; one that is no number comes after all others. */
 static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank.
-   Confidence i is at confidences[i * stride]. */
+/* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
+   falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
 static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
     int32_t rank, i;
     memset(commit, 0, (size_t)n);
@@ -7740,7 +7750,7 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
 // >>backend ===========================================================================================================
 /* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
    written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
-   GPU: nothing outside the backend looks behind them, except through upload and download.
+   GPU: no code outside the backend dereferences them; upload and download move data to and from them.
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
    cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
@@ -7748,8 +7758,8 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
 
-/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
-   4000 is visible. */
+/* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
+   rounded to f32 as in PyTorch; at position 4000 the difference shows. */
 static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
     return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
 }
@@ -7768,7 +7778,7 @@ typedef struct tsk__prediction {
     float logit, log_sum_exp;  /* of `id`; over all ids */
 } tsk__prediction;
 
-/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
+/* What a backend keeps of one request. Positions 0 .. length - 1 of `capacity` are valid. `states` and `outputs` are
    TokenSkip's, one slot for each position of the block being decoded, NULL where not needed; in a refresh under
    skip_refresh `states` has a slot for each position of the canvas instead. */
 typedef struct tsk__kv {
@@ -7784,7 +7794,8 @@ typedef struct tsk__kv {
     int32_t has_reference;     /* 0: the first half of `states` holds nothing yet, and no cosine means anything */
 } tsk__kv;
 
-/* What is to become of a row with a slot. A row is skipped when `decide` says so; without a decision about it, it ran. */
+/* What the pass does with a row that has a slot. A row is skipped only if `decide` decided about it and chose so; every
+   other row runs. */
 typedef enum tsk__row_flag {
     TSK__ROW_MAY_SKIP = 1,     /* decide: skipped if its cosines say so */
     TSK__ROW_SKIPS = 2,        /* decide: skipped */
@@ -7859,7 +7870,8 @@ typedef struct tsk__stream {
 } tsk__stream;
 
 typedef struct tsk__backend_ops {
-    /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
+    /* A subset of up to this many rows runs by masking the other rows' writes (see mask and decide); a larger one runs
+       compacted. 0: always compacted. */
     int32_t masked_rows;
 
     void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
@@ -7891,14 +7903,16 @@ typedef struct tsk__backend_ops {
     void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
     void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
     void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    /* For rows with a slot whose request has that state: cosines[state * max_rows + i] = cos(x, first half of states at
-       the row's slot), at most 1; and the second half becomes x. i is the row's number in the list of begin. */
+    /* For each row with a slot whose request has that state: cosines[state * max_rows + i] becomes the cosine of x and
+       the slot's state in the first half, at most 1; then x is stored as the slot's state in the second half. i is the
+       row's number in the list of begin. */
     void (*compare)(tsk__stream *stream, int32_t state);
-    /* Of the requests that compare n_states states, all compared by now: which of the rows with MAY_SKIP are skipped, by
-       tsk__skip_similar of their cosines; those with SKIPS are. Up to masked_rows rows, skipped ones are masked from here on. */
+    /* Decides about the requests that compare n_states states, after all of these were compared. A row with MAY_SKIP is
+       skipped if tsk__skip_similar says so of its cosines; a row with SKIPS is skipped. In a list of up to masked_rows
+       rows, skipped rows are masked from here on. */
     void (*decide)(tsk__stream *stream, int32_t n_states);
-    /* After the layers, on the whole list: what the flags REMEMBER (the second half of the row's states is copied over the
-       first) and OUTPUT (outputs[slot] = x[i], or x[i] = outputs[slot]) ask for. */
+    /* After the layers, on the whole list, for each row by its flags. REMEMBER: copies the second half of the row's
+       states over the first. OUTPUT: outputs[slot] = x[i] if the row ran, x[i] = outputs[slot] if it was skipped. */
     void (*keep)(tsk__stream *stream);
     /* Rows index[0 .. n-1] of the list of begin become the pass's rows, whose x moves to the front of a buffer of their
        own; a compacted list is first expanded. expand writes their x back among the others and restores the list. */
@@ -8221,8 +8235,8 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
 
    That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
    for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
-   weight matrix [position][head_dim], and V already is a panel.
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
    and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
@@ -8255,8 +8269,8 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
-   many streams for the processor to foresee. */
+/* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
+   processor's own prefetcher does not follow 32 streams. */
 typedef struct tsk__cpu_ahead {
     const char *base;              /* of its first row */
     size_t stride;                 /* bytes from row to row */
@@ -9101,7 +9115,8 @@ typedef struct tsk__cpu_rope {
     float *turns;
 } tsk__cpu_rope;
 
-/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
+/* The cosines and sines of row i's position. They are computed in the first layer and kept for the other layers, and
+   for a next pass over the same rows. */
 static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
     float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
     if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
@@ -11049,7 +11064,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     return status;
 }
 
-/* The most shared memory that a kernel is launched with, beyond what it names itself; 0: no more than any may have. */
+/* The most dynamic shared memory that the kernel is launched with; 0: within the limit that needs no attribute. */
 static int32_t tsk__cuda_shared_most(const tsk__cuda_backend *b, int kernel) {
     if (kernel == TSK__CUDA_norm) return 48 * 1024;
     if (kernel < TSK__CUDA_linear_qkv_32) return 0;
@@ -11114,12 +11129,13 @@ static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t roo
    that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
-/* More than half of a large multiprocessor's: two blocks of one map might meet on one while another stands idle. */
+/* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
+   another is idle. */
 #define TSK__CUDA_ALONE 118000
 
-/* Tiles so wide that every multiprocessor makes as many as the next with the fewest columns of outputs each; of the same
-   work the widest, which reads the input least often. Then as many groups as there are warps and stages for, the same for
-   32 and 64 rows, so that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
+/* Chooses the tile width for which the busiest multiprocessor has the fewest outputs; among equals the widest, which
+   reads the input least often. Then as many groups as there are warps and stages for, the same for 32 and 64 rows, so
+   that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
     int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
     int is_beside = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT);
@@ -11672,8 +11688,8 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 #define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
 
-/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
-   came, or its kernels were lost. */
+/* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
+   not reached the count, kernels were lost, and that is a failure. */
 static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
     uint32_t spins = 0;
     while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
@@ -11744,8 +11760,8 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
     return status;
 }
 
-/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
-   wait. Not inside a recorded section: the list's contents would be recorded. */
+/* A place in the ring of pinned memory from which lists are copied to the device, or where the device reads them. It is
+   valid until the next wait. Do not call this inside a recorded section, which would record the list's contents. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
     uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
     if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
@@ -12033,8 +12049,9 @@ static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     return longest;
 }
 
-/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
-   of them under way, for small tiles where they are just enough. */
+/* Chooses attention's tiles. If there are too few heads and tiles to fill the multiprocessors, tiles are small and
+   their keys are split. If they just suffice, tiles are small and keys whole, with more loads in flight.
+   Otherwise tiles are large. */
 static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
@@ -12129,7 +12146,7 @@ static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_add
 static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
-/* The first half of a norm, where the last writer of x did not leave it. */
+/* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     tsk__cuda_pre_norm_args a;
     if (s->normed_for == norm) return;
@@ -12397,8 +12414,8 @@ static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from
     s->normed_for = 0;
 }
 
-/* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
-   lie behind (see compact). */
+/* The list of begin again. Compacting only reordered the rows in the image; every entry keeps its number, so the old
+   order can be restored. */
 static void tsk__cuda_expand(tsk__cuda_stream *s) {
     int32_t i;
     if (!s->compacted) return;
@@ -12545,8 +12562,9 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
-   launches save: only what comes again at once, as that of a steady batch does, is worth it. */
+/* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
+   were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
+   as several launches save. */
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
@@ -12864,7 +12882,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
     return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
 }
 
-/* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
+/* Returns TSK_OK and leaves model->backend NULL if no device can be used and the caller did not ask for CUDA. */
 static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
@@ -12995,7 +13013,7 @@ tsk_dtype tsk_model_dtype(const tsk_model *model) {
 }
 
 // >>trace =============================================================================================================
-/* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
+/* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
    runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
    host, so that tracing cannot change a result. */
 
@@ -13255,7 +13273,8 @@ typedef struct tsk__pass {
     int32_t *narrowed_positions;   /* [max_rows] their positions */
     int32_t n_running;
     int is_masked, is_compact;     /* how it is narrowed now; neither: not */
-    int is_self_narrowing;         /* the backend masks what it decides to skip, and nothing else is ever left out */
+    int masks_itself;              /* 1: the backend masks the rows that it decides to skip, and no other row is left
+                                      out in this pass */
     tsk__kv *caches;               /* [max_requests] */
     int32_t n_requests, max_requests;
     int32_t n_head;                /* rows that need predictions */
@@ -13335,7 +13354,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;
-    p->is_masked = p->is_compact = p->is_self_narrowing = 0;
+    p->is_masked = p->is_compact = p->masks_itself = 0;
     p->backend->ops->begin(p->stream, &rows);
 }
 
@@ -13347,12 +13366,12 @@ static void tsk__pass_widen(tsk__pass *p) {
     p->n_running = p->n;
 }
 
-/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. Rows that
-   the backend masks by itself are only counted. */
+/* Leaves out the rows with running[i] == 0 and returns how many rows remain. If none remains, the caller runs nothing
+   before the next change. If the backend masks rows itself, this only counts. */
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
-    if (p->is_self_narrowing) return n;
+    if (p->masks_itself) return n;
     tsk__pass_widen(p);
     if (n == p->n || n == 0) return n;
     for (i = 0, n = 0; i < p->n; i++) {
@@ -13462,8 +13481,8 @@ typedef struct tsk__generation {
     uint32_t pass;
     int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
     int is_finished;
-    int has_previous;              /* states of an earlier pass of this block are there */
-    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_refresh;               /* 1: it holds those of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
 
@@ -13596,8 +13615,9 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
     return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
 }
 
-/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
-   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+/* Lays the arrays out from `base`, or only measures when it is NULL. Requests with equal gen_length, block_length and
+   prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
+   *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
@@ -13828,8 +13848,8 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
     return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
 }
 
-/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
-   its block's last pass replaced. */
+/* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
+   the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
     return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
 }
@@ -13853,13 +13873,13 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     }
 }
 
-/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
+/* A refresh under skip.refresh has states of its own, of every position of the canvas. */
 static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
 
-/* States of a refresh are computed only to be kept. */
+/* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
     return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
@@ -13939,8 +13959,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     }
 }
 
-/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
-   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
+/* Chooses the rows whose states of this pass become the reference. LAST_STEP: all rows of the block. LAST_COMPUTED, and
+   every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
+   reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
     int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
@@ -13967,7 +13988,8 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
-/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
+/* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
+   is_uploaded stays 0. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
     if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
     r->is_uploaded = 0;
@@ -14030,7 +14052,7 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
@@ -14259,7 +14281,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
             r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
 }
 
-/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
     if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
@@ -14304,13 +14326,15 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+/* Restores the residual stream of requests whose refresh was cut by layers and goes on in this pass. */
 static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (requests[i]->first_layer > 0)
             tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
 }
+
+/* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
 static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
@@ -14350,8 +14374,9 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
     return status;
 }
 
-/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
-static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the backend can carry out the decision alone: all that changes is which rows run above K, and the backend
+   masks rows. */
+static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
     if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
@@ -14359,7 +14384,8 @@ static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_
     return 1;
 }
 
-/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
+/* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
+   if every row whose prediction is wanted runs. */
 static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
@@ -14368,7 +14394,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
         if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
-    return p->is_self_narrowing && certain;
+    return p->masks_itself && certain;
 }
 
 /* Narrows the pass to the rows that have work at `layer`; returns how many. */
@@ -14382,7 +14408,7 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     return tsk__pass_narrow(p);
 }
 
-/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+/* Plans the pass of n requests; returns the largest number of states that one of them compares. */
 static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i, n_states = 0;
     tsk__pass_reset(p);
@@ -14416,7 +14442,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
-    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
+    p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
     is_blind = tsk__requests_need_not_wait(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
@@ -14621,7 +14647,7 @@ static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
+/* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
@@ -14639,7 +14665,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
-    /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
+    /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
@@ -15133,8 +15159,8 @@ static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
 
 /* ---- one step */
 
-/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
-   fails, those in flight go on with the one they have. */
+/* Room in the pass for TokenSkip's states. A pass holds nothing that is needed after it, so a larger one can replace it
+   between two passes. If that fails, the requests in flight go on with the old one. */
 static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
     tsk__pass larger;
     tsk_status status;
@@ -15178,8 +15204,8 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     return status;
 }
 
-/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
-   ends with its error; the others are none the worse. */
+/* Fills free places from the queue, in order: a later request does not overtake one that does not fit yet. A request
+   that cannot start ends with its error and does not affect the others. */
 static void tsk__batch_admit(tsk_batch *b) {
     while (b->n_free) {
         tsk__batch_entry *entry;
@@ -15207,8 +15233,9 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
     return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
 }
 
-/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
-   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
+   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
+   share is less than a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;

@@ -340,8 +340,8 @@ static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
 
 /* ---- one step */
 
-/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
-   fails, those in flight go on with the one they have. */
+/* Room in the pass for TokenSkip's states. A pass holds nothing that is needed after it, so a larger one can replace it
+   between two passes. If that fails, the requests in flight go on with the old one. */
 static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
     tsk__pass larger;
     tsk_status status;
@@ -385,8 +385,8 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     return status;
 }
 
-/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
-   ends with its error; the others are none the worse. */
+/* Fills free places from the queue, in order: a later request does not overtake one that does not fit yet. A request
+   that cannot start ends with its error and does not affect the others. */
 static void tsk__batch_admit(tsk_batch *b) {
     while (b->n_free) {
         tsk__batch_entry *entry;
@@ -414,8 +414,9 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
     return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
 }
 
-/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
-   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
+   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
+   share is less than a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;

@@ -199,7 +199,7 @@ static double tsk__config_default(const tsk__family *family, const char *key) {
     return 0;
 }
 
-/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+/* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
 static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");

@@ -23,8 +23,8 @@
 
    That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
    for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
-   weight matrix [position][head_dim], and V already is a panel.
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
    and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
@@ -57,8 +57,8 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
-   many streams for the processor to foresee. */
+/* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
+   processor's own prefetcher does not follow 32 streams. */
 typedef struct tsk__cpu_ahead {
     const char *base;              /* of its first row */
     size_t stride;                 /* bytes from row to row */
@@ -903,7 +903,8 @@ typedef struct tsk__cpu_rope {
     float *turns;
 } tsk__cpu_rope;
 
-/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
+/* The cosines and sines of row i's position. They are computed in the first layer and kept for the other layers, and
+   for a next pass over the same rows. */
 static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
     float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
     if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);

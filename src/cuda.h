@@ -24,7 +24,7 @@ static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_add
 static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
-/* The first half of a norm, where the last writer of x did not leave it. */
+/* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     tsk__cuda_pre_norm_args a;
     if (s->normed_for == norm) return;
@@ -292,8 +292,8 @@ static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from
     s->normed_for = 0;
 }
 
-/* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
-   lie behind (see compact). */
+/* The list of begin again. Compacting only reordered the rows in the image; every entry keeps its number, so the old
+   order can be restored. */
 static void tsk__cuda_expand(tsk__cuda_stream *s) {
     int32_t i;
     if (!s->compacted) return;
@@ -440,8 +440,9 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
-   launches save: only what comes again at once, as that of a steady batch does, is worth it. */
+/* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
+   were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
+   as several launches save. */
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;

@@ -154,7 +154,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     return status;
 }
 
-/* The most shared memory that a kernel is launched with, beyond what it names itself; 0: no more than any may have. */
+/* The most dynamic shared memory that the kernel is launched with; 0: within the limit that needs no attribute. */
 static int32_t tsk__cuda_shared_most(const tsk__cuda_backend *b, int kernel) {
     if (kernel == TSK__CUDA_norm) return 48 * 1024;
     if (kernel < TSK__CUDA_linear_qkv_32) return 0;

@@ -89,8 +89,8 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 #define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
 
-/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
-   came, or its kernels were lost. */
+/* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
+   not reached the count, kernels were lost, and that is a failure. */
 static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
     uint32_t spins = 0;
     while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
@@ -161,8 +161,8 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
     return status;
 }
 
-/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
-   wait. Not inside a recorded section: the list's contents would be recorded. */
+/* A place in the ring of pinned memory from which lists are copied to the device, or where the device reads them. It is
+   valid until the next wait. Do not call this inside a recorded section, which would record the list's contents. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
     uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
     if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
@@ -450,8 +450,9 @@ static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     return longest;
 }
 
-/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
-   of them under way, for small tiles where they are just enough. */
+/* Chooses attention's tiles. If there are too few heads and tiles to fill the multiprocessors, tiles are small and
+   their keys are split. If they just suffice, tiles are small and keys whole, with more loads in flight.
+   Otherwise tiles are large. */
 static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;

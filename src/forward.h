@@ -27,7 +27,8 @@ typedef struct tsk__pass {
     int32_t *narrowed_positions;   /* [max_rows] their positions */
     int32_t n_running;
     int is_masked, is_compact;     /* how it is narrowed now; neither: not */
-    int is_self_narrowing;         /* the backend masks what it decides to skip, and nothing else is ever left out */
+    int masks_itself;              /* 1: the backend masks the rows that it decides to skip, and no other row is left
+                                      out in this pass */
     tsk__kv *caches;               /* [max_requests] */
     int32_t n_requests, max_requests;
     int32_t n_head;                /* rows that need predictions */
@@ -107,7 +108,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;
-    p->is_masked = p->is_compact = p->is_self_narrowing = 0;
+    p->is_masked = p->is_compact = p->masks_itself = 0;
     p->backend->ops->begin(p->stream, &rows);
 }
 
@@ -119,12 +120,12 @@ static void tsk__pass_widen(tsk__pass *p) {
     p->n_running = p->n;
 }
 
-/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. Rows that
-   the backend masks by itself are only counted. */
+/* Leaves out the rows with running[i] == 0 and returns how many rows remain. If none remains, the caller runs nothing
+   before the next change. If the backend masks rows itself, this only counts. */
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
-    if (p->is_self_narrowing) return n;
+    if (p->masks_itself) return n;
     tsk__pass_widen(p);
     if (n == p->n || n == 0) return n;
     for (i = 0, n = 0; i < p->n; i++) {

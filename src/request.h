@@ -31,8 +31,8 @@ typedef struct tsk__generation {
     uint32_t pass;
     int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
     int is_finished;
-    int has_previous;              /* states of an earlier pass of this block are there */
-    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_refresh;               /* 1: it holds those of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
 
@@ -165,8 +165,9 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
     return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
 }
 
-/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
-   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+/* Lays the arrays out from `base`, or only measures when it is NULL. Requests with equal gen_length, block_length and
+   prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
+   *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
@@ -397,8 +398,8 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
     return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
 }
 
-/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
-   its block's last pass replaced. */
+/* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
+   the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
     return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
 }
@@ -422,13 +423,13 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     }
 }
 
-/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
+/* A refresh under skip.refresh has states of its own, of every position of the canvas. */
 static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
 
-/* States of a refresh are computed only to be kept. */
+/* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
     return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
@@ -508,8 +509,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     }
 }
 
-/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
-   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
+/* Chooses the rows whose states of this pass become the reference. LAST_STEP: all rows of the block. LAST_COMPUTED, and
+   every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
+   reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
     int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
@@ -536,7 +538,8 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
-/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
+/* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
+   is_uploaded stays 0. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
     if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
     r->is_uploaded = 0;
@@ -599,7 +602,7 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
@@ -828,7 +831,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
             r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
 }
 
-/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
     if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
@@ -873,13 +876,15 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+/* Restores the residual stream of requests whose refresh was cut by layers and goes on in this pass. */
 static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (requests[i]->first_layer > 0)
             tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
 }
+
+/* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
 static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
@@ -919,8 +924,9 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
     return status;
 }
 
-/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
-static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the backend can carry out the decision alone: all that changes is which rows run above K, and the backend
+   masks rows. */
+static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
     if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
@@ -928,7 +934,8 @@ static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_
     return 1;
 }
 
-/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
+/* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
+   if every row whose prediction is wanted runs. */
 static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
@@ -937,7 +944,7 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
         if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
-    return p->is_self_narrowing && certain;
+    return p->masks_itself && certain;
 }
 
 /* Narrows the pass to the rows that have work at `layer`; returns how many. */
@@ -951,7 +958,7 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     return tsk__pass_narrow(p);
 }
 
-/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+/* Plans the pass of n requests; returns the largest number of states that one of them compares. */
 static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i, n_states = 0;
     tsk__pass_reset(p);
@@ -985,7 +992,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
-    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
+    p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
     is_blind = tsk__requests_need_not_wait(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {

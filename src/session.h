@@ -165,7 +165,7 @@ static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
+/* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
@@ -183,7 +183,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
-    /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
+    /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);

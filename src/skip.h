@@ -5,9 +5,9 @@
 #include "api.h"
 
 // >>skip ==============================================================================================================
-/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
-   is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
-   layers K and up. */
+/* TokenSkip's decision: which tokens of a block are stable in this step. A token's id, mask and age say whether it may
+   be stable; the cosines from the lower layers then say whether it is. This section does no arithmetic on states.
+   Stable tokens skip layers K and up. */
 
 typedef struct tsk__skip_token {
     int32_t id;                /* its id now */

@@ -6,7 +6,7 @@
 #include "storage.h"
 
 // >>trace =============================================================================================================
-/* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
+/* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
    runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
    host, so that tracing cannot change a result. */
 
