@@ -7817,24 +7817,24 @@ typedef struct tsk__rows {
     int32_t n_requests;
 } tsk__rows;
 
-/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
-typedef struct tsk__taps {
+/* What a traced pass captures inside of fused operations: where to. Any pointer may be NULL. */
+typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
-} tsk__taps;
+} tsk__captures;
 
 /* A position that a request may commit in this pass. */
-typedef struct tsk__candidate {
+typedef struct tsk__commit_candidate {
     int32_t position;          /* in the canvas */
     int32_t slot;              /* in the block: where its last prediction lies */
     int32_t head;              /* which of the head's rows predicts it now; -1: none, the last prediction holds */
-} tsk__candidate;
+} tsk__commit_candidate;
 
 /* How one request commits (see >>schedule). */
-typedef struct tsk__selection {
+typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
@@ -7843,7 +7843,7 @@ typedef struct tsk__selection {
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
-} tsk__selection;
+} tsk__commit_rule;
 
 /* What became of a candidate. */
 typedef struct tsk__choice {
@@ -7898,11 +7898,11 @@ typedef struct tsk__backend_ops {
        all do. */
     void (*mask)(tsk__stream *stream, const int32_t *active);
     void (*embed)(tsk__stream *stream);
-    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     void (*attend)(tsk__stream *stream, int32_t layer);
-    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*down)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     /* For each row with a slot whose request has that state: cosines[state * max_rows + i] becomes the cosine of x and
        the slot's state in the first half, at most 1; then x is stored as the slot's state in the second half. i is the
        row's number in the list of begin. */
@@ -7922,7 +7922,7 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 
@@ -8154,10 +8154,10 @@ static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) 
 
 /* ---- the buffers of a traced pass */
 
-/* What a tracer watches a stream with: the taps, and x before a layer and between its halves. */
+/* What a tracer watches a stream with: the captures, and x before a layer and between its halves. */
 typedef struct tsk__watch {
     tsk__stream *stream;           /* NULL: there are no buffers */
-    tsk__taps taps;
+    tsk__captures captures;
     void *block_input, *middle;    /* [max_rows, d_model] */
 } tsk__watch;
 
@@ -8167,14 +8167,14 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
     uint64_t m = (uint64_t)c->mlp_hidden_size;
     int n = 0;
 #define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))
-    TSK__WATCH_BUFFER(w->taps.norm, d);
-    TSK__WATCH_BUFFER(w->taps.q, q);
-    TSK__WATCH_BUFFER(w->taps.k, k);
-    TSK__WATCH_BUFFER(w->taps.v, k);
-    TSK__WATCH_BUFFER(w->taps.k_rope, k);
-    TSK__WATCH_BUFFER(w->taps.gate, m);
-    TSK__WATCH_BUFFER(w->taps.up, m);
-    TSK__WATCH_BUFFER(w->taps.projection, d);
+    TSK__WATCH_BUFFER(w->captures.norm, d);
+    TSK__WATCH_BUFFER(w->captures.q, q);
+    TSK__WATCH_BUFFER(w->captures.k, k);
+    TSK__WATCH_BUFFER(w->captures.v, k);
+    TSK__WATCH_BUFFER(w->captures.k_rope, k);
+    TSK__WATCH_BUFFER(w->captures.gate, m);
+    TSK__WATCH_BUFFER(w->captures.up, m);
+    TSK__WATCH_BUFFER(w->captures.projection, d);
     TSK__WATCH_BUFFER(w->block_input, d);
     TSK__WATCH_BUFFER(w->middle, d);
 #undef TSK__WATCH_BUFFER
@@ -8217,7 +8217,7 @@ static void tsk__watch_x(const tsk__watch *w, void *to, int32_t n) {
     w->stream->backend->ops->copy(w->stream, to, w->stream->x, (uint64_t)n * tsk__storage_row_size(w->stream->backend));
 }
 
-/* n rows of activations, of a tap or of the stream, to host f32 [n, width]. Waits. */
+/* n rows of activations, of a capture or of the stream, to host f32 [n, width]. Waits. */
 static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, uint64_t width, float *out) {
     stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
 }
@@ -8932,13 +8932,13 @@ static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *
     tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
 }
 
-static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
-    if (tap) memcpy(tap, from, count * sizeof *from);
+static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
+    if (captured) memcpy(captured, from, count * sizeof *from);
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
 static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__taps *taps) {
+                                 const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -8948,7 +8948,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.y[0] = scratch->wide;
     product.residual = y;
     tsk__cpu_product_run(model, &product);
-    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+    if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
 /* ---- rows: copies, norms, cosines */
@@ -9031,7 +9031,7 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -9039,7 +9039,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
     norm.x = x;
     norm.out = out;
     tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
-    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+    if (captures) tsk__cpu_capture(captures->norm, out, (size_t)n * d);
 }
 
 /* out[n, d_model]; may be x itself */
@@ -9147,13 +9147,13 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__taps *taps) {
+                         const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -9165,10 +9165,10 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
     tsk__cpu_product_run(model, &product);
-    if (taps) {
-        tsk__cpu_tap(taps->q, q_out, n * q_width);
-        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
-        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    if (captures) {
+        tsk__cpu_capture(captures->q, q_out, n * q_width);
+        tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
+        tsk__cpu_capture(captures->v, scratch->v, n * kv_width);
     }
     rope.model = model;
     rope.layer = layer;
@@ -9176,7 +9176,7 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
     rope.turned = scratch->turned;
     rope.turns = scratch->turns;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
@@ -9344,15 +9344,15 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
 typedef struct tsk__cpu_gate {
@@ -9361,7 +9361,7 @@ typedef struct tsk__cpu_gate {
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
-    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+    float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
 
 static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
@@ -9373,7 +9373,7 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
     tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
-        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
         c->kernels->silu(c->h + at, c->wide + at, width);
     }
 }
@@ -9388,9 +9388,9 @@ static void tsk__cpu_gate_task(void *context, int task) {
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__taps *taps) {
+                             const tsk__captures *captures) {
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
     gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
     gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
@@ -9398,11 +9398,11 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.x = scratch->norm;
     gate.h = h;
     gate.wide = scratch->wide;
-    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.captured = captures ? (float *)captures->gate : NULL;
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
+    if (captures) tsk__cpu_capture(captures->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */
@@ -9781,20 +9781,20 @@ static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     s->base.x = s->full_x;
 }
 static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
-static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
     tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
 }
-static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
 
 /* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
@@ -9886,12 +9886,12 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
 }
 
 /* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
+static void tsk__cpu_judge(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
     for (i = 0; i < o->n; i++) {
-        const tsk__candidate *c = &candidates[o->first + i];
+        const tsk__commit_candidate *c = &candidates[o->first + i];
         tsk__choice *choice = &stream->choices[o->first + i];
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
@@ -9900,12 +9900,12 @@ static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const t
         s->confidences[i] = choice->confidence;
     }
 }
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t r, i;
     (void)n_candidates;
     for (r = 0; r < n; r++) {
-        const tsk__selection *o = &selections[r];
+        const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
         tsk_transfer_rule rule;
         tsk__cpu_judge(stream, o, candidates);
@@ -10473,22 +10473,22 @@ typedef struct tsk__cuda_head_entry {
 } tsk__cuda_head_entry;
 TSK__CUDA_CHECK_SIZE(head_entry, 24);
 
-/* As tsk__candidate, tsk__selection and tsk__choice. */
-typedef struct tsk__cuda_candidate { int32_t position, slot, head; } tsk__cuda_candidate;
-typedef struct tsk__cuda_selection {
+/* As tsk__commit_candidate, tsk__commit_rule and tsk__choice. */
+typedef struct tsk__cuda_commit_candidate { int32_t position, slot, head; } tsk__cuda_commit_candidate;
+typedef struct tsk__cuda_commit_rule {
     int32_t request, first, n, commits, transfer, quota;
     float threshold, factor;
     int32_t is_random;
     uint32_t pass;
     uint64_t seed;
-} tsk__cuda_selection;
+} tsk__cuda_commit_rule;
 typedef struct tsk__cuda_choice {
     int32_t id;
     float confidence, log_sum_exp;
     int32_t is_committed;
 } tsk__cuda_choice;
-TSK__CUDA_CHECK_SIZE(candidate, 12);
-TSK__CUDA_CHECK_SIZE(selection, 48);
+TSK__CUDA_CHECK_SIZE(commit_candidate, 12);
+TSK__CUDA_CHECK_SIZE(commit_rule, 48);
 TSK__CUDA_CHECK_SIZE(choice, 16);
 
 typedef struct tsk__cuda_decide_args {
@@ -10503,8 +10503,8 @@ TSK__CUDA_CHECK_SIZE(decide_args, 72);
 
 typedef struct tsk__cuda_select_tokens_args {
     tsk__cuda_table table;
-    TSK__DEVICE(const tsk__cuda_selection) selections;    /* the host's, likewise candidates and choices */
-    TSK__DEVICE(const tsk__cuda_candidate) candidates;
+    TSK__DEVICE(const tsk__cuda_commit_rule) rules;       /* the host's, likewise candidates and choices */
+    TSK__DEVICE(const tsk__cuda_commit_candidate) candidates;
     TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
     TSK__DEVICE(float) confidences;        /* [candidates] scratch */
     TSK__DEVICE(tsk__cuda_choice) choices;
@@ -10562,7 +10562,7 @@ typedef struct tsk__cuda_linear_args {
     TSK__DEVICE(float) squares_out;        /* out: [m, squares_row(n)] of the new x */
     int32_t n_heads, n_kv_heads, head_dim, mlp;
     uint64_t layer_offset;  /* qkv: layer * n_kv_heads * head_dim; a cache's capacity times that lie before it */
-    TSK__DEVICE(bf16) taps[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
+    TSK__DEVICE(bf16) captures[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
     TSK__DEVICE(const tsk__cuda_draw) draws;   /* head: [m] */
     TSK__DEVICE(tsk__cuda_head_entry) heads;   /* head: [tiles, m] */
     TSK__DEVICE(float) logits;             /* head: [m, n] or NULL */
@@ -10598,7 +10598,7 @@ typedef struct tsk__cuda_attend_args {
 } tsk__cuda_attend_args;
 TSK__CUDA_CHECK_SIZE(attend_args, 72);
 
-/* ---- what is done to rows one by one; taps are where a trace wants to see values, NULL where it does not */
+/* ---- what is done to rows one by one; what a trace captures is written where captures point, which may be NULL */
 
 typedef struct tsk__cuda_embed_args {
     TSK__DEVICE(const void) embedding;     /* [ids, d] */
@@ -10635,7 +10635,7 @@ typedef struct tsk__cuda_rope_cache_args {
     TSK__DEVICE(const void) bias;          /* as a row of y; NULL: none */
     tsk__cuda_table table;
     TSK__DEVICE(void) q;                   /* [n, n_heads * head_dim] */
-    TSK__DEVICE(void) taps[4];             /* q, k and v before RoPE, k after */
+    TSK__DEVICE(void) captures[4];         /* q, k and v before RoPE, k after */
     uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
     int32_t n_heads, n_kv_heads, head_dim, pad;
 } tsk__cuda_rope_cache_args;
@@ -10645,8 +10645,8 @@ typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
     TSK__DEVICE(const void) bias;          /* NULL: none */
     TSK__DEVICE(void) hidden;              /* [n, mlp] */
-    TSK__DEVICE(void) tap_gate;
-    TSK__DEVICE(void) tap_up;
+    TSK__DEVICE(void) captured_gate;
+    TSK__DEVICE(void) captured_up;
     int32_t mlp, pad;
 } tsk__cuda_silu_args;
 TSK__CUDA_CHECK_SIZE(silu_args, 48);
@@ -10656,7 +10656,7 @@ typedef struct tsk__cuda_residual_args {
     TSK__DEVICE(const void) bias;          /* [d] or NULL */
     tsk__cuda_table table;
     TSK__DEVICE(void) x;                   /* [n, d] */
-    TSK__DEVICE(void) tap;
+    TSK__DEVICE(void) captured;
     int32_t d, pad;
 } tsk__cuda_residual_args;
 TSK__CUDA_CHECK_SIZE(residual_args, 72);
@@ -10752,7 +10752,7 @@ typedef struct tsk__cuda_convert_args {
     TSK__DEVICE(const void) from;          /* [count] of the stored type: elements from number `first` of a tensor on */
     TSK__DEVICE(void) to;                  /* the matrix that it is part of */
     uint64_t first, count;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     int32_t stored, pad;                   /* TSK__CUDA_STORED_* */
 } tsk__cuda_convert_args;
 TSK__CUDA_CHECK_SIZE(convert_args, 64);
@@ -10760,7 +10760,7 @@ TSK__CUDA_CHECK_SIZE(convert_args, 64);
 typedef struct tsk__cuda_randomise_args {
     TSK__DEVICE(void) to;
     uint64_t count, seed;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     uint32_t tensor;                       /* its number in the generator's counter */
     float scale;
 } tsk__cuda_randomise_args;
@@ -10799,12 +10799,12 @@ TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(d
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
     TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
-TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
-    TSK__CUDA_SAME(candidate, head));
-TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
-    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
-    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
-    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) && TSK__CUDA_SAME(commit_candidate, slot) &&
+    TSK__CUDA_SAME(commit_candidate, head));
+TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
+    TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) && TSK__CUDA_SAME(commit_rule, transfer) &&
+    TSK__CUDA_SAME(commit_rule, quota) && TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+    TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) && TSK__CUDA_SAME(commit_rule, seed));
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
     TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
@@ -11283,11 +11283,11 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. */
-typedef struct tsk__cuda_place {
-    CUdeviceptr to;
-    tsk__cuda_row_order order;
-} tsk__cuda_place;
+/* Where a tensor goes: the matrix that it is part of, and how its rows lie in it. */
+typedef struct tsk__cuda_destination {
+    CUdeviceptr matrix;
+    tsk__cuda_row_order row_order;
+} tsk__cuda_destination;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
     uint64_t at = *used;
@@ -11355,25 +11355,25 @@ static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     return used;
 }
 
-static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
+static tsk__cuda_destination tsk__cuda_destination_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
     const tsk_model_config *c = b->base.config;
     uint64_t shape[2];
-    tsk__cuda_place p;
-    memset(&p, 0, sizeof p);
+    tsk__cuda_destination d;
+    memset(&d, 0, sizeof d);
     tsk__family_shape(c, id, shape);
-    p.to = *tsk__cuda_room(b, id);
-    p.order.columns = shape[1];
+    d.matrix = *tsk__cuda_room(b, id);
+    d.row_order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) p.order.interleave = TSK__CUDA_ROWS_HALVES, p.order.half_head = c->head_dim / 2;
-        if (id->part != TSK__PART_Q) p.order.first_row = (uint64_t)b->q_width;
-        if (id->part == TSK__PART_V) p.order.first_row += (uint64_t)b->kv_width;
+        if (c->head_dim % 16 == 0) d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
+        if (id->part != TSK__PART_Q) d.row_order.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) d.row_order.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_FF_PROJ: p.order.interleave = TSK__CUDA_ROWS_FIRST; break;
-    case TSK__PART_UP_PROJ: p.order.interleave = TSK__CUDA_ROWS_SECOND; break;
+    case TSK__PART_FF_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_FIRST; break;
+    case TSK__PART_UP_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_SECOND; break;
     default: break;
     }
-    return p;
+    return d;
 }
 
 static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
@@ -11409,7 +11409,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
 
 typedef struct tsk__cuda_piece {
     tsk__stored stored;
-    tsk__cuda_place place;
+    tsk__cuda_destination destination;
     uint64_t offset, size;         /* in bytes, of the tensor */
 } tsk__cuda_piece;
 
@@ -11449,7 +11449,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
     memset(&a, 0, sizeof a);
-    a.from = staging, a.to = p->place.to, a.order = p->place.order;
+    a.from = staging, a.to = p->destination.matrix, a.row_order = p->destination.row_order;
     a.first = p->offset / element, a.count = p->size / element;
     a.stored = dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
                : dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
@@ -11485,7 +11485,7 @@ static void *tsk__cuda_read(void *argument) {
 }
 
 /* Random values are made where they are to lie. */
-static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
+static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_destination destination,
                                  tsk_error *error) {
     tsk__cuda_backend *b = l->backend;
     uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols;
@@ -11494,9 +11494,9 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     tsk__cuda_randomise_args random;
     CUresult result;
     memset(&ones, 0, sizeof ones);
-    ones.to = place.to, ones.count = count, ones.value = 1.0f;
+    ones.to = destination.matrix, ones.count = count, ones.value = 1.0f;
     memset(&random, 0, sizeof random);
-    random.to = place.to, random.count = count, random.order = place.order;
+    random.to = destination.matrix, random.count = count, random.row_order = destination.row_order;
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
@@ -11508,16 +11508,16 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
 /* Cuts a weight into pieces for the readers. */
 static tsk_status tsk__cuda_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
     tsk__cuda_loading *l = (tsk__cuda_loading *)loading;
-    tsk__cuda_place place = tsk__cuda_place_of(l->backend, id);
+    tsk__cuda_destination destination = tsk__cuda_destination_of(l->backend, id);
     uint64_t offset;
-    if (stored->is_made) return tsk__cuda_make(l, stored, place, error);
+    if (stored->is_made) return tsk__cuda_make(l, stored, destination, error);
     for (offset = 0; offset < stored->size; offset += TSK__CUDA_PIECE) {
         tsk__cuda_piece *piece;
         if (!tsk__memory_reserve(l->backend->allocator, &l->pieces, &l->piece_capacity, l->n_pieces + 1, sizeof *piece))
             return tsk__error_memory(error, "the list of weights", (l->n_pieces + 1) * sizeof *piece);
         piece = &l->pieces[l->n_pieces++];
         piece->stored = *stored;
-        piece->place = place;
+        piece->destination = destination;
         piece->offset = offset;
         piece->size = stored->size - offset < TSK__CUDA_PIECE ? stored->size - offset : TSK__CUDA_PIECE;
         l->total += piece->size;
@@ -11550,11 +11550,11 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
 
 /* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
 static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
-    uint64_t told = UINT64_MAX;
+    uint64_t reported = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        if (o->progress && done != told) o->progress(o->user, done, l->total);
-        told = done;
+        if (o->progress && done != reported) o->progress(o->user, done, l->total);
+        reported = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
             *cancelled = 1;
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
@@ -11690,13 +11690,13 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 /* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
    not reached the count, kernels were lost, and that is a failure. */
-static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, uint32_t expected, const char *what) {
     uint32_t spins = 0;
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -12014,7 +12014,7 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
     s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
@@ -12239,22 +12239,22 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     s->needs_signal = 1;
 }
 
-static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr tap[4], bias = w->qkv_bias;
+    CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
-    tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
+    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
-        memcpy(a.taps, tap, sizeof tap);
+        memcpy(a.captures, captured, sizeof captured);
         tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
@@ -12263,7 +12263,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     memset(&rope, 0, sizeof rope);
     rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->table;
-    memcpy(rope.taps, tap, sizeof tap);
+    memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
     tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
@@ -12304,7 +12304,7 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
-static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__taps *taps) {
+static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
@@ -12312,44 +12312,44 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
-    CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
+    CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
         a.weights = weights, a.bias = bias, a.out = x;
         a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
-        a.taps[0] = tap;
+        a.captures[0] = captured;
         tsk__cuda_linear(s, map, &a);
         s->normed_for = next_norm;
         return;
     }
     s->normed_for = 0;
     if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
-        if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
+        if (captured) tsk__cuda_product(s, input, weights, captured, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
     }
     tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
     memset(&residual, 0, sizeof residual);
-    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
+    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
     residual.table = s->table;
     residual.d = d;
     tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
 }
 
-static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
         a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.hidden);
-        a.taps[0] = gate, a.taps[1] = up;
+        a.captures[0] = gate, a.captures[1] = up;
         tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
@@ -12357,7 +12357,7 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
     memset(&silu, 0, sizeof silu);
     silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
-    silu.tap_gate = gate, silu.tap_up = up;
+    silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
     tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
                      "silu");
@@ -12395,11 +12395,11 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
     a.table = s->table;
-    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.rules = tsk__cuda_address(s->arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
     a.confidences = s->confidences;
     a.choices = tsk__cuda_address(s->base.choices);
@@ -12637,15 +12637,15 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
+TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, taps))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates), tsk__cuda_select(s, n, selections, n_candidates, candidates))
+TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
@@ -12796,7 +12796,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     else {
         memset(&a, 0, sizeof a);
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
-        a.order.columns = 1;
+        a.row_order.columns = 1;
         tsk__cuda_enter(b);
         tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
@@ -13014,7 +13014,7 @@ tsk_dtype tsk_model_dtype(const tsk_model *model) {
 
 // >>trace =============================================================================================================
 /* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
-   runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
+   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to the
    host, so that tracing cannot change a result. */
 
 typedef struct tsk__tracer {
@@ -13171,13 +13171,13 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
-    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_q_proj", "", t->watch.taps.norm, d, t->watch.taps.q, q, 1);
-    TSK__TRACE_RECORD("_k_proj", "", t->watch.taps.norm, d, t->watch.taps.k, k, 1);
-    TSK__TRACE_RECORD("_v_proj", "", t->watch.taps.norm, d, t->watch.taps.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->watch.taps.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->watch.taps.k, k, t->watch.taps.k_rope, k, (uint64_t)c->n_kv_heads);
-    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->watch.captures.norm, d, t->watch.captures.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->watch.captures.norm, d, t->watch.captures.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->watch.captures.norm, d, t->watch.captures.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->watch.captures.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->watch.captures.k, k, t->watch.captures.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.captures.projection, d, 1);
 }
 
 static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
@@ -13187,10 +13187,10 @@ static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *row
     tsk__traced what = *rows;
     what.name = name;
     what.layer = layer;
-    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_ff_proj", "", t->watch.taps.norm, d, t->watch.taps.gate, m, 1);
-    TSK__TRACE_RECORD("_up_proj", "", t->watch.taps.norm, d, t->watch.taps.up, m, 1);
-    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->watch.captures.norm, d, t->watch.captures.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->watch.captures.norm, d, t->watch.captures.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.captures.projection, d, 1);
     TSK__TRACE_RECORD("", "", t->watch.block_input, d, t->watch.stream->x, d, 1);
 #undef TSK__TRACE_RECORD
 }
@@ -13280,9 +13280,9 @@ typedef struct tsk__pass {
     int32_t n_head;                /* rows that need predictions */
     int32_t *head;                 /* [max_rows] their indices */
     tsk__draw *draws;              /* [max_rows] */
-    int32_t n_selections, n_candidates;
-    tsk__selection *selections;    /* [max_requests] */
-    tsk__candidate *candidates;    /* [max_rows] */
+    int32_t n_rules, n_candidates;
+    tsk__commit_rule *rules;       /* [max_requests] */
+    tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
 /* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
@@ -13297,13 +13297,13 @@ static void tsk__pass_free(tsk__pass *p) {
     tsk__memory_delete(p->allocator, p->tokens);
     tsk__memory_delete(p->allocator, p->caches);
     tsk__memory_delete(p->allocator, p->draws);
-    tsk__memory_delete(p->allocator, p->selections);
+    tsk__memory_delete(p->allocator, p->rules);
     tsk__memory_delete(p->allocator, p->candidates);
     p->stream = NULL;
     p->tokens = NULL;
     p->caches = NULL;
     p->draws = NULL;
-    p->selections = NULL;
+    p->rules = NULL;
     p->candidates = NULL;
     p->max_rows = 0;
 }
@@ -13322,9 +13322,9 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
     p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
-    p->selections = (tsk__selection *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->selections);
-    p->candidates = (tsk__candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->selections || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
+    p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -13332,7 +13332,7 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     return status;
 }
 
-static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_selections = p->n_candidates = 0; }
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
@@ -13400,18 +13400,18 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
+    const tsk__captures *captures = tracer ? &tracer->watch.captures : NULL;
     tsk__traced rows = tsk__pass_traced(p);
     if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
-    ops->qkv(p->stream, layer, taps);
+    ops->qkv(p->stream, layer, captures);
     ops->attend(p->stream, layer);
-    ops->attn_out(p->stream, layer, taps);
+    ops->attn_out(p->stream, layer, captures);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
         tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
-    ops->gate_up(p->stream, layer, taps);
-    ops->down(p->stream, layer, taps);
+    ops->gate_up(p->stream, layer, captures);
+    ops->down(p->stream, layer, captures);
     if (tracer) tsk__trace_mlp(tracer, layer, &rows);
 }
 
@@ -13460,7 +13460,7 @@ static void tsk__forward_head(tsk__pass *p) {
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
-    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
+    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_rules, p->rules, p->n_candidates, p->candidates);
 }
 
 // >>request ===========================================================================================================
@@ -13500,8 +13500,8 @@ typedef struct tsk__request {
     int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
-    int32_t cursor, layer_budget;
+       `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+    int32_t next_layer, layer_budget;
     int may_be_cut;
     double pending_ms;             /* of the parts so far */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
@@ -13793,7 +13793,7 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
     r->is_uploaded = 0;
-    r->cursor = 0;
+    r->next_layer = 0;
     r->pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
     return tsk__request_device_memory(r, r->gen.length, error);
@@ -13920,7 +13920,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 
 /* Which of the model's layers. */
 static void tsk__request_plan_layers(tsk__request *r) {
-    r->first_layer = r->cursor;
+    r->first_layer = r->next_layer;
     r->last_layer = r->config->n_layers;
     if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
@@ -13980,8 +13980,8 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
-    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
+    for (i = 0; r->is_deciding && r->next_layer && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+    if (r->is_deciding && !r->next_layer && r->is_full) tsk__request_plan_refresh_skips(r, p);
     if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
@@ -14086,7 +14086,7 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.pass = r->gen.pass;
     r->first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
         candidate->position = r->positions[i];
         candidate->slot = i;
@@ -14100,21 +14100,21 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
 }
 
 /* The rule by which the backend commits candidates; a user's own is followed on the host. */
-static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    tsk__selection *selection = &p->selections[p->n_selections++];
-    memset(selection, 0, sizeof *selection);
-    selection->request = number;
-    selection->first = r->first_candidate;
-    selection->n = r->n_candidates;
-    selection->commits = !r->is_probe && !o->on_select;
-    selection->transfer = (int32_t)o->transfer;
-    selection->quota = tsk__request_quota(r);
-    selection->threshold = o->threshold;
-    selection->factor = o->factor;
-    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
-    selection->seed = o->seed;
-    selection->pass = r->gen.pass;
+    tsk__commit_rule *rule = &p->rules[p->n_rules++];
+    memset(rule, 0, sizeof *rule);
+    rule->request = number;
+    rule->first = r->first_candidate;
+    rule->n = r->n_candidates;
+    rule->commits = !r->is_probe && !o->on_select;
+    rule->transfer = (int32_t)o->transfer;
+    rule->quota = tsk__request_quota(r);
+    rule->threshold = o->threshold;
+    rule->factor = o->factor;
+    rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    rule->seed = o->seed;
+    rule->pass = r->gen.pass;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -14164,7 +14164,7 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    const tsk__candidate *candidates = p->candidates + r->first_candidate;
+    const tsk__commit_candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
     tsk_transfer_rule best;
     tsk_selection selection;
@@ -14430,7 +14430,7 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
         tsk__request_add_candidates(requests[i], p);
-        tsk__request_add_selection(requests[i], i, p);
+        tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
 }
@@ -14472,8 +14472,8 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
         r->pending_ms += tsk__time_ms() - start;
-        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
-        if (r->cursor) continue;
+        r->next_layer = tsk__request_completes(r) ? 0 : r->last_layer;
+        if (r->next_layer) continue;
         tsk__request_finish(r, p, r->pending_ms);
         r->pending_ms = 0;
     }
@@ -14859,8 +14859,8 @@ struct tsk_batch {
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
-    int32_t n_flying, turn;
+    tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
+    int32_t n_in_flight, turn;
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -14972,11 +14972,11 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
     int32_t i;
-    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->in_flight = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->in_flight);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
@@ -15017,11 +15017,11 @@ void tsk_batch_free(tsk_batch *b) {
     allocator = b->model->allocator;
     tsk__batch_queue_free(&b->waiting, allocator);
     tsk__batch_queue_free(&b->ending, allocator);
-    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; i < b->n_in_flight; i++) tsk__memory_delete(allocator, b->in_flight[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
-    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->in_flight);
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
@@ -15100,8 +15100,8 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__mutex_lock(&b->lock);
     entry = tsk__batch_queue_take(&b->waiting, id);
     if (entry) tsk__batch_queue_push(&b->ending, entry);
-    for (i = 0; i < b->n_flying; i++)
-        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
     tsk__batch_call(b);
     tsk__mutex_unlock(&b->lock);
 }
@@ -15112,7 +15112,7 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
     /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
         if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
         else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
     }
@@ -15126,8 +15126,8 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
 /* The first hole of `length` tokens, or -1. */
 static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     int32_t offset = 0, i;
-    for (i = 0; i < b->n_flying; i++) {
-        const tsk__batch_entry *e = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        const tsk__batch_entry *e = b->in_flight[i];
         if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
         offset = e->offset + e->length; /* past this one, and look at all again */
         i = -1;
@@ -15137,10 +15137,10 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
 
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
-    for (moved = 0; moved < b->n_flying; moved++) {
+    for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
-        for (i = 0; i < b->n_flying; i++)
-            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        for (i = 0; i < b->n_in_flight; i++)
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -15151,7 +15151,7 @@ static void tsk__batch_compact(tsk_batch *b) {
 static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
     int32_t used = 0, i, hole = tsk__batch_hole(b, length);
     if (hole >= 0) return hole;
-    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    for (i = 0; i < b->n_in_flight; i++) used += b->in_flight[i]->length;
     if (used > b->options.cache_tokens - length) return -1;
     tsk__batch_compact(b);
     return used;
@@ -15175,11 +15175,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 
 /* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
-    tsk__batch_entry *entry = b->flying[i];
+    tsk__batch_entry *entry = b->in_flight[i];
     tsk_result result;
     tsk__mutex_lock(&b->lock);
-    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
-    b->n_flying--;
+    memmove(b->in_flight + i, b->in_flight + i + 1, (size_t)(b->n_in_flight - i - 1) * sizeof *b->in_flight);
+    b->n_in_flight--;
     b->free_requests[b->n_free++] = entry->request;
     tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
@@ -15194,7 +15194,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
     tsk__mutex_lock(&b->lock);
     b->n_free--;
-    b->flying[b->n_flying++] = entry;
+    b->in_flight[b->n_in_flight++] = entry;
     tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
@@ -15223,7 +15223,7 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
         if (!is_first) continue;
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_in_flight - 1, &error);
     }
 }
 
@@ -15239,9 +15239,9 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->next_layer;
         if (rows > room) continue;
         r->layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
@@ -15257,7 +15257,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
     return n;
 }
 
@@ -15293,8 +15293,8 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
 /* Requests that the host wants to end, by id or by their own callback. */
 static void tsk__batch_drop_cancelled(tsk_batch *b) {
     int32_t i;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__batch_entry *entry = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__batch_entry *entry = b->in_flight[i];
         int cancelled;
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
@@ -15305,17 +15305,17 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
 
 static void tsk__batch_reap(tsk_batch *b) {
     int32_t i;
-    for (i = b->n_flying - 1; i >= 0; i--)
-        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
+    for (i = b->n_in_flight - 1; i >= 0; i--)
+        if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
 }
 
 /* One pass over those chosen; on failure all of them end with its error. */
 static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
     tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
     int32_t i, j;
-    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
+    for (i = b->n_in_flight - 1; status != TSK_OK && i >= 0; i--)
         for (j = 0; j < n; j++)
-            if (b->flying[i]->request == b->packed[j]) {
+            if (b->in_flight[i]->request == b->packed[j]) {
                 tsk__batch_finish(b, i, error);
                 break;
             }
@@ -15341,7 +15341,7 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_reap(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
-    status->in_flight = b->n_flying;
+    status->in_flight = b->n_in_flight;
     status->queued = b->waiting.n;
     status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);

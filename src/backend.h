@@ -74,24 +74,24 @@ typedef struct tsk__rows {
     int32_t n_requests;
 } tsk__rows;
 
-/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
-typedef struct tsk__taps {
+/* What a traced pass captures inside of fused operations: where to. Any pointer may be NULL. */
+typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
-} tsk__taps;
+} tsk__captures;
 
 /* A position that a request may commit in this pass. */
-typedef struct tsk__candidate {
+typedef struct tsk__commit_candidate {
     int32_t position;          /* in the canvas */
     int32_t slot;              /* in the block: where its last prediction lies */
     int32_t head;              /* which of the head's rows predicts it now; -1: none, the last prediction holds */
-} tsk__candidate;
+} tsk__commit_candidate;
 
 /* How one request commits (see >>schedule). */
-typedef struct tsk__selection {
+typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
@@ -100,7 +100,7 @@ typedef struct tsk__selection {
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
-} tsk__selection;
+} tsk__commit_rule;
 
 /* What became of a candidate. */
 typedef struct tsk__choice {
@@ -155,11 +155,11 @@ typedef struct tsk__backend_ops {
        all do. */
     void (*mask)(tsk__stream *stream, const int32_t *active);
     void (*embed)(tsk__stream *stream);
-    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     void (*attend)(tsk__stream *stream, int32_t layer);
-    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*down)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     /* For each row with a slot whose request has that state: cosines[state * max_rows + i] becomes the cosine of x and
        the slot's state in the first half, at most 1; then x is stored as the slot's state in the second half. i is the
        row's number in the list of begin. */
@@ -179,7 +179,7 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 

@@ -40,8 +40,8 @@ struct tsk_batch {
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
-    int32_t n_flying, turn;
+    tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
+    int32_t n_in_flight, turn;
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -153,11 +153,11 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
     int32_t i;
-    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->in_flight = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->in_flight);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
@@ -198,11 +198,11 @@ void tsk_batch_free(tsk_batch *b) {
     allocator = b->model->allocator;
     tsk__batch_queue_free(&b->waiting, allocator);
     tsk__batch_queue_free(&b->ending, allocator);
-    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; i < b->n_in_flight; i++) tsk__memory_delete(allocator, b->in_flight[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
-    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->in_flight);
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
@@ -281,8 +281,8 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__mutex_lock(&b->lock);
     entry = tsk__batch_queue_take(&b->waiting, id);
     if (entry) tsk__batch_queue_push(&b->ending, entry);
-    for (i = 0; i < b->n_flying; i++)
-        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
     tsk__batch_call(b);
     tsk__mutex_unlock(&b->lock);
 }
@@ -293,7 +293,7 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
     /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
         if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
         else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
     }
@@ -307,8 +307,8 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
 /* The first hole of `length` tokens, or -1. */
 static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     int32_t offset = 0, i;
-    for (i = 0; i < b->n_flying; i++) {
-        const tsk__batch_entry *e = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        const tsk__batch_entry *e = b->in_flight[i];
         if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
         offset = e->offset + e->length; /* past this one, and look at all again */
         i = -1;
@@ -318,10 +318,10 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
 
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
-    for (moved = 0; moved < b->n_flying; moved++) {
+    for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
-        for (i = 0; i < b->n_flying; i++)
-            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        for (i = 0; i < b->n_in_flight; i++)
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -332,7 +332,7 @@ static void tsk__batch_compact(tsk_batch *b) {
 static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
     int32_t used = 0, i, hole = tsk__batch_hole(b, length);
     if (hole >= 0) return hole;
-    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    for (i = 0; i < b->n_in_flight; i++) used += b->in_flight[i]->length;
     if (used > b->options.cache_tokens - length) return -1;
     tsk__batch_compact(b);
     return used;
@@ -356,11 +356,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 
 /* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
-    tsk__batch_entry *entry = b->flying[i];
+    tsk__batch_entry *entry = b->in_flight[i];
     tsk_result result;
     tsk__mutex_lock(&b->lock);
-    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
-    b->n_flying--;
+    memmove(b->in_flight + i, b->in_flight + i + 1, (size_t)(b->n_in_flight - i - 1) * sizeof *b->in_flight);
+    b->n_in_flight--;
     b->free_requests[b->n_free++] = entry->request;
     tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
@@ -375,7 +375,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
     tsk__mutex_lock(&b->lock);
     b->n_free--;
-    b->flying[b->n_flying++] = entry;
+    b->in_flight[b->n_in_flight++] = entry;
     tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
@@ -404,7 +404,7 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
         if (!is_first) continue;
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_in_flight - 1, &error);
     }
 }
 
@@ -420,9 +420,9 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->next_layer;
         if (rows > room) continue;
         r->layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
@@ -438,7 +438,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
     return n;
 }
 
@@ -474,8 +474,8 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
 /* Requests that the host wants to end, by id or by their own callback. */
 static void tsk__batch_drop_cancelled(tsk_batch *b) {
     int32_t i;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__batch_entry *entry = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__batch_entry *entry = b->in_flight[i];
         int cancelled;
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
@@ -486,17 +486,17 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
 
 static void tsk__batch_reap(tsk_batch *b) {
     int32_t i;
-    for (i = b->n_flying - 1; i >= 0; i--)
-        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
+    for (i = b->n_in_flight - 1; i >= 0; i--)
+        if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
 }
 
 /* One pass over those chosen; on failure all of them end with its error. */
 static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
     tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
     int32_t i, j;
-    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
+    for (i = b->n_in_flight - 1; status != TSK_OK && i >= 0; i--)
         for (j = 0; j < n; j++)
-            if (b->flying[i]->request == b->packed[j]) {
+            if (b->in_flight[i]->request == b->packed[j]) {
                 tsk__batch_finish(b, i, error);
                 break;
             }
@@ -522,7 +522,7 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_reap(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
-    status->in_flight = b->n_flying;
+    status->in_flight = b->n_in_flight;
     status->queued = b->waiting.n;
     status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);

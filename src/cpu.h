@@ -720,13 +720,13 @@ static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *
     tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
 }
 
-static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
-    if (tap) memcpy(tap, from, count * sizeof *from);
+static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
+    if (captured) memcpy(captured, from, count * sizeof *from);
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
 static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__taps *taps) {
+                                 const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -736,7 +736,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.y[0] = scratch->wide;
     product.residual = y;
     tsk__cpu_product_run(model, &product);
-    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+    if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
 /* ---- rows: copies, norms, cosines */
@@ -819,7 +819,7 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -827,7 +827,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
     norm.x = x;
     norm.out = out;
     tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
-    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+    if (captures) tsk__cpu_capture(captures->norm, out, (size_t)n * d);
 }
 
 /* out[n, d_model]; may be x itself */
@@ -935,13 +935,13 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__taps *taps) {
+                         const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -953,10 +953,10 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
     tsk__cpu_product_run(model, &product);
-    if (taps) {
-        tsk__cpu_tap(taps->q, q_out, n * q_width);
-        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
-        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    if (captures) {
+        tsk__cpu_capture(captures->q, q_out, n * q_width);
+        tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
+        tsk__cpu_capture(captures->v, scratch->v, n * kv_width);
     }
     rope.model = model;
     rope.layer = layer;
@@ -964,7 +964,7 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
+    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
     rope.turned = scratch->turned;
     rope.turns = scratch->turns;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
@@ -1132,15 +1132,15 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
 typedef struct tsk__cpu_gate {
@@ -1149,7 +1149,7 @@ typedef struct tsk__cpu_gate {
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
-    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+    float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
 
 static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
@@ -1161,7 +1161,7 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
     tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
-        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
         c->kernels->silu(c->h + at, c->wide + at, width);
     }
 }
@@ -1176,9 +1176,9 @@ static void tsk__cpu_gate_task(void *context, int task) {
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__taps *taps) {
+                             const tsk__captures *captures) {
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
     gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
     gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
@@ -1186,11 +1186,11 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.x = scratch->norm;
     gate.h = h;
     gate.wide = scratch->wide;
-    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.captured = captures ? (float *)captures->gate : NULL;
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
+    if (captures) tsk__cpu_capture(captures->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */

@@ -117,22 +117,22 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     s->needs_signal = 1;
 }
 
-static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr tap[4], bias = w->qkv_bias;
+    CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
-    tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
+    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
-        memcpy(a.taps, tap, sizeof tap);
+        memcpy(a.captures, captured, sizeof captured);
         tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
@@ -141,7 +141,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *t
     memset(&rope, 0, sizeof rope);
     rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->table;
-    memcpy(rope.taps, tap, sizeof tap);
+    memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
     tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
@@ -182,7 +182,7 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
-static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__taps *taps) {
+static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
@@ -190,44 +190,44 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
-    CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
+    CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
         a.weights = weights, a.bias = bias, a.out = x;
         a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
-        a.taps[0] = tap;
+        a.captures[0] = captured;
         tsk__cuda_linear(s, map, &a);
         s->normed_for = next_norm;
         return;
     }
     s->normed_for = 0;
     if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
-        if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
+        if (captured) tsk__cuda_product(s, input, weights, captured, s->n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
         return;
     }
     tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
     memset(&residual, 0, sizeof residual);
-    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
+    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
     residual.table = s->table;
     residual.d = d;
     tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
 }
 
-static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
         a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
         a.out = tsk__cuda_address(s->base.hidden);
-        a.taps[0] = gate, a.taps[1] = up;
+        a.captures[0] = gate, a.captures[1] = up;
         tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
@@ -235,7 +235,7 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__tap
     tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
     memset(&silu, 0, sizeof silu);
     silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
-    silu.tap_gate = gate, silu.tap_up = up;
+    silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
     tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
                      "silu");
@@ -273,11 +273,11 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
     a.table = s->table;
-    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.rules = tsk__cuda_address(s->arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
     a.confidences = s->confidences;
     a.choices = tsk__cuda_address(s->base.choices);
@@ -515,15 +515,15 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
+TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, taps))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates), tsk__cuda_select(s, n, selections, n_candidates, candidates))
+TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
@@ -674,7 +674,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     else {
         memset(&a, 0, sizeof a);
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
-        a.order.columns = 1;
+        a.row_order.columns = 1;
         tsk__cuda_enter(b);
         tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);

@@ -22,12 +22,12 @@ TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(d
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
     TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
-TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
-    TSK__CUDA_SAME(candidate, head));
-TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
-    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
-    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
-    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) && TSK__CUDA_SAME(commit_candidate, slot) &&
+    TSK__CUDA_SAME(commit_candidate, head));
+TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
+    TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) && TSK__CUDA_SAME(commit_rule, transfer) &&
+    TSK__CUDA_SAME(commit_rule, quota) && TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+    TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) && TSK__CUDA_SAME(commit_rule, seed));
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
     TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&

@@ -91,13 +91,13 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 /* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
    not reached the count, kernels were lost, and that is a failure. */
-static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, uint32_t expected, const char *what) {
     uint32_t spins = 0;
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -415,7 +415,7 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
     s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);

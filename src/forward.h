@@ -34,9 +34,9 @@ typedef struct tsk__pass {
     int32_t n_head;                /* rows that need predictions */
     int32_t *head;                 /* [max_rows] their indices */
     tsk__draw *draws;              /* [max_rows] */
-    int32_t n_selections, n_candidates;
-    tsk__selection *selections;    /* [max_requests] */
-    tsk__candidate *candidates;    /* [max_rows] */
+    int32_t n_rules, n_candidates;
+    tsk__commit_rule *rules;       /* [max_requests] */
+    tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
 /* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
@@ -51,13 +51,13 @@ static void tsk__pass_free(tsk__pass *p) {
     tsk__memory_delete(p->allocator, p->tokens);
     tsk__memory_delete(p->allocator, p->caches);
     tsk__memory_delete(p->allocator, p->draws);
-    tsk__memory_delete(p->allocator, p->selections);
+    tsk__memory_delete(p->allocator, p->rules);
     tsk__memory_delete(p->allocator, p->candidates);
     p->stream = NULL;
     p->tokens = NULL;
     p->caches = NULL;
     p->draws = NULL;
-    p->selections = NULL;
+    p->rules = NULL;
     p->candidates = NULL;
     p->max_rows = 0;
 }
@@ -76,9 +76,9 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
     p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
-    p->selections = (tsk__selection *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->selections);
-    p->candidates = (tsk__candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->selections || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
+    p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -86,7 +86,7 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     return status;
 }
 
-static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_selections = p->n_candidates = 0; }
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
@@ -154,18 +154,18 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
+    const tsk__captures *captures = tracer ? &tracer->watch.captures : NULL;
     tsk__traced rows = tsk__pass_traced(p);
     if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
-    ops->qkv(p->stream, layer, taps);
+    ops->qkv(p->stream, layer, captures);
     ops->attend(p->stream, layer);
-    ops->attn_out(p->stream, layer, taps);
+    ops->attn_out(p->stream, layer, captures);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
         tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
-    ops->gate_up(p->stream, layer, taps);
-    ops->down(p->stream, layer, taps);
+    ops->gate_up(p->stream, layer, captures);
+    ops->down(p->stream, layer, captures);
     if (tracer) tsk__trace_mlp(tracer, layer, &rows);
 }
 
@@ -214,7 +214,7 @@ static void tsk__forward_head(tsk__pass *p) {
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
-    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
+    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_rules, p->rules, p->n_candidates, p->candidates);
 }
 
 #endif /* SECTION_GUARD_FORWARD */

@@ -50,8 +50,8 @@ typedef struct tsk__request {
     int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
-    int32_t cursor, layer_budget;
+       `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+    int32_t next_layer, layer_budget;
     int may_be_cut;
     double pending_ms;             /* of the parts so far */
     int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
@@ -343,7 +343,7 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
     r->is_uploaded = 0;
-    r->cursor = 0;
+    r->next_layer = 0;
     r->pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
     return tsk__request_device_memory(r, r->gen.length, error);
@@ -470,7 +470,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 
 /* Which of the model's layers. */
 static void tsk__request_plan_layers(tsk__request *r) {
-    r->first_layer = r->cursor;
+    r->first_layer = r->next_layer;
     r->last_layer = r->config->n_layers;
     if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
@@ -530,8 +530,8 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
-    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
+    for (i = 0; r->is_deciding && r->next_layer && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
+    if (r->is_deciding && !r->next_layer && r->is_full) tsk__request_plan_refresh_skips(r, p);
     if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
@@ -636,7 +636,7 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.pass = r->gen.pass;
     r->first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
         candidate->position = r->positions[i];
         candidate->slot = i;
@@ -650,21 +650,21 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
 }
 
 /* The rule by which the backend commits candidates; a user's own is followed on the host. */
-static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    tsk__selection *selection = &p->selections[p->n_selections++];
-    memset(selection, 0, sizeof *selection);
-    selection->request = number;
-    selection->first = r->first_candidate;
-    selection->n = r->n_candidates;
-    selection->commits = !r->is_probe && !o->on_select;
-    selection->transfer = (int32_t)o->transfer;
-    selection->quota = tsk__request_quota(r);
-    selection->threshold = o->threshold;
-    selection->factor = o->factor;
-    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
-    selection->seed = o->seed;
-    selection->pass = r->gen.pass;
+    tsk__commit_rule *rule = &p->rules[p->n_rules++];
+    memset(rule, 0, sizeof *rule);
+    rule->request = number;
+    rule->first = r->first_candidate;
+    rule->n = r->n_candidates;
+    rule->commits = !r->is_probe && !o->on_select;
+    rule->transfer = (int32_t)o->transfer;
+    rule->quota = tsk__request_quota(r);
+    rule->threshold = o->threshold;
+    rule->factor = o->factor;
+    rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    rule->seed = o->seed;
+    rule->pass = r->gen.pass;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -714,7 +714,7 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    const tsk__candidate *candidates = p->candidates + r->first_candidate;
+    const tsk__commit_candidate *candidates = p->candidates + r->first_candidate;
     const tsk__choice *choices = p->stream->choices + r->first_candidate;
     tsk_transfer_rule best;
     tsk_selection selection;
@@ -980,7 +980,7 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
         tsk__request_add_candidates(requests[i], p);
-        tsk__request_add_selection(requests[i], i, p);
+        tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
 }
@@ -1022,8 +1022,8 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
         r->pending_ms += tsk__time_ms() - start;
-        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
-        if (r->cursor) continue;
+        r->next_layer = tsk__request_completes(r) ? 0 : r->last_layer;
+        if (r->next_layer) continue;
         tsk__request_finish(r, p, r->pending_ms);
         r->pending_ms = 0;
     }

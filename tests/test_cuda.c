@@ -317,7 +317,7 @@ typedef struct side {
     tsk__stream *s;
     tsk__kv caches[max_requests];
     void *canvas[max_requests], *last[max_requests];           /* [max_rows] ids, predictions */
-    void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what taps point at */
+    void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what captures point at */
     const trial *t;
     int is_masked, is_compacted;   /* how this backend narrows */
     results *out;
@@ -480,31 +480,31 @@ static void begin_flagged(const side *a, int narrow, const int32_t *flags) {
 }
 static void begin(const side *a, int narrow) { begin_flagged(a, narrow, NULL); }
 
-static tsk__taps taps_of(const side *a) {
+static tsk__captures captures_of(const side *a) {
     const tsk_model_config *c = a->t->c;
-    tsk__taps taps;
+    tsk__captures captures;
     poison(a, a->norm, max_rows * (size_t)c->d_model), poison(a, a->projection, max_rows * (size_t)c->d_model);
     poison(a, a->q, max_rows * q_width(c)), poison(a, a->k, max_rows * kv_width(c)), poison(a, a->v, max_rows * kv_width(c)), poison(a, a->k_rope, max_rows * kv_width(c));
     poison(a, a->gate, max_rows * (size_t)c->mlp_hidden_size), poison(a, a->up, max_rows * (size_t)c->mlp_hidden_size);
-    taps.norm = a->norm, taps.q = a->q, taps.k = a->k, taps.v = a->v, taps.k_rope = a->k_rope, taps.gate = a->gate, taps.up = a->up, taps.projection = a->projection;
-    return taps;
+    captures.norm = a->norm, captures.q = a->q, captures.k = a->k, captures.v = a->v, captures.k_rope = a->k_rope, captures.gate = a->gate, captures.up = a->up, captures.projection = a->projection;
+    return captures;
 }
 
-static void keep_linear(side *a, int32_t layer, int tapped) {
+static void keep_linear(side *a, int32_t layer, int captured) {
     const trial *t = a->t;
     const tsk_model_config *c = t->c;
     const tsk__backend_ops *ops = a->b->ops;
     size_t d = (size_t)c->d_model, mlp = (size_t)c->mlp_hidden_size;
     double bound = bound_of(a);
-    tsk__taps taps = taps_of(a);
+    tsk__captures captures = captures_of(a);
     put_caches(a);
     begin(a, 1);
     poison(a, a->s->q, max_rows * q_width(c));
-    ops->qkv(a->s, layer, tapped ? &taps : NULL);
+    ops->qkv(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "qkv: q", a->s->q, q_width(c), bound);
     keep_cache(a, "qkv: K", layer, 0);
     keep_cache(a, "qkv: V", layer, 1);
-    if (tapped) {
+    if (captured) {
         keep_rows(a, "attn_norm", a->norm, d, bound);
         keep_rows(a, "q_proj", a->q, q_width(c), bound), keep_rows(a, "k_proj", a->k, kv_width(c), bound), keep_rows(a, "v_proj", a->v, kv_width(c), bound);
         keep_rows(a, "k after RoPE", a->k_rope, kv_width(c), bound);
@@ -517,22 +517,22 @@ static void keep_linear(side *a, int32_t layer, int tapped) {
     keep_rows(a, "attend", a->s->attention, q_width(c), bound);
     begin(a, 1);
     put_rows(a, a->s->attention, t->attention, q_width(c));
-    ops->attn_out(a->s, layer, tapped ? &taps : NULL);
+    ops->attn_out(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "attn_out", a->s->x, d, bound);
     check_others(a, a->s->x, t->x, d, "attn_out");
-    if (tapped) keep_rows(a, "attn_out alone", a->projection, d, bound);
+    if (captured) keep_rows(a, "attn_out alone", a->projection, d, bound);
     begin(a, 1);
     poison(a, a->s->hidden, max_rows * mlp);
-    ops->gate_up(a->s, layer, tapped ? &taps : NULL);
+    ops->gate_up(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "gate_up", a->s->hidden, mlp, bound);
-    if (tapped) keep_rows(a, "ff_norm", a->norm, d, bound), keep_rows(a, "ff_proj", a->gate, mlp, bound), keep_rows(a, "up_proj", a->up, mlp, bound);
+    if (captured) keep_rows(a, "ff_norm", a->norm, d, bound), keep_rows(a, "ff_proj", a->gate, mlp, bound), keep_rows(a, "up_proj", a->up, mlp, bound);
     begin(a, 1);
     put_rows(a, a->s->hidden, t->hidden, mlp);
-    if (tapped) poison(a, a->projection, max_rows * d);
-    ops->down(a->s, layer, tapped ? &taps : NULL);
+    if (captured) poison(a, a->projection, max_rows * d);
+    ops->down(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "down", a->s->x, d, bound);
     check_others(a, a->s->x, t->x, d, "down");
-    if (tapped) keep_rows(a, "ff_out alone", a->projection, d, bound);
+    if (captured) keep_rows(a, "ff_out alone", a->projection, d, bound);
     if (t->narrows == 2) {  /* the others are as they were, these as down left them */
         ops->expand(a->s);
         note_result(a, "expand", get(a, a->s->x, (size_t)t->p.n * d), (size_t)t->p.n * d, bound);
@@ -623,7 +623,7 @@ static void check_decision(const side *a) {
 }
 
 /* Candidates of request r: most of its rows, in order; predicted by the head now, or, where it has no such row, earlier. */
-static int32_t add_candidates(const trial *t, int32_t r, tsk__candidate *candidates) {
+static int32_t add_candidates(const trial *t, int32_t r, tsk__commit_candidate *candidates) {
     int32_t i, j, n = 0;
     for (i = 0; i < t->p.n; i++) {
         if (t->p.requests[i] != r || random_below(4) == 0) continue;
@@ -637,8 +637,8 @@ static int32_t add_candidates(const trial *t, int32_t r, tsk__candidate *candida
     return n;
 }
 
-static tsk__selection random_selection(int32_t r, int32_t first, int32_t n) {
-    tsk__selection o;
+static tsk__commit_rule random_rule(int32_t r, int32_t first, int32_t n) {
+    tsk__commit_rule o;
     memset(&o, 0, sizeof o);
     o.request = r, o.first = first, o.n = n;
     o.commits = random_below(6) > 0, o.transfer = random_below(3), o.quota = 1 + random_below(n + 2);
@@ -654,8 +654,8 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
     tsk__stream *s = a->s;
     static tsk__prediction kept[max_requests][max_rows], left[max_rows];
     static int32_t canvas[max_requests][max_rows], canvas_left[max_rows];
-    tsk__candidate candidates[max_rows];
-    tsk__selection selections[max_requests];
+    tsk__commit_candidate candidates[max_rows];
+    tsk__commit_rule rules[max_requests];
     int32_t r, i, n = 0, wrong = 0;
     for (r = 0; r < t->p.n_requests; r++) {
         for (i = 0; i < max_rows; i++) {
@@ -664,25 +664,25 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
             canvas[r][i] = -1 - i;
         }
         a->b->ops->upload(s, a->canvas[r], canvas[r], sizeof canvas[r]), a->b->ops->upload(s, a->last[r], kept[r], sizeof kept[r]);
-        selections[r] = random_selection(r, n, add_candidates(t, r, candidates + n));
-        n += selections[r].n;
+        rules[r] = random_rule(r, n, add_candidates(t, r, candidates + n));
+        n += rules[r].n;
     }
     for (i = 0; i < max_rows; i++) s->choices[i].id = -9;
-    a->b->ops->select(s, t->p.n_requests, selections, n, candidates);
+    a->b->ops->select(s, t->p.n_requests, rules, n, candidates);
     must(a->b->ops->wait(s, NULL), NULL);
     for (r = 0; r < t->p.n_requests; r++) {
-        const tsk__selection *o = &selections[r];
+        const tsk__commit_rule *o = &rules[r];
         float confidences[max_rows];
         uint8_t commits[max_rows];
         for (i = 0; i < o->n; i++) {
-            const tsk__candidate *c = &candidates[o->first + i];
+            const tsk__commit_candidate *c = &candidates[o->first + i];
             if (c->head >= 0) kept[r][c->slot] = predictions[c->head];
             confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : kept[r][c->slot].confidence;
         }
         memset(commits, 0, sizeof commits);
         if (o->commits) select_by((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
         for (i = 0; i < o->n; i++) {
-            const tsk__candidate *c = &candidates[o->first + i];
+            const tsk__commit_candidate *c = &candidates[o->first + i];
             const tsk__choice *choice = &s->choices[o->first + i];
             wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i] || choice->log_sum_exp != kept[r][c->slot].log_sum_exp;
             if (commits[i]) canvas[r][c->position] = choice->id;

@@ -24,7 +24,7 @@ template <class T> static __device__ __forceinline__ void convert(const tsk__cud
         if (a.stored == TSK__CUDA_STORED_F32) value = ((const float *)a.from)[i];
         else if (a.stored == TSK__CUDA_STORED_BF16) value = load((const bf16 *)a.from + i);
         else asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(((const u16 *)a.from)[i]));
-        store((T *)a.to + element_at(a.order, a.first + i), value);
+        store((T *)a.to + element_at(a.row_order, a.first + i), value);
     }
 }
 KERNEL_OF_BOTH_TYPES(convert, 256)
@@ -41,7 +41,7 @@ template <class T> static __device__ __forceinline__ void randomise(const tsk__c
         for (int j = 0; j < 8; j++)
             if (i * 8 + j < a.count) {
                 float uniform = (float)(c[j / 2] >> (j % 2 * 16) & 0xffff) / 32768.0f - 1.0f;
-                store((T *)a.to + element_at(a.order, i * 8 + j), rounded(a.scale * uniform, type));
+                store((T *)a.to + element_at(a.row_order, i * 8 + j), rounded(a.scale * uniform, type));
             }
     }
 }

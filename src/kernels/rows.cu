@@ -86,7 +86,7 @@ KERNEL_OF_BOTH_TYPES(norm, 256)
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
     int d, is_v, apart;      // apart: from a value to its partner in y
-    u64 at, tap;
+    u64 at, row_at;
     T *before, *after, *to;  // before RoPE and after for a trace (NULL: not wanted); NULL: the row is inactive
 };
 // `first`: which of the (n_heads + 2 n_kv_heads) * head_dim / 2 places of a first half.
@@ -100,9 +100,9 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     p.at = (u64)head * hd + (half % 8 ? p.d : p.d / 8 * 16 + p.d % 8);
     p.is_v = kv >= a.n_kv_heads;
     if (p.is_v) kv -= a.n_kv_heads;
-    p.tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
-    p.before = (T *)(head < a.n_heads ? a.taps[0] : p.is_v ? a.taps[2] : a.taps[1]);
-    p.after = (T *)(head < a.n_heads || p.is_v ? 0 : a.taps[3]);
+    p.row_at = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
+    p.before = (T *)(head < a.n_heads ? a.captures[0] : p.is_v ? a.captures[2] : a.captures[1]);
+    p.after = (T *)(head < a.n_heads || p.is_v ? 0 : a.captures[3]);
     p.to = (T *)a.q + ((u64)row * a.n_heads + head) * hd + p.d;
     if (head >= a.n_heads)
         p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity +
@@ -123,14 +123,14 @@ static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_ca
         rope_place<bf16> p = rope_place_of<bf16>(a, entry, cache, i * 8);
         uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + p.apart);
         if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + p.apart);
-        if (p.before) store_pieces(p.before + p.tap, low, high, half);
+        if (p.before) store_pieces(p.before + p.row_at, low, high, half);
         if (!p.is_v) {
             const float2 *turn = a.table.rope + (u64)row * half + p.d;
             uint4 turned = rope_piece(low, high, turn, -1.0f);
             high = rope_piece(high, low, turn, 1.0f);
             low = turned;
         }
-        if (p.after) store_pieces(p.after + p.tap, low, high, half);
+        if (p.after) store_pieces(p.after + p.row_at, low, high, half);
         if (p.to) store_pieces(p.to, low, high, half);
     }
 }
@@ -152,14 +152,14 @@ template <class T> static __device__ __forceinline__ void rope_cache(const tsk__
         rope_place<T> p = rope_place_of<T>(a, entry, cache, i);
         float low = load(y + p.at), high = load(y + p.at + p.apart);
         if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + p.apart), y);
-        if (p.before) store(p.before + p.tap, low), store(p.before + p.tap + half, high);
+        if (p.before) store(p.before + p.row_at, low), store(p.before + p.row_at + half, high);
         if (!p.is_v) {
             float2 r = a.table.rope[(u64)row * half + p.d];
             float turned = low * r.x - high * r.y;
             high = high * r.x + low * r.y;
             low = turned;
         }
-        if (p.after) store(p.after + p.tap, low), store(p.after + p.tap + half, high);
+        if (p.after) store(p.after + p.row_at, low), store(p.after + p.row_at + half, high);
         if (p.to) store(p.to, low), store(p.to + half, high);
     }
 }
@@ -169,7 +169,7 @@ KERNEL_OF_BOTH_TYPES(rope_cache, 256)
 // hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 1024)), block 128.
 template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_silu_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
-    T *hidden = (T *)a.hidden, *tap_gate = (T *)a.tap_gate, *tap_up = (T *)a.tap_up;
+    T *hidden = (T *)a.hidden, *captured_gate = (T *)a.captured_gate, *captured_up = (T *)a.captured_up;
     int mlp = a.mlp;
     let_successor_start();
     wait_for_predecessor();
@@ -191,8 +191,8 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
         if (bias) gate[i] = rounded(gate[i] + load(bias + group * 16 + i), y), up[i] = rounded(up[i] + load(bias + group * 16 + 8 + i), y);
         u64 at = row * mlp + group * 8 + i;
         if (group * 8 + i < mlp) {
-            if (tap_gate) store(tap_gate + at, gate[i]);
-            if (tap_up) store(tap_up + at, up[i]);
+            if (captured_gate) store(captured_gate + at, gate[i]);
+            if (captured_up) store(captured_up + at, up[i]);
         }
         gate[i] = rounded(silu(gate[i]), y) * up[i];
     }
@@ -210,7 +210,7 @@ KERNEL_OF_BOTH_TYPES(silu, 128)
 // x += y + bias, rows with active 0 excepted. Grid n, block 256.
 template <class T> static __device__ __forceinline__ void residual(const tsk__cuda_residual_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
-    T *x = (T *)a.x, *tap = (T *)a.tap;
+    T *x = (T *)a.x, *captured = (T *)a.captured;
     int d = a.d;
     let_successor_start();
     wait_for_predecessor();
@@ -219,7 +219,7 @@ template <class T> static __device__ __forceinline__ void residual(const tsk__cu
     for (int i = threadIdx.x; i < d; i += 256) {
         float value = load(y + row * d + i);
         if (bias) value = rounded(value + load(bias + i), y);
-        if (tap) store(tap + row * d + i, value);
+        if (captured) store(captured + row * d + i, value);
         if (active) store(x + row * d + i, load(x + row * d + i) + value);
     }
 }

@@ -182,7 +182,7 @@ static void randomise(tsk__cuda_stream *s, CUdeviceptr to, uint64_t count) {
     tsk__cuda_randomise_args a;
     memset(&a, 0, sizeof a);
     a.to = to, a.count = count, a.seed = 1, a.scale = 1.0f;
-    a.order.columns = 1;
+    a.row_order.columns = 1;
     tsk__cuda_launch(s, TSK__CUDA_randomise, 1024, 1, 1, 256, 0, &a, "randomise");
 }
 
