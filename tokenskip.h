@@ -11631,49 +11631,67 @@ typedef struct tsk__cuda_section {
 #define TSK__CUDA_SEEN 4
 #define TSK__CUDA_SECTIONS 64
 
-typedef struct tsk__cuda_stream {
-    tsk__stream base;
-    tsk__cuda_backend *backend;
-    CUstream stream;
-    cublasHandle_t cublas;
-    int32_t n_states;
-
-    /* host memory that the device reads and writes */
-    char *pinned;
+/* Lists in pinned memory, which the host and the device both read and write. */
+typedef struct tsk__cuda_pinned {
+    char *memory;
     tsk__cuda_row *rows;           /* [max_rows] image of the row table */
     tsk__cuda_cache *caches;       /* [max_rows] */
     tsk__cuda_tile *tiles;         /* [max_rows] */
     volatile uint32_t *fetched, *signalled;
     char *arguments;               /* lists of operations: on their way to the device, or read where they are */
     uint64_t arguments_size, arguments_used;
+} tsk__cuda_pinned;
 
-    /* device memory */
-    CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+/* A stream's own device memory. */
+typedef struct tsk__cuda_memory {
+    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
+} tsk__cuda_memory;
 
-    /* the pass */
+/* The pass under way. */
+typedef struct tsk__cuda_pass {
     int32_t n, all_n, n_requests;
     int32_t n_tiles;               /* attention's */
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
-    CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
     CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
-    uint32_t fetches, signals;     /* issued so far */
+} tsk__cuda_pass;
+
+/* What has been launched so far. */
+typedef struct tsk__cuda_issued {
+    uint32_t fetches, signals;     /* how many of them */
     int needs_signal;
+    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
+} tsk__cuda_issued;
+
+/* The sections that are recorded, and those that may be. */
+typedef struct tsk__cuda_recorded {
     int is_recording;
     tsk__cuda_section recording;   /* what is being recorded */
-    CUresult failure;
-    const char *failed;            /* in which operation */
-
     tsk__cuda_section sections[TSK__CUDA_SECTIONS];
     int n_sections, next_section;
     tsk__cuda_section seen[TSK__CUDA_SEEN];  /* of many rows, lately, and not recorded */
     int next_seen;
+} tsk__cuda_recorded;
+
+typedef struct tsk__cuda_stream {
+    tsk__stream base;
+    tsk__cuda_backend *backend;
+    CUstream stream;
+    cublasHandle_t cublas;
+    int32_t n_states;
+    CUresult failure;
+    const char *failed;            /* in which operation */
+    tsk__cuda_pinned pinned;
+    tsk__cuda_memory device;
+    tsk__cuda_pass pass;
+    tsk__cuda_issued issued;
+    tsk__cuda_recorded recorded;
 } tsk__cuda_stream;
 
 static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
@@ -11704,58 +11722,58 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, 
 }
 
 /* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->fetched, s->fetches, "fetching the rows"); }
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows"); }
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_pass_begin_args a;
-    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
-    a.table = s->table;
+    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches), a.tiles = tsk__cuda_address(s->pinned.tiles);
+    a.table = s->device.table;
     a.frequencies = b->frequencies;
-    a.state = s->state_words;
-    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+    a.state = s->device.state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
+    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, 64, 0, 0, &a),
                    "pass_begin");
-    s->fetches++;
-    s->is_dirty = 0;
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    s->issued.fetches++;
+    s->pass.is_dirty = 0;
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
                              uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->is_dirty) tsk__cuda_fetch_rows(s);
+    if (s->pass.is_dirty) tsk__cuda_fetch_rows(s);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
-    s->can_overlap = 1;
-    s->needs_signal = 1;
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap, args), what);
+    s->issued.can_overlap = 1;
+    s->issued.needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
     tsk__cuda_pass_signal_args a;
-    a.count = s->state_words + 8;
-    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    a.count = s->device.state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->pinned.signalled);
     tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
-    s->signals++;
-    s->needs_signal = 0;
+    s->issued.signals++;
+    s->issued.needs_signal = 0;
 }
 
 static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk_status status = TSK_OK;
     tsk__cuda_enter(s->backend);
-    if (s->needs_signal) tsk__cuda_signal(s);
-    tsk__cuda_await(s, s->signalled, s->signals, "waiting");
+    if (s->issued.needs_signal) tsk__cuda_signal(s);
+    tsk__cuda_await(s, s->pinned.signalled, s->issued.signals, "waiting");
     if (s->failure != CUDA_SUCCESS) {
         s->backend->api.cuStreamSynchronize(s->stream);
         status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
         s->failure = CUDA_SUCCESS;
-        s->signals = *s->signalled;
-        s->fetches = *s->fetched;
-        s->is_dirty = 1;
+        s->issued.signals = *s->pinned.signalled;
+        s->issued.fetches = *s->pinned.fetched;
+        s->pass.is_dirty = 1;
     }
-    s->arguments_used = 0;
+    s->pinned.arguments_used = 0;
     tsk__cuda_leave(s->backend);
     return status;
 }
@@ -11763,17 +11781,17 @@ static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) 
 /* A place in the ring of pinned memory from which lists are copied to the device, or where the device reads them. It is
    valid until the next wait. Do not call this inside a recorded section, which would record the list's contents. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
-    uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
-    if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
+    uint64_t at = s->pinned.arguments_used, room = (size + 15) & ~(uint64_t)15;
+    if (at + room > s->pinned.arguments_size) {  /* as good as a wait: everything that used the ring is done */
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
         at = 0;
     }
-    s->arguments_used = at + room;
+    s->pinned.arguments_used = at + room;
     return at;
 }
 static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
     uint64_t at = tsk__cuda_argument_room(s, size);
-    memcpy(s->arguments + at, values, (size_t)size);
+    memcpy(s->pinned.arguments + at, values, (size_t)size);
     return at;
 }
 
@@ -11782,14 +11800,14 @@ static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, 
     uint64_t at;
     *second_at = (first_size + 15) & ~(uint64_t)15;
     at = tsk__cuda_argument_room(s, *second_at + second_size);
-    memcpy(s->arguments + at, first, (size_t)first_size);
-    memcpy(s->arguments + at + *second_at, second, (size_t)second_size);
+    memcpy(s->pinned.arguments + at, first, (size_t)first_size);
+    memcpy(s->pinned.arguments + at + *second_at, second, (size_t)second_size);
     return at;
 }
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
-    s->can_overlap = 0;
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream), "copying arguments");
+    s->issued.can_overlap = 0;
 }
 
 static uint64_t tsk__cuda_backend_available(tsk__backend *backend) {
@@ -11825,9 +11843,9 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->normed) s->normed_for = 0;  /* into x, compacted or not */
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed) s->pass.normed_for = 0;  /* into x, compacted or not */
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11841,8 +11859,8 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     tsk__cuda_note(
         s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
         "moving a cache");
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11851,10 +11869,10 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
     uint64_t done, piece;
     tsk__cuda_enter(s->backend);
     for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
-        piece = size - done < s->arguments_size ? size - done : s->arguments_size;
+        piece = size - done < s->pinned.arguments_size ? size - done : s->pinned.arguments_size;
         tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
     }
-    s->needs_signal = 1;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11863,7 +11881,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
     if (s->failure != CUDA_SUCCESS) {
         memset(to, 0, (size_t)count * sizeof *to);
         return;
@@ -11884,11 +11902,11 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
     int i;
     tsk__cuda_enter(b);
     if (s->stream) b->api.cuStreamSynchronize(s->stream);
-    for (i = 0; i < s->n_sections; i++) b->api.cuGraphExecDestroy(s->sections[i].graph);
+    for (i = 0; i < s->recorded.n_sections; i++) b->api.cuGraphExecDestroy(s->recorded.sections[i].graph);
     if (s->cublas) b->api.cublasDestroy_v2(s->cublas);
-    if (s->memory) b->api.cuMemFree_v2(s->memory);
-    if (s->logits) b->api.cuMemFree_v2(s->logits);
-    if (s->pinned) b->api.cuMemFreeHost(s->pinned);
+    if (s->device.memory) b->api.cuMemFree_v2(s->device.memory);
+    if (s->device.logits) b->api.cuMemFree_v2(s->device.logits);
+    if (s->pinned.memory) b->api.cuMemFreeHost(s->pinned.memory);
     if (s->stream) b->api.cuStreamDestroy_v2(s->stream);
     tsk__cuda_leave(b);
     tsk__memory_delete(b->allocator, s);
@@ -11918,10 +11936,10 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     CUdeviceptr addresses[3];
     CUresult result = CUDA_SUCCESS;
     int i;
-    addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
+    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -11932,29 +11950,29 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
     int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
-    s->full_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->normed = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.normed = base + tsk__cuda_take(&used, rows * d, e);
     s->base.q = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.attention = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.hidden = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)c->mlp_hidden_size, e));
-    s->scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
-    s->table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
-    s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
-    s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
-    s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
-    s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
-    s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
-    s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
-    s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
-    s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
-    s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
+    s->device.table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    s->device.table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    s->device.table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    s->device.table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
+    s->device.squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->device.attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->device.heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
+    s->device.counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->device.state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
+    s->device.arguments = base + tsk__cuda_take(&used, s->pinned.arguments_size, 1);
+    s->device.compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    s->device.skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
-    s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
-    s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
+    s->device.confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->device.workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
 
@@ -11970,21 +11988,21 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
     at[6] = tsk__cuda_take(&used, rows, sizeof(int32_t));
     at[7] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
-    at[8] = tsk__cuda_take(&used, s->arguments_size, 1);
+    at[8] = tsk__cuda_take(&used, s->pinned.arguments_size, 1);
     size = used;
     result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
     if (result != CUDA_SUCCESS) return result;
     memset(pinned, 0, (size_t)size);
-    s->pinned = (char *)pinned;
-    s->rows = (tsk__cuda_row *)(void *)(s->pinned + at[0]);
-    s->caches = (tsk__cuda_cache *)(void *)(s->pinned + at[1]);
-    s->tiles = (tsk__cuda_tile *)(void *)(s->pinned + at[2]);
-    s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
-    s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
-    s->base.cosines = (float *)(void *)(s->pinned + at[5]);
-    s->base.skipped = (int32_t *)(void *)(s->pinned + at[6]);
-    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[7]);
-    s->arguments = s->pinned + at[8];
+    s->pinned.memory = (char *)pinned;
+    s->pinned.rows = (tsk__cuda_row *)(void *)(s->pinned.memory + at[0]);
+    s->pinned.caches = (tsk__cuda_cache *)(void *)(s->pinned.memory + at[1]);
+    s->pinned.tiles = (tsk__cuda_tile *)(void *)(s->pinned.memory + at[2]);
+    s->pinned.fetched = (volatile uint32_t *)(void *)(s->pinned.memory + at[3]);
+    s->pinned.signalled = (volatile uint32_t *)(void *)(s->pinned.memory + at[4]);
+    s->base.cosines = (float *)(void *)(s->pinned.memory + at[5]);
+    s->base.skipped = (int32_t *)(void *)(s->pinned.memory + at[6]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned.memory + at[7]);
+    s->pinned.arguments = s->pinned.memory + at[8];
     return CUDA_SUCCESS;
 }
 
@@ -11996,7 +12014,7 @@ static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
     }
     if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
-        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
     return TSK_OK;
 }
@@ -12013,22 +12031,22 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->backend = b;
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+    s->pinned.arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
                                  (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
     size = tsk__cuda_stream_layout(s, 0);
-    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
+    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
-        tsk__cuda_stream_layout(s, s->memory);
+        tsk__cuda_stream_layout(s, s->device.memory);
         result = tsk__cuda_encode_inputs(s);
-        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->device.memory, 0, (size_t)size, s->stream);
     }
     status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
     tsk__cuda_leave(b);
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     if (status != TSK_OK) tsk__cuda_backend_stream_destroy(&s->base);
     else *out = &s->base;
     return status;
@@ -12039,11 +12057,11 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 /* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
 static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     int32_t first, count, longest = 0;
-    s->n_tiles = 0;
-    for (first = 0; first < s->n; first += count) {
-        tsk__cuda_tile *tile = &s->tiles[s->n_tiles++];
-        for (count = 1; first + count < s->n && count < rows && s->rows[first + count].request == s->rows[first].request;) count++;
-        tile->first = first, tile->count = count, tile->request = s->rows[first].request;
+    s->pass.n_tiles = 0;
+    for (first = 0; first < s->pass.n; first += count) {
+        tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
+        for (count = 1; first + count < s->pass.n && count < rows && s->pinned.rows[first + count].request == s->pinned.rows[first].request;) count++;
+        tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
         if (count > longest) longest = count;
     }
     return longest;
@@ -12056,25 +12074,25 @@ static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
     int32_t i, n, last;
-    s->is_dirty = 1;
-    s->attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
-    if (s->n_tiles * tsk__cuda_attentions[s->attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
-    if (s->attention == TSK__CUDA_ATTENTION_SMALL && s->n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
-        s->attention = TSK__CUDA_ATTENTION_FEW;
+    s->pass.is_dirty = 1;
+    s->pass.attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
+    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors) return;
+    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+        s->pass.attention = TSK__CUDA_ATTENTION_FEW;
         return;
     }
-    s->attention = TSK__CUDA_ATTENTION_LARGE;
+    s->pass.attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
     /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
        as both halves have more than 32 rows (see attention_large). */
-    n = s->n_tiles;
+    n = s->pass.n_tiles;
     last = (n * heads % at_once + heads - 1) / heads;
     for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
-        if (s->tiles[i].count > 96) {
-            tsk__cuda_tile *half = &s->tiles[s->n_tiles++];
-            *half = s->tiles[i];
+        if (s->pinned.tiles[i].count > 96) {
+            tsk__cuda_tile *half = &s->pinned.tiles[s->pass.n_tiles++];
+            *half = s->pinned.tiles[i];
             half->first += 64, half->count -= 64;
-            s->tiles[i].count = 64;
+            s->pinned.tiles[i].count = 64;
         }
 }
 
@@ -12084,13 +12102,13 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    s->n = s->all_n = rows->n;
-    s->n_requests = rows->n_requests;
-    s->compacted = 0;
-    s->normed_for = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n = rows->n;
+    s->pass.n_requests = rows->n_requests;
+    s->pass.compacted = 0;
+    s->pass.normed_for = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_row *row = &s->rows[i];
+        tsk__cuda_row *row = &s->pinned.rows[i];
         row->token = rows->tokens[i];
         row->position = rows->positions[i];
         row->request = rows->requests[i];
@@ -12101,7 +12119,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
-        tsk__cuda_cache *cache = &s->caches[i];
+        tsk__cuda_cache *cache = &s->pinned.caches[i];
         cache->k = tsk__cuda_address(kv->k);
         cache->v = tsk__cuda_address(kv->v);
         cache->states = tsk__cuda_address(kv->states);
@@ -12118,7 +12136,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->skip_outlier = kv->skip_outlier;
     }
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
+        tsk__cuda_cache *cache = &s->pinned.caches[rows->requests[i]];
         if (rows->positions[i] < cache->first_written) cache->first_written = rows->positions[i];
         if (rows->positions[i] > cache->last_written) cache->last_written = rows->positions[i];
     }
@@ -12131,8 +12149,8 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
-    s->is_dirty = 1;
+    for (i = 0; i < s->pass.n; i++) s->pinned.rows[i].active = active ? active[i] != 0 : 1;
+    s->pass.is_dirty = 1;
 }
 
 #endif /* TOKENSKIP__HAS_CUDA */
@@ -12143,18 +12161,18 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
 #ifdef TOKENSKIP__HAS_CUDA
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
-static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
+static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->pass.n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
 /* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     tsk__cuda_pre_norm_args a;
-    if (s->normed_for == norm) return;
+    if (s->pass.normed_for == norm) return;
     memset(&a, 0, sizeof a);
-    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, &a, "pre_norm");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "pre_norm");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
@@ -12162,12 +12180,12 @@ static void tsk__cuda_embed(tsk__cuda_stream *s) {
     tsk__cuda_embed_args a;
     memset(&a, 0, sizeof a);
     a.embedding = s->backend->embedding;
-    a.table = s->table;
+    a.table = s->device.table;
     a.x = tsk__cuda_x(s);
-    a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, &a, "embed");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "embed");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
@@ -12176,7 +12194,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
     tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
-    if (out == s->normed) s->normed_for = 0;
+    if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
 /* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
@@ -12194,12 +12212,12 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
-    a.input_map = s->inputs[input][m > 32 && !is_wide];
-    a.input = input == 0 ? s->normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
+    a.input_map = s->device.inputs[input][m > 32 && !is_wide];
+    a.input = input == 0 ? s->device.normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
     a.m = m, a.n = plan->n, a.k = plan->k;
     a.pieces = plan->pieces, a.groups = plan->groups, a.stages = is_wide ? plan->wide_stages : plan->stages[m > 32];
     a.eps = c->rms_norm_eps;
-    a.table = s->table;
+    a.table = s->device.table;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
     return a;
 }
@@ -12235,8 +12253,8 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
                             tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
-    s->can_overlap = 1;  /* our kernels wait for whatever comes before them */
-    s->needs_signal = 1;
+    s->issued.can_overlap = 1;  /* our kernels wait for whatever comes before them */
+    s->issued.needs_signal = 1;
 }
 
 static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
@@ -12247,44 +12265,44 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     tsk__cuda_rope_cache_args rope;
     captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
-    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
-        a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
         memcpy(a.captures, captured, sizeof captured);
         tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
     memset(&rope, 0, sizeof rope);
-    rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
-    rope.table = s->table;
+    rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
+    rope.table = s->device.table;
     memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, 256, 0, &rope, "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
 static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float scale) {
     const tsk_model_config *c = s->backend->base.config;
     tsk__cuda_attention_args a;
-    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->attention].kernel + (c->head_dim == 128));
+    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->pass.attention].kernel + (c->head_dim == 128));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
-    a.parts = s->attention_parts;
-    a.counters = s->counters;
+    a.table = s->device.table;
+    a.parts = s->device.attention_parts;
+    a.counters = s->device.counters;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->attention].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles,
-                     tsk__cuda_attentions[s->attention].threads,
-                     tsk__cuda_attentions[s->attention].bytes * (uint32_t)c->head_dim, &a, "attention");
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads, (uint32_t)s->pass.n_tiles,
+                     tsk__cuda_attentions[s->pass.attention].threads,
+                     tsk__cuda_attentions[s->pass.attention].bytes * (uint32_t)c->head_dim, &a, "attention");
 }
 
 static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
@@ -12296,11 +12314,11 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
         return;
     }
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
+    a.table = s->device.table;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -12315,26 +12333,26 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->pass.n, w);
         a.weights = weights, a.bias = bias, a.out = x;
-        a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
+        a.norm = next_norm, a.normed = s->device.normed, a.squares_out = s->device.squares;
         a.captures[0] = captured;
         tsk__cuda_linear(s, map, &a);
-        s->normed_for = next_norm;
+        s->pass.normed_for = next_norm;
         return;
     }
-    s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
-        if (captured) tsk__cuda_product(s, input, weights, captured, s->n, d, k, 0, 0);
-        tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
+    s->pass.normed_for = 0;
+    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+        if (captured) tsk__cuda_product(s, input, weights, captured, s->pass.n, d, k, 0, 0);
+        tsk__cuda_product(s, input, weights, x, s->pass.n, d, k, 1, 0);
         return;
     }
-    tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
+    tsk__cuda_product(s, input, weights, s->device.scratch, s->pass.n, d, k, 0, 0);
     memset(&residual, 0, sizeof residual);
-    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
-    residual.table = s->table;
+    residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
+    residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, 256, 0, &residual, "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
@@ -12343,23 +12361,23 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__cap
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
-    if (captures && captures->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->pass.n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
-        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.hidden);
         a.captures[0] = gate, a.captures[1] = up;
         tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->gate_up, s->device.scratch, s->pass.n, b->gate_up_rows, c->d_model, 0, 0);
     memset(&silu, 0, sizeof silu);
-    silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
+    silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
     silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
                      "silu");
 }
 
@@ -12367,41 +12385,41 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
     tsk__cuda_compare_args a;
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.cosines = s->cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
+    a.table = s->device.table;
+    a.cosines = s->device.cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
     a.state = state, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, &a, "compare");
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     tsk__cuda_decide_args a;
-    a.table = s->table;
-    a.cosines = s->cosines;
-    a.skipped = s->skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
-    a.n = s->n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, &a, "decide");
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    a.table = s->device.table;
+    a.cosines = s->device.cosines;
+    a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
+    a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + 127) / 128, 1, 1, 128, 0, &a, "decide");
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_keep(tsk__cuda_stream *s) {
     tsk__cuda_keep_args a;
     memset(&a, 0, sizeof a);
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.skipped = s->skipped;
+    a.table = s->device.table;
+    a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
-    s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
+    s->pass.normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
 static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
     uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
-    a.table = s->table;
-    a.rules = tsk__cuda_address(s->arguments + at), a.candidates = a.rules + candidates_at;
+    a.table = s->device.table;
+    a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
-    a.confidences = s->confidences;
+    a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
     tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
 }
@@ -12411,25 +12429,25 @@ static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
     tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
-    s->normed_for = 0;
+    s->pass.normed_for = 0;
 }
 
 /* The list of begin again. Compacting only reordered the rows in the image; every entry keeps its number, so the old
    order can be restored. */
 static void tsk__cuda_expand(tsk__cuda_stream *s) {
     int32_t i;
-    if (!s->compacted) return;
-    tsk__cuda_move(s, s->full_x, s->compact_x, s->compact_index, 1, s->n);
+    if (!s->pass.compacted) return;
+    tsk__cuda_move(s, s->device.full_x, s->device.compact_x, s->device.compact_index, 1, s->pass.n);
     tsk__cuda_wait_fetched(s);
-    for (i = 0; i < s->all_n; i++)  /* a permutation: every swap puts one row where it belongs */
-        while (s->rows[i].number != i) {
-            tsk__cuda_row row = s->rows[s->rows[i].number];
-            s->rows[s->rows[i].number] = s->rows[i];
-            s->rows[i] = row;
+    for (i = 0; i < s->pass.all_n; i++)  /* a permutation: every swap puts one row where it belongs */
+        while (s->pinned.rows[i].number != i) {
+            tsk__cuda_row row = s->pinned.rows[s->pinned.rows[i].number];
+            s->pinned.rows[s->pinned.rows[i].number] = s->pinned.rows[i];
+            s->pinned.rows[i] = row;
         }
-    s->n = s->all_n;
-    s->compacted = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n;
+    s->pass.compacted = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -12437,19 +12455,19 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     int32_t i, j;
     tsk__cuda_expand(s);
     /* at a place of its own: expand reads it after any number of waits */
-    tsk__cuda_upload(s, s->compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
-    tsk__cuda_move(s, s->compact_x, s->full_x, s->compact_index, 0, n);
+    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
+    tsk__cuda_move(s, s->device.compact_x, s->device.full_x, s->device.compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
-        tsk__cuda_row row = s->rows[i];
-        for (j = index[i]; s->rows[j].number != index[i]; j = s->rows[j].number) {
+        tsk__cuda_row row = s->pinned.rows[i];
+        for (j = index[i]; s->pinned.rows[j].number != index[i]; j = s->pinned.rows[j].number) {
         }
-        s->rows[i] = s->rows[j];
-        s->rows[j] = row;
+        s->pinned.rows[i] = s->pinned.rows[j];
+        s->pinned.rows[j] = row;
     }
-    s->n = n;
-    s->compacted = n;
-    s->base.x = tsk__cuda_pointer(s->compact_x);
+    s->pass.n = n;
+    s->pass.compacted = n;
+    s->base.x = tsk__cuda_pointer(s->device.compact_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -12459,7 +12477,7 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
     tsk__cuda_head_finish_args a;
-    a.heads = s->heads, a.draws = draws;
+    a.heads = s->device.heads, a.draws = draws;
     a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
     a.n_tiles = tiles, a.m = m;
     tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
@@ -12470,7 +12488,7 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, NULL);
     a.weights = b->head, a.bias = b->head_bias;
-    a.draws = draws, a.heads = s->heads, a.logits = logits;
+    a.draws = draws, a.heads = s->device.heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
     if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), draws, 0);
 }
@@ -12482,34 +12500,34 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
     tsk__cuda_head_tiles_args a;
     memset(&a, 0, sizeof a);
-    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->heads;
+    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
-    tsk__cuda_product(s, s->normed, b->head + before, logits, m, n, d, 0, 1);
+    tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
     tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
 static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
-    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
+    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
-        tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+        tsk__cuda_head_slice(s, m, draws, s->device.logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
     uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
-    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
+    if (!s->device.logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
 static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
     uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
-    tsk__cuda_upload(s, s->device_arguments + at, at, draws_at + draws_size);
-    *draws_there = s->device_arguments + at + draws_at;
-    return s->device_arguments + at;
+    tsk__cuda_upload(s, s->device.arguments + at, at, draws_at + draws_size);
+    *draws_there = s->device.arguments + at + draws_at;
+    return s->device.arguments + at;
 }
 
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
@@ -12517,7 +12535,7 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
     int32_t i;
     CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
-        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
+        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->device.normed);
         tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
@@ -12534,11 +12552,11 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
     for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
-        tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
-        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
-        else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
-        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
+        tsk__cuda_norm(s, m, indices, b->final_norm, s->device.normed);
+        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->device.logits);
+        else tsk__cuda_head_slice(s, m, no_draws, s->device.logits, 0, (int32_t)vocabulary);
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary, sizeof(float));
     }
 }
 
@@ -12546,14 +12564,14 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.attention = s->attention;
-    section.fetches = s->is_dirty;
+    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles, section.attention = s->pass.attention;
+    section.fetches = s->pass.is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
@@ -12568,11 +12586,11 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
+    if (s->pass.all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
-        if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
-    s->seen[s->next_seen] = now;
-    s->next_seen = (s->next_seen + 1) % TSK__CUDA_SEEN;
+        if (tsk__cuda_is_same_section(&s->recorded.seen[i], &now)) return 1;
+    s->recorded.seen[s->recorded.next_seen] = now;
+    s->recorded.next_seen = (s->recorded.next_seen + 1) % TSK__CUDA_SEEN;
     return 0;
 }
 
@@ -12580,25 +12598,25 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return 0;
-    for (i = 0; i < s->n_sections && !tsk__cuda_is_same_section(&s->sections[i], &now); i++) {
+    for (i = 0; i < s->recorded.n_sections && !tsk__cuda_is_same_section(&s->recorded.sections[i], &now); i++) {
     }
-    if (i == s->n_sections) return 0;
-    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
-    s->fetches += now.fetches != 0;
-    s->is_dirty = 0;
-    s->normed_for = 0;
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (i == s->recorded.n_sections) return 0;
+    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->recorded.sections[i].graph, s->stream), "a recorded section");
+    s->issued.fetches += now.fetches != 0;
+    s->pass.is_dirty = 0;
+    s->pass.normed_for = 0;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     return 1;
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
-    s->normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
-    s->can_overlap = 0;
-    s->recording = tsk__cuda_section_now(s, key);
+    s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
+    s->issued.can_overlap = 0;
+    s->recorded.recording = tsk__cuda_section_now(s, key);
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
-    s->is_recording = s->failure == CUDA_SUCCESS;
+    s->recorded.is_recording = s->failure == CUDA_SUCCESS;
 }
 
 static void tsk__cuda_finish(tsk__cuda_stream *s) {
@@ -12607,24 +12625,24 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
     CUgraph graph = NULL;
     CUgraphExec executable = NULL;
     CUresult result;
-    if (!s->is_recording) return;
-    s->is_recording = 0;
+    if (!s->recorded.is_recording) return;
+    s->recorded.is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
     if (graph) api->cuGraphDestroy(graph);
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->n_sections == TSK__CUDA_SECTIONS) {
+    if (s->recorded.n_sections == TSK__CUDA_SECTIONS) {
         api->cuStreamSynchronize(s->stream);
-        api->cuGraphExecDestroy(s->sections[s->next_section].graph);
-    } else s->next_section = s->n_sections++;
-    section = &s->sections[s->next_section];
-    s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
-    *section = s->recording;
+        api->cuGraphExecDestroy(s->recorded.sections[s->recorded.next_section].graph);
+    } else s->recorded.next_section = s->recorded.n_sections++;
+    section = &s->recorded.sections[s->recorded.next_section];
+    s->recorded.next_section = (s->recorded.next_section + 1) % TSK__CUDA_SECTIONS;
+    *section = s->recorded.recording;
     section->graph = executable;
-    s->normed_for = 0;
+    s->pass.normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
 }
 
 /* ---- the table: every entry works in the backend's context */
@@ -12767,7 +12785,7 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
     tsk__cuda_read_stream_args a;
     uint32_t blocks = (uint32_t)s->backend->n_multiprocessors * 8;
     int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
-    a.from = memory, a.n = pieces, a.out = s->state_words;
+    a.from = memory, a.n = pieces, a.out = s->device.state_words;
     for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
@@ -13482,9 +13500,57 @@ typedef struct tsk__generation {
     int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
     int is_finished;
     int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
-    int has_refresh;               /* 1: it holds those of an earlier refresh (skip.refresh) */
+    int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
+
+/* The pass under way. */
+typedef struct tsk__request_pass {
+    int32_t first_row, n_rows;
+    int32_t first_candidate, n_candidates; /* masked positions of the block */
+    int32_t first_layer, last_layer;  /* that the pass runs of this request */
+    int is_full;                   /* it runs the whole canvas */
+    int is_deciding;               /* some tokens may be stable */
+    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+} tsk__request_pass;
+
+/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at `next_layer`
+   for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+typedef struct tsk__request_cut {
+    int is_allowed;                /* the batch limits row_layers */
+    int32_t next_layer, layer_budget;
+    double pending_ms;             /* of the parts so far */
+} tsk__request_cut;
+
+/* Arrays over the canvas, [length]. */
+typedef struct tsk__request_canvas {
+    int is_uploaded;               /* the backend's canvas is the same as this one */
+    int32_t *ids;
+    int32_t *kept_ids;             /* while a probe looks at others */
+    tsk__skip_token *tokens;
+    int32_t *nearest;              /* all positions, by their distance from the block (refresh_rows) */
+    uint32_t *computed_passes;     /* the pass that last ran all layers of a position */
+    uint8_t *refresh_active;       /* the decision of a refresh under way */
+    uint8_t *is_listed;            /* while a list of positions is made: already in it */
+} tsk__request_canvas;
+
+/* Arrays over the slots of the current block, [max block]. */
+typedef struct tsk__request_block {
+    int32_t *positions;
+    int32_t *predictions;
+    float *confidences;
+    uint8_t *committed, *active;
+    uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
+    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
+    tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
+    uint8_t *candidate_commits;
+} tsk__request_block;
+
+/* The result's arrays. */
+typedef struct tsk__request_counts {
+    tsk_block_result *blocks;      /* [n_blocks] */
+    int32_t *active, *stable_masked; /* [n_masks]: a pass commits at least one token */
+} tsk__request_counts;
 
 typedef struct tsk__request {
     const tsk_model_config *config;
@@ -13493,44 +13559,20 @@ typedef struct tsk__request {
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
+    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__cache cache;
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
-    int32_t first_row, n_rows;     /* of the pass under way */
-    int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
-    int32_t first_layer, last_layer;  /* that the pass runs of this request */
-    /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
-    int32_t next_layer, layer_budget;
-    int may_be_cut;
-    double pending_ms;             /* of the parts so far */
-    int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
     int is_running;                /* a session's pass is under way: callbacks may not begin another */
     int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
-    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
-    int is_uploaded;               /* the backend's canvas is the same as this one */
-    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__request_pass pass;
+    tsk__request_cut cut;
 
     void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
-    int32_t *canvas;               /* [length] */
-    int32_t *kept_canvas;          /* [length] while a probe looks at another */
-    int32_t *positions;            /* [max block] */
-    tsk__skip_token *tokens;       /* [length] */
-    int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
-    uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
-    int32_t *predictions;          /* [max block] */
-    float *confidences;            /* [max block] */
-    uint8_t *committed, *active;   /* [max block] */
-    uint8_t *is_predicted;         /* [max block] a pass of this block has predicted the slot */
-    uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
-    uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
-    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
-    uint8_t *candidate_commits;
-    tsk_block_result *block_results;  /* [n_blocks] */
-    int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
-
-    tsk__cache cache;
+    tsk__request_canvas canvas;
+    tsk__request_block block;
+    tsk__request_counts counts;
 } tsk__request;
 
 /* ---- options */
@@ -13625,26 +13667,26 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
         if (base) r->field = (type *)(void *)(base + used); \
         used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
     } while (0)
-    TSK__REQUEST_ARRAY(int32_t, canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, kept_canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, positions, block);
-    TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
-    TSK__REQUEST_ARRAY(int32_t, nearest, length);
-    TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
-    TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
-    TSK__REQUEST_ARRAY(int32_t, predictions, block);
-    TSK__REQUEST_ARRAY(float, confidences, block);
-    TSK__REQUEST_ARRAY(uint8_t, committed, block);
-    TSK__REQUEST_ARRAY(uint8_t, active, block);
-    TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
-    TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
-    TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
-    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
-    TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
-    TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+    TSK__REQUEST_ARRAY(int32_t, canvas.ids, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
+    TSK__REQUEST_ARRAY(int32_t, block.positions, block);
+    TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
+    TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.is_listed, length);
+    TSK__REQUEST_ARRAY(int32_t, block.predictions, block);
+    TSK__REQUEST_ARRAY(float, block.confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.committed, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.active, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.is_predicted, block);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.refresh_active, length);
+    TSK__REQUEST_ARRAY(tsk_candidate, block.candidates, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.candidate_commits, block);
+    TSK__REQUEST_ARRAY(tsk_block_result, counts.blocks, (size_t)r->gen.n_blocks);
+    TSK__REQUEST_ARRAY(int32_t, counts.active, masks);
+    TSK__REQUEST_ARRAY(int32_t, counts.stable_masked, masks);
     *shared = used;
-    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
+    TSK__REQUEST_ARRAY(float, block.cosines, block * (size_t)r->n_states);
 #undef TSK__REQUEST_ARRAY
     return used;
 }
@@ -13658,7 +13700,7 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     shape.n_states = r->n_states;
     shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
-    shape.has_residual = r->may_be_cut;
+    shape.has_residual = r->cut.is_allowed;
     return tsk__cache_resize(&r->cache, &shape, error);
 }
 
@@ -13692,7 +13734,7 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
     return count;
 }
 
-static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id; }
 
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
@@ -13703,24 +13745,24 @@ static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
     if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
     for (i = 0; i < r->gen.n_positions; i++)
-        if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
+        if (tsk__request_ends(r, r->canvas.ids[r->block.positions[i]])) return 1;
     return 0;
 }
 
 static void tsk__request_end_early(tsk__request *r) {
     int32_t i;
     for (i = r->gen.n_prompt; i < r->gen.length; i++)
-        if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
-    r->is_uploaded = 0;
+        if (r->canvas.ids[i] == r->config->mask_token_id) r->canvas.ids[i] = r->config->eos_token_id;
+    r->canvas.is_uploaded = 0;
     r->gen.result.finish_reason = TSK_FINISH_EOS;
     r->gen.is_finished = 1;
 }
 
 /* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
 static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
-    if (position < 0 || position >= r->gen.length || r->is_listed[position]) return n;
-    r->is_listed[position] = 1;
-    r->nearest[n] = position;
+    if (position < 0 || position >= r->gen.length || r->canvas.is_listed[position]) return n;
+    r->canvas.is_listed[position] = 1;
+    r->canvas.nearest[n] = position;
     return n + 1;
 }
 
@@ -13728,11 +13770,11 @@ static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
    of two positions as far away the lower comes first. */
 static void tsk__request_list_nearest(tsk__request *r) {
     int32_t i, n = 0;
-    memset(r->is_listed, 0, (size_t)r->gen.length * sizeof *r->is_listed);
-    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    memset(r->canvas.is_listed, 0, (size_t)r->gen.length * sizeof *r->canvas.is_listed);
+    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->block.positions[i]);
     for (i = 0; i < n; i++) {
-        n = tsk__request_list(r, n, r->nearest[i] - 1);
-        n = tsk__request_list(r, n, r->nearest[i] + 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] - 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] + 1);
     }
 }
 
@@ -13743,15 +13785,15 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.n_positions = 0;
     if (has_infill && r->gen.block == 0) {
         for (i = 0; i < r->gen.n_prompt; i++)
-            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->gen.n_positions++] = i;
+            if (r->canvas.ids[i] == r->config->mask_token_id) r->block.positions[r->gen.n_positions++] = i;
     } else {
-        for (i = 0; i < r->options.block_length; i++) r->positions[r->gen.n_positions++] = first + i;
+        for (i = 0; i < r->options.block_length; i++) r->block.positions[r->gen.n_positions++] = first + i;
     }
     r->gen.block_masks = 0;
     for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
     r->gen.block_step = 0;
     r->gen.has_previous = 0;
-    memset(r->is_predicted, 0, (size_t)r->gen.n_positions);
+    memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
@@ -13774,11 +13816,11 @@ static void tsk__request_next_block(tsk__request *r) {
 /* The result's arrays are the request's own. */
 static void tsk__request_point_result(tsk__request *r) {
     tsk_result *result = &r->gen.result;
-    result->tokens = r->canvas + r->gen.n_prompt;
-    result->canvas = r->canvas;
-    result->blocks = r->block_results;
-    result->active = r->active_counts;
-    result->stable_masked = r->stable_masked_counts;
+    result->tokens = r->canvas.ids + r->gen.n_prompt;
+    result->canvas = r->canvas.ids;
+    result->blocks = r->counts.blocks;
+    result->active = r->counts.active;
+    result->stable_masked = r->counts.stable_masked;
 }
 
 /* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
@@ -13792,9 +13834,9 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->is_uploaded = 0;
-    r->next_layer = 0;
-    r->pending_ms = 0;
+    r->canvas.is_uploaded = 0;
+    r->cut.next_layer = 0;
+    r->cut.pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
     return tsk__request_device_memory(r, r->gen.length, error);
 }
@@ -13826,9 +13868,9 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
     status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
-    if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
-    for (i = 0; i < r->gen.length; i++) r->tokens[i].computed_id = -1;
+    if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
+    for (i = 0; i < o->gen_length; i++) r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
     return TSK_OK;
@@ -13851,7 +13893,7 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
 /* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
    the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
+    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position] : 0;
 }
 
 /* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
@@ -13862,11 +13904,11 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     while (left > 0) {
         uint32_t next = UINT32_MAX;
         for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
-            int32_t position = r->nearest[i];
+            int32_t position = r->canvas.nearest[i];
             uint32_t freshness = tsk__request_freshness(r, position);
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
-            tsk__pass_add_row(p, r->canvas[position], position, -1);
+            tsk__pass_add_row(p, r->canvas.ids[position], position, -1);
             left--;
         }
         stalest = next;
@@ -13874,20 +13916,20 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip.refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->pass.is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
-static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+static int tsk__request_completes(const tsk__request *r) { return r->pass.last_layer == r->config->n_layers; }
 
 /* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
+    return r->n_states && (!r->pass.is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
 static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
-    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
-    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+    if (!r->pass.is_full && r->options.cache == TSK_CACHE_DUAL) return r->pass.first_row + slot;
+    return r->pass.first_row + r->block.positions[slot] - (r->pass.is_full ? 0 : r->block.positions[0]);
 }
 
 /* Adds the request and its rows. */
@@ -13897,40 +13939,40 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
-    r->first_row = p->n;
+    r->pass.first_row = p->n;
     kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
     kv->skip_threshold = o->skip.threshold;
     kv->skip_outlier = o->skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+    if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
+        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
-        if (!r->is_full) first = r->positions[0];
+        if (!r->pass.is_full) first = r->block.positions[0];
         for (i = first; i < r->gen.length; i++) {
-            int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+            tsk__pass_add_row(p, r->canvas.ids[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
             slot += in_block;
         }
     }
-    r->n_rows = p->n - r->first_row;
+    r->pass.n_rows = p->n - r->pass.first_row;
 }
 
 /* Which of the model's layers. */
 static void tsk__request_plan_layers(tsk__request *r) {
-    r->first_layer = r->next_layer;
-    r->last_layer = r->config->n_layers;
-    if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
+    r->pass.first_layer = r->cut.next_layer;
+    r->pass.last_layer = r->config->n_layers;
+    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget) r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
-    if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
+    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1) r->pass.last_layer = r->n_states + 2;
 }
 
 /* Whether the token at `position` may skip the upper layers, if its cosines allow. */
 static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
-    tsk__skip_token *token = &r->tokens[position];
-    token->id = r->canvas[position];
+    tsk__skip_token *token = &r->canvas.tokens[position];
+    token->id = r->canvas.ids[position];
     token->is_masked = token->id == r->config->mask_token_id;
     return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
@@ -13940,9 +13982,9 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
+        int32_t *flags = &p->flags[r->pass.first_row + i];
         if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
+        else if (!full) *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
 
@@ -13950,10 +13992,10 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, outside = 0;
     for (i = 0; i < r->gen.length; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
-        int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
+        int32_t *flags = &p->flags[r->pass.first_row + i];
+        int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
-        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
+        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
     }
@@ -13963,26 +14005,26 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
    every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
    reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
-    int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
+    int of_those_that_ran = r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+    int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
-        if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+        if (p->active[r->pass.first_row + i]) p->flags[r->pass.first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
 }
 
 static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
-    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
+    if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
+    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->is_deciding && r->next_layer && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
-    if (r->is_deciding && !r->next_layer && r->is_full) tsk__request_plan_refresh_skips(r, p);
-    if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
+    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++) p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
+    if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
+    if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
@@ -13991,17 +14033,17 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
 /* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
    is_uploaded stays 0. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
-    r->is_uploaded = 0;
+    if (!r->canvas.is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas.ids);
+    r->canvas.is_uploaded = 0;
 }
 
 /* Takes the backend's decision about this request's rows. */
 static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < r->n_rows; i++) {
-        int32_t row = r->first_row + i;
+    for (i = 0; i < r->pass.n_rows; i++) {
+        int32_t row = r->pass.first_row + i;
         if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
-        if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
+        if (r->pass.is_full) r->canvas.refresh_active[i] = (uint8_t)p->active[row];
     }
 }
 
@@ -14015,23 +14057,23 @@ static uint64_t tsk__request_lower_layers(const tsk__request *r) {
 
 /* All layers of a position ran: its K and V come from the id it has. */
 static void tsk__request_note_computed(tsk__request *r, int32_t position) {
-    r->tokens[position].computed_id = r->canvas[position];
-    r->computed_passes[position] = r->gen.pass;
+    r->canvas.tokens[position].computed_id = r->canvas.ids[position];
+    r->canvas.computed_passes[position] = r->gen.pass;
 }
 
 /* After the layers of a refresh: which positions' K and V now come from the ids they have. */
 static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
     for (i = 0; i < r->gen.length; i++) {
-        tsk__skip_token *token = &r->tokens[i];
-        int active = p->active[r->first_row + i];
+        tsk__skip_token *token = &r->canvas.tokens[i];
+        int active = p->active[r->pass.first_row + i];
         if (active) tsk__request_note_computed(r, i);
         token->refresh_age = active ? 0 : token->refresh_age + 1;
         token->age = 0;
         n_active += active;
     }
     if (r->options.skip.refresh) r->gen.has_refresh = 1;
-    if (r->options.skip.refresh && !r->is_probe) {
+    if (r->options.skip.refresh && !r->pass.is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -14040,15 +14082,15 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* After the layers: who ran in the block, and with which id. */
 static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
-    int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
+    int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
-    if (r->is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
+    if (r->pass.is_full) tsk__request_note_refresh(r, p);
+    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++) tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__skip_token *token = &r->tokens[r->positions[i]];
-        r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
-        if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
-        if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
+        tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
+        r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
+        if (in_step && r->block.active[i]) tsk__request_note_computed(r, r->block.positions[i]);
+        if (in_step) token->age = r->block.active[i] ? 0 : token->age + 1;
     }
 }
 
@@ -14057,16 +14099,16 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->positions[i];
+        int32_t position = r->block.positions[i];
         for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
-        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->pass.first_row + position);
     }
 }
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -14084,19 +14126,19 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
     draw.pass = r->gen.pass;
-    r->first_candidate = p->n_candidates;
+    r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
-        candidate->position = r->positions[i];
+        candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
-        r->is_predicted[i] = 1;
+        r->block.is_predicted[i] = 1;
         p->n_candidates++;
-        draw.position = (uint32_t)r->positions[i];
+        draw.position = (uint32_t)r->block.positions[i];
         if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
     }
-    r->n_candidates = p->n_candidates - r->first_candidate;
+    r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
 
 /* The rule by which the backend commits candidates; a user's own is followed on the host. */
@@ -14105,9 +14147,9 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
     tsk__commit_rule *rule = &p->rules[p->n_rules++];
     memset(rule, 0, sizeof *rule);
     rule->request = number;
-    rule->first = r->first_candidate;
-    rule->n = r->n_candidates;
-    rule->commits = !r->is_probe && !o->on_select;
+    rule->first = r->pass.first_candidate;
+    rule->n = r->pass.n_candidates;
+    rule->commits = !r->pass.is_probe && !o->on_select;
     rule->transfer = (int32_t)o->transfer;
     rule->quota = tsk__request_quota(r);
     rule->threshold = o->threshold;
@@ -14133,13 +14175,13 @@ static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t posit
    there is room to count. */
 static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__pass *p, tsk_error *error) {
     int32_t i, n_committed = 0;
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         tsk_status status = tsk__request_check_choice(r, p->candidates[i].position, &p->stream->choices[i], error);
         if (status != TSK_OK) return status;
         n_committed += p->stream->choices[i].is_committed != 0;
     }
     if (!n_committed && !r->options.on_select)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->n_candidates);
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->pass.n_candidates);
     return TSK_OK;
 }
 
@@ -14147,34 +14189,34 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        r->predictions[i] = r->canvas[r->positions[i]];
-        r->confidences[i] = 1.0f;
-        r->committed[i] = 0;
+        r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
+        r->block.confidences[i] = 1.0f;
+        r->block.committed[i] = 0;
     }
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         const tsk__choice *choice = &p->stream->choices[i];
         int32_t slot = p->candidates[i].slot;
-        r->predictions[slot] = choice->id;
-        r->confidences[slot] = choice->confidence;
-        r->committed[slot] = choice->is_committed != 0;
-        if (choice->is_committed) r->canvas[r->positions[slot]] = choice->id;
+        r->block.predictions[slot] = choice->id;
+        r->block.confidences[slot] = choice->confidence;
+        r->block.committed[slot] = choice->is_committed != 0;
+        if (choice->is_committed) r->canvas.ids[r->block.positions[slot]] = choice->id;
     }
 }
 
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    const tsk__commit_candidate *candidates = p->candidates + r->first_candidate;
-    const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    const tsk__commit_candidate *candidates = p->candidates + r->pass.first_candidate;
+    const tsk__choice *choices = p->stream->choices + r->pass.first_candidate;
     tsk_transfer_rule best;
     tsk_selection selection;
-    int32_t i, n = r->n_candidates, chosen = 0;
+    int32_t i, n = r->pass.n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidates[i].position = candidates[i].position;
-        r->candidates[i].id = choices[i].id;
-        r->candidates[i].confidence = choices[i].confidence;
-        r->candidates[i].entropy = -1;
-        r->candidate_commits[i] = 0;
+        r->block.candidates[i].position = candidates[i].position;
+        r->block.candidates[i].id = choices[i].id;
+        r->block.candidates[i].confidence = choices[i].confidence;
+        r->block.candidates[i].entropy = -1;
+        r->block.candidate_commits[i] = 0;
     }
     memset(&selection, 0, sizeof selection);
     selection.pass = (int32_t)r->gen.pass;
@@ -14182,20 +14224,20 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     selection.block_step = r->gen.block_step;
     selection.quota = tsk__request_quota(r);
     selection.n = n;
-    selection.candidates = r->candidates;
-    selection.commit = r->candidate_commits;
+    selection.candidates = r->block.candidates;
+    selection.commit = r->block.candidate_commits;
     o->on_select(o->user, &selection);
-    for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    for (i = 0; i < n; i++) chosen += r->block.candidate_commits[i] != 0;
     memset(&best, 0, sizeof best);
     best.transfer = TSK_TRANSFER_SCHEDULE;
     best.quota = 1;
-    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
+    if (!chosen) tsk_select(&best, n, r->block.candidates, r->block.candidate_commits);
     for (i = 0; i < n; i++) {
-        if (!r->candidate_commits[i]) continue;
-        r->committed[candidates[i].slot] = 1;
-        r->canvas[candidates[i].position] = choices[i].id;
+        if (!r->block.candidate_commits[i]) continue;
+        r->block.committed[candidates[i].slot] = 1;
+        r->canvas.ids[candidates[i].position] = choices[i].id;
     }
-    r->is_uploaded = 0;
+    r->canvas.is_uploaded = 0;
 }
 
 static void tsk__request_count(tsk__request *r, double ms) {
@@ -14205,8 +14247,8 @@ static void tsk__request_count(tsk__request *r, double ms) {
     int32_t i, n_active = 0, n_stable_masked = 0;
     result->nfe++;
     result->total_ms += ms;
-    r->block_results[r->gen.block].nfe++;
-    if (r->is_full) {
+    r->counts.blocks[r->gen.block].nfe++;
+    if (r->pass.is_full) {
         result->refresh_ms += ms;
         result->refreshes++;
         return;
@@ -14215,12 +14257,12 @@ static void tsk__request_count(tsk__request *r, double ms) {
     result->block_steps++;
     if (r->options.cache != TSK_CACHE_DUAL) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        n_active += r->active[i];
-        n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        n_active += r->block.active[i];
+        n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
-    r->active_counts[result->n_block_steps] = n_active;
-    r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
+    r->counts.active[result->n_block_steps] = n_active;
+    r->counts.stable_masked[result->n_block_steps++] = n_stable_masked;
     result->token_layers_total += rows * layers;
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
 }
@@ -14231,11 +14273,11 @@ static void tsk__request_cancel(tsk__request *r) {
 }
 
 /* Whether the pass has compared the block's states with earlier ones. */
-static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
+static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->pass.is_full && r->gen.has_previous; }
 
 /* Generated tokens before the first that is masked or ends the text. */
 static int32_t tsk__request_final(const tsk__request *r) {
-    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    const int32_t *tokens = r->canvas.ids + r->gen.n_prompt;
     int32_t n = 0;
     while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
     return n;
@@ -14250,25 +14292,25 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.pass = (int32_t)r->gen.pass;
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
-    step.is_refresh = r->is_full;
+    step.is_refresh = r->pass.is_full;
     step.n_positions = r->gen.n_positions;
-    step.positions = r->positions;
-    step.predictions = r->predictions;
-    step.confidences = r->confidences;
-    step.committed = r->committed;
-    step.active = r->active;
+    step.positions = r->block.positions;
+    step.predictions = r->block.predictions;
+    step.confidences = r->block.confidences;
+    step.committed = r->block.committed;
+    step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {
-        step.n_active += r->active[i];
-        step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        step.n_active += r->block.active[i];
+        step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     step.masks_left = masks_left;
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
-    step.canvas = r->canvas;
+    step.canvas = r->canvas.ids;
     step.mask_token_id = r->config->mask_token_id;
     step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-    step.cosines = step.n_cosines ? r->cosines : NULL;
+    step.cosines = step.n_cosines ? r->block.cosines : NULL;
     return r->options.on_step(r->options.user, &step);
 }
 
@@ -14278,12 +14320,12 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_has_cosines(r)) return;
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
-            r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
+            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
 }
 
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -14318,7 +14360,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (r->options.on_select) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     masks_left = tsk__request_masks_left(r);
-    r->block_results[r->gen.block].mask_residual = masks_left;
+    r->counts.blocks[r->gen.block].mask_residual = masks_left;
     r->is_reporting = 1;
     stop = tsk__request_report(r, masks_left);
     r->is_reporting = 0;
@@ -14330,8 +14372,8 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
 static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer > 0)
-            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+        if (requests[i]->pass.first_layer > 0)
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
 
 /* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
@@ -14339,13 +14381,13 @@ static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk_
     int32_t i;
     for (i = 0; i < n; i++)
         if (!tsk__request_completes(requests[i]))
-            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
 
 /* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    int may_decide = r->is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
-    return layer == r->first_layer || layer == r->last_layer || (may_decide && layer == r->n_states + 1);
+    int may_decide = r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    return layer == r->pass.first_layer || layer == r->pass.last_layer || (may_decide && layer == r->n_states + 1);
 }
 
 static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
@@ -14358,7 +14400,7 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
 
 /* Whether the request is decided about, and where: at the end of its lower layers. */
 static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
-    return r->is_deciding && layer == r->n_states + 1 && layer >= r->first_layer && layer < r->last_layer;
+    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer && layer < r->pass.last_layer;
 }
 
 /* Waits for the decision about the requests whose K is `layer`. */
@@ -14380,7 +14422,7 @@ static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, in
     int32_t i;
     if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
+        if (requests[i]->pass.first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
     return 1;
 }
 
@@ -14390,8 +14432,8 @@ static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n,
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
+        if (!r->pass.is_deciding) continue;
+        if (r->pass.is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->masks_itself && certain;
@@ -14402,8 +14444,8 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     int32_t i, row;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        int here = layer >= r->first_layer && layer < r->last_layer;
-        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && p->active[row];
+        int here = layer >= r->pass.first_layer && layer < r->pass.last_layer;
+        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }
@@ -14457,8 +14499,8 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
-        requests[i]->is_uploaded = 1;
-        if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
+        requests[i]->canvas.is_uploaded = 1;
+        if (is_blind && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
     }
@@ -14471,11 +14513,11 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
     tsk_status status = tsk__requests_forward(requests, n, p, error);
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
-        r->pending_ms += tsk__time_ms() - start;
-        r->next_layer = tsk__request_completes(r) ? 0 : r->last_layer;
-        if (r->next_layer) continue;
-        tsk__request_finish(r, p, r->pending_ms);
-        r->pending_ms = 0;
+        r->cut.pending_ms += tsk__time_ms() - start;
+        r->cut.next_layer = tsk__request_completes(r) ? 0 : r->pass.last_layer;
+        if (r->cut.next_layer) continue;
+        tsk__request_finish(r, p, r->cut.pending_ms);
+        r->cut.pending_ms = 0;
     }
     return status;
 }
@@ -14485,7 +14527,7 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     memset(result, 0, sizeof *result);
     if (!r->gen.is_started) return;
     *result = r->gen.result;
-    result->mask_residual = tsk__count_masks(r->canvas, r->gen.length, r->config->mask_token_id);
+    result->mask_residual = tsk__count_masks(r->canvas.ids, r->gen.length, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;
@@ -14643,7 +14685,7 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
 
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
-    to->is_full = from->is_full;
+    to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
@@ -14700,26 +14742,26 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        memcpy(r->kept_canvas, r->canvas, size);
-        memcpy(r->canvas, canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.kept_ids, r->canvas.ids, size);
+        memcpy(r->canvas.ids, canvas, size);
+        r->canvas.is_uploaded = 0;
     }
-    r->is_probe = 1;
-    r->is_full = refresh != 0;
+    r->pass.is_probe = 1;
+    r->pass.is_full = refresh != 0;
     status = tsk__session_forward(session, tsk__requests_forward, error);
-    r->is_probe = 0;
+    r->pass.is_probe = 0;
     if (status == TSK_OK) {
         out->n_positions = session->n_probed = r->gen.n_positions;
-        out->positions = r->positions;
-        out->active = r->active;
+        out->positions = r->block.positions;
+        out->active = r->block.active;
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-        out->cosines = out->n_cosines ? r->cosines : NULL;
+        out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
     if (canvas) {
-        memcpy(r->canvas, r->kept_canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.ids, r->canvas.kept_ids, size);
+        r->canvas.is_uploaded = 0;
     }
     return status;
 }
@@ -14982,7 +15024,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
-        b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cut.is_allowed = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -15230,7 +15272,7 @@ static void tsk__batch_admit(tsk_batch *b) {
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
 }
 
 /* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
@@ -15241,14 +15283,14 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int64_t budget = b->options.row_layers;
     for (i = 0; i < b->n_in_flight; i++) {
         tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->next_layer;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
         if (rows > room) continue;
-        r->layer_budget = 0;
+        r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
-            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
-            layers = r->layer_budget;
+            r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
         }
@@ -15268,7 +15310,7 @@ static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
     memset(&request, 0, sizeof request);
     request.config = &b->model->config;
     request.options = entry->options;
-    request.canvas = entry->ids;
+    request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
     request.gen.length = entry->length;

@@ -163,7 +163,7 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
-        b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cut.is_allowed = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -411,7 +411,7 @@ static void tsk__batch_admit(tsk_batch *b) {
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
 }
 
 /* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
@@ -422,14 +422,14 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int64_t budget = b->options.row_layers;
     for (i = 0; i < b->n_in_flight; i++) {
         tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->next_layer;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
         if (rows > room) continue;
-        r->layer_budget = 0;
+        r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
-            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
-            layers = r->layer_budget;
+            r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
         }
@@ -449,7 +449,7 @@ static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
     memset(&request, 0, sizeof request);
     request.config = &b->model->config;
     request.options = entry->options;
-    request.canvas = entry->ids;
+    request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
     request.gen.length = entry->length;

@@ -161,7 +161,7 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
 
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
-    to->is_full = from->is_full;
+    to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
@@ -218,26 +218,26 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        memcpy(r->kept_canvas, r->canvas, size);
-        memcpy(r->canvas, canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.kept_ids, r->canvas.ids, size);
+        memcpy(r->canvas.ids, canvas, size);
+        r->canvas.is_uploaded = 0;
     }
-    r->is_probe = 1;
-    r->is_full = refresh != 0;
+    r->pass.is_probe = 1;
+    r->pass.is_full = refresh != 0;
     status = tsk__session_forward(session, tsk__requests_forward, error);
-    r->is_probe = 0;
+    r->pass.is_probe = 0;
     if (status == TSK_OK) {
         out->n_positions = session->n_probed = r->gen.n_positions;
-        out->positions = r->positions;
-        out->active = r->active;
+        out->positions = r->block.positions;
+        out->active = r->block.active;
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-        out->cosines = out->n_cosines ? r->cosines : NULL;
+        out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
     if (canvas) {
-        memcpy(r->canvas, r->kept_canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.ids, r->canvas.kept_ids, size);
+        r->canvas.is_uploaded = 0;
     }
     return status;
 }

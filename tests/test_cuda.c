@@ -1101,29 +1101,29 @@ static void test_cuts(void) {
     tsk__cuda_stream s;
     int round, wrong = 0, n_halved = 0, is_large, n_of[4] = {0, 0, 0, 0};
     memset(&c, 0, sizeof c), memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
-    c.n_heads = heads, b.base.config = &c, s.backend = &b, s.rows = table, s.tiles = tiles;
+    c.n_heads = heads, b.base.config = &c, s.backend = &b, s.pinned.rows = table, s.pinned.tiles = tiles;
     for (round = 0; round < 900; round++) {
         static char seen[rows];
         int32_t i, j, start, left = 0, request = -1, most = random_below(2) ? 700 : random_below(2) ? 40 : 30;
         b.n_multiprocessors = 1 + random_below(200), b.shared_limit = random_below(4) ? 227 * 1024 : 99 * 1024;
-        s.n = 1 + random_below(round < 200 ? 150 : round < 700 ? 400 : rows);
-        for (i = 0; i < s.n; i++, left--) {
+        s.pass.n = 1 + random_below(round < 200 ? 150 : round < 700 ? 400 : rows);
+        for (i = 0; i < s.pass.n; i++, left--) {
             if (!left) left = 1 + random_below(most), request++;
             table[i].request = request;
         }
         memset(seen, 0, sizeof seen);
         tsk__cuda_make_tiles(&s);
-        is_large = s.attention == TSK__CUDA_ATTENTION_LARGE;
-        n_of[s.attention]++;
-        wrong += s.attention == TSK__CUDA_ATTENTION_FEW && (s.n_tiles * heads > b.n_multiprocessors || b.shared_limit < 128 * 1024);
-        for (i = 0; i < s.n_tiles; i++) {
+        is_large = s.pass.attention == TSK__CUDA_ATTENTION_LARGE;
+        n_of[s.pass.attention]++;
+        wrong += s.pass.attention == TSK__CUDA_ATTENTION_FEW && (s.pass.n_tiles * heads > b.n_multiprocessors || b.shared_limit < 128 * 1024);
+        for (i = 0; i < s.pass.n_tiles; i++) {
             const tsk__cuda_tile *tile = &tiles[i];
-            if (tile->count < 1 || tile->count > tsk__cuda_attentions[s.attention].rows || tile->first < 0 || tile->first + tile->count > s.n) wrong++;
+            if (tile->count < 1 || tile->count > tsk__cuda_attentions[s.pass.attention].rows || tile->first < 0 || tile->first + tile->count > s.pass.n) wrong++;
             for (j = tile->first; !wrong && j < tile->first + tile->count; j++) wrong += seen[j]++ || table[j].request != tile->request;
             for (start = tile->first; start > 0 && table[start - 1].request == tile->request;) start--;
             if (is_large && (tile->first - start) % 128) n_halved++, wrong += (tile->first - start) % 128 != 64 || tile->count <= 32;
         }
-        for (i = 0; i < s.n; i++) wrong += !seen[i];
+        for (i = 0; i < s.pass.n; i++) wrong += !seen[i];
     }
     CHECK_INT(wrong, 0);
     CHECK(n_halved > 20 && n_of[TSK__CUDA_ATTENTION_FEW] > 5 && n_of[TSK__CUDA_ATTENTION_SMALL] + n_of[TSK__CUDA_ATTENTION_MEDIUM] > 5);
