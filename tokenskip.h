@@ -10383,6 +10383,34 @@ static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+
+#define TSK__CUDA_THREADS_pass_begin 64
+#define TSK__CUDA_THREADS_slide 512
+#define TSK__CUDA_THREADS_embed 256
+#define TSK__CUDA_THREADS_pre_norm 256
+#define TSK__CUDA_THREADS_norm 256
+#define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_silu 128
+#define TSK__CUDA_THREADS_residual 256
+#define TSK__CUDA_THREADS_attend 128
+#define TSK__CUDA_THREADS_compare 256
+#define TSK__CUDA_THREADS_decide 128
+#define TSK__CUDA_THREADS_keep 256
+#define TSK__CUDA_THREADS_select_tokens 128
+#define TSK__CUDA_THREADS_move_rows 256
+#define TSK__CUDA_THREADS_convert 256
+#define TSK__CUDA_THREADS_randomise 256
+#define TSK__CUDA_THREADS_fill 256
+#define TSK__CUDA_THREADS_exact_f32 256
+#define TSK__CUDA_THREADS_head_tiles 128
+#define TSK__CUDA_THREADS_head_finish 128
+#define TSK__CUDA_THREADS_read_stream 512
+#define TSK__CUDA_THREADS_attention_few 128
+#define TSK__CUDA_THREADS_attention_small 256
+#define TSK__CUDA_THREADS_attention_medium 256
+#define TSK__CUDA_THREADS_attention_large 128
+
 /* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
 
 /* Of a row: tsk__row_flag. */
@@ -10838,7 +10866,10 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, TSK__CUDA_THREADS_attention_few, 1024},
+    {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_small, 768},
+    {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_medium, 768},
+    {TSK__CUDA_attention_large_64, 128, 1, TSK__CUDA_THREADS_attention_large, 768},
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -10878,6 +10909,9 @@ typedef struct tsk__cuda_backend {
     CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
     tsk__cuda_layer *layers;
 } tsk__cuda_backend;
+
+/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
+static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
 
 static tsk__cuda_backend *tsk__cuda_backend_of(tsk__backend *backend) { return (tsk__cuda_backend *)(void *)backend; }
 
@@ -10940,9 +10974,6 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
         if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK) return TSK_ERROR_MEMORY;
     return TSK_OK;
 }
-
-/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
-static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
 
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
@@ -11461,7 +11492,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -11500,8 +11531,8 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, &random);
-    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
+    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, TSK__CUDA_THREADS_fill, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
 
@@ -11733,7 +11764,7 @@ static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     a.state = s->device.state_words;
     a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
     a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, 64, 0, 0, &a),
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
     s->issued.fetches++;
     s->pass.is_dirty = 0;
@@ -11857,7 +11888,7 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
         "moving a cache");
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;
@@ -12171,7 +12202,7 @@ static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     memset(&a, 0, sizeof a);
     a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "pre_norm");
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_pre_norm, 0, &a, "pre_norm");
     s->pass.normed_for = norm;
 }
 
@@ -12184,7 +12215,7 @@ static void tsk__cuda_embed(tsk__cuda_stream *s) {
     a.x = tsk__cuda_x(s);
     a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "embed");
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_embed, 0, &a, "embed");
     s->pass.normed_for = norm;
 }
 
@@ -12193,7 +12224,7 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     tsk__cuda_norm_args a;
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
     if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
@@ -12246,7 +12277,7 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
         memset(&a, 0, sizeof a);
         a.input = input, a.weights = weights, a.out = out;
         a.m = m, a.n = n, a.k = k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, &a,
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, TSK__CUDA_THREADS_exact_f32, 0, &a,
                          "exact_f32");
         return;
     }
@@ -12284,7 +12315,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, 256, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope, "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
@@ -12318,7 +12349,7 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -12352,7 +12383,7 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
     residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, 256, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual, "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
@@ -12377,7 +12408,8 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__cap
     silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
     silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
+                     TSK__CUDA_THREADS_silu, 0, &silu,
                      "silu");
 }
 
@@ -12388,7 +12420,7 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     a.table = s->device.table;
     a.cosines = s->device.cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
     a.state = state, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->pass.n, 1, 1, 256, 0, &a, "compare");
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_compare, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
@@ -12397,7 +12429,8 @@ static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     a.cosines = s->device.cosines;
     a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
     a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + 127) / 128, 1, 1, 128, 0, &a, "decide");
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
+                     TSK__CUDA_THREADS_decide, 0, &a, "decide");
     s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
@@ -12408,7 +12441,7 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
     a.table = s->device.table;
     a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0, &a, "keep");
     s->pass.normed_for = 0;
 }
 
@@ -12421,14 +12454,14 @@ static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_r
     a.predictions = tsk__cuda_address(s->base.predictions);
     a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
     tsk__cuda_move_rows_args a;
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_move_rows, 0, &a, "move_rows");
     s->pass.normed_for = 0;
 }
 
@@ -12480,7 +12513,7 @@ static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles,
     a.heads = s->device.heads, a.draws = draws;
     a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
     a.n_tiles = tiles, a.m = m;
-    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, TSK__CUDA_THREADS_head_finish, 0, &a, "head_finish");
 }
 
 /* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
@@ -12503,7 +12536,7 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
     tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
@@ -12790,7 +12823,7 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, 512, 0, &a, "read_stream");
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a, "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -12816,7 +12849,7 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
         a.row_order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);

@@ -4,7 +4,6 @@
 #include "cuda_driver.h"
 #include "kernels/shared.h"
 #include "cuda_backend.h"
-#include "cuda_compile.h"
 
 // >>cuda_plan =========================================================================================================
 /* How the linear maps' work is cut for few rows: arithmetic on the model's shape and the device's numbers. */

@@ -134,7 +134,7 @@ static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     a.state = s->device.state_words;
     a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
     a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, 64, 0, 0, &a),
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
     s->issued.fetches++;
     s->pass.is_dirty = 0;
@@ -258,7 +258,7 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
         "moving a cache");
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;

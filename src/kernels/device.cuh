@@ -20,13 +20,12 @@ typedef tsk__cuda_tensor_map tensor_map;
 typedef tsk__cuda_linear_args linear_args;
 typedef tsk__cuda_attention_args attention_args;
 
-// The kernels name_f32 and name_bf16 of a template `name`, for blocks of `threads` threads. (Arguments are passed by
-// value, not as a __grid_constant__: the compiler then knows that they are the same for all threads, and takes branches
-// that depend on them out of loops.)
-#define KERNEL_OF_BOTH_TYPES(name, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) \
+// The kernels name_f32 and name_bf16 of a template `name`. (Arguments are passed by value, not as a __grid_constant__: the
+// compiler then knows that they are the same for all threads, and takes branches that depend on them out of loops.)
+#define KERNEL_OF_BOTH_TYPES(name) \
+    extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_f32(const tsk__cuda_##name##_args a) { name<float>(a); } \
-    extern "C" __global__ void __launch_bounds__(threads) \
+    extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_bf16(const tsk__cuda_##name##_args a) { name<bf16>(a); }
 
 // ---- Small helpers ------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *w
     for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
-// After something other than a linear map wrote x. Grid n, block 256.
-extern "C" __global__ void __launch_bounds__(256) pre_norm(const tsk__cuda_pre_norm_args a) {
+// After something other than a linear map wrote x. Grid n.
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_pre_norm) pre_norm(const tsk__cuda_pre_norm_args a) {
     u64 row = blockIdx.x;
     let_successor_start();
     wait_for_predecessor();
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(256) pre_norm(const tsk__cuda_pre_n
 }
 
 // x[i] = embedding[token of row i], where active; and the first half of the first norm where there is its `weight`.
-// Grid n, block 256. Equals embed.
+// Grid n. Equals embed.
 template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_embed_args &a) {
     let_successor_start();
     wait_for_predecessor();
@@ -54,9 +54,9 @@ template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_
         pre_norm_row(entry.active ? from : x, (const T *)a.weight, (T *)a.normed + row * d,
                      a.squares + row * squares_row(d), d);
 }
-KERNEL_OF_BOTH_TYPES(embed, 256)
+KERNEL_OF_BOTH_TYPES(embed)
 
-// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * squares_row(d) bytes.
+// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, shared memory 4 * squares_row(d) bytes.
 template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_norm_args &a) {
     extern __shared__ __align__(16) float tile_squares[];
     __shared__ float scale;
@@ -74,14 +74,14 @@ template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_n
     }
     __syncthreads();
     if (sizeof(T) == 2 && d % 8 == 0) {
-        for (int i = threadIdx.x; i < d / 8; i += 256)
+        for (int i = threadIdx.x; i < d / 8; i += TSK__CUDA_THREADS_norm)
             ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
         return;
     }
-    for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_norm) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
-KERNEL_OF_BOTH_TYPES(norm, 256)
+KERNEL_OF_BOTH_TYPES(norm)
 
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
@@ -119,7 +119,7 @@ static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
 static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &a, const row_entry &entry,
                                                          const cache_entry &cache, const bf16 *y, const bf16 *bias) {
     int half = a.head_dim / 2, row = blockIdx.x, pieces = (a.n_heads + 2 * a.n_kv_heads) * half / 8;
-    for (int i = threadIdx.x; i < pieces; i += 256) {
+    for (int i = threadIdx.x; i < pieces; i += TSK__CUDA_THREADS_rope_cache) {
         rope_place<bf16> p = rope_place_of<bf16>(a, entry, cache, i * 8);
         uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + p.apart);
         if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + p.apart);
@@ -136,7 +136,7 @@ static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_ca
 }
 static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &, const row_entry &,
                                                          const cache_entry &, const float *, const float *) {}
-// RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n, block 256.
+// RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n.
 template <class T> static __device__ __forceinline__ void rope_cache(const tsk__cuda_rope_cache_args &a) {
     let_successor_start();
     wait_for_predecessor();
@@ -148,7 +148,7 @@ template <class T> static __device__ __forceinline__ void rope_cache(const tsk__
         rope_cache_pieces(a, entry, cache, y, bias);
         return;
     }
-    for (int i = threadIdx.x; i < heads * half; i += 256) {
+    for (int i = threadIdx.x; i < heads * half; i += TSK__CUDA_THREADS_rope_cache) {
         rope_place<T> p = rope_place_of<T>(a, entry, cache, i);
         float low = load(y + p.at), high = load(y + p.at + p.apart);
         if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + p.apart), y);
@@ -164,16 +164,16 @@ template <class T> static __device__ __forceinline__ void rope_cache(const tsk__
     }
 }
 
-KERNEL_OF_BOTH_TYPES(rope_cache, 256)
+KERNEL_OF_BOTH_TYPES(rope_cache)
 
-// hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 1024)), block 128.
+// hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 8 / threads)).
 template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_silu_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
     T *hidden = (T *)a.hidden, *captured_gate = (T *)a.captured_gate, *captured_up = (T *)a.captured_up;
     int mlp = a.mlp;
     let_successor_start();
     wait_for_predecessor();
-    int group = blockIdx.y * 128 + threadIdx.x, groups = (mlp + 7) / 8;
+    int group = blockIdx.y * TSK__CUDA_THREADS_silu + threadIdx.x, groups = (mlp + 7) / 8;
     u64 row = blockIdx.x;
     if (group >= groups) return;
     float gate[8], up[8];
@@ -205,9 +205,9 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
             if (group * 8 + i < mlp) store(to + i, gate[i]);
 }
 
-KERNEL_OF_BOTH_TYPES(silu, 128)
+KERNEL_OF_BOTH_TYPES(silu)
 
-// x += y + bias, rows with active 0 excepted. Grid n, block 256.
+// x += y + bias, rows with active 0 excepted. Grid n.
 template <class T> static __device__ __forceinline__ void residual(const tsk__cuda_residual_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
     T *x = (T *)a.x, *captured = (T *)a.captured;
@@ -216,7 +216,7 @@ template <class T> static __device__ __forceinline__ void residual(const tsk__cu
     wait_for_predecessor();
     u64 row = blockIdx.x;
     bool active = a.table.rows[row].active != 0;
-    for (int i = threadIdx.x; i < d; i += 256) {
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_residual) {
         float value = load(y + row * d + i);
         if (bias) value = rounded(value + load(bias + i), y);
         if (captured) store(captured + row * d + i, value);
@@ -224,6 +224,6 @@ template <class T> static __device__ __forceinline__ void residual(const tsk__cu
     }
 }
 
-KERNEL_OF_BOTH_TYPES(residual, 256)
+KERNEL_OF_BOTH_TYPES(residual)
 
 #endif /* SECTION_GUARD_KERNELS_ROWS */

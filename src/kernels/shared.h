@@ -20,6 +20,34 @@
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+
+#define TSK__CUDA_THREADS_pass_begin 64
+#define TSK__CUDA_THREADS_slide 512
+#define TSK__CUDA_THREADS_embed 256
+#define TSK__CUDA_THREADS_pre_norm 256
+#define TSK__CUDA_THREADS_norm 256
+#define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_silu 128
+#define TSK__CUDA_THREADS_residual 256
+#define TSK__CUDA_THREADS_attend 128
+#define TSK__CUDA_THREADS_compare 256
+#define TSK__CUDA_THREADS_decide 128
+#define TSK__CUDA_THREADS_keep 256
+#define TSK__CUDA_THREADS_select_tokens 128
+#define TSK__CUDA_THREADS_move_rows 256
+#define TSK__CUDA_THREADS_convert 256
+#define TSK__CUDA_THREADS_randomise 256
+#define TSK__CUDA_THREADS_fill 256
+#define TSK__CUDA_THREADS_exact_f32 256
+#define TSK__CUDA_THREADS_head_tiles 128
+#define TSK__CUDA_THREADS_head_finish 128
+#define TSK__CUDA_THREADS_read_stream 512
+#define TSK__CUDA_THREADS_attention_few 128
+#define TSK__CUDA_THREADS_attention_small 256
+#define TSK__CUDA_THREADS_attention_medium 256
+#define TSK__CUDA_THREADS_attention_large 128
+
 /* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
 
 /* Of a row: tsk__row_flag. */
