@@ -7075,18 +7075,18 @@ typedef struct tsk__shard {
     tsk_safetensors *file;
 } tsk__shard;
 
-typedef struct tsk__placed {   /* one line of the index */
+typedef struct tsk__index_entry { /* one line of the index */
     const char *tensor, *shard;
     uint64_t offset;
-} tsk__placed;
+} tsk__index_entry;
 
 /* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
     tsk_model_config config;
     tsk_json *index;           /* NULL: one file */
-    tsk__placed *placed;       /* [n_placed] the index, sorted by tensor name */
-    size_t n_placed;
+    tsk__index_entry *entries; /* [n_entries] the index, sorted by tensor name */
+    size_t n_entries;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
     tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
@@ -7105,16 +7105,16 @@ static const char *tsk__folder_path(tsk_folder *folder, const char *name) {
     return folder->path;
 }
 
-static int tsk__folder_compare_placed(const void *a, const void *b) {
-    return strcmp(((const tsk__placed *)a)->tensor, ((const tsk__placed *)b)->tensor);
+static int tsk__folder_compare_entries(const void *a, const void *b) {
+    return strcmp(((const tsk__index_entry *)a)->tensor, ((const tsk__index_entry *)b)->tensor);
 }
 
-static const tsk__placed *tsk__folder_placed(const tsk_folder *folder, const char *tensor) {
-    tsk__placed key;
+static const tsk__index_entry *tsk__folder_entry_of(const tsk_folder *folder, const char *tensor) {
+    tsk__index_entry key;
     key.tensor = tensor;
     key.shard = NULL;
     key.offset = 0;
-    return folder->n_placed ? (const tsk__placed *)bsearch(&key, folder->placed, folder->n_placed, sizeof key, tsk__folder_compare_placed) : NULL;
+    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key, tsk__folder_compare_entries) : NULL;
 }
 
 /* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
@@ -7146,22 +7146,22 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
     if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
         return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
-    folder->n_placed = tsk_json_count(map);
-    folder->placed = (tsk__placed *)tsk__memory_new(folder->host.allocator, folder->n_placed, sizeof *folder->placed);
-    if (!folder->placed) return tsk__error_memory(error, path, folder->n_placed * sizeof *folder->placed);
+    folder->n_entries = tsk_json_count(map);
+    folder->entries = (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
+    if (!folder->entries) return tsk__error_memory(error, path, folder->n_entries * sizeof *folder->entries);
     for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
-        folder->placed[i].tensor = tsk_json_key(entry, &key_length);
-        folder->placed[i].shard = tsk_json_string(entry, &length);
-        folder->placed[i].offset = tsk_json_offset(entry);
-        if (!folder->placed[i].shard || !tsk__folder_name_ok(folder->placed[i].shard, length))
+        folder->entries[i].tensor = tsk_json_key(entry, &key_length);
+        folder->entries[i].shard = tsk_json_string(entry, &length);
+        folder->entries[i].offset = tsk_json_offset(entry);
+        if (!folder->entries[i].shard || !tsk__folder_name_ok(folder->entries[i].shard, length))
             return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
-                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->placed[i].tensor,
-                                  folder->placed[i].shard ? folder->placed[i].shard : "something that is no text");
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->entries[i].tensor,
+                                  folder->entries[i].shard ? folder->entries[i].shard : "something that is no text");
     }
-    qsort(folder->placed, folder->n_placed, sizeof *folder->placed, tsk__folder_compare_placed);
-    for (i = 1; i < folder->n_placed; i++)
-        if (strcmp(folder->placed[i].tensor, folder->placed[i - 1].tensor) == 0)
-            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->placed[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->placed[i].tensor);
+    qsort(folder->entries, folder->n_entries, sizeof *folder->entries, tsk__folder_compare_entries);
+    for (i = 1; i < folder->n_entries; i++)
+        if (strcmp(folder->entries[i].tensor, folder->entries[i - 1].tensor) == 0)
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->entries[i].tensor);
     return TSK_OK;
 }
 
@@ -7230,16 +7230,16 @@ static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, cons
 static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
     char name[TSK__FAMILY_NAME];
     uint64_t shape[2];
-    const tsk__placed *placed;
+    const tsk__index_entry *listed;
     tsk_folder_tensor *tensor;
     int32_t shard;
     tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
     if (status != TSK_OK) return status;
     tsk__family_name(&folder->config, id, name);
     tsk__family_shape(&folder->config, id, shape);
-    placed = tsk__folder_placed(folder, name);
-    if (folder->index && !placed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
-    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &shard, error);
+    listed = tsk__folder_entry_of(folder, name);
+    if (folder->index && !listed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
+    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", &shard, error);
     if (status != TSK_OK) return status;
     tensor = &folder->tensors[folder->n_tensors];
     tensor->shard = folder->shards[shard].name;
@@ -7253,7 +7253,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, 
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
    frequencies, and the head of a model whose head is tied. */
-static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
+static int tsk__folder_is_harmless(const tsk_folder *folder, const char *name) {
     size_t length = strlen(name);
     if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
     return folder->config.weight_tying &&
@@ -7264,33 +7264,33 @@ static int tsk__folder_compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *error) {
+static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error) {
     const char **known = (const char **)tsk__memory_new(folder->host.allocator, folder->n_tensors, sizeof *known);
     tsk_status status = TSK_OK;
     size_t i, j;
     if (!known) return tsk__error_memory(error, "tensor names", folder->n_tensors * sizeof *known);
     for (i = 0; i < folder->n_tensors; i++) known[i] = folder->tensors[i].info->name;
     qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
-    for (i = 0; i < folder->n_placed && status == TSK_OK; i++) {
-        const char *name = folder->placed[i].tensor, *path;
-        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_harmless(folder, name)) continue;
+    for (i = 0; i < folder->n_entries && status == TSK_OK; i++) {
+        const char *name = folder->entries[i].tensor, *path;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_is_harmless(folder, name)) continue;
         path = tsk__folder_path(folder, "model.safetensors.index.json");
-        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->placed[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
                                 tsk__error_path(path), name);
     }
     for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
             const tsk_tensor_info *info = tsk_safetensors_get(folder->shards[i].file, j);
-            const tsk__placed *placed = tsk__folder_placed(folder, info->name);
+            const tsk__index_entry *listed = tsk__folder_entry_of(folder, info->name);
             const char *path;
             if (bsearch(&info->name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names)
-                    ? !folder->index || (placed && strcmp(placed->shard, folder->shards[i].name) == 0)
-                    : tsk__folder_harmless(folder, info->name))
+                    ? !folder->index || (listed && strcmp(listed->shard, folder->shards[i].name) == 0)
+                    : tsk__folder_is_harmless(folder, info->name))
                 continue;
             path = tsk__folder_path(folder, folder->shards[i].name);
-            status = placed && strcmp(placed->shard, folder->shards[i].name) != 0
+            status = listed && strcmp(listed->shard, folder->shards[i].name) != 0
                          ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
-                                          info->name, placed->shard)
+                                          info->name, listed->shard)
                          : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
         }
     }
@@ -7306,8 +7306,8 @@ static int tsk__folder_ends_with(const char *name, const char *suffix) {
 /* The first of the folder's tensors, as far as they are known, whose name ends so; NULL for none. */
 static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *suffix) {
     size_t i, j;
-    for (i = 0; i < folder->n_placed; i++)
-        if (tsk__folder_ends_with(folder->placed[i].tensor, suffix)) return folder->placed[i].tensor;
+    for (i = 0; i < folder->n_entries; i++)
+        if (tsk__folder_ends_with(folder->entries[i].tensor, suffix)) return folder->entries[i].tensor;
     for (i = 0; i < folder->n_shards; i++)
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file); j++) {
             const char *name = tsk_safetensors_get(folder->shards[i].file, j)->name;
@@ -7341,7 +7341,7 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
     tsk_status status;
     do status = tsk__folder_add(folder, &id, error);
     while (status == TSK_OK && tsk__family_next(&folder->config, &id));
-    return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
+    return status == TSK_OK ? tsk__folder_check_unknown(folder, error) : status;
 }
 
 /* The tensor of a weight and its file, or NULL where the model has none. */
@@ -7425,7 +7425,7 @@ void tsk_folder_free(tsk_folder *folder) {
     allocator = folder->host.allocator;
     for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
-    tsk__memory_delete(allocator, folder->placed);
+    tsk__memory_delete(allocator, folder->entries);
     tsk__memory_delete(allocator, folder->tensors);
     tsk__memory_delete(allocator, folder->tensor_shard);
     tsk__memory_delete(allocator, folder->lookup);
@@ -7689,7 +7689,7 @@ typedef struct tsk__skip_token {
 } tsk__skip_token;
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
-static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
+static int tsk__skip_is_allowed(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
     if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
     return o->skip.max_age <= 0 || age < o->skip.max_age;
@@ -8271,11 +8271,11 @@ extern "C" {
 
 /* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
    processor's own prefetcher does not follow 32 streams. */
-typedef struct tsk__cpu_ahead {
+typedef struct tsk__cpu_prefetch {
     const char *base;              /* of its first row */
     size_t stride;                 /* bytes from row to row */
     int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
-} tsk__cpu_ahead;
+} tsk__cpu_prefetch;
 
 /* What differs between instruction sets. */
 typedef struct tsk__cpu_kernels {
@@ -8285,7 +8285,7 @@ typedef struct tsk__cpu_kernels {
     void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
     void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
-                 tsk__cpu_ahead *ahead);
+                 tsk__cpu_prefetch *prefetch);
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
@@ -8617,10 +8617,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
-    if (ahead->at >= ahead->lines) return;
-    __builtin_prefetch(ahead->base + (size_t)(ahead->at % TSK__CPU_WIDTH) * ahead->stride + (size_t)(ahead->at / TSK__CPU_WIDTH) * 64, 0, 2);
-    ahead->at++;
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
+    if (prefetch->at >= prefetch->lines) return;
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride + (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    prefetch->at++;
 }
 
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
@@ -8643,14 +8643,14 @@ TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
     }
 #define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
-                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     const tsk__##V zero = tsk__##V##_set(0.0f); \
     tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
     tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
     tsk__##V b0 = zero, b1 = zero, b2 = zero, b3 = zero, b4 = zero, b5 = zero; \
     tsk__##V b6 = zero, b7 = zero, b8 = zero, b9 = zero, b10 = zero, b11 = zero; \
     const float *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
-    tsk__cpu_ahead next = *ahead; \
+    tsk__cpu_prefetch next = *prefetch; \
     for (; kn > 0; kn--, panel += ldp, x++, x3++, x6++, x9++) { \
         const tsk__##V w0 = tsk__##V##_load(panel), w1 = tsk__##V##_load(panel + (LANES)); \
         tsk__cpu_fetch(&next); \
@@ -8660,19 +8660,19 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const 
         TSK__CPU_TILE_STEP(V, 6, x6[0]) TSK__CPU_TILE_STEP(V, 7, x6[ldx]) TSK__CPU_TILE_STEP(V, 8, x6[2 * ldx]) \
         TSK__CPU_TILE_STEP(V, 9, x9[0]) TSK__CPU_TILE_STEP(V, 10, x9[ldx]) TSK__CPU_TILE_STEP(V, 11, x9[2 * ldx]) \
     } \
-    ahead->at = next.at; \
+    prefetch->at = next.at; \
     TSK__CPU_TILE_STORE(V, LANES, 0) TSK__CPU_TILE_STORE(V, LANES, 1) TSK__CPU_TILE_STORE(V, LANES, 2) \
     TSK__CPU_TILE_STORE(V, LANES, 3) TSK__CPU_TILE_STORE(V, LANES, 4) TSK__CPU_TILE_STORE(V, LANES, 5) \
     TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
     TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
 } \
 static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
-                                                size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     int o; \
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
         switch (rows) { CASES(V) } \
 }
-#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, ahead); break;
+#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
 #define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
@@ -8736,8 +8736,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
-    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
-    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
+    int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
+    float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -8761,11 +8761,11 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
-    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
-    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
+    scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
-    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
+    for (i = 0; memory && i < n; i++) scratch->rotated[i] = -1;
     return used;
 }
 
@@ -8805,7 +8805,7 @@ static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work
 
 /* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
 static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
-                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_ahead *ahead) {
+                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_prefetch *prefetch) {
     const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
     float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     int32_t tile, i, o;
@@ -8813,10 +8813,10 @@ static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const 
         const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
         float *to = y + (size_t)first * ldy;
         if (width == TSK__CPU_WIDTH) {
-            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, ahead);
+            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, prefetch);
             continue;
         }
-        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, ahead);
+        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, prefetch);
         for (i = 0; i < rows; i++, to += ldy)
             for (o = 0; o < width; o++) to[o] = add ? to[o] + edge[i][o] : edge[i][o];
     }
@@ -8840,17 +8840,17 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
     return part;
 }
 
-static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
-    tsk__cpu_ahead ahead;
+static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
+    tsk__cpu_prefetch prefetch;
     size_t size, depth;
-    memset(&ahead, 0, sizeof ahead);
-    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return ahead;
+    memset(&prefetch, 0, sizeof prefetch);
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
     size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
     depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    ahead.stride = (size_t)part.w->cols * size;
-    ahead.base = (const char *)part.w->data + (size_t)part.first * ahead.stride + (size_t)k * size;
-    ahead.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
-    return ahead;
+    prefetch.stride = (size_t)part.w->cols * size;
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
+    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    return prefetch;
 }
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
@@ -8863,9 +8863,9 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
-        tsk__cpu_ahead ahead = last ? tsk__cpu_ahead_of(next, 0) : tsk__cpu_ahead_of(part, k + TSK__CPU_DEPTH);
+        tsk__cpu_prefetch prefetch = last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &ahead);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &prefetch);
     }
     if (!w->bias) return;
     for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
@@ -9078,18 +9078,18 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* turns[head_dim] of a position. */
-static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+/* rotations[head_dim] of a position. */
+static void tsk__cpu_rope_rotation(const tsk__cpu_model *model, int32_t position, float *rotations) {
     const int32_t half = model->config->head_dim / 2;
     int32_t i;
     for (i = 0; i < half; i++) {
         const float angle = (float)position * model->rope_frequencies[i];
-        turns[i] = (float)cos((double)angle);
-        turns[half + i] = (float)sin((double)angle);
+        rotations[i] = (float)cos((double)angle);
+        rotations[half + i] = (float)sin((double)angle);
     }
 }
 
-/* to[head_dim] = from[head_dim] with pairs (i, i + half) turned; to may be from. */
+/* to[head_dim] = from[head_dim] with pairs (i, i + half) rotated; to may be from. */
 static void tsk__cpu_rope_head(const float *from, const float *cosines, const float *sines, int32_t half, float *to) {
     int32_t i;
     for (i = 0; i < half; i++) {
@@ -9108,20 +9108,20 @@ typedef struct tsk__cpu_rope {
     const tsk__cpu_model *model;
     int32_t layer;
     const tsk__rows *rows;
-    float *q;                      /* [n, n_heads * head_dim], turned in place */
+    float *q;                      /* [n, n_heads * head_dim], rotated in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
-    int32_t *turned;               /* as in tsk__cpu_scratch */
-    float *turns;
+    int32_t *rotated;              /* as in tsk__cpu_scratch */
+    float *rotations;
 } tsk__cpu_rope;
 
 /* The cosines and sines of row i's position. They are computed in the first layer and kept for the other layers, and
    for a next pass over the same rows. */
-static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
-    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
-    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
-    c->turned[i] = c->rows->positions[i];
-    return turns;
+static const float *tsk__cpu_rope_rotations(const tsk__cpu_rope *c, int32_t i) {
+    float *rotations = c->rotations + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->rotated[i] != c->rows->positions[i]) tsk__cpu_rope_rotation(c->model, c->rows->positions[i], rotations);
+    c->rotated[i] = c->rows->positions[i];
+    return rotations;
 }
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
@@ -9132,7 +9132,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
+        const float *cosines = tsk__cpu_rope_rotations(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -9177,8 +9177,8 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.k = scratch->k;
     rope.v = scratch->v;
     rope.k_rope = captures ? (float *)captures->k_rope : NULL;
-    rope.turned = scratch->turned;
-    rope.turns = scratch->turns;
+    rope.rotated = scratch->rotated;
+    rope.rotations = scratch->rotations;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 
@@ -9205,7 +9205,7 @@ typedef struct tsk__cpu_attend_group {
     float scores[TSK__CPU_QUERIES][TSK__CPU_DEPTH] TSK__CPU_ALIGNED;
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     float max[TSK__CPU_QUERIES], sum[TSK__CPU_QUERIES];
-    tsk__cpu_ahead ahead;          /* none: a head's cached rows lie one after another */
+    tsk__cpu_prefetch prefetch;    /* none: a head's cached rows lie one after another */
 } tsk__cpu_attend_group;
 
 /* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
@@ -9217,7 +9217,7 @@ static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *
             g->kernels->pack(keys, first + key, k, kn, g->panel);
             for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
                 tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
-                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->ahead);
+                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->prefetch);
         }
 }
 
@@ -9258,7 +9258,7 @@ static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int
         }
         for (h = 0; h < g->heads; h++)
             tsk__cpu_multiply(g->kernels, g->n, g->scores[h * g->n], TSK__CPU_DEPTH, count, panel, ldp,
-                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->ahead);
+                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->prefetch);
     }
 }
 
@@ -9298,7 +9298,7 @@ static void tsk__cpu_attend_task(void *context, int task) {
     keys.dtype = TSK_DTYPE_F32;
     keys.rows = kv->length;
     keys.cols = config->head_dim;
-    memset(&g.ahead, 0, sizeof g.ahead);
+    memset(&g.prefetch, 0, sizeof g.prefetch);
     g.kernels = c->model->kernels;
     g.n = c->spans[span + 1] - row;
     g.head_dim = config->head_dim;
@@ -9885,8 +9885,8 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
+/* Fills in the choices of one request's candidates: ids and confidences. */
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
@@ -9908,7 +9908,7 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__c
         const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
         tsk_transfer_rule rule;
-        tsk__cpu_judge(stream, o, candidates);
+        tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
         rule.transfer = (tsk_transfer)o->transfer;
         rule.threshold = o->threshold;
@@ -10983,7 +10983,7 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
 }
 
 /* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
-static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
     size_t size = 0;
     char *text, *line, *end;
     if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
@@ -11012,7 +11012,7 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        tsk__cuda_tell_log(b, program, o);
+        tsk__cuda_log(b, program, o);
         status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
@@ -11359,7 +11359,7 @@ static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weigh
 }
 
 /* A room at the end of what is used, for a part that is the first in it. */
-static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+static void tsk__cuda_lay_out(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
     const tsk_model_config *c = b->base.config;
     uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
     CUdeviceptr *room = tsk__cuda_room(b, id);
@@ -11380,7 +11380,7 @@ static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     for (; id.layer < c->n_layers; id.layer++) {
         int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
         for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
-            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay_out(b, &id, base, &used);
     }
     if (c->weight_tying) b->head = b->embedding;
     return used;
@@ -12616,7 +12616,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 /* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
    were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
    as several launches save. */
-static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
+static int tsk__cuda_recurs(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (s->pass.all_n <= TSK__CUDA_FEW_ROWS) return 1;
@@ -12644,7 +12644,7 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
-    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_recurs(s, key)) return;
     s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
     s->issued.can_overlap = 0;
     s->recorded.recording = tsk__cuda_section_now(s, key);
@@ -14007,7 +14007,7 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
     tsk__skip_token *token = &r->canvas.tokens[position];
     token->id = r->canvas.ids[position];
     token->is_masked = token->id == r->config->mask_token_id;
-    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
+    return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
@@ -14461,7 +14461,7 @@ static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, in
 
 /* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
    if every row whose prediction is wanted runs. */
-static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+static int tsk__requests_can_decide_late(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
@@ -14513,16 +14513,16 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
 /* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
 static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
     int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
-    int is_blind;
+    int decides_late;
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
     p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
-    is_blind = tsk__requests_need_not_wait(requests, n, p);
+    decides_late = tsk__requests_can_decide_late(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
-        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
+        if (!decides_late) status = tsk__requests_decide(requests, n, p, layer, error);
         if (status != TSK_OK) return status;
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
@@ -14533,7 +14533,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
         requests[i]->canvas.is_uploaded = 1;
-        if (is_blind && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
+        if (decides_late && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
     }
@@ -14929,13 +14929,13 @@ struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
     tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
-    tsk__condition call;          /* of another thread's: n_calls has grown */
-    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__condition changed;        /* by another thread: n_changes has grown */
+    uint64_t n_changes, n_seen;    /* n_seen: when the last wait ended */
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
     tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
-    int32_t n_in_flight, turn;
+    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -15078,7 +15078,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
-    tsk__condition_create(&b->call);
+    tsk__condition_create(&b->changed);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
@@ -15100,7 +15100,7 @@ void tsk_batch_free(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    tsk__condition_destroy(&b->call);
+    tsk__condition_destroy(&b->changed);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -15127,9 +15127,9 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
 }
 
 /* Ends a wait. The lock is held. */
-static void tsk__batch_call(tsk_batch *b) {
-    b->n_calls++;
-    tsk__condition_wake_all(&b->call);
+static void tsk__batch_wake(tsk_batch *b) {
+    b->n_changes++;
+    tsk__condition_wake_all(&b->changed);
 }
 
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
@@ -15160,7 +15160,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
         entry->id = ++b->next_id;
         if (id) *id = entry->id; /* before anyone can see the request done */
         tsk__batch_queue_push(&b->waiting, entry);
-        tsk__batch_call(b);
+        tsk__batch_wake(b);
     }
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
@@ -15177,7 +15177,7 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     if (entry) tsk__batch_queue_push(&b->ending, entry);
     for (i = 0; i < b->n_in_flight; i++)
         if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
-    tsk__batch_call(b);
+    tsk__batch_wake(b);
     tsk__mutex_unlock(&b->lock);
 }
 
@@ -15186,12 +15186,12 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     int has_work, in_time = 1;
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
-    /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
-        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
-        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    /* (a change between the last wait and this one ends this one at once) */
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_changes == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->changed, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->changed, &b->lock, deadline);
     }
-    b->n_seen = b->n_calls;
+    b->n_seen = b->n_changes;
     tsk__mutex_unlock(&b->lock);
     return has_work;
 }
@@ -15337,7 +15337,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
 }
 
 /* The outcome of a request that was cancelled before it had a place. */
-static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     tsk__request request;
     tsk_result result;
     memset(&request, 0, sizeof request);
@@ -15360,7 +15360,7 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         entry = tsk__batch_queue_pop(&b->ending);
         tsk__mutex_unlock(&b->lock);
-        if (entry) tsk__batch_tell_ending(b, entry);
+        if (entry) tsk__batch_report_ending(b, entry);
         tsk__memory_delete(b->model->allocator, entry);
     } while (entry);
 }
@@ -15378,7 +15378,7 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     }
 }
 
-static void tsk__batch_reap(tsk_batch *b) {
+static void tsk__batch_finish_ended(tsk_batch *b) {
     int32_t i;
     for (i = b->n_in_flight - 1; i >= 0; i--)
         if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
@@ -15411,9 +15411,9 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_in_flight;

@@ -35,13 +35,13 @@ struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
     tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
-    tsk__condition call;          /* of another thread's: n_calls has grown */
-    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__condition changed;        /* by another thread: n_changes has grown */
+    uint64_t n_changes, n_seen;    /* n_seen: when the last wait ended */
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
     tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
-    int32_t n_in_flight, turn;
+    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -184,7 +184,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
-    tsk__condition_create(&b->call);
+    tsk__condition_create(&b->changed);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
@@ -206,7 +206,7 @@ void tsk_batch_free(tsk_batch *b) {
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    tsk__condition_destroy(&b->call);
+    tsk__condition_destroy(&b->changed);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -233,9 +233,9 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
 }
 
 /* Ends a wait. The lock is held. */
-static void tsk__batch_call(tsk_batch *b) {
-    b->n_calls++;
-    tsk__condition_wake_all(&b->call);
+static void tsk__batch_wake(tsk_batch *b) {
+    b->n_changes++;
+    tsk__condition_wake_all(&b->changed);
 }
 
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
@@ -266,7 +266,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
         entry->id = ++b->next_id;
         if (id) *id = entry->id; /* before anyone can see the request done */
         tsk__batch_queue_push(&b->waiting, entry);
-        tsk__batch_call(b);
+        tsk__batch_wake(b);
     }
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
@@ -283,7 +283,7 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     if (entry) tsk__batch_queue_push(&b->ending, entry);
     for (i = 0; i < b->n_in_flight; i++)
         if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
-    tsk__batch_call(b);
+    tsk__batch_wake(b);
     tsk__mutex_unlock(&b->lock);
 }
 
@@ -292,12 +292,12 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     int has_work, in_time = 1;
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
-    /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
-        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
-        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    /* (a change between the last wait and this one ends this one at once) */
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_changes == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->changed, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->changed, &b->lock, deadline);
     }
-    b->n_seen = b->n_calls;
+    b->n_seen = b->n_changes;
     tsk__mutex_unlock(&b->lock);
     return has_work;
 }
@@ -443,7 +443,7 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
 }
 
 /* The outcome of a request that was cancelled before it had a place. */
-static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     tsk__request request;
     tsk_result result;
     memset(&request, 0, sizeof request);
@@ -466,7 +466,7 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         entry = tsk__batch_queue_pop(&b->ending);
         tsk__mutex_unlock(&b->lock);
-        if (entry) tsk__batch_tell_ending(b, entry);
+        if (entry) tsk__batch_report_ending(b, entry);
         tsk__memory_delete(b->model->allocator, entry);
     } while (entry);
 }
@@ -484,7 +484,7 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     }
 }
 
-static void tsk__batch_reap(tsk_batch *b) {
+static void tsk__batch_finish_ended(tsk_batch *b) {
     int32_t i;
     for (i = b->n_in_flight - 1; i >= 0; i--)
         if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
@@ -517,9 +517,9 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
     status->in_flight = b->n_in_flight;

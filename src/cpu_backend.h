@@ -247,8 +247,8 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
+/* Fills in the choices of one request's candidates: ids and confidences. */
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
@@ -270,7 +270,7 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__c
         const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
         tsk_transfer_rule rule;
-        tsk__cpu_judge(stream, o, candidates);
+        tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
         rule.transfer = (tsk_transfer)o->transfer;
         rule.threshold = o->threshold;

@@ -445,7 +445,7 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
 /* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
    were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
    as several launches save. */
-static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
+static int tsk__cuda_recurs(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (s->pass.all_n <= TSK__CUDA_FEW_ROWS) return 1;
@@ -473,7 +473,7 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
-    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_recurs(s, key)) return;
     s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
     s->issued.can_overlap = 0;
     s->recorded.recording = tsk__cuda_section_now(s, key);

@@ -39,7 +39,7 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
 }
 
 /* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
-static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
     size_t size = 0;
     char *text, *line, *end;
     if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
@@ -68,7 +68,7 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        tsk__cuda_tell_log(b, program, o);
+        tsk__cuda_log(b, program, o);
         status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)

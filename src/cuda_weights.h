@@ -64,7 +64,7 @@ static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weigh
 }
 
 /* A room at the end of what is used, for a part that is the first in it. */
-static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+static void tsk__cuda_lay_out(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
     const tsk_model_config *c = b->base.config;
     uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
     CUdeviceptr *room = tsk__cuda_room(b, id);
@@ -85,7 +85,7 @@ static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     for (; id.layer < c->n_layers; id.layer++) {
         int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
         for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
-            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay_out(b, &id, base, &used);
     }
     if (c->weight_tying) b->head = b->embedding;
     return used;

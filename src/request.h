@@ -506,7 +506,7 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
     tsk__skip_token *token = &r->canvas.tokens[position];
     token->id = r->canvas.ids[position];
     token->is_masked = token->id == r->config->mask_token_id;
-    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
+    return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
@@ -960,7 +960,7 @@ static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, in
 
 /* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
    if every row whose prediction is wanted runs. */
-static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+static int tsk__requests_can_decide_late(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
@@ -1012,16 +1012,16 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
 /* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
 static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
     int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
-    int is_blind;
+    int decides_late;
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
     p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
-    is_blind = tsk__requests_need_not_wait(requests, n, p);
+    decides_late = tsk__requests_can_decide_late(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
-        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
+        if (!decides_late) status = tsk__requests_decide(requests, n, p, layer, error);
         if (status != TSK_OK) return status;
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
@@ -1032,7 +1032,7 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
         requests[i]->canvas.is_uploaded = 1;
-        if (is_blind && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
+        if (decides_late && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
     }

@@ -17,7 +17,7 @@ typedef struct tsk__skip_token {
 } tsk__skip_token;
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
-static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
+static int tsk__skip_is_allowed(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
     if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
     return o->skip.max_age <= 0 || age < o->skip.max_age;

@@ -638,23 +638,23 @@ static void test_rows(const tsk__cpu_kernels *kernels) {
 static void test_rope_turns(void) {
     tsk_model_config config;
     tsk__cpu_model m;
-    float frequencies[5], turns[10];
+    float frequencies[5], rotations[10];
     int32_t i;
     memset(&config, 0, sizeof config), memset(&m, 0, sizeof m);
     config.head_dim = 10, config.rope_theta = 500000;
     for (i = 0; i < 5; i++) frequencies[i] = tsk__rope_frequency(&config, i);
     CHECK(frequencies[0] == 1.0f && frequencies[2] == (float)(1 / pow(500000, 0.4)));
     m.config = &config, m.rope_frequencies = frequencies;
-    tsk__cpu_rope_turn(&m, 0, turns);
-    for (i = 0; i < 5; i++) CHECK(turns[i] == 1.0f && turns[5 + i] == 0.0f);
-    tsk__cpu_rope_turn(&m, 1, turns);
-    CHECK(turns[0] == (float)cos(1.0) && turns[5] == (float)sin(1.0));
-    tsk__cpu_rope_turn(&m, 99, turns);
-    CHECK(turns[0] == (float)cos(99.0));
-    CHECK(turns[5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
-    tsk__cpu_rope_turn(&m, 16777215, turns); /* the last position that a model may have */
-    CHECK(turns[0] == (float)cos(16777215.0));
-    CHECK(turns[5 + 2] == (float)sin((double)(16777215.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_rope_rotation(&m, 0, rotations);
+    for (i = 0; i < 5; i++) CHECK(rotations[i] == 1.0f && rotations[5 + i] == 0.0f);
+    tsk__cpu_rope_rotation(&m, 1, rotations);
+    CHECK(rotations[0] == (float)cos(1.0) && rotations[5] == (float)sin(1.0));
+    tsk__cpu_rope_rotation(&m, 99, rotations);
+    CHECK(rotations[0] == (float)cos(99.0));
+    CHECK(rotations[5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_rope_rotation(&m, 16777215, rotations); /* the last position that a model may have */
+    CHECK(rotations[0] == (float)cos(16777215.0));
+    CHECK(rotations[5 + 2] == (float)sin((double)(16777215.0f * (float)(1 / pow(500000, 0.4)))));
 }
 
 /* Ties, the mask on top, and a chunk boundary, all without noise. */
