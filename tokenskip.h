@@ -76,21 +76,21 @@ HOW MASKED DIFFUSION WRITES
        Who is Newton ?     Isaac Newton was an English ░ ░ ░  …      pass 2
 
    An autoregressive model reads all its weights once a token; here one reading of the weights can commit many tokens.
-   The price: K and V of every token depend on all others, so no cache is exact. Fast-dLLM's dual cache (Wu et al. 2025)
-   runs each further pass on the block's tokens only, replaces their K and V in place, and keeps everything else's as the
-   refresh at the block's start left it:
+   This has a cost: K and V of every token depend on all other tokens, so every cache is an approximation. Fast-dLLM's
+   dual cache (Wu et al. 2025) runs each further pass on the block's tokens only, replaces their K and V in place, and
+   keeps everything else's as the refresh at the block's start left it:
 
        cache     a pass after the block's first computes          K and V of the rest
        none      prompt, blocks before, block, blocks after       computed every time
        prefix    block and blocks after                           prompt and earlier blocks: from the refresh
        dual      block                                            all others: from the refresh
 
-   A refresh computes as many rows as the canvas has. refresh_every N keeps every N-th only: the other blocks start with a
-   pass like their later ones. refresh_rows R makes up for it bit by bit: each such pass of the dual cache also computes R
-   rows of the rest and replaces their K and V. First come those made from an id that has changed since (the last tokens
-   committed to a finished block, computed when they were masks), then those computed the longest ago, near the block
-   first. These rows are no part of the block: they run all layers whatever TokenSkip decides, predict nothing, and are
-   counted as refreshed_rows, not as active ones or token-layers.
+   A refresh computes as many rows as the canvas has. refresh_every N keeps only every N-th refresh; the other blocks
+   start with a block step. With refresh_rows R each such pass of the dual cache also computes R rows outside the block
+   and replaces their K and V. It takes first the rows whose token has changed since they were computed (the last tokens
+   committed to a finished block were computed as masks), then the rows computed longest ago; among equals, those
+   nearest to the block. These rows are not part of the block. They run all layers whatever TokenSkip decides, and
+   nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
    From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
@@ -106,11 +106,12 @@ WHAT TOKENSKIP ADDS
 
    Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
    from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
-   token is active and the result equals the plain dual cache bit for bit.
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is active, and the
+   result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there is no earlier
+   state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
-   Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
-   which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
+   TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
+   weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
@@ -140,8 +141,8 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
    Each section uses only those above it, and can be read alone.
 */
 
-/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes
-   everything is there already, and defining this would take things away from the including file. */
+/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes POSIX
+   is declared already, and defining this would hide other declarations from the including file. */
 #if defined(TOKENSKIP_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -241,7 +242,8 @@ TOKENSKIP_API const char *tsk_version_string(void);
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
 /* All three or none. `old_size` lets an arena implement reallocate. A NULL return is reported as TSK_ERROR_MEMORY.
-   Called from whichever threads call the library (never from its own workers), so at once from several if they do. */
+   The library calls these functions on the threads that call it, never on its own worker threads. If several threads
+   use the library at once, the functions must be thread-safe. */
 typedef struct tsk_allocator {
     void *(*allocate)(void *user, size_t size);
     void *(*reallocate)(void *user, void *block, size_t old_size, size_t new_size);
@@ -311,14 +313,15 @@ TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32
 TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
 
 /* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
-   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
-   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: pass 0 for text that you do not
+   trust; otherwise its author can end their turn and start one of another role. Invalid UTF-8 is an error that says
+   where. */
 TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
                                               tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
-   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
-   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
-   code and quotations. LLaDA's models have it false. */
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD.
+   clean_up_tokenization_spaces in tokenizer_config.json is ignored. Where it is true, the transformers library removes
+   the spaces before . , ? ! and some apostrophes ("a , b" becomes "a, b"), which damages code and quotations. In
+   LLaDA's models it is false. */
 TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 
@@ -538,8 +541,8 @@ typedef struct tsk_candidate {
                                     computes it) */
 } tsk_candidate;
 
-/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
-   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
+   the most confident candidate is committed, so that the generation ends. The addresses are valid during the callback. */
 typedef struct tsk_selection {
     int32_t pass, block, block_step; /* as in tsk_step */
     int32_t quota;               /* how many LLaDA's schedule would commit in this step */
@@ -595,10 +598,10 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
-   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
-   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
-   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* A session has one of four states: not started, generating, finished, failed. A start that fails leaves it not
+   started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
+   leaves it failed: every further step returns the same error. A copy, logits, step or probe call whose arguments are
+   refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
@@ -611,7 +614,7 @@ TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *re
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                       tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
+   The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
                                             float *logits, tsk_error *error);
 
@@ -626,8 +629,9 @@ typedef struct tsk_batch_options {
     int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
                                                    model's max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
-    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
-                                                   by layers so that others' steps do not wait; 0: no limit */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: a refresh of a
+                                                   long canvas is spread over several passes, some layers in each, so
+                                                   that other requests do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
        pointers are valid during the call. It may submit and cancel. */
     void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
@@ -646,20 +650,21 @@ typedef struct tsk_batch_status {
 
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
 TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
-/* Frees everything; requests not over yet are dropped without a word. */
+/* Frees everything. Requests that have not ended are dropped; on_done is not called for them. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
-   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
-   thread, at any time. */
+   numbers requests from 1. A request that can never fit is refused; the message gives its size and the limit.
+   TSK_ERROR_FULL: max_queued wait already. on_step, on_select and cancel of its options are called from tsk_batch_step,
+   with the options' own `user`. Any thread may call this at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                           const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
 /* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
    once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
-   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
+   alone. An error that is returned concerns the whole pass: every request of that pass ends, and on_done gets the
+   error. A failure of one request only (TSK_ERROR_NUMERIC: its logits are no numbers) ends that request; the step then
+   returns TSK_OK. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
    (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
@@ -773,9 +778,10 @@ TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
 TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
 
-/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
-   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
-   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
+/* Writing: call the functions in the order of the document; the writer adds commas and escapes. The first failed
+   allocation sets `status`, and later calls do nothing. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null.
+   Doubles are printed with the fewest digits that read back the same (17 at most), whatever the locale. Start from {0}
+   with `out` set. */
 typedef struct tsk_json_writer {
     tsk_text *out;
     tsk_status status;
@@ -845,8 +851,8 @@ TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
    states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
-   will be after that step. */
+   gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step callback;
+   `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -863,7 +869,7 @@ typedef struct tsk_probe {
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
+   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
 /* ---- Measuring */
@@ -1210,8 +1216,8 @@ static void tsk__file_close(tsk__file *file) {
     file->descriptor = -1;
 }
 
-/* Whether there is a file of that name, be it a link that leads nowhere; any other trouble shows when it is opened for
-   its contents. */
+/* Whether there is a file of that name; a dangling link counts as one. Every other problem is reported when the file is
+   opened. */
 static int tsk__file_exists(const char *path, const tsk_host *host) {
     struct stat status;
     tsk__file file;
@@ -1628,7 +1634,8 @@ static void tsk__pool_wake(tsk__pool *pool) {
     tsk__mutex_unlock(&pool->sleep);
 }
 
-/* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
+/* Whether the workers live in this process. A forked child has no worker threads, and the locks may stay held for
+   ever. */
 static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == tsk__process_number(); }
 
 /* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */
@@ -1688,9 +1695,9 @@ static void tsk__pool_destroy(const tsk_allocator *allocator, tsk__pool *pool) {
 }
 
 // >>hash ==============================================================================================================
-/* Tables of strangers' strings. Who writes a file chooses its strings, and could choose them so that a known hash puts all
-   into one place: looking them up would take time in the square of the file. The tables' hash is therefore keyed with
-   numbers that nobody outside knows. No result depends on them. */
+/* Hash tables for strings from untrusted files. Whoever writes a file could choose strings that a known hash function
+   puts into one place; the time to load would then grow with the square of the file's size. So the hash has a secret
+   random key. No result depends on the key. */
 
 typedef struct tsk__hash_key {
     uint64_t a, b;
@@ -1783,8 +1790,9 @@ static void tsk__floats_from(tsk_dtype dtype, const void *from, uint64_t count, 
 // >>json ==============================================================================================================
 /* tokenizer.json has hundreds of thousands of values and comes from strangers. A document is therefore two blocks: its
    own copy of the text, in which strings are decoded in place (an escape is never shorter than what it stands for), and
-   one array of 24-byte values in the order of the text, each with the index of its next sibling. Nothing recurses: an
-   open container keeps its parent's index where the sibling's will be. Numbers stay text until somebody asks. */
+   one array of 24-byte values in the order of the text, each with the index of its next sibling. No function recurses:
+   while a container is open, `next` holds its parent's index. A number is kept as text and converted when it is asked
+   for. */
 
 struct tsk_json_value {
     uint32_t start;       /* of its first byte in the text, which tells the type */
@@ -2647,9 +2655,9 @@ void tsk_json_write_double(tsk_json_writer *writer, double value) {
 // >>safetensors =======================================================================================================
 /* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
    only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
-   later trusts its offset and size blindly. Names are sorted and searched, not hashed: a stranger who picks them could
-   make any fixed hash collide. Stricter than the format's first implementation in one point: an entry has its three
-   members and nothing else. */
+   later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names could
+   make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has its
+   three members and nothing else. */
 
 /* ---- element types */
 
@@ -2736,7 +2744,8 @@ static void tsk__safetensors_first_line(const char *bytes, size_t size, char *li
     line[n] = 0;
 }
 
-/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+/* The file cannot be a safetensors file, for `reason`. If its first bytes show what it is instead, the error says
+   so. */
 static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason,
                                              tsk_error *error) {
     char head[512], line[48] = "";
@@ -3010,8 +3019,8 @@ tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_in
 }
 
 /* ---- writing
-   The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
-   vanishes with the process, whatever happens), and is copied behind the header in the end. */
+   The header stands first in the file but is complete last. So the data goes to a second, unnamed temporary file, which
+   disappears with the process, and is copied behind the header at the end. */
 
 struct tsk_safetensors_writer {
     const tsk_allocator *allocator;
@@ -3966,7 +3975,8 @@ static int tsk__unicode_reorder(tsk__unicode_stretch *stretch) {
     return 1;
 }
 
-/* A character joins the last starter unless one stands between that starts too or has no lower order. */
+/* A character composes with the last starter if no character is kept between them, or if the last one kept there has a
+   lower order. */
 static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
     tsk__unicode_symbol *symbols = stretch->symbols;
     size_t i, n = 0, starter = SIZE_MAX;
@@ -4106,10 +4116,10 @@ typedef struct tsk__bpe_matcher {
     unsigned char first[256];     /* 1 for bytes that begin one */
 } tsk__bpe_matcher;
 
-/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. Merging bytes by
-   rank gives the same result where no rule can join a part of the character with what stands beside it, and where every
-   rule for the whole character ranks behind those that make it: then its own bytes' merges, whenever their turn comes,
-   meet nothing else. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
+/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. This gives the
+   result of merging bytes if two conditions hold: no merge joins a part of the character with a neighbour, and every
+   merge of the whole character ranks behind the merges that make it. Then the merges inside the character never compete
+   with others. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
    bits. */
 typedef struct tsk__bpe_chars {
     int32_t ids[65536];           /* by code point: the token, or -1 */
@@ -4658,7 +4668,7 @@ static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
     return a ^ a >> 32;
 }
 
-/* Of a piece. Without a key, since whoever makes pieces fall together only loses the cache. */
+/* Of a piece. The hash has no secret key: pieces that collide only make the cache useless. */
 static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
     uint64_t hash = size, part;
     for (; size >= 8; size -= 8, text += 8) {
@@ -5452,9 +5462,9 @@ static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t c
     return done ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
-/* The list in tokenizer.json. The reference does not believe its ids: a token that the vocabulary lacks gets the number
-   of tokens so far. That closes gaps in the ids as written, but two tokens with one id, or ids out of order, would
-   leave nobody knowing which token the file means. */
+/* The list in tokenizer.json. The reference ignores the ids in it: a token that the vocabulary lacks gets the number of
+   tokens so far as its id. Gaps in the written ids are accepted. Two tokens with one id, or ids out of order, are an
+   error, since it is unclear which token the file means. */
 static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const tsk_json_value *list) {
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
@@ -5963,10 +5973,10 @@ static void tsk__bpe_destroy(tsk_tokenizer *tokenizer) {
 }
 
 // >>template ==========================================================================================================
-/* Chat templates are small programs in Jinja. The few that the supported models ship with are known here, each by the
-   length and the hash of its text (the longest has 4 KB, of which we need four lines), and rendered in C for what the
-   API can say: roles and text, no tools, the assistant's header at the end. Any other template is an error: a prompt
-   that is almost right makes a model quietly worse.
+/* Chat templates are small programs in Jinja. The templates of the supported models are known here by the length and
+   hash of their text, and rendered in C. Only what the API can express is rendered: roles and text, no tools, the
+   assistant's header at the end. Any other template is an error, because a prompt that is almost right makes a model's
+   answers worse without a sign.
    While rendering, the places of the messages' own text are noted, so that special tokens written out in it can be kept
    from taking effect. */
 
@@ -6435,10 +6445,10 @@ typedef struct tsk__family {
 } tsk__family;
 
 /* ---- LLaDA
-   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
-   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
-   no LLaDA model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the
-   same (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   A key that the file leaves out has the default of LLaDA's own class (ModelConfig in configuration_llada.py). These
+   are GPT-2's, and most of them describe another network. Sizes and ids have defaults there too, but those fit no LLaDA
+   model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
+   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
    attention_layer_norm_with_affine). */
 
 static const tsk__family_demand tsk__llada_demands[] = {
@@ -6820,7 +6830,7 @@ static double tsk__config_default(const tsk__family *family, const char *key) {
     return 0;
 }
 
-/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+/* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
 static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
@@ -7065,18 +7075,18 @@ typedef struct tsk__shard {
     tsk_safetensors *file;
 } tsk__shard;
 
-typedef struct tsk__placed {   /* one line of the index */
+typedef struct tsk__index_entry { /* one line of the index */
     const char *tensor, *shard;
     uint64_t offset;
-} tsk__placed;
+} tsk__index_entry;
 
 /* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
     tsk_model_config config;
     tsk_json *index;           /* NULL: one file */
-    tsk__placed *placed;       /* [n_placed] the index, sorted by tensor name */
-    size_t n_placed;
+    tsk__index_entry *entries; /* [n_entries] the index, sorted by tensor name */
+    size_t n_entries;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
     tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
@@ -7095,16 +7105,16 @@ static const char *tsk__folder_path(tsk_folder *folder, const char *name) {
     return folder->path;
 }
 
-static int tsk__folder_compare_placed(const void *a, const void *b) {
-    return strcmp(((const tsk__placed *)a)->tensor, ((const tsk__placed *)b)->tensor);
+static int tsk__folder_compare_entries(const void *a, const void *b) {
+    return strcmp(((const tsk__index_entry *)a)->tensor, ((const tsk__index_entry *)b)->tensor);
 }
 
-static const tsk__placed *tsk__folder_placed(const tsk_folder *folder, const char *tensor) {
-    tsk__placed key;
+static const tsk__index_entry *tsk__folder_entry_of(const tsk_folder *folder, const char *tensor) {
+    tsk__index_entry key;
     key.tensor = tensor;
     key.shard = NULL;
     key.offset = 0;
-    return folder->n_placed ? (const tsk__placed *)bsearch(&key, folder->placed, folder->n_placed, sizeof key, tsk__folder_compare_placed) : NULL;
+    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key, tsk__folder_compare_entries) : NULL;
 }
 
 /* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
@@ -7136,22 +7146,22 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
     if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
         return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
-    folder->n_placed = tsk_json_count(map);
-    folder->placed = (tsk__placed *)tsk__memory_new(folder->host.allocator, folder->n_placed, sizeof *folder->placed);
-    if (!folder->placed) return tsk__error_memory(error, path, folder->n_placed * sizeof *folder->placed);
+    folder->n_entries = tsk_json_count(map);
+    folder->entries = (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
+    if (!folder->entries) return tsk__error_memory(error, path, folder->n_entries * sizeof *folder->entries);
     for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
-        folder->placed[i].tensor = tsk_json_key(entry, &key_length);
-        folder->placed[i].shard = tsk_json_string(entry, &length);
-        folder->placed[i].offset = tsk_json_offset(entry);
-        if (!folder->placed[i].shard || !tsk__folder_name_ok(folder->placed[i].shard, length))
+        folder->entries[i].tensor = tsk_json_key(entry, &key_length);
+        folder->entries[i].shard = tsk_json_string(entry, &length);
+        folder->entries[i].offset = tsk_json_offset(entry);
+        if (!folder->entries[i].shard || !tsk__folder_name_ok(folder->entries[i].shard, length))
             return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
-                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->placed[i].tensor,
-                                  folder->placed[i].shard ? folder->placed[i].shard : "something that is no text");
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->entries[i].tensor,
+                                  folder->entries[i].shard ? folder->entries[i].shard : "something that is no text");
     }
-    qsort(folder->placed, folder->n_placed, sizeof *folder->placed, tsk__folder_compare_placed);
-    for (i = 1; i < folder->n_placed; i++)
-        if (strcmp(folder->placed[i].tensor, folder->placed[i - 1].tensor) == 0)
-            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->placed[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->placed[i].tensor);
+    qsort(folder->entries, folder->n_entries, sizeof *folder->entries, tsk__folder_compare_entries);
+    for (i = 1; i < folder->n_entries; i++)
+        if (strcmp(folder->entries[i].tensor, folder->entries[i - 1].tensor) == 0)
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->entries[i].tensor);
     return TSK_OK;
 }
 
@@ -7220,16 +7230,16 @@ static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, cons
 static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
     char name[TSK__FAMILY_NAME];
     uint64_t shape[2];
-    const tsk__placed *placed;
+    const tsk__index_entry *listed;
     tsk_folder_tensor *tensor;
     int32_t shard;
     tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
     if (status != TSK_OK) return status;
     tsk__family_name(&folder->config, id, name);
     tsk__family_shape(&folder->config, id, shape);
-    placed = tsk__folder_placed(folder, name);
-    if (folder->index && !placed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
-    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &shard, error);
+    listed = tsk__folder_entry_of(folder, name);
+    if (folder->index && !listed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
+    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", &shard, error);
     if (status != TSK_OK) return status;
     tensor = &folder->tensors[folder->n_tensors];
     tensor->shard = folder->shards[shard].name;
@@ -7243,7 +7253,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, 
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
    frequencies, and the head of a model whose head is tied. */
-static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
+static int tsk__folder_is_harmless(const tsk_folder *folder, const char *name) {
     size_t length = strlen(name);
     if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
     return folder->config.weight_tying &&
@@ -7254,33 +7264,33 @@ static int tsk__folder_compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *error) {
+static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error) {
     const char **known = (const char **)tsk__memory_new(folder->host.allocator, folder->n_tensors, sizeof *known);
     tsk_status status = TSK_OK;
     size_t i, j;
     if (!known) return tsk__error_memory(error, "tensor names", folder->n_tensors * sizeof *known);
     for (i = 0; i < folder->n_tensors; i++) known[i] = folder->tensors[i].info->name;
     qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
-    for (i = 0; i < folder->n_placed && status == TSK_OK; i++) {
-        const char *name = folder->placed[i].tensor, *path;
-        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_harmless(folder, name)) continue;
+    for (i = 0; i < folder->n_entries && status == TSK_OK; i++) {
+        const char *name = folder->entries[i].tensor, *path;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_is_harmless(folder, name)) continue;
         path = tsk__folder_path(folder, "model.safetensors.index.json");
-        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->placed[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
                                 tsk__error_path(path), name);
     }
     for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
             const tsk_tensor_info *info = tsk_safetensors_get(folder->shards[i].file, j);
-            const tsk__placed *placed = tsk__folder_placed(folder, info->name);
+            const tsk__index_entry *listed = tsk__folder_entry_of(folder, info->name);
             const char *path;
             if (bsearch(&info->name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names)
-                    ? !folder->index || (placed && strcmp(placed->shard, folder->shards[i].name) == 0)
-                    : tsk__folder_harmless(folder, info->name))
+                    ? !folder->index || (listed && strcmp(listed->shard, folder->shards[i].name) == 0)
+                    : tsk__folder_is_harmless(folder, info->name))
                 continue;
             path = tsk__folder_path(folder, folder->shards[i].name);
-            status = placed && strcmp(placed->shard, folder->shards[i].name) != 0
+            status = listed && strcmp(listed->shard, folder->shards[i].name) != 0
                          ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
-                                          info->name, placed->shard)
+                                          info->name, listed->shard)
                          : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
         }
     }
@@ -7296,8 +7306,8 @@ static int tsk__folder_ends_with(const char *name, const char *suffix) {
 /* The first of the folder's tensors, as far as they are known, whose name ends so; NULL for none. */
 static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *suffix) {
     size_t i, j;
-    for (i = 0; i < folder->n_placed; i++)
-        if (tsk__folder_ends_with(folder->placed[i].tensor, suffix)) return folder->placed[i].tensor;
+    for (i = 0; i < folder->n_entries; i++)
+        if (tsk__folder_ends_with(folder->entries[i].tensor, suffix)) return folder->entries[i].tensor;
     for (i = 0; i < folder->n_shards; i++)
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file); j++) {
             const char *name = tsk_safetensors_get(folder->shards[i].file, j)->name;
@@ -7331,7 +7341,7 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
     tsk_status status;
     do status = tsk__folder_add(folder, &id, error);
     while (status == TSK_OK && tsk__family_next(&folder->config, &id));
-    return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
+    return status == TSK_OK ? tsk__folder_check_unknown(folder, error) : status;
 }
 
 /* The tensor of a weight and its file, or NULL where the model has none. */
@@ -7415,7 +7425,7 @@ void tsk_folder_free(tsk_folder *folder) {
     allocator = folder->host.allocator;
     for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
-    tsk__memory_delete(allocator, folder->placed);
+    tsk__memory_delete(allocator, folder->entries);
     tsk__memory_delete(allocator, folder->tensors);
     tsk__memory_delete(allocator, folder->tensor_shard);
     tsk__memory_delete(allocator, folder->lookup);
@@ -7667,9 +7677,9 @@ static uint64_t tsk__weights_total(const tsk__source *source) {
 }
 
 // >>skip ==============================================================================================================
-/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
-   is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
-   layers K and up. */
+/* TokenSkip's decision: which tokens of a block are stable in this step. A token's id, mask and age say whether it may
+   be stable; the cosines from the lower layers then say whether it is. This section does no arithmetic on states.
+   Stable tokens skip layers K and up. */
 
 typedef struct tsk__skip_token {
     int32_t id;                /* its id now */
@@ -7679,7 +7689,7 @@ typedef struct tsk__skip_token {
 } tsk__skip_token;
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
-static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
+static int tsk__skip_is_allowed(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
     if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
     return o->skip.max_age <= 0 || age < o->skip.max_age;
@@ -7717,8 +7727,8 @@ static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, floa
 /* Whether a is the better confidence; one that is no number comes after all others. */
 static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank.
-   Confidence i is at confidences[i * stride]. */
+/* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
+   falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
 static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
     int32_t rank, i;
     memset(commit, 0, (size_t)n);
@@ -7740,7 +7750,7 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
 // >>backend ===========================================================================================================
 /* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
    written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
-   GPU: nothing outside the backend looks behind them, except through upload and download.
+   GPU: no code outside the backend dereferences them; upload and download move data to and from them.
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
    cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
@@ -7748,8 +7758,8 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
 
-/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
-   4000 is visible. */
+/* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
+   rounded to f32 as in PyTorch; at position 4000 the difference shows. */
 static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
     return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
 }
@@ -7768,7 +7778,7 @@ typedef struct tsk__prediction {
     float logit, log_sum_exp;  /* of `id`; over all ids */
 } tsk__prediction;
 
-/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
+/* What a backend keeps of one request. Positions 0 .. length - 1 of `capacity` are valid. `states` and `outputs` are
    TokenSkip's, one slot for each position of the block being decoded, NULL where not needed; in a refresh under
    skip_refresh `states` has a slot for each position of the canvas instead. */
 typedef struct tsk__kv {
@@ -7784,7 +7794,8 @@ typedef struct tsk__kv {
     int32_t has_reference;     /* 0: the first half of `states` holds nothing yet, and no cosine means anything */
 } tsk__kv;
 
-/* What is to become of a row with a slot. A row is skipped when `decide` says so; without a decision about it, it ran. */
+/* What the pass does with a row that has a slot. A row is skipped only if `decide` decided about it and chose so; every
+   other row runs. */
 typedef enum tsk__row_flag {
     TSK__ROW_MAY_SKIP = 1,     /* decide: skipped if its cosines say so */
     TSK__ROW_SKIPS = 2,        /* decide: skipped */
@@ -7806,24 +7817,24 @@ typedef struct tsk__rows {
     int32_t n_requests;
 } tsk__rows;
 
-/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
-typedef struct tsk__taps {
+/* What a traced pass captures inside of fused operations: where to. Any pointer may be NULL. */
+typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
-} tsk__taps;
+} tsk__captures;
 
 /* A position that a request may commit in this pass. */
-typedef struct tsk__candidate {
+typedef struct tsk__commit_candidate {
     int32_t position;          /* in the canvas */
     int32_t slot;              /* in the block: where its last prediction lies */
     int32_t head;              /* which of the head's rows predicts it now; -1: none, the last prediction holds */
-} tsk__candidate;
+} tsk__commit_candidate;
 
 /* How one request commits (see >>schedule). */
-typedef struct tsk__selection {
+typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
@@ -7832,7 +7843,7 @@ typedef struct tsk__selection {
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
-} tsk__selection;
+} tsk__commit_rule;
 
 /* What became of a candidate. */
 typedef struct tsk__choice {
@@ -7859,7 +7870,8 @@ typedef struct tsk__stream {
 } tsk__stream;
 
 typedef struct tsk__backend_ops {
-    /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
+    /* A subset of up to this many rows runs by masking the other rows' writes (see mask and decide); a larger one runs
+       compacted. 0: always compacted. */
     int32_t masked_rows;
 
     void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
@@ -7886,19 +7898,21 @@ typedef struct tsk__backend_ops {
        all do. */
     void (*mask)(tsk__stream *stream, const int32_t *active);
     void (*embed)(tsk__stream *stream);
-    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     void (*attend)(tsk__stream *stream, int32_t layer);
-    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    /* For rows with a slot whose request has that state: cosines[state * max_rows + i] = cos(x, first half of states at
-       the row's slot), at most 1; and the second half becomes x. i is the row's number in the list of begin. */
+    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*down)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    /* For each row with a slot whose request has that state: cosines[state * max_rows + i] becomes the cosine of x and
+       the slot's state in the first half, at most 1; then x is stored as the slot's state in the second half. i is the
+       row's number in the list of begin. */
     void (*compare)(tsk__stream *stream, int32_t state);
-    /* Of the requests that compare n_states states, all compared by now: which of the rows with MAY_SKIP are skipped, by
-       tsk__skip_similar of their cosines; those with SKIPS are. Up to masked_rows rows, skipped ones are masked from here on. */
+    /* Decides about the requests that compare n_states states, after all of these were compared. A row with MAY_SKIP is
+       skipped if tsk__skip_similar says so of its cosines; a row with SKIPS is skipped. In a list of up to masked_rows
+       rows, skipped rows are masked from here on. */
     void (*decide)(tsk__stream *stream, int32_t n_states);
-    /* After the layers, on the whole list: what the flags REMEMBER (the second half of the row's states is copied over the
-       first) and OUTPUT (outputs[slot] = x[i], or x[i] = outputs[slot]) ask for. */
+    /* After the layers, on the whole list, for each row by its flags. REMEMBER: copies the second half of the row's
+       states over the first. OUTPUT: outputs[slot] = x[i] if the row ran, x[i] = outputs[slot] if it was skipped. */
     void (*keep)(tsk__stream *stream);
     /* Rows index[0 .. n-1] of the list of begin become the pass's rows, whose x moves to the front of a buffer of their
        own; a compacted list is first expanded. expand writes their x back among the others and restores the list. */
@@ -7908,7 +7922,7 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 
@@ -8140,10 +8154,10 @@ static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) 
 
 /* ---- the buffers of a traced pass */
 
-/* What a tracer watches a stream with: the taps, and x before a layer and between its halves. */
+/* What a tracer watches a stream with: the captures, and x before a layer and between its halves. */
 typedef struct tsk__watch {
     tsk__stream *stream;           /* NULL: there are no buffers */
-    tsk__taps taps;
+    tsk__captures captures;
     void *block_input, *middle;    /* [max_rows, d_model] */
 } tsk__watch;
 
@@ -8153,14 +8167,14 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
     uint64_t m = (uint64_t)c->mlp_hidden_size;
     int n = 0;
 #define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))
-    TSK__WATCH_BUFFER(w->taps.norm, d);
-    TSK__WATCH_BUFFER(w->taps.q, q);
-    TSK__WATCH_BUFFER(w->taps.k, k);
-    TSK__WATCH_BUFFER(w->taps.v, k);
-    TSK__WATCH_BUFFER(w->taps.k_rope, k);
-    TSK__WATCH_BUFFER(w->taps.gate, m);
-    TSK__WATCH_BUFFER(w->taps.up, m);
-    TSK__WATCH_BUFFER(w->taps.projection, d);
+    TSK__WATCH_BUFFER(w->captures.norm, d);
+    TSK__WATCH_BUFFER(w->captures.q, q);
+    TSK__WATCH_BUFFER(w->captures.k, k);
+    TSK__WATCH_BUFFER(w->captures.v, k);
+    TSK__WATCH_BUFFER(w->captures.k_rope, k);
+    TSK__WATCH_BUFFER(w->captures.gate, m);
+    TSK__WATCH_BUFFER(w->captures.up, m);
+    TSK__WATCH_BUFFER(w->captures.projection, d);
     TSK__WATCH_BUFFER(w->block_input, d);
     TSK__WATCH_BUFFER(w->middle, d);
 #undef TSK__WATCH_BUFFER
@@ -8203,7 +8217,7 @@ static void tsk__watch_x(const tsk__watch *w, void *to, int32_t n) {
     w->stream->backend->ops->copy(w->stream, to, w->stream->x, (uint64_t)n * tsk__storage_row_size(w->stream->backend));
 }
 
-/* n rows of activations, of a tap or of the stream, to host f32 [n, width]. Waits. */
+/* n rows of activations, of a capture or of the stream, to host f32 [n, width]. Waits. */
 static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, uint64_t width, float *out) {
     stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
 }
@@ -8221,8 +8235,8 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
 
    That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
    for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
-   weight matrix [position][head_dim], and V already is a panel.
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
    and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
@@ -8255,13 +8269,13 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
-   many streams for the processor to foresee. */
-typedef struct tsk__cpu_ahead {
+/* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
+   processor's own prefetcher does not follow 32 streams. */
+typedef struct tsk__cpu_prefetch {
     const char *base;              /* of its first row */
     size_t stride;                 /* bytes from row to row */
     int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
-} tsk__cpu_ahead;
+} tsk__cpu_prefetch;
 
 /* What differs between instruction sets. */
 typedef struct tsk__cpu_kernels {
@@ -8271,7 +8285,7 @@ typedef struct tsk__cpu_kernels {
     void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
     void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
-                 tsk__cpu_ahead *ahead);
+                 tsk__cpu_prefetch *prefetch);
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
@@ -8603,10 +8617,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
-    if (ahead->at >= ahead->lines) return;
-    __builtin_prefetch(ahead->base + (size_t)(ahead->at % TSK__CPU_WIDTH) * ahead->stride + (size_t)(ahead->at / TSK__CPU_WIDTH) * 64, 0, 2);
-    ahead->at++;
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
+    if (prefetch->at >= prefetch->lines) return;
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride + (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    prefetch->at++;
 }
 
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
@@ -8629,14 +8643,14 @@ TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
     }
 #define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
-                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     const tsk__##V zero = tsk__##V##_set(0.0f); \
     tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
     tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
     tsk__##V b0 = zero, b1 = zero, b2 = zero, b3 = zero, b4 = zero, b5 = zero; \
     tsk__##V b6 = zero, b7 = zero, b8 = zero, b9 = zero, b10 = zero, b11 = zero; \
     const float *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
-    tsk__cpu_ahead next = *ahead; \
+    tsk__cpu_prefetch next = *prefetch; \
     for (; kn > 0; kn--, panel += ldp, x++, x3++, x6++, x9++) { \
         const tsk__##V w0 = tsk__##V##_load(panel), w1 = tsk__##V##_load(panel + (LANES)); \
         tsk__cpu_fetch(&next); \
@@ -8646,19 +8660,19 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const 
         TSK__CPU_TILE_STEP(V, 6, x6[0]) TSK__CPU_TILE_STEP(V, 7, x6[ldx]) TSK__CPU_TILE_STEP(V, 8, x6[2 * ldx]) \
         TSK__CPU_TILE_STEP(V, 9, x9[0]) TSK__CPU_TILE_STEP(V, 10, x9[ldx]) TSK__CPU_TILE_STEP(V, 11, x9[2 * ldx]) \
     } \
-    ahead->at = next.at; \
+    prefetch->at = next.at; \
     TSK__CPU_TILE_STORE(V, LANES, 0) TSK__CPU_TILE_STORE(V, LANES, 1) TSK__CPU_TILE_STORE(V, LANES, 2) \
     TSK__CPU_TILE_STORE(V, LANES, 3) TSK__CPU_TILE_STORE(V, LANES, 4) TSK__CPU_TILE_STORE(V, LANES, 5) \
     TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
     TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
 } \
 static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
-                                                size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     int o; \
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
         switch (rows) { CASES(V) } \
 }
-#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, ahead); break;
+#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
 #define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
@@ -8722,8 +8736,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
-    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
-    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
+    int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
+    float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -8747,11 +8761,11 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
-    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
-    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
+    scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
-    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
+    for (i = 0; memory && i < n; i++) scratch->rotated[i] = -1;
     return used;
 }
 
@@ -8791,7 +8805,7 @@ static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work
 
 /* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
 static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
-                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_ahead *ahead) {
+                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_prefetch *prefetch) {
     const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
     float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     int32_t tile, i, o;
@@ -8799,10 +8813,10 @@ static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const 
         const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
         float *to = y + (size_t)first * ldy;
         if (width == TSK__CPU_WIDTH) {
-            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, ahead);
+            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, prefetch);
             continue;
         }
-        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, ahead);
+        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, prefetch);
         for (i = 0; i < rows; i++, to += ldy)
             for (o = 0; o < width; o++) to[o] = add ? to[o] + edge[i][o] : edge[i][o];
     }
@@ -8826,17 +8840,17 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
     return part;
 }
 
-static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
-    tsk__cpu_ahead ahead;
+static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
+    tsk__cpu_prefetch prefetch;
     size_t size, depth;
-    memset(&ahead, 0, sizeof ahead);
-    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return ahead;
+    memset(&prefetch, 0, sizeof prefetch);
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
     size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
     depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    ahead.stride = (size_t)part.w->cols * size;
-    ahead.base = (const char *)part.w->data + (size_t)part.first * ahead.stride + (size_t)k * size;
-    ahead.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
-    return ahead;
+    prefetch.stride = (size_t)part.w->cols * size;
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
+    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    return prefetch;
 }
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
@@ -8849,9 +8863,9 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
-        tsk__cpu_ahead ahead = last ? tsk__cpu_ahead_of(next, 0) : tsk__cpu_ahead_of(part, k + TSK__CPU_DEPTH);
+        tsk__cpu_prefetch prefetch = last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &ahead);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &prefetch);
     }
     if (!w->bias) return;
     for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
@@ -8918,13 +8932,13 @@ static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *
     tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
 }
 
-static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
-    if (tap) memcpy(tap, from, count * sizeof *from);
+static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
+    if (captured) memcpy(captured, from, count * sizeof *from);
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
 static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__taps *taps) {
+                                 const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -8934,7 +8948,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.y[0] = scratch->wide;
     product.residual = y;
     tsk__cpu_product_run(model, &product);
-    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+    if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
 /* ---- rows: copies, norms, cosines */
@@ -9017,7 +9031,7 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -9025,7 +9039,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
     norm.x = x;
     norm.out = out;
     tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
-    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+    if (captures) tsk__cpu_capture(captures->norm, out, (size_t)n * d);
 }
 
 /* out[n, d_model]; may be x itself */
@@ -9064,18 +9078,18 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* turns[head_dim] of a position. */
-static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+/* rotations[head_dim] of a position. */
+static void tsk__cpu_rope_rotation(const tsk__cpu_model *model, int32_t position, float *rotations) {
     const int32_t half = model->config->head_dim / 2;
     int32_t i;
     for (i = 0; i < half; i++) {
         const float angle = (float)position * model->rope_frequencies[i];
-        turns[i] = (float)cos((double)angle);
-        turns[half + i] = (float)sin((double)angle);
+        rotations[i] = (float)cos((double)angle);
+        rotations[half + i] = (float)sin((double)angle);
     }
 }
 
-/* to[head_dim] = from[head_dim] with pairs (i, i + half) turned; to may be from. */
+/* to[head_dim] = from[head_dim] with pairs (i, i + half) rotated; to may be from. */
 static void tsk__cpu_rope_head(const float *from, const float *cosines, const float *sines, int32_t half, float *to) {
     int32_t i;
     for (i = 0; i < half; i++) {
@@ -9094,19 +9108,20 @@ typedef struct tsk__cpu_rope {
     const tsk__cpu_model *model;
     int32_t layer;
     const tsk__rows *rows;
-    float *q;                      /* [n, n_heads * head_dim], turned in place */
+    float *q;                      /* [n, n_heads * head_dim], rotated in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
-    int32_t *turned;               /* as in tsk__cpu_scratch */
-    float *turns;
+    int32_t *rotated;              /* as in tsk__cpu_scratch */
+    float *rotations;
 } tsk__cpu_rope;
 
-/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
-static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
-    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
-    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
-    c->turned[i] = c->rows->positions[i];
-    return turns;
+/* The cosines and sines of row i's position. They are computed in the first layer and kept for the other layers, and
+   for a next pass over the same rows. */
+static const float *tsk__cpu_rope_rotations(const tsk__cpu_rope *c, int32_t i) {
+    float *rotations = c->rotations + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->rotated[i] != c->rows->positions[i]) tsk__cpu_rope_rotation(c->model, c->rows->positions[i], rotations);
+    c->rotated[i] = c->rows->positions[i];
+    return rotations;
 }
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
@@ -9117,7 +9132,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
+        const float *cosines = tsk__cpu_rope_rotations(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -9132,13 +9147,13 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__taps *taps) {
+                         const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -9150,10 +9165,10 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
     tsk__cpu_product_run(model, &product);
-    if (taps) {
-        tsk__cpu_tap(taps->q, q_out, n * q_width);
-        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
-        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    if (captures) {
+        tsk__cpu_capture(captures->q, q_out, n * q_width);
+        tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
+        tsk__cpu_capture(captures->v, scratch->v, n * kv_width);
     }
     rope.model = model;
     rope.layer = layer;
@@ -9161,9 +9176,9 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
-    rope.turned = scratch->turned;
-    rope.turns = scratch->turns;
+    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
+    rope.rotated = scratch->rotated;
+    rope.rotations = scratch->rotations;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 
@@ -9190,7 +9205,7 @@ typedef struct tsk__cpu_attend_group {
     float scores[TSK__CPU_QUERIES][TSK__CPU_DEPTH] TSK__CPU_ALIGNED;
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     float max[TSK__CPU_QUERIES], sum[TSK__CPU_QUERIES];
-    tsk__cpu_ahead ahead;          /* none: a head's cached rows lie one after another */
+    tsk__cpu_prefetch prefetch;    /* none: a head's cached rows lie one after another */
 } tsk__cpu_attend_group;
 
 /* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
@@ -9202,7 +9217,7 @@ static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *
             g->kernels->pack(keys, first + key, k, kn, g->panel);
             for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
                 tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
-                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->ahead);
+                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->prefetch);
         }
 }
 
@@ -9243,7 +9258,7 @@ static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int
         }
         for (h = 0; h < g->heads; h++)
             tsk__cpu_multiply(g->kernels, g->n, g->scores[h * g->n], TSK__CPU_DEPTH, count, panel, ldp,
-                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->ahead);
+                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->prefetch);
     }
 }
 
@@ -9283,7 +9298,7 @@ static void tsk__cpu_attend_task(void *context, int task) {
     keys.dtype = TSK_DTYPE_F32;
     keys.rows = kv->length;
     keys.cols = config->head_dim;
-    memset(&g.ahead, 0, sizeof g.ahead);
+    memset(&g.prefetch, 0, sizeof g.prefetch);
     g.kernels = c->model->kernels;
     g.n = c->spans[span + 1] - row;
     g.head_dim = config->head_dim;
@@ -9329,15 +9344,15 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
 typedef struct tsk__cpu_gate {
@@ -9346,7 +9361,7 @@ typedef struct tsk__cpu_gate {
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
-    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+    float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
 
 static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
@@ -9358,7 +9373,7 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
     tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
-        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
         c->kernels->silu(c->h + at, c->wide + at, width);
     }
 }
@@ -9373,9 +9388,9 @@ static void tsk__cpu_gate_task(void *context, int task) {
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__taps *taps) {
+                             const tsk__captures *captures) {
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
     gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
     gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
@@ -9383,11 +9398,11 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.x = scratch->norm;
     gate.h = h;
     gate.wide = scratch->wide;
-    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.captured = captures ? (float *)captures->gate : NULL;
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
+    if (captures) tsk__cpu_capture(captures->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */
@@ -9766,20 +9781,20 @@ static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     s->base.x = s->full_x;
 }
 static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
-static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
     tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
 }
-static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
 
 /* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
@@ -9870,13 +9885,13 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
+/* Fills in the choices of one request's candidates: ids and confidences. */
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
     for (i = 0; i < o->n; i++) {
-        const tsk__candidate *c = &candidates[o->first + i];
+        const tsk__commit_candidate *c = &candidates[o->first + i];
         tsk__choice *choice = &stream->choices[o->first + i];
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
@@ -9885,15 +9900,15 @@ static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const t
         s->confidences[i] = choice->confidence;
     }
 }
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t r, i;
     (void)n_candidates;
     for (r = 0; r < n; r++) {
-        const tsk__selection *o = &selections[r];
+        const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
         tsk_transfer_rule rule;
-        tsk__cpu_judge(stream, o, candidates);
+        tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
         rule.transfer = (tsk_transfer)o->transfer;
         rule.threshold = o->threshold;
@@ -10368,6 +10383,34 @@ static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+
+#define TSK__CUDA_THREADS_pass_begin 64
+#define TSK__CUDA_THREADS_slide 512
+#define TSK__CUDA_THREADS_embed 256
+#define TSK__CUDA_THREADS_pre_norm 256
+#define TSK__CUDA_THREADS_norm 256
+#define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_silu 128
+#define TSK__CUDA_THREADS_residual 256
+#define TSK__CUDA_THREADS_attend 128
+#define TSK__CUDA_THREADS_compare 256
+#define TSK__CUDA_THREADS_decide 128
+#define TSK__CUDA_THREADS_keep 256
+#define TSK__CUDA_THREADS_select_tokens 128
+#define TSK__CUDA_THREADS_move_rows 256
+#define TSK__CUDA_THREADS_convert 256
+#define TSK__CUDA_THREADS_randomise 256
+#define TSK__CUDA_THREADS_fill 256
+#define TSK__CUDA_THREADS_exact_f32 256
+#define TSK__CUDA_THREADS_head_tiles 128
+#define TSK__CUDA_THREADS_head_finish 128
+#define TSK__CUDA_THREADS_read_stream 512
+#define TSK__CUDA_THREADS_attention_few 128
+#define TSK__CUDA_THREADS_attention_small 256
+#define TSK__CUDA_THREADS_attention_medium 256
+#define TSK__CUDA_THREADS_attention_large 128
+
 /* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
 
 /* Of a row: tsk__row_flag. */
@@ -10458,22 +10501,22 @@ typedef struct tsk__cuda_head_entry {
 } tsk__cuda_head_entry;
 TSK__CUDA_CHECK_SIZE(head_entry, 24);
 
-/* As tsk__candidate, tsk__selection and tsk__choice. */
-typedef struct tsk__cuda_candidate { int32_t position, slot, head; } tsk__cuda_candidate;
-typedef struct tsk__cuda_selection {
+/* As tsk__commit_candidate, tsk__commit_rule and tsk__choice. */
+typedef struct tsk__cuda_commit_candidate { int32_t position, slot, head; } tsk__cuda_commit_candidate;
+typedef struct tsk__cuda_commit_rule {
     int32_t request, first, n, commits, transfer, quota;
     float threshold, factor;
     int32_t is_random;
     uint32_t pass;
     uint64_t seed;
-} tsk__cuda_selection;
+} tsk__cuda_commit_rule;
 typedef struct tsk__cuda_choice {
     int32_t id;
     float confidence, log_sum_exp;
     int32_t is_committed;
 } tsk__cuda_choice;
-TSK__CUDA_CHECK_SIZE(candidate, 12);
-TSK__CUDA_CHECK_SIZE(selection, 48);
+TSK__CUDA_CHECK_SIZE(commit_candidate, 12);
+TSK__CUDA_CHECK_SIZE(commit_rule, 48);
 TSK__CUDA_CHECK_SIZE(choice, 16);
 
 typedef struct tsk__cuda_decide_args {
@@ -10488,8 +10531,8 @@ TSK__CUDA_CHECK_SIZE(decide_args, 72);
 
 typedef struct tsk__cuda_select_tokens_args {
     tsk__cuda_table table;
-    TSK__DEVICE(const tsk__cuda_selection) selections;    /* the host's, likewise candidates and choices */
-    TSK__DEVICE(const tsk__cuda_candidate) candidates;
+    TSK__DEVICE(const tsk__cuda_commit_rule) rules;       /* the host's, likewise candidates and choices */
+    TSK__DEVICE(const tsk__cuda_commit_candidate) candidates;
     TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
     TSK__DEVICE(float) confidences;        /* [candidates] scratch */
     TSK__DEVICE(tsk__cuda_choice) choices;
@@ -10547,7 +10590,7 @@ typedef struct tsk__cuda_linear_args {
     TSK__DEVICE(float) squares_out;        /* out: [m, squares_row(n)] of the new x */
     int32_t n_heads, n_kv_heads, head_dim, mlp;
     uint64_t layer_offset;  /* qkv: layer * n_kv_heads * head_dim; a cache's capacity times that lie before it */
-    TSK__DEVICE(bf16) taps[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
+    TSK__DEVICE(bf16) captures[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
     TSK__DEVICE(const tsk__cuda_draw) draws;   /* head: [m] */
     TSK__DEVICE(tsk__cuda_head_entry) heads;   /* head: [tiles, m] */
     TSK__DEVICE(float) logits;             /* head: [m, n] or NULL */
@@ -10583,7 +10626,7 @@ typedef struct tsk__cuda_attend_args {
 } tsk__cuda_attend_args;
 TSK__CUDA_CHECK_SIZE(attend_args, 72);
 
-/* ---- what is done to rows one by one; taps are where a trace wants to see values, NULL where it does not */
+/* ---- what is done to rows one by one; what a trace captures is written where captures point, which may be NULL */
 
 typedef struct tsk__cuda_embed_args {
     TSK__DEVICE(const void) embedding;     /* [ids, d] */
@@ -10620,7 +10663,7 @@ typedef struct tsk__cuda_rope_cache_args {
     TSK__DEVICE(const void) bias;          /* as a row of y; NULL: none */
     tsk__cuda_table table;
     TSK__DEVICE(void) q;                   /* [n, n_heads * head_dim] */
-    TSK__DEVICE(void) taps[4];             /* q, k and v before RoPE, k after */
+    TSK__DEVICE(void) captures[4];         /* q, k and v before RoPE, k after */
     uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
     int32_t n_heads, n_kv_heads, head_dim, pad;
 } tsk__cuda_rope_cache_args;
@@ -10630,8 +10673,8 @@ typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
     TSK__DEVICE(const void) bias;          /* NULL: none */
     TSK__DEVICE(void) hidden;              /* [n, mlp] */
-    TSK__DEVICE(void) tap_gate;
-    TSK__DEVICE(void) tap_up;
+    TSK__DEVICE(void) captured_gate;
+    TSK__DEVICE(void) captured_up;
     int32_t mlp, pad;
 } tsk__cuda_silu_args;
 TSK__CUDA_CHECK_SIZE(silu_args, 48);
@@ -10641,7 +10684,7 @@ typedef struct tsk__cuda_residual_args {
     TSK__DEVICE(const void) bias;          /* [d] or NULL */
     tsk__cuda_table table;
     TSK__DEVICE(void) x;                   /* [n, d] */
-    TSK__DEVICE(void) tap;
+    TSK__DEVICE(void) captured;
     int32_t d, pad;
 } tsk__cuda_residual_args;
 TSK__CUDA_CHECK_SIZE(residual_args, 72);
@@ -10737,7 +10780,7 @@ typedef struct tsk__cuda_convert_args {
     TSK__DEVICE(const void) from;          /* [count] of the stored type: elements from number `first` of a tensor on */
     TSK__DEVICE(void) to;                  /* the matrix that it is part of */
     uint64_t first, count;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     int32_t stored, pad;                   /* TSK__CUDA_STORED_* */
 } tsk__cuda_convert_args;
 TSK__CUDA_CHECK_SIZE(convert_args, 64);
@@ -10745,7 +10788,7 @@ TSK__CUDA_CHECK_SIZE(convert_args, 64);
 typedef struct tsk__cuda_randomise_args {
     TSK__DEVICE(void) to;
     uint64_t count, seed;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     uint32_t tensor;                       /* its number in the generator's counter */
     float scale;
 } tsk__cuda_randomise_args;
@@ -10784,12 +10827,12 @@ TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(d
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
     TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
-TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
-    TSK__CUDA_SAME(candidate, head));
-TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
-    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
-    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
-    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) && TSK__CUDA_SAME(commit_candidate, slot) &&
+    TSK__CUDA_SAME(commit_candidate, head));
+TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
+    TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) && TSK__CUDA_SAME(commit_rule, transfer) &&
+    TSK__CUDA_SAME(commit_rule, quota) && TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+    TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) && TSK__CUDA_SAME(commit_rule, seed));
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
     TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
@@ -10823,7 +10866,10 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, TSK__CUDA_THREADS_attention_few, 1024},
+    {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_small, 768},
+    {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_medium, 768},
+    {TSK__CUDA_attention_large_64, 128, 1, TSK__CUDA_THREADS_attention_large, 768},
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -10863,6 +10909,9 @@ typedef struct tsk__cuda_backend {
     CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
     tsk__cuda_layer *layers;
 } tsk__cuda_backend;
+
+/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
+static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
 
 static tsk__cuda_backend *tsk__cuda_backend_of(tsk__backend *backend) { return (tsk__cuda_backend *)(void *)backend; }
 
@@ -10926,9 +10975,6 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
     return TSK_OK;
 }
 
-/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
-static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
-
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
     snprintf(arch, 64, "--gpu-architecture=sm_%d%s", b->arch, tsk__cuda_has_hopper_kernels(b) ? "a" : "");
@@ -10937,7 +10983,7 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
 }
 
 /* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
-static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
     size_t size = 0;
     char *text, *line, *end;
     if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
@@ -10966,7 +11012,7 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        tsk__cuda_tell_log(b, program, o);
+        tsk__cuda_log(b, program, o);
         status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
@@ -11049,7 +11095,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     return status;
 }
 
-/* The most shared memory that a kernel is launched with, beyond what it names itself; 0: no more than any may have. */
+/* The most dynamic shared memory that the kernel is launched with; 0: within the limit that needs no attribute. */
 static int32_t tsk__cuda_shared_most(const tsk__cuda_backend *b, int kernel) {
     if (kernel == TSK__CUDA_norm) return 48 * 1024;
     if (kernel < TSK__CUDA_linear_qkv_32) return 0;
@@ -11114,12 +11160,13 @@ static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t roo
    that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
-/* More than half of a large multiprocessor's: two blocks of one map might meet on one while another stands idle. */
+/* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
+   another is idle. */
 #define TSK__CUDA_ALONE 118000
 
-/* Tiles so wide that every multiprocessor makes as many as the next with the fewest columns of outputs each; of the same
-   work the widest, which reads the input least often. Then as many groups as there are warps and stages for, the same for
-   32 and 64 rows, so that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
+/* Chooses the tile width for which the busiest multiprocessor has the fewest outputs; among equals the widest, which
+   reads the input least often. Then as many groups as there are warps and stages for, the same for 32 and 64 rows, so
+   that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
     int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
     int is_beside = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT);
@@ -11267,11 +11314,11 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. */
-typedef struct tsk__cuda_place {
-    CUdeviceptr to;
-    tsk__cuda_row_order order;
-} tsk__cuda_place;
+/* Where a tensor goes: the matrix that it is part of, and how its rows lie in it. */
+typedef struct tsk__cuda_destination {
+    CUdeviceptr matrix;
+    tsk__cuda_row_order row_order;
+} tsk__cuda_destination;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
     uint64_t at = *used;
@@ -11312,7 +11359,7 @@ static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weigh
 }
 
 /* A room at the end of what is used, for a part that is the first in it. */
-static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+static void tsk__cuda_lay_out(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
     const tsk_model_config *c = b->base.config;
     uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
     CUdeviceptr *room = tsk__cuda_room(b, id);
@@ -11333,31 +11380,31 @@ static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     for (; id.layer < c->n_layers; id.layer++) {
         int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
         for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
-            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay_out(b, &id, base, &used);
     }
     if (c->weight_tying) b->head = b->embedding;
     return used;
 }
 
-static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
+static tsk__cuda_destination tsk__cuda_destination_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
     const tsk_model_config *c = b->base.config;
     uint64_t shape[2];
-    tsk__cuda_place p;
-    memset(&p, 0, sizeof p);
+    tsk__cuda_destination d;
+    memset(&d, 0, sizeof d);
     tsk__family_shape(c, id, shape);
-    p.to = *tsk__cuda_room(b, id);
-    p.order.columns = shape[1];
+    d.matrix = *tsk__cuda_room(b, id);
+    d.row_order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) p.order.interleave = TSK__CUDA_ROWS_HALVES, p.order.half_head = c->head_dim / 2;
-        if (id->part != TSK__PART_Q) p.order.first_row = (uint64_t)b->q_width;
-        if (id->part == TSK__PART_V) p.order.first_row += (uint64_t)b->kv_width;
+        if (c->head_dim % 16 == 0) d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
+        if (id->part != TSK__PART_Q) d.row_order.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) d.row_order.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_FF_PROJ: p.order.interleave = TSK__CUDA_ROWS_FIRST; break;
-    case TSK__PART_UP_PROJ: p.order.interleave = TSK__CUDA_ROWS_SECOND; break;
+    case TSK__PART_FF_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_FIRST; break;
+    case TSK__PART_UP_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_SECOND; break;
     default: break;
     }
-    return p;
+    return d;
 }
 
 static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
@@ -11393,7 +11440,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
 
 typedef struct tsk__cuda_piece {
     tsk__stored stored;
-    tsk__cuda_place place;
+    tsk__cuda_destination destination;
     uint64_t offset, size;         /* in bytes, of the tensor */
 } tsk__cuda_piece;
 
@@ -11433,7 +11480,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
     memset(&a, 0, sizeof a);
-    a.from = staging, a.to = p->place.to, a.order = p->place.order;
+    a.from = staging, a.to = p->destination.matrix, a.row_order = p->destination.row_order;
     a.first = p->offset / element, a.count = p->size / element;
     a.stored = dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
                : dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
@@ -11445,7 +11492,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -11469,7 +11516,7 @@ static void *tsk__cuda_read(void *argument) {
 }
 
 /* Random values are made where they are to lie. */
-static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
+static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_destination destination,
                                  tsk_error *error) {
     tsk__cuda_backend *b = l->backend;
     uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols;
@@ -11478,30 +11525,30 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     tsk__cuda_randomise_args random;
     CUresult result;
     memset(&ones, 0, sizeof ones);
-    ones.to = place.to, ones.count = count, ones.value = 1.0f;
+    ones.to = destination.matrix, ones.count = count, ones.value = 1.0f;
     memset(&random, 0, sizeof random);
-    random.to = place.to, random.count = count, random.order = place.order;
+    random.to = destination.matrix, random.count = count, random.row_order = destination.row_order;
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, &random);
-    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
+    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, TSK__CUDA_THREADS_fill, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
 
 /* Cuts a weight into pieces for the readers. */
 static tsk_status tsk__cuda_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
     tsk__cuda_loading *l = (tsk__cuda_loading *)loading;
-    tsk__cuda_place place = tsk__cuda_place_of(l->backend, id);
+    tsk__cuda_destination destination = tsk__cuda_destination_of(l->backend, id);
     uint64_t offset;
-    if (stored->is_made) return tsk__cuda_make(l, stored, place, error);
+    if (stored->is_made) return tsk__cuda_make(l, stored, destination, error);
     for (offset = 0; offset < stored->size; offset += TSK__CUDA_PIECE) {
         tsk__cuda_piece *piece;
         if (!tsk__memory_reserve(l->backend->allocator, &l->pieces, &l->piece_capacity, l->n_pieces + 1, sizeof *piece))
             return tsk__error_memory(error, "the list of weights", (l->n_pieces + 1) * sizeof *piece);
         piece = &l->pieces[l->n_pieces++];
         piece->stored = *stored;
-        piece->place = place;
+        piece->destination = destination;
         piece->offset = offset;
         piece->size = stored->size - offset < TSK__CUDA_PIECE ? stored->size - offset : TSK__CUDA_PIECE;
         l->total += piece->size;
@@ -11534,11 +11581,11 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
 
 /* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
 static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
-    uint64_t told = UINT64_MAX;
+    uint64_t reported = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        if (o->progress && done != told) o->progress(o->user, done, l->total);
-        told = done;
+        if (o->progress && done != reported) o->progress(o->user, done, l->total);
+        reported = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
             *cancelled = 1;
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
@@ -11615,49 +11662,67 @@ typedef struct tsk__cuda_section {
 #define TSK__CUDA_SEEN 4
 #define TSK__CUDA_SECTIONS 64
 
-typedef struct tsk__cuda_stream {
-    tsk__stream base;
-    tsk__cuda_backend *backend;
-    CUstream stream;
-    cublasHandle_t cublas;
-    int32_t n_states;
-
-    /* host memory that the device reads and writes */
-    char *pinned;
+/* Lists in pinned memory, which the host and the device both read and write. */
+typedef struct tsk__cuda_pinned {
+    char *memory;
     tsk__cuda_row *rows;           /* [max_rows] image of the row table */
     tsk__cuda_cache *caches;       /* [max_rows] */
     tsk__cuda_tile *tiles;         /* [max_rows] */
     volatile uint32_t *fetched, *signalled;
     char *arguments;               /* lists of operations: on their way to the device, or read where they are */
     uint64_t arguments_size, arguments_used;
+} tsk__cuda_pinned;
 
-    /* device memory */
-    CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+/* A stream's own device memory. */
+typedef struct tsk__cuda_memory {
+    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
+} tsk__cuda_memory;
 
-    /* the pass */
+/* The pass under way. */
+typedef struct tsk__cuda_pass {
     int32_t n, all_n, n_requests;
     int32_t n_tiles;               /* attention's */
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
-    CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
     CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
-    uint32_t fetches, signals;     /* issued so far */
+} tsk__cuda_pass;
+
+/* What has been launched so far. */
+typedef struct tsk__cuda_issued {
+    uint32_t fetches, signals;     /* how many of them */
     int needs_signal;
+    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
+} tsk__cuda_issued;
+
+/* The sections that are recorded, and those that may be. */
+typedef struct tsk__cuda_recorded {
     int is_recording;
     tsk__cuda_section recording;   /* what is being recorded */
-    CUresult failure;
-    const char *failed;            /* in which operation */
-
     tsk__cuda_section sections[TSK__CUDA_SECTIONS];
     int n_sections, next_section;
     tsk__cuda_section seen[TSK__CUDA_SEEN];  /* of many rows, lately, and not recorded */
     int next_seen;
+} tsk__cuda_recorded;
+
+typedef struct tsk__cuda_stream {
+    tsk__stream base;
+    tsk__cuda_backend *backend;
+    CUstream stream;
+    cublasHandle_t cublas;
+    int32_t n_states;
+    CUresult failure;
+    const char *failed;            /* in which operation */
+    tsk__cuda_pinned pinned;
+    tsk__cuda_memory device;
+    tsk__cuda_pass pass;
+    tsk__cuda_issued issued;
+    tsk__cuda_recorded recorded;
 } tsk__cuda_stream;
 
 static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
@@ -11672,15 +11737,15 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 #define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
 
-/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
-   came, or its kernels were lost. */
-static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+/* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
+   not reached the count, kernels were lost, and that is a failure. */
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, uint32_t expected, const char *what) {
     uint32_t spins = 0;
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -11688,76 +11753,76 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, 
 }
 
 /* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->fetched, s->fetches, "fetching the rows"); }
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows"); }
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_pass_begin_args a;
-    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
-    a.table = s->table;
+    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches), a.tiles = tsk__cuda_address(s->pinned.tiles);
+    a.table = s->device.table;
     a.frequencies = b->frequencies;
-    a.state = s->state_words;
-    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+    a.state = s->device.state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
+    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
-    s->fetches++;
-    s->is_dirty = 0;
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    s->issued.fetches++;
+    s->pass.is_dirty = 0;
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
                              uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->is_dirty) tsk__cuda_fetch_rows(s);
+    if (s->pass.is_dirty) tsk__cuda_fetch_rows(s);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
-    s->can_overlap = 1;
-    s->needs_signal = 1;
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap, args), what);
+    s->issued.can_overlap = 1;
+    s->issued.needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
     tsk__cuda_pass_signal_args a;
-    a.count = s->state_words + 8;
-    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    a.count = s->device.state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->pinned.signalled);
     tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
-    s->signals++;
-    s->needs_signal = 0;
+    s->issued.signals++;
+    s->issued.needs_signal = 0;
 }
 
 static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk_status status = TSK_OK;
     tsk__cuda_enter(s->backend);
-    if (s->needs_signal) tsk__cuda_signal(s);
-    tsk__cuda_await(s, s->signalled, s->signals, "waiting");
+    if (s->issued.needs_signal) tsk__cuda_signal(s);
+    tsk__cuda_await(s, s->pinned.signalled, s->issued.signals, "waiting");
     if (s->failure != CUDA_SUCCESS) {
         s->backend->api.cuStreamSynchronize(s->stream);
         status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
         s->failure = CUDA_SUCCESS;
-        s->signals = *s->signalled;
-        s->fetches = *s->fetched;
-        s->is_dirty = 1;
+        s->issued.signals = *s->pinned.signalled;
+        s->issued.fetches = *s->pinned.fetched;
+        s->pass.is_dirty = 1;
     }
-    s->arguments_used = 0;
+    s->pinned.arguments_used = 0;
     tsk__cuda_leave(s->backend);
     return status;
 }
 
-/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
-   wait. Not inside a recorded section: the list's contents would be recorded. */
+/* A place in the ring of pinned memory from which lists are copied to the device, or where the device reads them. It is
+   valid until the next wait. Do not call this inside a recorded section, which would record the list's contents. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
-    uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
-    if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
+    uint64_t at = s->pinned.arguments_used, room = (size + 15) & ~(uint64_t)15;
+    if (at + room > s->pinned.arguments_size) {  /* as good as a wait: everything that used the ring is done */
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
         at = 0;
     }
-    s->arguments_used = at + room;
+    s->pinned.arguments_used = at + room;
     return at;
 }
 static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
     uint64_t at = tsk__cuda_argument_room(s, size);
-    memcpy(s->arguments + at, values, (size_t)size);
+    memcpy(s->pinned.arguments + at, values, (size_t)size);
     return at;
 }
 
@@ -11766,14 +11831,14 @@ static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, 
     uint64_t at;
     *second_at = (first_size + 15) & ~(uint64_t)15;
     at = tsk__cuda_argument_room(s, *second_at + second_size);
-    memcpy(s->arguments + at, first, (size_t)first_size);
-    memcpy(s->arguments + at + *second_at, second, (size_t)second_size);
+    memcpy(s->pinned.arguments + at, first, (size_t)first_size);
+    memcpy(s->pinned.arguments + at + *second_at, second, (size_t)second_size);
     return at;
 }
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
-    s->can_overlap = 0;
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream), "copying arguments");
+    s->issued.can_overlap = 0;
 }
 
 static uint64_t tsk__cuda_backend_available(tsk__backend *backend) {
@@ -11809,9 +11874,9 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->normed) s->normed_for = 0;  /* into x, compacted or not */
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed) s->pass.normed_for = 0;  /* into x, compacted or not */
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11823,10 +11888,10 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
         "moving a cache");
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11835,10 +11900,10 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
     uint64_t done, piece;
     tsk__cuda_enter(s->backend);
     for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
-        piece = size - done < s->arguments_size ? size - done : s->arguments_size;
+        piece = size - done < s->pinned.arguments_size ? size - done : s->pinned.arguments_size;
         tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
     }
-    s->needs_signal = 1;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -11847,7 +11912,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
     if (s->failure != CUDA_SUCCESS) {
         memset(to, 0, (size_t)count * sizeof *to);
         return;
@@ -11868,11 +11933,11 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
     int i;
     tsk__cuda_enter(b);
     if (s->stream) b->api.cuStreamSynchronize(s->stream);
-    for (i = 0; i < s->n_sections; i++) b->api.cuGraphExecDestroy(s->sections[i].graph);
+    for (i = 0; i < s->recorded.n_sections; i++) b->api.cuGraphExecDestroy(s->recorded.sections[i].graph);
     if (s->cublas) b->api.cublasDestroy_v2(s->cublas);
-    if (s->memory) b->api.cuMemFree_v2(s->memory);
-    if (s->logits) b->api.cuMemFree_v2(s->logits);
-    if (s->pinned) b->api.cuMemFreeHost(s->pinned);
+    if (s->device.memory) b->api.cuMemFree_v2(s->device.memory);
+    if (s->device.logits) b->api.cuMemFree_v2(s->device.logits);
+    if (s->pinned.memory) b->api.cuMemFreeHost(s->pinned.memory);
     if (s->stream) b->api.cuStreamDestroy_v2(s->stream);
     tsk__cuda_leave(b);
     tsk__memory_delete(b->allocator, s);
@@ -11902,10 +11967,10 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     CUdeviceptr addresses[3];
     CUresult result = CUDA_SUCCESS;
     int i;
-    addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
+    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -11916,29 +11981,29 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
     int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
-    s->full_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->normed = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.normed = base + tsk__cuda_take(&used, rows * d, e);
     s->base.q = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.attention = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.hidden = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)c->mlp_hidden_size, e));
-    s->scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
-    s->table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
-    s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
-    s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
-    s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
-    s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
-    s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
-    s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
-    s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
-    s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
-    s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
+    s->device.table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    s->device.table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    s->device.table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    s->device.table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
+    s->device.squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->device.attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->device.heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
+    s->device.counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->device.state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
+    s->device.arguments = base + tsk__cuda_take(&used, s->pinned.arguments_size, 1);
+    s->device.compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    s->device.skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
-    s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
-    s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
+    s->device.confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->device.workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
 
@@ -11954,21 +12019,21 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
     at[6] = tsk__cuda_take(&used, rows, sizeof(int32_t));
     at[7] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
-    at[8] = tsk__cuda_take(&used, s->arguments_size, 1);
+    at[8] = tsk__cuda_take(&used, s->pinned.arguments_size, 1);
     size = used;
     result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
     if (result != CUDA_SUCCESS) return result;
     memset(pinned, 0, (size_t)size);
-    s->pinned = (char *)pinned;
-    s->rows = (tsk__cuda_row *)(void *)(s->pinned + at[0]);
-    s->caches = (tsk__cuda_cache *)(void *)(s->pinned + at[1]);
-    s->tiles = (tsk__cuda_tile *)(void *)(s->pinned + at[2]);
-    s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
-    s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
-    s->base.cosines = (float *)(void *)(s->pinned + at[5]);
-    s->base.skipped = (int32_t *)(void *)(s->pinned + at[6]);
-    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[7]);
-    s->arguments = s->pinned + at[8];
+    s->pinned.memory = (char *)pinned;
+    s->pinned.rows = (tsk__cuda_row *)(void *)(s->pinned.memory + at[0]);
+    s->pinned.caches = (tsk__cuda_cache *)(void *)(s->pinned.memory + at[1]);
+    s->pinned.tiles = (tsk__cuda_tile *)(void *)(s->pinned.memory + at[2]);
+    s->pinned.fetched = (volatile uint32_t *)(void *)(s->pinned.memory + at[3]);
+    s->pinned.signalled = (volatile uint32_t *)(void *)(s->pinned.memory + at[4]);
+    s->base.cosines = (float *)(void *)(s->pinned.memory + at[5]);
+    s->base.skipped = (int32_t *)(void *)(s->pinned.memory + at[6]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned.memory + at[7]);
+    s->pinned.arguments = s->pinned.memory + at[8];
     return CUDA_SUCCESS;
 }
 
@@ -11980,7 +12045,7 @@ static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
     }
     if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
-        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
     return TSK_OK;
 }
@@ -11997,22 +12062,22 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->backend = b;
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
+    s->pinned.arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
     size = tsk__cuda_stream_layout(s, 0);
-    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
+    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
-        tsk__cuda_stream_layout(s, s->memory);
+        tsk__cuda_stream_layout(s, s->device.memory);
         result = tsk__cuda_encode_inputs(s);
-        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->device.memory, 0, (size_t)size, s->stream);
     }
     status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
     tsk__cuda_leave(b);
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     if (status != TSK_OK) tsk__cuda_backend_stream_destroy(&s->base);
     else *out = &s->base;
     return status;
@@ -12023,41 +12088,42 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 /* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
 static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     int32_t first, count, longest = 0;
-    s->n_tiles = 0;
-    for (first = 0; first < s->n; first += count) {
-        tsk__cuda_tile *tile = &s->tiles[s->n_tiles++];
-        for (count = 1; first + count < s->n && count < rows && s->rows[first + count].request == s->rows[first].request;) count++;
-        tile->first = first, tile->count = count, tile->request = s->rows[first].request;
+    s->pass.n_tiles = 0;
+    for (first = 0; first < s->pass.n; first += count) {
+        tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
+        for (count = 1; first + count < s->pass.n && count < rows && s->pinned.rows[first + count].request == s->pinned.rows[first].request;) count++;
+        tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
         if (count > longest) longest = count;
     }
     return longest;
 }
 
-/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
-   of them under way, for small tiles where they are just enough. */
+/* Chooses attention's tiles. If there are too few heads and tiles to fill the multiprocessors, tiles are small and
+   their keys are split. If they just suffice, tiles are small and keys whole, with more loads in flight.
+   Otherwise tiles are large. */
 static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
     int32_t i, n, last;
-    s->is_dirty = 1;
-    s->attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
-    if (s->n_tiles * tsk__cuda_attentions[s->attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
-    if (s->attention == TSK__CUDA_ATTENTION_SMALL && s->n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
-        s->attention = TSK__CUDA_ATTENTION_FEW;
+    s->pass.is_dirty = 1;
+    s->pass.attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
+    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors) return;
+    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+        s->pass.attention = TSK__CUDA_ATTENTION_FEW;
         return;
     }
-    s->attention = TSK__CUDA_ATTENTION_LARGE;
+    s->pass.attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
     /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
        as both halves have more than 32 rows (see attention_large). */
-    n = s->n_tiles;
+    n = s->pass.n_tiles;
     last = (n * heads % at_once + heads - 1) / heads;
     for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
-        if (s->tiles[i].count > 96) {
-            tsk__cuda_tile *half = &s->tiles[s->n_tiles++];
-            *half = s->tiles[i];
+        if (s->pinned.tiles[i].count > 96) {
+            tsk__cuda_tile *half = &s->pinned.tiles[s->pass.n_tiles++];
+            *half = s->pinned.tiles[i];
             half->first += 64, half->count -= 64;
-            s->tiles[i].count = 64;
+            s->pinned.tiles[i].count = 64;
         }
 }
 
@@ -12067,13 +12133,13 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    s->n = s->all_n = rows->n;
-    s->n_requests = rows->n_requests;
-    s->compacted = 0;
-    s->normed_for = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n = rows->n;
+    s->pass.n_requests = rows->n_requests;
+    s->pass.compacted = 0;
+    s->pass.normed_for = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_row *row = &s->rows[i];
+        tsk__cuda_row *row = &s->pinned.rows[i];
         row->token = rows->tokens[i];
         row->position = rows->positions[i];
         row->request = rows->requests[i];
@@ -12084,7 +12150,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
-        tsk__cuda_cache *cache = &s->caches[i];
+        tsk__cuda_cache *cache = &s->pinned.caches[i];
         cache->k = tsk__cuda_address(kv->k);
         cache->v = tsk__cuda_address(kv->v);
         cache->states = tsk__cuda_address(kv->states);
@@ -12101,7 +12167,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->skip_outlier = kv->skip_outlier;
     }
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
+        tsk__cuda_cache *cache = &s->pinned.caches[rows->requests[i]];
         if (rows->positions[i] < cache->first_written) cache->first_written = rows->positions[i];
         if (rows->positions[i] > cache->last_written) cache->last_written = rows->positions[i];
     }
@@ -12114,8 +12180,8 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
-    s->is_dirty = 1;
+    for (i = 0; i < s->pass.n; i++) s->pinned.rows[i].active = active ? active[i] != 0 : 1;
+    s->pass.is_dirty = 1;
 }
 
 #endif /* TOKENSKIP__HAS_CUDA */
@@ -12126,18 +12192,18 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
 #ifdef TOKENSKIP__HAS_CUDA
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
-static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
+static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->pass.n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
-/* The first half of a norm, where the last writer of x did not leave it. */
+/* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     tsk__cuda_pre_norm_args a;
-    if (s->normed_for == norm) return;
+    if (s->pass.normed_for == norm) return;
     memset(&a, 0, sizeof a);
-    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, &a, "pre_norm");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_pre_norm, 0, &a, "pre_norm");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
@@ -12145,12 +12211,12 @@ static void tsk__cuda_embed(tsk__cuda_stream *s) {
     tsk__cuda_embed_args a;
     memset(&a, 0, sizeof a);
     a.embedding = s->backend->embedding;
-    a.table = s->table;
+    a.table = s->device.table;
     a.x = tsk__cuda_x(s);
-    a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, &a, "embed");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_embed, 0, &a, "embed");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
@@ -12158,8 +12224,8 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     tsk__cuda_norm_args a;
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
-    if (out == s->normed) s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
+    if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
 /* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
@@ -12177,12 +12243,12 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
-    a.input_map = s->inputs[input][m > 32 && !is_wide];
-    a.input = input == 0 ? s->normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
+    a.input_map = s->device.inputs[input][m > 32 && !is_wide];
+    a.input = input == 0 ? s->device.normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
     a.m = m, a.n = plan->n, a.k = plan->k;
     a.pieces = plan->pieces, a.groups = plan->groups, a.stages = is_wide ? plan->wide_stages : plan->stages[m > 32];
     a.eps = c->rms_norm_eps;
-    a.table = s->table;
+    a.table = s->device.table;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
     return a;
 }
@@ -12211,63 +12277,63 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
         memset(&a, 0, sizeof a);
         a.input = input, a.weights = weights, a.out = out;
         a.m = m, a.n = n, a.k = k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, &a,
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, TSK__CUDA_THREADS_exact_f32, 0, &a,
                          "exact_f32");
         return;
     }
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
                             tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
-    s->can_overlap = 1;  /* our kernels wait for whatever comes before them */
-    s->needs_signal = 1;
+    s->issued.can_overlap = 1;  /* our kernels wait for whatever comes before them */
+    s->issued.needs_signal = 1;
 }
 
-static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr tap[4], bias = w->qkv_bias;
+    CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
-    tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
-        a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
-        memcpy(a.taps, tap, sizeof tap);
+        memcpy(a.captures, captured, sizeof captured);
         tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
     memset(&rope, 0, sizeof rope);
-    rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
-    rope.table = s->table;
-    memcpy(rope.taps, tap, sizeof tap);
+    rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
+    rope.table = s->device.table;
+    memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope, "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
 static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float scale) {
     const tsk_model_config *c = s->backend->base.config;
     tsk__cuda_attention_args a;
-    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->attention].kernel + (c->head_dim == 128));
+    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->pass.attention].kernel + (c->head_dim == 128));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
-    a.parts = s->attention_parts;
-    a.counters = s->counters;
+    a.table = s->device.table;
+    a.parts = s->device.attention_parts;
+    a.counters = s->device.counters;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->attention].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles,
-                     tsk__cuda_attentions[s->attention].threads,
-                     tsk__cuda_attentions[s->attention].bytes * (uint32_t)c->head_dim, &a, "attention");
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads, (uint32_t)s->pass.n_tiles,
+                     tsk__cuda_attentions[s->pass.attention].threads,
+                     tsk__cuda_attentions[s->pass.attention].bytes * (uint32_t)c->head_dim, &a, "attention");
 }
 
 static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
@@ -12279,15 +12345,15 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
         return;
     }
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
+    a.table = s->device.table;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
-static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__taps *taps) {
+static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
@@ -12295,54 +12361,55 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
-    CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
+    CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->pass.n, w);
         a.weights = weights, a.bias = bias, a.out = x;
-        a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
-        a.taps[0] = tap;
+        a.norm = next_norm, a.normed = s->device.normed, a.squares_out = s->device.squares;
+        a.captures[0] = captured;
         tsk__cuda_linear(s, map, &a);
-        s->normed_for = next_norm;
+        s->pass.normed_for = next_norm;
         return;
     }
-    s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
-        if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
-        tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
+    s->pass.normed_for = 0;
+    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+        if (captured) tsk__cuda_product(s, input, weights, captured, s->pass.n, d, k, 0, 0);
+        tsk__cuda_product(s, input, weights, x, s->pass.n, d, k, 1, 0);
         return;
     }
-    tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
+    tsk__cuda_product(s, input, weights, s->device.scratch, s->pass.n, d, k, 0, 0);
     memset(&residual, 0, sizeof residual);
-    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
-    residual.table = s->table;
+    residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
+    residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual, "residual");
 }
 
-static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->pass.n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
-        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.hidden);
-        a.taps[0] = gate, a.taps[1] = up;
+        a.captures[0] = gate, a.captures[1] = up;
         tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->gate_up, s->device.scratch, s->pass.n, b->gate_up_rows, c->d_model, 0, 0);
     memset(&silu, 0, sizeof silu);
-    silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
-    silu.tap_gate = gate, silu.tap_up = up;
+    silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
+    silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
+                     TSK__CUDA_THREADS_silu, 0, &silu,
                      "silu");
 }
 
@@ -12350,69 +12417,70 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
     tsk__cuda_compare_args a;
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.cosines = s->cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
+    a.table = s->device.table;
+    a.cosines = s->device.cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
     a.state = state, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, &a, "compare");
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_compare, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     tsk__cuda_decide_args a;
-    a.table = s->table;
-    a.cosines = s->cosines;
-    a.skipped = s->skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
-    a.n = s->n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, &a, "decide");
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    a.table = s->device.table;
+    a.cosines = s->device.cosines;
+    a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
+    a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
+                     TSK__CUDA_THREADS_decide, 0, &a, "decide");
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_keep(tsk__cuda_stream *s) {
     tsk__cuda_keep_args a;
     memset(&a, 0, sizeof a);
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.skipped = s->skipped;
+    a.table = s->device.table;
+    a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
-    s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0, &a, "keep");
+    s->pass.normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
-    a.table = s->table;
-    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.table = s->device.table;
+    a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
-    a.confidences = s->confidences;
+    a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
     tsk__cuda_move_rows_args a;
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
-    s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_move_rows, 0, &a, "move_rows");
+    s->pass.normed_for = 0;
 }
 
-/* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
-   lie behind (see compact). */
+/* The list of begin again. Compacting only reordered the rows in the image; every entry keeps its number, so the old
+   order can be restored. */
 static void tsk__cuda_expand(tsk__cuda_stream *s) {
     int32_t i;
-    if (!s->compacted) return;
-    tsk__cuda_move(s, s->full_x, s->compact_x, s->compact_index, 1, s->n);
+    if (!s->pass.compacted) return;
+    tsk__cuda_move(s, s->device.full_x, s->device.compact_x, s->device.compact_index, 1, s->pass.n);
     tsk__cuda_wait_fetched(s);
-    for (i = 0; i < s->all_n; i++)  /* a permutation: every swap puts one row where it belongs */
-        while (s->rows[i].number != i) {
-            tsk__cuda_row row = s->rows[s->rows[i].number];
-            s->rows[s->rows[i].number] = s->rows[i];
-            s->rows[i] = row;
+    for (i = 0; i < s->pass.all_n; i++)  /* a permutation: every swap puts one row where it belongs */
+        while (s->pinned.rows[i].number != i) {
+            tsk__cuda_row row = s->pinned.rows[s->pinned.rows[i].number];
+            s->pinned.rows[s->pinned.rows[i].number] = s->pinned.rows[i];
+            s->pinned.rows[i] = row;
         }
-    s->n = s->all_n;
-    s->compacted = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n;
+    s->pass.compacted = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -12420,19 +12488,19 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     int32_t i, j;
     tsk__cuda_expand(s);
     /* at a place of its own: expand reads it after any number of waits */
-    tsk__cuda_upload(s, s->compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
-    tsk__cuda_move(s, s->compact_x, s->full_x, s->compact_index, 0, n);
+    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
+    tsk__cuda_move(s, s->device.compact_x, s->device.full_x, s->device.compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
-        tsk__cuda_row row = s->rows[i];
-        for (j = index[i]; s->rows[j].number != index[i]; j = s->rows[j].number) {
+        tsk__cuda_row row = s->pinned.rows[i];
+        for (j = index[i]; s->pinned.rows[j].number != index[i]; j = s->pinned.rows[j].number) {
         }
-        s->rows[i] = s->rows[j];
-        s->rows[j] = row;
+        s->pinned.rows[i] = s->pinned.rows[j];
+        s->pinned.rows[j] = row;
     }
-    s->n = n;
-    s->compacted = n;
-    s->base.x = tsk__cuda_pointer(s->compact_x);
+    s->pass.n = n;
+    s->pass.compacted = n;
+    s->base.x = tsk__cuda_pointer(s->device.compact_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -12442,10 +12510,10 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
     tsk__cuda_head_finish_args a;
-    a.heads = s->heads, a.draws = draws;
+    a.heads = s->device.heads, a.draws = draws;
     a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
     a.n_tiles = tiles, a.m = m;
-    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, TSK__CUDA_THREADS_head_finish, 0, &a, "head_finish");
 }
 
 /* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
@@ -12453,7 +12521,7 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, NULL);
     a.weights = b->head, a.bias = b->head_bias;
-    a.draws = draws, a.heads = s->heads, a.logits = logits;
+    a.draws = draws, a.heads = s->device.heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
     if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), draws, 0);
 }
@@ -12465,34 +12533,34 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
     tsk__cuda_head_tiles_args a;
     memset(&a, 0, sizeof a);
-    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->heads;
+    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
-    tsk__cuda_product(s, s->normed, b->head + before, logits, m, n, d, 0, 1);
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
+    tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
 static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
-    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
+    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
-        tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+        tsk__cuda_head_slice(s, m, draws, s->device.logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
     uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
-    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
+    if (!s->device.logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
 static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
     uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
-    tsk__cuda_upload(s, s->device_arguments + at, at, draws_at + draws_size);
-    *draws_there = s->device_arguments + at + draws_at;
-    return s->device_arguments + at;
+    tsk__cuda_upload(s, s->device.arguments + at, at, draws_at + draws_size);
+    *draws_there = s->device.arguments + at + draws_at;
+    return s->device.arguments + at;
 }
 
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
@@ -12500,7 +12568,7 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
     int32_t i;
     CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
-        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
+        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->device.normed);
         tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
@@ -12517,11 +12585,11 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
     for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
-        tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
-        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
-        else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
-        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
+        tsk__cuda_norm(s, m, indices, b->final_norm, s->device.normed);
+        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->device.logits);
+        else tsk__cuda_head_slice(s, m, no_draws, s->device.logits, 0, (int32_t)vocabulary);
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary, sizeof(float));
     }
 }
 
@@ -12529,14 +12597,14 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.attention = s->attention;
-    section.fetches = s->is_dirty;
+    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles, section.attention = s->pass.attention;
+    section.fetches = s->pass.is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
@@ -12545,16 +12613,17 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
-   launches save: only what comes again at once, as that of a steady batch does, is worth it. */
-static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
+/* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
+   were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
+   as several launches save. */
+static int tsk__cuda_recurs(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
+    if (s->pass.all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
-        if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
-    s->seen[s->next_seen] = now;
-    s->next_seen = (s->next_seen + 1) % TSK__CUDA_SEEN;
+        if (tsk__cuda_is_same_section(&s->recorded.seen[i], &now)) return 1;
+    s->recorded.seen[s->recorded.next_seen] = now;
+    s->recorded.next_seen = (s->recorded.next_seen + 1) % TSK__CUDA_SEEN;
     return 0;
 }
 
@@ -12562,25 +12631,25 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return 0;
-    for (i = 0; i < s->n_sections && !tsk__cuda_is_same_section(&s->sections[i], &now); i++) {
+    for (i = 0; i < s->recorded.n_sections && !tsk__cuda_is_same_section(&s->recorded.sections[i], &now); i++) {
     }
-    if (i == s->n_sections) return 0;
-    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
-    s->fetches += now.fetches != 0;
-    s->is_dirty = 0;
-    s->normed_for = 0;
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (i == s->recorded.n_sections) return 0;
+    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->recorded.sections[i].graph, s->stream), "a recorded section");
+    s->issued.fetches += now.fetches != 0;
+    s->pass.is_dirty = 0;
+    s->pass.normed_for = 0;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     return 1;
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
-    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
-    s->normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
-    s->can_overlap = 0;
-    s->recording = tsk__cuda_section_now(s, key);
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_recurs(s, key)) return;
+    s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
+    s->issued.can_overlap = 0;
+    s->recorded.recording = tsk__cuda_section_now(s, key);
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
-    s->is_recording = s->failure == CUDA_SUCCESS;
+    s->recorded.is_recording = s->failure == CUDA_SUCCESS;
 }
 
 static void tsk__cuda_finish(tsk__cuda_stream *s) {
@@ -12589,24 +12658,24 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
     CUgraph graph = NULL;
     CUgraphExec executable = NULL;
     CUresult result;
-    if (!s->is_recording) return;
-    s->is_recording = 0;
+    if (!s->recorded.is_recording) return;
+    s->recorded.is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
     if (graph) api->cuGraphDestroy(graph);
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->n_sections == TSK__CUDA_SECTIONS) {
+    if (s->recorded.n_sections == TSK__CUDA_SECTIONS) {
         api->cuStreamSynchronize(s->stream);
-        api->cuGraphExecDestroy(s->sections[s->next_section].graph);
-    } else s->next_section = s->n_sections++;
-    section = &s->sections[s->next_section];
-    s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
-    *section = s->recording;
+        api->cuGraphExecDestroy(s->recorded.sections[s->recorded.next_section].graph);
+    } else s->recorded.next_section = s->recorded.n_sections++;
+    section = &s->recorded.sections[s->recorded.next_section];
+    s->recorded.next_section = (s->recorded.next_section + 1) % TSK__CUDA_SECTIONS;
+    *section = s->recorded.recording;
     section->graph = executable;
-    s->normed_for = 0;
+    s->pass.normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
 }
 
 /* ---- the table: every entry works in the backend's context */
@@ -12619,15 +12688,15 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
+TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, taps))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates), tsk__cuda_select(s, n, selections, n_candidates, candidates))
+TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
@@ -12749,12 +12818,12 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
     tsk__cuda_read_stream_args a;
     uint32_t blocks = (uint32_t)s->backend->n_multiprocessors * 8;
     int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
-    a.from = memory, a.n = pieces, a.out = s->state_words;
+    a.from = memory, a.n = pieces, a.out = s->device.state_words;
     for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, 512, 0, &a, "read_stream");
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a, "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -12778,9 +12847,9 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     else {
         memset(&a, 0, sizeof a);
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
-        a.order.columns = 1;
+        a.row_order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);
@@ -12864,7 +12933,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
     return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
 }
 
-/* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
+/* Returns TSK_OK and leaves model->backend NULL if no device can be used and the caller did not ask for CUDA. */
 static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
@@ -12995,8 +13064,8 @@ tsk_dtype tsk_model_dtype(const tsk_model *model) {
 }
 
 // >>trace =============================================================================================================
-/* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
-   runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
+/* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
+   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to the
    host, so that tracing cannot change a result. */
 
 typedef struct tsk__tracer {
@@ -13153,13 +13222,13 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
-    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_q_proj", "", t->watch.taps.norm, d, t->watch.taps.q, q, 1);
-    TSK__TRACE_RECORD("_k_proj", "", t->watch.taps.norm, d, t->watch.taps.k, k, 1);
-    TSK__TRACE_RECORD("_v_proj", "", t->watch.taps.norm, d, t->watch.taps.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->watch.taps.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->watch.taps.k, k, t->watch.taps.k_rope, k, (uint64_t)c->n_kv_heads);
-    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->watch.captures.norm, d, t->watch.captures.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->watch.captures.norm, d, t->watch.captures.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->watch.captures.norm, d, t->watch.captures.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->watch.captures.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->watch.captures.k, k, t->watch.captures.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.captures.projection, d, 1);
 }
 
 static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
@@ -13169,10 +13238,10 @@ static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *row
     tsk__traced what = *rows;
     what.name = name;
     what.layer = layer;
-    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_ff_proj", "", t->watch.taps.norm, d, t->watch.taps.gate, m, 1);
-    TSK__TRACE_RECORD("_up_proj", "", t->watch.taps.norm, d, t->watch.taps.up, m, 1);
-    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->watch.captures.norm, d, t->watch.captures.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->watch.captures.norm, d, t->watch.captures.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.captures.projection, d, 1);
     TSK__TRACE_RECORD("", "", t->watch.block_input, d, t->watch.stream->x, d, 1);
 #undef TSK__TRACE_RECORD
 }
@@ -13255,15 +13324,16 @@ typedef struct tsk__pass {
     int32_t *narrowed_positions;   /* [max_rows] their positions */
     int32_t n_running;
     int is_masked, is_compact;     /* how it is narrowed now; neither: not */
-    int is_self_narrowing;         /* the backend masks what it decides to skip, and nothing else is ever left out */
+    int masks_itself;              /* 1: the backend masks the rows that it decides to skip, and no other row is left
+                                      out in this pass */
     tsk__kv *caches;               /* [max_requests] */
     int32_t n_requests, max_requests;
     int32_t n_head;                /* rows that need predictions */
     int32_t *head;                 /* [max_rows] their indices */
     tsk__draw *draws;              /* [max_rows] */
-    int32_t n_selections, n_candidates;
-    tsk__selection *selections;    /* [max_requests] */
-    tsk__candidate *candidates;    /* [max_rows] */
+    int32_t n_rules, n_candidates;
+    tsk__commit_rule *rules;       /* [max_requests] */
+    tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
 /* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
@@ -13278,13 +13348,13 @@ static void tsk__pass_free(tsk__pass *p) {
     tsk__memory_delete(p->allocator, p->tokens);
     tsk__memory_delete(p->allocator, p->caches);
     tsk__memory_delete(p->allocator, p->draws);
-    tsk__memory_delete(p->allocator, p->selections);
+    tsk__memory_delete(p->allocator, p->rules);
     tsk__memory_delete(p->allocator, p->candidates);
     p->stream = NULL;
     p->tokens = NULL;
     p->caches = NULL;
     p->draws = NULL;
-    p->selections = NULL;
+    p->rules = NULL;
     p->candidates = NULL;
     p->max_rows = 0;
 }
@@ -13303,9 +13373,9 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
     p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
-    p->selections = (tsk__selection *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->selections);
-    p->candidates = (tsk__candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->selections || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
+    p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -13313,7 +13383,7 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     return status;
 }
 
-static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_selections = p->n_candidates = 0; }
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
@@ -13335,7 +13405,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;
-    p->is_masked = p->is_compact = p->is_self_narrowing = 0;
+    p->is_masked = p->is_compact = p->masks_itself = 0;
     p->backend->ops->begin(p->stream, &rows);
 }
 
@@ -13347,12 +13417,12 @@ static void tsk__pass_widen(tsk__pass *p) {
     p->n_running = p->n;
 }
 
-/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. Rows that
-   the backend masks by itself are only counted. */
+/* Leaves out the rows with running[i] == 0 and returns how many rows remain. If none remains, the caller runs nothing
+   before the next change. If the backend masks rows itself, this only counts. */
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
-    if (p->is_self_narrowing) return n;
+    if (p->masks_itself) return n;
     tsk__pass_widen(p);
     if (n == p->n || n == 0) return n;
     for (i = 0, n = 0; i < p->n; i++) {
@@ -13381,18 +13451,18 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
+    const tsk__captures *captures = tracer ? &tracer->watch.captures : NULL;
     tsk__traced rows = tsk__pass_traced(p);
     if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
-    ops->qkv(p->stream, layer, taps);
+    ops->qkv(p->stream, layer, captures);
     ops->attend(p->stream, layer);
-    ops->attn_out(p->stream, layer, taps);
+    ops->attn_out(p->stream, layer, captures);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
         tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
-    ops->gate_up(p->stream, layer, taps);
-    ops->down(p->stream, layer, taps);
+    ops->gate_up(p->stream, layer, captures);
+    ops->down(p->stream, layer, captures);
     if (tracer) tsk__trace_mlp(tracer, layer, &rows);
 }
 
@@ -13441,7 +13511,7 @@ static void tsk__forward_head(tsk__pass *p) {
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
-    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
+    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_rules, p->rules, p->n_candidates, p->candidates);
 }
 
 // >>request ===========================================================================================================
@@ -13462,10 +13532,58 @@ typedef struct tsk__generation {
     uint32_t pass;
     int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
     int is_finished;
-    int has_previous;              /* states of an earlier pass of this block are there */
-    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
+
+/* The pass under way. */
+typedef struct tsk__request_pass {
+    int32_t first_row, n_rows;
+    int32_t first_candidate, n_candidates; /* masked positions of the block */
+    int32_t first_layer, last_layer;  /* that the pass runs of this request */
+    int is_full;                   /* it runs the whole canvas */
+    int is_deciding;               /* some tokens may be stable */
+    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+} tsk__request_pass;
+
+/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at `next_layer`
+   for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+typedef struct tsk__request_cut {
+    int is_allowed;                /* the batch limits row_layers */
+    int32_t next_layer, layer_budget;
+    double pending_ms;             /* of the parts so far */
+} tsk__request_cut;
+
+/* Arrays over the canvas, [length]. */
+typedef struct tsk__request_canvas {
+    int is_uploaded;               /* the backend's canvas is the same as this one */
+    int32_t *ids;
+    int32_t *kept_ids;             /* while a probe looks at others */
+    tsk__skip_token *tokens;
+    int32_t *nearest;              /* all positions, by their distance from the block (refresh_rows) */
+    uint32_t *computed_passes;     /* the pass that last ran all layers of a position */
+    uint8_t *refresh_active;       /* the decision of a refresh under way */
+    uint8_t *is_listed;            /* while a list of positions is made: already in it */
+} tsk__request_canvas;
+
+/* Arrays over the slots of the current block, [max block]. */
+typedef struct tsk__request_block {
+    int32_t *positions;
+    int32_t *predictions;
+    float *confidences;
+    uint8_t *committed, *active;
+    uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
+    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
+    tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
+    uint8_t *candidate_commits;
+} tsk__request_block;
+
+/* The result's arrays. */
+typedef struct tsk__request_counts {
+    tsk_block_result *blocks;      /* [n_blocks] */
+    int32_t *active, *stable_masked; /* [n_masks]: a pass commits at least one token */
+} tsk__request_counts;
 
 typedef struct tsk__request {
     const tsk_model_config *config;
@@ -13474,44 +13592,20 @@ typedef struct tsk__request {
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
+    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__cache cache;
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
-    int32_t first_row, n_rows;     /* of the pass under way */
-    int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
-    int32_t first_layer, last_layer;  /* that the pass runs of this request */
-    /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
-    int32_t cursor, layer_budget;
-    int may_be_cut;
-    double pending_ms;             /* of the parts so far */
-    int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
     int is_running;                /* a session's pass is under way: callbacks may not begin another */
     int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
-    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
-    int is_uploaded;               /* the backend's canvas is the same as this one */
-    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__request_pass pass;
+    tsk__request_cut cut;
 
     void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
-    int32_t *canvas;               /* [length] */
-    int32_t *kept_canvas;          /* [length] while a probe looks at another */
-    int32_t *positions;            /* [max block] */
-    tsk__skip_token *tokens;       /* [length] */
-    int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
-    uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
-    int32_t *predictions;          /* [max block] */
-    float *confidences;            /* [max block] */
-    uint8_t *committed, *active;   /* [max block] */
-    uint8_t *is_predicted;         /* [max block] a pass of this block has predicted the slot */
-    uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
-    uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
-    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
-    uint8_t *candidate_commits;
-    tsk_block_result *block_results;  /* [n_blocks] */
-    int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
-
-    tsk__cache cache;
+    tsk__request_canvas canvas;
+    tsk__request_block block;
+    tsk__request_counts counts;
 } tsk__request;
 
 /* ---- options */
@@ -13596,8 +13690,9 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
     return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
 }
 
-/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
-   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+/* Lays the arrays out from `base`, or only measures when it is NULL. Requests with equal gen_length, block_length and
+   prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
+   *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
@@ -13605,26 +13700,26 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
         if (base) r->field = (type *)(void *)(base + used); \
         used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
     } while (0)
-    TSK__REQUEST_ARRAY(int32_t, canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, kept_canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, positions, block);
-    TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
-    TSK__REQUEST_ARRAY(int32_t, nearest, length);
-    TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
-    TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
-    TSK__REQUEST_ARRAY(int32_t, predictions, block);
-    TSK__REQUEST_ARRAY(float, confidences, block);
-    TSK__REQUEST_ARRAY(uint8_t, committed, block);
-    TSK__REQUEST_ARRAY(uint8_t, active, block);
-    TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
-    TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
-    TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
-    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
-    TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
-    TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+    TSK__REQUEST_ARRAY(int32_t, canvas.ids, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
+    TSK__REQUEST_ARRAY(int32_t, block.positions, block);
+    TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
+    TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.is_listed, length);
+    TSK__REQUEST_ARRAY(int32_t, block.predictions, block);
+    TSK__REQUEST_ARRAY(float, block.confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.committed, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.active, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.is_predicted, block);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.refresh_active, length);
+    TSK__REQUEST_ARRAY(tsk_candidate, block.candidates, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.candidate_commits, block);
+    TSK__REQUEST_ARRAY(tsk_block_result, counts.blocks, (size_t)r->gen.n_blocks);
+    TSK__REQUEST_ARRAY(int32_t, counts.active, masks);
+    TSK__REQUEST_ARRAY(int32_t, counts.stable_masked, masks);
     *shared = used;
-    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
+    TSK__REQUEST_ARRAY(float, block.cosines, block * (size_t)r->n_states);
 #undef TSK__REQUEST_ARRAY
     return used;
 }
@@ -13638,7 +13733,7 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     shape.n_states = r->n_states;
     shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
-    shape.has_residual = r->may_be_cut;
+    shape.has_residual = r->cut.is_allowed;
     return tsk__cache_resize(&r->cache, &shape, error);
 }
 
@@ -13672,7 +13767,7 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
     return count;
 }
 
-static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id; }
 
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
@@ -13683,24 +13778,24 @@ static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
     if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
     for (i = 0; i < r->gen.n_positions; i++)
-        if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
+        if (tsk__request_ends(r, r->canvas.ids[r->block.positions[i]])) return 1;
     return 0;
 }
 
 static void tsk__request_end_early(tsk__request *r) {
     int32_t i;
     for (i = r->gen.n_prompt; i < r->gen.length; i++)
-        if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
-    r->is_uploaded = 0;
+        if (r->canvas.ids[i] == r->config->mask_token_id) r->canvas.ids[i] = r->config->eos_token_id;
+    r->canvas.is_uploaded = 0;
     r->gen.result.finish_reason = TSK_FINISH_EOS;
     r->gen.is_finished = 1;
 }
 
 /* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
 static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
-    if (position < 0 || position >= r->gen.length || r->is_listed[position]) return n;
-    r->is_listed[position] = 1;
-    r->nearest[n] = position;
+    if (position < 0 || position >= r->gen.length || r->canvas.is_listed[position]) return n;
+    r->canvas.is_listed[position] = 1;
+    r->canvas.nearest[n] = position;
     return n + 1;
 }
 
@@ -13708,11 +13803,11 @@ static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
    of two positions as far away the lower comes first. */
 static void tsk__request_list_nearest(tsk__request *r) {
     int32_t i, n = 0;
-    memset(r->is_listed, 0, (size_t)r->gen.length * sizeof *r->is_listed);
-    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    memset(r->canvas.is_listed, 0, (size_t)r->gen.length * sizeof *r->canvas.is_listed);
+    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->block.positions[i]);
     for (i = 0; i < n; i++) {
-        n = tsk__request_list(r, n, r->nearest[i] - 1);
-        n = tsk__request_list(r, n, r->nearest[i] + 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] - 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] + 1);
     }
 }
 
@@ -13723,15 +13818,15 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.n_positions = 0;
     if (has_infill && r->gen.block == 0) {
         for (i = 0; i < r->gen.n_prompt; i++)
-            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->gen.n_positions++] = i;
+            if (r->canvas.ids[i] == r->config->mask_token_id) r->block.positions[r->gen.n_positions++] = i;
     } else {
-        for (i = 0; i < r->options.block_length; i++) r->positions[r->gen.n_positions++] = first + i;
+        for (i = 0; i < r->options.block_length; i++) r->block.positions[r->gen.n_positions++] = first + i;
     }
     r->gen.block_masks = 0;
     for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
     r->gen.block_step = 0;
     r->gen.has_previous = 0;
-    memset(r->is_predicted, 0, (size_t)r->gen.n_positions);
+    memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
@@ -13754,11 +13849,11 @@ static void tsk__request_next_block(tsk__request *r) {
 /* The result's arrays are the request's own. */
 static void tsk__request_point_result(tsk__request *r) {
     tsk_result *result = &r->gen.result;
-    result->tokens = r->canvas + r->gen.n_prompt;
-    result->canvas = r->canvas;
-    result->blocks = r->block_results;
-    result->active = r->active_counts;
-    result->stable_masked = r->stable_masked_counts;
+    result->tokens = r->canvas.ids + r->gen.n_prompt;
+    result->canvas = r->canvas.ids;
+    result->blocks = r->counts.blocks;
+    result->active = r->counts.active;
+    result->stable_masked = r->counts.stable_masked;
 }
 
 /* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
@@ -13772,9 +13867,9 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->is_uploaded = 0;
-    r->cursor = 0;
-    r->pending_ms = 0;
+    r->canvas.is_uploaded = 0;
+    r->cut.next_layer = 0;
+    r->cut.pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
     return tsk__request_device_memory(r, r->gen.length, error);
 }
@@ -13806,9 +13901,9 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
     status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
-    if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
-    for (i = 0; i < r->gen.length; i++) r->tokens[i].computed_id = -1;
+    if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
+    for (i = 0; i < o->gen_length; i++) r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
     return TSK_OK;
@@ -13828,10 +13923,10 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
     return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
 }
 
-/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
-   its block's last pass replaced. */
+/* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
+   the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
+    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position] : 0;
 }
 
 /* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
@@ -13842,32 +13937,32 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     while (left > 0) {
         uint32_t next = UINT32_MAX;
         for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
-            int32_t position = r->nearest[i];
+            int32_t position = r->canvas.nearest[i];
             uint32_t freshness = tsk__request_freshness(r, position);
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
-            tsk__pass_add_row(p, r->canvas[position], position, -1);
+            tsk__pass_add_row(p, r->canvas.ids[position], position, -1);
             left--;
         }
         stalest = next;
     }
 }
 
-/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
+/* A refresh under skip.refresh has states of its own, of every position of the canvas. */
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->pass.is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
-static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+static int tsk__request_completes(const tsk__request *r) { return r->pass.last_layer == r->config->n_layers; }
 
-/* States of a refresh are computed only to be kept. */
+/* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
+    return r->n_states && (!r->pass.is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
 static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
-    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
-    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+    if (!r->pass.is_full && r->options.cache == TSK_CACHE_DUAL) return r->pass.first_row + slot;
+    return r->pass.first_row + r->block.positions[slot] - (r->pass.is_full ? 0 : r->block.positions[0]);
 }
 
 /* Adds the request and its rows. */
@@ -13877,42 +13972,42 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
-    r->first_row = p->n;
+    r->pass.first_row = p->n;
     kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
     kv->skip_threshold = o->skip.threshold;
     kv->skip_outlier = o->skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+    if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
+        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
-        if (!r->is_full) first = r->positions[0];
+        if (!r->pass.is_full) first = r->block.positions[0];
         for (i = first; i < r->gen.length; i++) {
-            int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+            tsk__pass_add_row(p, r->canvas.ids[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
             slot += in_block;
         }
     }
-    r->n_rows = p->n - r->first_row;
+    r->pass.n_rows = p->n - r->pass.first_row;
 }
 
 /* Which of the model's layers. */
 static void tsk__request_plan_layers(tsk__request *r) {
-    r->first_layer = r->cursor;
-    r->last_layer = r->config->n_layers;
-    if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
+    r->pass.first_layer = r->cut.next_layer;
+    r->pass.last_layer = r->config->n_layers;
+    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget) r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
-    if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
+    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1) r->pass.last_layer = r->n_states + 2;
 }
 
 /* Whether the token at `position` may skip the upper layers, if its cosines allow. */
 static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
-    tsk__skip_token *token = &r->tokens[position];
-    token->id = r->canvas[position];
+    tsk__skip_token *token = &r->canvas.tokens[position];
+    token->id = r->canvas.ids[position];
     token->is_masked = token->id == r->config->mask_token_id;
-    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
+    return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
@@ -13920,9 +14015,9 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
+        int32_t *flags = &p->flags[r->pass.first_row + i];
         if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
+        else if (!full) *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
 
@@ -13930,56 +14025,58 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, outside = 0;
     for (i = 0; i < r->gen.length; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
-        int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
+        int32_t *flags = &p->flags[r->pass.first_row + i];
+        int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
-        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
+        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
     }
 }
 
-/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
-   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
+/* Chooses the rows whose states of this pass become the reference. LAST_STEP: all rows of the block. LAST_COMPUTED, and
+   every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
+   reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
-    int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
+    int of_those_that_ran = r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+    int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
-        if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+        if (p->active[r->pass.first_row + i]) p->flags[r->pass.first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
 }
 
 static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
-    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
+    if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
+    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
-    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
-    if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
+    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++) p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
+    if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
+    if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
-/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
+/* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
+   is_uploaded stays 0. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
-    r->is_uploaded = 0;
+    if (!r->canvas.is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas.ids);
+    r->canvas.is_uploaded = 0;
 }
 
 /* Takes the backend's decision about this request's rows. */
 static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < r->n_rows; i++) {
-        int32_t row = r->first_row + i;
+    for (i = 0; i < r->pass.n_rows; i++) {
+        int32_t row = r->pass.first_row + i;
         if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
-        if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
+        if (r->pass.is_full) r->canvas.refresh_active[i] = (uint8_t)p->active[row];
     }
 }
 
@@ -13993,23 +14090,23 @@ static uint64_t tsk__request_lower_layers(const tsk__request *r) {
 
 /* All layers of a position ran: its K and V come from the id it has. */
 static void tsk__request_note_computed(tsk__request *r, int32_t position) {
-    r->tokens[position].computed_id = r->canvas[position];
-    r->computed_passes[position] = r->gen.pass;
+    r->canvas.tokens[position].computed_id = r->canvas.ids[position];
+    r->canvas.computed_passes[position] = r->gen.pass;
 }
 
 /* After the layers of a refresh: which positions' K and V now come from the ids they have. */
 static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
     for (i = 0; i < r->gen.length; i++) {
-        tsk__skip_token *token = &r->tokens[i];
-        int active = p->active[r->first_row + i];
+        tsk__skip_token *token = &r->canvas.tokens[i];
+        int active = p->active[r->pass.first_row + i];
         if (active) tsk__request_note_computed(r, i);
         token->refresh_age = active ? 0 : token->refresh_age + 1;
         token->age = 0;
         n_active += active;
     }
     if (r->options.skip.refresh) r->gen.has_refresh = 1;
-    if (r->options.skip.refresh && !r->is_probe) {
+    if (r->options.skip.refresh && !r->pass.is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -14018,33 +14115,33 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* After the layers: who ran in the block, and with which id. */
 static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
-    int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
+    int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
-    if (r->is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
+    if (r->pass.is_full) tsk__request_note_refresh(r, p);
+    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++) tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__skip_token *token = &r->tokens[r->positions[i]];
-        r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
-        if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
-        if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
+        tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
+        r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
+        if (in_step && r->block.active[i]) tsk__request_note_computed(r, r->block.positions[i]);
+        if (in_step) token->age = r->block.active[i] ? 0 : token->age + 1;
     }
 }
 
-/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->positions[i];
+        int32_t position = r->block.positions[i];
         for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
-        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->pass.first_row + position);
     }
 }
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -14062,37 +14159,37 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
     draw.pass = r->gen.pass;
-    r->first_candidate = p->n_candidates;
+    r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
-        candidate->position = r->positions[i];
+        candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
-        r->is_predicted[i] = 1;
+        r->block.is_predicted[i] = 1;
         p->n_candidates++;
-        draw.position = (uint32_t)r->positions[i];
+        draw.position = (uint32_t)r->block.positions[i];
         if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
     }
-    r->n_candidates = p->n_candidates - r->first_candidate;
+    r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
 
 /* The rule by which the backend commits candidates; a user's own is followed on the host. */
-static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    tsk__selection *selection = &p->selections[p->n_selections++];
-    memset(selection, 0, sizeof *selection);
-    selection->request = number;
-    selection->first = r->first_candidate;
-    selection->n = r->n_candidates;
-    selection->commits = !r->is_probe && !o->on_select;
-    selection->transfer = (int32_t)o->transfer;
-    selection->quota = tsk__request_quota(r);
-    selection->threshold = o->threshold;
-    selection->factor = o->factor;
-    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
-    selection->seed = o->seed;
-    selection->pass = r->gen.pass;
+    tsk__commit_rule *rule = &p->rules[p->n_rules++];
+    memset(rule, 0, sizeof *rule);
+    rule->request = number;
+    rule->first = r->pass.first_candidate;
+    rule->n = r->pass.n_candidates;
+    rule->commits = !r->pass.is_probe && !o->on_select;
+    rule->transfer = (int32_t)o->transfer;
+    rule->quota = tsk__request_quota(r);
+    rule->threshold = o->threshold;
+    rule->factor = o->factor;
+    rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    rule->seed = o->seed;
+    rule->pass = r->gen.pass;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -14111,13 +14208,13 @@ static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t posit
    there is room to count. */
 static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__pass *p, tsk_error *error) {
     int32_t i, n_committed = 0;
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         tsk_status status = tsk__request_check_choice(r, p->candidates[i].position, &p->stream->choices[i], error);
         if (status != TSK_OK) return status;
         n_committed += p->stream->choices[i].is_committed != 0;
     }
     if (!n_committed && !r->options.on_select)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->n_candidates);
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->pass.n_candidates);
     return TSK_OK;
 }
 
@@ -14125,34 +14222,34 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        r->predictions[i] = r->canvas[r->positions[i]];
-        r->confidences[i] = 1.0f;
-        r->committed[i] = 0;
+        r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
+        r->block.confidences[i] = 1.0f;
+        r->block.committed[i] = 0;
     }
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         const tsk__choice *choice = &p->stream->choices[i];
         int32_t slot = p->candidates[i].slot;
-        r->predictions[slot] = choice->id;
-        r->confidences[slot] = choice->confidence;
-        r->committed[slot] = choice->is_committed != 0;
-        if (choice->is_committed) r->canvas[r->positions[slot]] = choice->id;
+        r->block.predictions[slot] = choice->id;
+        r->block.confidences[slot] = choice->confidence;
+        r->block.committed[slot] = choice->is_committed != 0;
+        if (choice->is_committed) r->canvas.ids[r->block.positions[slot]] = choice->id;
     }
 }
 
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    const tsk__candidate *candidates = p->candidates + r->first_candidate;
-    const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    const tsk__commit_candidate *candidates = p->candidates + r->pass.first_candidate;
+    const tsk__choice *choices = p->stream->choices + r->pass.first_candidate;
     tsk_transfer_rule best;
     tsk_selection selection;
-    int32_t i, n = r->n_candidates, chosen = 0;
+    int32_t i, n = r->pass.n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidates[i].position = candidates[i].position;
-        r->candidates[i].id = choices[i].id;
-        r->candidates[i].confidence = choices[i].confidence;
-        r->candidates[i].entropy = -1;
-        r->candidate_commits[i] = 0;
+        r->block.candidates[i].position = candidates[i].position;
+        r->block.candidates[i].id = choices[i].id;
+        r->block.candidates[i].confidence = choices[i].confidence;
+        r->block.candidates[i].entropy = -1;
+        r->block.candidate_commits[i] = 0;
     }
     memset(&selection, 0, sizeof selection);
     selection.pass = (int32_t)r->gen.pass;
@@ -14160,20 +14257,20 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     selection.block_step = r->gen.block_step;
     selection.quota = tsk__request_quota(r);
     selection.n = n;
-    selection.candidates = r->candidates;
-    selection.commit = r->candidate_commits;
+    selection.candidates = r->block.candidates;
+    selection.commit = r->block.candidate_commits;
     o->on_select(o->user, &selection);
-    for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    for (i = 0; i < n; i++) chosen += r->block.candidate_commits[i] != 0;
     memset(&best, 0, sizeof best);
     best.transfer = TSK_TRANSFER_SCHEDULE;
     best.quota = 1;
-    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
+    if (!chosen) tsk_select(&best, n, r->block.candidates, r->block.candidate_commits);
     for (i = 0; i < n; i++) {
-        if (!r->candidate_commits[i]) continue;
-        r->committed[candidates[i].slot] = 1;
-        r->canvas[candidates[i].position] = choices[i].id;
+        if (!r->block.candidate_commits[i]) continue;
+        r->block.committed[candidates[i].slot] = 1;
+        r->canvas.ids[candidates[i].position] = choices[i].id;
     }
-    r->is_uploaded = 0;
+    r->canvas.is_uploaded = 0;
 }
 
 static void tsk__request_count(tsk__request *r, double ms) {
@@ -14183,8 +14280,8 @@ static void tsk__request_count(tsk__request *r, double ms) {
     int32_t i, n_active = 0, n_stable_masked = 0;
     result->nfe++;
     result->total_ms += ms;
-    r->block_results[r->gen.block].nfe++;
-    if (r->is_full) {
+    r->counts.blocks[r->gen.block].nfe++;
+    if (r->pass.is_full) {
         result->refresh_ms += ms;
         result->refreshes++;
         return;
@@ -14193,12 +14290,12 @@ static void tsk__request_count(tsk__request *r, double ms) {
     result->block_steps++;
     if (r->options.cache != TSK_CACHE_DUAL) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        n_active += r->active[i];
-        n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        n_active += r->block.active[i];
+        n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
-    r->active_counts[result->n_block_steps] = n_active;
-    r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
+    r->counts.active[result->n_block_steps] = n_active;
+    r->counts.stable_masked[result->n_block_steps++] = n_stable_masked;
     result->token_layers_total += rows * layers;
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
 }
@@ -14209,11 +14306,11 @@ static void tsk__request_cancel(tsk__request *r) {
 }
 
 /* Whether the pass has compared the block's states with earlier ones. */
-static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
+static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->pass.is_full && r->gen.has_previous; }
 
 /* Generated tokens before the first that is masked or ends the text. */
 static int32_t tsk__request_final(const tsk__request *r) {
-    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    const int32_t *tokens = r->canvas.ids + r->gen.n_prompt;
     int32_t n = 0;
     while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
     return n;
@@ -14228,25 +14325,25 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.pass = (int32_t)r->gen.pass;
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
-    step.is_refresh = r->is_full;
+    step.is_refresh = r->pass.is_full;
     step.n_positions = r->gen.n_positions;
-    step.positions = r->positions;
-    step.predictions = r->predictions;
-    step.confidences = r->confidences;
-    step.committed = r->committed;
-    step.active = r->active;
+    step.positions = r->block.positions;
+    step.predictions = r->block.predictions;
+    step.confidences = r->block.confidences;
+    step.committed = r->block.committed;
+    step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {
-        step.n_active += r->active[i];
-        step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        step.n_active += r->block.active[i];
+        step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     step.masks_left = masks_left;
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
-    step.canvas = r->canvas;
+    step.canvas = r->canvas.ids;
     step.mask_token_id = r->config->mask_token_id;
     step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-    step.cosines = step.n_cosines ? r->cosines : NULL;
+    step.cosines = step.n_cosines ? r->block.cosines : NULL;
     return r->options.on_step(r->options.user, &step);
 }
 
@@ -14256,12 +14353,12 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_has_cosines(r)) return;
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
-            r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
+            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
 }
 
-/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -14296,7 +14393,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (r->options.on_select) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     masks_left = tsk__request_masks_left(r);
-    r->block_results[r->gen.block].mask_residual = masks_left;
+    r->counts.blocks[r->gen.block].mask_residual = masks_left;
     r->is_reporting = 1;
     stop = tsk__request_report(r, masks_left);
     r->is_reporting = 0;
@@ -14304,24 +14401,26 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+/* Restores the residual stream of requests whose refresh was cut by layers and goes on in this pass. */
 static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer > 0)
-            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+        if (requests[i]->pass.first_layer > 0)
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
+
+/* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
 static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (!tsk__request_completes(requests[i]))
-            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
 
 /* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    int may_decide = r->is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
-    return layer == r->first_layer || layer == r->last_layer || (may_decide && layer == r->n_states + 1);
+    int may_decide = r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    return layer == r->pass.first_layer || layer == r->pass.last_layer || (may_decide && layer == r->n_states + 1);
 }
 
 static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
@@ -14334,7 +14433,7 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
 
 /* Whether the request is decided about, and where: at the end of its lower layers. */
 static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
-    return r->is_deciding && layer == r->n_states + 1 && layer >= r->first_layer && layer < r->last_layer;
+    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer && layer < r->pass.last_layer;
 }
 
 /* Waits for the decision about the requests whose K is `layer`. */
@@ -14350,25 +14449,27 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
     return status;
 }
 
-/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
-static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the backend can carry out the decision alone: all that changes is which rows run above K, and the backend
+   masks rows. */
+static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
     if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
+        if (requests[i]->pass.first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
     return 1;
 }
 
-/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
-static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
+   if every row whose prediction is wanted runs. */
+static int tsk__requests_can_decide_late(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
+        if (!r->pass.is_deciding) continue;
+        if (r->pass.is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
-    return p->is_self_narrowing && certain;
+    return p->masks_itself && certain;
 }
 
 /* Narrows the pass to the rows that have work at `layer`; returns how many. */
@@ -14376,13 +14477,13 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     int32_t i, row;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        int here = layer >= r->first_layer && layer < r->last_layer;
-        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && p->active[row];
+        int here = layer >= r->pass.first_layer && layer < r->pass.last_layer;
+        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }
 
-/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+/* Plans the pass of n requests; returns the largest number of states that one of them compares. */
 static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i, n_states = 0;
     tsk__pass_reset(p);
@@ -14404,7 +14505,7 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
         tsk__request_add_candidates(requests[i], p);
-        tsk__request_add_selection(requests[i], i, p);
+        tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
 }
@@ -14412,16 +14513,16 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
 /* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
 static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
     int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
-    int is_blind;
+    int decides_late;
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
-    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
-    is_blind = tsk__requests_need_not_wait(requests, n, p);
+    p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
+    decides_late = tsk__requests_can_decide_late(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
-        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
+        if (!decides_late) status = tsk__requests_decide(requests, n, p, layer, error);
         if (status != TSK_OK) return status;
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
@@ -14431,8 +14532,8 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
-        requests[i]->is_uploaded = 1;
-        if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
+        requests[i]->canvas.is_uploaded = 1;
+        if (decides_late && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
     }
@@ -14445,11 +14546,11 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
     tsk_status status = tsk__requests_forward(requests, n, p, error);
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
-        r->pending_ms += tsk__time_ms() - start;
-        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
-        if (r->cursor) continue;
-        tsk__request_finish(r, p, r->pending_ms);
-        r->pending_ms = 0;
+        r->cut.pending_ms += tsk__time_ms() - start;
+        r->cut.next_layer = tsk__request_completes(r) ? 0 : r->pass.last_layer;
+        if (r->cut.next_layer) continue;
+        tsk__request_finish(r, p, r->cut.pending_ms);
+        r->cut.pending_ms = 0;
     }
     return status;
 }
@@ -14459,7 +14560,7 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     memset(result, 0, sizeof *result);
     if (!r->gen.is_started) return;
     *result = r->gen.result;
-    result->mask_residual = tsk__count_masks(r->canvas, r->gen.length, r->config->mask_token_id);
+    result->mask_residual = tsk__count_masks(r->canvas.ids, r->gen.length, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;
@@ -14617,11 +14718,11 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
 
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
-    to->is_full = from->is_full;
+    to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
+/* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
@@ -14639,7 +14740,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
-    /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
+    /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
@@ -14674,26 +14775,26 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        memcpy(r->kept_canvas, r->canvas, size);
-        memcpy(r->canvas, canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.kept_ids, r->canvas.ids, size);
+        memcpy(r->canvas.ids, canvas, size);
+        r->canvas.is_uploaded = 0;
     }
-    r->is_probe = 1;
-    r->is_full = refresh != 0;
+    r->pass.is_probe = 1;
+    r->pass.is_full = refresh != 0;
     status = tsk__session_forward(session, tsk__requests_forward, error);
-    r->is_probe = 0;
+    r->pass.is_probe = 0;
     if (status == TSK_OK) {
         out->n_positions = session->n_probed = r->gen.n_positions;
-        out->positions = r->positions;
-        out->active = r->active;
+        out->positions = r->block.positions;
+        out->active = r->block.active;
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-        out->cosines = out->n_cosines ? r->cosines : NULL;
+        out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
     if (canvas) {
-        memcpy(r->canvas, r->kept_canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.ids, r->canvas.kept_ids, size);
+        r->canvas.is_uploaded = 0;
     }
     return status;
 }
@@ -14828,13 +14929,13 @@ struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
     tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
-    tsk__condition call;          /* of another thread's: n_calls has grown */
-    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__condition changed;        /* by another thread: n_changes has grown */
+    uint64_t n_changes, n_seen;    /* n_seen: when the last wait ended */
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
-    int32_t n_flying, turn;
+    tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
+    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -14946,17 +15047,17 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
     int32_t i;
-    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->in_flight = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->in_flight);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
-        b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cut.is_allowed = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -14977,7 +15078,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
-    tsk__condition_create(&b->call);
+    tsk__condition_create(&b->changed);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
@@ -14991,15 +15092,15 @@ void tsk_batch_free(tsk_batch *b) {
     allocator = b->model->allocator;
     tsk__batch_queue_free(&b->waiting, allocator);
     tsk__batch_queue_free(&b->ending, allocator);
-    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; i < b->n_in_flight; i++) tsk__memory_delete(allocator, b->in_flight[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
-    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->in_flight);
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    tsk__condition_destroy(&b->call);
+    tsk__condition_destroy(&b->changed);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -15026,9 +15127,9 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
 }
 
 /* Ends a wait. The lock is held. */
-static void tsk__batch_call(tsk_batch *b) {
-    b->n_calls++;
-    tsk__condition_wake_all(&b->call);
+static void tsk__batch_wake(tsk_batch *b) {
+    b->n_changes++;
+    tsk__condition_wake_all(&b->changed);
 }
 
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
@@ -15059,7 +15160,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
         entry->id = ++b->next_id;
         if (id) *id = entry->id; /* before anyone can see the request done */
         tsk__batch_queue_push(&b->waiting, entry);
-        tsk__batch_call(b);
+        tsk__batch_wake(b);
     }
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
@@ -15074,9 +15175,9 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__mutex_lock(&b->lock);
     entry = tsk__batch_queue_take(&b->waiting, id);
     if (entry) tsk__batch_queue_push(&b->ending, entry);
-    for (i = 0; i < b->n_flying; i++)
-        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
-    tsk__batch_call(b);
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
+    tsk__batch_wake(b);
     tsk__mutex_unlock(&b->lock);
 }
 
@@ -15085,12 +15186,12 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     int has_work, in_time = 1;
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
-    /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
-        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
-        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    /* (a change between the last wait and this one ends this one at once) */
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_changes == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->changed, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->changed, &b->lock, deadline);
     }
-    b->n_seen = b->n_calls;
+    b->n_seen = b->n_changes;
     tsk__mutex_unlock(&b->lock);
     return has_work;
 }
@@ -15100,8 +15201,8 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
 /* The first hole of `length` tokens, or -1. */
 static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     int32_t offset = 0, i;
-    for (i = 0; i < b->n_flying; i++) {
-        const tsk__batch_entry *e = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        const tsk__batch_entry *e = b->in_flight[i];
         if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
         offset = e->offset + e->length; /* past this one, and look at all again */
         i = -1;
@@ -15111,10 +15212,10 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
 
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
-    for (moved = 0; moved < b->n_flying; moved++) {
+    for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
-        for (i = 0; i < b->n_flying; i++)
-            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        for (i = 0; i < b->n_in_flight; i++)
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -15125,7 +15226,7 @@ static void tsk__batch_compact(tsk_batch *b) {
 static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
     int32_t used = 0, i, hole = tsk__batch_hole(b, length);
     if (hole >= 0) return hole;
-    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    for (i = 0; i < b->n_in_flight; i++) used += b->in_flight[i]->length;
     if (used > b->options.cache_tokens - length) return -1;
     tsk__batch_compact(b);
     return used;
@@ -15133,8 +15234,8 @@ static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
 
 /* ---- one step */
 
-/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
-   fails, those in flight go on with the one they have. */
+/* Room in the pass for TokenSkip's states. A pass holds nothing that is needed after it, so a larger one can replace it
+   between two passes. If that fails, the requests in flight go on with the old one. */
 static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
     tsk__pass larger;
     tsk_status status;
@@ -15149,11 +15250,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 
 /* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
-    tsk__batch_entry *entry = b->flying[i];
+    tsk__batch_entry *entry = b->in_flight[i];
     tsk_result result;
     tsk__mutex_lock(&b->lock);
-    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
-    b->n_flying--;
+    memmove(b->in_flight + i, b->in_flight + i + 1, (size_t)(b->n_in_flight - i - 1) * sizeof *b->in_flight);
+    b->n_in_flight--;
     b->free_requests[b->n_free++] = entry->request;
     tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
@@ -15168,7 +15269,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
     tsk__mutex_lock(&b->lock);
     b->n_free--;
-    b->flying[b->n_flying++] = entry;
+    b->in_flight[b->n_in_flight++] = entry;
     tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
@@ -15178,8 +15279,8 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     return status;
 }
 
-/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
-   ends with its error; the others are none the worse. */
+/* Fills free places from the queue, in order: a later request does not overtake one that does not fit yet. A request
+   that cannot start ends with its error and does not affect the others. */
 static void tsk__batch_admit(tsk_batch *b) {
     while (b->n_free) {
         tsk__batch_entry *entry;
@@ -15197,31 +15298,32 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
         if (!is_first) continue;
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_in_flight - 1, &error);
     }
 }
 
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
 }
 
-/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
-   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
+   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
+   share is less than a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
         if (rows > room) continue;
-        r->layer_budget = 0;
+        r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
-            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
-            layers = r->layer_budget;
+            r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
         }
@@ -15230,18 +15332,18 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
     return n;
 }
 
 /* The outcome of a request that was cancelled before it had a place. */
-static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     tsk__request request;
     tsk_result result;
     memset(&request, 0, sizeof request);
     request.config = &b->model->config;
     request.options = entry->options;
-    request.canvas = entry->ids;
+    request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
     request.gen.length = entry->length;
@@ -15258,7 +15360,7 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         entry = tsk__batch_queue_pop(&b->ending);
         tsk__mutex_unlock(&b->lock);
-        if (entry) tsk__batch_tell_ending(b, entry);
+        if (entry) tsk__batch_report_ending(b, entry);
         tsk__memory_delete(b->model->allocator, entry);
     } while (entry);
 }
@@ -15266,8 +15368,8 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
 /* Requests that the host wants to end, by id or by their own callback. */
 static void tsk__batch_drop_cancelled(tsk_batch *b) {
     int32_t i;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__batch_entry *entry = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__batch_entry *entry = b->in_flight[i];
         int cancelled;
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
@@ -15276,19 +15378,19 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     }
 }
 
-static void tsk__batch_reap(tsk_batch *b) {
+static void tsk__batch_finish_ended(tsk_batch *b) {
     int32_t i;
-    for (i = b->n_flying - 1; i >= 0; i--)
-        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
+    for (i = b->n_in_flight - 1; i >= 0; i--)
+        if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
 }
 
 /* One pass over those chosen; on failure all of them end with its error. */
 static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
     tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
     int32_t i, j;
-    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
+    for (i = b->n_in_flight - 1; status != TSK_OK && i >= 0; i--)
         for (j = 0; j < n; j++)
-            if (b->flying[i]->request == b->packed[j]) {
+            if (b->in_flight[i]->request == b->packed[j]) {
                 tsk__batch_finish(b, i, error);
                 break;
             }
@@ -15309,12 +15411,12 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
-    status->in_flight = b->n_flying;
+    status->in_flight = b->n_in_flight;
     status->queued = b->waiting.n;
     status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);

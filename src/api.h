@@ -76,21 +76,21 @@ HOW MASKED DIFFUSION WRITES
        Who is Newton ?     Isaac Newton was an English ░ ░ ░  …      pass 2
 
    An autoregressive model reads all its weights once a token; here one reading of the weights can commit many tokens.
-   The price: K and V of every token depend on all others, so no cache is exact. Fast-dLLM's dual cache (Wu et al. 2025)
-   runs each further pass on the block's tokens only, replaces their K and V in place, and keeps everything else's as the
-   refresh at the block's start left it:
+   This has a cost: K and V of every token depend on all other tokens, so every cache is an approximation. Fast-dLLM's
+   dual cache (Wu et al. 2025) runs each further pass on the block's tokens only, replaces their K and V in place, and
+   keeps everything else's as the refresh at the block's start left it:
 
        cache     a pass after the block's first computes          K and V of the rest
        none      prompt, blocks before, block, blocks after       computed every time
        prefix    block and blocks after                           prompt and earlier blocks: from the refresh
        dual      block                                            all others: from the refresh
 
-   A refresh computes as many rows as the canvas has. refresh_every N keeps every N-th only: the other blocks start with a
-   pass like their later ones. refresh_rows R makes up for it bit by bit: each such pass of the dual cache also computes R
-   rows of the rest and replaces their K and V. First come those made from an id that has changed since (the last tokens
-   committed to a finished block, computed when they were masks), then those computed the longest ago, near the block
-   first. These rows are no part of the block: they run all layers whatever TokenSkip decides, predict nothing, and are
-   counted as refreshed_rows, not as active ones or token-layers.
+   A refresh computes as many rows as the canvas has. refresh_every N keeps only every N-th refresh; the other blocks
+   start with a block step. With refresh_rows R each such pass of the dual cache also computes R rows outside the block
+   and replaces their K and V. It takes first the rows whose token has changed since they were computed (the last tokens
+   committed to a finished block were computed as masks), then the rows computed longest ago; among equals, those
+   nearest to the block. These rows are not part of the block. They run all layers whatever TokenSkip decides, and
+   nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
    From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
@@ -106,11 +106,12 @@ WHAT TOKENSKIP ADDS
 
    Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
    from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). With skip.threshold 1, K >= n_layers, or nothing to compare with, every
-   token is active and the result equals the plain dual cache bit for bit.
+   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is active, and the
+   result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there is no earlier
+   state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
-   Where it pays: on CPUs, in refreshes, and in large batches. A GPU with one sequence spends its time reading weights,
-   which skipping some of 32 tokens does not change. Measure with `tokenskip bench`.
+   TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
+   weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
@@ -140,8 +141,8 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
    Each section uses only those above it, and can be read alone.
 */
 
-/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes
-   everything is there already, and defining this would take things away from the including file. */
+/* Strict modes (-std=c99) hide POSIX: ask for it, which works only if no system header came before. In GNU modes POSIX
+   is declared already, and defining this would hide other declarations from the including file. */
 #if defined(TOKENSKIP_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -241,7 +242,8 @@ TOKENSKIP_API const char *tsk_version_string(void);
 /* ---- Host services: memory, files ------------------------------------------------------------------------------- */
 
 /* All three or none. `old_size` lets an arena implement reallocate. A NULL return is reported as TSK_ERROR_MEMORY.
-   Called from whichever threads call the library (never from its own workers), so at once from several if they do. */
+   The library calls these functions on the threads that call it, never on its own worker threads. If several threads
+   use the library at once, the functions must be thread-safe. */
 typedef struct tsk_allocator {
     void *(*allocate)(void *user, size_t size);
     void *(*reallocate)(void *user, void *block, size_t old_size, size_t new_size);
@@ -311,14 +313,15 @@ TOKENSKIP_API int tsk_tokenizer_is_special(const tsk_tokenizer *tokenizer, int32
 TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, int32_t id, size_t *length);
 
 /* Appends the ids of UTF-8 `text`. No token is added at either end. special_in_text 1: added tokens written out in the
-   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: give text from strangers 0, or
-   they can end their turn and open another role's. Invalid UTF-8 is an error that says where. */
+   text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: pass 0 for text that you do not
+   trust; otherwise its author can end their turn and start one of another role. Invalid UTF-8 is an error that says
+   where. */
 TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
                                               tsk_tokens *out, tsk_error *error);
-/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD. The text is what
-   the tokens say, whatever clean_up_tokenization_spaces in tokenizer_config.json is: where it is true, the transformers
-   library would go on to take the spaces before . , ? ! and some apostrophes out ("a , b" becomes "a, b"), which damages
-   code and quotations. LLaDA's models have it false. */
+/* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD.
+   clean_up_tokenization_spaces in tokenizer_config.json is ignored. Where it is true, the transformers library removes
+   the spaces before . , ? ! and some apostrophes ("a , b" becomes "a, b"), which damages code and quotations. In
+   LLaDA's models it is false. */
 TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
                                               tsk_text *out, tsk_error *error);
 
@@ -538,8 +541,8 @@ typedef struct tsk_candidate {
                                     computes it) */
 } tsk_candidate;
 
-/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. The most confident one is
-   committed where the rule sets none, so that generation ends. The addresses are valid during the callback. */
+/* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
+   the most confident candidate is committed, so that the generation ends. The addresses are valid during the callback. */
 typedef struct tsk_selection {
     int32_t pass, block, block_step; /* as in tsk_step */
     int32_t quota;               /* how many LLaDA's schedule would commit in this step */
@@ -595,10 +598,10 @@ TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
-/* A session is never started, in the middle of a generation, at its end, or failed. A start that fails for whatever reason,
-   and a copy or logits that fails on the way, leaves its session never started. A pass that fails, of a step or a probe, ends
-   the generation: every further step gives the same error. A copy, logits, step or probe that is refused for its arguments
-   changes nothing. What needs a generation is refused where there is none (TSK_ERROR_ARGUMENT). */
+/* A session has one of four states: not started, generating, finished, failed. A start that fails leaves it not
+   started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
+   leaves it failed: every further step returns the same error. A copy, logits, step or probe call whose arguments are
+   refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
@@ -611,7 +614,7 @@ TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *re
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                       tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
-   Uses the session's caches: a generation in progress is given up, and the session is as never started. */
+   The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
                                             float *logits, tsk_error *error);
 
@@ -626,8 +629,9 @@ typedef struct tsk_batch_options {
     int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
                                                    model's max_sequence_length, or as many as the device's free memory takes */
     int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
-    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: long prompts are cut
-                                                   by layers so that others' steps do not wait; 0: no limit */
+    int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: a refresh of a
+                                                   long canvas is spread over several passes, some layers in each, so
+                                                   that other requests do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
        pointers are valid during the call. It may submit and cancel. */
     void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
@@ -646,20 +650,21 @@ typedef struct tsk_batch_status {
 
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
 TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
-/* Frees everything; requests not over yet are dropped without a word. */
+/* Frees everything. Requests that have not ended are dropped; on_done is not called for them. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
-   numbers requests from 1. A request that could never fit is refused with the numbers; TSK_ERROR_FULL: max_queued wait
-   already. on_step, on_select and cancel of its options are called from tsk_batch_step, with the options' own `user`. Any
-   thread, at any time. */
+   numbers requests from 1. A request that can never fit is refused; the message gives its size and the limit.
+   TSK_ERROR_FULL: max_queued wait already. on_step, on_select and cancel of its options are called from tsk_batch_step,
+   with the options' own `user`. Any thread may call this at any time. */
 TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                           const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
 /* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
    once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
-   alone. An error is the batch's own: it ends the requests of that pass, each by on_done. What only one request gets wrong
-   (logits that are no numbers: TSK_ERROR_NUMERIC) ends that one, and is no error of the step. */
+   alone. An error that is returned concerns the whole pass: every request of that pass ends, and on_done gets the
+   error. A failure of one request only (TSK_ERROR_NUMERIC: its logits are no numbers) ends that request; the step then
+   returns TSK_OK. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
    (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
@@ -773,9 +778,10 @@ TOKENSKIP_API int tsk_json_int64(const tsk_json_value *value, int64_t *out);
 TOKENSKIP_API int tsk_json_uint64(const tsk_json_value *value, uint64_t *out);
 TOKENSKIP_API int tsk_json_bool(const tsk_json_value *value, int *out);
 
-/* Writing: call in document order; commas and escapes are the writer's business. The first failed allocation sticks in
-   `status`. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null. Doubles are printed with the fewest digits
-   that read back the same (17 at most), whatever the locale. Start from {0} with `out` set. */
+/* Writing: call the functions in the order of the document; the writer adds commas and escapes. The first failed
+   allocation sets `status`, and later calls do nothing. Invalid UTF-8 is written as U+FFFD; NaN and infinities as null.
+   Doubles are printed with the fewest digits that read back the same (17 at most), whatever the locale. Start from {0}
+   with `out` set. */
 typedef struct tsk_json_writer {
     tsk_text *out;
     tsk_status status;
@@ -845,8 +851,8 @@ TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
    states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied in its own on_step, and is then where it
-   will be after that step. */
+   gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step callback;
+   `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -863,7 +869,7 @@ typedef struct tsk_probe {
    refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, a stable token's being what its skip.policy makes of it. */
+   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
 
 /* ---- Measuring */

@@ -7,7 +7,7 @@
 // >>backend ===========================================================================================================
 /* What a backend must be able to do, at the grain at which operations fuse on a GPU. The transformer (>>forward) is
    written once over this table. Addresses (void *) are the backend's own, host memory on the CPU and device memory on a
-   GPU: nothing outside the backend looks behind them, except through upload and download.
+   GPU: no code outside the backend dereferences them; upload and download move data to and from them.
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
    cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
@@ -15,8 +15,8 @@
    and the order of every sum depends on the model and the request's own length only, never on how many rows there are
    or who their neighbours are. */
 
-/* Of the pair i of a head: a position times it is an angle. Both are rounded to f32 as PyTorch's are, which at position
-   4000 is visible. */
+/* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
+   rounded to f32 as in PyTorch; at position 4000 the difference shows. */
 static float tsk__rope_frequency(const tsk_model_config *config, int32_t i) {
     return (float)(1.0 / pow((double)config->rope_theta, 2.0 * i / config->head_dim));
 }
@@ -35,7 +35,7 @@ typedef struct tsk__prediction {
     float logit, log_sum_exp;  /* of `id`; over all ids */
 } tsk__prediction;
 
-/* What a backend keeps of one request. The first `length` of `capacity` positions count. `states` and `outputs` are
+/* What a backend keeps of one request. Positions 0 .. length - 1 of `capacity` are valid. `states` and `outputs` are
    TokenSkip's, one slot for each position of the block being decoded, NULL where not needed; in a refresh under
    skip_refresh `states` has a slot for each position of the canvas instead. */
 typedef struct tsk__kv {
@@ -51,7 +51,8 @@ typedef struct tsk__kv {
     int32_t has_reference;     /* 0: the first half of `states` holds nothing yet, and no cosine means anything */
 } tsk__kv;
 
-/* What is to become of a row with a slot. A row is skipped when `decide` says so; without a decision about it, it ran. */
+/* What the pass does with a row that has a slot. A row is skipped only if `decide` decided about it and chose so; every
+   other row runs. */
 typedef enum tsk__row_flag {
     TSK__ROW_MAY_SKIP = 1,     /* decide: skipped if its cosines say so */
     TSK__ROW_SKIPS = 2,        /* decide: skipped */
@@ -73,24 +74,24 @@ typedef struct tsk__rows {
     int32_t n_requests;
 } tsk__rows;
 
-/* Where a traced pass wants to see the inside of a fused operation; any pointer may be NULL. */
-typedef struct tsk__taps {
+/* What a traced pass captures inside of fused operations: where to. Any pointer may be NULL. */
+typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
-} tsk__taps;
+} tsk__captures;
 
 /* A position that a request may commit in this pass. */
-typedef struct tsk__candidate {
+typedef struct tsk__commit_candidate {
     int32_t position;          /* in the canvas */
     int32_t slot;              /* in the block: where its last prediction lies */
     int32_t head;              /* which of the head's rows predicts it now; -1: none, the last prediction holds */
-} tsk__candidate;
+} tsk__commit_candidate;
 
 /* How one request commits (see >>schedule). */
-typedef struct tsk__selection {
+typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
@@ -99,7 +100,7 @@ typedef struct tsk__selection {
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
-} tsk__selection;
+} tsk__commit_rule;
 
 /* What became of a candidate. */
 typedef struct tsk__choice {
@@ -126,7 +127,8 @@ typedef struct tsk__stream {
 } tsk__stream;
 
 typedef struct tsk__backend_ops {
-    /* Up to this many rows, a subset runs by masking writes (see mask and decide); beyond, and always where 0, by compaction. */
+    /* A subset of up to this many rows runs by masking the other rows' writes (see mask and decide); a larger one runs
+       compacted. 0: always compacted. */
     int32_t masked_rows;
 
     void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
@@ -153,19 +155,21 @@ typedef struct tsk__backend_ops {
        all do. */
     void (*mask)(tsk__stream *stream, const int32_t *active);
     void (*embed)(tsk__stream *stream);
-    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
+    void (*qkv)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
     void (*attend)(tsk__stream *stream, int32_t layer);
-    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    void (*down)(tsk__stream *stream, int32_t layer, const tsk__taps *taps);
-    /* For rows with a slot whose request has that state: cosines[state * max_rows + i] = cos(x, first half of states at
-       the row's slot), at most 1; and the second half becomes x. i is the row's number in the list of begin. */
+    void (*attn_out)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*gate_up)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    void (*down)(tsk__stream *stream, int32_t layer, const tsk__captures *captures);
+    /* For each row with a slot whose request has that state: cosines[state * max_rows + i] becomes the cosine of x and
+       the slot's state in the first half, at most 1; then x is stored as the slot's state in the second half. i is the
+       row's number in the list of begin. */
     void (*compare)(tsk__stream *stream, int32_t state);
-    /* Of the requests that compare n_states states, all compared by now: which of the rows with MAY_SKIP are skipped, by
-       tsk__skip_similar of their cosines; those with SKIPS are. Up to masked_rows rows, skipped ones are masked from here on. */
+    /* Decides about the requests that compare n_states states, after all of these were compared. A row with MAY_SKIP is
+       skipped if tsk__skip_similar says so of its cosines; a row with SKIPS is skipped. In a list of up to masked_rows
+       rows, skipped rows are masked from here on. */
     void (*decide)(tsk__stream *stream, int32_t n_states);
-    /* After the layers, on the whole list: what the flags REMEMBER (the second half of the row's states is copied over the
-       first) and OUTPUT (outputs[slot] = x[i], or x[i] = outputs[slot]) ask for. */
+    /* After the layers, on the whole list, for each row by its flags. REMEMBER: copies the second half of the row's
+       states over the first. OUTPUT: outputs[slot] = x[i] if the row ran, x[i] = outputs[slot] if it was skipped. */
     void (*keep)(tsk__stream *stream);
     /* Rows index[0 .. n-1] of the list of begin become the pass's rows, whose x moves to the front of a buffer of their
        own; a compacted list is first expanded. expand writes their x back among the others and restores the list. */
@@ -175,7 +179,7 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 

@@ -35,13 +35,13 @@ struct tsk_batch {
     tsk_model *model;
     tsk_batch_options options;
     tsk__mutex lock;             /* of the queues, the ids and the cancel flags: what other threads may touch */
-    tsk__condition call;          /* of another thread's: n_calls has grown */
-    uint64_t n_calls, n_seen;      /* n_seen: when the last wait ended */
+    tsk__condition changed;        /* by another thread: n_changes has grown */
+    uint64_t n_changes, n_seen;    /* n_seen: when the last wait ended */
     tsk__batch_queue waiting;      /* in order */
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
-    tsk__batch_entry **flying;     /* [max_requests] in order of arrival */
-    int32_t n_flying, turn;
+    tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
+    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -153,17 +153,17 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     const tsk_allocator *allocator = b->model->allocator;
     size_t n = (size_t)b->options.max_requests;
     int32_t i;
-    b->flying = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->flying);
+    b->in_flight = (tsk__batch_entry **)tsk__memory_new(allocator, n, sizeof *b->in_flight);
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->flying || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
         b->requests[i].allocator = allocator;
         b->requests[i].force_active = b->requests[i].force_refresh = TSK_AUTO;
-        b->requests[i].may_be_cut = b->options.row_layers > 0;
+        b->requests[i].cut.is_allowed = b->options.row_layers > 0;
         b->requests[i].cache.backend = b->model->backend;
         b->free_requests[b->n_free++] = &b->requests[i];
     }
@@ -184,7 +184,7 @@ tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, 
     b->model = model;
     b->options = resolved;
     tsk__mutex_create(&b->lock);
-    tsk__condition_create(&b->call);
+    tsk__condition_create(&b->changed);
     status = tsk__batch_allocate(b, error);
     if (status != TSK_OK) tsk_batch_free(b);
     else *out = b;
@@ -198,15 +198,15 @@ void tsk_batch_free(tsk_batch *b) {
     allocator = b->model->allocator;
     tsk__batch_queue_free(&b->waiting, allocator);
     tsk__batch_queue_free(&b->ending, allocator);
-    for (i = 0; i < b->n_flying; i++) tsk__memory_delete(allocator, b->flying[i]);
+    for (i = 0; i < b->n_in_flight; i++) tsk__memory_delete(allocator, b->in_flight[i]);
     for (i = 0; b->requests && i < b->options.max_requests; i++) tsk__request_free(&b->requests[i]);
     tsk__arena_free(&b->arena);
     tsk__pass_free(&b->pass);
-    tsk__memory_delete(allocator, b->flying);
+    tsk__memory_delete(allocator, b->in_flight);
     tsk__memory_delete(allocator, b->requests);
     tsk__memory_delete(allocator, b->free_requests);
     tsk__memory_delete(allocator, b->packed);
-    tsk__condition_destroy(&b->call);
+    tsk__condition_destroy(&b->changed);
     tsk__mutex_destroy(&b->lock);
     tsk__memory_delete(allocator, b);
 }
@@ -233,9 +233,9 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
 }
 
 /* Ends a wait. The lock is held. */
-static void tsk__batch_call(tsk_batch *b) {
-    b->n_calls++;
-    tsk__condition_wake_all(&b->call);
+static void tsk__batch_wake(tsk_batch *b) {
+    b->n_changes++;
+    tsk__condition_wake_all(&b->changed);
 }
 
 tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
@@ -266,7 +266,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
         entry->id = ++b->next_id;
         if (id) *id = entry->id; /* before anyone can see the request done */
         tsk__batch_queue_push(&b->waiting, entry);
-        tsk__batch_call(b);
+        tsk__batch_wake(b);
     }
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
@@ -281,9 +281,9 @@ void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
     tsk__mutex_lock(&b->lock);
     entry = tsk__batch_queue_take(&b->waiting, id);
     if (entry) tsk__batch_queue_push(&b->ending, entry);
-    for (i = 0; i < b->n_flying; i++)
-        if (b->flying[i]->id == id) b->flying[i]->is_cancelled = 1;
-    tsk__batch_call(b);
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id == id) b->in_flight[i]->is_cancelled = 1;
+    tsk__batch_wake(b);
     tsk__mutex_unlock(&b->lock);
 }
 
@@ -292,12 +292,12 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
     int has_work, in_time = 1;
     if (!b) return 0;
     tsk__mutex_lock(&b->lock);
-    /* (a call that came before this wait and after the last is no less heard) */
-    while (!(has_work = b->n_flying || b->waiting.n || b->ending.n) && b->n_calls == b->n_seen && in_time) {
-        if (timeout_ms < 0) tsk__condition_wait(&b->call, &b->lock);
-        else in_time = tsk__condition_wait_until(&b->call, &b->lock, deadline);
+    /* (a change between the last wait and this one ends this one at once) */
+    while (!(has_work = b->n_in_flight || b->waiting.n || b->ending.n) && b->n_changes == b->n_seen && in_time) {
+        if (timeout_ms < 0) tsk__condition_wait(&b->changed, &b->lock);
+        else in_time = tsk__condition_wait_until(&b->changed, &b->lock, deadline);
     }
-    b->n_seen = b->n_calls;
+    b->n_seen = b->n_changes;
     tsk__mutex_unlock(&b->lock);
     return has_work;
 }
@@ -307,8 +307,8 @@ int tsk_batch_wait(tsk_batch *b, int32_t timeout_ms) {
 /* The first hole of `length` tokens, or -1. */
 static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
     int32_t offset = 0, i;
-    for (i = 0; i < b->n_flying; i++) {
-        const tsk__batch_entry *e = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        const tsk__batch_entry *e = b->in_flight[i];
         if (e->offset + e->length <= offset || e->offset >= offset + length) continue;
         offset = e->offset + e->length; /* past this one, and look at all again */
         i = -1;
@@ -318,10 +318,10 @@ static int32_t tsk__batch_hole(const tsk_batch *b, int32_t length) {
 
 static void tsk__batch_compact(tsk_batch *b) {
     int32_t end = 0, i, moved;
-    for (moved = 0; moved < b->n_flying; moved++) {
+    for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
-        for (i = 0; i < b->n_flying; i++)
-            if (b->flying[i]->offset >= end && (!lowest || b->flying[i]->offset < lowest->offset)) lowest = b->flying[i];
+        for (i = 0; i < b->n_in_flight; i++)
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -332,7 +332,7 @@ static void tsk__batch_compact(tsk_batch *b) {
 static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
     int32_t used = 0, i, hole = tsk__batch_hole(b, length);
     if (hole >= 0) return hole;
-    for (i = 0; i < b->n_flying; i++) used += b->flying[i]->length;
+    for (i = 0; i < b->n_in_flight; i++) used += b->in_flight[i]->length;
     if (used > b->options.cache_tokens - length) return -1;
     tsk__batch_compact(b);
     return used;
@@ -340,8 +340,8 @@ static int32_t tsk__batch_place(tsk_batch *b, int32_t length) {
 
 /* ---- one step */
 
-/* Room in the pass for TokenSkip's states. Nothing of a pass outlives it, so it can be made anew between two; where that
-   fails, those in flight go on with the one they have. */
+/* Room in the pass for TokenSkip's states. A pass holds nothing that is needed after it, so a larger one can replace it
+   between two passes. If that fails, the requests in flight go on with the old one. */
 static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *error) {
     tsk__pass larger;
     tsk_status status;
@@ -356,11 +356,11 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
 
 /* Hands the outcome to the host and gives the place back. `i` is the entry's number among those in flight. */
 static void tsk__batch_finish(tsk_batch *b, int32_t i, const tsk_error *error) {
-    tsk__batch_entry *entry = b->flying[i];
+    tsk__batch_entry *entry = b->in_flight[i];
     tsk_result result;
     tsk__mutex_lock(&b->lock);
-    memmove(b->flying + i, b->flying + i + 1, (size_t)(b->n_flying - i - 1) * sizeof *b->flying);
-    b->n_flying--;
+    memmove(b->in_flight + i, b->in_flight + i + 1, (size_t)(b->n_in_flight - i - 1) * sizeof *b->in_flight);
+    b->n_in_flight--;
     b->free_requests[b->n_free++] = entry->request;
     tsk__mutex_unlock(&b->lock);
     tsk__request_result(entry->request, &result);
@@ -375,7 +375,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk_status status = tsk__batch_room(b, n_states > b->pass_states ? n_states : b->pass_states, error);
     tsk__mutex_lock(&b->lock);
     b->n_free--;
-    b->flying[b->n_flying++] = entry;
+    b->in_flight[b->n_in_flight++] = entry;
     tsk__mutex_unlock(&b->lock);
     entry->request = r;
     entry->offset = offset;
@@ -385,8 +385,8 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     return status;
 }
 
-/* Fills free places from the queue, in order: a request that does not fit yet is not overtaken. One that cannot start
-   ends with its error; the others are none the worse. */
+/* Fills free places from the queue, in order: a later request does not overtake one that does not fit yet. A request
+   that cannot start ends with its error and does not affect the others. */
 static void tsk__batch_admit(tsk_batch *b) {
     while (b->n_free) {
         tsk__batch_entry *entry;
@@ -404,31 +404,32 @@ static void tsk__batch_admit(tsk_batch *b) {
         if (is_first) tsk__batch_queue_pop(&b->waiting);
         tsk__mutex_unlock(&b->lock);
         if (!is_first) continue;
-        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_flying - 1, &error);
+        if (tsk__batch_launch(b, entry, offset, &error) != TSK_OK) tsk__batch_finish(b, b->n_in_flight - 1, &error);
     }
 }
 
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
 }
 
-/* Chooses who takes part in the pass. The first choice goes round, so that whoever had to wait for rows comes first in
-   one of the next passes; refreshes share the budget of row-layers in that order, a layer being the least. */
+/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
+   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
+   share is less than a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__request *r = b->flying[(b->turn + i) % b->n_flying]->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cursor;
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
         if (rows > room) continue;
-        r->layer_budget = 0;
+        r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) continue;
-            r->layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
-            layers = r->layer_budget;
+            r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
+            layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
         }
@@ -437,18 +438,18 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_flying ? (b->turn + 1) % b->n_flying : 0;
+    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
     return n;
 }
 
 /* The outcome of a request that was cancelled before it had a place. */
-static void tsk__batch_tell_ending(tsk_batch *b, tsk__batch_entry *entry) {
+static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     tsk__request request;
     tsk_result result;
     memset(&request, 0, sizeof request);
     request.config = &b->model->config;
     request.options = entry->options;
-    request.canvas = entry->ids;
+    request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
     request.gen.length = entry->length;
@@ -465,7 +466,7 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         entry = tsk__batch_queue_pop(&b->ending);
         tsk__mutex_unlock(&b->lock);
-        if (entry) tsk__batch_tell_ending(b, entry);
+        if (entry) tsk__batch_report_ending(b, entry);
         tsk__memory_delete(b->model->allocator, entry);
     } while (entry);
 }
@@ -473,8 +474,8 @@ static void tsk__batch_finish_ending(tsk_batch *b) {
 /* Requests that the host wants to end, by id or by their own callback. */
 static void tsk__batch_drop_cancelled(tsk_batch *b) {
     int32_t i;
-    for (i = 0; i < b->n_flying; i++) {
-        tsk__batch_entry *entry = b->flying[i];
+    for (i = 0; i < b->n_in_flight; i++) {
+        tsk__batch_entry *entry = b->in_flight[i];
         int cancelled;
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
@@ -483,19 +484,19 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
     }
 }
 
-static void tsk__batch_reap(tsk_batch *b) {
+static void tsk__batch_finish_ended(tsk_batch *b) {
     int32_t i;
-    for (i = b->n_flying - 1; i >= 0; i--)
-        if (b->flying[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
+    for (i = b->n_in_flight - 1; i >= 0; i--)
+        if (b->in_flight[i]->request->gen.is_finished) tsk__batch_finish(b, i, NULL);
 }
 
 /* One pass over those chosen; on failure all of them end with its error. */
 static tsk_status tsk__batch_run(tsk_batch *b, int32_t n, tsk_error *error) {
     tsk_status status = n ? tsk__requests_pass(b->packed, n, &b->pass, error) : TSK_OK;
     int32_t i, j;
-    for (i = b->n_flying - 1; status != TSK_OK && i >= 0; i--)
+    for (i = b->n_in_flight - 1; status != TSK_OK && i >= 0; i--)
         for (j = 0; j < n; j++)
-            if (b->flying[i]->request == b->packed[j]) {
+            if (b->in_flight[i]->request == b->packed[j]) {
                 tsk__batch_finish(b, i, error);
                 break;
             }
@@ -516,12 +517,12 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk__batch_finish_ending(b);
     tsk__batch_admit(b);
     tsk__batch_drop_cancelled(b);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     result = tsk__batch_run(b, tsk__batch_pack(b, status), error);
-    tsk__batch_reap(b);
+    tsk__batch_finish_ended(b);
     b->is_stepping = 0;
     tsk__mutex_lock(&b->lock);
-    status->in_flight = b->n_flying;
+    status->in_flight = b->n_in_flight;
     status->queued = b->waiting.n;
     status->ending = b->ending.n;
     tsk__mutex_unlock(&b->lock);

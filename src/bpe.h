@@ -69,10 +69,10 @@ typedef struct tsk__bpe_matcher {
     unsigned char first[256];     /* 1 for bytes that begin one */
 } tsk__bpe_matcher;
 
-/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. Merging bytes by
-   rank gives the same result where no rule can join a part of the character with what stands beside it, and where every
-   rule for the whole character ranks behind those that make it: then its own bytes' merges, whenever their turn comes,
-   meet nothing else. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
+/* Characters of two or three bytes that may be taken whole when a piece is cut into its first symbols. This gives the
+   result of merging bytes if two conditions hold: no merge joins a part of the character with a neighbour, and every
+   merge of the whole character ranks behind the merges that make it. Then the merges inside the character never compete
+   with others. Whether a rule can join a part with a neighbour is told by the neighbour's byte; sets are of 256
    bits. */
 typedef struct tsk__bpe_chars {
     int32_t ids[65536];           /* by code point: the token, or -1 */
@@ -621,7 +621,7 @@ static uint64_t tsk__bpe_mix(uint64_t a, uint64_t b) {
     return a ^ a >> 32;
 }
 
-/* Of a piece. Without a key, since whoever makes pieces fall together only loses the cache. */
+/* Of a piece. The hash has no secret key: pieces that collide only make the cache useless. */
 static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
     uint64_t hash = size, part;
     for (; size >= 8; size -= 8, text += 8) {
@@ -1415,9 +1415,9 @@ static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t c
     return done ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
-/* The list in tokenizer.json. The reference does not believe its ids: a token that the vocabulary lacks gets the number
-   of tokens so far. That closes gaps in the ids as written, but two tokens with one id, or ids out of order, would
-   leave nobody knowing which token the file means. */
+/* The list in tokenizer.json. The reference ignores the ids in it: a token that the vocabulary lacks gets the number of
+   tokens so far as its id. Gaps in the written ids are accepted. Two tokens with one id, or ids out of order, are an
+   error, since it is unclear which token the file means. */
 static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const tsk_json_value *list) {
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;

@@ -199,7 +199,7 @@ static double tsk__config_default(const tsk__family *family, const char *key) {
     return 0;
 }
 
-/* Positions turned in another way than RoPE's own. transformers also writes that, as the type "default". */
+/* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
 static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
@@ -444,18 +444,18 @@ typedef struct tsk__shard {
     tsk_safetensors *file;
 } tsk__shard;
 
-typedef struct tsk__placed {   /* one line of the index */
+typedef struct tsk__index_entry { /* one line of the index */
     const char *tensor, *shard;
     uint64_t offset;
-} tsk__placed;
+} tsk__index_entry;
 
 /* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
     tsk_model_config config;
     tsk_json *index;           /* NULL: one file */
-    tsk__placed *placed;       /* [n_placed] the index, sorted by tensor name */
-    size_t n_placed;
+    tsk__index_entry *entries; /* [n_entries] the index, sorted by tensor name */
+    size_t n_entries;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
     tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
@@ -474,16 +474,16 @@ static const char *tsk__folder_path(tsk_folder *folder, const char *name) {
     return folder->path;
 }
 
-static int tsk__folder_compare_placed(const void *a, const void *b) {
-    return strcmp(((const tsk__placed *)a)->tensor, ((const tsk__placed *)b)->tensor);
+static int tsk__folder_compare_entries(const void *a, const void *b) {
+    return strcmp(((const tsk__index_entry *)a)->tensor, ((const tsk__index_entry *)b)->tensor);
 }
 
-static const tsk__placed *tsk__folder_placed(const tsk_folder *folder, const char *tensor) {
-    tsk__placed key;
+static const tsk__index_entry *tsk__folder_entry_of(const tsk_folder *folder, const char *tensor) {
+    tsk__index_entry key;
     key.tensor = tensor;
     key.shard = NULL;
     key.offset = 0;
-    return folder->n_placed ? (const tsk__placed *)bsearch(&key, folder->placed, folder->n_placed, sizeof key, tsk__folder_compare_placed) : NULL;
+    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key, tsk__folder_compare_entries) : NULL;
 }
 
 /* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
@@ -515,22 +515,22 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
     if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
         return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
-    folder->n_placed = tsk_json_count(map);
-    folder->placed = (tsk__placed *)tsk__memory_new(folder->host.allocator, folder->n_placed, sizeof *folder->placed);
-    if (!folder->placed) return tsk__error_memory(error, path, folder->n_placed * sizeof *folder->placed);
+    folder->n_entries = tsk_json_count(map);
+    folder->entries = (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
+    if (!folder->entries) return tsk__error_memory(error, path, folder->n_entries * sizeof *folder->entries);
     for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
-        folder->placed[i].tensor = tsk_json_key(entry, &key_length);
-        folder->placed[i].shard = tsk_json_string(entry, &length);
-        folder->placed[i].offset = tsk_json_offset(entry);
-        if (!folder->placed[i].shard || !tsk__folder_name_ok(folder->placed[i].shard, length))
+        folder->entries[i].tensor = tsk_json_key(entry, &key_length);
+        folder->entries[i].shard = tsk_json_string(entry, &length);
+        folder->entries[i].offset = tsk_json_offset(entry);
+        if (!folder->entries[i].shard || !tsk__folder_name_ok(folder->entries[i].shard, length))
             return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
-                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->placed[i].tensor,
-                                  folder->placed[i].shard ? folder->placed[i].shard : "something that is no text");
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->entries[i].tensor,
+                                  folder->entries[i].shard ? folder->entries[i].shard : "something that is no text");
     }
-    qsort(folder->placed, folder->n_placed, sizeof *folder->placed, tsk__folder_compare_placed);
-    for (i = 1; i < folder->n_placed; i++)
-        if (strcmp(folder->placed[i].tensor, folder->placed[i - 1].tensor) == 0)
-            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->placed[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->placed[i].tensor);
+    qsort(folder->entries, folder->n_entries, sizeof *folder->entries, tsk__folder_compare_entries);
+    for (i = 1; i < folder->n_entries; i++)
+        if (strcmp(folder->entries[i].tensor, folder->entries[i - 1].tensor) == 0)
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->entries[i].tensor);
     return TSK_OK;
 }
 
@@ -599,16 +599,16 @@ static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, cons
 static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
     char name[TSK__FAMILY_NAME];
     uint64_t shape[2];
-    const tsk__placed *placed;
+    const tsk__index_entry *listed;
     tsk_folder_tensor *tensor;
     int32_t shard;
     tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
     if (status != TSK_OK) return status;
     tsk__family_name(&folder->config, id, name);
     tsk__family_shape(&folder->config, id, shape);
-    placed = tsk__folder_placed(folder, name);
-    if (folder->index && !placed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
-    status = tsk__folder_shard(folder, placed ? placed->shard : "model.safetensors", &shard, error);
+    listed = tsk__folder_entry_of(folder, name);
+    if (folder->index && !listed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
+    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", &shard, error);
     if (status != TSK_OK) return status;
     tensor = &folder->tensors[folder->n_tensors];
     tensor->shard = folder->shards[shard].name;
@@ -622,7 +622,7 @@ static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, 
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
    frequencies, and the head of a model whose head is tied. */
-static int tsk__folder_harmless(const tsk_folder *folder, const char *name) {
+static int tsk__folder_is_harmless(const tsk_folder *folder, const char *name) {
     size_t length = strlen(name);
     if (length >= 8 && strcmp(name + length - 8, "inv_freq") == 0) return 1;
     return folder->config.weight_tying &&
@@ -633,33 +633,33 @@ static int tsk__folder_compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static tsk_status tsk__folder_check_strangers(tsk_folder *folder, tsk_error *error) {
+static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error) {
     const char **known = (const char **)tsk__memory_new(folder->host.allocator, folder->n_tensors, sizeof *known);
     tsk_status status = TSK_OK;
     size_t i, j;
     if (!known) return tsk__error_memory(error, "tensor names", folder->n_tensors * sizeof *known);
     for (i = 0; i < folder->n_tensors; i++) known[i] = folder->tensors[i].info->name;
     qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
-    for (i = 0; i < folder->n_placed && status == TSK_OK; i++) {
-        const char *name = folder->placed[i].tensor, *path;
-        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_harmless(folder, name)) continue;
+    for (i = 0; i < folder->n_entries && status == TSK_OK; i++) {
+        const char *name = folder->entries[i].tensor, *path;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_is_harmless(folder, name)) continue;
         path = tsk__folder_path(folder, "model.safetensors.index.json");
-        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->placed[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
                                 tsk__error_path(path), name);
     }
     for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
             const tsk_tensor_info *info = tsk_safetensors_get(folder->shards[i].file, j);
-            const tsk__placed *placed = tsk__folder_placed(folder, info->name);
+            const tsk__index_entry *listed = tsk__folder_entry_of(folder, info->name);
             const char *path;
             if (bsearch(&info->name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names)
-                    ? !folder->index || (placed && strcmp(placed->shard, folder->shards[i].name) == 0)
-                    : tsk__folder_harmless(folder, info->name))
+                    ? !folder->index || (listed && strcmp(listed->shard, folder->shards[i].name) == 0)
+                    : tsk__folder_is_harmless(folder, info->name))
                 continue;
             path = tsk__folder_path(folder, folder->shards[i].name);
-            status = placed && strcmp(placed->shard, folder->shards[i].name) != 0
+            status = listed && strcmp(listed->shard, folder->shards[i].name) != 0
                          ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
-                                          info->name, placed->shard)
+                                          info->name, listed->shard)
                          : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
         }
     }
@@ -675,8 +675,8 @@ static int tsk__folder_ends_with(const char *name, const char *suffix) {
 /* The first of the folder's tensors, as far as they are known, whose name ends so; NULL for none. */
 static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *suffix) {
     size_t i, j;
-    for (i = 0; i < folder->n_placed; i++)
-        if (tsk__folder_ends_with(folder->placed[i].tensor, suffix)) return folder->placed[i].tensor;
+    for (i = 0; i < folder->n_entries; i++)
+        if (tsk__folder_ends_with(folder->entries[i].tensor, suffix)) return folder->entries[i].tensor;
     for (i = 0; i < folder->n_shards; i++)
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file); j++) {
             const char *name = tsk_safetensors_get(folder->shards[i].file, j)->name;
@@ -710,7 +710,7 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
     tsk_status status;
     do status = tsk__folder_add(folder, &id, error);
     while (status == TSK_OK && tsk__family_next(&folder->config, &id));
-    return status == TSK_OK ? tsk__folder_check_strangers(folder, error) : status;
+    return status == TSK_OK ? tsk__folder_check_unknown(folder, error) : status;
 }
 
 /* The tensor of a weight and its file, or NULL where the model has none. */
@@ -794,7 +794,7 @@ void tsk_folder_free(tsk_folder *folder) {
     allocator = folder->host.allocator;
     for (i = 0; i < folder->n_shards; i++) tsk_safetensors_free(folder->shards[i].file);
     tsk__memory_delete(allocator, folder->shards);
-    tsk__memory_delete(allocator, folder->placed);
+    tsk__memory_delete(allocator, folder->entries);
     tsk__memory_delete(allocator, folder->tensors);
     tsk__memory_delete(allocator, folder->tensor_shard);
     tsk__memory_delete(allocator, folder->lookup);

@@ -23,8 +23,8 @@
 
    That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
    for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   bit for bit independent of all that, without anything else done for it. Attention runs on the same core: K is a
-   weight matrix [position][head_dim], and V already is a panel.
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
    and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
@@ -57,13 +57,13 @@ extern "C" {
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
-/* The block of weights that a task packs next, fetched line by line while it multiplies: 32 rows at a stride are too
-   many streams for the processor to foresee. */
-typedef struct tsk__cpu_ahead {
+/* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
+   processor's own prefetcher does not follow 32 streams. */
+typedef struct tsk__cpu_prefetch {
     const char *base;              /* of its first row */
     size_t stride;                 /* bytes from row to row */
     int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
-} tsk__cpu_ahead;
+} tsk__cpu_prefetch;
 
 /* What differs between instruction sets. */
 typedef struct tsk__cpu_kernels {
@@ -73,7 +73,7 @@ typedef struct tsk__cpu_kernels {
     void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
     void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
-                 tsk__cpu_ahead *ahead);
+                 tsk__cpu_prefetch *prefetch);
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
@@ -405,10 +405,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
-    if (ahead->at >= ahead->lines) return;
-    __builtin_prefetch(ahead->base + (size_t)(ahead->at % TSK__CPU_WIDTH) * ahead->stride + (size_t)(ahead->at / TSK__CPU_WIDTH) * 64, 0, 2);
-    ahead->at++;
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
+    if (prefetch->at >= prefetch->lines) return;
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride + (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    prefetch->at++;
 }
 
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
@@ -431,14 +431,14 @@ TSK__INLINE void tsk__cpu_fetch(tsk__cpu_ahead *ahead) {
     }
 #define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
-                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     const tsk__##V zero = tsk__##V##_set(0.0f); \
     tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
     tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
     tsk__##V b0 = zero, b1 = zero, b2 = zero, b3 = zero, b4 = zero, b5 = zero; \
     tsk__##V b6 = zero, b7 = zero, b8 = zero, b9 = zero, b10 = zero, b11 = zero; \
     const float *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
-    tsk__cpu_ahead next = *ahead; \
+    tsk__cpu_prefetch next = *prefetch; \
     for (; kn > 0; kn--, panel += ldp, x++, x3++, x6++, x9++) { \
         const tsk__##V w0 = tsk__##V##_load(panel), w1 = tsk__##V##_load(panel + (LANES)); \
         tsk__cpu_fetch(&next); \
@@ -448,19 +448,19 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const 
         TSK__CPU_TILE_STEP(V, 6, x6[0]) TSK__CPU_TILE_STEP(V, 7, x6[ldx]) TSK__CPU_TILE_STEP(V, 8, x6[2 * ldx]) \
         TSK__CPU_TILE_STEP(V, 9, x9[0]) TSK__CPU_TILE_STEP(V, 10, x9[ldx]) TSK__CPU_TILE_STEP(V, 11, x9[2 * ldx]) \
     } \
-    ahead->at = next.at; \
+    prefetch->at = next.at; \
     TSK__CPU_TILE_STORE(V, LANES, 0) TSK__CPU_TILE_STORE(V, LANES, 1) TSK__CPU_TILE_STORE(V, LANES, 2) \
     TSK__CPU_TILE_STORE(V, LANES, 3) TSK__CPU_TILE_STORE(V, LANES, 4) TSK__CPU_TILE_STORE(V, LANES, 5) \
     TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
     TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
 } \
 static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
-                                                size_t ldy, int add, tsk__cpu_ahead *ahead) { \
+                                                size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     int o; \
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
         switch (rows) { CASES(V) } \
 }
-#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, ahead); break;
+#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
 #define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
@@ -524,8 +524,8 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
     int32_t *spans;                /* [n + 1] */
-    int32_t *turned;               /* [n] the position that `turns` has of a row, -1 for none yet */
-    float *turns;                  /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
+    int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
+    float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
     tsk__cpu_best *best;           /* [chunks of the vocabulary, min(n, TSK__CPU_HEAD_ROWS)] */
 } tsk__cpu_scratch;
 
@@ -549,11 +549,11 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
-    scratch->turned = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
-    scratch->turns = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
+    scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
+    scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
     scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
                                                    sizeof(tsk__cpu_best));
-    for (i = 0; memory && i < n; i++) scratch->turned[i] = -1;
+    for (i = 0; memory && i < n; i++) scratch->rotated[i] = -1;
     return used;
 }
 
@@ -593,7 +593,7 @@ static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work
 
 /* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
 static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
-                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_ahead *ahead) {
+                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_prefetch *prefetch) {
     const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
     float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     int32_t tile, i, o;
@@ -601,10 +601,10 @@ static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const 
         const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
         float *to = y + (size_t)first * ldy;
         if (width == TSK__CPU_WIDTH) {
-            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, ahead);
+            kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, prefetch);
             continue;
         }
-        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, ahead);
+        kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, edge[0], TSK__CPU_WIDTH, 0, prefetch);
         for (i = 0; i < rows; i++, to += ldy)
             for (o = 0; o < width; o++) to[o] = add ? to[o] + edge[i][o] : edge[i][o];
     }
@@ -628,17 +628,17 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
     return part;
 }
 
-static tsk__cpu_ahead tsk__cpu_ahead_of(tsk__cpu_part part, int32_t k) {
-    tsk__cpu_ahead ahead;
+static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
+    tsk__cpu_prefetch prefetch;
     size_t size, depth;
-    memset(&ahead, 0, sizeof ahead);
-    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return ahead;
+    memset(&prefetch, 0, sizeof prefetch);
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
     size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
     depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    ahead.stride = (size_t)part.w->cols * size;
-    ahead.base = (const char *)part.w->data + (size_t)part.first * ahead.stride + (size_t)k * size;
-    ahead.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
-    return ahead;
+    prefetch.stride = (size_t)part.w->cols * size;
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
+    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    return prefetch;
 }
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
@@ -651,9 +651,9 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
-        tsk__cpu_ahead ahead = last ? tsk__cpu_ahead_of(next, 0) : tsk__cpu_ahead_of(part, k + TSK__CPU_DEPTH);
+        tsk__cpu_prefetch prefetch = last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &ahead);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &prefetch);
     }
     if (!w->bias) return;
     for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
@@ -720,13 +720,13 @@ static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *
     tsk__cpu_tasks(model, product->runs, work, tsk__cpu_product_task, product);
 }
 
-static void tsk__cpu_tap(void *tap, const float *from, size_t count) {
-    if (tap) memcpy(tap, from, count * sizeof *from);
+static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
+    if (captured) memcpy(captured, from, count * sizeof *from);
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
 static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__taps *taps) {
+                                 const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -736,7 +736,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.y[0] = scratch->wide;
     product.residual = y;
     tsk__cpu_product_run(model, &product);
-    if (taps) tsk__cpu_tap(taps->projection, scratch->wide, (size_t)n * (size_t)w->rows);
+    if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
 /* ---- rows: copies, norms, cosines */
@@ -819,7 +819,7 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__taps *taps) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -827,7 +827,7 @@ static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const floa
     norm.x = x;
     norm.out = out;
     tsk__cpu_rows(model, n, 2 * d, tsk__cpu_norm_rows, &norm);
-    if (taps) tsk__cpu_tap(taps->norm, out, (size_t)n * d);
+    if (captures) tsk__cpu_capture(captures->norm, out, (size_t)n * d);
 }
 
 /* out[n, d_model]; may be x itself */
@@ -866,18 +866,18 @@ static void tsk__cpu_cosine(const tsk__cpu_model *model, int32_t n, const float 
 
 /* ---- rotary embedding and cache rows */
 
-/* turns[head_dim] of a position. */
-static void tsk__cpu_rope_turn(const tsk__cpu_model *model, int32_t position, float *turns) {
+/* rotations[head_dim] of a position. */
+static void tsk__cpu_rope_rotation(const tsk__cpu_model *model, int32_t position, float *rotations) {
     const int32_t half = model->config->head_dim / 2;
     int32_t i;
     for (i = 0; i < half; i++) {
         const float angle = (float)position * model->rope_frequencies[i];
-        turns[i] = (float)cos((double)angle);
-        turns[half + i] = (float)sin((double)angle);
+        rotations[i] = (float)cos((double)angle);
+        rotations[half + i] = (float)sin((double)angle);
     }
 }
 
-/* to[head_dim] = from[head_dim] with pairs (i, i + half) turned; to may be from. */
+/* to[head_dim] = from[head_dim] with pairs (i, i + half) rotated; to may be from. */
 static void tsk__cpu_rope_head(const float *from, const float *cosines, const float *sines, int32_t half, float *to) {
     int32_t i;
     for (i = 0; i < half; i++) {
@@ -896,19 +896,20 @@ typedef struct tsk__cpu_rope {
     const tsk__cpu_model *model;
     int32_t layer;
     const tsk__rows *rows;
-    float *q;                      /* [n, n_heads * head_dim], turned in place */
+    float *q;                      /* [n, n_heads * head_dim], rotated in place */
     const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
     float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
-    int32_t *turned;               /* as in tsk__cpu_scratch */
-    float *turns;
+    int32_t *rotated;              /* as in tsk__cpu_scratch */
+    float *rotations;
 } tsk__cpu_rope;
 
-/* The turns of row i: every layer but the first finds them done, and so does a pass over the same rows as the last. */
-static const float *tsk__cpu_rope_turns(const tsk__cpu_rope *c, int32_t i) {
-    float *turns = c->turns + (size_t)i * (size_t)c->model->config->head_dim;
-    if (c->turned[i] != c->rows->positions[i]) tsk__cpu_rope_turn(c->model, c->rows->positions[i], turns);
-    c->turned[i] = c->rows->positions[i];
-    return turns;
+/* The cosines and sines of row i's position. They are computed in the first layer and kept for the other layers, and
+   for a next pass over the same rows. */
+static const float *tsk__cpu_rope_rotations(const tsk__cpu_rope *c, int32_t i) {
+    float *rotations = c->rotations + (size_t)i * (size_t)c->model->config->head_dim;
+    if (c->rotated[i] != c->rows->positions[i]) tsk__cpu_rope_rotation(c->model, c->rows->positions[i], rotations);
+    c->rotated[i] = c->rows->positions[i];
+    return rotations;
 }
 
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
@@ -919,7 +920,7 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
     for (i = first; i < last; i++) {
         const size_t position = (size_t)c->rows->positions[i];
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
-        const float *cosines = tsk__cpu_rope_turns(c, i), *sines = cosines + half;
+        const float *cosines = tsk__cpu_rope_rotations(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
@@ -934,13 +935,13 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
 static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__taps *taps) {
+                         const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -952,10 +953,10 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
     tsk__cpu_product_run(model, &product);
-    if (taps) {
-        tsk__cpu_tap(taps->q, q_out, n * q_width);
-        tsk__cpu_tap(taps->k, scratch->k, n * kv_width);
-        tsk__cpu_tap(taps->v, scratch->v, n * kv_width);
+    if (captures) {
+        tsk__cpu_capture(captures->q, q_out, n * q_width);
+        tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
+        tsk__cpu_capture(captures->v, scratch->v, n * kv_width);
     }
     rope.model = model;
     rope.layer = layer;
@@ -963,9 +964,9 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = taps ? (float *)taps->k_rope : NULL;
-    rope.turned = scratch->turned;
-    rope.turns = scratch->turns;
+    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
+    rope.rotated = scratch->rotated;
+    rope.rotations = scratch->rotations;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
 }
 
@@ -992,7 +993,7 @@ typedef struct tsk__cpu_attend_group {
     float scores[TSK__CPU_QUERIES][TSK__CPU_DEPTH] TSK__CPU_ALIGNED;
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     float max[TSK__CPU_QUERIES], sum[TSK__CPU_QUERIES];
-    tsk__cpu_ahead ahead;          /* none: a head's cached rows lie one after another */
+    tsk__cpu_prefetch prefetch;    /* none: a head's cached rows lie one after another */
 } tsk__cpu_attend_group;
 
 /* scores[.][0 .. count-1] = q k^T for keys first .. first+count-1 */
@@ -1004,7 +1005,7 @@ static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *
             g->kernels->pack(keys, first + key, k, kn, g->panel);
             for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
                 tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
-                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->ahead);
+                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->prefetch);
         }
 }
 
@@ -1045,7 +1046,7 @@ static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int
         }
         for (h = 0; h < g->heads; h++)
             tsk__cpu_multiply(g->kernels, g->n, g->scores[h * g->n], TSK__CPU_DEPTH, count, panel, ldp,
-                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->ahead);
+                              g->out + (size_t)h * (size_t)g->head_dim + o, g->ld, width, add, &g->prefetch);
     }
 }
 
@@ -1085,7 +1086,7 @@ static void tsk__cpu_attend_task(void *context, int task) {
     keys.dtype = TSK_DTYPE_F32;
     keys.rows = kv->length;
     keys.cols = config->head_dim;
-    memset(&g.ahead, 0, sizeof g.ahead);
+    memset(&g.prefetch, 0, sizeof g.prefetch);
     g.kernels = c->model->kernels;
     g.n = c->spans[span + 1] - row;
     g.head_dim = config->head_dim;
@@ -1131,15 +1132,15 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__taps *taps,
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
                               tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__taps *taps,
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
                           tsk__cpu_scratch *scratch) {
-    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, taps);
+    tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
 typedef struct tsk__cpu_gate {
@@ -1148,7 +1149,7 @@ typedef struct tsk__cpu_gate {
     int32_t n, panels, runs;
     const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
-    float *tap;                    /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
+    float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
 
 static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_part next) {
@@ -1160,7 +1161,7 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
     tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
-        if (c->tap) memcpy(c->tap + at, c->h + at, (size_t)width * sizeof *c->h);
+        if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
         c->kernels->silu(c->h + at, c->wide + at, width);
     }
 }
@@ -1175,9 +1176,9 @@ static void tsk__cpu_gate_task(void *context, int task) {
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__taps *taps) {
+                             const tsk__captures *captures) {
     tsk__cpu_gate gate;
-    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, taps);
+    tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
     gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
     gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
@@ -1185,11 +1186,11 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
     gate.x = scratch->norm;
     gate.h = h;
     gate.wide = scratch->wide;
-    gate.tap = taps ? (float *)taps->gate : NULL;
+    gate.captured = captures ? (float *)captures->gate : NULL;
     gate.panels = tsk__cpu_panels(gate.gate);
     gate.runs = tsk__cpu_runs(model, gate.panels);
     tsk__cpu_tasks(model, gate.runs, 2 * tsk__cpu_work(n, gate.gate), tsk__cpu_gate_task, &gate);
-    if (taps) tsk__cpu_tap(taps->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
+    if (captures) tsk__cpu_capture(captures->up, scratch->wide, (size_t)n * (size_t)gate.up->rows);
 }
 
 /* ---- the head */

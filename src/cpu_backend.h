@@ -143,20 +143,20 @@ static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     s->base.x = s->full_x;
 }
 static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
-static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
     tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
-static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, taps);
+static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
 }
-static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__taps *taps) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, taps, &tsk__cpu_stream_of(s)->scratch);
+static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
 
 /* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
@@ -247,13 +247,13 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
     tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* What one request's candidates are, and how sure of it. */
-static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const tsk__candidate *candidates) {
+/* Fills in the choices of one request's candidates: ids and confidences. */
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
     for (i = 0; i < o->n; i++) {
-        const tsk__candidate *c = &candidates[o->first + i];
+        const tsk__commit_candidate *c = &candidates[o->first + i];
         tsk__choice *choice = &stream->choices[o->first + i];
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
@@ -262,15 +262,15 @@ static void tsk__cpu_judge(tsk__stream *stream, const tsk__selection *o, const t
         s->confidences[i] = choice->confidence;
     }
 }
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t r, i;
     (void)n_candidates;
     for (r = 0; r < n; r++) {
-        const tsk__selection *o = &selections[r];
+        const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
         tsk_transfer_rule rule;
-        tsk__cpu_judge(stream, o, candidates);
+        tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
         rule.transfer = (tsk_transfer)o->transfer;
         rule.threshold = o->threshold;

@@ -21,18 +21,18 @@
 #ifdef TOKENSKIP__HAS_CUDA
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
-static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->n <= tsk__cuda_fused_rows(s->backend); }
+static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->pass.n <= tsk__cuda_fused_rows(s->backend); }
 static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
 
-/* The first half of a norm, where the last writer of x did not leave it. */
+/* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
     tsk__cuda_pre_norm_args a;
-    if (s->normed_for == norm) return;
+    if (s->pass.normed_for == norm) return;
     memset(&a, 0, sizeof a);
-    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.x = tsk__cuda_x(s), a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->n, 1, 1, 256, 0, &a, "pre_norm");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_pre_norm, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_pre_norm, 0, &a, "pre_norm");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_embed(tsk__cuda_stream *s) {
@@ -40,12 +40,12 @@ static void tsk__cuda_embed(tsk__cuda_stream *s) {
     tsk__cuda_embed_args a;
     memset(&a, 0, sizeof a);
     a.embedding = s->backend->embedding;
-    a.table = s->table;
+    a.table = s->device.table;
     a.x = tsk__cuda_x(s);
-    a.weight = norm, a.normed = s->normed, a.squares = s->squares;
+    a.weight = norm, a.normed = s->device.normed, a.squares = s->device.squares;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->n, 1, 1, 256, 0, &a, "embed");
-    s->normed_for = norm;
+    tsk__cuda_launch(s, TSK__CUDA_embed, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_embed, 0, &a, "embed");
+    s->pass.normed_for = norm;
 }
 
 static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CUdeviceptr weight, CUdeviceptr out) {
@@ -53,8 +53,8 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     tsk__cuda_norm_args a;
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, 256, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
-    if (out == s->normed) s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
+    if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
 /* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
@@ -72,12 +72,12 @@ static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, 
     tsk__cuda_linear_args a;
     memset(&a, 0, sizeof a);
     a.weights_map = layer ? (is_wide ? layer->wide_maps : layer->maps)[map] : is_wide ? b->head_wide_map : b->head_map;
-    a.input_map = s->inputs[input][m > 32 && !is_wide];
-    a.input = input == 0 ? s->normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
+    a.input_map = s->device.inputs[input][m > 32 && !is_wide];
+    a.input = input == 0 ? s->device.normed : tsk__cuda_address(input == 1 ? s->base.attention : s->base.hidden);
     a.m = m, a.n = plan->n, a.k = plan->k;
     a.pieces = plan->pieces, a.groups = plan->groups, a.stages = is_wide ? plan->wide_stages : plan->stages[m > 32];
     a.eps = c->rms_norm_eps;
-    a.table = s->table;
+    a.table = s->device.table;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.mlp = c->mlp_hidden_size;
     return a;
 }
@@ -106,63 +106,63 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
         memset(&a, 0, sizeof a);
         a.input = input, a.weights = weights, a.out = out;
         a.m = m, a.n = n, a.k = k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, 256, 0, &a,
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, TSK__CUDA_THREADS_exact_f32, 0, &a,
                          "exact_f32");
         return;
     }
     if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
                             tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
-    s->can_overlap = 1;  /* our kernels wait for whatever comes before them */
-    s->needs_signal = 1;
+    s->issued.can_overlap = 1;  /* our kernels wait for whatever comes before them */
+    s->issued.needs_signal = 1;
 }
 
-static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr tap[4], bias = w->qkv_bias;
+    CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    tap[0] = taps ? tsk__cuda_address(taps->q) : 0, tap[1] = taps ? tsk__cuda_address(taps->k) : 0, tap[2] = taps ? tsk__cuda_address(taps->v) : 0;
-    tap[3] = taps ? tsk__cuda_address(taps->k_rope) : 0;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->attn_norm, tsk__cuda_address(taps->norm));
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
-        a.weights = w->qkv, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.q);
         a.layer_offset = tsk__cuda_layer_offset(c, layer);
-        memcpy(a.taps, tap, sizeof tap);
+        memcpy(a.captures, captured, sizeof captured);
         tsk__cuda_linear(s, TSK__CUDA_MAP_QKV, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->attn_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->qkv, s->scratch, s->n, b->qkv_width, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
     memset(&rope, 0, sizeof rope);
-    rope.y = s->scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
-    rope.table = s->table;
-    memcpy(rope.taps, tap, sizeof tap);
+    rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
+    rope.table = s->device.table;
+    memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->n, 1, 1, 256, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope, "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
 static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float scale) {
     const tsk_model_config *c = s->backend->base.config;
     tsk__cuda_attention_args a;
-    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->attention].kernel + (c->head_dim == 128));
+    tsk__cuda_kernel kernel = (tsk__cuda_kernel)(tsk__cuda_attentions[s->pass.attention].kernel + (c->head_dim == 128));
     memset(&a, 0, sizeof a);
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
-    a.parts = s->attention_parts;
-    a.counters = s->counters;
+    a.table = s->device.table;
+    a.parts = s->device.attention_parts;
+    a.counters = s->device.counters;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->attention].splits, (uint32_t)c->n_heads, (uint32_t)s->n_tiles,
-                     tsk__cuda_attentions[s->attention].threads,
-                     tsk__cuda_attentions[s->attention].bytes * (uint32_t)c->head_dim, &a, "attention");
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads, (uint32_t)s->pass.n_tiles,
+                     tsk__cuda_attentions[s->pass.attention].threads,
+                     tsk__cuda_attentions[s->pass.attention].bytes * (uint32_t)c->head_dim, &a, "attention");
 }
 
 static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
@@ -174,15 +174,15 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
         return;
     }
     a.q = tsk__cuda_address(s->base.q), a.out = tsk__cuda_address(s->base.attention);
-    a.table = s->table;
+    a.table = s->device.table;
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->n, (uint32_t)c->n_heads, 1, 128, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a, "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
-static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__taps *taps) {
+static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
@@ -190,54 +190,55 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
     CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
-    CUdeviceptr tap = taps ? tsk__cuda_address(taps->projection) : 0, x = tsk__cuda_x(s);
+    CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, map, s->pass.n, w);
         a.weights = weights, a.bias = bias, a.out = x;
-        a.norm = next_norm, a.normed = s->normed, a.squares_out = s->squares;
-        a.taps[0] = tap;
+        a.norm = next_norm, a.normed = s->device.normed, a.squares_out = s->device.squares;
+        a.captures[0] = captured;
         tsk__cuda_linear(s, map, &a);
-        s->normed_for = next_norm;
+        s->pass.normed_for = next_norm;
         return;
     }
-    s->normed_for = 0;
-    if (!b->is_f32 && !bias && s->n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
-        if (tap) tsk__cuda_product(s, input, weights, tap, s->n, d, k, 0, 0);
-        tsk__cuda_product(s, input, weights, x, s->n, d, k, 1, 0);
+    s->pass.normed_for = 0;
+    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+        if (captured) tsk__cuda_product(s, input, weights, captured, s->pass.n, d, k, 0, 0);
+        tsk__cuda_product(s, input, weights, x, s->pass.n, d, k, 1, 0);
         return;
     }
-    tsk__cuda_product(s, input, weights, s->scratch, s->n, d, k, 0, 0);
+    tsk__cuda_product(s, input, weights, s->device.scratch, s->pass.n, d, k, 0, 0);
     memset(&residual, 0, sizeof residual);
-    residual.y = s->scratch, residual.bias = bias, residual.x = x, residual.tap = tap;
-    residual.table = s->table;
+    residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
+    residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->n, 1, 1, 256, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual, "residual");
 }
 
-static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__taps *taps) {
+static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = taps ? tsk__cuda_address(taps->gate) : 0, up = taps ? tsk__cuda_address(taps->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
-    if (taps && taps->norm) tsk__cuda_norm(s, s->n, 0, w->ff_norm, tsk__cuda_address(taps->norm));
+    if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
-        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->n, w);
+        tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_GATE_UP, s->pass.n, w);
         tsk__cuda_need_normed(s, w->ff_norm);
-        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->squares;
+        a.weights = w->gate_up, a.bias = bias, a.squares_in = s->device.squares;
         a.out = tsk__cuda_address(s->base.hidden);
-        a.taps[0] = gate, a.taps[1] = up;
+        a.captures[0] = gate, a.captures[1] = up;
         tsk__cuda_linear(s, TSK__CUDA_MAP_GATE_UP, &a);
         return;
     }
-    tsk__cuda_norm(s, s->n, 0, w->ff_norm, s->normed);
-    tsk__cuda_product(s, s->normed, w->gate_up, s->scratch, s->n, b->gate_up_rows, c->d_model, 0, 0);
+    tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, s->device.normed);
+    tsk__cuda_product(s, s->device.normed, w->gate_up, s->device.scratch, s->pass.n, b->gate_up_rows, c->d_model, 0, 0);
     memset(&silu, 0, sizeof silu);
-    silu.y = s->scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
-    silu.tap_gate = gate, silu.tap_up = up;
+    silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
+    silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->n, (uint32_t)((silu.mlp + 7) / 8 + 127) / 128, 1, 128, 0, &silu,
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
+                     TSK__CUDA_THREADS_silu, 0, &silu,
                      "silu");
 }
 
@@ -245,69 +246,70 @@ static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
     uint64_t at = (uint64_t)state * (uint64_t)s->base.max_rows;
     tsk__cuda_compare_args a;
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.cosines = s->cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
+    a.table = s->device.table;
+    a.cosines = s->device.cosines + at * sizeof(float), a.host_cosines = tsk__cuda_address(s->base.cosines + at);
     a.state = state, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->n, 1, 1, 256, 0, &a, "compare");
+    tsk__cuda_launch(s, TSK__CUDA_compare, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_compare, 0, &a, "compare");
 }
 
 static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     tsk__cuda_decide_args a;
-    a.table = s->table;
-    a.cosines = s->cosines;
-    a.skipped = s->skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
-    a.n = s->n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->n + 127) / 128, 1, 1, 128, 0, &a, "decide");
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    a.table = s->device.table;
+    a.cosines = s->device.cosines;
+    a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
+    a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
+    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
+                     TSK__CUDA_THREADS_decide, 0, &a, "decide");
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_keep(tsk__cuda_stream *s) {
     tsk__cuda_keep_args a;
     memset(&a, 0, sizeof a);
     a.x = tsk__cuda_x(s);
-    a.table = s->table;
-    a.skipped = s->skipped;
+    a.table = s->device.table;
+    a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->n, (uint32_t)s->n_states + 1, 1, 256, 0, &a, "keep");
-    s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0, &a, "keep");
+    s->pass.normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, selections, (uint64_t)n * sizeof *selections, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
-    a.table = s->table;
-    a.selections = tsk__cuda_address(s->arguments + at), a.candidates = a.selections + candidates_at;
+    a.table = s->device.table;
+    a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
-    a.confidences = s->confidences;
+    a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, 128, 0, &a, "select_tokens");
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a, "select_tokens");
 }
 
 static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
     tsk__cuda_move_rows_args a;
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, 256, 0, &a, "move_rows");
-    s->normed_for = 0;
+    tsk__cuda_launch(s, TSK__CUDA_move_rows, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_move_rows, 0, &a, "move_rows");
+    s->pass.normed_for = 0;
 }
 
-/* The list of begin again. Compacting only moved rows forward in the image, and kept their numbers: the others' entries
-   lie behind (see compact). */
+/* The list of begin again. Compacting only reordered the rows in the image; every entry keeps its number, so the old
+   order can be restored. */
 static void tsk__cuda_expand(tsk__cuda_stream *s) {
     int32_t i;
-    if (!s->compacted) return;
-    tsk__cuda_move(s, s->full_x, s->compact_x, s->compact_index, 1, s->n);
+    if (!s->pass.compacted) return;
+    tsk__cuda_move(s, s->device.full_x, s->device.compact_x, s->device.compact_index, 1, s->pass.n);
     tsk__cuda_wait_fetched(s);
-    for (i = 0; i < s->all_n; i++)  /* a permutation: every swap puts one row where it belongs */
-        while (s->rows[i].number != i) {
-            tsk__cuda_row row = s->rows[s->rows[i].number];
-            s->rows[s->rows[i].number] = s->rows[i];
-            s->rows[i] = row;
+    for (i = 0; i < s->pass.all_n; i++)  /* a permutation: every swap puts one row where it belongs */
+        while (s->pinned.rows[i].number != i) {
+            tsk__cuda_row row = s->pinned.rows[s->pinned.rows[i].number];
+            s->pinned.rows[s->pinned.rows[i].number] = s->pinned.rows[i];
+            s->pinned.rows[i] = row;
         }
-    s->n = s->all_n;
-    s->compacted = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n;
+    s->pass.compacted = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -315,19 +317,19 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     int32_t i, j;
     tsk__cuda_expand(s);
     /* at a place of its own: expand reads it after any number of waits */
-    tsk__cuda_upload(s, s->compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
-    tsk__cuda_move(s, s->compact_x, s->full_x, s->compact_index, 0, n);
+    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
+    tsk__cuda_move(s, s->device.compact_x, s->device.full_x, s->device.compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
-        tsk__cuda_row row = s->rows[i];
-        for (j = index[i]; s->rows[j].number != index[i]; j = s->rows[j].number) {
+        tsk__cuda_row row = s->pinned.rows[i];
+        for (j = index[i]; s->pinned.rows[j].number != index[i]; j = s->pinned.rows[j].number) {
         }
-        s->rows[i] = s->rows[j];
-        s->rows[j] = row;
+        s->pinned.rows[i] = s->pinned.rows[j];
+        s->pinned.rows[j] = row;
     }
-    s->n = n;
-    s->compacted = n;
-    s->base.x = tsk__cuda_pointer(s->compact_x);
+    s->pass.n = n;
+    s->pass.compacted = n;
+    s->base.x = tsk__cuda_pointer(s->device.compact_x);
     tsk__cuda_make_tiles(s);
 }
 
@@ -337,10 +339,10 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
 /* Of m rows, the first of which is number `first` of the head's. */
 static void tsk__cuda_head_finish(tsk__cuda_stream *s, int32_t m, int32_t tiles, CUdeviceptr draws, int32_t first) {
     tsk__cuda_head_finish_args a;
-    a.heads = s->heads, a.draws = draws;
+    a.heads = s->device.heads, a.draws = draws;
     a.predictions = tsk__cuda_address(s->base.predictions) + (uint64_t)first * sizeof(tsk__prediction);
     a.n_tiles = tiles, a.m = m;
-    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, 128, 0, &a, "head_finish");
+    tsk__cuda_launch(s, TSK__CUDA_head_finish, (uint32_t)m, 1, 1, TSK__CUDA_THREADS_head_finish, 0, &a, "head_finish");
 }
 
 /* Of no more normalised rows than the fused maps take: their predictions, or, where there is room for them, logits. */
@@ -348,7 +350,7 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_HEAD, m, NULL);
     a.weights = b->head, a.bias = b->head_bias;
-    a.draws = draws, a.heads = s->heads, a.logits = logits;
+    a.draws = draws, a.heads = s->device.heads, a.logits = logits;
     tsk__cuda_linear(s, TSK__CUDA_MAP_HEAD, &a);
     if (!logits) tsk__cuda_head_finish(s, m, tsk__cuda_head_tiles(b, m), draws, 0);
 }
@@ -360,34 +362,34 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
     tsk__cuda_head_tiles_args a;
     memset(&a, 0, sizeof a);
-    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->heads;
+    a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
-    tsk__cuda_product(s, s->normed, b->head + before, logits, m, n, d, 0, 1);
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, 128, 0, &a, "head_tiles");
+    tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a, "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
 static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
-    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->normed);
+    tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
-        tsk__cuda_head_slice(s, m, draws, s->logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+        tsk__cuda_head_slice(s, m, draws, s->device.logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
     uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
-    if (!s->logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
+    if (!s->device.logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
 static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
     uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
-    tsk__cuda_upload(s, s->device_arguments + at, at, draws_at + draws_size);
-    *draws_there = s->device_arguments + at + draws_at;
-    return s->device_arguments + at;
+    tsk__cuda_upload(s, s->device.arguments + at, at, draws_at + draws_size);
+    *draws_there = s->device.arguments + at + draws_at;
+    return s->device.arguments + at;
 }
 
 static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index, const tsk__draw *draws) {
@@ -395,7 +397,7 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
     int32_t i;
     CUdeviceptr all_draws, indices = tsk__cuda_head_lists(s, n, index, n, draws, &all_draws);
     if (is_fused) {
-        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->normed);
+        tsk__cuda_norm(s, n, indices, s->backend->final_norm, s->device.normed);
         tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
@@ -412,11 +414,11 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
     for (i = 0; i < n; i += TSK__CUDA_LOGITS_ROWS) {
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
-        tsk__cuda_norm(s, m, indices, b->final_norm, s->normed);
-        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->normed, (uint64_t)m * d, b->base.element_size);
-        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->logits);
-        else tsk__cuda_head_slice(s, m, no_draws, s->logits, 0, (int32_t)vocabulary);
-        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->logits, (uint64_t)m * vocabulary, sizeof(float));
+        tsk__cuda_norm(s, m, indices, b->final_norm, s->device.normed);
+        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
+        if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->device.logits);
+        else tsk__cuda_head_slice(s, m, no_draws, s->device.logits, 0, (int32_t)vocabulary);
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary, sizeof(float));
     }
 }
 
@@ -424,14 +426,14 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
 
 /* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
    take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
+static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->n, section.n_requests = s->n_requests, section.n_tiles = s->n_tiles, section.attention = s->attention;
-    section.fetches = s->is_dirty;
+    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles, section.attention = s->pass.attention;
+    section.fetches = s->pass.is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
@@ -440,16 +442,17 @@ static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda
     return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
-/* Passes of more rows, many requests', narrowed or not, come in ever new combinations, and recording one takes as long as some
-   launches save: only what comes again at once, as that of a steady batch does, is worth it. */
-static int tsk__cuda_comes_again(tsk__cuda_stream *s, uint64_t key) {
+/* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
+   were not recorded, as in a steady batch. Combinations of many requests seldom repeat, and recording one costs as much
+   as several launches save. */
+static int tsk__cuda_recurs(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
-    if (s->all_n <= TSK__CUDA_FEW_ROWS) return 1;
+    if (s->pass.all_n <= TSK__CUDA_FEW_ROWS) return 1;
     for (i = 0; i < TSK__CUDA_SEEN; i++)
-        if (tsk__cuda_is_same_section(&s->seen[i], &now)) return 1;
-    s->seen[s->next_seen] = now;
-    s->next_seen = (s->next_seen + 1) % TSK__CUDA_SEEN;
+        if (tsk__cuda_is_same_section(&s->recorded.seen[i], &now)) return 1;
+    s->recorded.seen[s->recorded.next_seen] = now;
+    s->recorded.next_seen = (s->recorded.next_seen + 1) % TSK__CUDA_SEEN;
     return 0;
 }
 
@@ -457,25 +460,25 @@ static int tsk__cuda_replay(tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section now = tsk__cuda_section_now(s, key);
     int i;
     if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS) return 0;
-    for (i = 0; i < s->n_sections && !tsk__cuda_is_same_section(&s->sections[i], &now); i++) {
+    for (i = 0; i < s->recorded.n_sections && !tsk__cuda_is_same_section(&s->recorded.sections[i], &now); i++) {
     }
-    if (i == s->n_sections) return 0;
-    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->sections[i].graph, s->stream), "a recorded section");
-    s->fetches += now.fetches != 0;
-    s->is_dirty = 0;
-    s->normed_for = 0;
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (i == s->recorded.n_sections) return 0;
+    tsk__cuda_note(s, s->backend->api.cuGraphLaunch(s->recorded.sections[i].graph, s->stream), "a recorded section");
+    s->issued.fetches += now.fetches != 0;
+    s->pass.is_dirty = 0;
+    s->pass.normed_for = 0;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     return 1;
 }
 
 static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
-    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_comes_again(s, key)) return;
-    s->normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
-    s->can_overlap = 0;
-    s->recording = tsk__cuda_section_now(s, key);
+    if (!tsk__cuda_records(s) || s->failure != CUDA_SUCCESS || !tsk__cuda_recurs(s, key)) return;
+    s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
+    s->issued.can_overlap = 0;
+    s->recorded.recording = tsk__cuda_section_now(s, key);
     tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
-    s->is_recording = s->failure == CUDA_SUCCESS;
+    s->recorded.is_recording = s->failure == CUDA_SUCCESS;
 }
 
 static void tsk__cuda_finish(tsk__cuda_stream *s) {
@@ -484,24 +487,24 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
     CUgraph graph = NULL;
     CUgraphExec executable = NULL;
     CUresult result;
-    if (!s->is_recording) return;
-    s->is_recording = 0;
+    if (!s->recorded.is_recording) return;
+    s->recorded.is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
     if (graph) api->cuGraphDestroy(graph);
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->n_sections == TSK__CUDA_SECTIONS) {
+    if (s->recorded.n_sections == TSK__CUDA_SECTIONS) {
         api->cuStreamSynchronize(s->stream);
-        api->cuGraphExecDestroy(s->sections[s->next_section].graph);
-    } else s->next_section = s->n_sections++;
-    section = &s->sections[s->next_section];
-    s->next_section = (s->next_section + 1) % TSK__CUDA_SECTIONS;
-    *section = s->recording;
+        api->cuGraphExecDestroy(s->recorded.sections[s->recorded.next_section].graph);
+    } else s->recorded.next_section = s->recorded.n_sections++;
+    section = &s->recorded.sections[s->recorded.next_section];
+    s->recorded.next_section = (s->recorded.next_section + 1) % TSK__CUDA_SECTIONS;
+    *section = s->recorded.recording;
     section->graph = executable;
-    s->normed_for = 0;
+    s->pass.normed_for = 0;
     tsk__cuda_note(s, api->cuGraphLaunch(executable, s->stream), "a recorded section");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
 }
 
 /* ---- the table: every entry works in the backend's context */
@@ -514,15 +517,15 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_qkv(s, layer, taps))
+TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, taps))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_gate_up(s, layer, taps))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__taps *taps), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, taps))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__selection *selections, int32_t n_candidates, const tsk__candidate *candidates), tsk__cuda_select(s, n, selections, n_candidates, candidates))
+TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
 TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
@@ -644,12 +647,12 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
     tsk__cuda_read_stream_args a;
     uint32_t blocks = (uint32_t)s->backend->n_multiprocessors * 8;
     int i, repeat, repeats = product && !s->backend->is_f32 ? 20 : 1;
-    a.from = memory, a.n = pieces, a.out = s->state_words;
+    a.from = memory, a.n = pieces, a.out = s->device.state_words;
     for (i = 0; i < 6 && s->failure == CUDA_SUCCESS; i++) {
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, 512, 0, &a, "read_stream");
+            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a, "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -673,9 +676,9 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
     else {
         memset(&a, 0, sizeof a);
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
-        a.order.columns = 1;
+        a.row_order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, 256, 0, &a, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise, 0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);

@@ -22,12 +22,12 @@ TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(d
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
     TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
-TSK__CUDA_CHECK_SAME(candidate, TSK__CUDA_SAME(candidate, position) && TSK__CUDA_SAME(candidate, slot) &&
-    TSK__CUDA_SAME(candidate, head));
-TSK__CUDA_CHECK_SAME(selection, TSK__CUDA_SAME(selection, request) && TSK__CUDA_SAME(selection, first) &&
-    TSK__CUDA_SAME(selection, n) && TSK__CUDA_SAME(selection, commits) && TSK__CUDA_SAME(selection, transfer) &&
-    TSK__CUDA_SAME(selection, quota) && TSK__CUDA_SAME(selection, threshold) && TSK__CUDA_SAME(selection, factor) &&
-    TSK__CUDA_SAME(selection, is_random) && TSK__CUDA_SAME(selection, pass) && TSK__CUDA_SAME(selection, seed));
+TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) && TSK__CUDA_SAME(commit_candidate, slot) &&
+    TSK__CUDA_SAME(commit_candidate, head));
+TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
+    TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) && TSK__CUDA_SAME(commit_rule, transfer) &&
+    TSK__CUDA_SAME(commit_rule, quota) && TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+    TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) && TSK__CUDA_SAME(commit_rule, seed));
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
     TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
@@ -61,7 +61,10 @@ typedef enum tsk__cuda_kernel {
    for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
-    {TSK__CUDA_attention_few_64, 32, 1, 128, 1024}, {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, 256, 768}, {TSK__CUDA_attention_large_64, 128, 1, 128, 768}
+    {TSK__CUDA_attention_few_64, 32, 1, TSK__CUDA_THREADS_attention_few, 1024},
+    {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_small, 768},
+    {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_medium, 768},
+    {TSK__CUDA_attention_large_64, 128, 1, TSK__CUDA_THREADS_attention_large, 768},
 };
 #define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
@@ -101,6 +104,9 @@ typedef struct tsk__cuda_backend {
     CUdeviceptr arena, frequencies, embedding, final_norm, head, head_bias;
     tsk__cuda_layer *layers;
 } tsk__cuda_backend;
+
+/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
+static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
 
 static tsk__cuda_backend *tsk__cuda_backend_of(tsk__backend *backend) { return (tsk__cuda_backend *)(void *)backend; }
 

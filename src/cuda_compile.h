@@ -31,9 +31,6 @@ static tsk_status tsk__cuda_source(tsk_text *out) {
     return TSK_OK;
 }
 
-/* Whether the kernels for Hopper alone (kind W) are compiled: its matrix units' instructions are in no later GPU's. */
-static int tsk__cuda_has_hopper_kernels(const tsk__cuda_backend *b) { return b->arch == 90; }
-
 /* NVRTC's options; the architecture is the first. */
 static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const char *options[2]) {
     snprintf(arch, 64, "--gpu-architecture=sm_%d%s", b->arch, tsk__cuda_has_hopper_kernels(b) ? "a" : "");
@@ -42,7 +39,7 @@ static void tsk__cuda_options(const tsk__cuda_backend *b, char arch[64], const c
 }
 
 /* Hands what the compiler says to the host, line by line. Without memory for it there is only the error. */
-static void tsk__cuda_tell_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
+static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, const tsk_model_options *o) {
     size_t size = 0;
     char *text, *line, *end;
     if (!o->log || b->api.nvrtcGetProgramLogSize(program, &size) != NVRTC_SUCCESS) return;
@@ -71,7 +68,7 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
-        tsk__cuda_tell_log(b, program, o);
+        tsk__cuda_log(b, program, o);
         status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
@@ -154,7 +151,7 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     return status;
 }
 
-/* The most shared memory that a kernel is launched with, beyond what it names itself; 0: no more than any may have. */
+/* The most dynamic shared memory that the kernel is launched with; 0: within the limit that needs no attribute. */
 static int32_t tsk__cuda_shared_most(const tsk__cuda_backend *b, int kernel) {
     if (kernel == TSK__CUDA_norm) return 48 * 1024;
     if (kernel < TSK__CUDA_linear_qkv_32) return 0;

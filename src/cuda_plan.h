@@ -4,7 +4,6 @@
 #include "cuda_driver.h"
 #include "kernels/shared.h"
 #include "cuda_backend.h"
-#include "cuda_compile.h"
 
 // >>cuda_plan =========================================================================================================
 /* How the linear maps' work is cut for few rows: arithmetic on the model's shape and the device's numbers. */
@@ -28,12 +27,13 @@ static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t roo
    that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
-/* More than half of a large multiprocessor's: two blocks of one map might meet on one while another stands idle. */
+/* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
+   another is idle. */
 #define TSK__CUDA_ALONE 118000
 
-/* Tiles so wide that every multiprocessor makes as many as the next with the fewest columns of outputs each; of the same
-   work the widest, which reads the input least often. Then as many groups as there are warps and stages for, the same for
-   32 and 64 rows, so that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
+/* Chooses the tile width for which the busiest multiprocessor has the fewest outputs; among equals the widest, which
+   reads the input least often. Then as many groups as there are warps and stages for, the same for 32 and 64 rows, so
+   that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
     int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
     int is_beside = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT);

@@ -32,49 +32,67 @@ typedef struct tsk__cuda_section {
 #define TSK__CUDA_SEEN 4
 #define TSK__CUDA_SECTIONS 64
 
-typedef struct tsk__cuda_stream {
-    tsk__stream base;
-    tsk__cuda_backend *backend;
-    CUstream stream;
-    cublasHandle_t cublas;
-    int32_t n_states;
-
-    /* host memory that the device reads and writes */
-    char *pinned;
+/* Lists in pinned memory, which the host and the device both read and write. */
+typedef struct tsk__cuda_pinned {
+    char *memory;
     tsk__cuda_row *rows;           /* [max_rows] image of the row table */
     tsk__cuda_cache *caches;       /* [max_rows] */
     tsk__cuda_tile *tiles;         /* [max_rows] */
     volatile uint32_t *fetched, *signalled;
     char *arguments;               /* lists of operations: on their way to the device, or read where they are */
     uint64_t arguments_size, arguments_used;
+} tsk__cuda_pinned;
 
-    /* device memory */
-    CUdeviceptr memory, device_arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+/* A stream's own device memory. */
+typedef struct tsk__cuda_memory {
+    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
+} tsk__cuda_memory;
 
-    /* the pass */
+/* The pass under way. */
+typedef struct tsk__cuda_pass {
     int32_t n, all_n, n_requests;
     int32_t n_tiles;               /* attention's */
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
-    CUdeviceptr compact_index;     /* [max_rows] what it narrowed to */
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
     CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
-    uint32_t fetches, signals;     /* issued so far */
+} tsk__cuda_pass;
+
+/* What has been launched so far. */
+typedef struct tsk__cuda_issued {
+    uint32_t fetches, signals;     /* how many of them */
     int needs_signal;
+    int can_overlap;               /* what was launched last is a kernel, and the next one may begin while it ends */
+} tsk__cuda_issued;
+
+/* The sections that are recorded, and those that may be. */
+typedef struct tsk__cuda_recorded {
     int is_recording;
     tsk__cuda_section recording;   /* what is being recorded */
-    CUresult failure;
-    const char *failed;            /* in which operation */
-
     tsk__cuda_section sections[TSK__CUDA_SECTIONS];
     int n_sections, next_section;
     tsk__cuda_section seen[TSK__CUDA_SEEN];  /* of many rows, lately, and not recorded */
     int next_seen;
+} tsk__cuda_recorded;
+
+typedef struct tsk__cuda_stream {
+    tsk__stream base;
+    tsk__cuda_backend *backend;
+    CUstream stream;
+    cublasHandle_t cublas;
+    int32_t n_states;
+    CUresult failure;
+    const char *failed;            /* in which operation */
+    tsk__cuda_pinned pinned;
+    tsk__cuda_memory device;
+    tsk__cuda_pass pass;
+    tsk__cuda_issued issued;
+    tsk__cuda_recorded recorded;
 } tsk__cuda_stream;
 
 static tsk__cuda_stream *tsk__cuda_stream_of(tsk__stream *s) { return (tsk__cuda_stream *)(void *)s; }
@@ -89,15 +107,15 @@ static void tsk__cuda_note(tsk__cuda_stream *s, CUresult result, const char *wha
 
 #define TSK__CUDA_UNKNOWN ((CUresult)999)  /* CUDA_ERROR_UNKNOWN: something went wrong, and CUDA has no word for it */
 
-/* Watches a pinned word until it counts what is expected, or the stream fails. A stream that has ended has told how far it
-   came, or its kernels were lost. */
-static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, uint32_t expected, const char *what) {
+/* Watches a pinned word until it counts what is expected, or the stream fails. If the stream has ended and the word has
+   not reached the count, kernels were lost, and that is a failure. */
+static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, uint32_t expected, const char *what) {
     uint32_t spins = 0;
-    while (s->failure == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) {
+    while (s->failure == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) {
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(told, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -105,76 +123,76 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *told, 
 }
 
 /* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->fetched, s->fetches, "fetching the rows"); }
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows"); }
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_pass_begin_args a;
-    a.rows = tsk__cuda_address(s->rows), a.caches = tsk__cuda_address(s->caches), a.tiles = tsk__cuda_address(s->tiles);
-    a.table = s->table;
+    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches), a.tiles = tsk__cuda_address(s->pinned.tiles);
+    a.table = s->device.table;
     a.frequencies = b->frequencies;
-    a.state = s->state_words;
-    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->fetched);
-    a.n = s->n, a.n_caches = s->n_requests, a.n_tiles = s->n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->n + 1, 1, 1, 64, 0, 0, &a),
+    a.state = s->device.state_words;
+    a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
+    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
-    s->fetches++;
-    s->is_dirty = 0;
-    s->can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
+    s->issued.fetches++;
+    s->pass.is_dirty = 0;
+    s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
 
 static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint32_t gx, uint32_t gy, uint32_t gz,
                              uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
-    if (s->is_dirty) tsk__cuda_fetch_rows(s);
+    if (s->pass.is_dirty) tsk__cuda_fetch_rows(s);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->can_overlap, args), what);
-    s->can_overlap = 1;
-    s->needs_signal = 1;
+        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap, args), what);
+    s->issued.can_overlap = 1;
+    s->issued.needs_signal = 1;
 }
 
 static void tsk__cuda_signal(tsk__cuda_stream *s) {
     tsk__cuda_pass_signal_args a;
-    a.count = s->state_words + 8;
-    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->signalled);
+    a.count = s->device.state_words + 8;
+    a.signalled = tsk__cuda_address((const void *)(uintptr_t)s->pinned.signalled);
     tsk__cuda_launch(s, TSK__CUDA_pass_signal, 1, 1, 1, 1, 0, &a, "pass_signal");
-    s->signals++;
-    s->needs_signal = 0;
+    s->issued.signals++;
+    s->issued.needs_signal = 0;
 }
 
 static tsk_status tsk__cuda_backend_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk_status status = TSK_OK;
     tsk__cuda_enter(s->backend);
-    if (s->needs_signal) tsk__cuda_signal(s);
-    tsk__cuda_await(s, s->signalled, s->signals, "waiting");
+    if (s->issued.needs_signal) tsk__cuda_signal(s);
+    tsk__cuda_await(s, s->pinned.signalled, s->issued.signals, "waiting");
     if (s->failure != CUDA_SUCCESS) {
         s->backend->api.cuStreamSynchronize(s->stream);
         status = tsk__cuda_fail(&s->backend->api, error, s->failure, s->failed);
         s->failure = CUDA_SUCCESS;
-        s->signals = *s->signalled;
-        s->fetches = *s->fetched;
-        s->is_dirty = 1;
+        s->issued.signals = *s->pinned.signalled;
+        s->issued.fetches = *s->pinned.fetched;
+        s->pass.is_dirty = 1;
     }
-    s->arguments_used = 0;
+    s->pinned.arguments_used = 0;
     tsk__cuda_leave(s->backend);
     return status;
 }
 
-/* A place in the ring of pinned memory that lists leave the host from, or where the device reads them, good until the next
-   wait. Not inside a recorded section: the list's contents would be recorded. */
+/* A place in the ring of pinned memory from which lists are copied to the device, or where the device reads them. It is
+   valid until the next wait. Do not call this inside a recorded section, which would record the list's contents. */
 static uint64_t tsk__cuda_argument_room(tsk__cuda_stream *s, uint64_t size) {
-    uint64_t at = s->arguments_used, room = (size + 15) & ~(uint64_t)15;
-    if (at + room > s->arguments_size) {  /* as good as a wait: everything that used the ring is done */
+    uint64_t at = s->pinned.arguments_used, room = (size + 15) & ~(uint64_t)15;
+    if (at + room > s->pinned.arguments_size) {  /* as good as a wait: everything that used the ring is done */
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "making room for arguments");
         at = 0;
     }
-    s->arguments_used = at + room;
+    s->pinned.arguments_used = at + room;
     return at;
 }
 static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values, uint64_t size) {
     uint64_t at = tsk__cuda_argument_room(s, size);
-    memcpy(s->arguments + at, values, (size_t)size);
+    memcpy(s->pinned.arguments + at, values, (size_t)size);
     return at;
 }
 
@@ -183,14 +201,14 @@ static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, 
     uint64_t at;
     *second_at = (first_size + 15) & ~(uint64_t)15;
     at = tsk__cuda_argument_room(s, *second_at + second_size);
-    memcpy(s->arguments + at, first, (size_t)first_size);
-    memcpy(s->arguments + at + *second_at, second, (size_t)second_size);
+    memcpy(s->pinned.arguments + at, first, (size_t)first_size);
+    memcpy(s->pinned.arguments + at + *second_at, second, (size_t)second_size);
     return at;
 }
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->arguments + at, (size_t)size, s->stream), "copying arguments");
-    s->can_overlap = 0;
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream), "copying arguments");
+    s->issued.can_overlap = 0;
 }
 
 static uint64_t tsk__cuda_backend_available(tsk__backend *backend) {
@@ -226,9 +244,9 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->full_x && tsk__cuda_address(to) < s->normed) s->normed_for = 0;  /* into x, compacted or not */
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed) s->pass.normed_for = 0;  /* into x, compacted or not */
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -240,10 +258,10 @@ static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t pla
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
     tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, 512, 0, 0, &a),
+        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
         "moving a cache");
-    s->can_overlap = 0;
-    s->needs_signal = 1;
+    s->issued.can_overlap = 0;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -252,10 +270,10 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
     uint64_t done, piece;
     tsk__cuda_enter(s->backend);
     for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
-        piece = size - done < s->arguments_size ? size - done : s->arguments_size;
+        piece = size - done < s->pinned.arguments_size ? size - done : s->pinned.arguments_size;
         tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
     }
-    s->needs_signal = 1;
+    s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
@@ -264,7 +282,7 @@ static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from,
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
-    s->can_overlap = 0;
+    s->issued.can_overlap = 0;
     if (s->failure != CUDA_SUCCESS) {
         memset(to, 0, (size_t)count * sizeof *to);
         return;
@@ -285,11 +303,11 @@ static void tsk__cuda_backend_stream_destroy(tsk__stream *stream) {
     int i;
     tsk__cuda_enter(b);
     if (s->stream) b->api.cuStreamSynchronize(s->stream);
-    for (i = 0; i < s->n_sections; i++) b->api.cuGraphExecDestroy(s->sections[i].graph);
+    for (i = 0; i < s->recorded.n_sections; i++) b->api.cuGraphExecDestroy(s->recorded.sections[i].graph);
     if (s->cublas) b->api.cublasDestroy_v2(s->cublas);
-    if (s->memory) b->api.cuMemFree_v2(s->memory);
-    if (s->logits) b->api.cuMemFree_v2(s->logits);
-    if (s->pinned) b->api.cuMemFreeHost(s->pinned);
+    if (s->device.memory) b->api.cuMemFree_v2(s->device.memory);
+    if (s->device.logits) b->api.cuMemFree_v2(s->device.logits);
+    if (s->pinned.memory) b->api.cuMemFreeHost(s->pinned.memory);
     if (s->stream) b->api.cuStreamDestroy_v2(s->stream);
     tsk__cuda_leave(b);
     tsk__memory_delete(b->allocator, s);
@@ -319,10 +337,10 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     CUdeviceptr addresses[3];
     CUresult result = CUDA_SUCCESS;
     int i;
-    addresses[0] = s->normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
+    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
     columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -333,29 +351,29 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
     int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
-    s->full_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->compact_x = base + tsk__cuda_take(&used, rows * d, e);
-    s->normed = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
+    s->device.normed = base + tsk__cuda_take(&used, rows * d, e);
     s->base.q = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.attention = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)b->q_width, e));
     s->base.hidden = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows * (uint64_t)c->mlp_hidden_size, e));
-    s->scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
-    s->table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
-    s->table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
-    s->table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
-    s->table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
-    s->squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
-    s->attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
-    s->counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
-    s->state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
-    s->device_arguments = base + tsk__cuda_take(&used, s->arguments_size, 1);
-    s->compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
-    s->cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
-    s->skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.scratch = base + tsk__cuda_take(&used, has_scratch ? rows * (wide > d ? wide : d) : 0, e);
+    s->device.table.rows = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_row));
+    s->device.table.caches = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_cache));
+    s->device.table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
+    s->device.table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
+    s->device.squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
+    s->device.attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
+    s->device.heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
+    s->device.counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
+    s->device.state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
+    s->device.arguments = base + tsk__cuda_take(&used, s->pinned.arguments_size, 1);
+    s->device.compact_index = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
+    s->device.cosines = base + tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
+    s->device.skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
-    s->confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
-    s->workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
+    s->device.confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->device.workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
 
@@ -371,21 +389,21 @@ static CUresult tsk__cuda_stream_pinned(tsk__cuda_stream *s) {
     at[5] = tsk__cuda_take(&used, rows * (uint64_t)s->n_states, sizeof(float));
     at[6] = tsk__cuda_take(&used, rows, sizeof(int32_t));
     at[7] = tsk__cuda_take(&used, rows, sizeof(tsk__choice));
-    at[8] = tsk__cuda_take(&used, s->arguments_size, 1);
+    at[8] = tsk__cuda_take(&used, s->pinned.arguments_size, 1);
     size = used;
     result = s->backend->api.cuMemHostAlloc(&pinned, (size_t)size, 0);
     if (result != CUDA_SUCCESS) return result;
     memset(pinned, 0, (size_t)size);
-    s->pinned = (char *)pinned;
-    s->rows = (tsk__cuda_row *)(void *)(s->pinned + at[0]);
-    s->caches = (tsk__cuda_cache *)(void *)(s->pinned + at[1]);
-    s->tiles = (tsk__cuda_tile *)(void *)(s->pinned + at[2]);
-    s->fetched = (volatile uint32_t *)(void *)(s->pinned + at[3]);
-    s->signalled = (volatile uint32_t *)(void *)(s->pinned + at[4]);
-    s->base.cosines = (float *)(void *)(s->pinned + at[5]);
-    s->base.skipped = (int32_t *)(void *)(s->pinned + at[6]);
-    s->base.choices = (tsk__choice *)(void *)(s->pinned + at[7]);
-    s->arguments = s->pinned + at[8];
+    s->pinned.memory = (char *)pinned;
+    s->pinned.rows = (tsk__cuda_row *)(void *)(s->pinned.memory + at[0]);
+    s->pinned.caches = (tsk__cuda_cache *)(void *)(s->pinned.memory + at[1]);
+    s->pinned.tiles = (tsk__cuda_tile *)(void *)(s->pinned.memory + at[2]);
+    s->pinned.fetched = (volatile uint32_t *)(void *)(s->pinned.memory + at[3]);
+    s->pinned.signalled = (volatile uint32_t *)(void *)(s->pinned.memory + at[4]);
+    s->base.cosines = (float *)(void *)(s->pinned.memory + at[5]);
+    s->base.skipped = (int32_t *)(void *)(s->pinned.memory + at[6]);
+    s->base.choices = (tsk__choice *)(void *)(s->pinned.memory + at[7]);
+    s->pinned.arguments = s->pinned.memory + at[8];
     return CUDA_SUCCESS;
 }
 
@@ -397,7 +415,7 @@ static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
     }
     if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
-        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
     return TSK_OK;
 }
@@ -414,22 +432,22 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->backend = b;
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__candidate) + sizeof(tsk__selection)) + 128);
+    s->pinned.arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
     size = tsk__cuda_stream_layout(s, 0);
-    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->memory, (size_t)size);
+    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
-        tsk__cuda_stream_layout(s, s->memory);
+        tsk__cuda_stream_layout(s, s->device.memory);
         result = tsk__cuda_encode_inputs(s);
-        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->memory, 0, (size_t)size, s->stream);
+        if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->device.memory, 0, (size_t)size, s->stream);
     }
     status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
     tsk__cuda_leave(b);
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     if (status != TSK_OK) tsk__cuda_backend_stream_destroy(&s->base);
     else *out = &s->base;
     return status;
@@ -440,41 +458,42 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 /* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
 static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     int32_t first, count, longest = 0;
-    s->n_tiles = 0;
-    for (first = 0; first < s->n; first += count) {
-        tsk__cuda_tile *tile = &s->tiles[s->n_tiles++];
-        for (count = 1; first + count < s->n && count < rows && s->rows[first + count].request == s->rows[first].request;) count++;
-        tile->first = first, tile->count = count, tile->request = s->rows[first].request;
+    s->pass.n_tiles = 0;
+    for (first = 0; first < s->pass.n; first += count) {
+        tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
+        for (count = 1; first + count < s->pass.n && count < rows && s->pinned.rows[first + count].request == s->pinned.rows[first].request;) count++;
+        tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
         if (count > longest) longest = count;
     }
     return longest;
 }
 
-/* Tiles for attention: small ones, whose keys are split, where heads alone leave multiprocessors idle; whole keys, but more
-   of them under way, for small tiles where they are just enough. */
+/* Chooses attention's tiles. If there are too few heads and tiles to fill the multiprocessors, tiles are small and
+   their keys are split. If they just suffice, tiles are small and keys whole, with more loads in flight.
+   Otherwise tiles are large. */
 static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     const tsk__cuda_backend *b = s->backend;
     const int32_t heads = b->base.config->n_heads, at_once = 2 * b->n_multiprocessors;
     int32_t i, n, last;
-    s->is_dirty = 1;
-    s->attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
-    if (s->n_tiles * tsk__cuda_attentions[s->attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->n_tiles * heads < 3 * b->n_multiprocessors) return;
-    if (s->attention == TSK__CUDA_ATTENTION_SMALL && s->n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
-        s->attention = TSK__CUDA_ATTENTION_FEW;
+    s->pass.is_dirty = 1;
+    s->pass.attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
+    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors) return;
+    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+        s->pass.attention = TSK__CUDA_ATTENTION_FEW;
         return;
     }
-    s->attention = TSK__CUDA_ATTENTION_LARGE;
+    s->pass.attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
     /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
        as both halves have more than 32 rows (see attention_large). */
-    n = s->n_tiles;
+    n = s->pass.n_tiles;
     last = (n * heads % at_once + heads - 1) / heads;
     for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
-        if (s->tiles[i].count > 96) {
-            tsk__cuda_tile *half = &s->tiles[s->n_tiles++];
-            *half = s->tiles[i];
+        if (s->pinned.tiles[i].count > 96) {
+            tsk__cuda_tile *half = &s->pinned.tiles[s->pass.n_tiles++];
+            *half = s->pinned.tiles[i];
             half->first += 64, half->count -= 64;
-            s->tiles[i].count = 64;
+            s->pinned.tiles[i].count = 64;
         }
 }
 
@@ -484,13 +503,13 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    s->n = s->all_n = rows->n;
-    s->n_requests = rows->n_requests;
-    s->compacted = 0;
-    s->normed_for = 0;
-    s->base.x = tsk__cuda_pointer(s->full_x);
+    s->pass.n = s->pass.all_n = rows->n;
+    s->pass.n_requests = rows->n_requests;
+    s->pass.compacted = 0;
+    s->pass.normed_for = 0;
+    s->base.x = tsk__cuda_pointer(s->device.full_x);
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_row *row = &s->rows[i];
+        tsk__cuda_row *row = &s->pinned.rows[i];
         row->token = rows->tokens[i];
         row->position = rows->positions[i];
         row->request = rows->requests[i];
@@ -501,7 +520,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
-        tsk__cuda_cache *cache = &s->caches[i];
+        tsk__cuda_cache *cache = &s->pinned.caches[i];
         cache->k = tsk__cuda_address(kv->k);
         cache->v = tsk__cuda_address(kv->v);
         cache->states = tsk__cuda_address(kv->states);
@@ -518,7 +537,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->skip_outlier = kv->skip_outlier;
     }
     for (i = 0; i < rows->n; i++) {
-        tsk__cuda_cache *cache = &s->caches[rows->requests[i]];
+        tsk__cuda_cache *cache = &s->pinned.caches[rows->requests[i]];
         if (rows->positions[i] < cache->first_written) cache->first_written = rows->positions[i];
         if (rows->positions[i] > cache->last_written) cache->last_written = rows->positions[i];
     }
@@ -531,8 +550,8 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
     tsk__cuda_enter(s->backend);
     tsk__cuda_wait_fetched(s);
     tsk__cuda_leave(s->backend);
-    for (i = 0; i < s->n; i++) s->rows[i].active = active ? active[i] != 0 : 1;
-    s->is_dirty = 1;
+    for (i = 0; i < s->pass.n; i++) s->pinned.rows[i].active = active ? active[i] != 0 : 1;
+    s->pass.is_dirty = 1;
 }
 
 #endif /* TOKENSKIP__HAS_CUDA */

@@ -19,11 +19,11 @@
 
 /* ---- weights: where they lie */
 
-/* One tensor's place. */
-typedef struct tsk__cuda_place {
-    CUdeviceptr to;
-    tsk__cuda_row_order order;
-} tsk__cuda_place;
+/* Where a tensor goes: the matrix that it is part of, and how its rows lie in it. */
+typedef struct tsk__cuda_destination {
+    CUdeviceptr matrix;
+    tsk__cuda_row_order row_order;
+} tsk__cuda_destination;
 
 static uint64_t tsk__cuda_take(uint64_t *used, uint64_t count, uint64_t element) {
     uint64_t at = *used;
@@ -64,7 +64,7 @@ static uint64_t tsk__cuda_room_rows(const tsk__cuda_backend *b, const tsk__weigh
 }
 
 /* A room at the end of what is used, for a part that is the first in it. */
-static void tsk__cuda_lay(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
+static void tsk__cuda_lay_out(tsk__cuda_backend *b, const tsk__weight_id *id, CUdeviceptr base, uint64_t *used) {
     const tsk_model_config *c = b->base.config;
     uint64_t element = tsk__family_is_vector(c, id) ? b->base.element_size : tsk_dtype_size(tsk__cuda_weights_dtype(b));
     CUdeviceptr *room = tsk__cuda_room(b, id);
@@ -85,31 +85,31 @@ static uint64_t tsk__cuda_layout(tsk__cuda_backend *b, CUdeviceptr base) {
     for (; id.layer < c->n_layers; id.layer++) {
         int end = id.layer < 0 ? (int)TSK__PART_ALL : (int)TSK__PART_COUNT;
         for (id.part = id.layer < 0 ? (int)TSK__PART_COUNT : 0; id.part < end; id.part++)
-            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay(b, &id, base, &used);
+            for (id.is_bias = 0; id.is_bias < 2; id.is_bias++) tsk__cuda_lay_out(b, &id, base, &used);
     }
     if (c->weight_tying) b->head = b->embedding;
     return used;
 }
 
-static tsk__cuda_place tsk__cuda_place_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
+static tsk__cuda_destination tsk__cuda_destination_of(tsk__cuda_backend *b, const tsk__weight_id *id) {
     const tsk_model_config *c = b->base.config;
     uint64_t shape[2];
-    tsk__cuda_place p;
-    memset(&p, 0, sizeof p);
+    tsk__cuda_destination d;
+    memset(&d, 0, sizeof d);
     tsk__family_shape(c, id, shape);
-    p.to = *tsk__cuda_room(b, id);
-    p.order.columns = shape[1];
+    d.matrix = *tsk__cuda_room(b, id);
+    d.row_order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) p.order.interleave = TSK__CUDA_ROWS_HALVES, p.order.half_head = c->head_dim / 2;
-        if (id->part != TSK__PART_Q) p.order.first_row = (uint64_t)b->q_width;
-        if (id->part == TSK__PART_V) p.order.first_row += (uint64_t)b->kv_width;
+        if (c->head_dim % 16 == 0) d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
+        if (id->part != TSK__PART_Q) d.row_order.first_row = (uint64_t)b->q_width;
+        if (id->part == TSK__PART_V) d.row_order.first_row += (uint64_t)b->kv_width;
         break;
-    case TSK__PART_FF_PROJ: p.order.interleave = TSK__CUDA_ROWS_FIRST; break;
-    case TSK__PART_UP_PROJ: p.order.interleave = TSK__CUDA_ROWS_SECOND; break;
+    case TSK__PART_FF_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_FIRST; break;
+    case TSK__PART_UP_PROJ: d.row_order.interleave = TSK__CUDA_ROWS_SECOND; break;
     default: break;
     }
-    return p;
+    return d;
 }
 
 static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
@@ -145,7 +145,7 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
 
 typedef struct tsk__cuda_piece {
     tsk__stored stored;
-    tsk__cuda_place place;
+    tsk__cuda_destination destination;
     uint64_t offset, size;         /* in bytes, of the tensor */
 } tsk__cuda_piece;
 
@@ -185,7 +185,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
     tsk__cuda_convert_args a;
     CUresult result = api->cuEventSynchronize(r->copied[half]);
     memset(&a, 0, sizeof a);
-    a.from = staging, a.to = p->place.to, a.order = p->place.order;
+    a.from = staging, a.to = p->destination.matrix, a.row_order = p->destination.row_order;
     a.first = p->offset / element, a.count = p->size / element;
     a.stored = dtype == TSK_DTYPE_F32   ? TSK__CUDA_STORED_F32
                : dtype == TSK_DTYPE_F16 ? TSK__CUDA_STORED_F16
@@ -197,7 +197,7 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, 256, 0, 0, &a);
+    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -221,7 +221,7 @@ static void *tsk__cuda_read(void *argument) {
 }
 
 /* Random values are made where they are to lie. */
-static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_place place,
+static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored, tsk__cuda_destination destination,
                                  tsk_error *error) {
     tsk__cuda_backend *b = l->backend;
     uint64_t count = (uint64_t)stored->rows * (uint64_t)stored->cols;
@@ -230,30 +230,30 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     tsk__cuda_randomise_args random;
     CUresult result;
     memset(&ones, 0, sizeof ones);
-    ones.to = place.to, ones.count = count, ones.value = 1.0f;
+    ones.to = destination.matrix, ones.count = count, ones.value = 1.0f;
     memset(&random, 0, sizeof random);
-    random.to = place.to, random.count = count, random.order = place.order;
+    random.to = destination.matrix, random.count = count, random.row_order = destination.row_order;
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, 256, 0, 0, &random);
-    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, 256, 0, 0, &ones);
+        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
+    else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, TSK__CUDA_THREADS_fill, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
 
 /* Cuts a weight into pieces for the readers. */
 static tsk_status tsk__cuda_put(void *loading, const tsk__weight_id *id, const tsk__stored *stored, tsk_error *error) {
     tsk__cuda_loading *l = (tsk__cuda_loading *)loading;
-    tsk__cuda_place place = tsk__cuda_place_of(l->backend, id);
+    tsk__cuda_destination destination = tsk__cuda_destination_of(l->backend, id);
     uint64_t offset;
-    if (stored->is_made) return tsk__cuda_make(l, stored, place, error);
+    if (stored->is_made) return tsk__cuda_make(l, stored, destination, error);
     for (offset = 0; offset < stored->size; offset += TSK__CUDA_PIECE) {
         tsk__cuda_piece *piece;
         if (!tsk__memory_reserve(l->backend->allocator, &l->pieces, &l->piece_capacity, l->n_pieces + 1, sizeof *piece))
             return tsk__error_memory(error, "the list of weights", (l->n_pieces + 1) * sizeof *piece);
         piece = &l->pieces[l->n_pieces++];
         piece->stored = *stored;
-        piece->place = place;
+        piece->destination = destination;
         piece->offset = offset;
         piece->size = stored->size - offset < TSK__CUDA_PIECE ? stored->size - offset : TSK__CUDA_PIECE;
         l->total += piece->size;
@@ -286,11 +286,11 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
 
 /* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
 static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
-    uint64_t told = UINT64_MAX;
+    uint64_t reported = UINT64_MAX;
     for (;;) {
         uint64_t done = __atomic_load_n(&l->done, __ATOMIC_RELAXED);
-        if (o->progress && done != told) o->progress(o->user, done, l->total);
-        told = done;
+        if (o->progress && done != reported) o->progress(o->user, done, l->total);
+        reported = done;
         if (o->cancel && !*cancelled && o->cancel(o->user)) {
             *cancelled = 1;
             __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);

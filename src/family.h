@@ -94,10 +94,10 @@ typedef struct tsk__family {
 } tsk__family;
 
 /* ---- LLaDA
-   What a file leaves out has the value that LLaDA's own class gives it (ModelConfig in configuration_llada.py, which
-   has GPT-2's), and for most of these that is another network. Sizes and ids have defaults there too, but those fit
-   no LLaDA model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the
-   same (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
+   A key that the file leaves out has the default of LLaDA's own class (ModelConfig in configuration_llada.py). These
+   are GPT-2's, and most of them describe another network. Sizes and ids have defaults there too, but those fit no LLaDA
+   model: they must be written. Other keys of LLaDA's are for training (dropout, init_*), ways to compute the same
+   (flash_attention, rope_full_precision, precision, use_cache), or parts of what is refused (alibi_bias_max,
    attention_layer_norm_with_affine). */
 
 static const tsk__family_demand tsk__llada_demands[] = {

@@ -27,15 +27,16 @@ typedef struct tsk__pass {
     int32_t *narrowed_positions;   /* [max_rows] their positions */
     int32_t n_running;
     int is_masked, is_compact;     /* how it is narrowed now; neither: not */
-    int is_self_narrowing;         /* the backend masks what it decides to skip, and nothing else is ever left out */
+    int masks_itself;              /* 1: the backend masks the rows that it decides to skip, and no other row is left
+                                      out in this pass */
     tsk__kv *caches;               /* [max_requests] */
     int32_t n_requests, max_requests;
     int32_t n_head;                /* rows that need predictions */
     int32_t *head;                 /* [max_rows] their indices */
     tsk__draw *draws;              /* [max_rows] */
-    int32_t n_selections, n_candidates;
-    tsk__selection *selections;    /* [max_requests] */
-    tsk__candidate *candidates;    /* [max_rows] */
+    int32_t n_rules, n_candidates;
+    tsk__commit_rule *rules;       /* [max_requests] */
+    tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
 /* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
@@ -50,13 +51,13 @@ static void tsk__pass_free(tsk__pass *p) {
     tsk__memory_delete(p->allocator, p->tokens);
     tsk__memory_delete(p->allocator, p->caches);
     tsk__memory_delete(p->allocator, p->draws);
-    tsk__memory_delete(p->allocator, p->selections);
+    tsk__memory_delete(p->allocator, p->rules);
     tsk__memory_delete(p->allocator, p->candidates);
     p->stream = NULL;
     p->tokens = NULL;
     p->caches = NULL;
     p->draws = NULL;
-    p->selections = NULL;
+    p->rules = NULL;
     p->candidates = NULL;
     p->max_rows = 0;
 }
@@ -75,9 +76,9 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     for (i = 0; i < n_lists && block; i++) *lists[i] = block + i * (size_t)max_rows;
     p->caches = (tsk__kv *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->caches);
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
-    p->selections = (tsk__selection *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->selections);
-    p->candidates = (tsk__candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->selections || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
+    p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -85,7 +86,7 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     return status;
 }
 
-static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_selections = p->n_candidates = 0; }
+static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
@@ -107,7 +108,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;
-    p->is_masked = p->is_compact = p->is_self_narrowing = 0;
+    p->is_masked = p->is_compact = p->masks_itself = 0;
     p->backend->ops->begin(p->stream, &rows);
 }
 
@@ -119,12 +120,12 @@ static void tsk__pass_widen(tsk__pass *p) {
     p->n_running = p->n;
 }
 
-/* Only rows with running[i] != 0 go on; returns how many. With none, nothing is to be run before the next change. Rows that
-   the backend masks by itself are only counted. */
+/* Leaves out the rows with running[i] == 0 and returns how many rows remain. If none remains, the caller runs nothing
+   before the next change. If the backend masks rows itself, this only counts. */
 static int32_t tsk__pass_narrow(tsk__pass *p) {
     int32_t i, n = 0;
     for (i = 0; i < p->n; i++) n += p->running[i] != 0;
-    if (p->is_self_narrowing) return n;
+    if (p->masks_itself) return n;
     tsk__pass_widen(p);
     if (n == p->n || n == 0) return n;
     for (i = 0, n = 0; i < p->n; i++) {
@@ -153,18 +154,18 @@ static tsk__traced tsk__pass_traced(const tsk__pass *p) {
 static void tsk__forward_layer(tsk__pass *p, int32_t layer) {
     const tsk__backend_ops *ops = p->backend->ops;
     tsk__tracer *tracer = tsk__trace_on(p->tracer) ? p->tracer : NULL;
-    const tsk__taps *taps = tracer ? &tracer->watch.taps : NULL;
+    const tsk__captures *captures = tracer ? &tracer->watch.captures : NULL;
     tsk__traced rows = tsk__pass_traced(p);
     if (tracer) tsk__watch_x(&tracer->watch, tracer->watch.block_input, rows.n_rows);
-    ops->qkv(p->stream, layer, taps);
+    ops->qkv(p->stream, layer, captures);
     ops->attend(p->stream, layer);
-    ops->attn_out(p->stream, layer, taps);
+    ops->attn_out(p->stream, layer, captures);
     if (tracer) {
         tsk__trace_attention(tracer, layer, &rows);
         tsk__watch_x(&tracer->watch, tracer->watch.middle, rows.n_rows);
     }
-    ops->gate_up(p->stream, layer, taps);
-    ops->down(p->stream, layer, taps);
+    ops->gate_up(p->stream, layer, captures);
+    ops->down(p->stream, layer, captures);
     if (tracer) tsk__trace_mlp(tracer, layer, &rows);
 }
 
@@ -213,7 +214,7 @@ static void tsk__forward_head(tsk__pass *p) {
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
-    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_selections, p->selections, p->n_candidates, p->candidates);
+    if (p->n_candidates) p->backend->ops->select(p->stream, p->n_rules, p->rules, p->n_candidates, p->candidates);
 }
 
 #endif /* SECTION_GUARD_FORWARD */

@@ -4,9 +4,9 @@
 #include "platform.h"
 
 // >>hash ==============================================================================================================
-/* Tables of strangers' strings. Who writes a file chooses its strings, and could choose them so that a known hash puts all
-   into one place: looking them up would take time in the square of the file. The tables' hash is therefore keyed with
-   numbers that nobody outside knows. No result depends on them. */
+/* Hash tables for strings from untrusted files. Whoever writes a file could choose strings that a known hash function
+   puts into one place; the time to load would then grow with the square of the file's size. So the hash has a secret
+   random key. No result depends on the key. */
 
 typedef struct tsk__hash_key {
     uint64_t a, b;

@@ -8,8 +8,9 @@
 // >>json ==============================================================================================================
 /* tokenizer.json has hundreds of thousands of values and comes from strangers. A document is therefore two blocks: its
    own copy of the text, in which strings are decoded in place (an escape is never shorter than what it stands for), and
-   one array of 24-byte values in the order of the text, each with the index of its next sibling. Nothing recurses: an
-   open container keeps its parent's index where the sibling's will be. Numbers stay text until somebody asks. */
+   one array of 24-byte values in the order of the text, each with the index of its next sibling. No function recurses:
+   while a container is open, `next` holds its parent's index. A number is kept as text and converted when it is asked
+   for. */
 
 struct tsk_json_value {
     uint32_t start;       /* of its first byte in the text, which tells the type */

@@ -72,7 +72,7 @@ static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
     return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
 }
 
-/* TSK_OK with model->backend NULL: no usable device, and the caller did not insist on one. */
+/* Returns TSK_OK and leaves model->backend NULL if no device can be used and the caller did not ask for CUDA. */
 static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
     if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {

@@ -105,8 +105,8 @@ static void tsk__file_close(tsk__file *file) {
     file->descriptor = -1;
 }
 
-/* Whether there is a file of that name, be it a link that leads nowhere; any other trouble shows when it is opened for
-   its contents. */
+/* Whether there is a file of that name; a dangling link counts as one. Every other problem is reported when the file is
+   opened. */
 static int tsk__file_exists(const char *path, const tsk_host *host) {
     struct stat status;
     tsk__file file;

@@ -84,7 +84,8 @@ static void tsk__pool_wake(tsk__pool *pool) {
     tsk__mutex_unlock(&pool->sleep);
 }
 
-/* Whether the workers live in this process. In a forked child nobody would take a task, and the locks may be held for ever. */
+/* Whether the workers live in this process. A forked child has no worker threads, and the locks may stay held for
+   ever. */
 static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == tsk__process_number(); }
 
 /* Runs run(context, 0 .. n_tasks-1), returns when all are done. `pool` may be NULL. */

@@ -31,10 +31,58 @@ typedef struct tsk__generation {
     uint32_t pass;
     int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
     int is_finished;
-    int has_previous;              /* states of an earlier pass of this block are there */
-    int has_refresh;               /* states of an earlier refresh are there (skip_refresh) */
+    int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
+
+/* The pass under way. */
+typedef struct tsk__request_pass {
+    int32_t first_row, n_rows;
+    int32_t first_candidate, n_candidates; /* masked positions of the block */
+    int32_t first_layer, last_layer;  /* that the pass runs of this request */
+    int is_full;                   /* it runs the whole canvas */
+    int is_deciding;               /* some tokens may be stable */
+    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+} tsk__request_pass;
+
+/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at `next_layer`
+   for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+typedef struct tsk__request_cut {
+    int is_allowed;                /* the batch limits row_layers */
+    int32_t next_layer, layer_budget;
+    double pending_ms;             /* of the parts so far */
+} tsk__request_cut;
+
+/* Arrays over the canvas, [length]. */
+typedef struct tsk__request_canvas {
+    int is_uploaded;               /* the backend's canvas is the same as this one */
+    int32_t *ids;
+    int32_t *kept_ids;             /* while a probe looks at others */
+    tsk__skip_token *tokens;
+    int32_t *nearest;              /* all positions, by their distance from the block (refresh_rows) */
+    uint32_t *computed_passes;     /* the pass that last ran all layers of a position */
+    uint8_t *refresh_active;       /* the decision of a refresh under way */
+    uint8_t *is_listed;            /* while a list of positions is made: already in it */
+} tsk__request_canvas;
+
+/* Arrays over the slots of the current block, [max block]. */
+typedef struct tsk__request_block {
+    int32_t *positions;
+    int32_t *predictions;
+    float *confidences;
+    uint8_t *committed, *active;
+    uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
+    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
+    tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
+    uint8_t *candidate_commits;
+} tsk__request_block;
+
+/* The result's arrays. */
+typedef struct tsk__request_counts {
+    tsk_block_result *blocks;      /* [n_blocks] */
+    int32_t *active, *stable_masked; /* [n_masks]: a pass commits at least one token */
+} tsk__request_counts;
 
 typedef struct tsk__request {
     const tsk_model_config *config;
@@ -43,44 +91,20 @@ typedef struct tsk__request {
     tsk_generate_options options;  /* every TSK_AUTO resolved */
     int32_t n_states;              /* K - 1 where states are compared, else 0 */
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
+    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__cache cache;
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
-    int32_t first_row, n_rows;     /* of the pass under way */
-    int32_t first_candidate, n_candidates; /* likewise: masked positions of the block */
-    int32_t first_layer, last_layer;  /* that the pass runs of this request */
-    /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
-       `cursor` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
-    int32_t cursor, layer_budget;
-    int may_be_cut;
-    double pending_ms;             /* of the parts so far */
-    int is_full, is_deciding;      /* the pass under way: the whole canvas; with stable tokens */
     int is_running;                /* a session's pass is under way: callbacks may not begin another */
     int is_reporting;              /* its step callback is: the pass's commits are there, but r->gen has not moved on */
-    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
-    int is_uploaded;               /* the backend's canvas is the same as this one */
-    int keeps_outputs;             /* h_L of the block's tokens are stored */
+    tsk__request_pass pass;
+    tsk__request_cut cut;
 
     void *memory;                  /* the arrays below, in one allocation: see tsk__request_layout */
-    int32_t *canvas;               /* [length] */
-    int32_t *kept_canvas;          /* [length] while a probe looks at another */
-    int32_t *positions;            /* [max block] */
-    tsk__skip_token *tokens;       /* [length] */
-    int32_t *nearest;              /* [length] all positions, by their distance from the block (refresh_rows) */
-    uint32_t *computed_passes;     /* [length] the pass that last ran all layers of a position */
-    int32_t *predictions;          /* [max block] */
-    float *confidences;            /* [max block] */
-    uint8_t *committed, *active;   /* [max block] */
-    uint8_t *is_predicted;         /* [max block] a pass of this block has predicted the slot */
-    uint8_t *refresh_active;       /* [length] the decision of a refresh under way */
-    uint8_t *is_listed;            /* [length] while a list of positions is made: already in it */
-    float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
-    tsk_candidate *candidates;     /* [max block] as on_select is told of them, and where it answers */
-    uint8_t *candidate_commits;
-    tsk_block_result *block_results;  /* [n_blocks] */
-    int32_t *active_counts, *stable_masked_counts; /* [n_masks]: a pass commits at least one token */
-
-    tsk__cache cache;
+    tsk__request_canvas canvas;
+    tsk__request_block block;
+    tsk__request_counts counts;
 } tsk__request;
 
 /* ---- options */
@@ -165,8 +189,9 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
     return r->options.block_length > r->gen.infill_count ? r->options.block_length : r->gen.infill_count;
 }
 
-/* Lays the arrays out from `base`, or only measures when it is NULL. Two requests with the same gen_length, block_length and
-   prompt have the same arrays, all but `cosines`, which comes last: a copy takes what is before it in one piece. */
+/* Lays the arrays out from `base`, or only measures when it is NULL. Requests with equal gen_length, block_length and
+   prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
+   *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
@@ -174,26 +199,26 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
         if (base) r->field = (type *)(void *)(base + used); \
         used += ((count) * sizeof(type) + 15) & ~(size_t)15; \
     } while (0)
-    TSK__REQUEST_ARRAY(int32_t, canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, kept_canvas, length);
-    TSK__REQUEST_ARRAY(int32_t, positions, block);
-    TSK__REQUEST_ARRAY(tsk__skip_token, tokens, length);
-    TSK__REQUEST_ARRAY(int32_t, nearest, length);
-    TSK__REQUEST_ARRAY(uint32_t, computed_passes, length);
-    TSK__REQUEST_ARRAY(uint8_t, is_listed, length);
-    TSK__REQUEST_ARRAY(int32_t, predictions, block);
-    TSK__REQUEST_ARRAY(float, confidences, block);
-    TSK__REQUEST_ARRAY(uint8_t, committed, block);
-    TSK__REQUEST_ARRAY(uint8_t, active, block);
-    TSK__REQUEST_ARRAY(uint8_t, is_predicted, block);
-    TSK__REQUEST_ARRAY(uint8_t, refresh_active, length);
-    TSK__REQUEST_ARRAY(tsk_candidate, candidates, block);
-    TSK__REQUEST_ARRAY(uint8_t, candidate_commits, block);
-    TSK__REQUEST_ARRAY(tsk_block_result, block_results, (size_t)r->gen.n_blocks);
-    TSK__REQUEST_ARRAY(int32_t, active_counts, masks);
-    TSK__REQUEST_ARRAY(int32_t, stable_masked_counts, masks);
+    TSK__REQUEST_ARRAY(int32_t, canvas.ids, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
+    TSK__REQUEST_ARRAY(int32_t, block.positions, block);
+    TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
+    TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
+    TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.is_listed, length);
+    TSK__REQUEST_ARRAY(int32_t, block.predictions, block);
+    TSK__REQUEST_ARRAY(float, block.confidences, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.committed, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.active, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.is_predicted, block);
+    TSK__REQUEST_ARRAY(uint8_t, canvas.refresh_active, length);
+    TSK__REQUEST_ARRAY(tsk_candidate, block.candidates, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.candidate_commits, block);
+    TSK__REQUEST_ARRAY(tsk_block_result, counts.blocks, (size_t)r->gen.n_blocks);
+    TSK__REQUEST_ARRAY(int32_t, counts.active, masks);
+    TSK__REQUEST_ARRAY(int32_t, counts.stable_masked, masks);
     *shared = used;
-    TSK__REQUEST_ARRAY(float, cosines, block * (size_t)r->n_states);
+    TSK__REQUEST_ARRAY(float, block.cosines, block * (size_t)r->n_states);
 #undef TSK__REQUEST_ARRAY
     return used;
 }
@@ -207,7 +232,7 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
     shape.n_states = r->n_states;
     shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
-    shape.has_residual = r->may_be_cut;
+    shape.has_residual = r->cut.is_allowed;
     return tsk__cache_resize(&r->cache, &shape, error);
 }
 
@@ -241,7 +266,7 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
     return count;
 }
 
-static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas[r->positions[slot]] == r->config->mask_token_id; }
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id; }
 
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
@@ -252,24 +277,24 @@ static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
     if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
     for (i = 0; i < r->gen.n_positions; i++)
-        if (tsk__request_ends(r, r->canvas[r->positions[i]])) return 1;
+        if (tsk__request_ends(r, r->canvas.ids[r->block.positions[i]])) return 1;
     return 0;
 }
 
 static void tsk__request_end_early(tsk__request *r) {
     int32_t i;
     for (i = r->gen.n_prompt; i < r->gen.length; i++)
-        if (r->canvas[i] == r->config->mask_token_id) r->canvas[i] = r->config->eos_token_id;
-    r->is_uploaded = 0;
+        if (r->canvas.ids[i] == r->config->mask_token_id) r->canvas.ids[i] = r->config->eos_token_id;
+    r->canvas.is_uploaded = 0;
     r->gen.result.finish_reason = TSK_FINISH_EOS;
     r->gen.is_finished = 1;
 }
 
 /* Adds a position of the canvas that is not there yet to the n of `nearest`; returns how many there are now. */
 static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
-    if (position < 0 || position >= r->gen.length || r->is_listed[position]) return n;
-    r->is_listed[position] = 1;
-    r->nearest[n] = position;
+    if (position < 0 || position >= r->gen.length || r->canvas.is_listed[position]) return n;
+    r->canvas.is_listed[position] = 1;
+    r->canvas.nearest[n] = position;
     return n + 1;
 }
 
@@ -277,11 +302,11 @@ static int32_t tsk__request_list(tsk__request *r, int32_t n, int32_t position) {
    of two positions as far away the lower comes first. */
 static void tsk__request_list_nearest(tsk__request *r) {
     int32_t i, n = 0;
-    memset(r->is_listed, 0, (size_t)r->gen.length * sizeof *r->is_listed);
-    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->positions[i]);
+    memset(r->canvas.is_listed, 0, (size_t)r->gen.length * sizeof *r->canvas.is_listed);
+    for (i = 0; i < r->gen.n_positions; i++) n = tsk__request_list(r, n, r->block.positions[i]);
     for (i = 0; i < n; i++) {
-        n = tsk__request_list(r, n, r->nearest[i] - 1);
-        n = tsk__request_list(r, n, r->nearest[i] + 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] - 1);
+        n = tsk__request_list(r, n, r->canvas.nearest[i] + 1);
     }
 }
 
@@ -292,15 +317,15 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.n_positions = 0;
     if (has_infill && r->gen.block == 0) {
         for (i = 0; i < r->gen.n_prompt; i++)
-            if (r->canvas[i] == r->config->mask_token_id) r->positions[r->gen.n_positions++] = i;
+            if (r->canvas.ids[i] == r->config->mask_token_id) r->block.positions[r->gen.n_positions++] = i;
     } else {
-        for (i = 0; i < r->options.block_length; i++) r->positions[r->gen.n_positions++] = first + i;
+        for (i = 0; i < r->options.block_length; i++) r->block.positions[r->gen.n_positions++] = first + i;
     }
     r->gen.block_masks = 0;
     for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
     r->gen.block_step = 0;
     r->gen.has_previous = 0;
-    memset(r->is_predicted, 0, (size_t)r->gen.n_positions);
+    memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
@@ -323,11 +348,11 @@ static void tsk__request_next_block(tsk__request *r) {
 /* The result's arrays are the request's own. */
 static void tsk__request_point_result(tsk__request *r) {
     tsk_result *result = &r->gen.result;
-    result->tokens = r->canvas + r->gen.n_prompt;
-    result->canvas = r->canvas;
-    result->blocks = r->block_results;
-    result->active = r->active_counts;
-    result->stable_masked = r->stable_masked_counts;
+    result->tokens = r->canvas.ids + r->gen.n_prompt;
+    result->canvas = r->canvas.ids;
+    result->blocks = r->counts.blocks;
+    result->active = r->counts.active;
+    result->stable_masked = r->counts.stable_masked;
 }
 
 /* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
@@ -341,9 +366,9 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
     tsk__request_point_result(r);
-    r->is_uploaded = 0;
-    r->cursor = 0;
-    r->pending_ms = 0;
+    r->canvas.is_uploaded = 0;
+    r->cut.next_layer = 0;
+    r->cut.pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
     return tsk__request_device_memory(r, r->gen.length, error);
 }
@@ -375,9 +400,9 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
     status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
-    if (n_prompt) memcpy(r->canvas, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++) r->canvas[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
-    for (i = 0; i < r->gen.length; i++) r->tokens[i].computed_id = -1;
+    if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
+    for (i = 0; i < o->gen_length; i++) r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
     return TSK_OK;
@@ -397,10 +422,10 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
     return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
 }
 
-/* How fresh a position's K and V are: least of all those made from another id than it has now, usually from the mask that
-   its block's last pass replaced. */
+/* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
+   the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->tokens[position].computed_id == r->canvas[position] ? 1 + r->computed_passes[position] : 0;
+    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position] : 0;
 }
 
 /* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
@@ -411,32 +436,32 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
     while (left > 0) {
         uint32_t next = UINT32_MAX;
         for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
-            int32_t position = r->nearest[i];
+            int32_t position = r->canvas.nearest[i];
             uint32_t freshness = tsk__request_freshness(r, position);
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
-            tsk__pass_add_row(p, r->canvas[position], position, -1);
+            tsk__pass_add_row(p, r->canvas.ids[position], position, -1);
             left--;
         }
         stalest = next;
     }
 }
 
-/* A refresh under skip_refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->is_full && r->n_states && r->options.skip.refresh; }
+/* A refresh under skip.refresh has states of its own, of every position of the canvas. */
+static int tsk__request_skips_refresh(const tsk__request *r) { return r->pass.is_full && r->n_states && r->options.skip.refresh; }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
-static int tsk__request_completes(const tsk__request *r) { return r->last_layer == r->config->n_layers; }
+static int tsk__request_completes(const tsk__request *r) { return r->pass.last_layer == r->config->n_layers; }
 
-/* States of a refresh are computed only to be kept. */
+/* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->is_full || r->options.skip.warm_start || r->options.skip.refresh);
+    return r->n_states && (!r->pass.is_full || r->options.skip.warm_start || r->options.skip.refresh);
 }
 
 /* The row of a slot in the pass under way. */
 static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
-    if (!r->is_full && r->options.cache == TSK_CACHE_DUAL) return r->first_row + slot;
-    return r->first_row + r->positions[slot] - (r->is_full ? 0 : r->positions[0]);
+    if (!r->pass.is_full && r->options.cache == TSK_CACHE_DUAL) return r->pass.first_row + slot;
+    return r->pass.first_row + r->block.positions[slot] - (r->pass.is_full ? 0 : r->block.positions[0]);
 }
 
 /* Adds the request and its rows. */
@@ -446,42 +471,42 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, first = 0;
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
-    r->first_row = p->n;
+    r->pass.first_row = p->n;
     kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
     kv->skip_threshold = o->skip.threshold;
     kv->skip_outlier = o->skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (!r->is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas[r->positions[i]], r->positions[i], r->n_states ? i : -1);
+    if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
+        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
-        if (!r->is_full) first = r->positions[0];
+        if (!r->pass.is_full) first = r->block.positions[0];
         for (i = first; i < r->gen.length; i++) {
-            int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+            tsk__pass_add_row(p, r->canvas.ids[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
             slot += in_block;
         }
     }
-    r->n_rows = p->n - r->first_row;
+    r->pass.n_rows = p->n - r->pass.first_row;
 }
 
 /* Which of the model's layers. */
 static void tsk__request_plan_layers(tsk__request *r) {
-    r->first_layer = r->cursor;
-    r->last_layer = r->config->n_layers;
-    if (r->is_full && r->layer_budget && r->last_layer - r->first_layer > r->layer_budget) r->last_layer = r->first_layer + r->layer_budget;
+    r->pass.first_layer = r->cut.next_layer;
+    r->pass.last_layer = r->config->n_layers;
+    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget) r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
-    if (r->is_deciding && r->first_layer == 0 && r->last_layer <= r->n_states + 1) r->last_layer = r->n_states + 2;
+    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1) r->pass.last_layer = r->n_states + 2;
 }
 
 /* Whether the token at `position` may skip the upper layers, if its cosines allow. */
 static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
-    tsk__skip_token *token = &r->tokens[position];
-    token->id = r->canvas[position];
+    tsk__skip_token *token = &r->canvas.tokens[position];
+    token->id = r->canvas.ids[position];
     token->is_masked = token->id == r->config->mask_token_id;
-    return tsk__skip_may(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
+    return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
@@ -489,9 +514,9 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
+        int32_t *flags = &p->flags[r->pass.first_row + i];
         if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full) *flags |= tsk__request_may_skip(r, r->positions[i], r->tokens[r->positions[i]].age);
+        else if (!full) *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
 
@@ -499,56 +524,58 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     int32_t i, slot = 0, outside = 0;
     for (i = 0; i < r->gen.length; i++) {
-        int32_t *flags = &p->flags[r->first_row + i];
-        int in_block = slot < r->gen.n_positions && r->positions[slot] == i;
+        int32_t *flags = &p->flags[r->pass.first_row + i];
+        int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
-        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->tokens[i].refresh_age);
+        else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
         outside += !in_block;
     }
 }
 
-/* Whose states of this pass become the reference. Last-step: all of the block; last-computed, as refreshes always are: those
-   that ran through, which of a refresh that was cut is known from its earlier part. Where there was no reference yet, all. */
+/* Chooses the rows whose states of this pass become the reference. LAST_STEP: all rows of the block. LAST_COMPUTED, and
+   every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
+   reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
-    int if_ran = r->is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
+    int of_those_that_ran = r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+    int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
-        if (p->active[r->first_row + i]) p->flags[r->first_row + i] |= TSK__ROW_REMEMBER | if_ran;
+        if (p->active[r->pass.first_row + i]) p->flags[r->pass.first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
 }
 
 static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    if (!r->is_probe) r->is_full = tsk__request_is_refresh_next(r);
-    if (r->is_full) r->is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
+    if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
+    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->is_deciding && r->cursor && i < r->n_rows; i++) p->active[r->first_row + i] = r->refresh_active[i];
-    if (r->is_deciding && !r->cursor && r->is_full) tsk__request_plan_refresh_skips(r, p);
-    if (r->is_deciding && !r->is_full) tsk__request_plan_step_skips(r, p);
+    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++) p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
+    if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
+    if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
-/* The backend's canvas, where the host has changed its own. Until the pass has ended well, nobody knows what is in it. */
+/* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
+   is_uploaded stays 0. */
 static void tsk__request_upload(tsk__request *r, tsk__pass *p) {
-    if (!r->is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas);
-    r->is_uploaded = 0;
+    if (!r->canvas.is_uploaded) tsk__cache_set_canvas(&r->cache, p->stream, r->canvas.ids);
+    r->canvas.is_uploaded = 0;
 }
 
 /* Takes the backend's decision about this request's rows. */
 static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    for (i = 0; i < r->n_rows; i++) {
-        int32_t row = r->first_row + i;
+    for (i = 0; i < r->pass.n_rows; i++) {
+        int32_t row = r->pass.first_row + i;
         if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
-        if (r->is_full) r->refresh_active[i] = (uint8_t)p->active[row];
+        if (r->pass.is_full) r->canvas.refresh_active[i] = (uint8_t)p->active[row];
     }
 }
 
@@ -562,23 +589,23 @@ static uint64_t tsk__request_lower_layers(const tsk__request *r) {
 
 /* All layers of a position ran: its K and V come from the id it has. */
 static void tsk__request_note_computed(tsk__request *r, int32_t position) {
-    r->tokens[position].computed_id = r->canvas[position];
-    r->computed_passes[position] = r->gen.pass;
+    r->canvas.tokens[position].computed_id = r->canvas.ids[position];
+    r->canvas.computed_passes[position] = r->gen.pass;
 }
 
 /* After the layers of a refresh: which positions' K and V now come from the ids they have. */
 static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, n_active = 0;
     for (i = 0; i < r->gen.length; i++) {
-        tsk__skip_token *token = &r->tokens[i];
-        int active = p->active[r->first_row + i];
+        tsk__skip_token *token = &r->canvas.tokens[i];
+        int active = p->active[r->pass.first_row + i];
         if (active) tsk__request_note_computed(r, i);
         token->refresh_age = active ? 0 : token->refresh_age + 1;
         token->age = 0;
         n_active += active;
     }
     if (r->options.skip.refresh) r->gen.has_refresh = 1;
-    if (r->options.skip.refresh && !r->is_probe) {
+    if (r->options.skip.refresh && !r->pass.is_probe) {
         uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
@@ -587,33 +614,33 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* After the layers: who ran in the block, and with which id. */
 static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
-    int in_step = !r->is_full && r->options.cache == TSK_CACHE_DUAL;
+    int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
-    if (r->is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->n_rows; i++) tsk__request_note_computed(r, p->positions[r->first_row + i]);
+    if (r->pass.is_full) tsk__request_note_refresh(r, p);
+    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++) tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__skip_token *token = &r->tokens[r->positions[i]];
-        r->active[i] = (uint8_t)tsk__request_ran(r, p, i);
-        if (in_step && r->active[i]) tsk__request_note_computed(r, r->positions[i]);
-        if (in_step) token->age = r->active[i] ? 0 : token->age + 1;
+        tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
+        r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
+        if (in_step && r->block.active[i]) tsk__request_note_computed(r, r->block.positions[i]);
+        if (in_step) token->age = r->block.active[i] ? 0 : token->age + 1;
     }
 }
 
-/* A refresh under skip_refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->positions[i];
+        int32_t position = r->block.positions[i];
         for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
-        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->first_row + position);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->pass.first_row + position);
     }
 }
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -631,37 +658,37 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
     draw.pass = r->gen.pass;
-    r->first_candidate = p->n_candidates;
+    r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
-        tsk__candidate *candidate = &p->candidates[p->n_candidates];
+        tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
         if (!tsk__request_is_masked(r, i)) continue;
-        candidate->position = r->positions[i];
+        candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
-        r->is_predicted[i] = 1;
+        r->block.is_predicted[i] = 1;
         p->n_candidates++;
-        draw.position = (uint32_t)r->positions[i];
+        draw.position = (uint32_t)r->block.positions[i];
         if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
     }
-    r->n_candidates = p->n_candidates - r->first_candidate;
+    r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
 
 /* The rule by which the backend commits candidates; a user's own is followed on the host. */
-static void tsk__request_add_selection(const tsk__request *r, int32_t number, tsk__pass *p) {
+static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    tsk__selection *selection = &p->selections[p->n_selections++];
-    memset(selection, 0, sizeof *selection);
-    selection->request = number;
-    selection->first = r->first_candidate;
-    selection->n = r->n_candidates;
-    selection->commits = !r->is_probe && !o->on_select;
-    selection->transfer = (int32_t)o->transfer;
-    selection->quota = tsk__request_quota(r);
-    selection->threshold = o->threshold;
-    selection->factor = o->factor;
-    selection->is_random = o->remasking == TSK_REMASKING_RANDOM;
-    selection->seed = o->seed;
-    selection->pass = r->gen.pass;
+    tsk__commit_rule *rule = &p->rules[p->n_rules++];
+    memset(rule, 0, sizeof *rule);
+    rule->request = number;
+    rule->first = r->pass.first_candidate;
+    rule->n = r->pass.n_candidates;
+    rule->commits = !r->pass.is_probe && !o->on_select;
+    rule->transfer = (int32_t)o->transfer;
+    rule->quota = tsk__request_quota(r);
+    rule->threshold = o->threshold;
+    rule->factor = o->factor;
+    rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
+    rule->seed = o->seed;
+    rule->pass = r->gen.pass;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -680,13 +707,13 @@ static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t posit
    there is room to count. */
 static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__pass *p, tsk_error *error) {
     int32_t i, n_committed = 0;
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         tsk_status status = tsk__request_check_choice(r, p->candidates[i].position, &p->stream->choices[i], error);
         if (status != TSK_OK) return status;
         n_committed += p->stream->choices[i].is_committed != 0;
     }
     if (!n_committed && !r->options.on_select)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->n_candidates);
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->pass.n_candidates);
     return TSK_OK;
 }
 
@@ -694,34 +721,34 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        r->predictions[i] = r->canvas[r->positions[i]];
-        r->confidences[i] = 1.0f;
-        r->committed[i] = 0;
+        r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
+        r->block.confidences[i] = 1.0f;
+        r->block.committed[i] = 0;
     }
-    for (i = r->first_candidate; i < r->first_candidate + r->n_candidates; i++) {
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         const tsk__choice *choice = &p->stream->choices[i];
         int32_t slot = p->candidates[i].slot;
-        r->predictions[slot] = choice->id;
-        r->confidences[slot] = choice->confidence;
-        r->committed[slot] = choice->is_committed != 0;
-        if (choice->is_committed) r->canvas[r->positions[slot]] = choice->id;
+        r->block.predictions[slot] = choice->id;
+        r->block.confidences[slot] = choice->confidence;
+        r->block.committed[slot] = choice->is_committed != 0;
+        if (choice->is_committed) r->canvas.ids[r->block.positions[slot]] = choice->id;
     }
 }
 
 /* Commits by the user's own rule. One that chooses nothing falls back to the best candidate: a schedule of one. */
 static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
-    const tsk__candidate *candidates = p->candidates + r->first_candidate;
-    const tsk__choice *choices = p->stream->choices + r->first_candidate;
+    const tsk__commit_candidate *candidates = p->candidates + r->pass.first_candidate;
+    const tsk__choice *choices = p->stream->choices + r->pass.first_candidate;
     tsk_transfer_rule best;
     tsk_selection selection;
-    int32_t i, n = r->n_candidates, chosen = 0;
+    int32_t i, n = r->pass.n_candidates, chosen = 0;
     for (i = 0; i < n; i++) {
-        r->candidates[i].position = candidates[i].position;
-        r->candidates[i].id = choices[i].id;
-        r->candidates[i].confidence = choices[i].confidence;
-        r->candidates[i].entropy = -1;
-        r->candidate_commits[i] = 0;
+        r->block.candidates[i].position = candidates[i].position;
+        r->block.candidates[i].id = choices[i].id;
+        r->block.candidates[i].confidence = choices[i].confidence;
+        r->block.candidates[i].entropy = -1;
+        r->block.candidate_commits[i] = 0;
     }
     memset(&selection, 0, sizeof selection);
     selection.pass = (int32_t)r->gen.pass;
@@ -729,20 +756,20 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     selection.block_step = r->gen.block_step;
     selection.quota = tsk__request_quota(r);
     selection.n = n;
-    selection.candidates = r->candidates;
-    selection.commit = r->candidate_commits;
+    selection.candidates = r->block.candidates;
+    selection.commit = r->block.candidate_commits;
     o->on_select(o->user, &selection);
-    for (i = 0; i < n; i++) chosen += r->candidate_commits[i] != 0;
+    for (i = 0; i < n; i++) chosen += r->block.candidate_commits[i] != 0;
     memset(&best, 0, sizeof best);
     best.transfer = TSK_TRANSFER_SCHEDULE;
     best.quota = 1;
-    if (!chosen) tsk_select(&best, n, r->candidates, r->candidate_commits);
+    if (!chosen) tsk_select(&best, n, r->block.candidates, r->block.candidate_commits);
     for (i = 0; i < n; i++) {
-        if (!r->candidate_commits[i]) continue;
-        r->committed[candidates[i].slot] = 1;
-        r->canvas[candidates[i].position] = choices[i].id;
+        if (!r->block.candidate_commits[i]) continue;
+        r->block.committed[candidates[i].slot] = 1;
+        r->canvas.ids[candidates[i].position] = choices[i].id;
     }
-    r->is_uploaded = 0;
+    r->canvas.is_uploaded = 0;
 }
 
 static void tsk__request_count(tsk__request *r, double ms) {
@@ -752,8 +779,8 @@ static void tsk__request_count(tsk__request *r, double ms) {
     int32_t i, n_active = 0, n_stable_masked = 0;
     result->nfe++;
     result->total_ms += ms;
-    r->block_results[r->gen.block].nfe++;
-    if (r->is_full) {
+    r->counts.blocks[r->gen.block].nfe++;
+    if (r->pass.is_full) {
         result->refresh_ms += ms;
         result->refreshes++;
         return;
@@ -762,12 +789,12 @@ static void tsk__request_count(tsk__request *r, double ms) {
     result->block_steps++;
     if (r->options.cache != TSK_CACHE_DUAL) return;
     for (i = 0; i < r->gen.n_positions; i++) {
-        n_active += r->active[i];
-        n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        n_active += r->block.active[i];
+        n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
-    r->active_counts[result->n_block_steps] = n_active;
-    r->stable_masked_counts[result->n_block_steps++] = n_stable_masked;
+    r->counts.active[result->n_block_steps] = n_active;
+    r->counts.stable_masked[result->n_block_steps++] = n_stable_masked;
     result->token_layers_total += rows * layers;
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
 }
@@ -778,11 +805,11 @@ static void tsk__request_cancel(tsk__request *r) {
 }
 
 /* Whether the pass has compared the block's states with earlier ones. */
-static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->is_full && r->gen.has_previous; }
+static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->pass.is_full && r->gen.has_previous; }
 
 /* Generated tokens before the first that is masked or ends the text. */
 static int32_t tsk__request_final(const tsk__request *r) {
-    const int32_t *tokens = r->canvas + r->gen.n_prompt;
+    const int32_t *tokens = r->canvas.ids + r->gen.n_prompt;
     int32_t n = 0;
     while (n < r->options.gen_length && tokens[n] != r->config->mask_token_id && !tsk__request_ends(r, tokens[n])) n++;
     return n;
@@ -797,25 +824,25 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.pass = (int32_t)r->gen.pass;
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
-    step.is_refresh = r->is_full;
+    step.is_refresh = r->pass.is_full;
     step.n_positions = r->gen.n_positions;
-    step.positions = r->positions;
-    step.predictions = r->predictions;
-    step.confidences = r->confidences;
-    step.committed = r->committed;
-    step.active = r->active;
+    step.positions = r->block.positions;
+    step.predictions = r->block.predictions;
+    step.confidences = r->block.confidences;
+    step.committed = r->block.committed;
+    step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {
-        step.n_active += r->active[i];
-        step.n_stable_masked += !r->active[i] && (tsk__request_is_masked(r, i) || r->committed[i]);
+        step.n_active += r->block.active[i];
+        step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     step.masks_left = masks_left;
     step.canvas_length = r->gen.length;
     step.prompt_length = r->gen.n_prompt;
-    step.canvas = r->canvas;
+    step.canvas = r->canvas.ids;
     step.mask_token_id = r->config->mask_token_id;
     step.n_final = tsk__request_final(r);
     step.n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-    step.cosines = step.n_cosines ? r->cosines : NULL;
+    step.cosines = step.n_cosines ? r->block.cosines : NULL;
     return r->options.on_step(r->options.user, &step);
 }
 
@@ -825,12 +852,12 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_has_cosines(r)) return;
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
-            r->cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->first_row + i)];
+            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
 }
 
-/* Behind a pass. A block step leaves states to compare with; a refresh only where asked to. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -865,7 +892,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (r->options.on_select) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     masks_left = tsk__request_masks_left(r);
-    r->block_results[r->gen.block].mask_residual = masks_left;
+    r->counts.blocks[r->gen.block].mask_residual = masks_left;
     r->is_reporting = 1;
     stop = tsk__request_report(r, masks_left);
     r->is_reporting = 0;
@@ -873,24 +900,26 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
     if (stop && !r->gen.is_finished) tsk__request_cancel(r);
 }
 
-/* The residual stream of requests that go on between two layers comes back, or is put aside for the next pass. */
+/* Restores the residual stream of requests whose refresh was cut by layers and goes on in this pass. */
 static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer > 0)
-            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+        if (requests[i]->pass.first_layer > 0)
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
+
+/* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
 static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (!tsk__request_completes(requests[i]))
-            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->first_row, requests[i]->n_rows);
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
 }
 
 /* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    int may_decide = r->is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
-    return layer == r->first_layer || layer == r->last_layer || (may_decide && layer == r->n_states + 1);
+    int may_decide = r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    return layer == r->pass.first_layer || layer == r->pass.last_layer || (may_decide && layer == r->n_states + 1);
 }
 
 static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t n, int32_t layer, int32_t n_layers) {
@@ -903,7 +932,7 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
 
 /* Whether the request is decided about, and where: at the end of its lower layers. */
 static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
-    return r->is_deciding && layer == r->n_states + 1 && layer >= r->first_layer && layer < r->last_layer;
+    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer && layer < r->pass.last_layer;
 }
 
 /* Waits for the decision about the requests whose K is `layer`. */
@@ -919,25 +948,27 @@ static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n,
     return status;
 }
 
-/* Whether a decision changes only which rows run above K, which a backend that masks rows sees to itself. */
-static int tsk__requests_narrow_themselves(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the backend can carry out the decision alone: all that changes is which rows run above K, and the backend
+   masks rows. */
+static int tsk__requests_are_masked_by_backend(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i;
     if (!tsk__backend_masks(p->backend, p->n) || tsk__trace_on(p->tracer)) return 0;
     for (i = 0; i < n; i++)
-        if (requests[i]->first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
+        if (requests[i]->pass.first_layer != 0 || !tsk__request_completes(requests[i])) return 0;
     return 1;
 }
 
-/* Whether the host, too, need not know before the pass ends: some row runs in any case, and whose prediction is wanted does. */
-static int tsk__requests_need_not_wait(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
+/* Whether the host can wait for the decision until the pass has ended. It can if some row runs whatever is decided, and
+   if every row whose prediction is wanted runs. */
+static int tsk__requests_can_decide_late(tsk__request *const *requests, int32_t n, const tsk__pass *p) {
     int32_t i, row, certain = 0;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        if (!r->is_deciding) continue;
-        if (r->is_full || r->options.skip.masked || r->force_active >= 0) return 0;
+        if (!r->pass.is_deciding) continue;
+        if (r->pass.is_full || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
-    return p->is_self_narrowing && certain;
+    return p->masks_itself && certain;
 }
 
 /* Narrows the pass to the rows that have work at `layer`; returns how many. */
@@ -945,13 +976,13 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     int32_t i, row;
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
-        int here = layer >= r->first_layer && layer < r->last_layer;
-        for (row = r->first_row; row < r->first_row + r->n_rows; row++) p->running[row] = here && p->active[row];
+        int here = layer >= r->pass.first_layer && layer < r->pass.last_layer;
+        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }
 
-/* What is to be run of n requests in one pass; returns the most states that any of them compares. */
+/* Plans the pass of n requests; returns the largest number of states that one of them compares. */
 static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk__pass *p) {
     int32_t i, n_states = 0;
     tsk__pass_reset(p);
@@ -973,7 +1004,7 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
         tsk__request_add_candidates(requests[i], p);
-        tsk__request_add_selection(requests[i], i, p);
+        tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
 }
@@ -981,16 +1012,16 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
 /* One forward pass for n requests, none of them finished; choices and cosines are there after it. */
 static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error) {
     int32_t i, layer, next, n_states = tsk__requests_plan(requests, n, p), n_layers = p->backend->config->n_layers;
-    int is_blind;
+    int decides_late;
     tsk_status status = TSK_OK;
     if (p->tracer) p->tracer->pass = (int32_t)requests[0]->gen.pass;
     tsk__pass_begin(p);
-    p->is_self_narrowing = tsk__requests_narrow_themselves(requests, n, p);
-    is_blind = tsk__requests_need_not_wait(requests, n, p);
+    p->masks_itself = tsk__requests_are_masked_by_backend(requests, n, p);
+    decides_late = tsk__requests_can_decide_late(requests, n, p);
     tsk__requests_resume(requests, n, p);
     for (layer = 0; layer < n_layers; layer = next) {
         next = tsk__requests_next_change(requests, n, layer, n_layers);
-        if (!is_blind) status = tsk__requests_decide(requests, n, p, layer, error);
+        if (!decides_late) status = tsk__requests_decide(requests, n, p, layer, error);
         if (status != TSK_OK) return status;
         if (tsk__requests_narrow(requests, n, p, layer)) tsk__forward_layers(p, layer, next, n_states);
     }
@@ -1000,8 +1031,8 @@ static tsk_status tsk__requests_forward(tsk__request *const *requests, int32_t n
     status = p->backend->ops->wait(p->stream, error);
     if (status == TSK_OK && p->tracer && p->tracer->status != TSK_OK) status = tsk__error_memory(error, "tracing", 0);
     for (i = 0; i < n && status == TSK_OK; i++) {
-        requests[i]->is_uploaded = 1;
-        if (is_blind && requests[i]->is_deciding) tsk__request_take_decision(requests[i], p);
+        requests[i]->canvas.is_uploaded = 1;
+        if (decides_late && requests[i]->pass.is_deciding) tsk__request_take_decision(requests[i], p);
         if (tsk__request_completes(requests[i])) tsk__request_note_active(requests[i], p);
         tsk__request_take_cosines(requests[i], p);
     }
@@ -1014,11 +1045,11 @@ static tsk_status tsk__requests_pass(tsk__request *const *requests, int32_t n, t
     tsk_status status = tsk__requests_forward(requests, n, p, error);
     for (i = 0; i < n && status == TSK_OK; i++) {
         tsk__request *r = requests[i];
-        r->pending_ms += tsk__time_ms() - start;
-        r->cursor = tsk__request_completes(r) ? 0 : r->last_layer;
-        if (r->cursor) continue;
-        tsk__request_finish(r, p, r->pending_ms);
-        r->pending_ms = 0;
+        r->cut.pending_ms += tsk__time_ms() - start;
+        r->cut.next_layer = tsk__request_completes(r) ? 0 : r->pass.last_layer;
+        if (r->cut.next_layer) continue;
+        tsk__request_finish(r, p, r->cut.pending_ms);
+        r->cut.pending_ms = 0;
     }
     return status;
 }
@@ -1028,7 +1059,7 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     memset(result, 0, sizeof *result);
     if (!r->gen.is_started) return;
     *result = r->gen.result;
-    result->mask_residual = tsk__count_masks(r->canvas, r->gen.length, r->config->mask_token_id);
+    result->mask_residual = tsk__count_masks(r->canvas.ids, r->gen.length, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;

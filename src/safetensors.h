@@ -10,9 +10,9 @@
 // >>safetensors =======================================================================================================
 /* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
    only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
-   later trusts its offset and size blindly. Names are sorted and searched, not hashed: a stranger who picks them could
-   make any fixed hash collide. Stricter than the format's first implementation in one point: an entry has its three
-   members and nothing else. */
+   later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names could
+   make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has its
+   three members and nothing else. */
 
 /* ---- element types */
 
@@ -99,7 +99,8 @@ static void tsk__safetensors_first_line(const char *bytes, size_t size, char *li
     line[n] = 0;
 }
 
-/* The file cannot be a safetensors file, because of `reason`. Mostly it is something else, and its bytes say what. */
+/* The file cannot be a safetensors file, for `reason`. If its first bytes show what it is instead, the error says
+   so. */
 static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64_t offset, const char *reason,
                                              tsk_error *error) {
     char head[512], line[48] = "";
@@ -374,8 +375,8 @@ tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_in
 }
 
 /* ---- writing
-   The header comes first in the file and is complete last. So the data waits in a file of its own, without a name (it
-   vanishes with the process, whatever happens), and is copied behind the header in the end. */
+   The header stands first in the file but is complete last. So the data goes to a second, unnamed temporary file, which
+   disappears with the process, and is copied behind the header at the end. */
 
 struct tsk_safetensors_writer {
     const tsk_allocator *allocator;

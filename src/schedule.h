@@ -23,8 +23,8 @@ static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, floa
 /* Whether a is the better confidence; one that is no number comes after all others. */
 static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 
-/* All three rules are "the best, next best, … while accepted": confidence falls and FACTOR's bound rises with the rank.
-   Confidence i is at confidences[i * stride]. */
+/* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
+   falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
 static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
     int32_t rank, i;
     memset(commit, 0, (size_t)n);

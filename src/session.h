@@ -161,11 +161,11 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
 
 /* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
-    to->is_full = from->is_full;
+    to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
 }
 
-/* What a copy carries follows from its structure: r->gen, the arrays before `cosines`, and the parts that both caches have. */
+/* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
 static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *from, tsk_error *error) {
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
@@ -183,7 +183,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     if (b->is_reporting) tsk__request_advance_copy(a, b);
     else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
-    /* States of another K, or tokens without the outputs that a stable one would take, are nothing to compare with. */
+    /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
@@ -218,26 +218,26 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
-        memcpy(r->kept_canvas, r->canvas, size);
-        memcpy(r->canvas, canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.kept_ids, r->canvas.ids, size);
+        memcpy(r->canvas.ids, canvas, size);
+        r->canvas.is_uploaded = 0;
     }
-    r->is_probe = 1;
-    r->is_full = refresh != 0;
+    r->pass.is_probe = 1;
+    r->pass.is_full = refresh != 0;
     status = tsk__session_forward(session, tsk__requests_forward, error);
-    r->is_probe = 0;
+    r->pass.is_probe = 0;
     if (status == TSK_OK) {
         out->n_positions = session->n_probed = r->gen.n_positions;
-        out->positions = r->positions;
-        out->active = r->active;
+        out->positions = r->block.positions;
+        out->active = r->block.active;
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
-        out->cosines = out->n_cosines ? r->cosines : NULL;
+        out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
         tsk__request_move_on(r);
     }
     if (canvas) {
-        memcpy(r->canvas, r->kept_canvas, size);
-        r->is_uploaded = 0;
+        memcpy(r->canvas.ids, r->canvas.kept_ids, size);
+        r->canvas.is_uploaded = 0;
     }
     return status;
 }

@@ -5,9 +5,9 @@
 #include "api.h"
 
 // >>skip ==============================================================================================================
-/* TokenSkip's decision, with no arithmetic on states in it: which tokens of a block are stable in this step. What a token
-   is settles beforehand whether it may be; then the cosines that the lower layers' comparison gave. Stable tokens skip
-   layers K and up. */
+/* TokenSkip's decision: which tokens of a block are stable in this step. A token's id, mask and age say whether it may
+   be stable; the cosines from the lower layers then say whether it is. This section does no arithmetic on states.
+   Stable tokens skip layers K and up. */
 
 typedef struct tsk__skip_token {
     int32_t id;                /* its id now */
@@ -17,7 +17,7 @@ typedef struct tsk__skip_token {
 } tsk__skip_token;
 
 /* `age` is the token's in steps or in refreshes, whichever is decided about. */
-static int tsk__skip_may(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
+static int tsk__skip_is_allowed(const tsk_generate_options *o, const tsk__skip_token *token, int32_t age) {
     if (token->is_masked && !o->skip.masked) return 0;
     if (token->id != token->computed_id) return 0;
     return o->skip.max_age <= 0 || age < o->skip.max_age;

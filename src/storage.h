@@ -212,10 +212,10 @@ static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) 
 
 /* ---- the buffers of a traced pass */
 
-/* What a tracer watches a stream with: the taps, and x before a layer and between its halves. */
+/* What a tracer watches a stream with: the captures, and x before a layer and between its halves. */
 typedef struct tsk__watch {
     tsk__stream *stream;           /* NULL: there are no buffers */
-    tsk__taps taps;
+    tsk__captures captures;
     void *block_input, *middle;    /* [max_rows, d_model] */
 } tsk__watch;
 
@@ -225,14 +225,14 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
     uint64_t m = (uint64_t)c->mlp_hidden_size;
     int n = 0;
 #define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))
-    TSK__WATCH_BUFFER(w->taps.norm, d);
-    TSK__WATCH_BUFFER(w->taps.q, q);
-    TSK__WATCH_BUFFER(w->taps.k, k);
-    TSK__WATCH_BUFFER(w->taps.v, k);
-    TSK__WATCH_BUFFER(w->taps.k_rope, k);
-    TSK__WATCH_BUFFER(w->taps.gate, m);
-    TSK__WATCH_BUFFER(w->taps.up, m);
-    TSK__WATCH_BUFFER(w->taps.projection, d);
+    TSK__WATCH_BUFFER(w->captures.norm, d);
+    TSK__WATCH_BUFFER(w->captures.q, q);
+    TSK__WATCH_BUFFER(w->captures.k, k);
+    TSK__WATCH_BUFFER(w->captures.v, k);
+    TSK__WATCH_BUFFER(w->captures.k_rope, k);
+    TSK__WATCH_BUFFER(w->captures.gate, m);
+    TSK__WATCH_BUFFER(w->captures.up, m);
+    TSK__WATCH_BUFFER(w->captures.projection, d);
     TSK__WATCH_BUFFER(w->block_input, d);
     TSK__WATCH_BUFFER(w->middle, d);
 #undef TSK__WATCH_BUFFER
@@ -275,7 +275,7 @@ static void tsk__watch_x(const tsk__watch *w, void *to, int32_t n) {
     w->stream->backend->ops->copy(w->stream, to, w->stream->x, (uint64_t)n * tsk__storage_row_size(w->stream->backend));
 }
 
-/* n rows of activations, of a tap or of the stream, to host f32 [n, width]. Waits. */
+/* n rows of activations, of a capture or of the stream, to host f32 [n, width]. Waits. */
 static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, uint64_t width, float *out) {
     stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
 }

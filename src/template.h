@@ -8,10 +8,10 @@
 #include "bpe.h"
 
 // >>template ==========================================================================================================
-/* Chat templates are small programs in Jinja. The few that the supported models ship with are known here, each by the
-   length and the hash of its text (the longest has 4 KB, of which we need four lines), and rendered in C for what the
-   API can say: roles and text, no tools, the assistant's header at the end. Any other template is an error: a prompt
-   that is almost right makes a model quietly worse.
+/* Chat templates are small programs in Jinja. The templates of the supported models are known here by the length and
+   hash of their text, and rendered in C. Only what the API can express is rendered: roles and text, no tools, the
+   assistant's header at the end. Any other template is an error, because a prompt that is almost right makes a model's
+   answers worse without a sign.
    While rendering, the places of the messages' own text are noted, so that special tokens written out in it can be kept
    from taking effect. */
 

@@ -6,8 +6,8 @@
 #include "storage.h"
 
 // >>trace =============================================================================================================
-/* Watching a pass from inside. The forward pass asks `tsk__trace_on`; where it says no, nothing else of this section
-   runs. A traced operation writes what it computes anyway into extra buffers (its taps), from where values come to the
+/* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
+   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to the
    host, so that tracing cannot change a result. */
 
 typedef struct tsk__tracer {
@@ -164,13 +164,13 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
-    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_q_proj", "", t->watch.taps.norm, d, t->watch.taps.q, q, 1);
-    TSK__TRACE_RECORD("_k_proj", "", t->watch.taps.norm, d, t->watch.taps.k, k, 1);
-    TSK__TRACE_RECORD("_v_proj", "", t->watch.taps.norm, d, t->watch.taps.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->watch.taps.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->watch.taps.k, k, t->watch.taps.k_rope, k, (uint64_t)c->n_kv_heads);
-    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_attn_norm", "", t->watch.block_input, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_q_proj", "", t->watch.captures.norm, d, t->watch.captures.q, q, 1);
+    TSK__TRACE_RECORD("_k_proj", "", t->watch.captures.norm, d, t->watch.captures.k, k, 1);
+    TSK__TRACE_RECORD("_v_proj", "", t->watch.captures.norm, d, t->watch.captures.v, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", t->watch.captures.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", t->watch.captures.k, k, t->watch.captures.k_rope, k, (uint64_t)c->n_kv_heads);
+    TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.captures.projection, d, 1);
 }
 
 static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
@@ -180,10 +180,10 @@ static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *row
     tsk__traced what = *rows;
     what.name = name;
     what.layer = layer;
-    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.taps.norm, d, 1);
-    TSK__TRACE_RECORD("_ff_proj", "", t->watch.taps.norm, d, t->watch.taps.gate, m, 1);
-    TSK__TRACE_RECORD("_up_proj", "", t->watch.taps.norm, d, t->watch.taps.up, m, 1);
-    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.taps.projection, d, 1);
+    TSK__TRACE_RECORD("_ff_norm", "", t->watch.middle, d, t->watch.captures.norm, d, 1);
+    TSK__TRACE_RECORD("_ff_proj", "", t->watch.captures.norm, d, t->watch.captures.gate, m, 1);
+    TSK__TRACE_RECORD("_up_proj", "", t->watch.captures.norm, d, t->watch.captures.up, m, 1);
+    TSK__TRACE_RECORD("_ffn_out", "", t->watch.stream->hidden, m, t->watch.captures.projection, d, 1);
     TSK__TRACE_RECORD("", "", t->watch.block_input, d, t->watch.stream->x, d, 1);
 #undef TSK__TRACE_RECORD
 }

@@ -757,7 +757,8 @@ static int tsk__unicode_reorder(tsk__unicode_stretch *stretch) {
     return 1;
 }
 
-/* A character joins the last starter unless one stands between that starts too or has no lower order. */
+/* A character composes with the last starter if no character is kept between them, or if the last one kept there has a
+   lower order. */
 static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
     tsk__unicode_symbol *symbols = stretch->symbols;
     size_t i, n = 0, starter = SIZE_MAX;

@@ -189,7 +189,7 @@ static void check_same(const float *a, const float *b, size_t n, const char *wha
 
 typedef struct pass {
     int32_t n, d, q_width, kv_width, mlp, vocab;
-    float *x0, *q, *norm, *tap_q, *tap_k, *tap_v, *k_rope, *attention, *x1, *projection, *h, *gate, *up, *x2, *final, *logits;
+    float *x0, *q, *norm, *captured_q, *captured_k, *captured_v, *k_rope, *attention, *x1, *projection, *h, *gate, *up, *x2, *final, *logits;
     tsk__prediction *predictions;
 } pass;
 
@@ -200,14 +200,14 @@ static void pass_new(pass *p, const model *m, int32_t n) {
     p->n = n, p->d = c->d_model, p->q_width = c->n_heads * c->head_dim, p->kv_width = c->n_kv_heads * c->head_dim;
     p->mlp = c->mlp_hidden_size, p->vocab = c->embedding_size;
     for (i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = floats((size_t)(n * p->d));
-    p->q = floats((size_t)(n * p->q_width)), p->tap_q = floats((size_t)(n * p->q_width)), p->attention = floats((size_t)(n * p->q_width));
-    p->tap_k = floats((size_t)(n * p->kv_width)), p->tap_v = floats((size_t)(n * p->kv_width)), p->k_rope = floats((size_t)(n * p->kv_width));
+    p->q = floats((size_t)(n * p->q_width)), p->captured_q = floats((size_t)(n * p->q_width)), p->attention = floats((size_t)(n * p->q_width));
+    p->captured_k = floats((size_t)(n * p->kv_width)), p->captured_v = floats((size_t)(n * p->kv_width)), p->k_rope = floats((size_t)(n * p->kv_width));
     p->h = floats((size_t)(n * p->mlp)), p->gate = floats((size_t)(n * p->mlp)), p->up = floats((size_t)(n * p->mlp));
     p->logits = floats((size_t)n * (size_t)p->vocab);
     p->predictions = (tsk__prediction *)must(calloc((size_t)n, sizeof *p->predictions));
 }
 static void pass_free(pass *p) {
-    float *const all[] = {p->x0, p->x1, p->x2, p->norm, p->projection, p->final, p->q, p->tap_q, p->attention, p->tap_k, p->tap_v, p->k_rope, p->h, p->gate, p->up, p->logits};
+    float *const all[] = {p->x0, p->x1, p->x2, p->norm, p->projection, p->final, p->q, p->captured_q, p->attention, p->captured_k, p->captured_v, p->k_rope, p->h, p->gate, p->up, p->logits};
     size_t i;
     for (i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(p->predictions);
@@ -215,21 +215,21 @@ static void pass_free(pass *p) {
 
 static void pass_run(pass *p, const model *m, const tsk__rows *rows, const tsk__draw *draws, int traced) {
     const int32_t n = rows->n;
-    tsk__taps attend_taps, out_taps, ff_taps;
+    tsk__captures attend_captures, out_captures, ff_captures;
     tsk__cpu_scratch scratch;
     void *memory = must(malloc(tsk__cpu_scratch_init(&scratch, &m->config, n, NULL)));
-    const tsk__taps *const none = NULL;
+    const tsk__captures *const none = NULL;
     tsk__cpu_scratch_init(&scratch, &m->config, n, memory);
-    memset(&attend_taps, 0, sizeof attend_taps), memset(&out_taps, 0, sizeof out_taps), memset(&ff_taps, 0, sizeof ff_taps);
-    attend_taps.norm = p->norm, attend_taps.q = p->tap_q, attend_taps.k = p->tap_k, attend_taps.v = p->tap_v, attend_taps.k_rope = p->k_rope;
-    out_taps.projection = p->projection;
-    ff_taps.gate = p->gate, ff_taps.up = p->up;
+    memset(&attend_captures, 0, sizeof attend_captures), memset(&out_captures, 0, sizeof out_captures), memset(&ff_captures, 0, sizeof ff_captures);
+    attend_captures.norm = p->norm, attend_captures.q = p->captured_q, attend_captures.k = p->captured_k, attend_captures.v = p->captured_v, attend_captures.k_rope = p->k_rope;
+    out_captures.projection = p->projection;
+    ff_captures.gate = p->gate, ff_captures.up = p->up;
     tsk__cpu_embed(&m->cpu, rows, p->x0);
-    tsk__cpu_qkv(&m->cpu, 1, rows, p->x0, p->q, &scratch, traced ? &attend_taps : none);
+    tsk__cpu_qkv(&m->cpu, 1, rows, p->x0, p->q, &scratch, traced ? &attend_captures : none);
     tsk__cpu_attention(&m->cpu, 1, rows, p->q, p->attention, &scratch);
     memcpy(p->x1, p->x0, (size_t)(n * p->d) * sizeof(float));
-    tsk__cpu_attn_out(&m->cpu, 1, n, p->attention, p->x1, traced ? &out_taps : none, &scratch);
-    tsk__cpu_gate_up(&m->cpu, 1, n, p->x1, p->h, &scratch, traced ? &ff_taps : none);
+    tsk__cpu_attn_out(&m->cpu, 1, n, p->attention, p->x1, traced ? &out_captures : none, &scratch);
+    tsk__cpu_gate_up(&m->cpu, 1, n, p->x1, p->h, &scratch, traced ? &ff_captures : none);
     memcpy(p->x2, p->x1, (size_t)(n * p->d) * sizeof(float));
     tsk__cpu_down(&m->cpu, 1, n, p->h, p->x2, none, &scratch);
     tsk__cpu_final_norm(&m->cpu, n, p->x2, p->final);
@@ -302,13 +302,13 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     plain_norm(n, p->d, norm_of(m, 1, TSK__PART_ATTN_NORM), (double)m->config.rms_norm_eps, p->x0, in);
     CHECK_NEAR(p->norm, in, n * p->d, 1e-6);
     plain_product(weight_of(m, 1, TSK__PART_Q), &kept[KEPT_Q], n, in, want);
-    CHECK_NEAR(p->tap_q, want, n * p->q_width, 2e-6);
+    CHECK_NEAR(p->captured_q, want, n * p->q_width, 2e-6);
     plain_rope(&m->config, n, m->config.n_heads, rows->positions, want);
     CHECK_NEAR(p->q, want, n * p->q_width, 2e-5); /* angles in f32: position * 2^-24 */
     plain_product(weight_of(m, 1, TSK__PART_V), &kept[KEPT_V], n, in, want);
-    CHECK_NEAR(p->tap_v, want, n * p->kv_width, 2e-6);
+    CHECK_NEAR(p->captured_v, want, n * p->kv_width, 2e-6);
     plain_product(weight_of(m, 1, TSK__PART_K), &kept[KEPT_K], n, in, want);
-    CHECK_NEAR(p->tap_k, want, n * p->kv_width, 2e-6);
+    CHECK_NEAR(p->captured_k, want, n * p->kv_width, 2e-6);
     plain_rope(&m->config, n, m->config.n_kv_heads, rows->positions, want);
     CHECK_NEAR(p->k_rope, want, n * p->kv_width, 2e-5);
 
@@ -443,7 +443,7 @@ static void check_cache(const model *m, const pass *p, const requests *r, float 
     int32_t i, h, which;
     for (which = 0; which < 4; which++) {
         const tsk__kv *kv = &r->caches[which / 2];
-        const float *rows = which % 2 ? p->tap_v : p->k_rope;
+        const float *rows = which % 2 ? p->captured_v : p->k_rope;
         for (i = 0; i < p->n; i++)
             if (r->owners[i] == which / 2)
                 for (h = 0; h < c->n_kv_heads; h++)
@@ -638,23 +638,23 @@ static void test_rows(const tsk__cpu_kernels *kernels) {
 static void test_rope_turns(void) {
     tsk_model_config config;
     tsk__cpu_model m;
-    float frequencies[5], turns[10];
+    float frequencies[5], rotations[10];
     int32_t i;
     memset(&config, 0, sizeof config), memset(&m, 0, sizeof m);
     config.head_dim = 10, config.rope_theta = 500000;
     for (i = 0; i < 5; i++) frequencies[i] = tsk__rope_frequency(&config, i);
     CHECK(frequencies[0] == 1.0f && frequencies[2] == (float)(1 / pow(500000, 0.4)));
     m.config = &config, m.rope_frequencies = frequencies;
-    tsk__cpu_rope_turn(&m, 0, turns);
-    for (i = 0; i < 5; i++) CHECK(turns[i] == 1.0f && turns[5 + i] == 0.0f);
-    tsk__cpu_rope_turn(&m, 1, turns);
-    CHECK(turns[0] == (float)cos(1.0) && turns[5] == (float)sin(1.0));
-    tsk__cpu_rope_turn(&m, 99, turns);
-    CHECK(turns[0] == (float)cos(99.0));
-    CHECK(turns[5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
-    tsk__cpu_rope_turn(&m, 16777215, turns); /* the last position that a model may have */
-    CHECK(turns[0] == (float)cos(16777215.0));
-    CHECK(turns[5 + 2] == (float)sin((double)(16777215.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_rope_rotation(&m, 0, rotations);
+    for (i = 0; i < 5; i++) CHECK(rotations[i] == 1.0f && rotations[5 + i] == 0.0f);
+    tsk__cpu_rope_rotation(&m, 1, rotations);
+    CHECK(rotations[0] == (float)cos(1.0) && rotations[5] == (float)sin(1.0));
+    tsk__cpu_rope_rotation(&m, 99, rotations);
+    CHECK(rotations[0] == (float)cos(99.0));
+    CHECK(rotations[5 + 2] == (float)sin((double)(99.0f * (float)(1 / pow(500000, 0.4)))));
+    tsk__cpu_rope_rotation(&m, 16777215, rotations); /* the last position that a model may have */
+    CHECK(rotations[0] == (float)cos(16777215.0));
+    CHECK(rotations[5 + 2] == (float)sin((double)(16777215.0f * (float)(1 / pow(500000, 0.4)))));
 }
 
 /* Ties, the mask on top, and a chunk boundary, all without noise. */

@@ -317,7 +317,7 @@ typedef struct side {
     tsk__stream *s;
     tsk__kv caches[max_requests];
     void *canvas[max_requests], *last[max_requests];           /* [max_rows] ids, predictions */
-    void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what taps point at */
+    void *norm, *q, *k, *v, *k_rope, *gate, *up, *projection;  /* what captures point at */
     const trial *t;
     int is_masked, is_compacted;   /* how this backend narrows */
     results *out;
@@ -480,31 +480,31 @@ static void begin_flagged(const side *a, int narrow, const int32_t *flags) {
 }
 static void begin(const side *a, int narrow) { begin_flagged(a, narrow, NULL); }
 
-static tsk__taps taps_of(const side *a) {
+static tsk__captures captures_of(const side *a) {
     const tsk_model_config *c = a->t->c;
-    tsk__taps taps;
+    tsk__captures captures;
     poison(a, a->norm, max_rows * (size_t)c->d_model), poison(a, a->projection, max_rows * (size_t)c->d_model);
     poison(a, a->q, max_rows * q_width(c)), poison(a, a->k, max_rows * kv_width(c)), poison(a, a->v, max_rows * kv_width(c)), poison(a, a->k_rope, max_rows * kv_width(c));
     poison(a, a->gate, max_rows * (size_t)c->mlp_hidden_size), poison(a, a->up, max_rows * (size_t)c->mlp_hidden_size);
-    taps.norm = a->norm, taps.q = a->q, taps.k = a->k, taps.v = a->v, taps.k_rope = a->k_rope, taps.gate = a->gate, taps.up = a->up, taps.projection = a->projection;
-    return taps;
+    captures.norm = a->norm, captures.q = a->q, captures.k = a->k, captures.v = a->v, captures.k_rope = a->k_rope, captures.gate = a->gate, captures.up = a->up, captures.projection = a->projection;
+    return captures;
 }
 
-static void keep_linear(side *a, int32_t layer, int tapped) {
+static void keep_linear(side *a, int32_t layer, int captured) {
     const trial *t = a->t;
     const tsk_model_config *c = t->c;
     const tsk__backend_ops *ops = a->b->ops;
     size_t d = (size_t)c->d_model, mlp = (size_t)c->mlp_hidden_size;
     double bound = bound_of(a);
-    tsk__taps taps = taps_of(a);
+    tsk__captures captures = captures_of(a);
     put_caches(a);
     begin(a, 1);
     poison(a, a->s->q, max_rows * q_width(c));
-    ops->qkv(a->s, layer, tapped ? &taps : NULL);
+    ops->qkv(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "qkv: q", a->s->q, q_width(c), bound);
     keep_cache(a, "qkv: K", layer, 0);
     keep_cache(a, "qkv: V", layer, 1);
-    if (tapped) {
+    if (captured) {
         keep_rows(a, "attn_norm", a->norm, d, bound);
         keep_rows(a, "q_proj", a->q, q_width(c), bound), keep_rows(a, "k_proj", a->k, kv_width(c), bound), keep_rows(a, "v_proj", a->v, kv_width(c), bound);
         keep_rows(a, "k after RoPE", a->k_rope, kv_width(c), bound);
@@ -517,22 +517,22 @@ static void keep_linear(side *a, int32_t layer, int tapped) {
     keep_rows(a, "attend", a->s->attention, q_width(c), bound);
     begin(a, 1);
     put_rows(a, a->s->attention, t->attention, q_width(c));
-    ops->attn_out(a->s, layer, tapped ? &taps : NULL);
+    ops->attn_out(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "attn_out", a->s->x, d, bound);
     check_others(a, a->s->x, t->x, d, "attn_out");
-    if (tapped) keep_rows(a, "attn_out alone", a->projection, d, bound);
+    if (captured) keep_rows(a, "attn_out alone", a->projection, d, bound);
     begin(a, 1);
     poison(a, a->s->hidden, max_rows * mlp);
-    ops->gate_up(a->s, layer, tapped ? &taps : NULL);
+    ops->gate_up(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "gate_up", a->s->hidden, mlp, bound);
-    if (tapped) keep_rows(a, "ff_norm", a->norm, d, bound), keep_rows(a, "ff_proj", a->gate, mlp, bound), keep_rows(a, "up_proj", a->up, mlp, bound);
+    if (captured) keep_rows(a, "ff_norm", a->norm, d, bound), keep_rows(a, "ff_proj", a->gate, mlp, bound), keep_rows(a, "up_proj", a->up, mlp, bound);
     begin(a, 1);
     put_rows(a, a->s->hidden, t->hidden, mlp);
-    if (tapped) poison(a, a->projection, max_rows * d);
-    ops->down(a->s, layer, tapped ? &taps : NULL);
+    if (captured) poison(a, a->projection, max_rows * d);
+    ops->down(a->s, layer, captured ? &captures : NULL);
     keep_rows(a, "down", a->s->x, d, bound);
     check_others(a, a->s->x, t->x, d, "down");
-    if (tapped) keep_rows(a, "ff_out alone", a->projection, d, bound);
+    if (captured) keep_rows(a, "ff_out alone", a->projection, d, bound);
     if (t->narrows == 2) {  /* the others are as they were, these as down left them */
         ops->expand(a->s);
         note_result(a, "expand", get(a, a->s->x, (size_t)t->p.n * d), (size_t)t->p.n * d, bound);
@@ -623,7 +623,7 @@ static void check_decision(const side *a) {
 }
 
 /* Candidates of request r: most of its rows, in order; predicted by the head now, or, where it has no such row, earlier. */
-static int32_t add_candidates(const trial *t, int32_t r, tsk__candidate *candidates) {
+static int32_t add_candidates(const trial *t, int32_t r, tsk__commit_candidate *candidates) {
     int32_t i, j, n = 0;
     for (i = 0; i < t->p.n; i++) {
         if (t->p.requests[i] != r || random_below(4) == 0) continue;
@@ -637,8 +637,8 @@ static int32_t add_candidates(const trial *t, int32_t r, tsk__candidate *candida
     return n;
 }
 
-static tsk__selection random_selection(int32_t r, int32_t first, int32_t n) {
-    tsk__selection o;
+static tsk__commit_rule random_rule(int32_t r, int32_t first, int32_t n) {
+    tsk__commit_rule o;
     memset(&o, 0, sizeof o);
     o.request = r, o.first = first, o.n = n;
     o.commits = random_below(6) > 0, o.transfer = random_below(3), o.quota = 1 + random_below(n + 2);
@@ -654,8 +654,8 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
     tsk__stream *s = a->s;
     static tsk__prediction kept[max_requests][max_rows], left[max_rows];
     static int32_t canvas[max_requests][max_rows], canvas_left[max_rows];
-    tsk__candidate candidates[max_rows];
-    tsk__selection selections[max_requests];
+    tsk__commit_candidate candidates[max_rows];
+    tsk__commit_rule rules[max_requests];
     int32_t r, i, n = 0, wrong = 0;
     for (r = 0; r < t->p.n_requests; r++) {
         for (i = 0; i < max_rows; i++) {
@@ -664,25 +664,25 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
             canvas[r][i] = -1 - i;
         }
         a->b->ops->upload(s, a->canvas[r], canvas[r], sizeof canvas[r]), a->b->ops->upload(s, a->last[r], kept[r], sizeof kept[r]);
-        selections[r] = random_selection(r, n, add_candidates(t, r, candidates + n));
-        n += selections[r].n;
+        rules[r] = random_rule(r, n, add_candidates(t, r, candidates + n));
+        n += rules[r].n;
     }
     for (i = 0; i < max_rows; i++) s->choices[i].id = -9;
-    a->b->ops->select(s, t->p.n_requests, selections, n, candidates);
+    a->b->ops->select(s, t->p.n_requests, rules, n, candidates);
     must(a->b->ops->wait(s, NULL), NULL);
     for (r = 0; r < t->p.n_requests; r++) {
-        const tsk__selection *o = &selections[r];
+        const tsk__commit_rule *o = &rules[r];
         float confidences[max_rows];
         uint8_t commits[max_rows];
         for (i = 0; i < o->n; i++) {
-            const tsk__candidate *c = &candidates[o->first + i];
+            const tsk__commit_candidate *c = &candidates[o->first + i];
             if (c->head >= 0) kept[r][c->slot] = predictions[c->head];
             confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : kept[r][c->slot].confidence;
         }
         memset(commits, 0, sizeof commits);
         if (o->commits) select_by((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
         for (i = 0; i < o->n; i++) {
-            const tsk__candidate *c = &candidates[o->first + i];
+            const tsk__commit_candidate *c = &candidates[o->first + i];
             const tsk__choice *choice = &s->choices[o->first + i];
             wrong += choice->id != kept[r][c->slot].id || memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 || choice->is_committed != commits[i] || choice->log_sum_exp != kept[r][c->slot].log_sum_exp;
             if (commits[i]) canvas[r][c->position] = choice->id;
@@ -1101,29 +1101,29 @@ static void test_cuts(void) {
     tsk__cuda_stream s;
     int round, wrong = 0, n_halved = 0, is_large, n_of[4] = {0, 0, 0, 0};
     memset(&c, 0, sizeof c), memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
-    c.n_heads = heads, b.base.config = &c, s.backend = &b, s.rows = table, s.tiles = tiles;
+    c.n_heads = heads, b.base.config = &c, s.backend = &b, s.pinned.rows = table, s.pinned.tiles = tiles;
     for (round = 0; round < 900; round++) {
         static char seen[rows];
         int32_t i, j, start, left = 0, request = -1, most = random_below(2) ? 700 : random_below(2) ? 40 : 30;
         b.n_multiprocessors = 1 + random_below(200), b.shared_limit = random_below(4) ? 227 * 1024 : 99 * 1024;
-        s.n = 1 + random_below(round < 200 ? 150 : round < 700 ? 400 : rows);
-        for (i = 0; i < s.n; i++, left--) {
+        s.pass.n = 1 + random_below(round < 200 ? 150 : round < 700 ? 400 : rows);
+        for (i = 0; i < s.pass.n; i++, left--) {
             if (!left) left = 1 + random_below(most), request++;
             table[i].request = request;
         }
         memset(seen, 0, sizeof seen);
         tsk__cuda_make_tiles(&s);
-        is_large = s.attention == TSK__CUDA_ATTENTION_LARGE;
-        n_of[s.attention]++;
-        wrong += s.attention == TSK__CUDA_ATTENTION_FEW && (s.n_tiles * heads > b.n_multiprocessors || b.shared_limit < 128 * 1024);
-        for (i = 0; i < s.n_tiles; i++) {
+        is_large = s.pass.attention == TSK__CUDA_ATTENTION_LARGE;
+        n_of[s.pass.attention]++;
+        wrong += s.pass.attention == TSK__CUDA_ATTENTION_FEW && (s.pass.n_tiles * heads > b.n_multiprocessors || b.shared_limit < 128 * 1024);
+        for (i = 0; i < s.pass.n_tiles; i++) {
             const tsk__cuda_tile *tile = &tiles[i];
-            if (tile->count < 1 || tile->count > tsk__cuda_attentions[s.attention].rows || tile->first < 0 || tile->first + tile->count > s.n) wrong++;
+            if (tile->count < 1 || tile->count > tsk__cuda_attentions[s.pass.attention].rows || tile->first < 0 || tile->first + tile->count > s.pass.n) wrong++;
             for (j = tile->first; !wrong && j < tile->first + tile->count; j++) wrong += seen[j]++ || table[j].request != tile->request;
             for (start = tile->first; start > 0 && table[start - 1].request == tile->request;) start--;
             if (is_large && (tile->first - start) % 128) n_halved++, wrong += (tile->first - start) % 128 != 64 || tile->count <= 32;
         }
-        for (i = 0; i < s.n; i++) wrong += !seen[i];
+        for (i = 0; i < s.pass.n; i++) wrong += !seen[i];
     }
     CHECK_INT(wrong, 0);
     CHECK(n_halved > 20 && n_of[TSK__CUDA_ATTENTION_FEW] > 5 && n_of[TSK__CUDA_ATTENTION_SMALL] + n_of[TSK__CUDA_ATTENTION_MEDIUM] > 5);

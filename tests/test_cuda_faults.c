@@ -104,15 +104,15 @@ static void tell(telling t) {
 }
 /* The first candidate of every request is committed, unless the driver is told to choose what cannot be. */
 static void select_first(const CUlaunchConfig *config, const tsk__cuda_select_tokens_args *a) {
-    const tsk__selection *selections = (const tsk__selection *)(uintptr_t)a->selections;
+    const tsk__commit_rule *rules = (const tsk__commit_rule *)(uintptr_t)a->rules;
     tsk__choice *choices = (tsk__choice *)(uintptr_t)a->choices;
     int32_t i;
     unsigned int r;
     for (r = 0; r < config->gridDimX; r++)
-        for (i = 0; i < selections[r].n; i++) {
-            tsk__choice *choice = &choices[selections[r].first + i];
+        for (i = 0; i < rules[r].n; i++) {
+            tsk__choice *choice = &choices[rules[r].first + i];
             choice->id = driver.chosen_id, choice->log_sum_exp = driver.log_sum_exp;
-            choice->is_committed = selections[r].commits && i == 0 && !driver.commits_none;
+            choice->is_committed = rules[r].commits && i == 0 && !driver.commits_none;
         }
 }
 static int launch(const CUlaunchConfig *config, CUfunction function, void *const *parameters) {

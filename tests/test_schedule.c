@@ -234,18 +234,18 @@ static void test_stable_rules(void) {
     tsk__skip_token token;
     memset(&token, 0, sizeof token);
     token.id = token.computed_id = 5;
-    CHECK(tsk__skip_may(&o, &token, 0));
+    CHECK(tsk__skip_is_allowed(&o, &token, 0));
     token.computed_id = 6;                                  /* its upper K and V were made from another id */
-    CHECK(!tsk__skip_may(&o, &token, 0));
+    CHECK(!tsk__skip_is_allowed(&o, &token, 0));
     token.computed_id = 5;
     token.is_masked = 1;
-    CHECK(!tsk__skip_may(&o, &token, 0));
+    CHECK(!tsk__skip_is_allowed(&o, &token, 0));
     o.skip.masked = 1;
-    CHECK(tsk__skip_may(&o, &token, 0));
-    CHECK(tsk__skip_may(&o, &token, 2));                    /* skip_max_age 0: any age */
+    CHECK(tsk__skip_is_allowed(&o, &token, 0));
+    CHECK(tsk__skip_is_allowed(&o, &token, 2));             /* skip_max_age 0: any age */
     o.skip.max_age = 3;
-    CHECK(tsk__skip_may(&o, &token, 2));
-    CHECK(!tsk__skip_may(&o, &token, 3));
+    CHECK(tsk__skip_is_allowed(&o, &token, 2));
+    CHECK(!tsk__skip_is_allowed(&o, &token, 3));
     CHECK(tsk__skip_similar(same, 3, 1, 0.95f, 0.7f));
     CHECK(!tsk__skip_similar(same, 0, 1, 0.95f, 0.7f));     /* nothing to compare */
     CHECK(!tsk__skip_similar(nan_inside, 3, 1, 0.95f, 0.7f));

@@ -6,7 +6,7 @@
 // ---- Attention for any size of heads, for both activation types -------------------------------------------------------
 
 // Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the scores
-// and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n, n_heads), block 128.
+// and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n, n_heads).
 template <class T> static __device__ __forceinline__ void attend(const tsk__cuda_attend_args &a) {
     __shared__ float query[256], weight[128], parts[4];
     let_successor_start();
@@ -58,6 +58,6 @@ template <class T> static __device__ __forceinline__ void attend(const tsk__cuda
     for (int e = 0; e < 2; e++)
         if (thread + e * 128 < hd) store(out + thread + e * 128, o[e] / sum);
 }
-KERNEL_OF_BOTH_TYPES(attend, 128)
+KERNEL_OF_BOTH_TYPES(attend)
 
 #endif /* SECTION_GUARD_KERNELS_ATTEND */

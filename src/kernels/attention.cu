@@ -413,19 +413,19 @@ template <int HD> static __device__ __forceinline__ void attention_any(const att
     else attention<attention_shape<HD, 2, 1, 2, 3, 1>>(a);
 }
 // Shared memory 768 * HD bytes, and 1 KB of their own: 97 of the 99 KB that the smaller GPUs have. All equal attend.
-//   attention_few_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), block 128, 1024 * HD bytes: where there are
+//   attention_few_<HD>: tiles of up to 32 rows, grid (1, n_heads, tiles), 1024 * HD bytes: where there are
 //     no more blocks than multiprocessors, each has another stage's keys under way
-//   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles), block 256
-//   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles), block 256
-//   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles), block 128
-#define ATTENTION_KERNEL(name, HD, threads, blocks, WORK) \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) \
+//   attention_small_<HD>: tiles of up to 32 rows, grid (4, n_heads, tiles)
+//   attention_medium_<HD>: tiles of up to 64 rows, grid (4, n_heads, tiles)
+//   attention_large_<HD>: tiles of up to 128 rows, grid (1, n_heads, tiles)
+#define ATTENTION_KERNEL(name, HD, blocks, WORK) \
+    extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_attention_##name, blocks) \
         attention_##name##_##HD(const __grid_constant__ attention_args a) { WORK(a); }
 #define ATTENTION_KERNELS(HD) \
-    ATTENTION_KERNEL(few, HD, 128, 1, (attention<attention_shape<HD, 2, 1, 2, 4, 1>>)) \
-    ATTENTION_KERNEL(small, HD, 256, 2, (attention<attention_shape<HD, 2, 1, 4, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
-    ATTENTION_KERNEL(medium, HD, 256, 2, (attention<attention_shape<HD, 4, 1, 2, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
-    ATTENTION_KERNEL(large, HD, 128, 2, attention_any<HD>)
+    ATTENTION_KERNEL(few, HD, 1, (attention<attention_shape<HD, 2, 1, 2, 4, 1>>)) \
+    ATTENTION_KERNEL(small, HD, 2, (attention<attention_shape<HD, 2, 1, 4, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
+    ATTENTION_KERNEL(medium, HD, 2, (attention<attention_shape<HD, 4, 1, 2, 3, TSK__CUDA_ATTENTION_SPLITS>>)) \
+    ATTENTION_KERNEL(large, HD, 2, attention_any<HD>)
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)
 

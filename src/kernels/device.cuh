@@ -13,20 +13,19 @@ typedef tsk__cuda_table rows_table;
 typedef tsk__cuda_draw draw_entry;
 typedef tsk__cuda_prediction prediction_entry;
 typedef tsk__cuda_head_entry head_entry;
-typedef tsk__cuda_candidate candidate_entry;
-typedef tsk__cuda_selection selection_entry;
+typedef tsk__cuda_commit_candidate commit_candidate;
+typedef tsk__cuda_commit_rule commit_rule;
 typedef tsk__cuda_choice choice_entry;
 typedef tsk__cuda_tensor_map tensor_map;
 typedef tsk__cuda_linear_args linear_args;
 typedef tsk__cuda_attention_args attention_args;
 
-// The kernels name_f32 and name_bf16 of a template `name`, for blocks of `threads` threads. (Arguments are passed by
-// value, not as a __grid_constant__: the compiler then knows that they are the same for all threads, and takes branches
-// that depend on them out of loops.)
-#define KERNEL_OF_BOTH_TYPES(name, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) \
+// The kernels name_f32 and name_bf16 of a template `name`. (Arguments are passed by value, not as a __grid_constant__: the
+// compiler then knows that they are the same for all threads, and takes branches that depend on them out of loops.)
+#define KERNEL_OF_BOTH_TYPES(name) \
+    extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_f32(const tsk__cuda_##name##_args a) { name<float>(a); } \
-    extern "C" __global__ void __launch_bounds__(threads) \
+    extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_bf16(const tsk__cuda_##name##_args a) { name<bf16>(a); }
 
 // ---- Small helpers ------------------------------------------------------------------------------------------------------

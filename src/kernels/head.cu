@@ -7,8 +7,8 @@
 // ---- The head's two stages -------------------------------------------------------------------------------------------------
 
 // First stage where the logits lie in memory: of ids first .. first + n - 1, [m, n] f32, bias added in place; a tile is
-// TSK__CUDA_HEAD_TILE ids. Grid (tiles, m), block 128.
-extern "C" __global__ void __launch_bounds__(128) head_tiles(const tsk__cuda_head_tiles_args a) {
+// TSK__CUDA_HEAD_TILE ids. Grid (tiles, m).
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_tiles) head_tiles(const tsk__cuda_head_tiles_args a) {
     __shared__ head_entry parts[4];
     let_successor_start();
     wait_for_predecessor();
@@ -16,8 +16,8 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(const tsk__cuda_hea
     head_entry best = head_none();
     float *logits = a.logits + (u64)blockIdx.y * a.n;
 #pragma unroll
-    for (int i = 0; i < TSK__CUDA_HEAD_TILE / 128; i++) {
-        int at = blockIdx.x * TSK__CUDA_HEAD_TILE + i * 128 + threadIdx.x, id = a.first + at;
+    for (int i = 0; i < TSK__CUDA_HEAD_TILE / TSK__CUDA_THREADS_head_tiles; i++) {
+        int at = blockIdx.x * TSK__CUDA_HEAD_TILE + i * TSK__CUDA_THREADS_head_tiles + threadIdx.x, id = a.first + at;
         if (at >= a.n) continue;
         float logit = logits[at];
         if (a.bias) {
@@ -36,15 +36,15 @@ extern "C" __global__ void __launch_bounds__(128) head_tiles(const tsk__cuda_hea
 }
 
 // Second stage: joins a row's tiles, in an order that depends on their number only. Where all logits are NaN it predicts an
-// id still, and not the mask. Grid m, block 128.
-extern "C" __global__ void __launch_bounds__(128) head_finish(const tsk__cuda_head_finish_args a) {
-    __shared__ head_entry parts[128];
+// id still, and not the mask. Grid m.
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_finish) head_finish(const tsk__cuda_head_finish_args a) {
+    __shared__ head_entry parts[TSK__CUDA_THREADS_head_finish];
     let_successor_start();
     wait_for_predecessor();
     head_entry best = head_none();
-    for (int t = threadIdx.x; t < a.n_tiles; t += 128) best = head_merge(best, a.heads[(u64)t * a.m + blockIdx.x]);
+    for (int t = threadIdx.x; t < a.n_tiles; t += TSK__CUDA_THREADS_head_finish) best = head_merge(best, a.heads[(u64)t * a.m + blockIdx.x]);
     parts[threadIdx.x] = best;
-    for (int step = 64; step > 0; step /= 2) {
+    for (int step = TSK__CUDA_THREADS_head_finish / 2; step > 0; step /= 2) {
         __syncthreads();
         if ((int)threadIdx.x < step) parts[threadIdx.x] = head_merge(parts[threadIdx.x], parts[threadIdx.x + step]);
     }

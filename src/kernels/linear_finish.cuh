@@ -123,24 +123,24 @@ struct qkv_epilogue {
         if (!valid) return;
         place p(a, i.output);
         int half = a.head_dim / 2;
-        u64 tap = ((u64)i.row * (p.is_q ? a.n_heads : a.n_kv_heads) + p.head) * a.head_dim + p.d;
-        bf16 *before = p.is_q ? a.taps[0] : p.is_v ? a.taps[2] : a.taps[1];
+        u64 row_at = ((u64)i.row * (p.is_q ? a.n_heads : a.n_kv_heads) + p.head) * a.head_dim + p.d;
+        bf16 *before = p.is_q ? a.captures[0] : p.is_v ? a.captures[2] : a.captures[1];
         float y[8];
         linear_result(t, i.row, i.column, y);
         uint4 low = pack_piece(y);
         linear_result(t, i.row, i.column + 8, y);
         uint4 high = pack_piece(y);
-        if (before) store_pieces(before + tap, low, high, half);
+        if (before) store_pieces(before + row_at, low, high, half);
         if (!p.is_v) {
             uint4 turned = rope_piece(low, high, turn, -1.0f);
             high = rope_piece(high, low, turn, 1.0f);
             low = turned;
         }
         if (p.is_q) {
-            store_pieces(a.out + tap, low, high, half);
+            store_pieces(a.out + row_at, low, high, half);
             return;
         }
-        if (!p.is_v && a.taps[3]) store_pieces(a.taps[3] + tap, low, high, half);
+        if (!p.is_v && a.captures[3]) store_pieces(a.captures[3] + row_at, low, high, half);
         if (active) store_pieces(cache + (a.layer_offset + (u64)p.head * a.head_dim) * capacity + (u64)position * a.head_dim + p.d, low, high, half);
     }
 };
@@ -169,7 +169,7 @@ struct out_epilogue {
                 sum = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
                 *(uint4 *)(a.out + (u64)i.row * a.n + i.output) = sum;
             }
-            if (a.taps[0]) *(uint4 *)(a.taps[0] + (u64)i.row * a.n + i.output) = projection;
+            if (a.captures[0]) *(uint4 *)(a.captures[0] + (u64)i.row * a.n + i.output) = projection;
             *(uint4 *)(a.normed + (u64)i.row * a.n + i.output) = multiply_piece(sum, norm);
         }
         float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(sum));
@@ -190,8 +190,8 @@ struct gate_up_epilogue {
         linear_result(t, i.row, i.column, gate);
         linear_result(t, i.row, i.column + 8, up);
         u64 at = (u64)i.row * a.mlp + i.output / 2;
-        if (a.taps[0]) *(uint4 *)(a.taps[0] + at) = pack_piece(gate);
-        if (a.taps[1]) *(uint4 *)(a.taps[1] + at) = pack_piece(up);
+        if (a.captures[0]) *(uint4 *)(a.captures[0] + at) = pack_piece(gate);
+        if (a.captures[1]) *(uint4 *)(a.captures[1] + at) = pack_piece(up);
 #pragma unroll
         for (int e = 0; e < 8; e++) gate[e] = rounded(silu_fast(rounded(gate[e], type)), type) * rounded(up[e], type);
         *(uint4 *)(a.out + at) = pack_piece(gate);

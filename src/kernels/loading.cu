@@ -16,7 +16,7 @@ static __device__ __forceinline__ u64 element_at(const tsk__cuda_row_order &orde
         row = row / 8 * 16 + row % 8 + (order.interleave == TSK__CUDA_ROWS_SECOND ? 8 : 0);
     return (order.first_row + row) * order.columns + column;
 }
-// Elements first .. first + count - 1 of a tensor, from their stored form. Any grid, block 256.
+// Elements first .. first + count - 1 of a tensor, from their stored form. Any grid.
 template <class T> static __device__ __forceinline__ void convert(const tsk__cuda_convert_args &a) {
     wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < a.count; i += (u64)gridDim.x * blockDim.x) {
@@ -24,13 +24,13 @@ template <class T> static __device__ __forceinline__ void convert(const tsk__cud
         if (a.stored == TSK__CUDA_STORED_F32) value = ((const float *)a.from)[i];
         else if (a.stored == TSK__CUDA_STORED_BF16) value = load((const bf16 *)a.from + i);
         else asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(((const u16 *)a.from)[i]));
-        store((T *)a.to + element_at(a.order, a.first + i), value);
+        store((T *)a.to + element_at(a.row_order, a.first + i), value);
     }
 }
-KERNEL_OF_BOTH_TYPES(convert, 256)
+KERNEL_OF_BOTH_TYPES(convert)
 
 // Random bf16 weights, uniform on [-scale, scale): eight values a Philox call, 16 bits each, as tsk__random_fill_chunk has
-// them. Any grid, block 256.
+// them. Any grid.
 template <class T> static __device__ __forceinline__ void randomise(const tsk__cuda_randomise_args &a) {
     wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (a.count + 7) / 8; i += (u64)gridDim.x * blockDim.x) {
@@ -41,18 +41,18 @@ template <class T> static __device__ __forceinline__ void randomise(const tsk__c
         for (int j = 0; j < 8; j++)
             if (i * 8 + j < a.count) {
                 float uniform = (float)(c[j / 2] >> (j % 2 * 16) & 0xffff) / 32768.0f - 1.0f;
-                store((T *)a.to + element_at(a.order, i * 8 + j), rounded(a.scale * uniform, type));
+                store((T *)a.to + element_at(a.row_order, i * 8 + j), rounded(a.scale * uniform, type));
             }
     }
 }
-KERNEL_OF_BOTH_TYPES(randomise, 256)
+KERNEL_OF_BOTH_TYPES(randomise)
 
-// Every element `value`. Any grid, block 256.
+// Every element `value`. Any grid.
 template <class T> static __device__ __forceinline__ void fill(const tsk__cuda_fill_args &a) {
     u64 step = (u64)gridDim.x * blockDim.x;
     wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < a.count; i += step) store((T *)a.to + i, a.value);
 }
-KERNEL_OF_BOTH_TYPES(fill, 256)
+KERNEL_OF_BOTH_TYPES(fill)
 
 #endif /* SECTION_GUARD_KERNELS_LOADING */

@@ -30,8 +30,8 @@ static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *w
     for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
-// After something other than a linear map wrote x. Grid n, block 256.
-extern "C" __global__ void __launch_bounds__(256) pre_norm(const tsk__cuda_pre_norm_args a) {
+// After something other than a linear map wrote x. Grid n.
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_pre_norm) pre_norm(const tsk__cuda_pre_norm_args a) {
     u64 row = blockIdx.x;
     let_successor_start();
     wait_for_predecessor();
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(256) pre_norm(const tsk__cuda_pre_n
 }
 
 // x[i] = embedding[token of row i], where active; and the first half of the first norm where there is its `weight`.
-// Grid n, block 256. Equals embed.
+// Grid n. Equals embed.
 template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_embed_args &a) {
     let_successor_start();
     wait_for_predecessor();
@@ -54,9 +54,9 @@ template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_
         pre_norm_row(entry.active ? from : x, (const T *)a.weight, (T *)a.normed + row * d,
                      a.squares + row * squares_row(d), d);
 }
-KERNEL_OF_BOTH_TYPES(embed, 256)
+KERNEL_OF_BOTH_TYPES(embed)
 
-// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, block 256, shared memory 4 * squares_row(d) bytes.
+// out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, shared memory 4 * squares_row(d) bytes.
 template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_norm_args &a) {
     extern __shared__ __align__(16) float tile_squares[];
     __shared__ float scale;
@@ -74,19 +74,19 @@ template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_n
     }
     __syncthreads();
     if (sizeof(T) == 2 && d % 8 == 0) {
-        for (int i = threadIdx.x; i < d / 8; i += 256)
+        for (int i = threadIdx.x; i < d / 8; i += TSK__CUDA_THREADS_norm)
             ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
         return;
     }
-    for (int i = threadIdx.x; i < d; i += 256) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_norm) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
-KERNEL_OF_BOTH_TYPES(norm, 256)
+KERNEL_OF_BOTH_TYPES(norm)
 
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
     int d, is_v, apart;      // apart: from a value to its partner in y
-    u64 at, tap;
+    u64 at, row_at;
     T *before, *after, *to;  // before RoPE and after for a trace (NULL: not wanted); NULL: the row is inactive
 };
 // `first`: which of the (n_heads + 2 n_kv_heads) * head_dim / 2 places of a first half.
@@ -100,9 +100,9 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     p.at = (u64)head * hd + (half % 8 ? p.d : p.d / 8 * 16 + p.d % 8);
     p.is_v = kv >= a.n_kv_heads;
     if (p.is_v) kv -= a.n_kv_heads;
-    p.tap = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
-    p.before = (T *)(head < a.n_heads ? a.taps[0] : p.is_v ? a.taps[2] : a.taps[1]);
-    p.after = (T *)(head < a.n_heads || p.is_v ? 0 : a.taps[3]);
+    p.row_at = ((u64)row * (head < a.n_heads ? a.n_heads : a.n_kv_heads) + (head < a.n_heads ? head : kv)) * hd + p.d;
+    p.before = (T *)(head < a.n_heads ? a.captures[0] : p.is_v ? a.captures[2] : a.captures[1]);
+    p.after = (T *)(head < a.n_heads || p.is_v ? 0 : a.captures[3]);
     p.to = (T *)a.q + ((u64)row * a.n_heads + head) * hd + p.d;
     if (head >= a.n_heads)
         p.to = (T *)(p.is_v ? cache.v : cache.k) + (a.layer_offset + (u64)kv * hd) * cache.capacity +
@@ -119,24 +119,24 @@ static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
 static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &a, const row_entry &entry,
                                                          const cache_entry &cache, const bf16 *y, const bf16 *bias) {
     int half = a.head_dim / 2, row = blockIdx.x, pieces = (a.n_heads + 2 * a.n_kv_heads) * half / 8;
-    for (int i = threadIdx.x; i < pieces; i += 256) {
+    for (int i = threadIdx.x; i < pieces; i += TSK__CUDA_THREADS_rope_cache) {
         rope_place<bf16> p = rope_place_of<bf16>(a, entry, cache, i * 8);
         uint4 low = *(const uint4 *)(y + p.at), high = *(const uint4 *)(y + p.at + p.apart);
         if (bias) low = add_bias(low, bias + p.at), high = add_bias(high, bias + p.at + p.apart);
-        if (p.before) store_pieces(p.before + p.tap, low, high, half);
+        if (p.before) store_pieces(p.before + p.row_at, low, high, half);
         if (!p.is_v) {
             const float2 *turn = a.table.rope + (u64)row * half + p.d;
             uint4 turned = rope_piece(low, high, turn, -1.0f);
             high = rope_piece(high, low, turn, 1.0f);
             low = turned;
         }
-        if (p.after) store_pieces(p.after + p.tap, low, high, half);
+        if (p.after) store_pieces(p.after + p.row_at, low, high, half);
         if (p.to) store_pieces(p.to, low, high, half);
     }
 }
 static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_cache_args &, const row_entry &,
                                                          const cache_entry &, const float *, const float *) {}
-// RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n, block 256.
+// RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n.
 template <class T> static __device__ __forceinline__ void rope_cache(const tsk__cuda_rope_cache_args &a) {
     let_successor_start();
     wait_for_predecessor();
@@ -148,32 +148,32 @@ template <class T> static __device__ __forceinline__ void rope_cache(const tsk__
         rope_cache_pieces(a, entry, cache, y, bias);
         return;
     }
-    for (int i = threadIdx.x; i < heads * half; i += 256) {
+    for (int i = threadIdx.x; i < heads * half; i += TSK__CUDA_THREADS_rope_cache) {
         rope_place<T> p = rope_place_of<T>(a, entry, cache, i);
         float low = load(y + p.at), high = load(y + p.at + p.apart);
         if (bias) low = rounded(low + load(bias + p.at), y), high = rounded(high + load(bias + p.at + p.apart), y);
-        if (p.before) store(p.before + p.tap, low), store(p.before + p.tap + half, high);
+        if (p.before) store(p.before + p.row_at, low), store(p.before + p.row_at + half, high);
         if (!p.is_v) {
             float2 r = a.table.rope[(u64)row * half + p.d];
             float turned = low * r.x - high * r.y;
             high = high * r.x + low * r.y;
             low = turned;
         }
-        if (p.after) store(p.after + p.tap, low), store(p.after + p.tap + half, high);
+        if (p.after) store(p.after + p.row_at, low), store(p.after + p.row_at + half, high);
         if (p.to) store(p.to, low), store(p.to + half, high);
     }
 }
 
-KERNEL_OF_BOTH_TYPES(rope_cache, 256)
+KERNEL_OF_BOTH_TYPES(rope_cache)
 
-// hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 1024)), block 128.
+// hidden = silu(gate) * up of y + bias. Grid (n, ceil(mlp / 8 / threads)).
 template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_silu_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
-    T *hidden = (T *)a.hidden, *tap_gate = (T *)a.tap_gate, *tap_up = (T *)a.tap_up;
+    T *hidden = (T *)a.hidden, *captured_gate = (T *)a.captured_gate, *captured_up = (T *)a.captured_up;
     int mlp = a.mlp;
     let_successor_start();
     wait_for_predecessor();
-    int group = blockIdx.y * 128 + threadIdx.x, groups = (mlp + 7) / 8;
+    int group = blockIdx.y * TSK__CUDA_THREADS_silu + threadIdx.x, groups = (mlp + 7) / 8;
     u64 row = blockIdx.x;
     if (group >= groups) return;
     float gate[8], up[8];
@@ -191,8 +191,8 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
         if (bias) gate[i] = rounded(gate[i] + load(bias + group * 16 + i), y), up[i] = rounded(up[i] + load(bias + group * 16 + 8 + i), y);
         u64 at = row * mlp + group * 8 + i;
         if (group * 8 + i < mlp) {
-            if (tap_gate) store(tap_gate + at, gate[i]);
-            if (tap_up) store(tap_up + at, up[i]);
+            if (captured_gate) store(captured_gate + at, gate[i]);
+            if (captured_up) store(captured_up + at, up[i]);
         }
         gate[i] = rounded(silu(gate[i]), y) * up[i];
     }
@@ -205,25 +205,25 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
             if (group * 8 + i < mlp) store(to + i, gate[i]);
 }
 
-KERNEL_OF_BOTH_TYPES(silu, 128)
+KERNEL_OF_BOTH_TYPES(silu)
 
-// x += y + bias, rows with active 0 excepted. Grid n, block 256.
+// x += y + bias, rows with active 0 excepted. Grid n.
 template <class T> static __device__ __forceinline__ void residual(const tsk__cuda_residual_args &a) {
     const T *y = (const T *)a.y, *bias = (const T *)a.bias;
-    T *x = (T *)a.x, *tap = (T *)a.tap;
+    T *x = (T *)a.x, *captured = (T *)a.captured;
     int d = a.d;
     let_successor_start();
     wait_for_predecessor();
     u64 row = blockIdx.x;
     bool active = a.table.rows[row].active != 0;
-    for (int i = threadIdx.x; i < d; i += 256) {
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_residual) {
         float value = load(y + row * d + i);
         if (bias) value = rounded(value + load(bias + i), y);
-        if (tap) store(tap + row * d + i, value);
+        if (captured) store(captured + row * d + i, value);
         if (active) store(x + row * d + i, load(x + row * d + i) + value);
     }
 }
 
-KERNEL_OF_BOTH_TYPES(residual, 256)
+KERNEL_OF_BOTH_TYPES(residual)
 
 #endif /* SECTION_GUARD_KERNELS_ROWS */

@@ -20,6 +20,34 @@
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+
+#define TSK__CUDA_THREADS_pass_begin 64
+#define TSK__CUDA_THREADS_slide 512
+#define TSK__CUDA_THREADS_embed 256
+#define TSK__CUDA_THREADS_pre_norm 256
+#define TSK__CUDA_THREADS_norm 256
+#define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_silu 128
+#define TSK__CUDA_THREADS_residual 256
+#define TSK__CUDA_THREADS_attend 128
+#define TSK__CUDA_THREADS_compare 256
+#define TSK__CUDA_THREADS_decide 128
+#define TSK__CUDA_THREADS_keep 256
+#define TSK__CUDA_THREADS_select_tokens 128
+#define TSK__CUDA_THREADS_move_rows 256
+#define TSK__CUDA_THREADS_convert 256
+#define TSK__CUDA_THREADS_randomise 256
+#define TSK__CUDA_THREADS_fill 256
+#define TSK__CUDA_THREADS_exact_f32 256
+#define TSK__CUDA_THREADS_head_tiles 128
+#define TSK__CUDA_THREADS_head_finish 128
+#define TSK__CUDA_THREADS_read_stream 512
+#define TSK__CUDA_THREADS_attention_few 128
+#define TSK__CUDA_THREADS_attention_small 256
+#define TSK__CUDA_THREADS_attention_medium 256
+#define TSK__CUDA_THREADS_attention_large 128
+
 /* ---- the row table: filled by pass_begin from the host's image, read by all that follows */
 
 /* Of a row: tsk__row_flag. */
@@ -110,22 +138,22 @@ typedef struct tsk__cuda_head_entry {
 } tsk__cuda_head_entry;
 TSK__CUDA_CHECK_SIZE(head_entry, 24);
 
-/* As tsk__candidate, tsk__selection and tsk__choice. */
-typedef struct tsk__cuda_candidate { int32_t position, slot, head; } tsk__cuda_candidate;
-typedef struct tsk__cuda_selection {
+/* As tsk__commit_candidate, tsk__commit_rule and tsk__choice. */
+typedef struct tsk__cuda_commit_candidate { int32_t position, slot, head; } tsk__cuda_commit_candidate;
+typedef struct tsk__cuda_commit_rule {
     int32_t request, first, n, commits, transfer, quota;
     float threshold, factor;
     int32_t is_random;
     uint32_t pass;
     uint64_t seed;
-} tsk__cuda_selection;
+} tsk__cuda_commit_rule;
 typedef struct tsk__cuda_choice {
     int32_t id;
     float confidence, log_sum_exp;
     int32_t is_committed;
 } tsk__cuda_choice;
-TSK__CUDA_CHECK_SIZE(candidate, 12);
-TSK__CUDA_CHECK_SIZE(selection, 48);
+TSK__CUDA_CHECK_SIZE(commit_candidate, 12);
+TSK__CUDA_CHECK_SIZE(commit_rule, 48);
 TSK__CUDA_CHECK_SIZE(choice, 16);
 
 typedef struct tsk__cuda_decide_args {
@@ -140,8 +168,8 @@ TSK__CUDA_CHECK_SIZE(decide_args, 72);
 
 typedef struct tsk__cuda_select_tokens_args {
     tsk__cuda_table table;
-    TSK__DEVICE(const tsk__cuda_selection) selections;    /* the host's, likewise candidates and choices */
-    TSK__DEVICE(const tsk__cuda_candidate) candidates;
+    TSK__DEVICE(const tsk__cuda_commit_rule) rules;       /* the host's, likewise candidates and choices */
+    TSK__DEVICE(const tsk__cuda_commit_candidate) candidates;
     TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
     TSK__DEVICE(float) confidences;        /* [candidates] scratch */
     TSK__DEVICE(tsk__cuda_choice) choices;
@@ -199,7 +227,7 @@ typedef struct tsk__cuda_linear_args {
     TSK__DEVICE(float) squares_out;        /* out: [m, squares_row(n)] of the new x */
     int32_t n_heads, n_kv_heads, head_dim, mlp;
     uint64_t layer_offset;  /* qkv: layer * n_kv_heads * head_dim; a cache's capacity times that lie before it */
-    TSK__DEVICE(bf16) taps[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
+    TSK__DEVICE(bf16) captures[4];  /* or NULL. qkv: q, k, v before RoPE, k after; out: projection; gate_up: both */
     TSK__DEVICE(const tsk__cuda_draw) draws;   /* head: [m] */
     TSK__DEVICE(tsk__cuda_head_entry) heads;   /* head: [tiles, m] */
     TSK__DEVICE(float) logits;             /* head: [m, n] or NULL */
@@ -235,7 +263,7 @@ typedef struct tsk__cuda_attend_args {
 } tsk__cuda_attend_args;
 TSK__CUDA_CHECK_SIZE(attend_args, 72);
 
-/* ---- what is done to rows one by one; taps are where a trace wants to see values, NULL where it does not */
+/* ---- what is done to rows one by one; what a trace captures is written where captures point, which may be NULL */
 
 typedef struct tsk__cuda_embed_args {
     TSK__DEVICE(const void) embedding;     /* [ids, d] */
@@ -272,7 +300,7 @@ typedef struct tsk__cuda_rope_cache_args {
     TSK__DEVICE(const void) bias;          /* as a row of y; NULL: none */
     tsk__cuda_table table;
     TSK__DEVICE(void) q;                   /* [n, n_heads * head_dim] */
-    TSK__DEVICE(void) taps[4];             /* q, k and v before RoPE, k after */
+    TSK__DEVICE(void) captures[4];         /* q, k and v before RoPE, k after */
     uint64_t layer_offset;                 /* as in tsk__cuda_linear_args */
     int32_t n_heads, n_kv_heads, head_dim, pad;
 } tsk__cuda_rope_cache_args;
@@ -282,8 +310,8 @@ typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
     TSK__DEVICE(const void) bias;          /* NULL: none */
     TSK__DEVICE(void) hidden;              /* [n, mlp] */
-    TSK__DEVICE(void) tap_gate;
-    TSK__DEVICE(void) tap_up;
+    TSK__DEVICE(void) captured_gate;
+    TSK__DEVICE(void) captured_up;
     int32_t mlp, pad;
 } tsk__cuda_silu_args;
 TSK__CUDA_CHECK_SIZE(silu_args, 48);
@@ -293,7 +321,7 @@ typedef struct tsk__cuda_residual_args {
     TSK__DEVICE(const void) bias;          /* [d] or NULL */
     tsk__cuda_table table;
     TSK__DEVICE(void) x;                   /* [n, d] */
-    TSK__DEVICE(void) tap;
+    TSK__DEVICE(void) captured;
     int32_t d, pad;
 } tsk__cuda_residual_args;
 TSK__CUDA_CHECK_SIZE(residual_args, 72);
@@ -389,7 +417,7 @@ typedef struct tsk__cuda_convert_args {
     TSK__DEVICE(const void) from;          /* [count] of the stored type: elements from number `first` of a tensor on */
     TSK__DEVICE(void) to;                  /* the matrix that it is part of */
     uint64_t first, count;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     int32_t stored, pad;                   /* TSK__CUDA_STORED_* */
 } tsk__cuda_convert_args;
 TSK__CUDA_CHECK_SIZE(convert_args, 64);
@@ -397,7 +425,7 @@ TSK__CUDA_CHECK_SIZE(convert_args, 64);
 typedef struct tsk__cuda_randomise_args {
     TSK__DEVICE(void) to;
     uint64_t count, seed;
-    tsk__cuda_row_order order;
+    tsk__cuda_row_order row_order;
     uint32_t tensor;                       /* its number in the generator's counter */
     float scale;
 } tsk__cuda_randomise_args;

@@ -17,10 +17,10 @@ static __device__ __forceinline__ bool is_similar(const float *cosines, int n_st
     return n_states > 0 && sum / n_states > (double)threshold;
 }
 
-// Decides about the rows whose request compares n_states states. One thread a row: grid ceil(n / 128), block 128.
+// Decides about the rows whose request compares n_states states. One thread a row: grid ceil(n / threads).
 // Equals decide.
-extern "C" __global__ void __launch_bounds__(128) decide(const tsk__cuda_decide_args a) {
-    int i = blockIdx.x * 128 + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_decide) decide(const tsk__cuda_decide_args a) {
+    int i = blockIdx.x * TSK__CUDA_THREADS_decide + threadIdx.x;
     wait_for_predecessor();
     if (i >= a.n) return;
     row_entry row = a.table.rows[i];
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(128) decide(const tsk__cuda_decide_
 }
 
 // The two equal the functions of these names in >>schedule.
-static __device__ __forceinline__ bool select_accepts(const selection_entry &s, int rank, float confidence) {
+static __device__ __forceinline__ bool select_accepts(const commit_rule &s, int rank, float confidence) {
     if (s.transfer == 0) return rank <= s.quota;
     if (s.transfer == 1) return confidence >= s.threshold;
     return (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
@@ -47,24 +47,24 @@ static __device__ __forceinline__ float random_confidence(u64 seed, int position
 
 // One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those that
 // the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether it is among
-// them. Grid selections, block 128.
+// them. Grid rules.
 // Equals select.
-extern "C" __global__ void __launch_bounds__(128) select_tokens(const tsk__cuda_select_tokens_args a) {
-    selection_entry s = a.selections[blockIdx.x];
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_select_tokens) select_tokens(const tsk__cuda_select_tokens_args a) {
+    commit_rule s = a.rules[blockIdx.x];
     const cache_entry cache = a.table.caches[s.request];
-    const candidate_entry *candidates = a.candidates + s.first;
+    const commit_candidate *candidates = a.candidates + s.first;
     float *confidences = a.confidences + s.first;
     let_successor_start();
     wait_for_predecessor();
-    for (int i = threadIdx.x; i < s.n; i += 128) {
-        candidate_entry c = candidates[i];
+    for (int i = threadIdx.x; i < s.n; i += TSK__CUDA_THREADS_select_tokens) {
+        commit_candidate c = candidates[i];
         if (c.head >= 0) cache.predictions[c.slot] = a.predictions[c.head];
         float confidence = cache.predictions[c.slot].confidence;
         confidences[i] = s.is_random ? random_confidence(s.seed, c.position, s.pass) : confidence;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < s.n; i += 128) {
-        candidate_entry c = candidates[i];
+    for (int i = threadIdx.x; i < s.n; i += TSK__CUDA_THREADS_select_tokens) {
+        commit_candidate c = candidates[i];
         prediction_entry p = cache.predictions[c.slot];
         choice_entry choice = {p.id, confidences[i], p.log_sum_exp, 0};
         int rank = 1;

@@ -12,7 +12,7 @@ template <class T> static __device__ __forceinline__ T *state_row(const cache_en
 }
 
 // cosines[row] = cos(x[row], its slot's state `state`), also the host's copy of them, and x becomes the pass's own state.
-// Inactive rows and rows without a slot or that state do nothing. Grid n, block 256. Equals compare.
+// Inactive rows and rows without a slot or that state do nothing. Grid n. Equals compare.
 template <class T> static __device__ __forceinline__ void compare(const tsk__cuda_compare_args &a) {
     __shared__ float parts[3][8];
     let_successor_start();
@@ -23,7 +23,7 @@ template <class T> static __device__ __forceinline__ void compare(const tsk__cud
     if (!entry.active || !cache.states || entry.slot < 0 || a.state >= cache.n_states) return;
     const T *reference = state_row<T>(cache, entry.slot, 0, a.state, d), *x = (const T *)a.x + (u64)blockIdx.x * d;
     float dot = 0.0f, xx = 0.0f, rr = 0.0f;
-    for (int i = threadIdx.x; i < d; i += 256) {
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_compare) {
         float own = load(x + i), other = load(reference + i);
         dot = fmaf(own, other, dot);
         xx = fmaf(own, own, xx);
@@ -43,10 +43,10 @@ template <class T> static __device__ __forceinline__ void compare(const tsk__cud
     }
     copy_row(state_row<T>(cache, entry.slot, 1, a.state, d), x, d);
 }
-KERNEL_OF_BOTH_TYPES(compare, 256)
+KERNEL_OF_BOTH_TYPES(compare)
 
 // What a row's flags ask for after the layers: block (row, state) copies the pass's own state over the one to compare with;
-// block (row, states) stores the output, or takes the stored one where the row was skipped. Grid (n, states + 1), block 256.
+// block (row, states) stores the output, or takes the stored one where the row was skipped. Grid (n, states + 1).
 // Equals keep.
 template <class T> static __device__ __forceinline__ void keep(const tsk__cuda_keep_args &a) {
     let_successor_start();
@@ -62,6 +62,6 @@ template <class T> static __device__ __forceinline__ void keep(const tsk__cuda_k
     } else if ((entry.flags & TSK__CUDA_ROW_REMEMBER) && !(was_skipped && (entry.flags & TSK__CUDA_ROW_IF_RAN)) && blockIdx.y < cache.n_states)
         copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d), d);
 }
-KERNEL_OF_BOTH_TYPES(keep, 256)
+KERNEL_OF_BOTH_TYPES(keep)
 
 #endif /* SECTION_GUARD_KERNELS_STATES */

@@ -92,7 +92,7 @@ static struct {
 
 static tsk_status marked_wait(tsk__stream *stream, tsk_error *error) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
-    if (s->needs_signal) tsk__cuda_signal(s);
+    if (s->issued.needs_signal) tsk__cuda_signal(s);
     if (gaps.n_ends < max_gaps) s->backend->api.cuEventRecord(gaps.ends[gaps.n_ends++], s->stream);
     return gaps.ops->wait(stream, error);
 }
@@ -182,7 +182,7 @@ static void randomise(tsk__cuda_stream *s, CUdeviceptr to, uint64_t count) {
     tsk__cuda_randomise_args a;
     memset(&a, 0, sizeof a);
     a.to = to, a.count = count, a.seed = 1, a.scale = 1.0f;
-    a.order.columns = 1;
+    a.row_order.columns = 1;
     tsk__cuda_launch(s, TSK__CUDA_randomise, 1024, 1, 1, 256, 0, &a, "randomise");
 }
 
@@ -199,19 +199,19 @@ static void cublas_chain(tsk_model *model) {
     s = tsk__cuda_stream_of(stream);
     tsk__cuda_enter(b);
     tsk__cuda_need_logits(s);
-    randomise(s, s->normed, (uint64_t)m * 4096);  /* a product of zeros takes less power, and time */
-    randomise(s, s->scratch, (uint64_t)m * (uint64_t)b->gate_up_rows);
+    randomise(s, s->device.normed, (uint64_t)m * 4096);  /* a product of zeros takes less power, and time */
+    randomise(s, s->device.scratch, (uint64_t)m * (uint64_t)b->gate_up_rows);
     randomise(s, tsk__cuda_address(s->base.attention), (uint64_t)m * 4096);
     randomise(s, tsk__cuda_address(s->base.hidden), (uint64_t)m * 12288);
     for (i = 0; i < 12; i++) {
         double start = tsk__time_ms();
         for (l = 0; l < 32; l++) {
-            tsk__cuda_product(s, s->normed, b->layers[l].qkv, s->scratch, m, b->qkv_width, 4096, 0, 0);
-            tsk__cuda_product(s, tsk__cuda_address(s->base.attention), b->layers[l].attn_out, s->full_x, m, 4096, 4096, 0, 0);
-            tsk__cuda_product(s, s->normed, b->layers[l].gate_up, s->scratch, m, b->gate_up_rows, 4096, 0, 0);
-            tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->full_x, m, 4096, 12288, 0, 0);
+            tsk__cuda_product(s, s->device.normed, b->layers[l].qkv, s->device.scratch, m, b->qkv_width, 4096, 0, 0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.attention), b->layers[l].attn_out, s->device.full_x, m, 4096, 4096, 0, 0);
+            tsk__cuda_product(s, s->device.normed, b->layers[l].gate_up, s->device.scratch, m, b->gate_up_rows, 4096, 0, 0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->device.full_x, m, 4096, 12288, 0, 0);
         }
-        tsk__cuda_product(s, s->normed, b->head, s->logits, 32, 126464, 4096, 0, 1);
+        tsk__cuda_product(s, s->device.normed, b->head, s->device.logits, 32, 126464, 4096, 0, 1);
         b->api.cuStreamSynchronize(s->stream);
         start = tsk__time_ms() - start;
         if (i >= 6 && start < best) best = start; /* warm by then: what a chain sustains */

@@ -23,7 +23,7 @@ inside {
         sub(/.* /, "", name)
         $0 = substr($0, 1, RSTART - 1) "char *" name " = emulated_shared();" substr($0, RSTART + RLENGTH)
     }
-    if (match($0, /__shared__ head_entry parts\[[0-9]+\];/)) $0 = "    head_entry *parts = (head_entry *)emulated_shared();"
+    if (match($0, /__shared__ head_entry parts\[[A-Za-z0-9_]+\];/)) $0 = "    head_entry *parts = (head_entry *)emulated_shared();"
     gsub(/__shared__ int flag;/, "int \\&flag = *emulated_shared_int();")
     print
 }

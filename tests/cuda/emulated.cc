@@ -338,23 +338,23 @@ static void test_select(u32 seed) {
     std::vector<cache_entry> caches(n_requests);
     std::vector<std::vector<int>> canvases, before;
     std::vector<std::vector<prediction_entry>> kept;
-    std::vector<selection_entry> selections;
-    std::vector<candidate_entry> candidates;
+    std::vector<commit_rule> rules;
+    std::vector<commit_candidate> candidates;
     std::vector<prediction_entry> predictions;
     rows_table table = rows_table();
     int wrong = 0;
     for (int r = 0; r < n_requests; r++) {
-        selection_entry s = selection_entry();
+        commit_rule s = commit_rule();
         s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % most), s.commits = r != 5, s.transfer = r % 3;
         s.quota = 1 + (int)(dice() % (s.n + 3)), s.threshold = 0.5f, s.factor = 0.5f + (float)(dice() % 40), s.is_random = r == 4, s.pass = 3, s.seed = 77;
         canvases.emplace_back((size_t)(2 * most), -1), kept.emplace_back((size_t)most);
         for (prediction_entry &p : kept.back()) p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, (float)(dice() % 99)};
         for (int i = 0; i < s.n; i++) {
-            candidate_entry c = {2 * i + (int)(dice() % 2), s.n - 1 - i, dice() % 3 ? (int)predictions.size() : -1};
+            commit_candidate c = {2 * i + (int)(dice() % 2), s.n - 1 - i, dice() % 3 ? (int)predictions.size() : -1};
             if (c.head >= 0) predictions.push_back({(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, (float)(dice() % 99)});
             candidates.push_back(c);
         }
-        selections.push_back(s);
+        rules.push_back(s);
     }
     before = canvases;
     for (int r = 0; r < n_requests; r++) caches[r] = cache_entry(), caches[r].tokens = canvases[r].data(), caches[r].predictions = kept[r].data();
@@ -362,11 +362,11 @@ static void test_select(u32 seed) {
     std::vector<float> scratch(candidates.size(), NAN);
     std::vector<choice_entry> choices(candidates.size());
     table.caches = caches.data();
-    tsk__cuda_select_tokens_args a = {table,          selections.data(), candidates.data(), predictions.data(),
+    tsk__cuda_select_tokens_args a = {table,          rules.data(), candidates.data(), predictions.data(),
                                       scratch.data(), choices.data()};
     launch_emulated([&]() { select_tokens(a); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
-    for (const selection_entry &s : selections) {
-        const candidate_entry *c = &candidates[(size_t)s.first];
+    for (const commit_rule &s : rules) {
+        const commit_candidate *c = &candidates[(size_t)s.first];
         const choice_entry *got = &choices[(size_t)s.first];
         std::vector<prediction_entry> &last = expected[(size_t)s.request];
         std::vector<float> sure((size_t)s.n);
