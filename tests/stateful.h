@@ -1557,12 +1557,10 @@ static int step_batch(driver *d, int drain) {
     return rows || d->n_ended != ended || drain || open == 0;
 }
 
-/* Every step gets some request on: the passes that all of them may need, cut by layers, are the bound. */
+/* Every step gets some request on: the passes that all of them may need, cut by layers, are the bound. Callbacks may
+   submit more on the way. */
 static void finish_batch(driver *d) {
-    long i, bound = 0;
-    int32_t j;
-    for (j = 0; j < n_orders; j++)
-        if (d->orders[j].is_open) bound += (2 + (long)d->orders[j].g.length) * (1 + d->config->n_layers);
+    long i, bound = (long)n_orders * (2 + max_canvas) * (1 + d->config->n_layers);
     for (i = 0; i <= bound && open_orders(d) && !d->fault[0]; i++)
         EXPECT(d, step_batch(d, 0), "a step of the batch gets nobody on");
     EXPECT(d, d->fault[0] || !open_orders(d), "%d requests are not over after %ld steps", (int)open_orders(d), bound);
