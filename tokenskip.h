@@ -1,5 +1,6 @@
 /* tokenskip.h - masked-diffusion language models (LLaDA) from C and C++, with TokenSkip; one header, no dependencies.
-   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md. Made from src/api.h and src/<section>.h (make headers).
+   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md. Made from src/api.h and src/<section>.h (make
+   headers).
 
 DO THIS
    In ONE C or C++ file:
@@ -34,17 +35,18 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
-   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache or
-     a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
+   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache
+     or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0 up.
+   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0
+     up.
 
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
-   - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B, LLaDA-1.5);
-     others are refused by name, not approximated.
+   - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
+     LLaDA-1.5); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -52,17 +54,19 @@ BUILD AND LINK
    Linux, a C99 or C++11 compiler, POSIX threads. With -std=c99 include this header before any system header in the file
    that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly. Not
    with -ffast-math: results and checks rely on infinities and on the order of sums. Threads that call it need 128 KB of
-   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time (the
-   driver, NVRTC and cuBLAS from CUDA 12 on).
+   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time
+   (the driver, NVRTC and cuBLAS from CUDA 12 on).
      TOKENSKIP_NO_CUDA        CPU only:  cc -O2 app.c -lm -lpthread
      TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
                               needs no CUDA headers:  cc -O2 app.c -lm -lpthread -ldl
-     neither                  links them:  cc -O2 app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm -lpthread
+     neither                  links them:  cc -O2 app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm
+     -lpthread
 
 CONFIGURATION (define before the implementation)
      TOKENSKIP_STATIC                        all functions static, for use in one file
      TOKENSKIP_API                           your own linkage, e.g. __declspec or visibility
-     TOKENSKIP_MALLOC, _REALLOC, _FREE       all or none; the default allocator (a tsk_allocator in the options overrides it)
+     TOKENSKIP_MALLOC, _REALLOC, _FREE       all or none; the default allocator (a tsk_allocator in the options
+     overrides it)
      TOKENSKIP_JSON_MAX_DEPTH                512
 
 HOW MASKED DIFFUSION WRITES
@@ -93,8 +97,9 @@ HOW MASKED DIFFUSION WRITES
    nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
-   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
-   each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and up:
+   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them,
+   compares each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and
+   up:
 
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
@@ -104,11 +109,11 @@ WHAT TOKENSKIP ADDS
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is active, and the
-   result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there is no earlier
-   state to compare with.
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a
+   prediction from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its
+   half-way state (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is
+   active, and the result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there
+   is no earlier state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
    weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
@@ -117,9 +122,9 @@ THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
    function gives out through `**out` you free with the matching _free; sessions and batches before their model.
    Results are the same for any number of threads, and whether traced or not.
-   After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
-   thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
-   _exit, and loads its own model if it wants one.
+   After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no
+   other thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only
+   exec or _exit, and loads its own model if it wants one.
    Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
    another pass of the same session or batch, nor free it.
 
@@ -211,9 +216,9 @@ typedef enum tsk_status {
 } tsk_status;
 
 /* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
-   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
-   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
-   succeeds leaves it alone; none reads it. */
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append,
+   tsk_tokens_append and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes
+   all of it; one that succeeds leaves it alone; none reads it. */
 typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
@@ -223,9 +228,9 @@ typedef struct tsk_error {
 
 #define TSK_NO_OFFSET UINT64_MAX
 
-/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
-   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
-   name); those that end an object do nothing. What may be NULL says so. */
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with
+   the parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, ""
+   for a name); those that end an object do nothing. What may be NULL says so. */
 
 /* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
 #define TSK_AUTO (-1)   /* the library chooses */
@@ -257,7 +262,8 @@ typedef struct tsk_allocator {
    at most reason_size bytes). `read` may be called from several threads at once. */
 typedef struct tsk_file_callbacks {
     tsk_status (*open)(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size);
-    tsk_status (*read)(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size);
+    tsk_status (*read)(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                       size_t reason_size);
     const void *(*map)(void *user, void *file);
     void (*close)(void *user, void *file);
     void *user;
@@ -267,7 +273,8 @@ typedef struct tsk_file_callbacks {
 typedef struct tsk_host {
     const tsk_allocator *allocator;    /* NULL: TOKENSKIP_MALLOC, TOKENSKIP_REALLOC, TOKENSKIP_FREE */
     const tsk_file_callbacks *files;   /* NULL: the operating system's files */
-    int no_map;                        /* 1: files are read, never mapped, so a file cut while in use cannot raise SIGBUS */
+    int no_map;                        /* 1: files are read, never mapped, so a file cut while in use cannot raise
+                                          SIGBUS */
 } tsk_host;
 
 /* A growable byte string. Start from all zeroes (then it uses the default allocator); free with tsk_text_free. */
@@ -292,7 +299,8 @@ TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *id
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
-TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out,
+                                       tsk_error *error);
 
 /* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
 
@@ -302,7 +310,8 @@ typedef struct tsk_tokenizer tsk_tokenizer;
    and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
    its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
    model need not have rows for them. Immutable afterwards; threads share it. */
-TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out,
+                                            tsk_error *error);
 TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
 /* One more than the largest id. */
 TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
@@ -316,14 +325,14 @@ TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, in
    text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: pass 0 for text that you do not
    trust; otherwise its author can end their turn and start one of another role. Invalid UTF-8 is an error that says
    where. */
-TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
-                                              tsk_tokens *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size,
+                                              int special_in_text, tsk_tokens *out, tsk_error *error);
 /* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD.
    clean_up_tokenization_spaces in tokenizer_config.json is ignored. Where it is true, the transformers library removes
    the spaces before . , ? ! and some apostrophes ("a , b" becomes "a, b"), which damages code and quotations. In
    LLaDA's models it is false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
-                                              tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count,
+                                              int skip_special, tsk_text *out, tsk_error *error);
 
 /* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
    included, joined, equal tsk_tokenizer_decode of all the ids. */
@@ -333,7 +342,8 @@ typedef struct tsk_decoder {
     int skip_special;
 } tsk_decoder;
 
-TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id,
+                                          tsk_text *out, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
 
 typedef struct tsk_message {
@@ -405,7 +415,8 @@ TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
-TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
+TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
+                                                      size_t index); /* in the model's order */
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 
@@ -413,15 +424,16 @@ typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk
 typedef struct tsk_device_info {
     tsk_device device;             /* CPU or CUDA */
     int32_t index;                 /* what device_index has to be */
-    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to
+                                      name */
     uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
     uint64_t memory_free;
     char unusable[256];            /* why it cannot be used, "" where it can */
 } tsk_device_info;
 
-/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
-   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
-   second a GPU. */
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes
+   the first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes
+   up to a second a GPU. */
 TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
 
 /*                             default        meaning */
@@ -430,7 +442,8 @@ typedef struct tsk_model_options {
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
     tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
+                                              processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
@@ -446,12 +459,13 @@ typedef struct tsk_model tsk_model;
 TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
 /* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
    sessions. */
-TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out,
+                                        tsk_error *error);
 TOKENSKIP_API void tsk_model_free(tsk_model *model);
 TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
 TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
 TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
-TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
+TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model); /* of activations and cache: F32 or BF16 */
 /* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
 TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
@@ -467,14 +481,16 @@ typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TS
 struct tsk_step;
 struct tsk_selection;
 
-/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its
+   files. */
 /*                                  default         meaning */
 typedef struct tsk_skip_options {
     int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
                                                     max(2, n_layers/4) with cache DUAL, else 0 */
     float threshold;             /* 0.95            stable: mean cosine above this … */
     float outlier;               /* 0.7             … and no layer's below this */
-    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K
+                                                    state */
     int masked;                  /* 0               1: masked tokens may be stable too */
     tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
     int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
@@ -487,21 +503,27 @@ typedef struct tsk_skip_options {
 typedef struct tsk_generate_options {
     int32_t gen_length;          /* 128             positions to fill after the prompt */
     int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto:
+                                                    gen_length */
+    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
+                                                    (NONE) */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
     float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
     float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
     float temperature;           /* 0               > 0: Gumbel-max sampling */
-    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
+    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a
+                                                    draw */
     uint64_t seed;               /* 0               of every random draw */
-    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the
+                                                    generation */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE:
+                                                    none */
     tsk_skip_options skip;       /*                 TokenSkip: above */
-    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
-                                                    the stalest first */
-    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
-                                                    with a forward of the whole canvas; the others with a block step */
+    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the
+                                                    canvas, the stalest first */
+    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on,
+                                                    starts with a forward of the whole canvas; the others with a block
+                                                    step */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
     /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
@@ -537,12 +559,13 @@ typedef struct tsk_candidate {
     int32_t position;            /* in the canvas */
     int32_t id;                  /* the prediction */
     float confidence;            /* of it, as `remasking` has it */
-    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
-                                    computes it) */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version
+                                    never computes it) */
 } tsk_candidate;
 
 /* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
-   the most confident candidate is committed, so that the generation ends. The addresses are valid during the callback. */
+   the most confident candidate is committed, so that the generation ends. The addresses are valid during the
+   callback. */
 typedef struct tsk_selection {
     int32_t pass, block, block_step; /* as in tsk_step */
     int32_t quota;               /* how many LLaDA's schedule would commit in this step */
@@ -560,13 +583,16 @@ typedef struct tsk_transfer_rule {
     int32_t quota;               /* SCHEDULE: this many */
 } tsk_transfer_rule;
 
-/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
-   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
-TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one
+   that is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is
+   written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
+                                 uint8_t *commit);
 /* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
-   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
-   whose last bytes are still to come is left out. To be called from on_step. */
-TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a
+   character whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out,
+                                       tsk_error *error);
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
@@ -587,7 +613,8 @@ typedef struct tsk_result {
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
     uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
-    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
+    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of
+                                    each */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
     int32_t refreshes, block_steps;
 } tsk_result;
@@ -595,8 +622,10 @@ typedef struct tsk_result {
 typedef struct tsk_session tsk_session;
 
 TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
-/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
-TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
+/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after
+   another. */
+TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
+                                            tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
 /* A session has one of four states: not started, generating, finished, failed. A start that fails leaves it not
    started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
@@ -604,19 +633,20 @@ TOKENSKIP_API void tsk_session_free(tsk_session *session);
    refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
-TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
-/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
-   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
+TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
+                                           const int32_t *generated, tsk_error *error);
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a
+   masked position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
 TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
 /* The state so far; all zeroes while there is no generation. */
 TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
 /* start, step until finished, result. Cancelling is no error: finish_reason says so. */
-TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                      tsk_result *result, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
+                                      const int32_t *generated, tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
    The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
-TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
-                                            float *logits, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
+                                            int32_t count, float *logits, tsk_error *error);
 
 /* ---- Batches: many requests in flight at once (continuous batching) */
 
@@ -626,40 +656,47 @@ typedef struct tsk_batch tsk_batch;
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
     int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
-    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
-                                                   model's max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times
+                                                   the model's max_sequence_length, or as many as the device's free
+                                                   memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if
+                                                   more */
     int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: a refresh of a
                                                    long canvas is spread over several passes, some layers in each, so
                                                    that other requests do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
        pointers are valid during the call. It may submit and cancel. */
-    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
-    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
+    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result,
+                    const tsk_error *error); /* NULL */
+    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is
+                                                        smaller than asked */
     void *user;                  /* NULL           handed to the two above */
 } tsk_batch_options;
 
 /* What one step of the batch did, and what is left. */
 typedef struct tsk_batch_status {
     int32_t in_flight, queued;   /* after the step */
-    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next
+                                    step */
     int32_t rows;                /* in the pass */
     int64_t row_layers;          /* rows times layers, as if no token skipped any */
     double ms;                   /* wall-clock time of the pass */
 } tsk_batch_status;
 
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
-TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out,
+                                          tsk_error *error);
 /* Frees everything. Requests that have not ended are dropped; on_done is not called for them. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
    numbers requests from 1. A request that can never fit is refused; the message gives its size and the limit.
    TSK_ERROR_FULL: max_queued wait already. on_step, on_select and cancel of its options are called from tsk_batch_step,
    with the options' own `user`. Any thread may call this at any time. */
-TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
-   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
+TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt,
+                                          const int32_t *generated, const tsk_generate_options *options,
+                                          void *request_user, uint64_t *id, tsk_error *error);
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue
+   at once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
    alone. An error that is returned concerns the whole pass: every request of that pass ends, and on_done gets the
@@ -667,8 +704,8 @@ TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
    returns TSK_OK. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
-   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
-   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to
+   do: tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
 TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
 /* Steps until nothing is in flight, queued or ending. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
@@ -679,7 +716,8 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
                                    default        meaning */
 typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
-    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that config */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that
+                                                   config */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -691,8 +729,8 @@ typedef struct tsk_memory_query {
 typedef struct tsk_memory {
     uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
     uint64_t cache;              /* K and V */
-    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth of what
-                                    is allocated for models of a realistic size */
+    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth
+                                    of what is allocated for models of a realistic size */
 } tsk_memory;
 
 TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
@@ -714,7 +752,8 @@ typedef struct tsk_trace_record {
     const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
     int n_dims;                  /* of output_shape */
     uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
-    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
+    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length,
+                                    head_dim] */
     tsk_stats stats;             /* of the output */
     const float *input;          /* values, row-major, or NULL unless asked for */
     const float *output;
@@ -766,10 +805,12 @@ TOKENSKIP_API tsk_json_type tsk_json_type_of(const tsk_json_value *value);
 TOKENSKIP_API uint64_t tsk_json_offset(const tsk_json_value *value);      /* where it starts in the text */
 TOKENSKIP_API size_t tsk_json_count(const tsk_json_value *value);         /* elements or members; 0 for anything else */
 TOKENSKIP_API const tsk_json_value *tsk_json_first(const tsk_json_value *container);  /* NULL when empty */
-TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value);       /* the sibling after it, or NULL */
+TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value); /* the sibling after it, or NULL */
 TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *length); /* NULL outside an object */
-TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
-/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
+TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object,
+                                                 const char *key); /* last with that name, or NULL */
+/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a
+   string. */
 TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
 /* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
    written: 32.0 and 3.2e1 are 32), else 0. */
@@ -816,7 +857,8 @@ typedef struct tsk_tensor_info {
 typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
-TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out,
+                                              tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
@@ -826,8 +868,8 @@ TOKENSKIP_API const tsk_json_value *tsk_safetensors_metadata(const tsk_safetenso
 /* The tensor's bytes in the mapped file (maybe not aligned), or NULL where the file is not mapped. */
 TOKENSKIP_API const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor);
 /* Copies `size` bytes of the tensor, from byte `offset` of it, into `buffer`. Any number of threads at once. */
-TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
-                                              void *buffer, size_t size, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor,
+                                              uint64_t offset, void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
    then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
@@ -837,22 +879,23 @@ typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
                                                      tsk_safetensors_writer **out, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
-                                                    int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
+                                                    int n_dims, const uint64_t *shape, const void *data,
+                                                    tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
 /* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
-TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
-                                          tsk_model **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
+                                          const tsk_model_options *options, tsk_model **out, tsk_error *error);
 
 /* ---- Looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step callback;
-   `to` then gets the state that `from` will have after that step. */
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with
+   the same gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step
+   callback; `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -865,12 +908,14 @@ typedef struct tsk_probe {
 } tsk_probe;
 
 /* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
-   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
-   refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
-TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
+   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's
+   own. refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
+TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
+                                           tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
    [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
-TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
+                                                  tsk_error *error);
 
 /* ---- Measuring */
 
@@ -881,10 +926,10 @@ typedef struct tsk_ceilings {
 } tsk_ceilings;
 TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
 
-/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
-   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
-   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
-   batch all requests from its next step on (from the thread that steps it). */
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the
+   first n tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions
+   outside the block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its
+   next pass on; of a batch all requests from its next step on (from the thread that steps it). */
 TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
 
@@ -978,8 +1023,8 @@ static const char *tsk__error_path(const char *path) {
 
 /* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
    `return tsk__error_set(...)`. `file` may be NULL. */
-static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
-                                                   const char *format, ...) {
+static tsk_status TSK__PRINTF(5, 6)
+    tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset, const char *format, ...) {
     va_list arguments;
     size_t length;
     if (!error) return status;
@@ -1050,7 +1095,8 @@ static void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
 
 /* Makes room for `needed` elements in *block, which holds *capacity; grows by half at least. 0 when out of memory, with
    the block as it was. `block` is the address of a pointer of any type. */
-static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size_t *capacity, size_t needed, size_t size) {
+static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size_t *capacity, size_t needed,
+                               size_t size) {
     void *old_block, *new_block;
     size_t wanted = *capacity + *capacity / 2;
     if (needed <= *capacity) return 1;
@@ -1077,7 +1123,8 @@ static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char 
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
     if (!text || (!bytes && size)) return TSK_ERROR_ARGUMENT;
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
-    if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
+    if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1))
+        return TSK_ERROR_MEMORY;
     if (size) memcpy(text->data + text->length, bytes, size);
     text->length += size;
     text->data[text->length] = 0;
@@ -1116,13 +1163,13 @@ void tsk_tokens_free(tsk_tokens *tokens) {
 }
 
 // >>platform ==========================================================================================================
-/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found at run
-   time. Another operating system is this section's work. */
+/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found
+   at run time. Another operating system is this section's work. */
 
 /* ---- 64-bit offsets
-   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header; where the
-   including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares them only where
-   they were asked for. */
+   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header;
+   where the including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares
+   them only where they were asked for. */
 
 #if defined(__GLIBC__) && defined(__WORDSIZE)
 #if __WORDSIZE == 32 && !defined(__USE_FILE_OFFSET64)
@@ -1146,8 +1193,12 @@ extern ssize_t pread64(int descriptor, void *buffer, size_t size, int64_t offset
 extern ssize_t pwrite64(int descriptor, const void *buffer, size_t size, int64_t offset);
 #endif
 static int tsk__descriptor_open(const char *path, int flags) { return open64(path, flags, 0666); }
-static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread64(d, to, size, (int64_t)offset); }
-static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite64(d, from, size, (int64_t)offset); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) {
+    return pread64(d, to, size, (int64_t)offset);
+}
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) {
+    return pwrite64(d, from, size, (int64_t)offset);
+}
 /* fstat refuses files that are larger than it can tell, which only regular files are. */
 static const char *tsk__descriptor_size(int d, uint64_t *size) {
     struct stat status;
@@ -1158,8 +1209,12 @@ static const char *tsk__descriptor_size(int d, uint64_t *size) {
 }
 #else
 static int tsk__descriptor_open(const char *path, int flags) { return open(path, flags, 0666); }
-static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread(d, to, size, (off_t)offset); }
-static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite(d, from, size, (off_t)offset); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) {
+    return pread(d, to, size, (off_t)offset);
+}
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) {
+    return pwrite(d, from, size, (off_t)offset);
+}
 /* The size of a regular file; of anything else, why not. */
 static const char *tsk__descriptor_size(int d, uint64_t *size) {
     struct stat status;
@@ -1186,9 +1241,11 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
     file->descriptor = -1;
     if (host && host->files) {
         char reason[256] = "";
-        tsk_status result = host->files->open(host->files->user, path, &file->handle, &file->size, reason, sizeof reason);
+        tsk_status result =
+            host->files->open(host->files->user, path, &file->handle, &file->size, reason, sizeof reason);
         if (result != TSK_OK)
-            return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+            return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s",
+                                  tsk__error_path(path), reason[0] ? reason : "the host refused");
         file->callbacks = host->files;
         return TSK_OK;
     }
@@ -1196,12 +1253,14 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
     do file->descriptor = tsk__descriptor_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     while (file->descriptor < 0 && errno == EINTR);
     if (file->descriptor < 0)
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), strerror(errno));
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path),
+                              strerror(errno));
     obstacle = tsk__descriptor_size(file->descriptor, &file->size);
     if (obstacle) {
         close(file->descriptor);
         file->descriptor = -1;
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), obstacle);
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s",
+                              tsk__error_path(path), obstacle);
     }
     return TSK_OK;
 }
@@ -1228,24 +1287,33 @@ static int tsk__file_exists(const char *path, const tsk_host *host) {
 }
 
 /* Exactly `size` bytes, or an error that names `path`. */
-static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size, tsk_error *error) {
+static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size,
+                                 tsk_error *error) {
     char *to = (char *)buffer;
     size_t done = 0;
     if (offset > file->size || size > file->size - offset)
-        return tsk__error_set(error, TSK_ERROR_IO, path, offset, "'%s' ends at byte %llu, before the %llu bytes wanted from %llu", tsk__error_path(path),
+        return tsk__error_set(error, TSK_ERROR_IO, path, offset,
+                              "'%s' ends at byte %llu, before the %llu bytes wanted from %llu", tsk__error_path(path),
                               (unsigned long long)file->size, (unsigned long long)size, (unsigned long long)offset);
     if (file->callbacks) {
         char reason[256] = "";
-        if (file->callbacks->read(file->callbacks->user, file->handle, offset, buffer, size, reason, sizeof reason) != TSK_OK)
-            return tsk__error_set(error, TSK_ERROR_IO, path, offset, "cannot read '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+        if (file->callbacks->read(file->callbacks->user, file->handle, offset, buffer, size, reason, sizeof reason) !=
+            TSK_OK)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset, "cannot read '%s': %s", tsk__error_path(path),
+                                  reason[0] ? reason : "the host refused");
         return TSK_OK;
     }
     while (done < size) {
-        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a call */
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a
+                                                                                          call */
         ssize_t n = tsk__descriptor_read(file->descriptor, to + done, step, offset + done);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s", tsk__error_path(path), strerror(errno));
-        if (n == 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read", tsk__error_path(path));
+        if (n < 0)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s",
+                                  tsk__error_path(path), strerror(errno));
+        if (n == 0)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read",
+                                  tsk__error_path(path));
         done += (size_t)n;
     }
     return TSK_OK;
@@ -1271,7 +1339,8 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
     status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
-        status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
+        status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET,
+                                "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
                                 (unsigned long long)file.size, (unsigned long long)max_size);
     else if (file.size >= SIZE_MAX - out->length - 1 ||
              !tsk__memory_reserve(out->allocator, &out->data, &out->capacity, out->length + (size_t)file.size + 1, 1))
@@ -1295,7 +1364,8 @@ typedef struct tsk__output {
 } tsk__output;
 
 static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
-    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
+    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s",
+                          tsk__error_path(output->path), reason);
 }
 
 /* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
@@ -1308,7 +1378,8 @@ static void tsk__output_abandon(tsk__output *output) {
     output->descriptor = -1;
 }
 
-/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
+/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works
+   but should not. */
 static const char *tsk__output_obstacle(const char *path) {
     struct stat status;
     if (!path[0]) return "the path is empty";
@@ -1326,7 +1397,8 @@ static int tsk__output_create(char *temporary, size_t size, int folder_length, c
     return descriptor;
 }
 
-static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
+static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator,
+                                   tsk_error *error) {
     const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
     size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
     tsk_status status = TSK_OK;
@@ -1345,7 +1417,8 @@ static tsk_status tsk__output_open(tsk__output *output, const char *path, const 
     return status;
 }
 
-static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
+static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size,
+                                    tsk_error *error) {
     const char *from = (const char *)bytes;
     size_t done = 0;
     while (done < size) {
@@ -1373,7 +1446,8 @@ static tsk_status tsk__output_hide(tsk__output *output, tsk_error *error) {
     return TSK_OK;
 }
 
-/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
+/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in
+   close. */
 static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
     int descriptor = output->descriptor;
     tsk_status status = TSK_OK;
@@ -1438,7 +1512,8 @@ static uint64_t tsk__memory_line(const char *name) {
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not
+   say. */
 static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
 static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
@@ -1451,7 +1526,9 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
     if (getrandom(out, count * sizeof *out, GRND_NONBLOCK) == (ssize_t)(count * sizeof *out)) return;
     clock_gettime(CLOCK_MONOTONIC, &now);
     for (i = 0; i < count; i++)
-        out[i] = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) * (2 * i + UINT64_C(0x9e3779b97f4a7c15));
+        out[i] =
+            ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) *
+            (2 * i + UINT64_C(0x9e3779b97f4a7c15));
 }
 
 /* ---- threads, locks and conditions */
@@ -1486,7 +1563,9 @@ static int tsk__condition_wait_until(tsk__condition *c, tsk__mutex *m, double de
 static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
 
 /* 0 where the system refuses one. */
-static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) { return pthread_create(t, NULL, run, context) == 0; }
+static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) {
+    return pthread_create(t, NULL, run, context) == 0;
+}
 static void tsk__thread_join(tsk__thread t) { pthread_join(t, NULL); }
 static void tsk__thread_yield(void) { sched_yield(); }
 
@@ -1510,7 +1589,8 @@ static int tsk__processors(void) {
 /* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
 static int tsk__processor_features(void) {
     uint32_t a, b, c, d, low, high;
-    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29,
+                   wanted = fma | osxsave | avx | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
@@ -1555,11 +1635,11 @@ static void *tsk__library_find(void *library, const char *name) { return dlsym(l
 #endif
 
 // >>pool ==============================================================================================================
-/* Worker threads. One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
-   section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
-   model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they sleep.
-   `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs to;
-   its function and context cannot change before that task is done. */
+/* Worker threads. One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes
+   a result, so a section that finds the pool busy with another session's work simply runs on its own thread. Sections
+   of a small model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they
+   sleep. `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs
+   to; its function and context cannot change before that task is done. */
 
 typedef void (*tsk__task)(void *context, int task);
 
@@ -1620,7 +1700,8 @@ static void *tsk__pool_worker(void *argument) {
         if (spin < TSK__POOL_SPINS) continue;
         tsk__mutex_lock(&pool->sleep);
         __atomic_add_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) tsk__condition_wait(&pool->wake, &pool->sleep);
+        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE))
+            tsk__condition_wait(&pool->wake, &pool->sleep);
         __atomic_sub_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
         tsk__mutex_unlock(&pool->sleep);
     }
@@ -1642,7 +1723,8 @@ static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == ts
 static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
     uint64_t ticket;
     int task;
-    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || !tsk__mutex_try(&pool->section)) {
+    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS ||
+        !tsk__mutex_try(&pool->section)) {
         for (task = 0; task < n_tasks; task++) run(context, task);
         return;
     }
@@ -1671,7 +1753,9 @@ static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads
     tsk__mutex_create(&pool->section);
     tsk__mutex_create(&pool->sleep);
     tsk__condition_create(&pool->wake);
-    while (pool->n_started < n_threads - 1 && tsk__thread_start(&pool->threads[pool->n_started], tsk__pool_worker, pool)) pool->n_started++;
+    while (pool->n_started < n_threads - 1 &&
+           tsk__thread_start(&pool->threads[pool->n_started], tsk__pool_worker, pool))
+        pool->n_started++;
     pool->n_threads = pool->n_started + 1;
     return pool;
 }
@@ -1818,8 +1902,8 @@ static const char *tsk__json_text(const tsk_json_value *value) {
 
 /* ---- text */
 
-/* The UTF-8 sequence at s, of which `left` > 0 bytes are there: its length, or, when it is not valid, how many bytes one
-   U+FFFD stands for (Unicode's "maximal subpart"). Overlong forms, surrogates and beyond U+10FFFF are not valid. */
+/* The UTF-8 sequence at s, of which `left` > 0 bytes are there: its length, or, when it is not valid, how many bytes
+   one U+FFFD stands for (Unicode's "maximal subpart"). Overlong forms, surrogates and beyond U+10FFFF are not valid. */
 static size_t tsk__json_utf8(const char *text, size_t left, int *valid) {
     const unsigned char *s = (const unsigned char *)text;
     unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
@@ -1895,7 +1979,10 @@ static int32_t tsk__json_hex4(const char *text) {
     int i;
     for (i = 0; i < 4; i++) {
         char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) return -1;
         value = value * 16 + digit;
     }
@@ -1937,7 +2024,8 @@ static tsk_status tsk__json_special(tsk__json_parser *parser, char **write) {
     int valid;
     if (*from == '\\') return tsk__json_escape(parser, write);
     if (parser->at >= parser->size) return tsk__json_expected(parser, parser->at, "the string's closing '\"'");
-    if ((unsigned char)*from < 0x20) return tsk__json_expected(parser, parser->at, "an escape in place of a control character");
+    if ((unsigned char)*from < 0x20)
+        return tsk__json_expected(parser, parser->at, "an escape in place of a control character");
     n = tsk__json_utf8(from, parser->size - parser->at, &valid);
     if (!valid) return tsk__json_fail(parser, parser->at, "invalid UTF-8 in a string");
     if (*write != from) memmove(*write, from, n);
@@ -2007,7 +2095,8 @@ static tsk_json_value *tsk__json_add(tsk__json_parser *parser, uint32_t key, uin
     tsk_json *document = parser->document;
     tsk_json_value *value;
     if (document->count == document->capacity &&
-        !tsk__memory_reserve(document->allocator, &document->values, &document->capacity, document->count + 1, sizeof *value))
+        !tsk__memory_reserve(document->allocator, &document->values, &document->capacity, document->count + 1,
+                             sizeof *value))
         return NULL;
     value = &document->values[document->count];
     value->start = (uint32_t)parser->at;
@@ -2063,7 +2152,8 @@ static tsk_status tsk__json_parse_value(tsk__json_parser *parser, uint32_t key, 
 static tsk_status tsk__json_parse_key(tsk__json_parser *parser, uint32_t *key, uint32_t *key_length) {
     tsk_status status;
     *key = (uint32_t)parser->at + 1;
-    if (parser->text[parser->at] != '"') return tsk__json_expected(parser, parser->at, "a member name in double quotes");
+    if (parser->text[parser->at] != '"')
+        return tsk__json_expected(parser, parser->at, "a member name in double quotes");
     status = tsk__json_parse_string(parser, key_length);
     if (status != TSK_OK) return status;
     tsk__json_skip_space(parser);
@@ -2085,7 +2175,8 @@ static tsk_status tsk__json_parse_next(tsk__json_parser *parser) {
         return TSK_OK;
     }
     if (container->length) {
-        if (parser->text[parser->at] != ',') return tsk__json_expected(parser, parser->at, is_object ? "',' or '}'" : "',' or ']'");
+        if (parser->text[parser->at] != ',')
+            return tsk__json_expected(parser, parser->at, is_object ? "',' or '}'" : "',' or ']'");
         parser->at++;
         tsk__json_skip_space(parser);
     }
@@ -2095,7 +2186,8 @@ static tsk_status tsk__json_parse_next(tsk__json_parser *parser) {
 
 static tsk_status tsk__json_parse_text(tsk__json_parser *parser) {
     tsk_status status;
-    if (strncmp(parser->text, "\xef\xbb\xbf", 3) == 0) return tsk__json_fail(parser, 0, "a byte order mark is not part of JSON");
+    if (strncmp(parser->text, "\xef\xbb\xbf", 3) == 0)
+        return tsk__json_fail(parser, 0, "a byte order mark is not part of JSON");
     tsk__json_skip_space(parser);
     status = tsk__json_parse_value(parser, 0, 0);
     while (status == TSK_OK && parser->parent) status = tsk__json_parse_next(parser);
@@ -2116,7 +2208,8 @@ static size_t tsk__json_guess_count(const char *text, size_t size) {
 static int tsk__json_allocate(tsk_json *document, const char *text, size_t size) {
     document->capacity = tsk__json_guess_count(text, size);
     document->text = (char *)tsk__memory_new(document->allocator, size + 1, 1);
-    document->values = (tsk_json_value *)tsk__memory_new(document->allocator, document->capacity, sizeof *document->values);
+    document->values =
+        (tsk_json_value *)tsk__memory_new(document->allocator, document->capacity, sizeof *document->values);
     if (!document->text || !document->values) return 0;
     memset(document->values, 0, sizeof *document->values);
     if (size) memcpy(document->text, text, size);
@@ -2133,8 +2226,8 @@ static tsk_status tsk__json_fail_file(const tsk__json_parser *parser) {
                           tsk__error_path(parser->name), what);
 }
 
-tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
-                          tsk_error *error) {
+tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator,
+                          tsk_json **out, tsk_error *error) {
     tsk__json_parser parser;
     tsk_json *document;
     tsk_status status;
@@ -2197,7 +2290,9 @@ size_t tsk_json_count(const tsk_json_value *value) {
     return type == TSK_JSON_ARRAY || type == TSK_JSON_OBJECT ? value->length : 0;
 }
 
-const tsk_json_value *tsk_json_first(const tsk_json_value *container) { return tsk_json_count(container) ? container + 1 : NULL; }
+const tsk_json_value *tsk_json_first(const tsk_json_value *container) {
+    return tsk_json_count(container) ? container + 1 : NULL;
+}
 
 const tsk_json_value *tsk_json_next(const tsk_json_value *value) {
     return value && value->next ? value + (value->next - value->index) : NULL;
@@ -2297,7 +2392,9 @@ int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
 int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) ||
+        magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0))
+        return 0;
     if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
     else *out = (int64_t)magnitude;
     return 1;
@@ -2400,7 +2497,8 @@ static uint64_t tsk__json_round(uint64_t mantissa, int more, int exponent) {
     if (rest > half || (rest == half && (more || (kept & 1)))) kept++;
     if (top < -1022) return kept; /* subnormal; a carry into the first normal number is right as it stands */
     if (top > 1023) return (uint64_t)2047 << 52;
-    return ((uint64_t)(top + 1022) << 52) + kept; /* the leading bit counts the exponent up, as a carry does once more */
+    return ((uint64_t)(top + 1022) << 52) + kept; /* the leading bit counts the exponent up, as a carry does once
+                                                     more */
 }
 
 /* digits * 10^exponent, exactly: align both to the same length, then take 56 bits of the quotient one by one. */
@@ -2620,7 +2718,8 @@ static int tsk__json_shortest_digits(double value, char *digits, int *k) {
         tsk__json_big_multiply_add(&state.value, 10, 0);
         tsk__json_big_multiply_add(&state.above, 10, 0);
         tsk__json_big_multiply_add(&state.below, 10, 0);
-        for (digit = 0; tsk__json_big_compare(&state.value, &state.scale) >= 0; digit++) tsk__json_big_subtract(&state.value, &state.scale);
+        for (digit = 0; tsk__json_big_compare(&state.value, &state.scale) >= 0; digit++)
+            tsk__json_big_subtract(&state.value, &state.scale);
         is_low = tsk__json_big_compare(&state.value, &state.below) < (state.is_even ? 1 : 0);
         is_high = tsk__json_shortest_is_high(&state);
         digits[n++] = (char)('0' + digit);
@@ -2645,31 +2744,38 @@ void tsk_json_write_double(tsk_json_writer *writer, double value) {
         return;
     }
     n = tsk__json_shortest_digits(value < 0 ? -value : value, digits, &k);
-    if (n <= k && k <= 17) snprintf(text, sizeof text, "%s%.*s%.*s", value < 0 ? "-" : "", n, digits, k - n, "0000000000000000");
-    else if (0 < k && k <= 17) snprintf(text, sizeof text, "%s%.*s.%.*s", value < 0 ? "-" : "", k, digits, n - k, digits + k);
+    if (n <= k && k <= 17)
+        snprintf(text, sizeof text, "%s%.*s%.*s", value < 0 ? "-" : "", n, digits, k - n, "0000000000000000");
+    else if (0 < k && k <= 17)
+        snprintf(text, sizeof text, "%s%.*s.%.*s", value < 0 ? "-" : "", k, digits, n - k, digits + k);
     else if (-5 < k && k <= 0) snprintf(text, sizeof text, "%s0.%.*s%.*s", value < 0 ? "-" : "", -k, "0000", n, digits);
-    else snprintf(text, sizeof text, "%s%c%s%.*se%d", value < 0 ? "-" : "", digits[0], n > 1 ? "." : "", n - 1, digits + 1, k - 1);
+    else
+        snprintf(text, sizeof text, "%s%c%s%.*se%d", value < 0 ? "-" : "", digits[0], n > 1 ? "." : "", n - 1,
+                 digits + 1, k - 1);
     tsk__json_put_value(writer, text, strlen(text));
 }
 
 // >>safetensors =======================================================================================================
-/* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
-   only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
-   later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names could
-   make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has its
-   three members and nothing else. */
+/* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is
+   believed only if everything in its header agrees with everything else and with the file's size, since whoever uses a
+   tensor later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names
+   could make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has
+   its three members and nothing else. */
 
 /* ---- element types */
 
 static const struct {
     const char *name;
     size_t size;
-} tsk__dtypes[] = {{"auto", 0}, {"F32", 4},     {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},
-                   {"I32", 4},  {"I16", 2},     {"I8", 1},  {"U64", 8},  {"U32", 4}, {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
+} tsk__dtypes[] = {{"auto", 0},    {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1},
+                   {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},  {"U64", 8},
+                   {"U32", 4},     {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
 
 static int tsk__dtype_is_known(tsk_dtype dtype) { return (int)dtype >= 0 && (int)dtype < (int)TSK_DTYPE_COUNT; }
 
-const char *tsk_dtype_name(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].name : "unknown"; }
+const char *tsk_dtype_name(tsk_dtype dtype) {
+    return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].name : "unknown";
+}
 
 size_t tsk_dtype_size(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].size : 0; }
 
@@ -2709,25 +2815,28 @@ struct tsk_safetensors {
 };
 
 /* "'path': …", at `offset` in the file. */
-static tsk_status TSK__PRINTF(4, 5) tsk__safetensors_fail(const tsk_safetensors *file, uint64_t offset, tsk_error *error,
-                                                          const char *format, ...) {
+static tsk_status TSK__PRINTF(4, 5)
+    tsk__safetensors_fail(const tsk_safetensors *file, uint64_t offset, tsk_error *error, const char *format, ...) {
     char message[400];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return tsk__error_set(error, TSK_ERROR_SAFETENSORS, file->path, offset, "'%s': %s", tsk__error_path(file->path), message);
+    return tsk__error_set(error, TSK_ERROR_SAFETENSORS, file->path, offset, "'%s': %s", tsk__error_path(file->path),
+                          message);
 }
 
 /* "'path': tensor 'name': …", at the header's `value`. */
-static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safetensors *file, const char *name, const tsk_json_value *value,
-                                                                 tsk_error *error, const char *format, ...) {
+static tsk_status TSK__PRINTF(5, 6)
+    tsk__safetensors_fail_tensor(const tsk_safetensors *file, const char *name, const tsk_json_value *value,
+                                 tsk_error *error, const char *format, ...) {
     char message[240];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
+    return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s",
+                                 name, message);
 }
 
 /* The beginning of a text, to be quoted: as much of its first line as is printable; "" where the bytes are no text. */
@@ -2764,7 +2873,8 @@ static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64
 }
 
 /* The header's text to *text (the caller frees it) and its length to *size. */
-static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
+static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size,
+                                               tsk_error *error) {
     unsigned char bytes[8];
     char reason[120];
     uint64_t length = 0;
@@ -2799,14 +2909,16 @@ static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
         status = tsk_json_parse(text, size, NULL, file->allocator, &file->header, &inner);
-        if (status == TSK_ERROR_JSON) status = tsk__safetensors_fail(file, 8 + inner.offset, error, "the header is not JSON: %s", inner.message);
+        if (status == TSK_ERROR_JSON)
+            status = tsk__safetensors_fail(file, 8 + inner.offset, error, "the header is not JSON: %s", inner.message);
         else if (status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", size);
     }
     tsk__memory_delete(file->allocator, text);
     return status;
 }
 
-static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, const tsk_json_value *metadata, tsk_error *error) {
+static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, const tsk_json_value *metadata,
+                                                  tsk_error *error) {
     const tsk_json_value *member;
     if (metadata != tsk_json_get(tsk_json_root(file->header), "__metadata__"))
         return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ appears twice");
@@ -2814,13 +2926,14 @@ static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, c
         return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ is not an object");
     for (member = tsk_json_first(metadata); member; member = tsk_json_next(member))
         if (!tsk_json_string(member, NULL))
-            return tsk__safetensors_fail(file, 8 + tsk_json_offset(member), error, "__metadata__ member '%.120s' is not a string",
-                                         tsk_json_key(member, NULL));
+            return tsk__safetensors_fail(file, 8 + tsk_json_offset(member), error,
+                                         "__metadata__ member '%.120s' is not a string", tsk_json_key(member, NULL));
     return TSK_OK;
 }
 
 /* "dtype": the name of an element type. */
-static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *value, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_tensor_info *tensor,
+                                               const tsk_json_value *value, tsk_error *error) {
     const char *name = tsk_json_string(value, NULL);
     if (!name) return tsk__safetensors_fail_tensor(file, tensor->name, value, error, "dtype is not a string");
     tensor->dtype = tsk__dtype_from_name(name);
@@ -2830,23 +2943,26 @@ static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_
 }
 
 /* An array of at most `max` integers to `numbers`; how many there are to *n. */
-static tsk_status tsk__safetensors_parse_numbers(const tsk_safetensors *file, const char *name, const char *what, const tsk_json_value *value,
-                                                 size_t max, uint64_t *numbers, int *n, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_numbers(const tsk_safetensors *file, const char *name, const char *what,
+                                                 const tsk_json_value *value, size_t max, uint64_t *numbers, int *n,
+                                                 tsk_error *error) {
     const tsk_json_value *element;
     *n = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) return tsk__safetensors_fail_tensor(file, name, value, error, "%s is not an array", what);
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY)
+        return tsk__safetensors_fail_tensor(file, name, value, error, "%s is not an array", what);
     if (tsk_json_count(value) > max)
         return tsk__safetensors_fail_tensor(file, name, value, error, "%s has %llu numbers, more than %d", what,
                                             (unsigned long long)tsk_json_count(value), (int)max);
     for (element = tsk_json_first(value); element; element = tsk_json_next(element))
         if (!tsk_json_uint64(element, &numbers[(*n)++]))
-            return tsk__safetensors_fail_tensor(file, name, element, error, "%s has an element that is not an integer from 0 to 2^64 - 1", what);
+            return tsk__safetensors_fail_tensor(file, name, element, error,
+                                                "%s has an element that is not an integer from 0 to 2^64 - 1", what);
     return TSK_OK;
 }
 
 /* Its place in the data: within the file, and as large as shape and dtype say. */
-static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *entry, uint64_t begin,
-                                         uint64_t end, tsk_error *error) {
+static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor_info *tensor,
+                                         const tsk_json_value *entry, uint64_t begin, uint64_t end, tsk_error *error) {
     uint64_t available = file->file.size - file->data_start, size;
     if (begin > end)
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
@@ -2855,18 +2971,23 @@ static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
                                             "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data: "
                                             "the file is cut",
-                                            (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
+                                            (unsigned long long)begin, (unsigned long long)end,
+                                            (unsigned long long)available);
     if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "shape times dtype size does not fit 64 bits");
     if (size != end - begin)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape and dtype %s make %llu bytes, but data_offsets span %llu",
-                                            tsk_dtype_name(tensor->dtype), (unsigned long long)size, (unsigned long long)(end - begin));
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "shape and dtype %s make %llu bytes, but data_offsets span %llu",
+                                            tsk_dtype_name(tensor->dtype), (unsigned long long)size,
+                                            (unsigned long long)(end - begin));
     tensor->offset = file->data_start + begin;
     tensor->size = size;
     return TSK_OK;
 }
 
-static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, const tsk_json_value *entry, tsk_tensor_info *tensor, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, const tsk_json_value *entry,
+                                                tsk_tensor_info *tensor, tsk_error *error) {
     const tsk_json_value *dtype = tsk_json_get(entry, "dtype"), *shape = tsk_json_get(entry, "shape");
     const tsk_json_value *offsets = tsk_json_get(entry, "data_offsets");
     uint64_t range[2] = {0, 0};
@@ -2874,34 +2995,44 @@ static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, con
     tsk_status status;
     int n;
     tensor->name = tsk_json_key(entry, &length);
-    if (strlen(tensor->name) != length) return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "a NUL character in the name");
+    if (strlen(tensor->name) != length)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "a NUL character in the name");
     if (!dtype || !shape || !offsets || tsk_json_count(entry) != 3)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "expected an object of exactly dtype, shape and data_offsets");
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "expected an object of exactly dtype, shape and data_offsets");
     status = tsk__safetensors_parse_dtype(file, tensor, dtype, error);
     if (status == TSK_OK)
-        status = tsk__safetensors_parse_numbers(file, tensor->name, "shape", shape, TSK_MAX_DIMS, tensor->shape, &tensor->n_dims, error);
-    if (status == TSK_OK) status = tsk__safetensors_parse_numbers(file, tensor->name, "data_offsets", offsets, 2, range, &n, error);
-    if (status == TSK_OK && n != 2) status = tsk__safetensors_fail_tensor(file, tensor->name, offsets, error, "data_offsets needs two numbers");
+        status = tsk__safetensors_parse_numbers(file, tensor->name, "shape", shape, TSK_MAX_DIMS, tensor->shape,
+                                                &tensor->n_dims, error);
+    if (status == TSK_OK)
+        status = tsk__safetensors_parse_numbers(file, tensor->name, "data_offsets", offsets, 2, range, &n, error);
+    if (status == TSK_OK && n != 2)
+        status = tsk__safetensors_fail_tensor(file, tensor->name, offsets, error, "data_offsets needs two numbers");
     return status == TSK_OK ? tsk__safetensors_place(file, tensor, entry, range[0], range[1], error) : status;
 }
 
 static tsk_status tsk__safetensors_parse_entries(tsk_safetensors *file, tsk_error *error) {
     const tsk_json_value *root = tsk_json_root(file->header), *entry;
-    file->tensors = (tsk_tensor_info *)tsk__memory_new_zeroed(file->allocator, tsk_json_count(root), sizeof *file->tensors);
-    file->by_name = (const tsk_tensor_info **)tsk__memory_new(file->allocator, tsk_json_count(root), sizeof *file->by_name);
-    if (!file->tensors || !file->by_name) return tsk__error_memory(error, "the list of tensors", (uint64_t)tsk_json_count(root) * sizeof *file->tensors);
+    file->tensors =
+        (tsk_tensor_info *)tsk__memory_new_zeroed(file->allocator, tsk_json_count(root), sizeof *file->tensors);
+    file->by_name =
+        (const tsk_tensor_info **)tsk__memory_new(file->allocator, tsk_json_count(root), sizeof *file->by_name);
+    if (!file->tensors || !file->by_name)
+        return tsk__error_memory(error, "the list of tensors", (uint64_t)tsk_json_count(root) * sizeof *file->tensors);
     for (entry = tsk_json_first(root); entry; entry = tsk_json_next(entry)) {
         size_t length;
         const char *name = tsk_json_key(entry, &length);
         int is_metadata = length == 12 && memcmp(name, "__metadata__", 12) == 0;
-        tsk_status status = is_metadata ? tsk__safetensors_check_metadata(file, entry, error)
-                                        : tsk__safetensors_parse_tensor(file, entry, &file->tensors[file->count++], error);
+        tsk_status status = is_metadata
+                                ? tsk__safetensors_check_metadata(file, entry, error)
+                                : tsk__safetensors_parse_tensor(file, entry, &file->tensors[file->count++], error);
         if (status != TSK_OK) return status;
     }
     return TSK_OK;
 }
 
-/* By offset; an empty tensor before the one that starts where it does; else as in the header, where names lie in order. */
+/* By offset; an empty tensor before the one that starts where it does; else as in the header, where names lie in
+   order. */
 static int tsk__safetensors_compare_offsets(const void *a, const void *b) {
     const tsk_tensor_info *left = (const tsk_tensor_info *)a, *right = (const tsk_tensor_info *)b;
     if (left->offset != right->offset) return left->offset < right->offset ? -1 : 1;
@@ -2920,7 +3051,8 @@ static tsk_status tsk__safetensors_check_layout(const tsk_safetensors *file, tsk
     for (i = 0; i < file->count; i++) {
         const tsk_tensor_info *tensor = &file->tensors[i];
         if (tensor->offset != expected)
-            return tsk__safetensors_fail_tensor(file, tensor->name, NULL, error, "its data begins at %llu, but the data before it ends at %llu: %s",
+            return tsk__safetensors_fail_tensor(file, tensor->name, NULL, error,
+                                                "its data begins at %llu, but the data before it ends at %llu: %s",
                                                 (unsigned long long)(tensor->offset - file->data_start),
                                                 (unsigned long long)(expected - file->data_start),
                                                 tensor->offset < expected ? "an overlap" : "a hole");
@@ -2957,7 +3089,8 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     file->allocator = allocator;
     file->file.descriptor = -1;
     file->path = tsk__memory_copy_string(allocator, path);
-    status = file->path ? tsk__file_open(&file->file, path, host, error) : tsk__error_memory(error, "a path", strlen(path) + 1);
+    status = file->path ? tsk__file_open(&file->file, path, host, error)
+                        : tsk__error_memory(error, "a path", strlen(path) + 1);
     if (status == TSK_OK) status = tsk__safetensors_parse_header(file, error);
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
     if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
@@ -3007,14 +3140,15 @@ const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_i
     return file && tensor && file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
 }
 
-tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
-                                tsk_error *error) {
+tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
+                                void *buffer, size_t size, tsk_error *error) {
     if (!file) return tsk__error_null(error, "tsk_safetensors_read", "file");
     if (!tensor) return tsk__error_null(error, "tsk_safetensors_read", "tensor");
     if (!buffer && size) return tsk__error_null(error, "tsk_safetensors_read", "buffer");
     if (offset > tensor->size || size > tensor->size - offset)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
-                              (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset,
+                              "%llu bytes from %llu of tensor '%.120s' are beyond its %llu", (unsigned long long)size,
+                              (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
     return tsk__file_read(&file->file, file->path, tensor->offset + offset, buffer, size, error);
 }
 
@@ -3034,7 +3168,8 @@ struct tsk_safetensors_writer {
     size_t n_slots, n_names; /* n_slots is a power of two */
 };
 
-tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out, tsk_error *error) {
+tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out,
+                                       tsk_error *error) {
     tsk_safetensors_writer *writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_safetensors_writer_open", "out");
@@ -3065,9 +3200,10 @@ void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     tsk__memory_delete(allocator, writer);
 }
 
-static tsk_status tsk__safetensors_refuse(const tsk_safetensors_writer *writer, const char *name, const char *reason, tsk_error *error) {
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "cannot write '%s': tensor '%.120s': %s",
-                          tsk__error_path(writer->data.path), name, reason);
+static tsk_status tsk__safetensors_refuse(const tsk_safetensors_writer *writer, const char *name, const char *reason,
+                                          tsk_error *error) {
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                          "cannot write '%s': tensor '%.120s': %s", tsk__error_path(writer->data.path), name, reason);
 }
 
 /* Of the quoted name at the header's byte `start`, quotes and escapes included. */
@@ -3106,8 +3242,8 @@ static int tsk__safetensors_grow_slots(tsk_safetensors_writer *writer) {
 }
 
 /* Why a tensor cannot be written, whatever is in the file already; NULL when it can. */
-static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims,
-                                              const uint64_t *shape, const void *data, uint64_t *size) {
+static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
+                                              int n_dims, const uint64_t *shape, const void *data, uint64_t *size) {
     size_t i, n, length = strlen(name);
     int valid = 1;
     for (i = 0; i < length && valid; i += n) n = tsk__json_utf8(name + i, length - i, &valid);
@@ -3120,7 +3256,8 @@ static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writ
     return *size && !data ? "no data" : NULL;
 }
 
-static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dtype dtype, int n_dims, const uint64_t *shape, uint64_t size) {
+static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dtype dtype, int n_dims,
+                                         const uint64_t *shape, uint64_t size) {
     tsk_json_writer *json = &writer->json;
     int i;
     tsk_json_begin_object(json);
@@ -3139,8 +3276,8 @@ static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dty
 }
 
 /* Whatever fails, the writer is as it was: the tensor can be added again, or left out. */
-tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
-                                      const void *data, tsk_error *error) {
+tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims,
+                                      const uint64_t *shape, const void *data, tsk_error *error) {
     uint64_t size = 0;
     size_t old_length, start, *slot = NULL;
     const char *objection;
@@ -3150,11 +3287,13 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
     if (!shape && n_dims > 0) return tsk__error_null(error, "tsk_safetensors_writer_add", "shape");
     old_length = writer->header.length;
     start = old_length + (writer->n_names ? 1 : 0);
-    objection = writer->is_finished ? "the file is finished" : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    objection = writer->is_finished ? "the file is finished"
+                                    : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
     if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
     tsk_json_write_key(&writer->json, name);
     tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
-    if (writer->json.status != TSK_OK || !tsk__safetensors_grow_slots(writer)) status = tsk__error_memory(error, "a safetensors header", old_length);
+    if (writer->json.status != TSK_OK || !tsk__safetensors_grow_slots(writer))
+        status = tsk__error_memory(error, "a safetensors header", old_length);
     else if (writer->header.length > TSK__SAFETENSORS_MAX_HEADER - 16)
         status = tsk__safetensors_refuse(writer, name, "the header would be longer than the format allows", error);
     else {
@@ -3176,7 +3315,8 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
 }
 
 /* The data behind the header, a piece at a time. */
-static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output, uint64_t start, tsk_error *error) {
+static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output,
+                                             uint64_t start, tsk_error *error) {
     size_t piece = (size_t)1 << 20;
     uint64_t done = 0;
     void *buffer = tsk__memory_new(writer->allocator, piece, 1);
@@ -3184,7 +3324,8 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
     while (status == TSK_OK && done < writer->data_size) {
         size_t wanted = writer->data_size - done < piece ? (size_t)(writer->data_size - done) : piece;
         int64_t n = tsk__output_read(&writer->data, done, buffer, wanted);
-        if (n <= 0) status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
+        if (n <= 0)
+            status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
         else status = tsk__output_write(output, start + done, buffer, (size_t)n, error);
         if (status == TSK_OK) done += (uint64_t)n;
     }
@@ -3193,17 +3334,20 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
 }
 
 /* Length, header, spaces up to a multiple of 8 (so that the data is aligned), data. */
-static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, const tsk__output *output, tsk_error *error) {
+static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, const tsk__output *output,
+                                              tsk_error *error) {
     unsigned char length[8];
     tsk_status status;
     int i;
     tsk_json_end_object(&writer->json);
-    if (writer->json.status == TSK_OK) writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
+    if (writer->json.status == TSK_OK)
+        writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
     if (writer->json.status != TSK_OK) return tsk__error_memory(error, "a safetensors header", writer->header.length);
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)writer->header.length >> 8 * i);
     status = tsk__output_write(output, 0, length, sizeof length, error);
     if (status == TSK_OK) status = tsk__output_write(output, 8, writer->header.data, writer->header.length, error);
-    return status == TSK_OK ? tsk__safetensors_copy_data(writer, output, 8 + (uint64_t)writer->header.length, error) : status;
+    return status == TSK_OK ? tsk__safetensors_copy_data(writer, output, 8 + (uint64_t)writer->header.length, error)
+                            : status;
 }
 
 tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
@@ -3211,7 +3355,8 @@ tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_err
     tsk_status status;
     if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_finish", "writer");
     if (writer->is_finished)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already", tsk__error_path(writer->data.path));
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already",
+                              tsk__error_path(writer->data.path));
     writer->is_finished = 1;
     status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
     if (status == TSK_OK) {
@@ -3223,9 +3368,9 @@ tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_err
 }
 
 // >>unicode ===========================================================================================================
-/* Character classes and NFC, exactly as the reference tokenizer has them. Its regular expressions follow Unicode 16, its
-   normalizer about Unicode 9, so the tables are taken from its behaviour and not from the Unicode database.
-   UTF-8 itself is read and written by the two functions of >>json. */
+/* Character classes and NFC, exactly as the reference tokenizer has them. Its regular expressions follow Unicode 16,
+   its normalizer about Unicode 9, so the tables are taken from its behaviour and not from the Unicode database. UTF-8
+   itself is read and written by the two functions of >>json. */
 
 enum {
     TSK__UNICODE_OTHER,
@@ -3793,8 +3938,8 @@ static const uint16_t tsk__unicode_compositions[] = {
 
 /* ---- classes */
 
-/* The runs spread out over pages of 256 code points, those of one value kept once: about 80 KB a tokenizer, and two loads a
-   character where a binary search over the runs would cost twelve branches. */
+/* The runs spread out over pages of 256 code points, those of one value kept once: about 80 KB a tokenizer, and two
+   loads a character where a binary search over the runs would cost twelve branches. */
 typedef struct tsk__unicode {
     const tsk_allocator *allocator;
     uint16_t pages[0x110000 >> 8]; /* number of its block */
@@ -3822,7 +3967,9 @@ static int tsk__unicode_create(tsk__unicode *unicode, const tsk_allocator *alloc
                 continue;
             }
             if ((c & 255) == 0) {
-                if (!tsk__memory_reserve(allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256, 1)) return 0;
+                if (!tsk__memory_reserve(allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256,
+                                         1))
+                    return 0;
                 unicode->pages[c >> 8] = (uint16_t)unicode->n_blocks++;
                 if (n == 256) same[property] = (uint16_t)unicode->n_blocks;
             }
@@ -3840,7 +3987,9 @@ static size_t tsk__unicode_next(const char *text, uint32_t *c) {
     if (s[0] < 0x80) return *c = s[0], 1;
     if (s[0] < 0xe0) return *c = (uint32_t)(s[0] & 0x1f) << 6 | (s[1] & 0x3f), 2;
     if (s[0] < 0xf0) return *c = (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f), 3;
-    return *c = (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f), 4;
+    return *c = (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 |
+                (s[3] & 0x3f),
+           4;
 }
 
 /* Where the character before `at` > 0 starts. */
@@ -3862,7 +4011,8 @@ static size_t tsk__unicode_invalid(const char *text, size_t size) {
             if (left >= 8) memcpy(&eight, text + at, 8);
             else eight = UINT64_MAX;
             at += eight & 0x8080808080808080u ? 1 : 8;
-        } else if (left >= 3 && s[at] - 0xe1u < 0x0cu && (s[at + 1] & 0xc0) == 0x80 && (s[at + 2] & 0xc0) == 0x80) at += 3; /* E1 .. EC take any two */
+        } else if (left >= 3 && s[at] - 0xe1u < 0x0cu && (s[at + 1] & 0xc0) == 0x80 && (s[at + 2] & 0xc0) == 0x80)
+            at += 3; /* E1 .. EC take any two */
         else if (left >= 2 && s[at] - 0xc2u < 0x1eu && (s[at + 1] & 0xc0) == 0x80) at += 2;
         else {
             n = tsk__json_utf8(text + at, left, &valid);
@@ -3900,14 +4050,22 @@ static const uint32_t *tsk__unicode_step(uint32_t c) {
 }
 
 /* Hangul goes by arithmetic: 19 leading × 21 vowels × (27 trailing + none). */
-enum { TSK__HANGUL = 0xac00, TSK__HANGUL_L = 0x1100, TSK__HANGUL_V = 0x1161, TSK__HANGUL_T = 0x11a7, TSK__HANGUL_COUNT = 11172 };
+enum {
+    TSK__HANGUL = 0xac00,
+    TSK__HANGUL_L = 0x1100,
+    TSK__HANGUL_V = 0x1161,
+    TSK__HANGUL_T = 0x11a7,
+    TSK__HANGUL_COUNT = 11172
+};
 
 /* What a and b make together; 0 when nothing. */
 static uint32_t tsk__unicode_compose(uint32_t a, uint32_t b) {
     size_t low = 0, high = sizeof tsk__unicode_compositions / sizeof *tsk__unicode_compositions;
     const uint32_t *step;
-    if (a - TSK__HANGUL_L < 19 && b - TSK__HANGUL_V < 21) return TSK__HANGUL + ((a - TSK__HANGUL_L) * 21 + (b - TSK__HANGUL_V)) * 28;
-    if (a - TSK__HANGUL < TSK__HANGUL_COUNT && (a - TSK__HANGUL) % 28 == 0 && b - TSK__HANGUL_T - 1 < 27) return a + (b - TSK__HANGUL_T);
+    if (a - TSK__HANGUL_L < 19 && b - TSK__HANGUL_V < 21)
+        return TSK__HANGUL + ((a - TSK__HANGUL_L) * 21 + (b - TSK__HANGUL_V)) * 28;
+    if (a - TSK__HANGUL < TSK__HANGUL_COUNT && (a - TSK__HANGUL) % 28 == 0 && b - TSK__HANGUL_T - 1 < 27)
+        return a + (b - TSK__HANGUL_T);
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
         step = tsk__unicode_steps[tsk__unicode_compositions[middle]];
@@ -3932,7 +4090,9 @@ typedef struct tsk__unicode_stretch {
 
 static int tsk__unicode_push(tsk__unicode_stretch *stretch, uint32_t c) {
     tsk__unicode_symbol *symbol;
-    if (!tsk__memory_reserve(stretch->allocator, &stretch->symbols, &stretch->capacity, stretch->count + 1, sizeof *symbol)) return 0;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->symbols, &stretch->capacity, stretch->count + 1,
+                             sizeof *symbol))
+        return 0;
     symbol = &stretch->symbols[stretch->count++];
     symbol->c = c;
     symbol->order = tsk__unicode_order(stretch->unicode, c);
@@ -3941,15 +4101,17 @@ static int tsk__unicode_push(tsk__unicode_stretch *stretch, uint32_t c) {
 
 static int tsk__unicode_push_decomposed(tsk__unicode_stretch *stretch, uint32_t c) {
     const uint32_t *step = tsk__unicode_step(c);
-    if (step) return tsk__unicode_push_decomposed(stretch, step[1]) && (!step[2] || tsk__unicode_push(stretch, step[2]));
+    if (step)
+        return tsk__unicode_push_decomposed(stretch, step[1]) && (!step[2] || tsk__unicode_push(stretch, step[2]));
     if (c - TSK__HANGUL >= TSK__HANGUL_COUNT) return tsk__unicode_push(stretch, c);
     c -= TSK__HANGUL;
-    return tsk__unicode_push(stretch, TSK__HANGUL_L + c / 588) && tsk__unicode_push(stretch, TSK__HANGUL_V + c % 588 / 28) &&
+    return tsk__unicode_push(stretch, TSK__HANGUL_L + c / 588) &&
+           tsk__unicode_push(stretch, TSK__HANGUL_V + c % 588 / 28) &&
            (c % 28 == 0 || tsk__unicode_push(stretch, TSK__HANGUL_T + c % 28));
 }
 
-/* Sorts the combining characters from `from` to `to` by order, equal ones left in theirs. One pass an order and no more,
-   since a stranger may send a megabyte of accents; in most text nothing is out of place. */
+/* Sorts the combining characters from `from` to `to` by order, equal ones left in theirs. One pass an order and no
+   more, since a stranger may send a megabyte of accents; in most text nothing is out of place. */
 static int tsk__unicode_sort(tsk__unicode_stretch *stretch, size_t from, size_t to) {
     tsk__unicode_symbol *symbols = stretch->symbols + from;
     size_t i, n = 0, count = to - from;
@@ -3957,7 +4119,8 @@ static int tsk__unicode_sort(tsk__unicode_stretch *stretch, size_t from, size_t 
     for (i = 1; i < count && symbols[i - 1].order <= symbols[i].order; i++) {
     }
     if (i >= count) return 1;
-    if (!tsk__memory_reserve(stretch->allocator, &stretch->sorted, &stretch->sorted_capacity, count, sizeof *symbols)) return 0;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->sorted, &stretch->sorted_capacity, count, sizeof *symbols))
+        return 0;
     for (order = 1; n < count; order++)
         for (i = 0; i < count; i++)
             if (symbols[i].order == order) stretch->sorted[n++] = symbols[i];
@@ -3993,7 +4156,8 @@ static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
     stretch->count = n;
 }
 
-static tsk_status tsk__unicode_append_stretch(tsk__unicode_stretch *stretch, const char *text, size_t size, tsk_text *out) {
+static tsk_status tsk__unicode_append_stretch(tsk__unicode_stretch *stretch, const char *text, size_t size,
+                                              tsk_text *out) {
     tsk_status status = TSK_OK;
     size_t at = 0, i;
     stretch->count = 0;
@@ -4062,15 +4226,16 @@ static tsk_status tsk__unicode_nfc(const tsk__unicode *unicode, const char *text
 
        "Hi there<|eot_id|>"  →  "Hi there", <|eot_id|>  →  "Hi", " there", …  →  H i → Hi,  Ġ t h e r e → Ġthere
 
-   The regular expressions in use are a handful; each is a hand-written scanner known by its exact text, and any other is
-   refused at load. In vocabularies a byte is written as a printable character (space as Ġ); here text stays bytes, and
-   only tokens are translated, once, at load. */
+   The regular expressions in use are a handful; each is a hand-written scanner known by its exact text, and any other
+   is refused at load. In vocabularies a byte is written as a printable character (space as Ġ); here text stays bytes,
+   and only tokens are translated, once, at load. */
 
 enum {
     TSK__BPE_MAX_STEPS = 8,          /* regular expressions in a row */
     TSK__BPE_MAX_ADDED_LENGTH = 512, /* bytes of an added token: bounds the work where text is full of its beginnings */
     TSK__BPE_WAYS = 4,               /* pieces that the cache keeps of those with the same place */
-    TSK__BPE_SHORT = 48,             /* pieces up to here are merged by looking at every pair, longer ones with a tree */
+    TSK__BPE_SHORT = 48,             /* pieces up to here are merged by looking at every pair, longer ones with a
+                                        tree */
     TSK__BPE_FAN = 16,               /* children of a node of that tree */
     TSK__BPE_MAX_LEVELS = 9          /* 16^8 is 2^32 symbols */
 };
@@ -4102,7 +4267,8 @@ typedef struct tsk__bpe_merge {
 typedef struct tsk__bpe_added {
     const char *pattern;          /* what to look for, in texts; set when loading ends */
     uint32_t place, length;
-    uint32_t shorter;             /* the longest other that this one begins with: place in the matcher + 1, 0 for none */
+    uint32_t shorter;             /* the longest other that this one begins with: place in the matcher + 1, 0 for
+                                     none */
     int32_t id;
     unsigned char single_word, lstrip, rstrip, normalized;
     unsigned char is_declared;    /* while loading: added_tokens_decoder has it */
@@ -4123,7 +4289,8 @@ typedef struct tsk__bpe_matcher {
    bits. */
 typedef struct tsk__bpe_chars {
     int32_t ids[65536];           /* by code point: the token, or -1 */
-    uint8_t lead[64][32];         /* by a first byte (its low bits): bytes before it that end something a rule joins with it */
+    uint8_t lead[64][32];         /* by a first byte (its low bits): bytes before it that end something a rule joins
+                                     with it */
     uint8_t lead_two[1024][32];   /* likewise with the first two bytes of three */
     uint8_t tail[64][32];         /* by a last byte: bytes after it that begin something a rule joins with it */
     uint8_t tail_two[4096][32];   /* likewise with the last two */
@@ -4137,14 +4304,15 @@ struct tsk_tokenizer {
     size_t n_tokens, tokens_capacity, n_model; /* the first n_model are the model's own, the rest added tokens */
     uint32_t *by_id;              /* [n_ids] place in tokens + 1, 0 for none */
     size_t n_ids, ids_capacity;
-    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows for */
+    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows
+                                     for */
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
     tsk__hash_key key;            /* of its hash */
     uint64_t merge_keys[3];       /* of the hash of two ids */
     tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
-    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
-                                     to see that takes an eighth of the memory */
+    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge,
+                                     and to see that takes an eighth of the memory */
     size_t merge_mask;
     int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
     tsk__bpe_chars *chars;        /* NULL: not worth it, or some byte has no token */
@@ -4206,7 +4374,9 @@ static size_t tsk__bpe_slot(const tsk_tokenizer *tokenizer, const char *text, si
     size_t slot = hash & tokenizer->slot_mask;
     for (; tokenizer->slots[slot]; slot = (slot + 1) & tokenizer->slot_mask) {
         const tsk__bpe_token *token = &tokenizer->tokens[tokenizer->slots[slot] - 1];
-        if (token->hash == hash && token->text_length == size && memcmp(tokenizer->texts.data + token->text, text, size) == 0) break;
+        if (token->hash == hash && token->text_length == size &&
+            memcmp(tokenizer->texts.data + token->text, text, size) == 0)
+            break;
     }
     return slot;
 }
@@ -4258,7 +4428,9 @@ static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, 
     size_t slot = (size_t)(hash >> 32) & tokenizer->merge_mask;
     uint16_t tag = tsk__bpe_merge_tag(hash);
     for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
-        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
+        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left &&
+            tokenizer->merges[slot].right == right)
+            break;
     return slot;
 }
 
@@ -4274,9 +4446,11 @@ static const tsk__bpe_merge *tsk__bpe_merge_of(const tsk_tokenizer *tokenizer, i
 
 enum {
     TSK__BPE_LETTERS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER, /* \p{L} */
-    TSK__BPE_SYMBOLS = 1 << TSK__UNICODE_OTHER | 1 << TSK__UNICODE_MARK,                             /* [^\s\p{L}\p{N}] */
-    TSK__BPE_CAPITALS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
-    TSK__BPE_SMALL = 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK,    /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_SYMBOLS = 1 << TSK__UNICODE_OTHER | 1 << TSK__UNICODE_MARK, /* [^\s\p{L}\p{N}] */
+    TSK__BPE_CAPITALS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LETTER |
+                        1 << TSK__UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_SMALL =
+        1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK, /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
     TSK__BPE_NUMBERS = 1 << TSK__UNICODE_NUMBER,
     TSK__BPE_SPACES = 1 << TSK__UNICODE_SPACE
 };
@@ -4327,7 +4501,8 @@ static size_t tsk__bpe_spaces(const tsk__unicode *unicode, const char *text, siz
 /*  ?[^\s\p{L}\p{N}]+[\r\n]* and then spaces; with slash [\r\n/]*. */
 static size_t tsk__bpe_symbols(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int slash) {
     size_t n, start = at + (text[at] == ' ');
-    if (!(tsk__bpe_kind(unicode, text, start, size, &n) & TSK__BPE_SYMBOLS)) return tsk__bpe_spaces(unicode, text, at, size, 1);
+    if (!(tsk__bpe_kind(unicode, text, start, size, &n) & TSK__BPE_SYMBOLS))
+        return tsk__bpe_spaces(unicode, text, at, size, 1);
     at = tsk__bpe_run(unicode, text, start + n, size, TSK__BPE_SYMBOLS);
     while (at < size && (text[at] == '\r' || text[at] == '\n' || (slash && text[at] == '/'))) at++;
     return at;
@@ -4365,7 +4540,8 @@ static size_t tsk__bpe_scan_llama3(const tsk__unicode *unicode, const char *text
 }
 
 static size_t tsk__bpe_scan_gpt2(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
-    size_t n, start = at + (text[at] == ' '), contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 0) : 0;
+    size_t n, start = at + (text[at] == ' '),
+              contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 0) : 0;
     int kind = tsk__bpe_kind(unicode, text, start, size, &n);
     if (contraction) return at + contraction;
     if (kind & TSK__BPE_LETTERS) kind = TSK__BPE_LETTERS;
@@ -4386,7 +4562,8 @@ static size_t tsk__bpe_capitals_small(const tsk__unicode *unicode, const char *t
     return kind & TSK__BPE_SMALL ? tsk__bpe_run(unicode, text, at, size, TSK__BPE_SMALL) : both;
 }
 
-/* The two word alternatives of GPT-4o, the second being CAPITALS+SMALL*, each with and then without a character in front. */
+/* The two word alternatives of GPT-4o, the second being CAPITALS+SMALL*, each with and then without a character in
+   front. */
 static size_t tsk__bpe_cased_word(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
     size_t n, end, from;
     int kind = tsk__bpe_kind(unicode, text, at, size, &n);
@@ -4396,7 +4573,8 @@ static size_t tsk__bpe_cased_word(const tsk__unicode *unicode, const char *text,
     if (!end) end = tsk__bpe_capitals_small(unicode, text, at, size);
     if (end) return end;
     from = prefix ? at + n : at;
-    end = tsk__bpe_run(unicode, text, from, size, TSK__BPE_CAPITALS); /* all of one kind: else the first would have matched */
+    end = tsk__bpe_run(unicode, text, from, size, TSK__BPE_CAPITALS); /* all of one kind: else the first would have
+                                                                         matched */
     return end > from ? end : 0;
 }
 
@@ -4412,19 +4590,24 @@ static const struct tsk__bpe_pattern {
     tsk__bpe_scanner scanner;
 } tsk__bpe_patterns[] = {
     /* LLaDA. Its possessive repeats and its \s*[\r\n] without a + take the same text as Qwen's do. */
-    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| "
+     "?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_qwen},
     /* Qwen2, Qwen2.5, Qwen3, Dream */
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_qwen},
     /* Llama-3, GPT-4 */
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_llama3},
     /* GPT-2; ByteLevel with use_regex means this one too */
     {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", tsk__bpe_scan_gpt2},
     /* GPT-4o */
-    {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'"
+     "ll|'d)?|"
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'"
+     "ll|'d)?|"
      "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_gpt4o}};
 
@@ -4442,7 +4625,8 @@ typedef struct tsk__bpe_cached {
    would have to carry outdated entries and walks all over memory. */
 typedef struct tsk__bpe_list {
     uint32_t *next, *previous;    /* [count] */
-    uint32_t *levels[TSK__BPE_MAX_LEVELS]; /* level 0: [count] rank of symbol i with its next; the last level has at most 16 */
+    uint32_t *levels[TSK__BPE_MAX_LEVELS]; /* level 0: [count] rank of symbol i with its next; the last level has at
+                                              most 16 */
     int n_levels;
     uint32_t *block;              /* one allocation for all of it */
     size_t capacity;
@@ -4501,7 +4685,8 @@ static size_t tsk__bpe_merge_short(const tsk_tokenizer *tokenizer, int32_t *ids,
         symbols[best].id = symbols[best].merge->id;
         count--;
         for (i = best + 1; i < count; i++) symbols[i] = symbols[i + 1];
-        if (best + 1 < count) symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
+        if (best + 1 < count)
+            symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
         if (best > 0) symbols[best - 1].merge = tsk__bpe_merge_of(tokenizer, symbols[best - 1].id, symbols[best].id);
     }
     for (i = 0; i < count; i++) ids[i] = symbols[i].id;
@@ -4586,7 +4771,8 @@ static size_t tsk__bpe_merge_long(tsk__bpe_encoder *encoder, int32_t *ids, size_
         list->next[at] = (uint32_t)next;
         if (next < count) list->previous[next] = (uint32_t)at;
         tsk__bpe_list_set(list, right, TSK__BPE_NO_RANK);
-        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
+        tsk__bpe_list_set(list, at,
+                          next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
         if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_merge_of(tokenizer, ids[previous], ids[at])->rank);
     }
     for (at = 0; at < count; at = list->next[at]) ids[n++] = ids[at];
@@ -4622,10 +4808,15 @@ static size_t tsk__bpe_two(unsigned char a, unsigned char b) { return (size_t)(a
 static size_t tsk__bpe_lead_two(unsigned char a, unsigned char b) { return (size_t)(a & 0x0f) << 6 | (b & 0x3f); }
 
 /* The token of the character at `at`, of n bytes, where neighbours cannot take part of it; else -1. */
-static int32_t tsk__bpe_whole_char(const tsk__bpe_chars *chars, const unsigned char *piece, size_t at, size_t size, size_t n, uint32_t c) {
+static int32_t tsk__bpe_whole_char(const tsk__bpe_chars *chars, const unsigned char *piece, size_t at, size_t size,
+                                   size_t n, uint32_t c) {
     const unsigned char *s = piece + at, *last = s + n - 1;
-    if (at && (tsk__bpe_in(chars->lead[s[0] & 0x3f], s[-1]) || (n == 3 && tsk__bpe_in(chars->lead_two[tsk__bpe_lead_two(s[0], s[1])], s[-1])))) return -1;
-    if (at + n < size && (tsk__bpe_in(chars->tail[*last & 0x3f], last[1]) || (n == 3 && tsk__bpe_in(chars->tail_two[tsk__bpe_two(s[1], s[2])], last[1])))) return -1;
+    if (at && (tsk__bpe_in(chars->lead[s[0] & 0x3f], s[-1]) ||
+               (n == 3 && tsk__bpe_in(chars->lead_two[tsk__bpe_lead_two(s[0], s[1])], s[-1]))))
+        return -1;
+    if (at + n < size && (tsk__bpe_in(chars->tail[*last & 0x3f], last[1]) ||
+                          (n == 3 && tsk__bpe_in(chars->tail_two[tsk__bpe_two(s[1], s[2])], last[1]))))
+        return -1;
     return chars->ids[c];
 }
 
@@ -4689,11 +4880,13 @@ static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
 }
 
 /* The cached piece, or the place for it: a free one, else one of the four by chance. */
-static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size, uint32_t hash) {
+static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size,
+                                             uint32_t hash) {
     tsk__bpe_cached *set = &encoder->cache[(hash & encoder->cache_mask) * TSK__BPE_WAYS];
     int way;
     for (way = 0; way < TSK__BPE_WAYS; way++)
-        if (set[way].length == 0 || (set[way].hash == hash && set[way].length == size && memcmp(encoder->text + set[way].piece, piece, size) == 0))
+        if (set[way].length == 0 || (set[way].hash == hash && set[way].length == size &&
+                                     memcmp(encoder->text + set[way].piece, piece, size) == 0))
             return &set[way];
     set = &set[hash >> 30];
     set->length = 0;
@@ -4754,7 +4947,8 @@ static size_t tsk__bpe_common(const char *a, const char *b, size_t n, size_t end
 /* The longest added token that starts at `at` and ends by `limit`, or NULL. The last token that is not behind the text
    in the order of bytes begins with all tokens that the text begins with. What both ends of the search have in common
    with the text is not compared again. */
-static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at, size_t limit) {
+static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at,
+                                              size_t limit) {
     size_t low = 0, high = matcher->count, low_common = 0, high_common = 0, left = limit - at;
     text += at;
     while (low < high) { /* all before `low` are not behind the text; `high` and all after it are */
@@ -4776,7 +4970,8 @@ static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, c
 
 static int tsk__bpe_push_span(tsk__bpe_encoder *encoder, size_t start, size_t end, int32_t id) {
     tsk__bpe_span *span;
-    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_spans, &encoder->new_spans_capacity, encoder->n_new_spans + 1, sizeof *span))
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_spans, &encoder->new_spans_capacity,
+                             encoder->n_new_spans + 1, sizeof *span))
         return 0;
     span = &encoder->new_spans[encoder->n_new_spans++];
     span->start = start;
@@ -4811,7 +5006,8 @@ static size_t tsk__bpe_strip_left(const tsk__bpe_encoder *encoder, size_t from, 
 }
 
 /* Cuts the added tokens out of a text span. `range` is the first of the ranges that may matter. */
-static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher, const tsk__bpe_span *span, size_t *range) {
+static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher, const tsk__bpe_span *span,
+                               size_t *range) {
     size_t done = span->start, at = span->start, end = span->end, space_end = 0;
     while (at < end) {
         const tsk__bpe_added *added;
@@ -4833,7 +5029,8 @@ static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher
         if (added->single_word && tsk__bpe_touches_word(encoder, span->start, from, stop, end)) continue;
         if (added->lstrip) from = from > done ? tsk__bpe_strip_left(encoder, done, from) : done;
         if (added->rstrip) {
-            if (stop >= space_end) space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
+            if (stop >= space_end)
+                space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
             stop = space_end;
         }
         if (from >= stop) continue; /* the one before took it along with its spaces */
@@ -4862,7 +5059,8 @@ static tsk_status tsk__bpe_match(tsk__bpe_encoder *encoder, const tsk__bpe_match
     if (matcher->count == 0) return TSK_OK;
     for (i = 0; i < encoder->n_spans; i++) {
         const tsk__bpe_span *span = &encoder->spans[i];
-        if (span->id >= 0 ? !tsk__bpe_push_span(encoder, span->start, span->end, span->id) : !tsk__bpe_match_span(encoder, matcher, span, &range))
+        if (span->id >= 0 ? !tsk__bpe_push_span(encoder, span->start, span->end, span->id)
+                          : !tsk__bpe_match_span(encoder, matcher, span, &range))
             return TSK_ERROR_MEMORY;
     }
     tsk__bpe_take_spans(encoder);
@@ -4877,8 +5075,8 @@ static tsk_status tsk__bpe_normalize_part(tsk__bpe_encoder *encoder, size_t *at,
     tsk_status status = tsk__unicode_nfc(&encoder->tokenizer->unicode, encoder->text + *at, to - *at, &encoder->normal);
     *at = to;
     if (status != TSK_OK || !is_range) return status;
-    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_ranges, &encoder->new_ranges_capacity, encoder->n_new_ranges + 1,
-                             sizeof *encoder->new_ranges))
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_ranges, &encoder->new_ranges_capacity,
+                             encoder->n_new_ranges + 1, sizeof *encoder->new_ranges))
         return TSK_ERROR_MEMORY;
     encoder->new_ranges[encoder->n_new_ranges].start = start;
     encoder->new_ranges[encoder->n_new_ranges++].end = encoder->normal.length;
@@ -4899,7 +5097,8 @@ static tsk_status tsk__bpe_normalize_span(tsk__bpe_encoder *encoder, tsk__bpe_sp
             continue;
         }
         if (from < at) from = at;
-        while (from > at && tsk__unicode_unstable(unicode, encoder->text, from, from + 1) == from) from = tsk__unicode_before(encoder->text, from);
+        while (from > at && tsk__unicode_unstable(unicode, encoder->text, from, from + 1) == from)
+            from = tsk__unicode_before(encoder->text, from);
         to = tsk__unicode_stable(unicode, encoder->text, to, span->end);
         status = tsk__bpe_normalize_part(encoder, &at, from, 0);
         if (status == TSK_OK) status = tsk__bpe_normalize_part(encoder, &at, to, 1);
@@ -4915,7 +5114,8 @@ static tsk_status tsk__bpe_normalize_span(tsk__bpe_encoder *encoder, tsk__bpe_sp
 static tsk_status tsk__bpe_normalize(tsk__bpe_encoder *encoder) {
     tsk_status status = TSK_OK;
     size_t i, range = 0;
-    if (tsk__unicode_unstable(&encoder->tokenizer->unicode, encoder->text, 0, encoder->size) == encoder->size) return TSK_OK;
+    if (tsk__unicode_unstable(&encoder->tokenizer->unicode, encoder->text, 0, encoder->size) == encoder->size)
+        return TSK_OK;
     for (i = 0; i < encoder->n_spans && status == TSK_OK; i++)
         if (encoder->spans[i].id < 0) status = tsk__bpe_normalize_span(encoder, &encoder->spans[i], &range);
     encoder->text = encoder->normal.data;
@@ -4943,11 +5143,13 @@ static tsk_status tsk__bpe_encode_prepare(tsk__bpe_encoder *encoder) {
     size_t n = 16;
     if (encoder->size >= UINT32_MAX) return TSK_ERROR_MEMORY;
     if (encoder->tokenizer->ignore_merges &&
-        !tsk__memory_reserve(encoder->allocator, &encoder->word.data, &encoder->word.capacity, 2 * encoder->tokenizer->longest + 1, 1))
+        !tsk__memory_reserve(encoder->allocator, &encoder->word.data, &encoder->word.capacity,
+                             2 * encoder->tokenizer->longest + 1, 1))
         return TSK_ERROR_MEMORY;
     if (encoder->size < 256) return TSK_OK;
     while (n < encoder->size / 64 && n < 16384) n *= 2;
-    encoder->cache = (tsk__bpe_cached *)tsk__memory_new_zeroed(encoder->allocator, n * TSK__BPE_WAYS, sizeof *encoder->cache);
+    encoder->cache =
+        (tsk__bpe_cached *)tsk__memory_new_zeroed(encoder->allocator, n * TSK__BPE_WAYS, sizeof *encoder->cache);
     encoder->cache_mask = n - 1;
     return encoder->cache ? TSK_OK : TSK_ERROR_MEMORY;
 }
@@ -4963,17 +5165,18 @@ static tsk_status tsk__bpe_encode_spans(tsk__bpe_encoder *encoder) {
     return status;
 }
 
-/* Added tokens are recognised outside of `ranges` (ascending, apart); nowhere if is_plain. Scratch memory comes from the
-   caller's own allocator, since the tokenizer's may belong to another thread. */
-static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int is_plain, const tsk__bpe_range *ranges,
-                                  size_t n_ranges, tsk_tokens *out, tsk_error *error) {
+/* Added tokens are recognised outside of `ranges` (ascending, apart); nowhere if is_plain. Scratch memory comes from
+   the caller's own allocator, since the tokenizer's may belong to another thread. */
+static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int is_plain,
+                                  const tsk__bpe_range *ranges, size_t n_ranges, tsk_tokens *out, tsk_error *error) {
     tsk__bpe_encoder encoder;
     tsk_status status;
     int32_t count = out->count;
     size_t invalid = tsk__unicode_invalid(text, size);
     if (size == 0) return TSK_OK;
     if (invalid < size)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu",
+                              (unsigned long long)invalid);
     memset(&encoder, 0, sizeof encoder);
     encoder.tokenizer = tokenizer;
     encoder.allocator = encoder.normal.allocator = out->allocator;
@@ -5001,11 +5204,12 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
 
 /* A model folder need not have a tokenizer, and tsk_model_tokenizer then gives NULL. */
 static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no tokenizer given: does the model's folder have one?");
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "no tokenizer given: does the model's folder have one?");
 }
 
-tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
-                                tsk_error *error) {
+tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
+                                tsk_tokens *out, tsk_error *error) {
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     if (!text && size) return tsk__error_null(error, "tsk_tokenizer_encode", "text");
     if (!out) return tsk__error_null(error, "tsk_tokenizer_encode", "out");
@@ -5021,7 +5225,8 @@ static tsk_status tsk__bpe_settle(tsk_decoder *decoder, int is_last, tsk_text *o
         char *pending = (char *)decoder->pending;
         int valid;
         size_t left = (size_t)decoder->n_pending, n = tsk__json_utf8(pending, left, &valid);
-        if (!valid && n == left && !is_last && decoder->pending[0] >= 0xc2 && decoder->pending[0] <= 0xf4) return TSK_OK;
+        if (!valid && n == left && !is_last && decoder->pending[0] >= 0xc2 && decoder->pending[0] <= 0xf4)
+            return TSK_OK;
         if (tsk_text_append(out, valid ? pending : "\xef\xbf\xbd", valid ? n : 3) != TSK_OK) return TSK_ERROR_MEMORY;
         memmove(pending, pending + n, left - n);
         decoder->n_pending -= (int)n;
@@ -5029,7 +5234,8 @@ static tsk_status tsk__bpe_settle(tsk_decoder *decoder, int is_last, tsk_text *o
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error) {
+tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out,
+                            tsk_error *error) {
     const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
     const char *bytes;
     size_t at = 0;
@@ -5051,10 +5257,12 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT; }
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) {
+    return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT;
+}
 
-tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special, tsk_text *out,
-                                tsk_error *error) {
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
+                                tsk_text *out, tsk_error *error) {
     tsk_decoder decoder;
     size_t length;
     int32_t i;
@@ -5062,12 +5270,15 @@ tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *i
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     if (!out) return tsk__error_null(error, "tsk_tokenizer_decode", "out");
     if (!ids && count > 0) return tsk__error_null(error, "tsk_tokenizer_decode", "ids");
-    if (count < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d", (int)count);
+    if (count < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d",
+                              (int)count);
     length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
-    if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK) status = tsk__error_memory(error, "decoded text", out->length);
+    if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
     if (status != TSK_OK) out->length = length;
     return status;
 }
@@ -5086,7 +5297,8 @@ tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, t
     length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = 1;
-    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    for (i = 0; i < step->n_final && status == TSK_OK; i++)
+        status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
     if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
         tsk_decoder_flush(&decoder, out) != TSK_OK)
         status = tsk__error_memory(error, "decoded text", out->length);
@@ -5108,9 +5320,10 @@ static tsk_status tsk__bpe_bad(const tsk__bpe_loader *loader, const tsk_json_val
                           tsk__error_path(loader->file), what);
 }
 
-static tsk_status tsk__bpe_unsupported(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part, const char *what) {
-    return tsk__error_set(loader->error, TSK_ERROR_UNSUPPORTED, loader->file, tsk_json_offset(value), "'%s': %s %.300s is not supported",
-                          tsk__error_path(loader->file), part, what);
+static tsk_status tsk__bpe_unsupported(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part,
+                                       const char *what) {
+    return tsk__error_set(loader->error, TSK_ERROR_UNSUPPORTED, loader->file, tsk_json_offset(value),
+                          "'%s': %s %.300s is not supported", tsk__error_path(loader->file), part, what);
 }
 
 static tsk_status tsk__bpe_no_memory(const tsk__bpe_loader *loader) {
@@ -5133,7 +5346,8 @@ static tsk_status tsk__bpe_unknown(const tsk__bpe_loader *loader, const tsk_json
 }
 
 /* A true or false member, `*out` as it was when there is none. */
-static tsk_status tsk__bpe_flag(const tsk__bpe_loader *loader, const tsk_json_value *object, const char *key, int *out) {
+static tsk_status tsk__bpe_flag(const tsk__bpe_loader *loader, const tsk_json_value *object, const char *key,
+                                int *out) {
     const tsk_json_value *value = tsk_json_get(object, key);
     char what[64];
     if (tsk__bpe_is_absent(value) || tsk_json_bool(value, out)) return TSK_OK;
@@ -5153,7 +5367,8 @@ static int tsk__bpe_make_slots(tsk_tokenizer *tokenizer, size_t count) {
 }
 
 /* Ids may have gaps, but a table by id must not let a small file ask for gigabytes. */
-static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id, size_t place) {
+static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id,
+                                   size_t place) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     char what[160];
     if (id >= ((uint64_t)1 << 20) + 8 * (uint64_t)tokenizer->tokens_capacity || id > INT32_MAX) {
@@ -5161,7 +5376,8 @@ static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json
         return tsk__bpe_bad(loader, value, what);
     }
     if (id >= tokenizer->n_ids) {
-        if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->by_id, &tokenizer->ids_capacity, (size_t)id + 1, sizeof *tokenizer->by_id))
+        if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->by_id, &tokenizer->ids_capacity, (size_t)id + 1,
+                                 sizeof *tokenizer->by_id))
             return tsk__bpe_no_memory(loader);
         memset(tokenizer->by_id + tokenizer->n_ids, 0, ((size_t)id + 1 - tokenizer->n_ids) * sizeof *tokenizer->by_id);
         tokenizer->n_ids = (size_t)id + 1;
@@ -5175,7 +5391,8 @@ static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json
 }
 
 /* tokens, slots and texts have room for it. */
-static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text, size_t length, uint64_t id) {
+static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text,
+                                     size_t length, uint64_t id) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_token *token = &tokenizer->tokens[tokenizer->n_tokens];
     uint32_t hash = tsk__bpe_hash(tokenizer, text, length);
@@ -5190,7 +5407,8 @@ static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_js
     token->hash = hash;
     token->id = (int32_t)id;
     token->bytes = (uint32_t)tokenizer->bytes.length;
-    if (tsk_text_append(&tokenizer->texts, text, length) != TSK_OK || tsk_text_append(&tokenizer->texts, "", 1) != TSK_OK ||
+    if (tsk_text_append(&tokenizer->texts, text, length) != TSK_OK ||
+        tsk_text_append(&tokenizer->texts, "", 1) != TSK_OK ||
         tsk__bpe_append_bytes(text, length, &tokenizer->bytes) != TSK_OK)
         return tsk__bpe_no_memory(loader);
     token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
@@ -5200,18 +5418,21 @@ static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_js
 }
 
 /* Room for the vocabulary and `n_added` more. */
-static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const tsk_json_value *vocabulary, size_t n_added) {
+static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const tsk_json_value *vocabulary,
+                                           size_t n_added) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
     tsk_status status = TSK_OK;
     size_t count = tsk_json_count(vocabulary) + n_added, length, size = 1;
     unsigned byte;
-    if (tsk_json_type_of(vocabulary) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, vocabulary, "the vocabulary is no object of tokens and ids");
+    if (tsk_json_type_of(vocabulary) != TSK_JSON_OBJECT)
+        return tsk__bpe_bad(loader, vocabulary, "the vocabulary is no object of tokens and ids");
     for (value = tsk_json_first(vocabulary); value; value = tsk_json_next(value)) {
         tsk_json_key(value, &length);
         size += length + 1;
     }
-    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->tokens, &tokenizer->tokens_capacity, count + 1, sizeof *tokenizer->tokens) ||
+    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->tokens, &tokenizer->tokens_capacity, count + 1,
+                             sizeof *tokenizer->tokens) ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, size, 1) ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->bytes.data, &tokenizer->bytes.capacity, size, 1) ||
         !tsk__bpe_make_slots(tokenizer, count))
@@ -5224,7 +5445,8 @@ static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const 
     }
     for (byte = 0; byte < 256; byte++) {
         char text[4];
-        const tsk__bpe_token *token = tsk__bpe_find(tokenizer, text, (size_t)(tsk__json_put_utf8(text, tsk__bpe_alphabet(byte)) - text));
+        const tsk__bpe_token *token =
+            tsk__bpe_find(tokenizer, text, (size_t)(tsk__json_put_utf8(text, tsk__bpe_alphabet(byte)) - text));
         tokenizer->byte_ids[byte] = token ? token->id : -1;
     }
     tokenizer->n_model = tokenizer->n_tokens;
@@ -5244,7 +5466,8 @@ static tsk_status tsk__bpe_make_merges(const tsk__bpe_loader *loader, size_t cou
 }
 
 /* `joined` is the two halves one after the other, split at `half`. */
-static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t offset, const char *joined, size_t half, size_t size, uint32_t rank) {
+static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t offset, const char *joined, size_t half,
+                                     size_t size, uint32_t rank) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk__bpe_token *left = tsk__bpe_find(tokenizer, joined, half);
     const tsk__bpe_token *right = tsk__bpe_find(tokenizer, joined + half, size - half);
@@ -5253,8 +5476,10 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
     size_t slot;
     if (!left || !right || !both) {
         size_t from = left && !right ? half : 0, to = !left ? half : size;
-        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
-                              tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset,
+                              "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
+                              tsk__error_path(loader->file), (unsigned long)rank,
+                              (int)(to - from < 200 ? to - from : 200), joined + from);
     }
     slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
     tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(tokenizer, left->id, right->id));
@@ -5267,49 +5492,61 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
 }
 
 /* "left right", which is brought together in `joined`. */
-static tsk_status tsk__bpe_add_merge_line(const tsk__bpe_loader *loader, uint64_t offset, const char *line, size_t size, uint32_t rank, tsk_text *joined) {
+static tsk_status tsk__bpe_add_merge_line(const tsk__bpe_loader *loader, uint64_t offset, const char *line, size_t size,
+                                          uint32_t rank, tsk_text *joined) {
     const char *space = (const char *)memchr(line, ' ', size);
     size_t half = space ? (size_t)(space - line) : 0;
     if (!space || memchr(space + 1, ' ', size - half - 1))
-        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu is not two tokens with a space between: '%.*s'",
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset,
+                              "'%s': merge %lu is not two tokens with a space between: '%.*s'",
                               tsk__error_path(loader->file), (unsigned long)rank, (int)(size < 200 ? size : 200), line);
     joined->length = 0;
-    if (tsk_text_append(joined, line, half) != TSK_OK || tsk_text_append(joined, space + 1, size - half - 1) != TSK_OK) return tsk__bpe_no_memory(loader);
+    if (tsk_text_append(joined, line, half) != TSK_OK || tsk_text_append(joined, space + 1, size - half - 1) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
     return tsk__bpe_add_merge(loader, offset, joined->data, half, size - 1, rank);
 }
 
-static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const tsk_json_value *pair, uint32_t rank, tsk_text *joined) {
+static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const tsk_json_value *pair, uint32_t rank,
+                                          tsk_text *joined) {
     const tsk_json_value *first = tsk_json_first(pair);
     size_t half, size;
     const char *left = tsk_json_string(first, &half), *right = tsk_json_string(tsk_json_next(first), &size);
-    if (!left || !right || tsk_json_count(pair) != 2) return tsk__bpe_bad(loader, pair, "a merge is not a pair of tokens");
+    if (!left || !right || tsk_json_count(pair) != 2)
+        return tsk__bpe_bad(loader, pair, "a merge is not a pair of tokens");
     joined->length = 0;
-    if (tsk_text_append(joined, left, half) != TSK_OK || tsk_text_append(joined, right, size) != TSK_OK) return tsk__bpe_no_memory(loader);
+    if (tsk_text_append(joined, left, half) != TSK_OK || tsk_text_append(joined, right, size) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
     return tsk__bpe_add_merge(loader, tsk_json_offset(pair), joined->data, half, half + size, rank);
 }
 
-static int tsk__bpe_is_version_line(const char *line, size_t size) { return size >= 8 && memcmp(line, "#version", 8) == 0; }
+static int tsk__bpe_is_version_line(const char *line, size_t size) {
+    return size >= 8 && memcmp(line, "#version", 8) == 0;
+}
 
 /* What the rule `left` `right` means for the characters that it touches. lowest: of the rules for a whole character. */
 static void tsk__bpe_note_rule(const tsk_tokenizer *tokenizer, const tsk__bpe_merge *rule, uint32_t *lowest) {
     const tsk__bpe_token *a = tsk__bpe_token_of(tokenizer, rule->left), *b = tsk__bpe_token_of(tokenizer, rule->right);
-    const unsigned char *left = (const unsigned char *)tokenizer->bytes.data + a->bytes, *right = (const unsigned char *)tokenizer->bytes.data + b->bytes;
+    const unsigned char *left = (const unsigned char *)tokenizer->bytes.data + a->bytes,
+                        *right = (const unsigned char *)tokenizer->bytes.data + b->bytes;
     size_t n_left = a->bytes_length, n_right = b->bytes_length;
     tsk__bpe_chars *chars = tokenizer->chars;
     uint32_t c = 0;
     if (!n_left || !n_right) return;
     if (n_right == 1 && right[0] >= 0xc2) tsk__bpe_include(chars->lead[right[0] & 0x3f], left[n_left - 1]);
-    if (n_right == 2 && right[0] >= 0xe0 && right[0] < 0xf0) tsk__bpe_include(chars->lead_two[tsk__bpe_lead_two(right[0], right[1])], left[n_left - 1]);
+    if (n_right == 2 && right[0] >= 0xe0 && right[0] < 0xf0)
+        tsk__bpe_include(chars->lead_two[tsk__bpe_lead_two(right[0], right[1])], left[n_left - 1]);
     if ((right[0] & 0xc0) != 0x80) {  /* of parts, only the character's last bytes stand before another one */
         if (n_left == 1 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail[left[0] & 0x3f], right[0]);
-        if (n_left == 2 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail_two[tsk__bpe_two(left[0], left[1])], right[0]);
+        if (n_left == 2 && (left[0] & 0xc0) == 0x80)
+            tsk__bpe_include(chars->tail_two[tsk__bpe_two(left[0], left[1])], right[0]);
     }
     if (tsk__bpe_char(left, n_left, &c) == n_left && rule->rank < lowest[c]) lowest[c] = rule->rank;
     if (tsk__bpe_char(right, n_right, &c) == n_right && rule->rank < lowest[c]) lowest[c] = rule->rank;
 }
 
 /* What n bytes merge to, by themselves, and the highest rank that it takes; -1 when they do not become one. */
-static int32_t tsk__bpe_merge_char(const tsk_tokenizer *tokenizer, const unsigned char *s, size_t n, uint32_t *highest) {
+static int32_t tsk__bpe_merge_char(const tsk_tokenizer *tokenizer, const unsigned char *s, size_t n,
+                                   uint32_t *highest) {
     int32_t ids[3];
     const tsk__bpe_merge *first, *second;
     size_t i;
@@ -5347,7 +5584,8 @@ static tsk_status tsk__bpe_make_chars(const tsk__bpe_loader *loader, size_t n_me
     for (c = 0; c < 65536; c++) {
         char text[4];
         size_t n = (size_t)(tsk__json_put_utf8(text, c) - text);
-        tokenizer->chars->ids[c] = n > 1 ? tsk__bpe_merge_char(tokenizer, (const unsigned char *)text, n, &highest) : -1;
+        tokenizer->chars->ids[c] =
+            n > 1 ? tsk__bpe_merge_char(tokenizer, (const unsigned char *)text, n, &highest) : -1;
         if (n > 1 && highest >= lowest[c]) tokenizer->chars->ids[c] = -1;
     }
     tsk__memory_delete(tokenizer->allocator, lowest);
@@ -5368,7 +5606,8 @@ static tsk_status tsk__bpe_load_merges(const tsk__bpe_loader *loader, const tsk_
         size_t size;
         const char *line = tsk_json_string(value, &size);
         if (!line) status = tsk__bpe_add_merge_pair(loader, value, rank++, &joined);
-        else if (!tsk__bpe_is_version_line(line, size)) status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
+        else if (!tsk__bpe_is_version_line(line, size))
+            status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
     }
     tsk_text_free(&joined);
     return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
@@ -5389,7 +5628,8 @@ static tsk_status tsk__bpe_load_merge_lines(const tsk__bpe_loader *loader, const
         size_t length = newline ? (size_t)(newline - line) : size - at;
         end = at + length;
         if (length && line[length - 1] == '\r') length--;
-        if (length && !tsk__bpe_is_version_line(line, length)) status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
+        if (length && !tsk__bpe_is_version_line(line, length))
+            status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
     }
     tsk_text_free(&joined);
     return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
@@ -5458,7 +5698,8 @@ static tsk__bpe_added *tsk__bpe_find_added(const tsk_tokenizer *tokenizer, const
 
 static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t count) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
-    int done = tsk__memory_reserve(tokenizer->allocator, &tokenizer->added, &tokenizer->added_capacity, count + 1, sizeof *tokenizer->added);
+    int done = tsk__memory_reserve(tokenizer->allocator, &tokenizer->added, &tokenizer->added_capacity, count + 1,
+                                   sizeof *tokenizer->added);
     return done ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
@@ -5469,13 +5710,15 @@ static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const 
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
     uint64_t least = 0;
-    if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY) return tsk__bpe_bad(loader, list, "added_tokens is no list");
+    if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY)
+        return tsk__bpe_bad(loader, list, "added_tokens is no list");
     for (value = tsk_json_first(list); value; value = tsk_json_next(value)) {
         tsk__bpe_entry entry;
         const tsk__bpe_token *found;
         uint64_t id, before = tokenizer->n_tokens;
         tsk_status status;
-        if (!tsk_json_uint64(tsk_json_get(value, "id"), &id)) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
+        if (!tsk_json_uint64(tsk_json_get(value, "id"), &id))
+            return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
         status = tsk__bpe_read_entry(loader, value, &entry);
         if (status != TSK_OK) return status;
         if (entry.length == 0) continue;
@@ -5496,17 +5739,20 @@ static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const 
 static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__bpe_added *added) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_token *token = &tokenizer->tokens[tokenizer->by_id[added->id] - 1];
-    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not move */
-    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
-        (size_t)added->place + added->length)
+    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not
+                                                                              move */
+    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place,
+                              (size_t)added->place + added->length) == (size_t)added->place + added->length)
         return TSK_OK;
     if (room > UINT32_MAX ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1))
         return tsk__bpe_no_memory(loader);
     room = tokenizer->texts.length;
     token->bytes = (uint32_t)tokenizer->bytes.length;
-    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
-        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) != TSK_OK)
+    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) !=
+            TSK_OK ||
+        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) !=
+            TSK_OK)
         return tsk__bpe_no_memory(loader);
     token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
     added->place = (uint32_t)room;
@@ -5561,7 +5807,8 @@ static tsk_status tsk__bpe_make_matchers(const tsk__bpe_loader *loader) {
 
 static tsk_status tsk__bpe_load_pattern(const tsk__bpe_loader *loader, const tsk_json_value *split) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
-    const tsk_json_value *pattern = tsk_json_get(split, "pattern"), *regex = tsk_json_get(pattern, "Regex"), *behavior = tsk_json_get(split, "behavior");
+    const tsk_json_value *pattern = tsk_json_get(split, "pattern"), *regex = tsk_json_get(pattern, "Regex"),
+                         *behavior = tsk_json_get(split, "behavior");
     const char *text = tsk_json_string(regex, NULL);
     int invert = 0, is_removed = tsk__bpe_is(behavior, "Removed");
     tsk_status status = tsk__bpe_flag(loader, split, "invert", &invert);
@@ -5569,11 +5816,13 @@ static tsk_status tsk__bpe_load_pattern(const tsk__bpe_loader *loader, const tsk
     if (status != TSK_OK) return status;
     /* The scanners leave nothing between matches, so that keeping the matches only (Removed, inverted) is the same. */
     if (!(tsk__bpe_is(behavior, "Isolated") && !invert) && !(is_removed && invert))
-        return tsk__bpe_unsupported(loader, split, "pre_tokenizer Split with this behavior:", tsk_json_string(behavior, NULL) ? tsk_json_string(behavior, NULL) : "none");
+        return tsk__bpe_unsupported(loader, split, "pre_tokenizer Split with this behavior:",
+                                    tsk_json_string(behavior, NULL) ? tsk_json_string(behavior, NULL) : "none");
     if (!text) return tsk__bpe_unsupported(loader, pattern, "pre_tokenizer Split without a Regex", "pattern");
     for (i = 0; i < sizeof tsk__bpe_patterns / sizeof *tsk__bpe_patterns; i++) {
         if (!tsk__bpe_is(regex, tsk__bpe_patterns[i].regex)) continue;
-        if (tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, split, "pre_tokenizer", "with more than 8 steps");
+        if (tokenizer->n_steps == TSK__BPE_MAX_STEPS)
+            return tsk__bpe_unsupported(loader, split, "pre_tokenizer", "with more than 8 steps");
         tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_patterns[i].scanner;
         return TSK_OK;
     }
@@ -5588,7 +5837,8 @@ static tsk_status tsk__bpe_load_pre_tokenizer(tsk__bpe_loader *loader, const tsk
     if (loader->is_byte_level) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "after ByteLevel");
     if (tsk__bpe_is(type, "Split")) return tsk__bpe_load_pattern(loader, value);
     if (tsk__bpe_is(type, "Sequence") && !is_inner) {
-        for (value = tsk_json_first(tsk_json_get(value, "pretokenizers")); value && status == TSK_OK; value = tsk_json_next(value))
+        for (value = tsk_json_first(tsk_json_get(value, "pretokenizers")); value && status == TSK_OK;
+             value = tsk_json_next(value))
             status = tsk__bpe_load_pre_tokenizer(loader, value, 1);
         return status;
     }
@@ -5596,20 +5846,26 @@ static tsk_status tsk__bpe_load_pre_tokenizer(tsk__bpe_loader *loader, const tsk
     if ((status = tsk__bpe_flag(loader, value, "add_prefix_space", &add_prefix_space)) != TSK_OK ||
         (status = tsk__bpe_flag(loader, value, "use_regex", &use_regex)) != TSK_OK)
         return status;
-    if (add_prefix_space) return tsk__bpe_unsupported(loader, value, "pre_tokenizer ByteLevel with", "add_prefix_space");
-    if (use_regex && tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "with more than 8 steps");
+    if (add_prefix_space)
+        return tsk__bpe_unsupported(loader, value, "pre_tokenizer ByteLevel with", "add_prefix_space");
+    if (use_regex && tokenizer->n_steps == TSK__BPE_MAX_STEPS)
+        return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "with more than 8 steps");
     if (use_regex) tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_scan_gpt2;
     loader->is_byte_level = 1;
     return TSK_OK;
 }
 
 /* It adds tokens at the ends, which we never do, so all that matters is that it does nothing else. */
-static tsk_status tsk__bpe_check_post_processor(const tsk__bpe_loader *loader, const tsk_json_value *value, int is_inner) {
+static tsk_status tsk__bpe_check_post_processor(const tsk__bpe_loader *loader, const tsk_json_value *value,
+                                                int is_inner) {
     const tsk_json_value *type = tsk_json_get(value, "type");
     tsk_status status = TSK_OK;
-    if ((tsk__bpe_is_absent(value) && !is_inner) || tsk__bpe_is(type, "ByteLevel") || tsk__bpe_is(type, "TemplateProcessing")) return TSK_OK;
+    if ((tsk__bpe_is_absent(value) && !is_inner) || tsk__bpe_is(type, "ByteLevel") ||
+        tsk__bpe_is(type, "TemplateProcessing"))
+        return TSK_OK;
     if (!tsk__bpe_is(type, "Sequence") || is_inner) return tsk__bpe_unknown(loader, value, "post_processor");
-    for (value = tsk_json_first(tsk_json_get(value, "processors")); value && status == TSK_OK; value = tsk_json_next(value))
+    for (value = tsk_json_first(tsk_json_get(value, "processors")); value && status == TSK_OK;
+         value = tsk_json_next(value))
         status = tsk__bpe_check_post_processor(loader, value, 1);
     return status;
 }
@@ -5630,7 +5886,8 @@ static tsk_status tsk__bpe_check_model(const tsk__bpe_loader *loader, const tsk_
     if (byte_fallback) return tsk__bpe_unsupported(loader, model, "model with", "byte_fallback");
     for (i = 0; i < 2; i++) {
         const tsk_json_value *affix = tsk_json_get(model, affixes[i]);
-        if (!tsk__bpe_is_absent(affix) && !tsk__bpe_is(affix, "")) return tsk__bpe_unsupported(loader, affix, "model with", affixes[i]);
+        if (!tsk__bpe_is_absent(affix) && !tsk__bpe_is(affix, ""))
+            return tsk__bpe_unsupported(loader, affix, "model with", affixes[i]);
     }
     return TSK_OK;
 }
@@ -5643,8 +5900,10 @@ static tsk_status tsk__bpe_load_model(const tsk__bpe_loader *loader, const tsk_j
     if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_get(model, "vocab"), n_added);
     if (status == TSK_OK) status = tsk__bpe_load_merges(loader, tsk_json_get(model, "merges"));
     if (status != TSK_OK || tsk__bpe_is_absent(tsk_json_get(model, "unk_token"))) return status;
-    for (byte = 0; byte < 256; byte++) /* it stands for characters without a token, of which most vocabularies have none */
-        if (tokenizer->byte_ids[byte] < 0) return tsk__bpe_unsupported(loader, tsk_json_get(model, "unk_token"), "model with", "unk_token");
+    for (byte = 0; byte < 256;
+         byte++) /* it stands for characters without a token, of which most vocabularies have none */
+        if (tokenizer->byte_ids[byte] < 0)
+            return tsk__bpe_unsupported(loader, tsk_json_get(model, "unk_token"), "model with", "unk_token");
     return TSK_OK;
 }
 
@@ -5657,16 +5916,20 @@ static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_val
     tsk_status status;
     size_t i;
     if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, root, "it holds no JSON object");
-    if (version && !tsk__bpe_is(version, "1.0")) return tsk__bpe_unsupported(loader, version, "another version", "than 1.0");
+    if (version && !tsk__bpe_is(version, "1.0"))
+        return tsk__bpe_unsupported(loader, version, "another version", "than 1.0");
     for (i = 0; i < 2; i++)
-        if (!tsk__bpe_is_absent(tsk_json_get(root, limits[i]))) return tsk__bpe_unsupported(loader, tsk_json_get(root, limits[i]), "a tokenizer with", limits[i]);
+        if (!tsk__bpe_is_absent(tsk_json_get(root, limits[i])))
+            return tsk__bpe_unsupported(loader, tsk_json_get(root, limits[i]), "a tokenizer with", limits[i]);
     tokenizer->nfc = tsk__bpe_is(tsk_json_get(normalizer, "type"), "NFC");
     if (!tokenizer->nfc && !tsk__bpe_is_absent(normalizer)) return tsk__bpe_unknown(loader, normalizer, "normalizer");
     status = tsk__bpe_load_pre_tokenizer(loader, tsk_json_get(root, "pre_tokenizer"), 0);
     if (status == TSK_OK && !loader->is_byte_level)
-        status = tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
+        status =
+            tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
     if (status == TSK_OK) status = tsk__bpe_check_post_processor(loader, tsk_json_get(root, "post_processor"), 0);
-    if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel")) status = tsk__bpe_unknown(loader, decoder, "decoder");
+    if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel"))
+        status = tsk__bpe_unknown(loader, decoder, "decoder");
     n_declared += tsk_json_count(added);
     if (status == TSK_OK) status = tsk__bpe_load_model(loader, tsk_json_get(root, "model"), n_declared);
     if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, n_declared);
@@ -5833,7 +6096,8 @@ static tsk_status tsk__bpe_load_class(tsk__bpe_loader *loader, const tsk_json_va
     if (status != TSK_OK) return status;
     if (add_prefix_space) return tsk__bpe_unsupported(loader, config, "a tokenizer with", "add_prefix_space");
     if (!is_gpt2 && !is_qwen && !is_dream)
-        return tsk__bpe_unsupported(loader, type ? type : config, "without a tokenizer.json, tokenizer_class", type && tsk_json_string(type, NULL) ? tsk_json_string(type, NULL) : "missing:");
+        return tsk__bpe_unsupported(loader, type ? type : config, "without a tokenizer.json, tokenizer_class",
+                                    type && tsk_json_string(type, NULL) ? tsk_json_string(type, NULL) : "missing:");
     tokenizer->nfc = !is_gpt2;
     tokenizer->nfc_first = is_dream; /* its own code normalises before it looks for added tokens */
     tokenizer->steps[tokenizer->n_steps++] = is_gpt2 ? tsk__bpe_scan_gpt2 : tsk__bpe_scan_qwen;
@@ -5862,7 +6126,8 @@ typedef struct tsk__bpe_folder {
 
 enum { TSK__BPE_FOLDER_ROOM = 32 }; /* for a slash and the longest of the names below */
 
-static tsk_status tsk__bpe_folder_open(tsk__bpe_folder *folder, const char *dir, const tsk_host *host, tsk_error *error) {
+static tsk_status tsk__bpe_folder_open(tsk__bpe_folder *folder, const char *dir, const tsk_host *host,
+                                       tsk_error *error) {
     folder->host = host;
     folder->allocator = tsk__memory_allocator(host);
     folder->error = error;
@@ -5891,7 +6156,8 @@ static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name
 static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name, tsk_json **out) {
     tsk_text text;
     tsk_status status = tsk__bpe_folder_read(folder, name, &text);
-    if (status == TSK_OK) status = tsk_json_parse(text.data, text.length, folder->path, folder->allocator, out, folder->error);
+    if (status == TSK_OK)
+        status = tsk_json_parse(text.data, text.length, folder->path, folder->allocator, out, folder->error);
     tsk_text_free(&text);
     return status;
 }
@@ -5923,14 +6189,16 @@ static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loa
     tsk_status status = tsk__bpe_folder_read(folder, "merges.txt", &text);
     size_t invalid = status == TSK_OK ? tsk__unicode_invalid(text.data, text.length) : text.length;
     if (invalid < text.length)
-        status = tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, loader->file, invalid, "'%s' is not UTF-8 at byte %llu",
-                                tsk__error_path(loader->file), (unsigned long long)invalid);
+        status =
+            tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, loader->file, invalid, "'%s' is not UTF-8 at byte %llu",
+                           tsk__error_path(loader->file), (unsigned long long)invalid);
     if (status == TSK_OK) status = tsk__bpe_load_merge_lines(loader, text.data, text.length);
     tsk_text_free(&text);
     return status;
 }
 
-static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader, const tsk_json_value *config) {
+static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader,
+                                          const tsk_json_value *config) {
     size_t n_added = tsk__bpe_count_declared(config);
     tsk_status status = tsk__bpe_load_vocab_json(folder, loader, n_added);
     if (status == TSK_OK) status = tsk__bpe_load_merges_txt(folder, loader);
@@ -5952,7 +6220,8 @@ static tsk_status tsk__bpe_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folde
     for (i = 0; i < 3; i++) tokenizer->merge_keys[i] = tsk__hash(tokenizer->key, &i, sizeof i);
     loader.file = folder->path; /* always the file asked for last, which is the one that messages are about */
     loader.error = folder->error;
-    if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator)) return tsk__error_memory(folder->error, "Unicode tables", 100000);
+    if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator))
+        return tsk__error_memory(folder->error, "Unicode tables", 100000);
     if (tsk__bpe_folder_has(folder, "tokenizer.json") || !tsk__bpe_folder_has(folder, "vocab.json"))
         status = tsk__bpe_load_tokenizer_json(folder, &loader, config);
     else status = tsk__bpe_load_two_files(folder, &loader, config);
@@ -6003,7 +6272,8 @@ static const struct tsk__template_known {
     /* Dream, Qwen2.5's base models */
     {2426, UINT64_C(0x16bc91fc7006a16d), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
     /* Qwen2.5 */
-    {2506, UINT64_C(0xe642ce246d7f2e3d), TSK__TEMPLATE_CHATML, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {2506, UINT64_C(0xe642ce246d7f2e3d), TSK__TEMPLATE_CHATML,
+     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
     /* Qwen2 */
     {328, UINT64_C(0x8a87094e0e1e24c5), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
     /* Qwen1.5 */
@@ -6013,8 +6283,8 @@ static const struct tsk__template_known {
     /* Qwen3 */
     {4116, UINT64_C(0x2bfdb7aa9754484e), TSK__TEMPLATE_QWEN3, NULL}};
 
-/* Hash and length of the text as Jinja reads it: CR LF and CR are newlines, and one at the end, which editors put there,
-   is left out. */
+/* Hash and length of the text as Jinja reads it: CR LF and CR are newlines, and one at the end, which editors put
+   there, is left out. */
 static uint64_t tsk__template_hash(const char *text, size_t size, uint64_t *length) {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     size_t i;
@@ -6031,7 +6301,8 @@ static uint64_t tsk__template_hash(const char *text, size_t size, uint64_t *leng
 
 /* ---- loading */
 
-static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file, tsk_error *error) {
+static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file,
+                                     tsk_error *error) {
     size_t i;
     tokenizer->template_hash = tsk__template_hash(text, size, &tokenizer->template_length);
     tokenizer->template_kind = TSK__TEMPLATE_UNKNOWN;
@@ -6041,7 +6312,8 @@ static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text,
         tokenizer->template_kind = known->kind;
         tokenizer->template_system = known->system;
     }
-    if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK) return tsk__error_memory(error, file, strlen(file));
+    if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK)
+        return tsk__error_memory(error, file, strlen(file));
     return TSK_OK;
 }
 
@@ -6050,7 +6322,8 @@ static const char *tsk__template_of(const tsk_json_value *config, size_t *length
     const tsk_json_value *value = tsk_json_get(config, "chat_template"), *one;
     if (tsk_json_type_of(value) == TSK_JSON_ARRAY)
         for (one = tsk_json_first(value); one; one = tsk_json_next(one))
-            if (tsk__bpe_is(tsk_json_get(one, "name"), "default")) return tsk_json_string(tsk_json_get(one, "template"), length);
+            if (tsk__bpe_is(tsk_json_get(one, "name"), "default"))
+                return tsk_json_string(tsk_json_get(one, "template"), length);
     return tsk_json_string(value, length);
 }
 
@@ -6059,16 +6332,20 @@ static tsk_status tsk__template_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *
     size_t length;
     const char *bos = tsk__bpe_named_text(tsk_json_get(config, "bos_token"), &length), *text;
     tsk_status status = TSK_OK;
-    if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK) return tsk__error_memory(folder->error, "bos_token", length);
+    if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK)
+        return tsk__error_memory(folder->error, "bos_token", length);
     if (tsk__bpe_folder_has(folder, "chat_template.jinja")) {
         tsk_text file;
         status = tsk__bpe_folder_read(folder, "chat_template.jinja", &file);
-        if (status == TSK_OK) status = tsk__template_note(tokenizer, file.data, file.length, folder->path, folder->error);
+        if (status == TSK_OK)
+            status = tsk__template_note(tokenizer, file.data, file.length, folder->path, folder->error);
         tsk_text_free(&file);
         return status;
     }
     text = tsk__template_of(config, &length);
-    return text ? tsk__template_note(tokenizer, text, length, tsk__bpe_folder_path(folder, "tokenizer_config.json"), folder->error) : TSK_OK;
+    return text ? tsk__template_note(tokenizer, text, length, tsk__bpe_folder_path(folder, "tokenizer_config.json"),
+                                     folder->error)
+                : TSK_OK;
 }
 
 void tsk_tokenizer_free(tsk_tokenizer *tokenizer) {
@@ -6090,9 +6367,11 @@ tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokeniz
     if (!dir) return tsk__error_null(error, "tsk_tokenizer_load", "dir");
     tokenizer = (tsk_tokenizer *)tsk__memory_new_zeroed(allocator, 1, sizeof *tokenizer);
     if (!tokenizer) return tsk__error_memory(error, "a tokenizer", sizeof *tokenizer);
-    tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator = tokenizer->template_file.allocator = allocator;
+    tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator =
+        tokenizer->template_file.allocator = allocator;
     status = tsk__bpe_folder_open(&folder, dir, host, error);
-    if (status == TSK_OK && tsk__bpe_folder_has(&folder, "tokenizer_config.json")) status = tsk__bpe_folder_json(&folder, "tokenizer_config.json", &config);
+    if (status == TSK_OK && tsk__bpe_folder_has(&folder, "tokenizer_config.json"))
+        status = tsk__bpe_folder_json(&folder, "tokenizer_config.json", &config);
     if (status == TSK_OK) status = tsk__bpe_load(tokenizer, &folder, tsk_json_root(config));
     if (status == TSK_OK) status = tsk__template_load(tokenizer, &folder, tsk_json_root(config));
     tsk_json_free(config);
@@ -6118,7 +6397,8 @@ static void tsk__template_put(tsk__template_writer *writer, const char *text) {
 /* Text of a message. */
 static void tsk__template_put_own(tsk__template_writer *writer, const char *text, size_t size) {
     if (writer->status != TSK_OK || size == 0) return;
-    if (!tsk__memory_reserve(writer->text.allocator, &writer->ranges, &writer->capacity, writer->n_ranges + 1, sizeof *writer->ranges)) {
+    if (!tsk__memory_reserve(writer->text.allocator, &writer->ranges, &writer->capacity, writer->n_ranges + 1,
+                             sizeof *writer->ranges)) {
         writer->status = TSK_ERROR_MEMORY;
         return;
     }
@@ -6131,7 +6411,8 @@ static void tsk__template_put_own(tsk__template_writer *writer, const char *text
 static int tsk__template_is_space(const tsk_tokenizer *tokenizer, const char *text, size_t at, size_t *n) {
     uint32_t c;
     *n = tsk__unicode_next(text + at, &c);
-    return (tsk__unicode_property(&tokenizer->unicode, c) & TSK__UNICODE_KIND) == TSK__UNICODE_SPACE || (c >= 0x1c && c <= 0x1f);
+    return (tsk__unicode_property(&tokenizer->unicode, c) & TSK__UNICODE_KIND) == TSK__UNICODE_SPACE ||
+           (c >= 0x1c && c <= 0x1f);
 }
 
 static void tsk__template_put_trimmed(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const char *text) {
@@ -6141,7 +6422,8 @@ static void tsk__template_put_trimmed(tsk__template_writer *writer, const tsk_to
     tsk__template_put_own(writer, text + start, end - start);
 }
 
-static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokenizer *tokenizer,
+                                  const tsk_message *messages, size_t count) {
     size_t i;
     for (i = 0; i < count; i++) {
         if (i == 0) tsk__template_put(writer, tokenizer->bos.data);
@@ -6154,7 +6436,8 @@ static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokeni
     tsk__template_put(writer, "<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
 
-static void tsk__template_chatml(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+static void tsk__template_chatml(tsk__template_writer *writer, const tsk_tokenizer *tokenizer,
+                                 const tsk_message *messages, size_t count) {
     size_t i;
     if (tokenizer->template_system && count && strcmp(messages[0].role, "system") != 0) {
         tsk__template_put(writer, "<|im_start|>system\n");
@@ -6179,7 +6462,8 @@ static size_t tsk__template_last_query(const tsk_message *messages, size_t count
     for (i = count; i > 0; i--) {
         const char *content = messages[i - 1].content;
         size_t length = strlen(content);
-        int is_tool = strncmp(content, head, sizeof head - 1) == 0 && length >= sizeof tail - 1 && strcmp(content + length - (sizeof tail - 1), tail) == 0;
+        int is_tool = strncmp(content, head, sizeof head - 1) == 0 && length >= sizeof tail - 1 &&
+                      strcmp(content + length - (sizeof tail - 1), tail) == 0;
         if (strcmp(messages[i - 1].role, "user") == 0 && !is_tool) return i - 1;
     }
     return count - 1;
@@ -6204,7 +6488,8 @@ static void tsk__template_split(const char *content, const char **thoughts, size
 
 /* An assistant's message. Thoughts appear only after the last query, and then if there are any or if `always`; `plain`
    goes before an answer without. */
-static void tsk__template_answer(tsk__template_writer *writer, const char *content, int is_after_query, int always, const char *plain) {
+static void tsk__template_answer(tsk__template_writer *writer, const char *content, int is_after_query, int always,
+                                 const char *plain) {
     const char *thoughts, *answer;
     size_t n;
     tsk__template_split(content, &thoughts, &n, &answer);
@@ -6249,7 +6534,8 @@ static void tsk__template_roles(tsk__template_writer *writer, const tsk_message 
             tsk__template_put(writer, "<role>ASSISTANT</role>");
             tsk__template_answer(writer, messages[i].content, i > last_query, 0, "");
         } else {
-            tsk__template_put(writer, strcmp(messages[i].role, "user") == 0 ? "<role>HUMAN</role>" : "<role>SYSTEM</role>");
+            tsk__template_put(writer,
+                              strcmp(messages[i].role, "user") == 0 ? "<role>HUMAN</role>" : "<role>SYSTEM</role>");
             tsk__template_put_own(writer, messages[i].content, strlen(messages[i].content));
         }
         tsk__template_put(writer, "<|role_end|>");
@@ -6257,50 +6543,63 @@ static void tsk__template_roles(tsk__template_writer *writer, const tsk_message 
     tsk__template_put(writer, "<role>ASSISTANT</role>");
 }
 
-static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, const tsk_message *message, size_t number, tsk_error *error) {
+static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, const tsk_message *message, size_t number,
+                                              tsk_error *error) {
     const char *const texts[] = {message->role, message->content};
     size_t i;
     for (i = 0; i < 2; i++) {
-        size_t length = texts[i] ? strlen(texts[i]) : 0, invalid = texts[i] ? tsk__unicode_invalid(texts[i], length) : 0;
+        size_t length = texts[i] ? strlen(texts[i]) : 0,
+               invalid = texts[i] ? tsk__unicode_invalid(texts[i], length) : 0;
         if (!texts[i])
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has no %s", (unsigned long)number, i ? "content" : "role");
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has no %s",
+                                  (unsigned long)number, i ? "content" : "role");
         if (invalid < length)
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the %s of message %lu is not UTF-8 at byte %llu", i ? "content" : "role",
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid,
+                                  "the %s of message %lu is not UTF-8 at byte %llu", i ? "content" : "role",
                                   (unsigned long)number, (unsigned long long)invalid);
     }
     /* The others treat a fourth role as a tool or drop it. */
-    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS || strcmp(message->role, "system") == 0 || strcmp(message->role, "user") == 0 ||
-        strcmp(message->role, "assistant") == 0)
+    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS || strcmp(message->role, "system") == 0 ||
+        strcmp(message->role, "user") == 0 || strcmp(message->role, "assistant") == 0)
         return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has the role '%.40s', not system, user or assistant",
-                          (unsigned long)number, message->role);
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "message %lu has the role '%.40s', not system, user or assistant", (unsigned long)number,
+                          message->role);
 }
 
-static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_error *error) {
+static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                      tsk_error *error) {
     const char *file;
     tsk_status status = TSK_OK;
     size_t i;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
-    if (!messages && count) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
+    if (!messages && count)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
     file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
-        return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
+        return tsk__error_set(
+            error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET,
+            "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
     if (tokenizer->template_kind == TSK__TEMPLATE_UNKNOWN)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET,
-                              "the chat template in '%s' (%llu bytes, FNV-1a %016llx) is none of those known: LLaDA, LLaDA 2, Dream, Qwen 1.5 to 3, ChatML, Llama 3",
-                              tsk__error_path(file), (unsigned long long)tokenizer->template_length, (unsigned long long)tokenizer->template_hash);
+                              "the chat template in '%s' (%llu bytes, FNV-1a %016llx) is none of those known: LLaDA, "
+                              "LLaDA 2, Dream, Qwen 1.5 to 3, ChatML, Llama 3",
+                              tsk__error_path(file), (unsigned long long)tokenizer->template_length,
+                              (unsigned long long)tokenizer->template_hash);
     if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS && count && tokenizer->bos.length == 0)
-        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET, "the chat template in '%s' needs a bos_token, which tokenizer_config.json lacks",
+        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET,
+                              "the chat template in '%s' needs a bos_token, which tokenizer_config.json lacks",
                               tsk__error_path(file));
     if (count == 0 && tokenizer->template_kind != TSK__TEMPLATE_HEADERS)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "there are no messages to render");
-    for (i = 0; i < count && status == TSK_OK; i++) status = tsk__template_check_message(tokenizer, &messages[i], i, error);
+    for (i = 0; i < count && status == TSK_OK; i++)
+        status = tsk__template_check_message(tokenizer, &messages[i], i, error);
     return status;
 }
 
 /* The writer is to be freed by the caller in any case. */
-static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk__template_writer *writer,
-                                       tsk_error *error) {
+static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                       tsk__template_writer *writer, tsk_error *error) {
     tsk_status status = tsk__template_check(tokenizer, messages, count, error);
     if (status != TSK_OK) return status;
     switch (tokenizer->template_kind) {
@@ -6317,7 +6616,8 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
     tsk_text_free(&writer->text);
 }
 
-tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
+tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out,
+                           tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
@@ -6330,8 +6630,8 @@ tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *me
     return status;
 }
 
-tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, int special_in_text, tsk_tokens *out,
-                           tsk_error *error) {
+tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                           int special_in_text, tsk_tokens *out, tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
@@ -6339,7 +6639,8 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
     if (status == TSK_OK)
-        status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges, special_in_text ? 0 : writer.n_ranges, out, error);
+        status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges,
+                                 special_in_text ? 0 : writer.n_ranges, out, error);
     tsk__template_writer_free(&writer);
     return status;
 }
@@ -6641,8 +6942,8 @@ static size_t tsk__family_count(const tsk_model_config *c) {
 
 // >>config ============================================================================================================
 /* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
-   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
-   that the configuration implies; no tensor is there that the architecture would silently ignore. */
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the
+   shape that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
 
@@ -6654,10 +6955,13 @@ typedef struct tsk__config_reader {
     tsk_status status;         /* the first failure; later reads do nothing */
 } tsk__config_reader;
 
-static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key, const char *expected) {
+static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                             const char *expected) {
     if (reader->status == TSK_OK)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
-                                        "'%s': \"%s\" %s %s", tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
+        reader->status =
+            tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path,
+                           value ? tsk_json_offset(value) : TSK_NO_OFFSET, "'%s': \"%s\" %s %s",
+                           tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
 }
 
 static int tsk__config_absent(const tsk_json_value *value) {
@@ -6678,7 +6982,8 @@ static int32_t tsk__config_integer(tsk__config_reader *reader, const tsk_json_va
 }
 
 /* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
-static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
+static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high,
+                               int64_t fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     if (tsk__config_absent(value) && fallback >= low) return (int32_t)fallback;
     return tsk__config_integer(reader, value, key, low, high);
@@ -6884,21 +7189,28 @@ static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char 
     TSK__CONFIG_REQUIRE((int)c->family >= 0 && (int)c->family < TSK__FAMILIES, "'%s': family has no value %d",
                         tsk__error_path(where), (int)c->family);
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
-                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
+                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 &&
+                            c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= TSK__MAX_LENGTH && c->n_heads <= 1 << 12,
+    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 &&
+                            c->embedding_size <= 1 << 24 && c->max_sequence_length <= TSK__MAX_LENGTH &&
+                            c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
+    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model,
+                        "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
-    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have", tsk__error_path(where), (int)c->head_dim);
-    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0, "'%s': n_heads %d is not a multiple of n_kv_heads %d",
-                        tsk__error_path(where), (int)c->n_heads, (int)c->n_kv_heads);
-    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d", tsk__error_path(where), (int)c->embedding_size,
-                        (int)c->vocab_size);
-    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
-                        tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have",
+                        tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0,
+                        "'%s': n_heads %d is not a multiple of n_kv_heads %d", tsk__error_path(where), (int)c->n_heads,
+                        (int)c->n_kv_heads);
+    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d",
+                        tsk__error_path(where), (int)c->embedding_size, (int)c->vocab_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size,
+                        "'%s': mask_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                        (int)c->mask_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX,
+                        "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
     return TSK_OK;
 }
 
@@ -7038,7 +7350,8 @@ static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *d
 }
 
 /* config.json. It may leave the end-of-sequence id to generation_config.json: then that is -1. */
-static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
+static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out,
+                                    tsk_error *error) {
     tsk__config_reader reader;
     tsk_status status = tsk__config_open(&reader, document, path, error);
     if (status != TSK_OK) return status;
@@ -7114,12 +7427,15 @@ static const tsk__index_entry *tsk__folder_entry_of(const tsk_folder *folder, co
     key.tensor = tensor;
     key.shard = NULL;
     key.offset = 0;
-    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key, tsk__folder_compare_entries) : NULL;
+    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key,
+                                                                 tsk__folder_compare_entries)
+                             : NULL;
 }
 
 /* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
 static int tsk__folder_name_ok(const char *name, size_t length) {
-    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') &&
+           strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
 static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_json **out, tsk_error *error) {
@@ -7134,7 +7450,9 @@ static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_jso
     return status;
 }
 
-static int tsk__folder_has(tsk_folder *folder, const char *name) { return tsk__file_exists(tsk__folder_path(folder, name), &folder->host); }
+static int tsk__folder_has(tsk_folder *folder, const char *name) {
+    return tsk__file_exists(tsk__folder_path(folder, name), &folder->host);
+}
 
 static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     static const char name[] = "model.safetensors.index.json";
@@ -7145,9 +7463,11 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     if (status != TSK_OK) return status;
     map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
     if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
-        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object",
+                              tsk__error_path(path));
     folder->n_entries = tsk_json_count(map);
-    folder->entries = (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
+    folder->entries =
+        (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
     if (!folder->entries) return tsk__error_memory(error, path, folder->n_entries * sizeof *folder->entries);
     for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
         folder->entries[i].tensor = tsk_json_key(entry, &key_length);
@@ -7155,13 +7475,16 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
         folder->entries[i].offset = tsk_json_offset(entry);
         if (!folder->entries[i].shard || !tsk__folder_name_ok(folder->entries[i].shard, length))
             return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
-                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->entries[i].tensor,
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'",
+                                  tsk__error_path(path), folder->entries[i].tensor,
                                   folder->entries[i].shard ? folder->entries[i].shard : "something that is no text");
     }
     qsort(folder->entries, folder->n_entries, sizeof *folder->entries, tsk__folder_compare_entries);
     for (i = 1; i < folder->n_entries; i++)
         if (strcmp(folder->entries[i].tensor, folder->entries[i - 1].tensor) == 0)
-            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->entries[i].tensor);
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset,
+                                  "'%s': tensor '%.80s' is listed twice", tsk__error_path(path),
+                                  folder->entries[i].tensor);
     return TSK_OK;
 }
 
@@ -7173,7 +7496,8 @@ static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_
     }
     *out = (int32_t)i;
     if (i < folder->n_shards) return TSK_OK;
-    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1, sizeof *folder->shards))
+    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1,
+                             sizeof *folder->shards))
         return tsk__error_memory(error, "the list of shards", (i + 1) * sizeof *folder->shards);
     folder->shards[i].name = name;
     folder->shards[i].file = NULL;
@@ -7185,21 +7509,25 @@ static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_
 static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out, size_t size) {
     int i;
     size_t used = (size_t)snprintf(out, size, "[");
-    for (i = 0; i < n_dims && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+    for (i = 0; i < n_dims && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
     if (used < size) snprintf(out + used, size - used, "]");
 }
 
-static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard, int n_dims, const uint64_t *shape, tsk_error *error) {
+static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard,
+                                           int n_dims, const uint64_t *shape, tsk_error *error) {
     char expected[64], found[200];
     const char *path = tsk__folder_path(folder, shard);
     if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path), info->name,
-                              tsk_dtype_name(info->dtype));
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                              "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path),
+                              info->name, tsk_dtype_name(info->dtype));
     if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
     tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
     tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
-    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path), info->name, found,
-                          expected);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                          "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path),
+                          info->name, found, expected);
 }
 
 static size_t tsk__folder_slot(const tsk_folder *folder, const tsk__weight_id *id) {
@@ -7273,10 +7601,12 @@ static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error
     qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
     for (i = 0; i < folder->n_entries && status == TSK_OK; i++) {
         const char *name = folder->entries[i].tensor, *path;
-        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_is_harmless(folder, name)) continue;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) ||
+            tsk__folder_is_harmless(folder, name))
+            continue;
         path = tsk__folder_path(folder, "model.safetensors.index.json");
-        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
-                                tsk__error_path(path), name);
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset,
+                                "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), name);
     }
     for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
@@ -7289,9 +7619,12 @@ static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error
                 continue;
             path = tsk__folder_path(folder, folder->shards[i].name);
             status = listed && strcmp(listed->shard, folder->shards[i].name) != 0
-                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
-                                          info->name, listed->shard)
-                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
+                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                                          "'%s': tensor '%.120s' is also here, but the index places it in '%s'",
+                                          tsk__error_path(path), info->name, listed->shard)
+                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                                          "'%s': tensor '%.120s' is not part of this architecture",
+                                          tsk__error_path(path), info->name);
         }
     }
     tsk__memory_delete(folder->host.allocator, known);
@@ -7319,19 +7652,27 @@ static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *su
 /* Where tensors are not as they should be: TSK_OK, or an error that says that they are quantised, by the names that the
    usual programs give to what they add. */
 static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *error) {
-    static const struct { const char *suffix, *method; } marks[] = {
-        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".weight_packed", "compressed-tensors"},
-        {".weight.quant_map", "bitsandbytes"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"},
-        {".weight_scale_inv", "FP8 in blocks"}, {".weight_scale", "compressed-tensors or FP8"}, {".W_q", "HQQ"}, {".codebooks", "AQLM"}, {".scales", "MLX or GPTQ"}};
+    static const struct { const char *suffix, *method;
+    } marks[] = {{".qweight", "GPTQ or AWQ"},
+                 {".qzeros", "GPTQ or AWQ"},
+                 {".weight_packed", "compressed-tensors"},
+                 {".weight.quant_map", "bitsandbytes"},
+                 {".weight.absmax", "bitsandbytes"},
+                 {".SCB", "bitsandbytes"},
+                 {".weight_scale_inv", "FP8 in blocks"},
+                 {".weight_scale", "compressed-tensors or FP8"},
+                 {".W_q", "HQQ"},
+                 {".codebooks", "AQLM"},
+                 {".scales", "MLX or GPTQ"}};
     size_t i;
     for (i = 0; i < sizeof marks / sizeof marks[0]; i++) {
         const char *name = tsk__folder_suffixed(folder, marks[i].suffix);
         if (!name) continue;
         folder->path[folder->dir_length] = 0;
-        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
-                              "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
-                              tsk__error_path(folder->path),
-                              marks[i].method, name);
+        return tsk__error_set(
+            error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
+            "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
+            tsk__error_path(folder->path), marks[i].method, name);
     }
     return TSK_OK;
 }
@@ -7383,12 +7724,15 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
     tsk_status status = tsk__folder_read_config(folder, error), quantised;
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
-            int pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
+            int pickled =
+                tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
             folder->path[folder->dir_length] = 0;
             return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
                                   "'%s' holds neither model.safetensors nor model.safetensors.index.json%s",
                                   tsk__error_path(folder->path),
-                                  pickled ? "; the weights in its pytorch_model.bin must first be converted to safetensors" : "");
+                                  pickled
+                                      ? "; the weights in its pytorch_model.bin must first be converted to safetensors"
+                                      : "");
         }
         status = tsk__folder_read_index(folder, error);
     }
@@ -7729,13 +8073,16 @@ static int tsk__select_is_better(float a, float b) { return a > b || (a == a && 
 
 /* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
    falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
-static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
+static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride,
+                           uint8_t *commit) {
     int32_t rank, i;
     memset(commit, 0, (size_t)n);
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride], confidences[(size_t)best * stride]))) best = i;
+            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride],
+                                                                 confidences[(size_t)best * stride])))
+                best = i;
         if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
         commit[best] = 1;
     }
@@ -7784,8 +8131,10 @@ typedef struct tsk__prediction {
 typedef struct tsk__kv {
     void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
     int32_t length, capacity;
-    void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the ids */
-    void *predictions;         /* [block's positions] tsk__prediction: the last of each, whatever the slots of `states` are */
+    void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the
+                                  ids */
+    void *predictions;         /* [block's positions] tsk__prediction: the last of each, whatever the slots of `states`
+                                  are */
     float skip_threshold, skip_outlier; /* for decide */
     void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
                                   with, then those of the pass under way */
@@ -7808,7 +8157,8 @@ typedef enum tsk__row_flag {
 /* The rows of a pass; host memory, valid during `begin` and, but for the ids, until the next. */
 typedef struct tsk__rows {
     int32_t n;
-    const int32_t *tokens;     /* [n] ids of requests that have no canvas in the backend (which is uploaded before begin) */
+    const int32_t *tokens;     /* [n] ids of requests that have no canvas in the backend (which is uploaded before
+                                  begin) */
     const int32_t *positions;  /* [n] in the canvas of its request */
     const int32_t *requests;   /* [n] which cache */
     const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
@@ -7853,8 +8203,8 @@ typedef struct tsk__choice {
     int32_t is_committed;
 } tsk__choice;
 
-/* One request's or one batch's order of work, with the activations that fused operations hand to each other. A backend's
-   own struct begins with this one. */
+/* One request's or one batch's order of work, with the activations that fused operations hand to each other. A
+   backend's own struct begins with this one. */
 typedef struct tsk__stream {
     struct tsk__backend *backend;
     int32_t max_rows;
@@ -7876,17 +8226,22 @@ typedef struct tsk__backend_ops {
 
     void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
     void (*describe)(const struct tsk__backend *backend, char *out, size_t size); /* "CPU, AVX-512, 2 threads", ... */
-    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out, tsk_error *error); /* see tsk_model_ceilings */
-    uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX: unknown */
-    tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
+    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out,
+                           tsk_error *error); /* see tsk_model_ceilings */
+    uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX:
+                                                             unknown */
+    tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out,
+                                tsk_error *error);
     void (*stream_destroy)(tsk__stream *stream);
     void *(*allocate)(struct tsk__backend *backend, uint64_t size);        /* NULL when refused */
     void (*release)(struct tsk__backend *backend, void *address);
     void (*copy)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* within the backend */
-    /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size` bytes
-       move from offset `from` down to offset `to`; the two may overlap. */
-    void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size);
-    void (*upload)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* from the host, which may change it at once */
+    /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size`
+       bytes move from offset `from` down to offset `to`; the two may overlap. */
+    void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from,
+                  uint64_t size);
+    void (*upload)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* from the host, which may change
+                                                                                       it at once */
     /* `count` values of the activation type from address to host f32. Waits. */
     void (*download)(tsk__stream *stream, float *to, const void *from, uint64_t count);
     /* All work so far is done; the first failure since the last wait. */
@@ -7922,12 +8277,13 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                   const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 
-    /* Recorded sections, NULL where a backend has none. replay returns 1 when it ran section `key` as recorded; on 0 the
-       caller runs the operations between record and finish. A section does the same for equal keys. */
+    /* Recorded sections, NULL where a backend has none. replay returns 1 when it ran section `key` as recorded; on 0
+       the caller runs the operations between record and finish. A section does the same for equal keys. */
     int (*replay)(tsk__stream *stream, uint64_t key);
     void (*record)(tsk__stream *stream, uint64_t key);
     void (*finish)(tsk__stream *stream);
@@ -7939,17 +8295,19 @@ typedef struct tsk__backend {
     uint32_t element_size;     /* of an activation */
 } tsk__backend;
 
-/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by compaction. */
+/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by
+   compaction. */
 static int tsk__backend_masks(const tsk__backend *b, int32_t n) { return n <= b->ops->masked_rows; }
 
-/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records sections
-   then runs plain and skipping steps from the same recordings. */
+/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records
+   sections then runs plain and skipping steps from the same recordings. */
 static int tsk__backend_wants_same_sections(const tsk__backend *b) { return b->ops->replay != NULL; }
 
 // >>storage ===========================================================================================================
-/* What lies in a backend's memory beside weights and activations: the cache of a request, the arena in which a batch has
-   the caches of many, and the buffers of a traced pass. It is written once over what every backend does with its memory
-   (allocate, release, copy, slide, upload, download): the sections below use these objects and compute no address. */
+/* What lies in a backend's memory beside weights and activations: the cache of a request, the arena in which a batch
+   has the caches of many, and the buffers of a traced pass. It is written once over what every backend does with its
+   memory (allocate, release, copy, slide, upload, download): the sections below use these objects and compute no
+   address. */
 
 /* ---- the cache of a request */
 
@@ -8000,7 +8358,8 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     uint64_t row = tsk__storage_row_size(c->backend), states = 2 * (uint64_t)s->n_states * row;
     switch (part) {
     case TSK__CACHE_K:
-    case TSK__CACHE_V: return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
+    case TSK__CACHE_V:
+        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
     case TSK__CACHE_CANVAS: return (uint64_t)s->length * sizeof(int32_t);
     case TSK__CACHE_PREDICTIONS: return (uint64_t)s->n_slots * sizeof(tsk__prediction);
     case TSK__CACHE_STATES: return states * (uint64_t)s->n_slots;
@@ -8013,8 +8372,10 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
 
 /* Grows one part; its contents are not kept. */
 static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
-    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states",
-                                        "skip_refresh's states", "TokenSkip's outputs", "a cut refresh"};
+    static const char *const names[] = {"the K cache",         "the V cache",
+                                        "the canvas",          "the block's predictions",
+                                        "TokenSkip's states",  "skip_refresh's states",
+                                        "TokenSkip's outputs", "a cut refresh"};
     const tsk__backend_ops *ops = c->backend->ops;
     uint64_t size = tsk__cache_part_size(c, part);
     if (size <= c->sizes[part]) return TSK_OK;
@@ -8066,8 +8427,8 @@ static void tsk__cache_set_canvas(tsk__cache *c, tsk__stream *stream, const int3
     c->backend->ops->upload(stream, c->parts[TSK__CACHE_CANVAS], canvas, (uint64_t)c->shape.length * sizeof *canvas);
 }
 
-/* Copies the parts that both need in the same size, of caches that lie in no arena. is_same [TSK__CACHE_PARTS]: 1 for those, and
-   for what `to` does not need. */
+/* Copies the parts that both need in the same size, of caches that lie in no arena. is_same [TSK__CACHE_PARTS]: 1 for
+   those, and for what `to` does not need. */
 static void tsk__cache_copy(tsk__cache *to, const tsk__cache *from, tsk__stream *stream, int *is_same) {
     int i;
     for (i = 0; i < TSK__CACHE_PARTS; i++) {
@@ -8086,30 +8447,34 @@ static void *tsk__cache_row(const tsk__cache *c, tsk__cache_part part, uint64_t 
 static void tsk__cache_adopt_state(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t position, int32_t state) {
     uint64_t to = (uint64_t)state * (uint64_t)c->shape.n_slots + (uint64_t)slot;
     uint64_t from = (uint64_t)(c->shape.n_states + state) * (uint64_t)c->shape.length + (uint64_t)position;
-    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_STATES, to), tsk__cache_row(c, TSK__CACHE_REFRESH_STATES, from),
-                          tsk__storage_row_size(c->backend));
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_STATES, to),
+                          tsk__cache_row(c, TSK__CACHE_REFRESH_STATES, from), tsk__storage_row_size(c->backend));
 }
 
 /* Row `row` of the residual stream becomes the output of a slot. */
 static void tsk__cache_adopt_output(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t row) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_OUTPUTS, (uint64_t)slot), (const char *)stream->x + (uint64_t)row * size, size);
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_OUTPUTS, (uint64_t)slot),
+                          (const char *)stream->x + (uint64_t)row * size, size);
 }
 
 /* n rows of the residual stream, from number `first` on, are put aside, or come back. */
 static void tsk__cache_save_residual(tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, c->parts[TSK__CACHE_RESIDUAL], (const char *)stream->x + (uint64_t)first * size, (uint64_t)n * size);
+    c->backend->ops->copy(stream, c->parts[TSK__CACHE_RESIDUAL], (const char *)stream->x + (uint64_t)first * size,
+                          (uint64_t)n * size);
 }
 static void tsk__cache_load_residual(const tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, (char *)stream->x + (uint64_t)first * size, c->parts[TSK__CACHE_RESIDUAL], (uint64_t)n * size);
+    c->backend->ops->copy(stream, (char *)stream->x + (uint64_t)first * size, c->parts[TSK__CACHE_RESIDUAL],
+                          (uint64_t)n * size);
 }
 
 /* K (or V) of a layer, as a pass sees it, to host f32 [n_kv_heads, length, head_dim]. Waits. */
 static void tsk__kv_read(const tsk__kv *kv, tsk__stream *stream, int32_t layer, int is_v, float *out) {
     const tsk__backend *b = stream->backend;
-    uint64_t head_dim = (uint64_t)b->config->head_dim, n = (uint64_t)kv->length * head_dim, plane = (uint64_t)kv->capacity * head_dim * b->element_size;
+    uint64_t head_dim = (uint64_t)b->config->head_dim, n = (uint64_t)kv->length * head_dim,
+             plane = (uint64_t)kv->capacity * head_dim * b->element_size;
     int32_t h;
     for (h = 0; h < b->config->n_kv_heads; h++) {
         uint64_t from = ((uint64_t)layer * (uint64_t)b->config->n_kv_heads + (uint64_t)h) * plane;
@@ -8146,7 +8511,8 @@ static void tsk__cache_place(tsk__cache *c, const tsk__arena *arena, int32_t off
 static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) {
     const tsk_model_config *m = c->backend->config;
     uint64_t token = (uint64_t)m->head_dim * c->backend->element_size, plane = (uint64_t)c->arena->n_tokens * token;
-    uint64_t to = (uint64_t)offset * token, from = (uint64_t)c->offset * token, size = (uint64_t)c->shape.length * token;
+    uint64_t to = (uint64_t)offset * token, from = (uint64_t)c->offset * token,
+             size = (uint64_t)c->shape.length * token;
     c->backend->ops->slide(stream, c->arena->k, m->n_layers * m->n_kv_heads, plane, to, from, size);
     c->backend->ops->slide(stream, c->arena->v, m->n_layers * m->n_kv_heads, plane, to, from, size);
     c->offset = offset;
@@ -8163,7 +8529,8 @@ typedef struct tsk__watch {
 
 /* The buffers, each with its width. */
 static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buffers, uint64_t *widths) {
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
+             k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
     uint64_t m = (uint64_t)c->mlp_hidden_size;
     int n = 0;
 #define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))
@@ -8238,10 +8605,10 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
    therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
    [position][head_dim], and V already is a panel.
 
-   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
-   and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
-   other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
-   and allocates nothing. */
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
+   AVX-512F and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for
+   any other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of
+   stack and allocates nothing. */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
 
@@ -8261,7 +8628,7 @@ extern "C" {
 #endif
 
 #define TSK__CPU_WIDTH 32          /* outputs in a panel */
-#define TSK__CPU_DEPTH 256         /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
 #define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
 #define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
 #define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
@@ -8284,14 +8651,15 @@ typedef struct tsk__cpu_kernels {
     /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
     void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
-    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
-                 tsk__cpu_prefetch *prefetch);
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
+                 int add, tsk__cpu_prefetch *prefetch);
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
     void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
     void (*add)(float *y, const float *x, int32_t n);      /* y += x */
-    void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
+    void (*scale)(const float *x, float scale, const float *weight, float *out,
+                  int32_t n); /* out = x * scale * weight */
 } tsk__cpu_kernels;
 
 typedef struct tsk__cpu_model {
@@ -8341,7 +8709,9 @@ TSK__INLINE tsk__v128 tsk__v128_choose(tsk__i128 which, tsk__v128 a, tsk__v128 b
 TSK__INLINE tsk__v128 tsk__v128_min(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a < b), a, b); }
 TSK__INLINE tsk__v128 tsk__v128_max(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a > b), a, b); }
 TSK__INLINE tsk__v128 tsk__v128_pow2(tsk__v128 t) { return (tsk__v128)(((tsk__u128)t + 127) << 23); }
-TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) { return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v); }
+TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) {
+    return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v);
+}
 TSK__INLINE tsk__v128 tsk__v128_half(const char *p) {
     uint16_t h[4];
     tsk__v128 v;
@@ -8356,10 +8726,12 @@ TSK__INLINE tsk__v128 tsk__v128_even(tsk__v128 v) { return (tsk__v128)((tsk__u12
 TSK__INLINE tsk__v128 tsk__v128_odd(tsk__v128 v) { return (tsk__v128)((tsk__u128)v & 0xffff0000u); }
 TSK__INLINE float tsk__v128_one(const char *p) { float a; memcpy(&a, p, sizeof a); return a; }
 TSK__INLINE tsk__v128 tsk__v128_column(const char *rows, size_t stride) {
-    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride), tsk__v128_one(rows + 3 * stride)};
+    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride),
+                   tsk__v128_one(rows + 3 * stride)};
     return v;
 }
-TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2, tsk__v128 *c3) {
+TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2,
+                                   tsk__v128 *c3) {
     *c0 = tsk__v128_column(rows, stride);
     *c1 = tsk__v128_column(rows + 4, stride);
     *c2 = tsk__v128_column(rows + 8, stride);
@@ -8384,16 +8756,25 @@ TSK__INLINE_v256 __m256 tsk__v256_max(__m256 a, __m256 b) { return _mm256_max_ps
 TSK__INLINE_v256 __m256 tsk__v256_pow2(__m256 t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
 }
-TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) { return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v); }
-TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
-TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
-TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff))); }
+TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v);
+}
+TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16));
+}
+TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) {
+    return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff)));
+}
 TSK__INLINE_v256 __m128 tsk__v256_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
 /* Rows i and i + 4, four columns of each. */
 TSK__INLINE_v256 __m256 tsk__v256_rows(const char *rows, size_t stride) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(tsk__v256_four(rows)), tsk__v256_four(rows + 4 * stride), 1);
 }
-TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2, __m256 *c3) {
+TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2,
+                                        __m256 *c3) {
     const __m256 r0 = tsk__v256_rows(rows, stride), r1 = tsk__v256_rows(rows + stride, stride);
     const __m256 r2 = tsk__v256_rows(rows + 2 * stride, stride), r3 = tsk__v256_rows(rows + 3 * stride, stride);
     const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
@@ -8421,19 +8802,28 @@ TSK__INLINE_v512 __m512 tsk__v512_max(__m512 a, __m512 b) { return _mm512_max_ps
 TSK__INLINE_v512 __m512 tsk__v512_pow2(__m512 t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
 }
-TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v); }
-TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
-TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
+TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v);
+}
+TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));
+}
 TSK__INLINE_v512 __m512 tsk__v512_odd(__m512 v) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(~0xffff)));
 }
 TSK__INLINE_v512 __m128 tsk__v512_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
 /* Rows i, i + 4, i + 8 and i + 12, four columns of each. */
 TSK__INLINE_v512 __m512 tsk__v512_rows(const char *rows, size_t stride) {
-    const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
-    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2), tsk__v512_four(rows + 12 * stride), 3);
+    const __m512 a =
+        _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2),
+                              tsk__v512_four(rows + 12 * stride), 3);
 }
-TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2, __m512 *c3) {
+TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2,
+                                        __m512 *c3) {
     const __m512 r0 = tsk__v512_rows(rows, stride), r1 = tsk__v512_rows(rows + stride, stride);
     const __m512 r2 = tsk__v512_rows(rows + 2 * stride, stride), r3 = tsk__v512_rows(rows + 3 * stride, stride);
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
@@ -8550,8 +8940,8 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
     return tsk__cpu_sum16(lanes); \
 }
 
-/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move as
-   one 32-bit word and part only on their way out. */
+/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
+   as one 32-bit word and part only on their way out. */
 #define TSK__CPU_DEFINE_PACK(V, LANES) \
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
     int c; \
@@ -8619,7 +9009,9 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
 
 TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
     if (prefetch->at >= prefetch->lines) return;
-    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride + (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
+                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
+                       0, 2);
     prefetch->at++;
 }
 
@@ -8672,7 +9064,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
         switch (rows) { CASES(V) } \
 }
-#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); break;
+#define TSK__CPU_TILE_CASE(V, r) \
+    case r: \
+        tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); \
+        break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
 #define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
@@ -8734,7 +9129,8 @@ typedef struct tsk__cpu_best {
 typedef struct tsk__cpu_scratch {
     float *norm;                   /* [n, d_model] */
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
-    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
+    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the
+                                      residual */
     int32_t *spans;                /* [n + 1] */
     int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
     float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
@@ -8750,7 +9146,8 @@ static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size
 
 /* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
    with memory NULL it only does the latter. */
-static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n, void *memory) {
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n,
+                                    void *memory) {
     const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
@@ -8763,15 +9160,17 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
     scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
     scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
-    scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
-                                                   sizeof(tsk__cpu_best));
+    scratch->best =
+        (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
+                                       sizeof(tsk__cpu_best));
     for (i = 0; memory && i < n; i++) scratch->rotated[i] = -1;
     return used;
 }
 
 /* ---- work for the pool */
 
-/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change nothing. */
+/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change
+   nothing. */
 typedef void (*tsk__cpu_row_function)(const void *context, int32_t first, int32_t last);
 typedef struct tsk__cpu_slices {
     tsk__cpu_row_function run;
@@ -8783,10 +9182,12 @@ typedef struct tsk__cpu_slices {
 
 static void tsk__cpu_slice(void *context, int task) {
     const tsk__cpu_slices *slices = (const tsk__cpu_slices *)context;
-    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count), (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
+    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count),
+                (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
 }
 
-static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run, const void *context) {
+static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run,
+                          const void *context) {
     const size_t wanted = (size_t)n * elements_per_row / TSK__CPU_SLICE;
     tsk__cpu_slices slices;
     slices.run = run;
@@ -8804,13 +9205,15 @@ static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work
 /* ---- the core: rows times a panel, and a whole matrix as panels */
 
 /* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
-static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
-                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_prefetch *prefetch) {
+static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn,
+                              const float *panel, size_t ldp, float *y, size_t ldy, int32_t width, int add,
+                              tsk__cpu_prefetch *prefetch) {
     const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
     float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     int32_t tile, i, o;
     for (tile = 0; tile < tiles; tile++) {
-        const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles),
+                      rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
         float *to = y + (size_t)first * ldy;
         if (width == TSK__CPU_WIDTH) {
             kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, prefetch);
@@ -8855,7 +9258,8 @@ static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
    after it. */
-static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
+static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n,
+                           const float *x, float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
@@ -8863,9 +9267,11 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
-        tsk__cpu_prefetch prefetch = last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
+        tsk__cpu_prefetch prefetch =
+            last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &prefetch);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
+                          &prefetch);
     }
     if (!w->bias) return;
     for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
@@ -8917,7 +9323,9 @@ static void tsk__cpu_product_task(void *context, int task) {
     }
 }
 
-static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) {
+    return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols;
+}
 
 static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
     int32_t i;
@@ -8937,8 +9345,8 @@ static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
-static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__captures *captures) {
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y,
+                                 tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -8964,11 +9372,12 @@ static void tsk__cpu_copy_rows(const void *context, int32_t first, int32_t last)
     const tsk__cpu_copy *c = (const tsk__cpu_copy *)context;
     int32_t i;
     for (i = first; i < last; i++)
-        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width, c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
+        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width,
+               c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
 }
 
-static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *from, const int32_t *to,
-                              float *dst) {
+static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                              const int32_t *from, const int32_t *to, float *dst) {
     tsk__cpu_copy copy;
     copy.width = (size_t)width;
     copy.src = src;
@@ -8979,12 +9388,14 @@ static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t wi
 }
 
 /* dst[i] = src[index[i]], rows of `width` */
-static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                            const int32_t *index, float *dst) {
     tsk__cpu_copy_run(model, n, width, src, index, NULL, dst);
 }
 
 /* dst[index[i]] = src[i]; no index twice */
-static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                             const int32_t *index, float *dst) {
     tsk__cpu_copy_run(model, n, width, src, NULL, index, dst);
 }
 
@@ -9031,7 +9442,8 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out,
+                              const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -9100,8 +9512,10 @@ static void tsk__cpu_rope_head(const float *from, const float *cosines, const fl
 }
 
 /* The first cached position of a layer's K or V head: [length, head_dim]. */
-static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer, int32_t head) {
-    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) * (size_t)kv->capacity * (size_t)config->head_dim;
+static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer,
+                              int32_t head) {
+    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) *
+                                          (size_t)kv->capacity * (size_t)config->head_dim;
 }
 
 typedef struct tsk__cpu_rope {
@@ -9146,14 +9560,15 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 }
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
-static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__captures *captures) {
+static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x,
+                         float *q_out, tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm,
+                      captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -9216,8 +9631,9 @@ static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *
             const int32_t kn = g->head_dim - k < TSK__CPU_DEPTH ? g->head_dim - k : TSK__CPU_DEPTH;
             g->kernels->pack(keys, first + key, k, kn, g->panel);
             for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
-                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
-                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->prefetch);
+                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel,
+                                  TSK__CPU_WIDTH, &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0,
+                                  &g->prefetch);
         }
 }
 
@@ -9252,7 +9668,9 @@ static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int
         size_t ldp = (size_t)g->head_dim;
         if (width < TSK__CPU_WIDTH) {  /* a full tile would read past the row, and past the last one past the cache */
             memset(g->panel, 0, sizeof g->panel);
-            for (i = 0; i < count; i++) memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o, (size_t)width * sizeof *v);
+            for (i = 0; i < count; i++)
+                memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o,
+                       (size_t)width * sizeof *v);
             panel = g->panel;
             ldp = TSK__CPU_WIDTH;
         }
@@ -9286,7 +9704,8 @@ static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weigh
 static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
     const tsk_model_config *config = c->model->config;
-    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads, group = config->n_heads / config->n_kv_heads;
+    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads,
+                  group = config->n_heads / config->n_kv_heads;
     const int32_t row = c->spans[span];
     const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
     const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
@@ -9322,11 +9741,12 @@ static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_
 }
 
 /* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
-static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q, float *out,
-                               tsk__cpu_scratch *scratch) {
+static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
+                               float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;
     const int32_t group = config->n_heads / config->n_kv_heads;
-    const int32_t count = tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
+    const int32_t count =
+        tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
     uint64_t work = 0;
     tsk__cpu_attend attend;
     int32_t i;
@@ -9344,14 +9764,14 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
-                              tsk__cpu_scratch *scratch) {
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x,
+                              const tsk__captures *captures, tsk__cpu_scratch *scratch) {
     tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
-                          tsk__cpu_scratch *scratch) {
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x,
+                          const tsk__captures *captures, tsk__cpu_scratch *scratch) {
     tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
@@ -9383,12 +9803,13 @@ static void tsk__cpu_gate_task(void *context, int task) {
     const int32_t end = (int32_t)((int64_t)c->panels * (task + 1) / c->runs);
     int32_t panel;
     for (panel = (int32_t)((int64_t)c->panels * task / c->runs); panel < end; panel++)
-        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH, tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
+        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH,
+                            tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
 }
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
-static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__captures *captures) {
+static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h,
+                             tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     tsk__cpu_gate gate;
     tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
@@ -9467,7 +9888,8 @@ static void tsk__cpu_draw(const tsk__draw *draw, const float *logits, int32_t fi
 }
 
 /* One row, one chunk. `logits` [n up to a multiple of 16] is overwritten. The mask id counts in the sum only. */
-static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first,
+                              int32_t n, tsk__cpu_best *best) {
     const int32_t mask = draw->mask_token_id - first, padded = (n + 15) / 16 * 16;
     const int holds_mask = mask >= 0 && mask < n;
     const float mask_logit = holds_mask ? logits[mask] : 0.0f;
@@ -9492,22 +9914,26 @@ static void tsk__cpu_head_task(void *context, int task) {
     const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
     const tsk__cpu_kernels *kernels = c->model->kernels;
     const tsk__weight *w = tsk__cpu_weight(c->model, -1, TSK__PART_HEAD);
-    const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
+    const int32_t first = task * TSK__CPU_CHUNK,
+                  count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
     tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
     float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
     int32_t row, i, o;
     for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
         const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
         for (o = 0; o < count; o += TSK__CPU_WIDTH) {
-            const tsk__cpu_part next = tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
-            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols, &logits[0][o], TSK__CPU_CHUNK);
+            const tsk__cpu_part next =
+                tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
+            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols,
+                           &logits[0][o], TSK__CPU_CHUNK);
         }
         for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
     }
 }
 
 /* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
-static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask, tsk__prediction *out) {
+static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask,
+                                  tsk__prediction *out) {
     const tsk__cpu_best *b, *winner = best;
     double sum = 0.0, lse;
     float max = -INFINITY;
@@ -9516,7 +9942,8 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
         if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
         if (b->max > max) max = b->max;
     }
-    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) sum += (double)b->sum * exp((double)b->max - (double)max);
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n)
+        sum += (double)b->sum * exp((double)b->max - (double)max);
     lse = (double)max + log(sum);
     out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
     out->logit = winner->logit;
@@ -9525,8 +9952,8 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
 }
 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
-static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
-                          tsk__cpu_scratch *scratch) {
+static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws,
+                          tsk__prediction *out, tsk__cpu_scratch *scratch) {
     const tsk__weight *head = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     const int32_t chunks = (head->rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     int32_t row, i;
@@ -9538,7 +9965,8 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         job.draws = draws + row;
         job.best = scratch->best;
         tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
-        for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
+        for (i = 0; i < job.n; i++)
+            tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
     }
 }
 
@@ -9675,9 +10103,13 @@ typedef struct tsk__cpu_stream {
     tsk__cpu_scratch scratch;
 } tsk__cpu_stream;
 
-static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) { return &((const tsk__cpu_backend *)(const void *)s->backend)->model; }
+static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) {
+    return &((const tsk__cpu_backend *)(const void *)s->backend)->model;
+}
 static tsk__cpu_stream *tsk__cpu_stream_of(tsk__stream *s) { return (tsk__cpu_stream *)(void *)s; }
-static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) { return ((const tsk__cpu_backend *)(const void *)backend)->allocator; }
+static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) {
+    return ((const tsk__cpu_backend *)(const void *)backend)->allocator;
+}
 
 static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -9700,7 +10132,8 @@ static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(allocator, s);
 }
 
-static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out,
+                                         tsk_error *error) {
     const tsk_model_config *c = backend->config;
     const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
     size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
@@ -9724,10 +10157,12 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
-    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.skipped ||
-        !s->base.predictions || !s->base.choices || !s->tokens || !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
+    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
+        !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
+        !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
         tsk__cpu_stream_destroy(&s->base);
-        return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
+        return tsk__error_memory(error, "the activations of a pass",
+                                 rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
     tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
     s->base.x = s->full_x;
@@ -9742,12 +10177,15 @@ static uint64_t tsk__cpu_backend_available(tsk__backend *backend) {
 static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
     return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
 }
-static void tsk__cpu_backend_release(tsk__backend *backend, void *address) { tsk__memory_delete(tsk__cpu_allocator_of(backend), address); }
+static void tsk__cpu_backend_release(tsk__backend *backend, void *address) {
+    tsk__memory_delete(tsk__cpu_allocator_of(backend), address);
+}
 static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, uint64_t size) {
     (void)s;
     memmove(to, from, (size_t)size);
 }
-static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to,
+                                   uint64_t from, uint64_t size) {
     char *plane = (char *)base;
     int32_t i;
     (void)s;
@@ -9780,27 +10218,35 @@ static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     s->compacted = NULL;
     s->base.x = s->full_x;
 }
-static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
+static void tsk__cpu_backend_embed(tsk__stream *s) {
+    tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x);
+}
 static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, captures);
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q,
+                 &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
-    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q,
+                       (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
 }
 static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention,
+                      (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
 static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x,
+                     (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x,
+                  captures, &tsk__cpu_stream_of(s)->scratch);
 }
 
 /* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
 static float *tsk__cpu_state(const tsk__cpu_stream *s, int32_t row, int half, int32_t state) {
     const tsk__kv *kv = &s->rows.caches[s->rows.requests[row]];
-    size_t index = ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
+    size_t index =
+        ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
     return (float *)kv->states + index * (size_t)s->base.backend->config->d_model;
 }
 
@@ -9813,7 +10259,8 @@ static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
         size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
         if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
         if (s->rows.caches[s->rows.requests[i]].has_reference)
-            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
+            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state),
+                            &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
         memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
     }
 }
@@ -9825,7 +10272,9 @@ static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
         const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
         int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
         if (kv->n_states != n_states || !(flags & TSK__ROW_DECIDED)) continue;
-        stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
+        stream->skipped[row] =
+            (flags & TSK__ROW_SKIPS) ||
+            tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
     }
 }
 
@@ -9839,7 +10288,8 @@ static void tsk__cpu_backend_keep(tsk__stream *stream) {
         int skipped = (flags & TSK__ROW_DECIDED) && stream->skipped[i];
         float *x = (float *)stream->x + (size_t)i * d, *output;
         if (s->rows.slots[i] < 0) continue;
-        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
+        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states;
+             state++)
             memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), d * sizeof *x);
         if (!(flags & TSK__ROW_OUTPUT)) continue;
         output = (float *)kv->outputs + (size_t)s->rows.slots[i] * d;
@@ -9849,7 +10299,9 @@ static void tsk__cpu_backend_keep(tsk__stream *stream) {
 
 static void tsk__cpu_backend_expand(tsk__stream *stream) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    if (s->compacted) tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x, s->compacted, s->full_x);
+    if (s->compacted)
+        tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x,
+                         s->compacted, s->full_x);
     s->rows = s->all_rows;
     s->compacted = NULL;
     s->base.x = s->full_x;
@@ -9857,7 +10309,8 @@ static void tsk__cpu_backend_expand(tsk__stream *stream) {
 
 static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows, *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows,
+               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
     tsk__cpu_backend_expand(stream);
     for (i = 0; i < n; i++) {
         tokens[i] = s->all_rows.tokens[index[i]];
@@ -9877,16 +10330,19 @@ static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32
 
 static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index, s->head_rows);
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index,
+                    s->head_rows);
     tsk__cpu_final_norm(tsk__cpu_model_of(stream), n, s->head_rows, s->head_rows);
 }
 static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
     tsk__cpu_select_rows(stream, n, index);
-    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
+    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws,
+                  (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
 /* Fills in the choices of one request's candidates: ids and confidences. */
-static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o,
+                                  const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
@@ -9896,11 +10352,13 @@ static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
         choice->log_sum_exp = last[c->slot].log_sum_exp;
-        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
+        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0)
+                                          : last[c->slot].confidence;
         s->confidences[i] = choice->confidence;
     }
 }
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                                    const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t r, i;
     (void)n_candidates;
@@ -9965,7 +10423,8 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
     for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
         tsk__parallel(b->model.pool, b->model.pool->n_threads, tsk__cpu_ceiling_read_task, &read);
-        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
+        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) /
+               ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
     tsk__memory_delete(b->allocator, words);
@@ -9976,12 +10435,14 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
 /* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
 static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
     enum { rows = 256, size = 1024 };
-    float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
+    float *memory =
+        (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
     tsk__weight weights;
     tsk__cpu_product product;
     double best = 0;
     int i;
-    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
+    if (!memory)
+        return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
     for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
     memset(&weights, 0, sizeof weights);
     weights.data = memory;
@@ -10022,11 +10483,39 @@ static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, si
 }
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
-static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_backend_destroy, tsk__cpu_backend_describe, tsk__cpu_backend_ceilings, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
-    tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
-    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
-    tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
+static const tsk__backend_ops tsk__cpu_backend_ops = {0,
+                                                      tsk__cpu_backend_destroy,
+                                                      tsk__cpu_backend_describe,
+                                                      tsk__cpu_backend_ceilings,
+                                                      tsk__cpu_backend_available,
+                                                      tsk__cpu_stream_create,
+                                                      tsk__cpu_stream_destroy,
+                                                      tsk__cpu_backend_allocate,
+                                                      tsk__cpu_backend_release,
+                                                      tsk__cpu_backend_copy,
+                                                      tsk__cpu_backend_slide,
+                                                      tsk__cpu_backend_upload,
+                                                      tsk__cpu_backend_download,
+                                                      tsk__cpu_backend_wait,
+                                                      tsk__cpu_backend_begin,
+                                                      NULL,
+                                                      tsk__cpu_backend_embed,
+                                                      tsk__cpu_backend_qkv,
+                                                      tsk__cpu_backend_attend,
+                                                      tsk__cpu_backend_attn_out,
+                                                      tsk__cpu_backend_gate_up,
+                                                      tsk__cpu_backend_down,
+                                                      tsk__cpu_backend_compare,
+                                                      tsk__cpu_backend_decide,
+                                                      tsk__cpu_backend_keep,
+                                                      tsk__cpu_backend_compact,
+                                                      tsk__cpu_backend_expand,
+                                                      tsk__cpu_backend_head,
+                                                      tsk__cpu_backend_select,
+                                                      tsk__cpu_backend_logits,
+                                                      NULL,
+                                                      NULL,
+                                                      NULL};
 
 // >>cuda_driver =======================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
@@ -10035,16 +10524,16 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {
    rows of gate with 8 of up. Ways through the layers:
 
        bf16, up to 64 rows    few fused kernels that read every weight once (linear_*), recorded as CUDA graphs
-       bf16, up to 128 rows   on compute capability 9.0 the same with other kernels (wide_*), recorded when they come again
-       bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
-       f32                    as the last, with a matrix product of our own that adds in one order whatever the rows
+       bf16, up to 128 rows   on compute capability 9.0 the same with other kernels (wide_*), recorded when they come
+       again bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them f32                   
+       as the last, with a matrix product of our own that adds in one order whatever the rows
 
    What varies from pass to pass (positions, cache addresses, which rows may be skipped) reaches the kernels through a
    table that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the
-   stream's life. Tokens and predictions stay on the device, which masks the rows that it decides to skip, in the table, and
-   commits; the host is left a word for each row and each candidate, and learns that work is done by watching a pinned word.
-   Where it needs no answer in a pass's middle (TokenSkip with masked tokens always running) all of the pass is launched at
-   once. */
+   stream's life. Tokens and predictions stay on the device, which masks the rows that it decides to skip, in the table,
+   and commits; the host is left a word for each row and each candidate, and learns that work is done by watching a
+   pinned word. Where it needs no answer in a pass's middle (TokenSkip with masked tokens always running) all of the
+   pass is launched at once. */
 
 #ifndef TOKENSKIP_NO_CUDA
 #define TOKENSKIP__HAS_CUDA
@@ -10055,7 +10544,8 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {
 #ifndef TOKENSKIP_CUDA_DLOPEN
 #if defined(__has_include)
 #if !__has_include(<cuda.h>)
-#error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
+#error \
+    "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
 #endif
 #endif
 #if defined(__GNUC__)
@@ -10135,15 +10625,33 @@ typedef int cudaDataType;
 typedef int cublasComputeType_t;
 typedef int cublasGemmAlgo_t;
 enum {
-    CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NOT_READY = 600,
-    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_NOT_READY = 600,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
-    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
-    CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_EVENT_DISABLE_TIMING = 2,
-    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
-    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9, CU_TENSOR_MAP_INTERLEAVE_NONE = 0, CU_TENSOR_MAP_SWIZZLE_128B = 3, CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
+    CU_STREAM_NON_BLOCKING = 1,
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1,
+    CU_EVENT_DISABLE_TIMING = 2,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9,
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_128B = 3,
+    CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
-    NVRTC_SUCCESS = 0, CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUDA_R_32F = 0, CUDA_R_16BF = 14, CUBLAS_COMPUTE_32F = 68, CUBLAS_GEMM_DEFAULT = -1
+    NVRTC_SUCCESS = 0,
+    CUBLAS_STATUS_SUCCESS = 0,
+    CUBLAS_OP_N = 0,
+    CUBLAS_OP_T = 1,
+    CUDA_R_32F = 0,
+    CUDA_R_16BF = 14,
+    CUBLAS_COMPUTE_32F = 68,
+    CUBLAS_GEMM_DEFAULT = -1
 };
 #endif
 
@@ -10204,8 +10712,10 @@ enum {
     X(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t)) \
     X(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t, CUstream)) \
     X(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t, void *, size_t)) \
-    X(cublasStatus_t, cublasGemmEx, (cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, int, \
-                                     const void *, cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t))
+    X(cublasStatus_t, cublasGemmEx, \
+      (cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, \
+       int, const void *, cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, \
+       cublasGemmAlgo_t))
 
 typedef struct tsk__cuda_api {
 #define TSK__CUDA_FIELD(type, name, parameters) type (*name) parameters;
@@ -10215,7 +10725,11 @@ typedef struct tsk__cuda_api {
 #undef TSK__CUDA_FIELD
 } tsk__cuda_api;
 
-typedef enum tsk__cuda_library { TSK__CUDA_LIBRARY_DRIVER, TSK__CUDA_LIBRARY_NVRTC, TSK__CUDA_LIBRARY_CUBLAS } tsk__cuda_library;
+typedef enum tsk__cuda_library {
+    TSK__CUDA_LIBRARY_DRIVER,
+    TSK__CUDA_LIBRARY_NVRTC,
+    TSK__CUDA_LIBRARY_CUBLAS
+} tsk__cuda_library;
 
 /* Fills a library's part of `api`. 0 with `why` when it is not there. */
 #ifdef TOKENSKIP_CUDA_DLOPEN
@@ -10229,8 +10743,10 @@ static int tsk__cuda_symbol(void *library, const char *name, void *function, cha
 
 static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why, size_t why_size) {
     static const char *const names[3][5] = {{"libcuda.so.1", "libcuda.so", NULL, NULL, NULL},
-                                            {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so", NULL},
-                                            {"libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so", NULL}};
+                                            {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so",
+                                             "/usr/local/cuda/lib64/libnvrtc.so", NULL},
+                                            {"libcublas.so.13", "libcublas.so.12", "libcublas.so",
+                                             "/usr/local/cuda/lib64/libcublas.so", NULL}};
     void *library = NULL;
     int i;
     /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
@@ -10289,7 +10805,8 @@ static int tsk__cuda_usable(const tsk__cuda_api *api, int index, int count, char
         return 0;
     }
     result = api->cuDeviceGet(&device, index);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
     if (result != CUDA_SUCCESS) {
         snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
         return 0;
@@ -10328,12 +10845,15 @@ static void tsk__cuda_device_info(const tsk__cuda_api *api, int index, int count
     memset(out, 0, sizeof *out);
     out->device = TSK_DEVICE_CUDA;
     out->index = index;
-    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS && api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
+    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS &&
+        api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
         out->name[0] = 0;
     if (!tsk__cuda_usable(api, index, count, out->unusable, sizeof out->unusable)) return;
     result = api->cuDeviceGet(&device, index);
     if (result == CUDA_SUCCESS) result = tsk__cuda_device_memory(api, device, &available, &total);
-    if (result != CUDA_SUCCESS) snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
+    if (result != CUDA_SUCCESS)
+        snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index,
+                 tsk__cuda_error_text(api, result));
     out->memory_free = available;
     out->memory_total = total;
 }
@@ -10383,7 +10903,8 @@ static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
-/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further
+   down */
 
 #define TSK__CUDA_THREADS_pass_begin 64
 #define TSK__CUDA_THREADS_slide 512
@@ -10827,33 +11348,43 @@ TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(d
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
     TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
-TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) && TSK__CUDA_SAME(commit_candidate, slot) &&
-    TSK__CUDA_SAME(commit_candidate, head));
+TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) &&
+                                           TSK__CUDA_SAME(commit_candidate, slot) &&
+                                           TSK__CUDA_SAME(commit_candidate, head));
 TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
-    TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) && TSK__CUDA_SAME(commit_rule, transfer) &&
-    TSK__CUDA_SAME(commit_rule, quota) && TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
-    TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) && TSK__CUDA_SAME(commit_rule, seed));
+                                      TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) &&
+                                      TSK__CUDA_SAME(commit_rule, transfer) && TSK__CUDA_SAME(commit_rule, quota) &&
+                                      TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+                                      TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) &&
+                                      TSK__CUDA_SAME(commit_rule, seed));
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
     TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
-TSK__CUDA_CHECK(row_flags, TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
-    TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
-    TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
+TSK__CUDA_CHECK(row_flags,
+                TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
+                    TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
+                    TSK__CUDA_ROW_OUTPUT == (int)TSK__ROW_OUTPUT);
 
 #define TSK__CUDA_SPLIT_ROWS 256      /* attention's keys are split while tiles make up no more rows than this */
 #define TSK__CUDA_HEAD_ROWS 1024      /* rows that go through the head together, beyond the fused maps' */
 #define TSK__CUDA_HEAD_SLICE 8192     /* ids whose logits lie in memory at once */
 #define TSK__CUDA_LOGITS_ROWS 32      /* rows whose whole logits lie in memory at once, where they are asked for */
-#define TSK__CUDA_WORKSPACE ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
+#define TSK__CUDA_WORKSPACE \
+    ((uint64_t)32 << 20) /* cuBLAS's; it wants as much on Hopper, and none of its own under capture */
 
-/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; -: one for all, or bf16 only; W: likewise, on sm_90 alone.
-   The order is that of the enumeration below. */
+/* X(name, kinds): T: name_f32 or name_bf16 by the activation type; -: one for all, or bf16 only; W: likewise, on sm_90
+   alone. The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
-    X(pass_begin, '-') X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') X(residual, 'T') \
-    X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') \
-    X(exact_f32, '-') X(head_tiles, '-') X(head_finish, '-') X(read_stream, '-') \
-    X(linear_qkv_32, '-') X(linear_qkv_64, '-') X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
-    X(linear_head_32, '-') X(linear_head_64, '-') X(wide_qkv, 'W') X(wide_out, 'W') X(wide_gate_up, 'W') X(wide_head, 'W') \
-    X(attention_few_64, '-') X(attention_few_128, '-') X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') X(attention_medium_128, '-') X(attention_large_64, '-') X(attention_large_128, '-')
+    X(pass_begin, '-') \
+    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') \
+        X(residual, 'T') X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') \
+            X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') X(exact_f32, '-') X(head_tiles, '-') \
+                X(head_finish, '-') X(read_stream, '-') X(linear_qkv_32, '-') X(linear_qkv_64, '-') \
+                    X(linear_out_32, '-') X(linear_out_64, '-') X(linear_gate_up_32, '-') X(linear_gate_up_64, '-') \
+                        X(linear_head_32, '-') X(linear_head_64, '-') X(wide_qkv, 'W') X(wide_out, 'W') \
+                            X(wide_gate_up, 'W') X(wide_head, 'W') X(attention_few_64, '-') X(attention_few_128, '-') \
+                                X(attention_small_64, '-') X(attention_small_128, '-') X(attention_medium_64, '-') \
+                                    X(attention_medium_128, '-') X(attention_large_64, '-') \
+                                        X(attention_large_128, '-')
 
 typedef enum tsk__cuda_kernel {
 #define TSK__CUDA_KERNEL_ENUM(name, kind) TSK__CUDA_##name,
@@ -10862,21 +11393,35 @@ typedef enum tsk__cuda_kernel {
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
 
-/* The bf16 attention kernels (see kernels.cu): for tiles of up to so many rows, keys split so many ways, bytes of shared memory
-   for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
-typedef enum tsk__cuda_attention { TSK__CUDA_ATTENTION_FEW, TSK__CUDA_ATTENTION_SMALL, TSK__CUDA_ATTENTION_MEDIUM, TSK__CUDA_ATTENTION_LARGE } tsk__cuda_attention;
+/* The bf16 attention kernels (see kernels.cu): for tiles of up to so many rows, keys split so many ways, bytes of
+   shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
+typedef enum tsk__cuda_attention {
+    TSK__CUDA_ATTENTION_FEW,
+    TSK__CUDA_ATTENTION_SMALL,
+    TSK__CUDA_ATTENTION_MEDIUM,
+    TSK__CUDA_ATTENTION_LARGE
+} tsk__cuda_attention;
 static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes; } tsk__cuda_attentions[] = {
     {TSK__CUDA_attention_few_64, 32, 1, TSK__CUDA_THREADS_attention_few, 1024},
     {TSK__CUDA_attention_small_64, 32, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_small, 768},
     {TSK__CUDA_attention_medium_64, 64, TSK__CUDA_ATTENTION_SPLITS, TSK__CUDA_THREADS_attention_medium, 768},
     {TSK__CUDA_attention_large_64, 128, 1, TSK__CUDA_THREADS_attention_large, 768},
 };
-#define TSK__CUDA_FEW_SHARED (128 * 1024)  /* attention_few's for the larger head_dim: not every GPU has it for a block */
+#define TSK__CUDA_FEW_SHARED \
+    (128 * 1024) /* attention_few's for the larger head_dim: not every GPU has it for a block */
 
 /* ---- the backend */
 
-/* The linear maps that have kernels of their own for few rows, and how a map's work is cut for those (see kernels.cu). */
-typedef enum tsk__cuda_map { TSK__CUDA_MAP_QKV, TSK__CUDA_MAP_OUT, TSK__CUDA_MAP_GATE_UP, TSK__CUDA_MAP_DOWN, TSK__CUDA_MAP_HEAD, TSK__CUDA_MAPS } tsk__cuda_map;
+/* The linear maps that have kernels of their own for few rows, and how a map's work is cut for those (see
+   kernels.cu). */
+typedef enum tsk__cuda_map {
+    TSK__CUDA_MAP_QKV,
+    TSK__CUDA_MAP_OUT,
+    TSK__CUDA_MAP_GATE_UP,
+    TSK__CUDA_MAP_DOWN,
+    TSK__CUDA_MAP_HEAD,
+    TSK__CUDA_MAPS
+} tsk__cuda_map;
 typedef struct tsk__cuda_plan {
     int32_t n, k, pieces, groups, blocks;
     int32_t stages[2];             /* for up to 32 and up to 64 rows */
@@ -10917,8 +11462,8 @@ static tsk__cuda_backend *tsk__cuda_backend_of(tsk__backend *backend) { return (
 
 static tsk_status tsk__cuda_fail(const tsk__cuda_api *api, tsk_error *error, CUresult result, const char *what) {
     if (result == CUDA_SUCCESS) return TSK_OK;
-    return tsk__error_set(error, result == CUDA_ERROR_OUT_OF_MEMORY ? TSK_ERROR_MEMORY : TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA, %s: %s", what,
-                          tsk__cuda_error_text(api, result));
+    return tsk__error_set(error, result == CUDA_ERROR_OUT_OF_MEMORY ? TSK_ERROR_MEMORY : TSK_ERROR_DEVICE, NULL,
+                          TSK_NO_OFFSET, "CUDA, %s: %s", what, tsk__cuda_error_text(api, result));
 }
 
 /* Every call that touches the device stands between these: the host program's own current context is not disturbed. */
@@ -10971,7 +11516,8 @@ static uint64_t tsk__cuda_hash(uint64_t hash, const void *bytes, size_t size) {
 static tsk_status tsk__cuda_source(tsk_text *out) {
     size_t i;
     for (i = 0; i < sizeof tsk__kernels_source / sizeof *tsk__kernels_source; i++)
-        if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK) return TSK_ERROR_MEMORY;
+        if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK)
+            return TSK_ERROR_MEMORY;
     return TSK_OK;
 }
 
@@ -10998,8 +11544,8 @@ static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, cons
 }
 
 /* Compiles `source`; where that fails, o->log is told all that the compiler says. */
-static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, const tsk_model_options *o,
-                                    tsk_text *cubin, tsk_error *error) {
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options,
+                                    const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {
     const tsk__cuda_api *api = &b->api;
     nvrtcProgram program;
     nvrtcResult result;
@@ -11007,20 +11553,26 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
     size_t size = 0;
     tsk_status status = TSK_OK;
     if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_NVRTC, why, sizeof why))
-        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "the CUDA kernels are not compiled yet, and cannot be: %s", why);
+        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET,
+                              "the CUDA kernels are not compiled yet, and cannot be: %s", why);
     if (api->nvrtcCreateProgram(&program, source, "kernels.cu", 0, NULL, NULL) != NVRTC_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
         tsk__cuda_log(b, program, o);
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET,
+                                "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
-    else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s",
+                                options[0]);
+    else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL)
+        status = tsk__error_memory(error, "compiled kernels", size);
     else {
-        if (api->nvrtcGetCUBIN(program, room) != NVRTC_SUCCESS) status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC lost its result");
-        else if (tsk_text_append(cubin, room, size) != TSK_OK) status = tsk__error_memory(error, "compiled kernels", size);
+        if (api->nvrtcGetCUBIN(program, room) != NVRTC_SUCCESS)
+            status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC lost its result");
+        else if (tsk_text_append(cubin, room, size) != TSK_OK)
+            status = tsk__error_memory(error, "compiled kernels", size);
         tsk__memory_delete(cubin->allocator, room);
     }
     api->nvrtcDestroyProgram(&program);
@@ -11044,15 +11596,18 @@ static int tsk__cuda_cache_read(const char *path, tsk_text *cubin) {
     file.allocator = cubin->allocator;
     if (tsk_read_file(path, (size_t)1 << 28, NULL, &file, NULL) == TSK_OK && file.length >= sizeof head) {
         memcpy(&head, file.data, sizeof head);
-        good = memcmp(head.magic, tsk__cuda_cubin_magic, sizeof head.magic) == 0 && head.size == file.length - sizeof head &&
-               head.checksum == tsk__cuda_hash(TSK__CUDA_HASH_START, file.data + sizeof head, file.length - sizeof head) &&
-               tsk_text_append(cubin, file.data + sizeof head, file.length - sizeof head) == TSK_OK;
+        good =
+            memcmp(head.magic, tsk__cuda_cubin_magic, sizeof head.magic) == 0 &&
+            head.size == file.length - sizeof head &&
+            head.checksum == tsk__cuda_hash(TSK__CUDA_HASH_START, file.data + sizeof head, file.length - sizeof head) &&
+            tsk_text_append(cubin, file.data + sizeof head, file.length - sizeof head) == TSK_OK;
     }
     tsk_text_free(&file);
     return good;
 }
 
-/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles again. */
+/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles
+   again. */
 static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
     tsk__cuda_cubin_head head;
     tsk__output output;
@@ -11078,7 +11633,8 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     source.allocator = b->allocator;
     tsk__cuda_options(b, arch, options);
     status = tsk__cuda_source(&source);
-    if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) && tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
+    if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) &&
+        tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
         hash = tsk__cuda_hash(hash, source.data, source.length);
         for (i = 0; i < 2; i++) hash = tsk__cuda_hash(hash, options[i], strlen(options[i]));
         hash = tsk__cuda_hash(hash, &b->driver_version, sizeof b->driver_version);
@@ -11115,12 +11671,17 @@ static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error)
     int i;
     for (i = 0; i < (int)TSK__CUDA_KERNEL_COUNT && result == CUDA_SUCCESS; i++) {
         if (kernels[i].kind == 'W' && !tsk__cuda_has_hopper_kernels(b)) continue;
-        snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
+        snprintf(name, sizeof name, "%s%s", kernels[i].name,
+                 kernels[i].kind != 'T' ? ""
+                 : b->is_f32            ? "_f32"
+                                        : "_bf16");
         result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
         if (result == CUDA_SUCCESS && tsk__cuda_shared_most(b, i))
-            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, tsk__cuda_shared_most(b, i));
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                               tsk__cuda_shared_most(b, i));
         /* One division of the multiprocessors' memory for all: kernels that want different ones cannot overlap. */
-        if (result == CUDA_SUCCESS) result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
+        if (result == CUDA_SUCCESS)
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
     }
     return tsk__cuda_fail(&b->api, error, result, name);
 }
@@ -11131,7 +11692,8 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
     memset(&cubin, 0, sizeof cubin);
     cubin.allocator = b->allocator;
     status = tsk__cuda_cubin(b, o, &cubin, error);
-    if (status == TSK_OK) status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
+    if (status == TSK_OK)
+        status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
     tsk_text_free(&cubin);
     return status == TSK_OK ? tsk__cuda_find_kernels(b, error) : status;
 }
@@ -11144,20 +11706,26 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 #ifdef TOKENSKIP__HAS_CUDA
 
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4; }
-static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) {
+    return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4;
+}
+static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) {
+    return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16;
+}
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
-    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows), stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
+    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows),
+            stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
     return stages < 3 || stages < 2 * groups ? 0 : stages;
 }
 static const int32_t tsk__cuda_plan_rows[2] = {32, 64};  /* that the two kernels of a map take at the most */
 /* Whether both kernels have the stages, each in its room. */
 static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t room[2]) {
-    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) && tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
+    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) &&
+           tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
 }
-/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor, so
-   that the one's end and the other's beginning overlap. */
+/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor,
+   so that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
 /* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
@@ -11174,7 +11742,8 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
     room[0] = is_beside ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit, room[1] = b->shared_limit;
     plan->pieces = 0;
     for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS; pieces += step) {
-        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces), cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
+        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces),
+                cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
         if (cost > best || !tsk__cuda_plan_fits(pieces, 1, room)) continue;
         best = cost;
         plan->pieces = pieces;
@@ -11188,7 +11757,8 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
     for (i = 0; i < 2; i++) {
         int32_t rows = tsk__cuda_plan_rows[i];
         plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, rows, room[i]);
-        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) + plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
+        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) +
+                          plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
         if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE) plan->shared[i] = TSK__CUDA_ALONE;
     }
     return 1;
@@ -11196,8 +11766,10 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
 static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t d = c->d_model, n[TSK__CUDA_MAPS], k[TSK__CUDA_MAPS], i;
-    n[TSK__CUDA_MAP_QKV] = b->qkv_width, n[TSK__CUDA_MAP_OUT] = d, n[TSK__CUDA_MAP_GATE_UP] = b->gate_up_rows, n[TSK__CUDA_MAP_DOWN] = d, n[TSK__CUDA_MAP_HEAD] = c->embedding_size;
-    k[TSK__CUDA_MAP_QKV] = d, k[TSK__CUDA_MAP_OUT] = b->q_width, k[TSK__CUDA_MAP_GATE_UP] = d, k[TSK__CUDA_MAP_DOWN] = c->mlp_hidden_size, k[TSK__CUDA_MAP_HEAD] = d;
+    n[TSK__CUDA_MAP_QKV] = b->qkv_width, n[TSK__CUDA_MAP_OUT] = d, n[TSK__CUDA_MAP_GATE_UP] = b->gate_up_rows,
+    n[TSK__CUDA_MAP_DOWN] = d, n[TSK__CUDA_MAP_HEAD] = c->embedding_size;
+    k[TSK__CUDA_MAP_QKV] = d, k[TSK__CUDA_MAP_OUT] = b->q_width, k[TSK__CUDA_MAP_GATE_UP] = d,
+    k[TSK__CUDA_MAP_DOWN] = c->mlp_hidden_size, k[TSK__CUDA_MAP_HEAD] = d;
     for (i = 0; i < TSK__CUDA_MAPS; i++) {
         b->plans[i].n = n[i];
         b->plans[i].k = k[i];
@@ -11206,7 +11778,8 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
     return 1;
 }
 
-/* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
+/* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see
+   kernels.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
     {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
@@ -11214,7 +11787,9 @@ static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
     {TSK__CUDA_wide_head, TSK__CUDA_WIDE_HEAD, 1, 8}};
 
-static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
+static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) {
+    return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width;
+}
 
 /* Clusters of a kernel that the device runs at the same time. */
 static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clusters) {
@@ -11226,7 +11801,8 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
     config.blockDimX = TSK__CUDA_WIDE_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
     attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER,
+    attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
     return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
@@ -11234,9 +11810,12 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
-    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
-    int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split,
+            stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4,
+            others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
+    int32_t stages = (b->shared_limit - others) / (stage + 16),
+            chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
     plan->wide_stages = stages;
@@ -11251,7 +11830,8 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
-        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map),
+                clusters = (tiles + sharers - 1) / sharers, rounds;
         fits = tsk__cuda_plan_wide_memory(b, map, plan);
         if (fits) result = tsk__cuda_clusters(b, map, &at_once);
         if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
@@ -11266,13 +11846,17 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
 }
 
 /* Rows that a pass may have to go through the fused maps. */
-static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0; }
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) {
+    return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0;
+}
 
-/* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
-   the kernels read them. Before sm_90 there is none. */
-static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns, int32_t box_rows, tsk__cuda_tensor_map *out) {
+/* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled
+   as the kernels read them. Before sm_90 there is none. */
+static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns,
+                                 int32_t box_rows, tsk__cuda_tensor_map *out) {
     char room[2 * sizeof(CUtensorMap)];
-    CUtensorMap *map = (CUtensorMap *)(void *)(room + (64 - (uintptr_t)room % 64) % 64);  /* the driver wants it aligned to 64 */
+    CUtensorMap *map = (CUtensorMap *)(void *)(room + (64 - (uintptr_t)room % 64) % 64);  /* the driver wants it aligned
+                                                                                             to 64 */
     cuuint64_t size[2], row_bytes[1];
     cuuint32_t box[2], every[2];
     CUresult result;
@@ -11280,15 +11864,19 @@ static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address
     size[0] = columns, size[1] = rows, row_bytes[0] = columns * 2;
     box[0] = TSK__CUDA_LINEAR_CHUNK, box[1] = (cuuint32_t)box_rows;
     every[0] = every[1] = 1;
-    result = b->api.cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)address, size, row_bytes, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    result =
+        b->api.cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)address, size,
+                                      row_bytes, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result == CUDA_SUCCESS) memcpy(out, map, sizeof *out);
     return result;
 }
-static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdeviceptr weights, tsk__cuda_tensor_map *out, tsk__cuda_tensor_map *wide_out) {
+static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdeviceptr weights,
+                                     tsk__cuda_tensor_map *out, tsk__cuda_tensor_map *wide_out) {
     uint64_t n = (uint64_t)b->plans[map].n, k = (uint64_t)b->plans[map].k;
     CUresult result = tsk__cuda_encode(b, weights, n, k, 16 * b->plans[map].pieces, out);
-    if (result == CUDA_SUCCESS && b->has_wide) result = tsk__cuda_encode(b, weights, n, k, tsk__cuda_wide[map].width, wide_out);
+    if (result == CUDA_SUCCESS && b->has_wide)
+        result = tsk__cuda_encode(b, weights, n, k, tsk__cuda_wide[map].width, wide_out);
     return result;
 }
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
@@ -11298,10 +11886,13 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
     for (l = 0; l < b->base.config->n_layers; l++) {
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
-        weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out, weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
-        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++) result = tsk__cuda_encode_map(b, i, weights[i], &layer->maps[i], &layer->wide_maps[i]);
+        weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out,
+        weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
+        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++)
+            result = tsk__cuda_encode_map(b, i, weights[i], &layer->maps[i], &layer->wide_maps[i]);
     }
-    if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
+    if (result == CUDA_SUCCESS)
+        result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
     return tsk__cuda_fail(&b->api, error, result, "describing the weights");
 }
 
@@ -11396,7 +11987,8 @@ static tsk__cuda_destination tsk__cuda_destination_of(tsk__cuda_backend *b, cons
     d.row_order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
+        if (c->head_dim % 16 == 0)
+            d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
         if (id->part != TSK__PART_Q) d.row_order.first_row = (uint64_t)b->q_width;
         if (id->part == TSK__PART_V) d.row_order.first_row += (uint64_t)b->kv_width;
         break;
@@ -11415,10 +12007,12 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     int32_t half = c->head_dim / 2, i;
     float *frequencies;
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "asking for free memory");
-    result = size > SIZE_MAX || size > available ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&b->arena, (size_t)size);
+    result =
+        size > SIZE_MAX || size > available ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&b->arena, (size_t)size);
     if (result == CUDA_ERROR_OUT_OF_MEMORY)
-        return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "the model needs %.2f GB on the CUDA device, %.2f GB of its %.2f GB are free", (double)size * 1e-9,
-                              (double)available * 1e-9, (double)total * 1e-9);
+        return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET,
+                              "the model needs %.2f GB on the CUDA device, %.2f GB of its %.2f GB are free",
+                              (double)size * 1e-9, (double)available * 1e-9, (double)total * 1e-9);
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "memory for the weights");
     tsk__cuda_layout(b, b->arena);
     frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
@@ -11426,14 +12020,15 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     for (i = 0; i < half; i++) frequencies[i] = tsk__rope_frequency(c, i);
     /* gate_up's padding, and whatever else no tensor fills, must be zeros */
     result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
-    if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
+    if (result == CUDA_SUCCESS)
+        result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
     if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
     tsk__memory_delete(b->allocator, frequencies);
     return tsk__cuda_fail(&b->api, error, result, "clearing the weights");
 }
 
-/* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one is
-   still being copied, and has a kernel put the values into their places in the activations' type. */
+/* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one
+   is still being copied, and has a kernel put the values into their places in the activations' type. */
 
 #define TSK__CUDA_PIECE ((uint64_t)4 << 20)
 #define TSK__CUDA_READERS 12
@@ -11492,7 +12087,8 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
+    if (result == CUDA_SUCCESS)
+        result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -11509,7 +12105,9 @@ static void *tsk__cuda_read(void *argument) {
         half = !half;
         __atomic_fetch_add(&l->done, l->pieces[i].size, __ATOMIC_RELAXED);
     }
-    if (r->status == TSK_OK) r->status = tsk__cuda_fail(&l->backend->api, &r->error, l->backend->api.cuStreamSynchronize(r->stream), "copying weights");
+    if (r->status == TSK_OK)
+        r->status = tsk__cuda_fail(&l->backend->api, &r->error, l->backend->api.cuStreamSynchronize(r->stream),
+                                   "copying weights");
     if (r->status != TSK_OK) __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
     tsk__cuda_leave(l->backend);
     return NULL;
@@ -11531,7 +12129,8 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
+        result =
+            tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
     else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, TSK__CUDA_THREADS_fill, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
@@ -11579,7 +12178,8 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
     if (r->stream) api->cuStreamDestroy_v2(r->stream);
 }
 
-/* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
+/* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the
+   readers. */
 static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
     uint64_t reported = UINT64_MAX;
     for (;;) {
@@ -11613,7 +12213,8 @@ static tsk_status tsk__cuda_read_pieces(tsk__cuda_loading *l, const tsk_model_op
         n_started += readers[r].started;
     }
     if (status == TSK_OK && n_started) tsk__cuda_watch(l, o, &cancelled);
-    else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one reads */
+    else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one
+                                                                             reads */
     for (r = 0; r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
     for (r = 0; r < n_readers && status == TSK_OK; r++) {
         if (readers[r].status != TSK_OK && error) *error = readers[r].error;  /* its log, if any, changes hands */
@@ -11644,7 +12245,8 @@ static tsk_status tsk__cuda_load_weights(tsk__cuda_backend *b, const tsk__source
 #endif /* TOKENSKIP__HAS_CUDA */
 
 // >>cuda_stream =======================================================================================================
-/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a pass. */
+/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a
+   pass. */
 
 #ifdef TOKENSKIP__HAS_CUDA
 
@@ -11675,7 +12277,8 @@ typedef struct tsk__cuda_pinned {
 
 /* A stream's own device memory. */
 typedef struct tsk__cuda_memory {
-    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x,
+        full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
     CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
@@ -11690,7 +12293,8 @@ typedef struct tsk__cuda_pass {
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
+    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0:
+                                      none */
 } tsk__cuda_pass;
 
 /* What has been launched so far. */
@@ -11745,7 +12349,8 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, 
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected)
+                tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -11753,18 +12358,24 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, 
 }
 
 /* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows"); }
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
+    tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows");
+}
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_pass_begin_args a;
-    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches), a.tiles = tsk__cuda_address(s->pinned.tiles);
+    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches),
+    a.tiles = tsk__cuda_address(s->pinned.tiles);
     a.table = s->device.table;
     a.frequencies = b->frequencies;
     a.state = s->device.state_words;
     a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
-    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
+    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles,
+    a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1,
+                                       TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
     s->issued.fetches++;
     s->pass.is_dirty = 0;
@@ -11775,8 +12386,10 @@ static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint3
                              uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
     if (s->pass.is_dirty) tsk__cuda_fetch_rows(s);
-    tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap, args), what);
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap,
+                                       args),
+                   what);
     s->issued.can_overlap = 1;
     s->issued.needs_signal = 1;
 }
@@ -11827,7 +12440,8 @@ static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values
 }
 
 /* Two lists beside each other, the second at a multiple of 16 bytes: *second_at after the first. */
-static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second, uint64_t second_size, uint64_t *second_at) {
+static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second,
+                                        uint64_t second_size, uint64_t *second_at) {
     uint64_t at;
     *second_at = (first_size + 15) & ~(uint64_t)15;
     at = tsk__cuda_argument_room(s, *second_at + second_size);
@@ -11837,7 +12451,8 @@ static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, 
 }
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream), "copying arguments");
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream),
+                   "copying arguments");
     s->issued.can_overlap = 0;
 }
 
@@ -11873,23 +12488,29 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed) s->pass.normed_for = 0;  /* into x, compacted or not */
+    tsk__cuda_note(s,
+                   s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size,
+                                                        s->stream),
+                   "copying");
+    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed)
+        s->pass.normed_for = 0; /* into x, compacted or not */
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
-static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to,
+                                    uint64_t from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk__cuda_slide_args a;
     if (!size || s->failure != CUDA_SUCCESS) return;
     a.base = tsk__cuda_address(base);
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
-        "moving a cache");
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1,
+                                       TSK__CUDA_THREADS_slide, 0, 0, &a),
+                   "moving a cache");
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -11901,7 +12522,8 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
     tsk__cuda_enter(s->backend);
     for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
         piece = size - done < s->pinned.arguments_size ? size - done : s->pinned.arguments_size;
-        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
+        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece),
+                         piece);
     }
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -11910,7 +12532,9 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
 /* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
 static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
-    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
+    if (s->failure == CUDA_SUCCESS)
+        tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream),
+                       "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
     s->issued.can_overlap = 0;
     if (s->failure != CUDA_SUCCESS) {
@@ -11948,11 +12572,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD)
+                                  : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
-    uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
+    uint64_t most =
+        ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
     for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
@@ -11967,10 +12593,13 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     CUdeviceptr addresses[3];
     CUresult result = CUDA_SUCCESS;
     int i;
-    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
-    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
+    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention),
+    addresses[2] = tsk__cuda_address(s->base.hidden);
+    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width,
+    columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2],
+                                  tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -11993,8 +12622,14 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->device.table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->device.table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
     s->device.squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
-    s->device.attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->device.heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
+    s->device.attention_parts =
+        base + tsk__cuda_take(&used,
+                              b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS *
+                                                 ((uint64_t)c->head_dim + 2)
+                                           : 0,
+                              sizeof(float));
+    s->device.heads =
+        base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->device.counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->device.state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device.arguments = base + tsk__cuda_take(&used, s->pinned.arguments_size, 1);
@@ -12045,12 +12680,14 @@ static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
     }
     if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
-        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) !=
+            CUBLAS_STATUS_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
     return TSK_OK;
 }
 
-static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states,
+                                                  tsk__stream **out, tsk_error *error) {
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
     tsk__cuda_stream *s = (tsk__cuda_stream *)tsk__memory_new_zeroed(b->allocator, 1, sizeof *s);
     tsk_status status;
@@ -12062,19 +12699,23 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->backend = b;
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->pinned.arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
+    s->pinned.arguments_size =
+        2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) +
+             128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
     size = tsk__cuda_stream_layout(s, 0);
-    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
+    if (result == CUDA_SUCCESS)
+        result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
         tsk__cuda_stream_layout(s, s->device.memory);
         result = tsk__cuda_encode_inputs(s);
         if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->device.memory, 0, (size_t)size, s->stream);
     }
-    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
+    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size)
+                                                : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
     tsk__cuda_leave(b);
     s->base.x = tsk__cuda_pointer(s->device.full_x);
@@ -12091,7 +12732,9 @@ static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     s->pass.n_tiles = 0;
     for (first = 0; first < s->pass.n; first += count) {
         tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
-        for (count = 1; first + count < s->pass.n && count < rows && s->pinned.rows[first + count].request == s->pinned.rows[first].request;) count++;
+        for (count = 1; first + count < s->pass.n && count < rows &&
+                        s->pinned.rows[first + count].request == s->pinned.rows[first].request;)
+            count++;
         tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
         if (count > longest) longest = count;
     }
@@ -12107,15 +12750,18 @@ static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     int32_t i, n, last;
     s->pass.is_dirty = 1;
     s->pass.attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
-    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors) return;
-    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS &&
+        4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors)
+        return;
+    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors &&
+        TSK__CUDA_FEW_SHARED <= b->shared_limit) {
         s->pass.attention = TSK__CUDA_ATTENTION_FEW;
         return;
     }
     s->pass.attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
-    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
-       as both halves have more than 32 rows (see attention_large). */
+    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result
+       changes, as both halves have more than 32 rows (see attention_large). */
     n = s->pass.n_tiles;
     last = (n * heads % at_once + heads - 1) / heads;
     for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)
@@ -12193,7 +12839,9 @@ static void tsk__cuda_backend_mask(tsk__stream *stream, const int32_t *active) {
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
 static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->pass.n <= tsk__cuda_fused_rows(s->backend); }
-static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
+static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) {
+    return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+}
 
 /* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
@@ -12224,18 +12872,23 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     tsk__cuda_norm_args a;
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm,
+                     (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
     if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
-/* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
-   `inputs`. */
-static const struct { tsk__cuda_kernel kernel; int input; const char *name; } tsk__cuda_map_launches[TSK__CUDA_MAPS] = {
-    {TSK__CUDA_linear_qkv_32, 0, "linear_qkv"}, {TSK__CUDA_linear_out_32, 1, "linear_out"}, {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
-    {TSK__CUDA_linear_out_32, 2, "linear_out"}, {TSK__CUDA_linear_head_32, 0, "linear_head"}};
+/* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see
+   its `inputs`. */
+static const struct { tsk__cuda_kernel kernel; int input; const char *name;
+} tsk__cuda_map_launches[TSK__CUDA_MAPS] = {{TSK__CUDA_linear_qkv_32, 0, "linear_qkv"},
+                                            {TSK__CUDA_linear_out_32, 1, "linear_out"},
+                                            {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
+                                            {TSK__CUDA_linear_out_32, 2, "linear_out"},
+                                            {TSK__CUDA_linear_head_32, 0, "linear_head"}};
 
 /* What all of them take alike. The head belongs to no layer. */
-static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m, const tsk__cuda_layer *layer) {
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m,
+                                                     const tsk__cuda_layer *layer) {
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
@@ -12268,7 +12921,8 @@ static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, const tsk__
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
-static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr out, int32_t m, int32_t n, int32_t k, int add, int out_f32) {
+static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr out, int32_t m,
+                              int32_t n, int32_t k, int add, int out_f32) {
     tsk__cuda_backend *b = s->backend;
     const float one = 1.0f, beta = add ? 1.0f : 0.0f;
     if (s->failure != CUDA_SUCCESS) return;
@@ -12277,12 +12931,14 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
         memset(&a, 0, sizeof a);
         a.input = input, a.weights = weights, a.out = out;
         a.m = m, a.n = n, a.k = k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, TSK__CUDA_THREADS_exact_f32, 0, &a,
-                         "exact_f32");
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1,
+                         TSK__CUDA_THREADS_exact_f32, 0, &a, "exact_f32");
         return;
     }
-    if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
-                            tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
+    if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF,
+                            k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta, tsk__cuda_pointer(out),
+                            out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+                            CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
     s->issued.can_overlap = 1;  /* our kernels wait for whatever comes before them */
     s->issued.needs_signal = 1;
@@ -12294,7 +12950,9 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0,
+    captured[1] = captures ? tsk__cuda_address(captures->k) : 0,
+    captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
@@ -12315,7 +12973,8 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope,
+                     "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
@@ -12331,8 +12990,8 @@ static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float sca
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads, (uint32_t)s->pass.n_tiles,
-                     tsk__cuda_attentions[s->pass.attention].threads,
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads,
+                     (uint32_t)s->pass.n_tiles, tsk__cuda_attentions[s->pass.attention].threads,
                      tsk__cuda_attentions[s->pass.attention].bytes * (uint32_t)c->head_dim, &a, "attention");
 }
 
@@ -12349,7 +13008,8 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a,
+                     "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -12358,9 +13018,12 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
     int32_t d = b->base.config->d_model, k = is_down ? b->base.config->mlp_hidden_size : b->q_width;
-    CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
+    CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention),
+                weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
-    CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
+    CUdeviceptr next_norm = !is_down                               ? w->ff_norm
+                            : layer + 1 < b->base.config->n_layers ? w[1].attn_norm
+                                                                   : b->final_norm;
     CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
@@ -12373,7 +13036,8 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->pass.normed_for = 0;
-    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace
+                                                                     sees the projection alone */
         if (captured) tsk__cuda_product(s, input, weights, captured, s->pass.n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->pass.n, d, k, 1, 0);
         return;
@@ -12383,14 +13047,16 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
     residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual,
+                     "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0,
+                up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
@@ -12408,9 +13074,9 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__cap
     silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
     silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
-                     TSK__CUDA_THREADS_silu, 0, &silu,
-                     "silu");
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n,
+                     (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
+                     TSK__CUDA_THREADS_silu, 0, &silu, "silu");
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
@@ -12429,7 +13095,8 @@ static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     a.cosines = s->device.cosines;
     a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
     a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
+    tsk__cuda_launch(s, TSK__CUDA_decide,
+                     (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
                      TSK__CUDA_THREADS_decide, 0, &a, "decide");
     s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
@@ -12441,23 +13108,28 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
     a.table = s->device.table;
     a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0, &a, "keep");
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0,
+                     &a, "keep");
     s->pass.normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                             const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates,
+                                                         (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
     a.table = s->device.table;
     a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
     a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a, "select_tokens");
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a,
+                     "select_tokens");
 }
 
-static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
+static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter,
+                           int32_t n) {
     tsk__cuda_move_rows_args a;
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
@@ -12488,7 +13160,8 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     int32_t i, j;
     tsk__cuda_expand(s);
     /* at a place of its own: expand reads it after any number of waits */
-    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
+    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index),
+                     (uint64_t)n * sizeof *index);
     tsk__cuda_move(s, s->device.compact_x, s->device.full_x, s->device.compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
@@ -12527,7 +13200,8 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
-static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
+static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first,
+                                 int32_t n) {
     tsk__cuda_backend *b = s->backend;
     int32_t d = b->base.config->d_model, tiles = (n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE;
     uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
@@ -12536,28 +13210,38 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
     tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a, "head_tiles");
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a,
+                     "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
-static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
+static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws,
+                                  int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
-        tsk__cuda_head_slice(s, m, draws, s->device.logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+        tsk__cuda_head_slice(s, m, draws, s->device.logits, first,
+                             vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
-    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
-    if (!s->device.logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
+    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE,
+             whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
+    if (!s->device.logits)
+        tsk__cuda_note(s,
+                       s->backend->api.cuMemAlloc_v2(&s->device.logits,
+                                                     (size_t)((slice > whole ? slice : whole) * sizeof(float))),
+                       "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
-static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
-    uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
+static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws,
+                                        const tsk__draw *draws, CUdeviceptr *draws_there) {
+    uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at,
+             at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
     tsk__cuda_upload(s, s->device.arguments + at, at, draws_at + draws_size);
     *draws_there = s->device.arguments + at + draws_at;
     return s->device.arguments + at;
@@ -12572,7 +13256,8 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
         tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
-            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, i);
+            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index,
+                                  all_draws + (uint64_t)i * sizeof *draws, i);
 }
 
 static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *index, float *norm, float *logits) {
@@ -12586,31 +13271,37 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->device.normed);
-        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
+        if (norm)
+            tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
         if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->device.logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->device.logits, 0, (int32_t)vocabulary);
-        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary, sizeof(float));
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary,
+                           sizeof(float));
     }
 }
 
 /* ---- recorded sections */
 
-/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
-   take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
+/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels
+   that take longer than they take to launch. */
+static int tsk__cuda_records(const tsk__cuda_stream *s) {
+    return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s);
+}
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles, section.attention = s->pass.attention;
+    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles,
+    section.attention = s->pass.attention;
     section.fetches = s->pass.is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
 }
 static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda_section *b) {
-    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
+    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles &&
+           a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
 /* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
@@ -12648,7 +13339,10 @@ static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
     s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
     s->issued.can_overlap = 0;
     s->recorded.recording = tsk__cuda_section_now(s, key);
-    tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
+    tsk__cuda_note(s,
+                   s->backend->api.cuStreamBeginCapture_v2(s->stream,
+                                                           (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+                   "recording");
     s->recorded.is_recording = s->failure == CUDA_SUCCESS;
 }
 
@@ -12662,7 +13356,8 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
     s->recorded.is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
-    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
+    if (s->failure == CUDA_SUCCESS)
+        tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
     if (graph) api->cuGraphDestroy(graph);
     if (s->failure != CUDA_SUCCESS) return;
     if (s->recorded.n_sections == TSK__CUDA_SECTIONS) {
@@ -12688,19 +13383,28 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
+TSK__CUDA_OPERATION(qkv, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
+TSK__CUDA_OPERATION(select,
+                    (tsk__stream * stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                     const tsk__commit_candidate *candidates),
+                    tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
-TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
-TSK__CUDA_OPERATION(logits, (tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits), tsk__cuda_logits(s, n, index, norm, logits))
+TSK__CUDA_OPERATION(head, (tsk__stream * stream, int32_t n, const int32_t *index, const tsk__draw *draws),
+                    tsk__cuda_head(s, n, index, draws))
+TSK__CUDA_OPERATION(logits, (tsk__stream * stream, int32_t n, const int32_t *index, float *norm, float *logits),
+                    tsk__cuda_logits(s, n, index, norm, logits))
 TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), tsk__cuda_record(s, key))
 TSK__CUDA_OPERATION(finish, (tsk__stream *stream), tsk__cuda_finish(s))
 #undef TSK__CUDA_OPERATION
@@ -12719,13 +13423,39 @@ static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, s
     snprintf(out, size, "%s", ((const tsk__cuda_backend *)(const void *)backend)->name);
 }
 
-static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings,
-    tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy,
-    tsk__cuda_backend_allocate, tsk__cuda_backend_release,
-    tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
-    tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
-    tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
+static const tsk__backend_ops tsk__cuda_backend_ops = {TSK__CUDA_FEW_ROWS,
+                                                       tsk__cuda_backend_destroy,
+                                                       tsk__cuda_backend_describe,
+                                                       tsk__cuda_ceilings,
+                                                       tsk__cuda_backend_available,
+                                                       tsk__cuda_backend_stream_create,
+                                                       tsk__cuda_backend_stream_destroy,
+                                                       tsk__cuda_backend_allocate,
+                                                       tsk__cuda_backend_release,
+                                                       tsk__cuda_backend_copy,
+                                                       tsk__cuda_backend_slide,
+                                                       tsk__cuda_backend_upload,
+                                                       tsk__cuda_backend_download,
+                                                       tsk__cuda_backend_wait,
+                                                       tsk__cuda_backend_begin,
+                                                       tsk__cuda_backend_mask,
+                                                       tsk__cuda_backend_embed,
+                                                       tsk__cuda_backend_qkv,
+                                                       tsk__cuda_backend_attend,
+                                                       tsk__cuda_backend_attn_out,
+                                                       tsk__cuda_backend_gate_up,
+                                                       tsk__cuda_backend_down,
+                                                       tsk__cuda_backend_compare,
+                                                       tsk__cuda_backend_decide,
+                                                       tsk__cuda_backend_keep,
+                                                       tsk__cuda_backend_compact,
+                                                       tsk__cuda_backend_expand,
+                                                       tsk__cuda_backend_head,
+                                                       tsk__cuda_backend_select,
+                                                       tsk__cuda_backend_logits,
+                                                       tsk__cuda_backend_replay,
+                                                       tsk__cuda_backend_record,
+                                                       tsk__cuda_backend_finish};
 
 /* ---- creating and destroying */
 
@@ -12752,10 +13482,15 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *err
     if (result == CUDA_SUCCESS) result = api->cuDeviceGet(&b->device, index);
     if (result == CUDA_SUCCESS) result = api->cuDriverGetVersion(&b->driver_version);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(b->name, (int)sizeof b->name, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->shared_limit, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&b->shared_limit, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                                           b->device);
     if (result == CUDA_SUCCESS) result = api->cuDevicePrimaryCtxRetain(&b->context, b->device);
     if (result != CUDA_SUCCESS) b->context = NULL;
     b->arch = major * 10 + minor;
@@ -12770,7 +13505,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows =
+        !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -12788,10 +13524,13 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
     b->base.config = config;
     b->base.element_size = b->is_f32 ? 4 : 2;
     b->layers = (tsk__cuda_layer *)tsk__memory_new_zeroed(allocator, (size_t)config->n_layers, sizeof *b->layers);
-    if (!b->layers) status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
+    if (!b->layers)
+        status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
     else if (config->head_dim > 256 || config->head_dim % 2 || config->d_model > 1 << 20)
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
-    else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) || (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
+                                "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
+    else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) ||
+             (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
         status = tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA cannot be used: %s", why);
     if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, error);
     if (status == TSK_OK) {
@@ -12823,7 +13562,9 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a, "read_stream");
+            else
+                tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a,
+                                 "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -12849,7 +13590,8 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
         a.row_order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise, 0, &a, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise,
+                         0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);
@@ -12947,12 +13689,16 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device has no value %d", (int)o->device);
     if (o->dtype != TSK_DTYPE_AUTO && o->dtype != TSK_DTYPE_F32 && o->dtype != TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s",
+                              tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
     if (o->n_threads != TSK_AUTO && o->n_threads < 1)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
-    if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
+    if (o->device_index < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "device_index must be zero or positive, not %d", o->device_index);
     return TSK_OK;
 }
 
@@ -12988,8 +13734,10 @@ static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) 
     folder->path[folder->dir_length] = 0;
     status = tsk_tokenizer_load(folder->path, &model->host, &model->tokenizer, error);
     if (status == TSK_OK && model->tokenizer->n_vocabulary_ids > (size_t)model->config.embedding_size) {
-        return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET, "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows", tsk__error_path(folder->path),
-                              (int)model->tokenizer->n_vocabulary_ids - 1, (int)model->config.embedding_size);
+        return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET,
+                              "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows",
+                              tsk__error_path(folder->path), (int)model->tokenizer->n_vocabulary_ids - 1,
+                              (int)model->config.embedding_size);
     }
     return status;
 }
@@ -13019,7 +13767,8 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     return status;
 }
 
-tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options, tsk_model **out, tsk_error *error) {
+tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
+                            tsk_model **out, tsk_error *error) {
     tsk_model_options defaults = tsk_model_options_default();
     tsk__loading loading;
     tsk_model *model;
@@ -13065,8 +13814,8 @@ tsk_dtype tsk_model_dtype(const tsk_model *model) {
 
 // >>trace =============================================================================================================
 /* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
-   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to the
-   host, so that tracing cannot change a result. */
+   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to
+   the host, so that tracing cannot change a result. */
 
 typedef struct tsk__tracer {
     tsk_trace_options options;     /* on_record NULL: off */
@@ -13130,7 +13879,9 @@ static tsk_stats tsk__trace_stats(const float *values, uint64_t n) {
 }
 
 static int tsk__trace_room(tsk__tracer *t, float **buffer, size_t *capacity, uint64_t n) {
-    if (n <= SIZE_MAX / sizeof **buffer && tsk__memory_reserve(t->allocator, buffer, capacity, (size_t)n, sizeof **buffer)) return 1;
+    if (n <= SIZE_MAX / sizeof **buffer &&
+        tsk__memory_reserve(t->allocator, buffer, capacity, (size_t)n, sizeof **buffer))
+        return 1;
     t->status = TSK_ERROR_MEMORY;
     return 0;
 }
@@ -13157,12 +13908,15 @@ typedef struct tsk__traced {
 } tsk__traced;
 
 /* Brings n_rows * width values to the host and drops the rows that did not run. */
-static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer, size_t *capacity) {
+static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer,
+                            size_t *capacity) {
     int32_t i, kept = 0;
     if (!tsk__trace_room(t, buffer, capacity, (uint64_t)what->n_rows * width)) return 0;
     tsk__stream_read(t->watch.stream, from, what->n_rows, width, *buffer);
     for (i = 0; what->keep && i < what->n_rows; i++)
-        if (what->keep[i] && kept++ != i) memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width, (size_t)width * sizeof **buffer);
+        if (what->keep[i] && kept++ != i)
+            memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width,
+                    (size_t)width * sizeof **buffer);
     return 1;
 }
 
@@ -13179,12 +13933,14 @@ static void tsk__trace_deliver(tsk__tracer *t, tsk_trace_record *record, const f
 
 /* A record of rows: input [n_rows, in_width] (in_width 0: none), output [n_rows, heads, out_width / heads], heads 1
    being [n_rows, out_width]. */
-static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void *input, uint64_t in_width, const void *output, uint64_t out_width, uint64_t heads) {
+static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void *input, uint64_t in_width,
+                            const void *output, uint64_t out_width, uint64_t heads) {
     tsk_trace_record record;
     int32_t *positions = NULL, i, n = 0;
     if (!tsk__trace_wants(t, what->name, what->layer)) return;
     if (!tsk__trace_fetch(t, what, output, out_width, &t->output, &t->output_capacity)) return;
-    if (in_width && t->options.values && !tsk__trace_fetch(t, what, input, in_width, &t->input, &t->input_capacity)) return;
+    if (in_width && t->options.values && !tsk__trace_fetch(t, what, input, in_width, &t->input, &t->input_capacity))
+        return;
     memset(&record, 0, sizeof record);
     positions = (int32_t *)tsk__memory_new(t->allocator, (size_t)what->n_rows, sizeof *positions);
     if (!positions) {
@@ -13211,7 +13967,8 @@ static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void 
 /* Records of the first half of a layer (norm, projections, RoPE, attention output), then of the second. */
 static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
     const tsk_model_config *c = t->watch.stream->backend->config;
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim), k = (uint64_t)(c->n_kv_heads * c->head_dim);
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim),
+             k = (uint64_t)(c->n_kv_heads * c->head_dim);
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
@@ -13282,7 +14039,9 @@ static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions,
     float *x = NULL;
     size_t x_capacity = 0;
     if (!norm && !logits) return;
-    if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) || !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e)) return;
+    if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) ||
+        !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e))
+        return;
     if (!tsk__trace_room(t, &x, &x_capacity, (uint64_t)n * d)) return;
     tsk__stream_read(t->watch.stream, t->watch.stream->x, n, d, x);
     t->watch.stream->backend->ops->logits(t->watch.stream, n, index, t->input, t->output);
@@ -13336,11 +14095,12 @@ typedef struct tsk__pass {
     tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
-/* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
+/* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and
+   up. */
 static uint64_t tsk__pass_size(const tsk_model_config *c, uint64_t element_size, int32_t rows) {
     return (uint64_t)rows * element_size *
-           (3 * (uint64_t)c->d_model + 2 * (uint64_t)c->n_heads * (uint64_t)c->head_dim + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim +
-            2 * (uint64_t)c->mlp_hidden_size);
+           (3 * (uint64_t)c->d_model + 2 * (uint64_t)c->n_heads * (uint64_t)c->head_dim +
+            2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim + 2 * (uint64_t)c->mlp_hidden_size);
 }
 
 static void tsk__pass_free(tsk__pass *p) {
@@ -13360,9 +14120,10 @@ static void tsk__pass_free(tsk__pass *p) {
 }
 
 /* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
-static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator, int32_t max_rows, int32_t max_requests,
-                                   int32_t n_states, tsk_error *error) {
-    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots, &p->flags, &p->active, &p->running, &p->narrowed, &p->narrowed_positions, &p->head};
+static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator,
+                                   int32_t max_rows, int32_t max_requests, int32_t n_states, tsk_error *error) {
+    int32_t **lists[] = {&p->tokens,  &p->positions, &p->requests,           &p->slots, &p->flags, &p->active,
+                         &p->running, &p->narrowed,  &p->narrowed_positions, &p->head};
     size_t n_lists = sizeof lists / sizeof lists[0], i;
     tsk_status status;
     int32_t *block;
@@ -13375,7 +14136,8 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
     p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
     p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates)
+        status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;
@@ -13516,9 +14278,10 @@ static void tsk__forward_head(tsk__pass *p) {
 
 // >>request ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
-   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
-   GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
-   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
+   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so
+   that a GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
+   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its
+   own. */
 
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
@@ -13530,7 +14293,8 @@ typedef struct tsk__generation {
     int32_t n_started;             /* blocks that had a pass, the current one included */
     int32_t block_step, block_masks;  /* passes done in it; masks at its start */
     uint32_t pass;
-    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
+    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means
+                                      anything */
     int is_finished;
     int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
     int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
@@ -13547,8 +14311,8 @@ typedef struct tsk__request_pass {
     int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
 } tsk__request_pass;
 
-/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at `next_layer`
-   for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
+   `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
 typedef struct tsk__request_cut {
     int is_allowed;                /* the batch limits row_layers */
     int32_t next_layer, layer_budget;
@@ -13629,7 +14393,8 @@ tsk_generate_options tsk_generate_options_default(void) {
     return o;
 }
 
-static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
+static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config,
+                                 const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
     if (o->skip.layer_k == TSK_AUTO) {
         o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
@@ -13644,36 +14409,50 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
     TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
     TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
-                         (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length, "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
+    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d",
+                         (int)o->gen_length, (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length,
+                         "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
                          (int)config->max_sequence_length);
     n_blocks = o->gen_length / o->block_length;
     TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
-    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
+                         (int)o->steps, (int)n_blocks);
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
-    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
-    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
-    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip.policy);
-    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
-                         (int)o->skip.reference);
-    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d",
+                         (int)o->transfer);
+    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
+                         (int)o->remasking);
+    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d",
+                         (int)o->skip.policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED,
+                         "skip_reference has no value %d", (int)o->skip.reference);
+    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX,
+                         "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
-    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
-    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX, "skip_threshold must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX,
+                         "temperature must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX,
+                         "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX,
+                         "skip_outlier must be a finite number");
     TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
+                         "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
                          (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0,
+                         "skip_max_age and skip_full_every must be zero or positive");
     TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
-    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
+    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL,
+                         "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
+    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE,
+                         "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size,
+                         "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
 #undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
@@ -13694,7 +14473,8 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
    prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
    *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
-    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
+    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks,
+           used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
     do { \
         if (base) r->field = (type *)(void *)(base + used); \
@@ -13739,7 +14519,8 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
 
 static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
     if (n_active >= TSK_AUTO && n_refresh >= TSK_AUTO) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
                           (int)n_refresh);
 }
 
@@ -13752,12 +14533,14 @@ static void tsk__request_free(tsk__request *r) {
 
 /* ---- start */
 
-static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n, tsk_error *error) {
+static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n,
+                                         tsk_error *error) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= r->config->embedding_size)
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i],
-                                  (int)i, (int)r->config->embedding_size);
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                  "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i], (int)i,
+                                  (int)r->config->embedding_size);
     return TSK_OK;
 }
 
@@ -13767,7 +14550,9 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
     return count;
 }
 
-static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id; }
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) {
+    return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id;
+}
 
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
@@ -13874,20 +14659,26 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     return tsk__request_device_memory(r, r->gen.length, error);
 }
 
-static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                           const int32_t *generated, tsk_error *error) {
     const tsk_generate_options *o = &r->options;
     tsk_status status;
-    if (n_prompt < 0 || (n_prompt && !prompt)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the prompt's length %d has no tokens to it", (int)n_prompt);
+    if (n_prompt < 0 || (n_prompt && !prompt))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "the prompt's length %d has no tokens to it", (int)n_prompt);
     if (n_prompt > r->config->max_sequence_length - o->gen_length)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
                               (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
     status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
-    if (status == TSK_OK && generated) status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
+    if (status == TSK_OK && generated)
+        status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
     return status;
 }
 
 /* On failure there is no generation. */
-static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                     tsk_error *error) {
     const tsk_generate_options *o = &r->options;
     int32_t i;
     tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
@@ -13897,12 +14688,14 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.result.n_tokens = o->gen_length;
     r->gen.length = n_prompt + o->gen_length;
     r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
-    r->gen.n_masks = r->gen.infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
+    r->gen.n_masks = r->gen.infill_count +
+                     (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
     status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++) r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < o->gen_length; i++)
+        r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
@@ -13914,7 +14707,8 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
 /* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
    cache. */
 static int tsk__request_is_refresh_next(const tsk__request *r) {
-    return r->options.cache == TSK_CACHE_NONE || (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
+    return r->options.cache == TSK_CACHE_NONE ||
+           (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
 }
 
 /* Rows of the canvas that a block step computes beside the block's. */
@@ -13926,7 +14720,8 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
 /* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
    the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position] : 0;
+    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position]
+                                                                             : 0;
 }
 
 /* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
@@ -13949,7 +14744,9 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip.refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->pass.is_full && r->n_states && r->options.skip.refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) {
+    return r->pass.is_full && r->n_states && r->options.skip.refresh;
+}
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->pass.last_layer == r->config->n_layers; }
@@ -13980,13 +14777,17 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
+        for (i = 0; i < r->gen.n_positions; i++)
+            tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
         if (!r->pass.is_full) first = r->block.positions[0];
         for (i = first; i < r->gen.length; i++) {
             int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas.ids[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            tsk__pass_add_row(p, r->canvas.ids[i], i,
+                              tsk__request_skips_refresh(r) ? i
+                              : in_block && keeps_refresh   ? slot
+                                                            : -1);
             slot += in_block;
         }
     }
@@ -13997,9 +14798,11 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_layers(tsk__request *r) {
     r->pass.first_layer = r->cut.next_layer;
     r->pass.last_layer = r->config->n_layers;
-    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget) r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
+    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
+        r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
-    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1) r->pass.last_layer = r->n_states + 2;
+    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1)
+        r->pass.last_layer = r->n_states + 2;
 }
 
 /* Whether the token at `position` may skip the upper layers, if its cosines allow. */
@@ -14017,7 +14820,8 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full) *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
+        else if (!full)
+            *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
 
@@ -14038,7 +14842,8 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
    every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
    reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+    int of_those_that_ran =
+        r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
@@ -14055,12 +14860,14 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++) p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
+    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++)
+        p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
     if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
     if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
-    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++)
+        p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
 /* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
@@ -14081,7 +14888,9 @@ static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
 }
 
 /* Whether the token of a slot ran all layers, as far as the decision is known. */
-static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) { return p->active[tsk__request_row(r, slot)]; }
+static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) {
+    return p->active[tsk__request_row(r, slot)];
+}
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
@@ -14107,7 +14916,8 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     }
     if (r->options.skip.refresh) r->gen.has_refresh = 1;
     if (r->options.skip.refresh && !r->pass.is_probe) {
-        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
+        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r),
+                 length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
     }
@@ -14118,7 +14928,8 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
     if (r->pass.is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++) tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
+    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++)
+        tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
         r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
@@ -14127,7 +14938,8 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their
+   slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
@@ -14141,7 +14953,8 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block.is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 &&
+           r->block.is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -14193,13 +15006,18 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
-static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice, tsk_error *error) {
+static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice,
+                                            tsk_error *error) {
     if (!(fabsf(choice->log_sum_exp) <= FLT_MAX))
-        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET, "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
+        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET,
+                              "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
                               (unsigned)r->gen.pass, (int)position,
-                              choice->log_sum_exp != choice->log_sum_exp ? "NaN" : choice->log_sum_exp > 0 ? "infinite" : "minus infinity");
+                              choice->log_sum_exp != choice->log_sum_exp ? "NaN"
+                              : choice->log_sum_exp > 0                  ? "infinite"
+                                                                         : "minus infinity");
     if (choice->id < 0 || choice->id >= r->config->embedding_size || choice->id == r->config->mask_token_id)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device predicts id %d for position %d, which cannot be",
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
+                              "pass %u: the device predicts id %d for position %d, which cannot be",
                               (unsigned)r->gen.pass, (int)choice->id, (int)position);
     return TSK_OK;
 }
@@ -14214,7 +15032,9 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
         n_committed += p->stream->choices[i].is_committed != 0;
     }
     if (!n_committed && !r->options.on_select)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->pass.n_candidates);
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
+                              "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass,
+                              (int)r->pass.n_candidates);
     return TSK_OK;
 }
 
@@ -14306,7 +15126,9 @@ static void tsk__request_cancel(tsk__request *r) {
 }
 
 /* Whether the pass has compared the block's states with earlier ones. */
-static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->pass.is_full && r->gen.has_previous; }
+static int tsk__request_has_cosines(const tsk__request *r) {
+    return r->n_states && !r->pass.is_full && r->gen.has_previous;
+}
 
 /* Generated tokens before the first that is masked or ends the text. */
 static int32_t tsk__request_final(const tsk__request *r) {
@@ -14353,7 +15175,8 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_has_cosines(r)) return;
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
-            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
+            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] =
+                p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
 }
 
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
@@ -14363,7 +15186,8 @@ static void tsk__request_move_on(tsk__request *r) {
     r->gen.block_step++;
 }
 
-/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any more. */
+/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any
+   more. */
 static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
     tsk__request_move_on(r);
     if (masks_left) return;
@@ -14406,7 +15230,8 @@ static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__
     int32_t i;
     for (i = 0; i < n; i++)
         if (requests[i]->pass.first_layer > 0)
-            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row,
+                                     requests[i]->pass.n_rows);
 }
 
 /* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
@@ -14414,12 +15239,14 @@ static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk_
     int32_t i;
     for (i = 0; i < n; i++)
         if (!tsk__request_completes(requests[i]))
-            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row,
+                                     requests[i]->pass.n_rows);
 }
 
 /* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    int may_decide = r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    int may_decide =
+        r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
     return layer == r->pass.first_layer || layer == r->pass.last_layer || (may_decide && layer == r->n_states + 1);
 }
 
@@ -14433,11 +15260,13 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
 
 /* Whether the request is decided about, and where: at the end of its lower layers. */
 static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
-    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer && layer < r->pass.last_layer;
+    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer &&
+           layer < r->pass.last_layer;
 }
 
 /* Waits for the decision about the requests whose K is `layer`. */
-static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer, tsk_error *error) {
+static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer,
+                                       tsk_error *error) {
     tsk_status status = TSK_OK;
     int32_t i;
     int waited = 0;
@@ -14478,7 +15307,8 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         int here = layer >= r->pass.first_layer && layer < r->pass.last_layer;
-        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) p->running[row] = here && p->active[row];
+        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++)
+            p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }
@@ -14490,7 +15320,8 @@ static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         tsk__request_plan(requests[i], p);
         tsk__request_upload(requests[i], p);
-        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states) n_states = requests[i]->n_states;
+        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states)
+            n_states = requests[i]->n_states;
     }
     return n_states;
 }
@@ -14578,7 +15409,8 @@ struct tsk_session {
     tsk__tracer tracer;
 };
 
-tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error) {
+tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
+                              tsk_error *error) {
     tsk_generate_options resolved = options ? *options : tsk_generate_options_default();
     tsk_session *session;
     tsk_status status;
@@ -14618,30 +15450,37 @@ static tsk_status tsk__session_room(tsk_session *session, int32_t rows, int32_t 
     if (session->pass.max_rows < rows || session->pass_states < n_states) {
         tsk__trace_free(&session->tracer);
         tsk__pass_free(&session->pass);
-        status = tsk__pass_create(&session->pass, session->model->backend, session->model->allocator, rows, 1, n_states, error);
+        status = tsk__pass_create(&session->pass, session->model->backend, session->model->allocator, rows, 1, n_states,
+                                  error);
         session->pass_states = n_states;
     }
     session->pass.tracer = session->tracer.options.on_record ? &session->tracer : NULL;
     session->tracer.status = TSK_OK;
-    if (status == TSK_OK && session->pass.tracer) status = tsk__trace_attach(&session->tracer, session->pass.stream, error);
+    if (status == TSK_OK && session->pass.tracer)
+        status = tsk__trace_attach(&session->tracer, session->pass.stream, error);
     return status;
 }
 
 /* Refuses a call from a callback of the session's own pass. */
 static tsk_status tsk__request_check_outside(const tsk__request *r, const char *function, tsk_error *error) {
     if (!r->is_running) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s of a session from a callback of its own pass", function);
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "%s of a session from a callback of its own pass", function);
 }
 
 /* A generation that an error has ended stays ended: its error is given again. */
 static tsk_status tsk__request_check_runs(const tsk__request *r, const char *function, tsk_error *error) {
-    if (!r->gen.is_started) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s before tsk_session_start", function);
-    if (r->failure.status != TSK_OK) return tsk__error_set(error, r->failure.status, NULL, TSK_NO_OFFSET, "%s", r->failure.message);
+    if (!r->gen.is_started)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s before tsk_session_start", function);
+    if (r->failure.status != TSK_OK)
+        return tsk__error_set(error, r->failure.status, NULL, TSK_NO_OFFSET, "%s", r->failure.message);
     return TSK_OK;
 }
 
 /* A session's own pass: what stops it ends the generation. */
-static tsk_status tsk__session_forward(tsk_session *session, tsk_status (*run)(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error),
+static tsk_status tsk__session_forward(tsk_session *session,
+                                       tsk_status (*run)(tsk__request *const *requests, int32_t n, tsk__pass *p,
+                                                         tsk_error *error),
                                        tsk_error *error) {
     tsk__request *r = &session->request;
     tsk_status status;
@@ -14653,7 +15492,8 @@ static tsk_status tsk__session_forward(tsk_session *session, tsk_status (*run)(t
     return tsk__request_check_runs(r, "a pass", error);
 }
 
-tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                             tsk_error *error) {
     tsk__request *r;
     tsk_status status;
     if (!session) return tsk__error_null(error, "tsk_session_start", "session");
@@ -14689,7 +15529,8 @@ void tsk_session_result(const tsk_session *session, tsk_result *result) {
     else memset(result, 0, sizeof *result);
 }
 
-tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_result *result, tsk_error *error) {
+tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                        tsk_result *result, tsk_error *error) {
     int finished = 0;
     tsk_status status;
     if (!result) return tsk__error_null(error, "tsk_generate", "result");
@@ -14706,13 +15547,17 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     const tsk_generate_options *a, *b;
     if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
     if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
-    if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
+    if (to->model != from->model)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;
     if (a->gen_length != b->gen_length || a->block_length != b->block_length)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions differ in gen_length or block_length");
-    if (to != from && to->request.is_running) return tsk__request_check_outside(&to->request, "tsk_session_copy into", error);
-    if (!from->request.is_reporting && from->request.is_running) return tsk__request_check_outside(&from->request, "tsk_session_copy", error);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "the sessions differ in gen_length or block_length");
+    if (to != from && to->request.is_running)
+        return tsk__request_check_outside(&to->request, "tsk_session_copy into", error);
+    if (!from->request.is_reporting && from->request.is_running)
+        return tsk__request_check_outside(&from->request, "tsk_session_copy", error);
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
@@ -14753,7 +15598,8 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     return status != TSK_OK || to == from ? status : tsk__session_copy_state(to, from, error);
 }
 
-tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error) {
+tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
+                             tsk_error *error) {
     tsk__request *r;
     tsk__pass *p;
     size_t size;
@@ -14770,8 +15616,11 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     session->n_probed = 0;
     size = (size_t)r->gen.length * sizeof *canvas;
     if (!r->gen.n_positions)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe of a generation that had nothing to do");
-    if (!refresh && r->options.cache != TSK_CACHE_DUAL) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a block step can be probed with cache dual only");
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "tsk_session_probe of a generation that had nothing to do");
+    if (!refresh && r->options.cache != TSK_CACHE_DUAL)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step can be probed with cache dual only");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
@@ -14805,7 +15654,9 @@ tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, flo
     if (!session) return tsk__error_null(error, "tsk_session_probe_logits", "session");
     if (!logits) return tsk__error_null(error, "tsk_session_probe_logits", "logits");
     if (!session->n_probed)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe_logits must follow tsk_session_probe, with no other call between them");
+        return tsk__error_set(
+            error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+            "tsk_session_probe_logits must follow tsk_session_probe, with no other call between them");
     p = &session->pass;
     p->backend->ops->logits(p->stream, session->n_probed, p->head, final_norm, logits);
     status = p->backend->ops->wait(p->stream, error);
@@ -14814,7 +15665,8 @@ tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, flo
 }
 
 /* One forward over `tokens`, whose caches take the place of the generation's. */
-static tsk_status tsk__session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+static tsk_status tsk__session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
+                                      int32_t count, float *logits, tsk_error *error) {
     tsk__request *r = &session->request;
     tsk__pass *p = &session->pass;
     tsk_status status;
@@ -14836,7 +15688,8 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     return p->backend->ops->wait(p->stream, error);
 }
 
-tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
+                              float *logits, tsk_error *error) {
     const tsk_model_config *c;
     tsk_status status;
     if (!session) return tsk__error_null(error, "tsk_session_logits", "session");
@@ -14845,7 +15698,8 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     status = tsk__request_check_outside(&session->request, "tsk_session_logits", error);
     c = session->request.config;
     if (status == TSK_OK && (n <= 0 || n > c->max_sequence_length || first < 0 || count <= 0 || count > n - first))
-        status = tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "logits of %d positions from %d on, of %d tokens (the model takes at most %d)",
+        status = tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                "logits of %d positions from %d on, of %d tokens (the model takes at most %d)",
                                 (int)count, (int)first, (int)n, (int)c->max_sequence_length);
     if (status == TSK_OK) status = tsk__request_check_ids(&session->request, "the tokens", tokens, n, error);
     if (status != TSK_OK) return status;
@@ -14879,7 +15733,8 @@ tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *opti
     status = tsk__request_check_outside(&session->request, "tsk_session_trace", error);
     if (status != TSK_OK) return status;
     t = &session->tracer;
-    if (options && !options->on_record) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
+    if (options && !options->on_record)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
     if (options && options->pattern) {
         size_t size = strlen(options->pattern) + 1;
         pattern = (char *)tsk__memory_new(t->allocator, size, 1);
@@ -14987,18 +15842,22 @@ tsk_batch_options tsk_batch_options_default(void) {
     return o;
 }
 
-/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth of
-   its memory is left to others. */
+/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth
+   of its memory is left to others. */
 static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
     const tsk_model_config *c = &model->config;
-    uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
-    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    uint64_t element = model->backend->element_size,
+             available = model->backend->ops->available(model->backend) / 10 * 9;
+    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1),
+             fitting = available / (token + row);
     return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
 }
 
 /* cache_tokens where the host leaves it to us. */
-static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
-    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
+static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows,
+                                          tsk_error *error) {
+    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length,
+             fitting = tsk__batch_fitting_tokens(model, max_rows);
     char line[160];
     if (!fitting)
         return tsk__error_memory(error, "a token of the batch's cache, and no more is free beside the model",
@@ -15006,8 +15865,10 @@ static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_opti
     if (fitting > INT32_MAX) fitting = INT32_MAX;
     o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
     if (wanted <= fitting || !o->log) return TSK_OK;
-    snprintf(line, sizeof line, "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take", (int)o->cache_tokens,
-             (unsigned long long)wanted, (int)o->max_requests, (int)model->config.max_sequence_length);
+    snprintf(line, sizeof line,
+             "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take",
+             (int)o->cache_tokens, (unsigned long long)wanted, (int)o->max_requests,
+             (int)model->config.max_sequence_length);
     o->log(o->user, line);
     return TSK_OK;
 }
@@ -15020,14 +15881,18 @@ static int32_t tsk__batch_wanted_rows(const tsk_batch_options *o, const tsk_mode
 
 static tsk_status tsk__batch_check_options(const tsk_batch_options *o, tsk_error *error) {
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
     if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
                               (int)o->max_rows);
     if (o->max_queued != TSK_NONE && o->max_queued < 1)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
     if (o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
     return TSK_OK;
 }
 
@@ -15051,7 +15916,8 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed)
+        return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
@@ -15107,8 +15973,8 @@ void tsk_batch_free(tsk_batch *b) {
 
 /* ---- submitting and cancelling, from any thread */
 
-static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                   tsk_error *error) {
+static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt,
+                                   int32_t n_prompt, const int32_t *generated, tsk_error *error) {
     tsk__request request;
     tsk_status status = tsk__options_check(o, &b->model->config, error);
     if (status != TSK_OK) return status;
@@ -15118,10 +15984,12 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
     if (n_prompt + o->gen_length > b->options.cache_tokens)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d", (int)n_prompt,
-                              (int)o->gen_length, (int)b->options.cache_tokens);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d",
+                              (int)n_prompt, (int)o->gen_length, (int)b->options.cache_tokens);
     if (n_prompt + o->gen_length > b->options.max_rows)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
                               (int)o->gen_length, (int)b->options.max_rows);
     return TSK_OK;
 }
@@ -15132,8 +16000,8 @@ static void tsk__batch_wake(tsk_batch *b) {
     tsk__condition_wake_all(&b->changed);
 }
 
-tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
-                            uint64_t *id, tsk_error *error) {
+tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                            const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
     tsk__batch_entry *entry;
     size_t size;
@@ -15153,7 +16021,8 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->length = n_prompt + o.gen_length;
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o.gen_length; i++) entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
+    for (i = 0; i < o.gen_length; i++)
+        entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
     tsk__mutex_lock(&b->lock);
     is_full = b->options.max_queued != TSK_NONE && b->waiting.n >= b->options.max_queued;
     if (!is_full) {
@@ -15165,7 +16034,8 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
     tsk__memory_delete(b->model->allocator, entry);
-    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET, "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
+    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET,
+                          "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
@@ -15215,7 +16085,8 @@ static void tsk__batch_compact(tsk_batch *b) {
     for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
         for (i = 0; i < b->n_in_flight; i++)
-            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset))
+                lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -15240,7 +16111,8 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
     tsk__pass larger;
     tsk_status status;
     if (b->pass.max_rows && b->pass_states >= n_states) return TSK_OK;
-    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
+    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows,
+                              b->options.max_requests, n_states, error);
     if (status != TSK_OK) return status;
     tsk__pass_free(&b->pass);
     b->pass = larger;
@@ -15275,7 +16147,9 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     entry->offset = offset;
     r->options = entry->options;
     tsk__cache_place(&r->cache, &b->arena, offset);
-    if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+    if (status == TSK_OK)
+        status = tsk__request_start(r, entry->ids, entry->n_prompt,
+                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
     return status;
 }
 
@@ -15305,7 +16179,8 @@ static void tsk__batch_admit(tsk_batch *b) {
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r)
+                                              : r->gen.length - r->block.positions[0];
 }
 
 /* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
@@ -15374,7 +16249,9 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
         tsk__mutex_unlock(&b->lock);
-        if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
+        if (!entry->request->gen.is_finished &&
+            (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user))))
+            tsk__request_cancel(entry->request);
     }
 }
 
@@ -15403,7 +16280,9 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk_status result;
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
-    if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
+    if (b->is_stepping)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "tsk_batch_step from a callback of the same batch's step");
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);
@@ -15447,7 +16326,9 @@ tsk_status tsk_batch_drain(tsk_batch *b, tsk_error *error) {
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 
-int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+int32_t tsk_version(void) {
+    return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH;
+}
 const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
 
 static void tsk__device_cpu(tsk_device_info *out) {
@@ -15455,7 +16336,8 @@ static void tsk__device_cpu(tsk_device_info *out) {
     int n = tsk__processors();
     memset(out, 0, sizeof *out);
     out->device = TSK_DEVICE_CPU;
-    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n,
+             n == 1 ? "" : "s");
     out->memory_total = total == UINT64_MAX ? 0 : total;
     out->memory_free = available == UINT64_MAX ? 0 : available;
 }
@@ -15489,11 +16371,12 @@ static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows,
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
-/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave; tables; the
-   parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are those of >>cuda_backend,
-   which is not there in every build; a test compares the sum with what a stream allocates. */
+/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave;
+   tables; the parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are
+   those of >>cuda_backend, which is not there in every build; a test compares the sum with what a stream allocates. */
 static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t element, uint64_t rows, uint64_t states) {
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, mlp = (uint64_t)c->mlp_hidden_size;
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
+             mlp = (uint64_t)c->mlp_hidden_size;
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
@@ -15501,14 +16384,17 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;
-    return size + ((uint64_t)32 << 20) + (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
+    return size + ((uint64_t)32 << 20) +
+           (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
 }
 
 /* What a request has beside its cache. */
-static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element, uint64_t canvas, uint64_t states, int may_be_cut) {
+static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element,
+                                      uint64_t canvas, uint64_t states, int may_be_cut) {
     uint64_t row = (uint64_t)c->d_model * element, slots = (uint64_t)o->block_length;
-    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row + (o->skip.refresh ? 2 * states * canvas * row : 0) +
-           (may_be_cut ? canvas * row : 0) + canvas * 12 * sizeof(int32_t);
+    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row +
+           (o->skip.refresh ? 2 * states * canvas * row : 0) + (may_be_cut ? canvas * row : 0) +
+           canvas * 12 * sizeof(int32_t);
 }
 
 static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options *o, tsk_error *error) {
@@ -15521,10 +16407,13 @@ static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options 
     if (q->device == TSK_DEVICE_AUTO) q->device = q->dtype == TSK_DTYPE_BF16 ? TSK_DEVICE_CUDA : TSK_DEVICE_CPU;
     if (q->dtype == TSK_DTYPE_AUTO) q->dtype = q->device == TSK_DEVICE_CUDA ? TSK_DTYPE_BF16 : TSK_DTYPE_F32;
     if (q->canvas == TSK_AUTO) q->canvas = q->config->max_sequence_length;
-    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) || (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
+    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) ||
+        (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
     if (q->canvas <= 0 || (q->weights_size < 0 && q->weights_size != TSK_AUTO))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
                               (long long)q->weights_size);
     return TSK_OK;
 }
@@ -15544,13 +16433,17 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     element = tsk_dtype_size(q.dtype);
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
-    tokens = !q.batch ? (uint64_t)q.canvas : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens : requests * (uint64_t)q.config->max_sequence_length;
+    tokens = !q.batch                            ? (uint64_t)q.canvas
+             : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
+                                                 : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
-    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states, q.batch && q.batch->row_layers > 0);
-    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states) : tsk__estimate_cpu_pass(q.config, rows, states);
+    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
+                                                      q.batch && q.batch->row_layers > 0);
+    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
+                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
     return TSK_OK;
 }
 

@@ -1,5 +1,5 @@
-// tokenskip.h from C++11: objects that free themselves, errors as exceptions. The implementation may be compiled as C++,
-// as here, or in a C file of its own.
+// tokenskip.h from C++11: objects that free themselves, errors as exceptions. The implementation may be compiled as
+// C++, as here, or in a C file of its own.
 //
 //     c++ -std=c++11 -O2 -I. examples/embed.cpp -o embed -lm -lpthread -ldl && ./embed examples/demo-model
 #define TOKENSKIP_IMPLEMENTATION
@@ -58,7 +58,8 @@ private:
 
 int main(int argc, char **argv) try {
     Assistant assistant(argc > 1 ? argv[1] : "examples/demo-model");
-    std::cout << assistant.answer("Who is Newton in physics?") << "\n" << assistant.answer("What is the capital of France?") << "\n";
+    std::cout << assistant.answer("Who is Newton in physics?") << "\n"
+              << assistant.answer("What is the capital of France?") << "\n";
 } catch (const std::exception &error) {
     std::cerr << "embed: " << error.what() << "\n";
     return 1;

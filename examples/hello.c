@@ -19,7 +19,8 @@ static int answer(tsk_model *model, const char *question, tsk_error *error) {
 
     if (!status) status = tsk_session_create(model, &options, &session, error);
     if (!status) status = tsk_generate(session, prompt.ids, prompt.count, NULL, &result, error);
-    if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &text, error);
+    if (!status)
+        status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.tokens, result.n_before_end, 1, &text, error);
     if (!status) printf("%s\n", text.data ? text.data : "");
 
     tsk_text_free(&text);

@@ -10,8 +10,8 @@
 #include <string.h>
 
 /* The question, then an answer with a gap of so many tokens in it. *answer: where the answer begins. */
-static tsk_status make_prompt(const tsk_model *model, const char *question, const char *before, int gap, const char *after,
-                              tsk_tokens *prompt, int32_t *answer, tsk_error *error) {
+static tsk_status make_prompt(const tsk_model *model, const char *question, const char *before, int gap,
+                              const char *after, tsk_tokens *prompt, int32_t *answer, tsk_error *error) {
     const tsk_tokenizer *tokenizer = tsk_model_tokenizer(model);
     const int32_t mask = tsk_model_get_config(model)->mask_token_id;
     tsk_message message = {"user", NULL};
@@ -37,12 +37,15 @@ int main(int argc, char **argv) {
     tsk_status status = tsk_model_load(argc > 1 ? argv[1] : "examples/demo-model", NULL, &model, &error);
 
     options.gen_length = options.block_length = 8; /* room after the answer: it ends there */
-    if (!status) status = make_prompt(model, "Who is Newton in physics?", "Isaac Newton was an English physicist who explained", 4,
-                                      " and the laws of motion.", &prompt, &answer, &error);
+    if (!status)
+        status = make_prompt(model, "Who is Newton in physics?", "Isaac Newton was an English physicist who explained",
+                             4, " and the laws of motion.", &prompt, &answer, &error);
     if (!status) status = tsk_session_create(model, &options, &session, &error);
     if (!status) status = tsk_generate(session, prompt.ids, prompt.count, NULL, &result, &error);
     /* the canvas: the prompt with its gap filled, then what was generated */
-    if (!status) status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.canvas + answer, prompt.count - answer, 1, &text, &error);
+    if (!status)
+        status = tsk_tokenizer_decode(tsk_model_tokenizer(model), result.canvas + answer, prompt.count - answer, 1,
+                                      &text, &error);
     if (status) fprintf(stderr, "infill: %s\n", status == TSK_ERROR_MEMORY ? tsk_status_string(status) : error.message);
     else printf("%s\n", text.data ? text.data : "");
 

@@ -1,5 +1,6 @@
 /* tokenskip.h - masked-diffusion language models (LLaDA) from C and C++, with TokenSkip; one header, no dependencies.
-   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md. Made from src/api.h and src/<section>.h (make headers).
+   MIT licence (see LICENSE). Version below, changes in CHANGELOG.md. Made from src/api.h and src/<section>.h (make
+   headers).
 
 DO THIS
    In ONE C or C++ file:
@@ -34,17 +35,18 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
-   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache or
-     a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
+   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache
+     or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0 up.
+   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0
+     up.
 
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
-   - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B, LLaDA-1.5);
-     others are refused by name, not approximated.
+   - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
+     LLaDA-1.5); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -52,17 +54,19 @@ BUILD AND LINK
    Linux, a C99 or C++11 compiler, POSIX threads. With -std=c99 include this header before any system header in the file
    that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly. Not
    with -ffast-math: results and checks rely on infinities and on the order of sums. Threads that call it need 128 KB of
-   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time (the
-   driver, NVRTC and cuBLAS from CUDA 12 on).
+   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time
+   (the driver, NVRTC and cuBLAS from CUDA 12 on).
      TOKENSKIP_NO_CUDA        CPU only:  cc -O2 app.c -lm -lpthread
      TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
                               needs no CUDA headers:  cc -O2 app.c -lm -lpthread -ldl
-     neither                  links them:  cc -O2 app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm -lpthread
+     neither                  links them:  cc -O2 app.c -I$CUDA/include -L$CUDA/lib64 -lcuda -lnvrtc -lcublas -lm
+     -lpthread
 
 CONFIGURATION (define before the implementation)
      TOKENSKIP_STATIC                        all functions static, for use in one file
      TOKENSKIP_API                           your own linkage, e.g. __declspec or visibility
-     TOKENSKIP_MALLOC, _REALLOC, _FREE       all or none; the default allocator (a tsk_allocator in the options overrides it)
+     TOKENSKIP_MALLOC, _REALLOC, _FREE       all or none; the default allocator (a tsk_allocator in the options
+     overrides it)
      TOKENSKIP_JSON_MAX_DEPTH                512
 
 HOW MASKED DIFFUSION WRITES
@@ -93,8 +97,9 @@ HOW MASKED DIFFUSION WRITES
    nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
-   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them, compares
-   each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and up:
+   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them,
+   compares each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and
+   up:
 
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
@@ -104,11 +109,11 @@ WHAT TOKENSKIP ADDS
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a prediction
-   from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its half-way state
-   (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is active, and the
-   result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there is no earlier
-   state to compare with.
+   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a
+   prediction from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its
+   half-way state (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is
+   active, and the result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there
+   is no earlier state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
    weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
@@ -117,9 +122,9 @@ THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
    function gives out through `**out` you free with the matching _free; sessions and batches before their model.
    Results are the same for any number of threads, and whether traced or not.
-   After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no other
-   thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only exec or
-   _exit, and loads its own model if it wants one.
+   After fork() a child may use and free what the parent had made with a CPU model, on one thread, provided that no
+   other thread was inside the library at the fork. CUDA does not outlive a fork: with a model on a GPU a child may only
+   exec or _exit, and loads its own model if it wants one.
    Callbacks run inside the library: they may copy, cancel and submit where their description says so, and may not begin
    another pass of the same session or batch, nor free it.
 
@@ -211,9 +216,9 @@ typedef enum tsk_status {
 } tsk_status;
 
 /* What went wrong, with which input, and where. Plain data: it owns nothing, needs no initialiser and can be copied.
-   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append, tsk_tokens_append
-   and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes all of it; one that
-   succeeds leaves it alone; none reads it. */
+   Functions that can fail take a pointer to one as their last parameter, or NULL (not tsk_text_append,
+   tsk_tokens_append and tsk_decoder_flush, which fail only for want of memory or for a NULL). A call that fails writes
+   all of it; one that succeeds leaves it alone; none reads it. */
 typedef struct tsk_error {
     uint64_t offset;    /* byte offset in `file` or in the text, TSK_NO_OFFSET when there is none */
     tsk_status status;
@@ -223,9 +228,9 @@ typedef struct tsk_error {
 
 #define TSK_NO_OFFSET UINT64_MAX
 
-/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with the
-   parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, "" for a
-   name); those that end an object do nothing. What may be NULL says so. */
+/* NULL, in every function below: where an object, an input or a place for a result is wanted, TSK_ERROR_ARGUMENT with
+   the parameter's name. Functions that return a value then return the one that means nothing (0, -1 for an id, NULL, ""
+   for a name); those that end an object do nothing. What may be NULL says so. */
 
 /* Of numbers in options. No other number leaves a choice to the library; 0 is always meant. */
 #define TSK_AUTO (-1)   /* the library chooses */
@@ -257,7 +262,8 @@ typedef struct tsk_allocator {
    at most reason_size bytes). `read` may be called from several threads at once. */
 typedef struct tsk_file_callbacks {
     tsk_status (*open)(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size);
-    tsk_status (*read)(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size);
+    tsk_status (*read)(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                       size_t reason_size);
     const void *(*map)(void *user, void *file);
     void (*close)(void *user, void *file);
     void *user;
@@ -267,7 +273,8 @@ typedef struct tsk_file_callbacks {
 typedef struct tsk_host {
     const tsk_allocator *allocator;    /* NULL: TOKENSKIP_MALLOC, TOKENSKIP_REALLOC, TOKENSKIP_FREE */
     const tsk_file_callbacks *files;   /* NULL: the operating system's files */
-    int no_map;                        /* 1: files are read, never mapped, so a file cut while in use cannot raise SIGBUS */
+    int no_map;                        /* 1: files are read, never mapped, so a file cut while in use cannot raise
+                                          SIGBUS */
 } tsk_host;
 
 /* A growable byte string. Start from all zeroes (then it uses the default allocator); free with tsk_text_free. */
@@ -292,7 +299,8 @@ TOKENSKIP_API tsk_status tsk_tokens_append(tsk_tokens *tokens, const int32_t *id
 TOKENSKIP_API void tsk_tokens_free(tsk_tokens *tokens);
 
 /* The whole of a file appended to `out`, through the host's file callbacks. Fails beyond max_size bytes. */
-TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host, tsk_text *out,
+                                       tsk_error *error);
 
 /* ---- Tokenizer and chat template -------------------------------------------------------------------------------- */
 
@@ -302,7 +310,8 @@ typedef struct tsk_tokenizer tsk_tokenizer;
    and chat_template.jinja. Tokens that tokenizer_config.json declares (added_tokens_decoder) or names (eos_token and
    its like) are added tokens beside those of tokenizer.json, with the ids that the transformers library gives them; the
    model need not have rows for them. Immutable afterwards; threads share it. */
-TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokenizer **out,
+                                            tsk_error *error);
 TOKENSKIP_API void tsk_tokenizer_free(tsk_tokenizer *tokenizer);
 /* One more than the largest id. */
 TOKENSKIP_API int32_t tsk_tokenizer_size(const tsk_tokenizer *tokenizer);
@@ -316,14 +325,14 @@ TOKENSKIP_API const char *tsk_tokenizer_token(const tsk_tokenizer *tokenizer, in
    text ("<|eot_id|>") become their ids; 0: such strings are ordinary text. Security: pass 0 for text that you do not
    trust; otherwise its author can end their turn and start one of another role. Invalid UTF-8 is an error that says
    where. */
-TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
-                                              tsk_tokens *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size,
+                                              int special_in_text, tsk_tokens *out, tsk_error *error);
 /* Appends the text of `ids`; ids without a token give nothing; bytes that are not UTF-8 become U+FFFD.
    clean_up_tokenization_spaces in tokenizer_config.json is ignored. Where it is true, the transformers library removes
    the spaces before . , ? ! and some apostrophes ("a , b" becomes "a, b"), which damages code and quotations. In
    LLaDA's models it is false. */
-TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
-                                              tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count,
+                                              int skip_special, tsk_text *out, tsk_error *error);
 
 /* Decoding a token at a time: text comes out in whole UTF-8 characters only. Start from all zeroes. The pieces, flush
    included, joined, equal tsk_tokenizer_decode of all the ids. */
@@ -333,7 +342,8 @@ typedef struct tsk_decoder {
     int skip_special;
 } tsk_decoder;
 
-TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id,
+                                          tsk_text *out, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out);
 
 typedef struct tsk_message {
@@ -405,7 +415,8 @@ TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
-TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index); /* in the model's order */
+TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
+                                                      size_t index); /* in the model's order */
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 
@@ -413,15 +424,16 @@ typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk
 typedef struct tsk_device_info {
     tsk_device device;             /* CPU or CUDA */
     int32_t index;                 /* what device_index has to be */
-    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to name */
+    char name[128];                /* "CPU, AVX-512, 8 processors", "NVIDIA H200"; "" where there is no device to
+                                      name */
     uint64_t memory_total;         /* bytes, and how many are free now; 0: not known */
     uint64_t memory_free;
     char unusable[256];            /* why it cannot be used, "" where it can */
 } tsk_device_info;
 
-/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes the
-   first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes up to a
-   second a GPU. */
+/* Lists the CPU, then the CUDA devices in the driver's order; where there are none, one entry for CUDA says why. Writes
+   the first `room` of them to devices [room] (NULL: none), and returns how many there are. Asks the driver, which takes
+   up to a second a GPU. */
 TOKENSKIP_API int32_t tsk_devices(tsk_device_info *devices, int32_t room);
 
 /*                             default        meaning */
@@ -430,7 +442,8 @@ typedef struct tsk_model_options {
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
     tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
-    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a processor */
+    int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
+                                              processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
@@ -446,12 +459,13 @@ typedef struct tsk_model tsk_model;
 TOKENSKIP_API tsk_model_options tsk_model_options_default(void);
 /* `options` NULL: all defaults. Immutable once loaded; any number of threads and sessions share it. Free it after its
    sessions. */
-TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out,
+                                        tsk_error *error);
 TOKENSKIP_API void tsk_model_free(tsk_model *model);
 TOKENSKIP_API const tsk_model_config *tsk_model_get_config(const tsk_model *model);
 TOKENSKIP_API const tsk_tokenizer *tsk_model_tokenizer(const tsk_model *model);   /* NULL when it has none */
 TOKENSKIP_API const char *tsk_model_device_name(const tsk_model *model);          /* "CPU, AVX-512, 2 threads", … */
-TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model);                  /* of activations and cache: F32 or BF16 */
+TOKENSKIP_API tsk_dtype tsk_model_dtype(const tsk_model *model); /* of activations and cache: F32 or BF16 */
 /* Why device AUTO did not use CUDA ("" when it did or was not asked to). */
 TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
@@ -467,14 +481,16 @@ typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TS
 struct tsk_step;
 struct tsk_selection;
 
-/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its files. */
+/* TokenSkip. Messages write a field of it as skip_layer_k and so on, the name that it has in the command and its
+   files. */
 /*                                  default         meaning */
 typedef struct tsk_skip_options {
     int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
                                                     max(2, n_layers/4) with cache DUAL, else 0 */
     float threshold;             /* 0.95            stable: mean cosine above this … */
     float outlier;               /* 0.7             … and no layer's below this */
-    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K state */
+    tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K
+                                                    state */
     int masked;                  /* 0               1: masked tokens may be stable too */
     tsk_skip_reference reference; /* LAST_STEP      the states a token is compared with */
     int32_t max_age;             /* 0               n > 0: after n skipped steps in a row a token runs */
@@ -487,21 +503,27 @@ typedef struct tsk_skip_options {
 typedef struct tsk_generate_options {
     int32_t gen_length;          /* 128             positions to fill after the prompt */
     int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto: gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all (NONE) */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto:
+                                                    gen_length */
+    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
+                                                    (NONE) */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
     float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
     float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
     float temperature;           /* 0               > 0: Gumbel-max sampling */
-    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a draw */
+    tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a
+                                                    draw */
     uint64_t seed;               /* 0               of every random draw */
-    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the generation */
-    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE: none */
+    int eos_stop;                /* 1               a finished block with an end-of-sequence token ends the
+                                                    generation */
+    int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE:
+                                                    none */
     tsk_skip_options skip;       /*                 TokenSkip: above */
-    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the canvas,
-                                                    the stalest first */
-    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on, starts
-                                                    with a forward of the whole canvas; the others with a block step */
+    int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the
+                                                    canvas, the stalest first */
+    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on,
+                                                    starts with a forward of the whole canvas; the others with a block
+                                                    step */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
     /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
@@ -537,12 +559,13 @@ typedef struct tsk_candidate {
     int32_t position;            /* in the canvas */
     int32_t id;                  /* the prediction */
     float confidence;            /* of it, as `remasking` has it */
-    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version never
-                                    computes it) */
+    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version
+                                    never computes it) */
 } tsk_candidate;
 
 /* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
-   the most confident candidate is committed, so that the generation ends. The addresses are valid during the callback. */
+   the most confident candidate is committed, so that the generation ends. The addresses are valid during the
+   callback. */
 typedef struct tsk_selection {
     int32_t pass, block, block_step; /* as in tsk_step */
     int32_t quota;               /* how many LLaDA's schedule would commit in this step */
@@ -560,13 +583,16 @@ typedef struct tsk_transfer_rule {
     int32_t quota;               /* SCHEDULE: this many */
 } tsk_transfer_rule;
 
-/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one that
-   is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
-TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit);
+/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one
+   that is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is
+   written). */
+TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
+                                 uint8_t *commit);
 /* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
-   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a character
-   whose last bytes are still to come is left out. To be called from on_step. */
-TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out, tsk_error *error);
+   generated tokens without the special ones. What the step before gave is the beginning of what this one gives: a
+   character whose last bytes are still to come is left out. To be called from on_step. */
+TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, tsk_text *out,
+                                       tsk_error *error);
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
@@ -587,7 +613,8 @@ typedef struct tsk_result {
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
     uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
-    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of each */
+    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of
+                                    each */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
     int32_t refreshes, block_steps;
 } tsk_result;
@@ -595,8 +622,10 @@ typedef struct tsk_result {
 typedef struct tsk_session tsk_session;
 
 TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
-/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after another. */
-TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error);
+/* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after
+   another. */
+TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
+                                            tsk_error *error);
 TOKENSKIP_API void tsk_session_free(tsk_session *session);
 /* A session has one of four states: not started, generating, finished, failed. A start that fails leaves it not
    started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
@@ -604,19 +633,20 @@ TOKENSKIP_API void tsk_session_free(tsk_session *session);
    refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
 /* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
    `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
-TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error);
-/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a masked
-   position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
+TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
+                                           const int32_t *generated, tsk_error *error);
+/* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a
+   masked position are no numbers (NaN, or an infinite sum of exponentials), as of a model with damaged weights. */
 TOKENSKIP_API tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error);
 /* The state so far; all zeroes while there is no generation. */
 TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *result);
 /* start, step until finished, result. Cancelling is no error: finish_reason says so. */
-TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                      tsk_result *result, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
+                                      const int32_t *generated, tsk_result *result, tsk_error *error);
 /* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
    The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
-TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
-                                            float *logits, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
+                                            int32_t count, float *logits, tsk_error *error);
 
 /* ---- Batches: many requests in flight at once (continuous batching) */
 
@@ -626,40 +656,47 @@ typedef struct tsk_batch tsk_batch;
 typedef struct tsk_batch_options {
     int32_t max_requests;        /* 16             in flight at once; the others wait in order */
     int32_t max_queued;          /* TSK_NONE       that may wait for a place; TSK_NONE: no bound */
-    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times the
-                                                   model's max_sequence_length, or as many as the device's free memory takes */
-    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if more */
+    int32_t cache_tokens;        /* TSK_AUTO       canvas tokens that the cache holds in all; auto: max_requests times
+                                                   the model's max_sequence_length, or as many as the device's free
+                                                   memory takes */
+    int32_t max_rows;            /* TSK_AUTO       rows of one pass; auto: max_sequence_length, or 32 a request if
+                                                   more */
     int64_t row_layers;          /* 0              rows times layers that refreshes may add to a pass: a refresh of a
                                                    long canvas is spread over several passes, some layers in each, so
                                                    that other requests do not wait; 0: no limit */
     /* A request is over: its result, or the error that ended it (then result is NULL). Called from tsk_batch_step;
        pointers are valid during the call. It may submit and cancel. */
-    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error); /* NULL */
-    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is smaller than asked */
+    void (*on_done)(void *user, uint64_t id, void *request_user, const tsk_result *result,
+                    const tsk_error *error); /* NULL */
+    void (*log)(void *user, const char *line); /* NULL  remarks of tsk_batch_create, one line each: a cache that is
+                                                        smaller than asked */
     void *user;                  /* NULL           handed to the two above */
 } tsk_batch_options;
 
 /* What one step of the batch did, and what is left. */
 typedef struct tsk_batch_status {
     int32_t in_flight, queued;   /* after the step */
-    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next step */
+    int32_t ending;              /* cancelled while they queued, since the step began: on_done comes with the next
+                                    step */
     int32_t rows;                /* in the pass */
     int64_t row_layers;          /* rows times layers, as if no token skipped any */
     double ms;                   /* wall-clock time of the pass */
 } tsk_batch_status;
 
 TOKENSKIP_API tsk_batch_options tsk_batch_options_default(void);
-TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_batch_create(tsk_model *model, const tsk_batch_options *options, tsk_batch **out,
+                                          tsk_error *error);
 /* Frees everything. Requests that have not ended are dropped; on_done is not called for them. */
 TOKENSKIP_API void tsk_batch_free(tsk_batch *batch);
 /* Adds a request, as tsk_session_create and tsk_session_start would check it; everything is copied. *id (may be NULL)
    numbers requests from 1. A request that can never fit is refused; the message gives its size and the limit.
    TSK_ERROR_FULL: max_queued wait already. on_step, on_select and cancel of its options are called from tsk_batch_step,
    with the options' own `user`. Any thread may call this at any time. */
-TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                          const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error);
-/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue at
-   once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
+TOKENSKIP_API tsk_status tsk_batch_submit(tsk_batch *batch, const int32_t *prompt, int32_t n_prompt,
+                                          const int32_t *generated, const tsk_generate_options *options,
+                                          void *request_user, uint64_t *id, tsk_error *error);
+/* The request ends with finish_reason CANCELLED: one in flight before its next pass; one that queues leaves the queue
+   at once, and on_done comes at the start of the next step. Unknown or finished ids are ignored. Any thread. */
 TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
 /* One forward pass over whatever has work, from one thread at a time. In f32 a request's tokens are those it would get
    alone. An error that is returned concerns the whole pass: every request of that pass ends, and on_done gets the
@@ -667,8 +704,8 @@ TOKENSKIP_API void tsk_batch_cancel(tsk_batch *batch, uint64_t id);
    returns TSK_OK. */
 TOKENSKIP_API tsk_status tsk_batch_step(tsk_batch *batch, tsk_batch_status *status, tsk_error *error);
 /* For the thread that steps: waits until there is something for a step to do, and returns 1. 0: timeout_ms have passed
-   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to do:
-   tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
+   (TSK_NONE: there is no limit), or submit or cancel has been called since the wait before and yet there is nothing to
+   do: tsk_batch_cancel(batch, 0) is how another thread ends a wait. */
 TOKENSKIP_API int tsk_batch_wait(tsk_batch *batch, int32_t timeout_ms);
 /* Steps until nothing is in flight, queued or ending. */
 TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
@@ -679,7 +716,8 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
                                    default        meaning */
 typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
-    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that config */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that
+                                                   config */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -691,8 +729,8 @@ typedef struct tsk_memory_query {
 typedef struct tsk_memory {
     uint64_t weights;            /* mapped on the CPU, allocated on a GPU */
     uint64_t cache;              /* K and V */
-    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth of what
-                                    is allocated for models of a realistic size */
+    uint64_t workspace;          /* activations and TokenSkip's states, on the device and beside it: within a twentieth
+                                    of what is allocated for models of a realistic size */
 } tsk_memory;
 
 TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
@@ -714,7 +752,8 @@ typedef struct tsk_trace_record {
     const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
     int n_dims;                  /* of output_shape */
     uint64_t input_shape[3];     /* [n_rows, width], 0s where the record has no single input */
-    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length, head_dim] */
+    uint64_t output_shape[3];    /* [n_rows, width]; rope [n_rows, n_heads, head_dim]; caches [n_kv_heads, length,
+                                    head_dim] */
     tsk_stats stats;             /* of the output */
     const float *input;          /* values, row-major, or NULL unless asked for */
     const float *output;
@@ -766,10 +805,12 @@ TOKENSKIP_API tsk_json_type tsk_json_type_of(const tsk_json_value *value);
 TOKENSKIP_API uint64_t tsk_json_offset(const tsk_json_value *value);      /* where it starts in the text */
 TOKENSKIP_API size_t tsk_json_count(const tsk_json_value *value);         /* elements or members; 0 for anything else */
 TOKENSKIP_API const tsk_json_value *tsk_json_first(const tsk_json_value *container);  /* NULL when empty */
-TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value);       /* the sibling after it, or NULL */
+TOKENSKIP_API const tsk_json_value *tsk_json_next(const tsk_json_value *value); /* the sibling after it, or NULL */
 TOKENSKIP_API const char *tsk_json_key(const tsk_json_value *member, size_t *length); /* NULL outside an object */
-TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object, const char *key); /* last with that name, or NULL */
-/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a string. */
+TOKENSKIP_API const tsk_json_value *tsk_json_get(const tsk_json_value *object,
+                                                 const char *key); /* last with that name, or NULL */
+/* Strings may hold NUL bytes (\u0000); they are NUL-terminated as well. `length` may be NULL. NULL when not a
+   string. */
 TOKENSKIP_API const char *tsk_json_string(const tsk_json_value *value, size_t *length);
 /* These return 1 and fill `out` when the value is of that kind (integers: a whole number in range, however it is
    written: 32.0 and 3.2e1 are 32), else 0. */
@@ -816,7 +857,8 @@ typedef struct tsk_tensor_info {
 typedef struct tsk_safetensors tsk_safetensors;
 
 /* Reads and checks the header only. Tensors keep the order of their offsets. */
-TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safetensors **out,
+                                              tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_free(tsk_safetensors *file);
 TOKENSKIP_API size_t tsk_safetensors_count(const tsk_safetensors *file);
 TOKENSKIP_API const tsk_tensor_info *tsk_safetensors_get(const tsk_safetensors *file, size_t index);  /* NULL outside */
@@ -826,8 +868,8 @@ TOKENSKIP_API const tsk_json_value *tsk_safetensors_metadata(const tsk_safetenso
 /* The tensor's bytes in the mapped file (maybe not aligned), or NULL where the file is not mapped. */
 TOKENSKIP_API const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_info *tensor);
 /* Copies `size` bytes of the tensor, from byte `offset` of it, into `buffer`. Any number of threads at once. */
-TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
-                                              void *buffer, size_t size, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor,
+                                              uint64_t offset, void *buffer, size_t size, tsk_error *error);
 
 /* Writing: tensors are streamed to a temporary file beside `path`, which takes the name `path` only in finish; until
    then, and after any failure, `path` is untouched. After finish, whatever became of it, the writer is only good for
@@ -837,22 +879,23 @@ typedef struct tsk_safetensors_writer tsk_safetensors_writer;
 TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator,
                                                      tsk_safetensors_writer **out, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
-                                                    int n_dims, const uint64_t *shape, const void *data, tsk_error *error);
+                                                    int n_dims, const uint64_t *shape, const void *data,
+                                                    tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
 /* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
-TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
-                                          tsk_model **out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
+                                          const tsk_model_options *options, tsk_model **out, tsk_error *error);
 
 /* ---- Looking at a pass without taking it: for comparing variants from the same state */
 
 /* Gives `to` the state of `from`: canvas, caches, place in the generation and, where both have the same K, TokenSkip's
-   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with the same
-   gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step callback;
-   `to` then gets the state that `from` will have after that step. */
+   states (with skip.policy REUSE only those of a session that keeps outputs too). Both are sessions of one model with
+   the same gen_length and block_length; their other options may differ. `from` may be copied inside its own on_step
+   callback; `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
 /* Pointers are valid until the session's next call. */
@@ -865,12 +908,14 @@ typedef struct tsk_probe {
 } tsk_probe;
 
 /* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
-   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's own.
-   refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
-TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error);
+   of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's
+   own. refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
+TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
+                                           tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
    [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
-TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
+                                                  tsk_error *error);
 
 /* ---- Measuring */
 
@@ -881,10 +926,10 @@ typedef struct tsk_ceilings {
 } tsk_ceilings;
 TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
 
-/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the first n
-   tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions outside the
-   block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its next pass on; of a
-   batch all requests from its next step on (from the thread that steps it). */
+/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the
+   first n tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions
+   outside the block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its
+   next pass on; of a batch all requests from its next step on (from the thread that steps it). */
 TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);
 TOKENSKIP_API tsk_status tsk_batch_force(tsk_batch *batch, int32_t n_active, int32_t n_refresh, tsk_error *error);
 

@@ -41,8 +41,10 @@ typedef struct tsk__prediction {
 typedef struct tsk__kv {
     void *k, *v;               /* [n_layers, n_kv_heads, capacity, head_dim] each */
     int32_t length, capacity;
-    void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the ids */
-    void *predictions;         /* [block's positions] tsk__prediction: the last of each, whatever the slots of `states` are */
+    void *tokens;              /* [length] int32: the canvas, in which select commits; NULL: the list of rows has the
+                                  ids */
+    void *predictions;         /* [block's positions] tsk__prediction: the last of each, whatever the slots of `states`
+                                  are */
     float skip_threshold, skip_outlier; /* for decide */
     void *states;              /* [2, n_states, n_slots, d_model]: h_1 .. h_{K-1}; first those that a token is compared
                                   with, then those of the pass under way */
@@ -65,7 +67,8 @@ typedef enum tsk__row_flag {
 /* The rows of a pass; host memory, valid during `begin` and, but for the ids, until the next. */
 typedef struct tsk__rows {
     int32_t n;
-    const int32_t *tokens;     /* [n] ids of requests that have no canvas in the backend (which is uploaded before begin) */
+    const int32_t *tokens;     /* [n] ids of requests that have no canvas in the backend (which is uploaded before
+                                  begin) */
     const int32_t *positions;  /* [n] in the canvas of its request */
     const int32_t *requests;   /* [n] which cache */
     const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
@@ -110,8 +113,8 @@ typedef struct tsk__choice {
     int32_t is_committed;
 } tsk__choice;
 
-/* One request's or one batch's order of work, with the activations that fused operations hand to each other. A backend's
-   own struct begins with this one. */
+/* One request's or one batch's order of work, with the activations that fused operations hand to each other. A
+   backend's own struct begins with this one. */
 typedef struct tsk__stream {
     struct tsk__backend *backend;
     int32_t max_rows;
@@ -133,17 +136,22 @@ typedef struct tsk__backend_ops {
 
     void (*destroy)(struct tsk__backend *backend);         /* with all that it has allocated */
     void (*describe)(const struct tsk__backend *backend, char *out, size_t size); /* "CPU, AVX-512, 2 threads", ... */
-    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out, tsk_error *error); /* see tsk_model_ceilings */
-    uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX: unknown */
-    tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error);
+    tsk_status (*ceilings)(struct tsk__backend *backend, tsk_ceilings *out,
+                           tsk_error *error); /* see tsk_model_ceilings */
+    uint64_t (*available)(struct tsk__backend *backend);  /* bytes that could still be allocated, about; UINT64_MAX:
+                                                             unknown */
+    tsk_status (*stream_create)(struct tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out,
+                                tsk_error *error);
     void (*stream_destroy)(tsk__stream *stream);
     void *(*allocate)(struct tsk__backend *backend, uint64_t size);        /* NULL when refused */
     void (*release)(struct tsk__backend *backend, void *address);
     void (*copy)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* within the backend */
-    /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size` bytes
-       move from offset `from` down to offset `to`; the two may overlap. */
-    void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size);
-    void (*upload)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* from the host, which may change it at once */
+    /* In each of `planes` stretches of memory that begin `pitch` bytes after each other, the first at `base`, `size`
+       bytes move from offset `from` down to offset `to`; the two may overlap. */
+    void (*slide)(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from,
+                  uint64_t size);
+    void (*upload)(tsk__stream *stream, void *to, const void *from, uint64_t size); /* from the host, which may change
+                                                                                       it at once */
     /* `count` values of the activation type from address to host f32. Waits. */
     void (*download)(tsk__stream *stream, float *to, const void *from, uint64_t count);
     /* All work so far is done; the first failure since the last wait. */
@@ -179,12 +187,13 @@ typedef struct tsk__backend_ops {
     void (*head)(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws);
     /* After the head: every candidate's prediction is kept in its slot, and those that their request's rule takes (see
        tsk_select) are written to its canvas. choices[i] of candidate i. */
-    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates);
+    void (*select)(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                   const tsk__commit_candidate *candidates);
     /* The same rows' final norm [n, d_model] (may be NULL) and logits [n, embedding_size], to host f32. Waits. */
     void (*logits)(tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits);
 
-    /* Recorded sections, NULL where a backend has none. replay returns 1 when it ran section `key` as recorded; on 0 the
-       caller runs the operations between record and finish. A section does the same for equal keys. */
+    /* Recorded sections, NULL where a backend has none. replay returns 1 when it ran section `key` as recorded; on 0
+       the caller runs the operations between record and finish. A section does the same for equal keys. */
     int (*replay)(tsk__stream *stream, uint64_t key);
     void (*record)(tsk__stream *stream, uint64_t key);
     void (*finish)(tsk__stream *stream);
@@ -196,11 +205,12 @@ typedef struct tsk__backend {
     uint32_t element_size;     /* of an activation */
 } tsk__backend;
 
-/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by compaction. */
+/* Whether a subset of a pass of n rows runs by masking, which the backend can do to itself (see decide), or by
+   compaction. */
 static int tsk__backend_masks(const tsk__backend *b, int32_t n) { return n <= b->ops->masked_rows; }
 
-/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records sections
-   then runs plain and skipping steps from the same recordings. */
+/* Whether passes should be cut at the same layers whether or not something is decided there: a backend that records
+   sections then runs plain and skipping steps from the same recordings. */
 static int tsk__backend_wants_same_sections(const tsk__backend *b) { return b->ops->replay != NULL; }
 
 #endif /* SECTION_GUARD_BACKEND */

@@ -93,18 +93,22 @@ tsk_batch_options tsk_batch_options_default(void) {
     return o;
 }
 
-/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth of
-   its memory is left to others. */
+/* How many tokens of cache the device has room for, beside the activations of a pass of up to max_rows of them. A tenth
+   of its memory is left to others. */
 static uint64_t tsk__batch_fitting_tokens(const tsk_model *model, int32_t max_rows) {
     const tsk_model_config *c = &model->config;
-    uint64_t element = model->backend->element_size, available = model->backend->ops->available(model->backend) / 10 * 9;
-    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1), fitting = available / (token + row);
+    uint64_t element = model->backend->element_size,
+             available = model->backend->ops->available(model->backend) / 10 * 9;
+    uint64_t token = 2 * tsk__storage_kv_size(c, element, 1), row = 2 * tsk__pass_size(c, element, 1),
+             fitting = available / (token + row);
     return fitting > (uint64_t)max_rows ? (available - (uint64_t)max_rows * row) / token : fitting;
 }
 
 /* cache_tokens where the host leaves it to us. */
-static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows, tsk_error *error) {
-    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length, fitting = tsk__batch_fitting_tokens(model, max_rows);
+static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_options *o, int32_t max_rows,
+                                          tsk_error *error) {
+    uint64_t wanted = (uint64_t)o->max_requests * (uint64_t)model->config.max_sequence_length,
+             fitting = tsk__batch_fitting_tokens(model, max_rows);
     char line[160];
     if (!fitting)
         return tsk__error_memory(error, "a token of the batch's cache, and no more is free beside the model",
@@ -112,8 +116,10 @@ static tsk_status tsk__batch_choose_cache(const tsk_model *model, tsk_batch_opti
     if (fitting > INT32_MAX) fitting = INT32_MAX;
     o->cache_tokens = (int32_t)(wanted < fitting ? wanted : fitting);
     if (wanted <= fitting || !o->log) return TSK_OK;
-    snprintf(line, sizeof line, "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take", (int)o->cache_tokens,
-             (unsigned long long)wanted, (int)o->max_requests, (int)model->config.max_sequence_length);
+    snprintf(line, sizeof line,
+             "the batch's cache holds %d tokens, what memory is free for, of the %llu that %d requests of %d take",
+             (int)o->cache_tokens, (unsigned long long)wanted, (int)o->max_requests,
+             (int)model->config.max_sequence_length);
     o->log(o->user, line);
     return TSK_OK;
 }
@@ -126,14 +132,18 @@ static int32_t tsk__batch_wanted_rows(const tsk_batch_options *o, const tsk_mode
 
 static tsk_status tsk__batch_check_options(const tsk_batch_options *o, tsk_error *error) {
     if (o->max_requests < 1 || o->max_requests > 1 << 16)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "max_requests must be from 1 to 65536, not %d", (int)o->max_requests);
     if ((o->cache_tokens != TSK_AUTO && o->cache_tokens < 1) || (o->max_rows != TSK_AUTO && o->max_rows < 1))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "cache_tokens %d and max_rows %d must be positive or TSK_AUTO", (int)o->cache_tokens,
                               (int)o->max_rows);
     if (o->max_queued != TSK_NONE && o->max_queued < 1)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "max_queued must be positive or TSK_NONE, not %d", (int)o->max_queued);
     if (o->row_layers < 0)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "row_layers must be zero or positive, not %lld", (long long)o->row_layers);
     return TSK_OK;
 }
 
@@ -157,7 +167,8 @@ static tsk_status tsk__batch_allocate(tsk_batch *b, tsk_error *error) {
     b->requests = (tsk__request *)tsk__memory_new_zeroed(allocator, n, sizeof *b->requests);
     b->free_requests = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->free_requests);
     b->packed = (tsk__request **)tsk__memory_new(allocator, n, sizeof *b->packed);
-    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed) return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
+    if (!b->in_flight || !b->requests || !b->free_requests || !b->packed)
+        return tsk__error_memory(error, "a batch", n * sizeof *b->requests);
     for (i = 0; i < b->options.max_requests; i++) {
         b->requests[i].config = &b->model->config;
         b->requests[i].backend = b->model->backend;
@@ -213,8 +224,8 @@ void tsk_batch_free(tsk_batch *b) {
 
 /* ---- submitting and cancelling, from any thread */
 
-static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                   tsk_error *error) {
+static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_options *o, const int32_t *prompt,
+                                   int32_t n_prompt, const int32_t *generated, tsk_error *error) {
     tsk__request request;
     tsk_status status = tsk__options_check(o, &b->model->config, error);
     if (status != TSK_OK) return status;
@@ -224,10 +235,12 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
     if (n_prompt + o->gen_length > b->options.cache_tokens)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d", (int)n_prompt,
-                              (int)o->gen_length, (int)b->options.cache_tokens);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d",
+                              (int)n_prompt, (int)o->gen_length, (int)b->options.cache_tokens);
     if (n_prompt + o->gen_length > b->options.max_rows)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
                               (int)o->gen_length, (int)b->options.max_rows);
     return TSK_OK;
 }
@@ -238,8 +251,8 @@ static void tsk__batch_wake(tsk_batch *b) {
     tsk__condition_wake_all(&b->changed);
 }
 
-tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, const tsk_generate_options *options, void *request_user,
-                            uint64_t *id, tsk_error *error) {
+tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                            const tsk_generate_options *options, void *request_user, uint64_t *id, tsk_error *error) {
     tsk_generate_options o = options ? *options : tsk_generate_options_default();
     tsk__batch_entry *entry;
     size_t size;
@@ -259,7 +272,8 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->length = n_prompt + o.gen_length;
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o.gen_length; i++) entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
+    for (i = 0; i < o.gen_length; i++)
+        entry->ids[n_prompt + i] = generated ? generated[i] : b->model->config.mask_token_id;
     tsk__mutex_lock(&b->lock);
     is_full = b->options.max_queued != TSK_NONE && b->waiting.n >= b->options.max_queued;
     if (!is_full) {
@@ -271,7 +285,8 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     tsk__mutex_unlock(&b->lock);
     if (!is_full) return TSK_OK;
     tsk__memory_delete(b->model->allocator, entry);
-    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET, "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
+    return tsk__error_set(error, TSK_ERROR_FULL, NULL, TSK_NO_OFFSET,
+                          "the batch's queue is full: max_queued %d requests wait", (int)b->options.max_queued);
 }
 
 void tsk_batch_cancel(tsk_batch *b, uint64_t id) {
@@ -321,7 +336,8 @@ static void tsk__batch_compact(tsk_batch *b) {
     for (moved = 0; moved < b->n_in_flight; moved++) {
         tsk__batch_entry *lowest = NULL;
         for (i = 0; i < b->n_in_flight; i++)
-            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset)) lowest = b->in_flight[i];
+            if (b->in_flight[i]->offset >= end && (!lowest || b->in_flight[i]->offset < lowest->offset))
+                lowest = b->in_flight[i];
         if (lowest->offset > end) tsk__cache_move(&lowest->request->cache, b->pass.stream, end);
         lowest->offset = end;
         end += lowest->length;
@@ -346,7 +362,8 @@ static tsk_status tsk__batch_room(tsk_batch *b, int32_t n_states, tsk_error *err
     tsk__pass larger;
     tsk_status status;
     if (b->pass.max_rows && b->pass_states >= n_states) return TSK_OK;
-    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows, b->options.max_requests, n_states, error);
+    status = tsk__pass_create(&larger, b->model->backend, b->model->allocator, b->options.max_rows,
+                              b->options.max_requests, n_states, error);
     if (status != TSK_OK) return status;
     tsk__pass_free(&b->pass);
     b->pass = larger;
@@ -381,7 +398,9 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     entry->offset = offset;
     r->options = entry->options;
     tsk__cache_place(&r->cache, &b->arena, offset);
-    if (status == TSK_OK) status = tsk__request_start(r, entry->ids, entry->n_prompt, entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+    if (status == TSK_OK)
+        status = tsk__request_start(r, entry->ids, entry->n_prompt,
+                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
     return status;
 }
 
@@ -411,7 +430,8 @@ static void tsk__batch_admit(tsk_batch *b) {
 /* Rows the request's next pass takes. */
 static int32_t tsk__batch_rows(const tsk__request *r) {
     if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r) : r->gen.length - r->block.positions[0];
+    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r)
+                                              : r->gen.length - r->block.positions[0];
 }
 
 /* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
@@ -480,7 +500,9 @@ static void tsk__batch_drop_cancelled(tsk_batch *b) {
         tsk__mutex_lock(&b->lock);
         cancelled = entry->is_cancelled;
         tsk__mutex_unlock(&b->lock);
-        if (!entry->request->gen.is_finished && (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user)))) tsk__request_cancel(entry->request);
+        if (!entry->request->gen.is_finished &&
+            (cancelled || (entry->options.cancel && entry->options.cancel(entry->options.user))))
+            tsk__request_cancel(entry->request);
     }
 }
 
@@ -509,7 +531,9 @@ tsk_status tsk_batch_step(tsk_batch *b, tsk_batch_status *status, tsk_error *err
     tsk_status result;
     double start = tsk__time_ms();
     if (!b) return tsk__error_null(error, "tsk_batch_step", "batch");
-    if (b->is_stepping) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_batch_step from a callback of the same batch's step");
+    if (b->is_stepping)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "tsk_batch_step from a callback of the same batch's step");
     if (!error) error = &own_error;
     if (!status) status = &own;
     memset(status, 0, sizeof *status);

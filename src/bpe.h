@@ -15,15 +15,16 @@
 
        "Hi there<|eot_id|>"  →  "Hi there", <|eot_id|>  →  "Hi", " there", …  →  H i → Hi,  Ġ t h e r e → Ġthere
 
-   The regular expressions in use are a handful; each is a hand-written scanner known by its exact text, and any other is
-   refused at load. In vocabularies a byte is written as a printable character (space as Ġ); here text stays bytes, and
-   only tokens are translated, once, at load. */
+   The regular expressions in use are a handful; each is a hand-written scanner known by its exact text, and any other
+   is refused at load. In vocabularies a byte is written as a printable character (space as Ġ); here text stays bytes,
+   and only tokens are translated, once, at load. */
 
 enum {
     TSK__BPE_MAX_STEPS = 8,          /* regular expressions in a row */
     TSK__BPE_MAX_ADDED_LENGTH = 512, /* bytes of an added token: bounds the work where text is full of its beginnings */
     TSK__BPE_WAYS = 4,               /* pieces that the cache keeps of those with the same place */
-    TSK__BPE_SHORT = 48,             /* pieces up to here are merged by looking at every pair, longer ones with a tree */
+    TSK__BPE_SHORT = 48,             /* pieces up to here are merged by looking at every pair, longer ones with a
+                                        tree */
     TSK__BPE_FAN = 16,               /* children of a node of that tree */
     TSK__BPE_MAX_LEVELS = 9          /* 16^8 is 2^32 symbols */
 };
@@ -55,7 +56,8 @@ typedef struct tsk__bpe_merge {
 typedef struct tsk__bpe_added {
     const char *pattern;          /* what to look for, in texts; set when loading ends */
     uint32_t place, length;
-    uint32_t shorter;             /* the longest other that this one begins with: place in the matcher + 1, 0 for none */
+    uint32_t shorter;             /* the longest other that this one begins with: place in the matcher + 1, 0 for
+                                     none */
     int32_t id;
     unsigned char single_word, lstrip, rstrip, normalized;
     unsigned char is_declared;    /* while loading: added_tokens_decoder has it */
@@ -76,7 +78,8 @@ typedef struct tsk__bpe_matcher {
    bits. */
 typedef struct tsk__bpe_chars {
     int32_t ids[65536];           /* by code point: the token, or -1 */
-    uint8_t lead[64][32];         /* by a first byte (its low bits): bytes before it that end something a rule joins with it */
+    uint8_t lead[64][32];         /* by a first byte (its low bits): bytes before it that end something a rule joins
+                                     with it */
     uint8_t lead_two[1024][32];   /* likewise with the first two bytes of three */
     uint8_t tail[64][32];         /* by a last byte: bytes after it that begin something a rule joins with it */
     uint8_t tail_two[4096][32];   /* likewise with the last two */
@@ -90,14 +93,15 @@ struct tsk_tokenizer {
     size_t n_tokens, tokens_capacity, n_model; /* the first n_model are the model's own, the rest added tokens */
     uint32_t *by_id;              /* [n_ids] place in tokens + 1, 0 for none */
     size_t n_ids, ids_capacity;
-    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows for */
+    size_t n_vocabulary_ids;      /* n_ids without tokenizer_config.json, whose tokens the model need not have rows
+                                     for */
     uint32_t *slots;              /* [slot_mask + 1] hash table over token texts: place + 1 */
     size_t slot_mask;
     tsk__hash_key key;            /* of its hash */
     uint64_t merge_keys[3];       /* of the hash of two ids */
     tsk__bpe_merge *merges;       /* [merge_mask + 1] hash table */
-    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge, and
-                                     to see that takes an eighth of the memory */
+    uint16_t *merge_tags;         /* [merge_mask + 1] bits of the hash, 0 for a free place: most pairs have no merge,
+                                     and to see that takes an eighth of the memory */
     size_t merge_mask;
     int32_t byte_ids[256];        /* -1: no token, and the byte vanishes, as in the reference */
     tsk__bpe_chars *chars;        /* NULL: not worth it, or some byte has no token */
@@ -159,7 +163,9 @@ static size_t tsk__bpe_slot(const tsk_tokenizer *tokenizer, const char *text, si
     size_t slot = hash & tokenizer->slot_mask;
     for (; tokenizer->slots[slot]; slot = (slot + 1) & tokenizer->slot_mask) {
         const tsk__bpe_token *token = &tokenizer->tokens[tokenizer->slots[slot] - 1];
-        if (token->hash == hash && token->text_length == size && memcmp(tokenizer->texts.data + token->text, text, size) == 0) break;
+        if (token->hash == hash && token->text_length == size &&
+            memcmp(tokenizer->texts.data + token->text, text, size) == 0)
+            break;
     }
     return slot;
 }
@@ -211,7 +217,9 @@ static size_t tsk__bpe_merge_slot(const tsk_tokenizer *tokenizer, int32_t left, 
     size_t slot = (size_t)(hash >> 32) & tokenizer->merge_mask;
     uint16_t tag = tsk__bpe_merge_tag(hash);
     for (; tokenizer->merge_tags[slot]; slot = (slot + 1) & tokenizer->merge_mask)
-        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left && tokenizer->merges[slot].right == right) break;
+        if (tokenizer->merge_tags[slot] == tag && tokenizer->merges[slot].left == left &&
+            tokenizer->merges[slot].right == right)
+            break;
     return slot;
 }
 
@@ -227,9 +235,11 @@ static const tsk__bpe_merge *tsk__bpe_merge_of(const tsk_tokenizer *tokenizer, i
 
 enum {
     TSK__BPE_LETTERS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER, /* \p{L} */
-    TSK__BPE_SYMBOLS = 1 << TSK__UNICODE_OTHER | 1 << TSK__UNICODE_MARK,                             /* [^\s\p{L}\p{N}] */
-    TSK__BPE_CAPITALS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
-    TSK__BPE_SMALL = 1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK,    /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_SYMBOLS = 1 << TSK__UNICODE_OTHER | 1 << TSK__UNICODE_MARK, /* [^\s\p{L}\p{N}] */
+    TSK__BPE_CAPITALS = 1 << TSK__UNICODE_UPPER | 1 << TSK__UNICODE_LETTER |
+                        1 << TSK__UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
+    TSK__BPE_SMALL =
+        1 << TSK__UNICODE_LOWER | 1 << TSK__UNICODE_LETTER | 1 << TSK__UNICODE_MARK, /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
     TSK__BPE_NUMBERS = 1 << TSK__UNICODE_NUMBER,
     TSK__BPE_SPACES = 1 << TSK__UNICODE_SPACE
 };
@@ -280,7 +290,8 @@ static size_t tsk__bpe_spaces(const tsk__unicode *unicode, const char *text, siz
 /*  ?[^\s\p{L}\p{N}]+[\r\n]* and then spaces; with slash [\r\n/]*. */
 static size_t tsk__bpe_symbols(const tsk__unicode *unicode, const char *text, size_t at, size_t size, int slash) {
     size_t n, start = at + (text[at] == ' ');
-    if (!(tsk__bpe_kind(unicode, text, start, size, &n) & TSK__BPE_SYMBOLS)) return tsk__bpe_spaces(unicode, text, at, size, 1);
+    if (!(tsk__bpe_kind(unicode, text, start, size, &n) & TSK__BPE_SYMBOLS))
+        return tsk__bpe_spaces(unicode, text, at, size, 1);
     at = tsk__bpe_run(unicode, text, start + n, size, TSK__BPE_SYMBOLS);
     while (at < size && (text[at] == '\r' || text[at] == '\n' || (slash && text[at] == '/'))) at++;
     return at;
@@ -318,7 +329,8 @@ static size_t tsk__bpe_scan_llama3(const tsk__unicode *unicode, const char *text
 }
 
 static size_t tsk__bpe_scan_gpt2(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
-    size_t n, start = at + (text[at] == ' '), contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 0) : 0;
+    size_t n, start = at + (text[at] == ' '),
+              contraction = text[at] == '\'' ? tsk__bpe_contraction(text, at, size, 0) : 0;
     int kind = tsk__bpe_kind(unicode, text, start, size, &n);
     if (contraction) return at + contraction;
     if (kind & TSK__BPE_LETTERS) kind = TSK__BPE_LETTERS;
@@ -339,7 +351,8 @@ static size_t tsk__bpe_capitals_small(const tsk__unicode *unicode, const char *t
     return kind & TSK__BPE_SMALL ? tsk__bpe_run(unicode, text, at, size, TSK__BPE_SMALL) : both;
 }
 
-/* The two word alternatives of GPT-4o, the second being CAPITALS+SMALL*, each with and then without a character in front. */
+/* The two word alternatives of GPT-4o, the second being CAPITALS+SMALL*, each with and then without a character in
+   front. */
 static size_t tsk__bpe_cased_word(const tsk__unicode *unicode, const char *text, size_t at, size_t size) {
     size_t n, end, from;
     int kind = tsk__bpe_kind(unicode, text, at, size, &n);
@@ -349,7 +362,8 @@ static size_t tsk__bpe_cased_word(const tsk__unicode *unicode, const char *text,
     if (!end) end = tsk__bpe_capitals_small(unicode, text, at, size);
     if (end) return end;
     from = prefix ? at + n : at;
-    end = tsk__bpe_run(unicode, text, from, size, TSK__BPE_CAPITALS); /* all of one kind: else the first would have matched */
+    end = tsk__bpe_run(unicode, text, from, size, TSK__BPE_CAPITALS); /* all of one kind: else the first would have
+                                                                         matched */
     return end > from ? end : 0;
 }
 
@@ -365,19 +379,24 @@ static const struct tsk__bpe_pattern {
     tsk__bpe_scanner scanner;
 } tsk__bpe_patterns[] = {
     /* LLaDA. Its possessive repeats and its \s*[\r\n] without a + take the same text as Qwen's do. */
-    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| "
+     "?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_qwen},
     /* Qwen2, Qwen2.5, Qwen3, Dream */
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_qwen},
     /* Llama-3, GPT-4 */
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_llama3},
     /* GPT-2; ByteLevel with use_regex means this one too */
     {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", tsk__bpe_scan_gpt2},
     /* GPT-4o */
-    {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'"
+     "ll|'d)?|"
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'"
+     "ll|'d)?|"
      "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      tsk__bpe_scan_gpt4o}};
 
@@ -395,7 +414,8 @@ typedef struct tsk__bpe_cached {
    would have to carry outdated entries and walks all over memory. */
 typedef struct tsk__bpe_list {
     uint32_t *next, *previous;    /* [count] */
-    uint32_t *levels[TSK__BPE_MAX_LEVELS]; /* level 0: [count] rank of symbol i with its next; the last level has at most 16 */
+    uint32_t *levels[TSK__BPE_MAX_LEVELS]; /* level 0: [count] rank of symbol i with its next; the last level has at
+                                              most 16 */
     int n_levels;
     uint32_t *block;              /* one allocation for all of it */
     size_t capacity;
@@ -454,7 +474,8 @@ static size_t tsk__bpe_merge_short(const tsk_tokenizer *tokenizer, int32_t *ids,
         symbols[best].id = symbols[best].merge->id;
         count--;
         for (i = best + 1; i < count; i++) symbols[i] = symbols[i + 1];
-        if (best + 1 < count) symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
+        if (best + 1 < count)
+            symbols[best].merge = tsk__bpe_merge_of(tokenizer, symbols[best].id, symbols[best + 1].id);
         if (best > 0) symbols[best - 1].merge = tsk__bpe_merge_of(tokenizer, symbols[best - 1].id, symbols[best].id);
     }
     for (i = 0; i < count; i++) ids[i] = symbols[i].id;
@@ -539,7 +560,8 @@ static size_t tsk__bpe_merge_long(tsk__bpe_encoder *encoder, int32_t *ids, size_
         list->next[at] = (uint32_t)next;
         if (next < count) list->previous[next] = (uint32_t)at;
         tsk__bpe_list_set(list, right, TSK__BPE_NO_RANK);
-        tsk__bpe_list_set(list, at, next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
+        tsk__bpe_list_set(list, at,
+                          next < count ? tsk__bpe_merge_of(tokenizer, ids[at], ids[next])->rank : TSK__BPE_NO_RANK);
         if (at > 0) tsk__bpe_list_set(list, previous, tsk__bpe_merge_of(tokenizer, ids[previous], ids[at])->rank);
     }
     for (at = 0; at < count; at = list->next[at]) ids[n++] = ids[at];
@@ -575,10 +597,15 @@ static size_t tsk__bpe_two(unsigned char a, unsigned char b) { return (size_t)(a
 static size_t tsk__bpe_lead_two(unsigned char a, unsigned char b) { return (size_t)(a & 0x0f) << 6 | (b & 0x3f); }
 
 /* The token of the character at `at`, of n bytes, where neighbours cannot take part of it; else -1. */
-static int32_t tsk__bpe_whole_char(const tsk__bpe_chars *chars, const unsigned char *piece, size_t at, size_t size, size_t n, uint32_t c) {
+static int32_t tsk__bpe_whole_char(const tsk__bpe_chars *chars, const unsigned char *piece, size_t at, size_t size,
+                                   size_t n, uint32_t c) {
     const unsigned char *s = piece + at, *last = s + n - 1;
-    if (at && (tsk__bpe_in(chars->lead[s[0] & 0x3f], s[-1]) || (n == 3 && tsk__bpe_in(chars->lead_two[tsk__bpe_lead_two(s[0], s[1])], s[-1])))) return -1;
-    if (at + n < size && (tsk__bpe_in(chars->tail[*last & 0x3f], last[1]) || (n == 3 && tsk__bpe_in(chars->tail_two[tsk__bpe_two(s[1], s[2])], last[1])))) return -1;
+    if (at && (tsk__bpe_in(chars->lead[s[0] & 0x3f], s[-1]) ||
+               (n == 3 && tsk__bpe_in(chars->lead_two[tsk__bpe_lead_two(s[0], s[1])], s[-1]))))
+        return -1;
+    if (at + n < size && (tsk__bpe_in(chars->tail[*last & 0x3f], last[1]) ||
+                          (n == 3 && tsk__bpe_in(chars->tail_two[tsk__bpe_two(s[1], s[2])], last[1]))))
+        return -1;
     return chars->ids[c];
 }
 
@@ -642,11 +669,13 @@ static uint32_t tsk__bpe_piece_hash(const char *text, size_t size) {
 }
 
 /* The cached piece, or the place for it: a free one, else one of the four by chance. */
-static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size, uint32_t hash) {
+static tsk__bpe_cached *tsk__bpe_cache_place(const tsk__bpe_encoder *encoder, const char *piece, size_t size,
+                                             uint32_t hash) {
     tsk__bpe_cached *set = &encoder->cache[(hash & encoder->cache_mask) * TSK__BPE_WAYS];
     int way;
     for (way = 0; way < TSK__BPE_WAYS; way++)
-        if (set[way].length == 0 || (set[way].hash == hash && set[way].length == size && memcmp(encoder->text + set[way].piece, piece, size) == 0))
+        if (set[way].length == 0 || (set[way].hash == hash && set[way].length == size &&
+                                     memcmp(encoder->text + set[way].piece, piece, size) == 0))
             return &set[way];
     set = &set[hash >> 30];
     set->length = 0;
@@ -707,7 +736,8 @@ static size_t tsk__bpe_common(const char *a, const char *b, size_t n, size_t end
 /* The longest added token that starts at `at` and ends by `limit`, or NULL. The last token that is not behind the text
    in the order of bytes begins with all tokens that the text begins with. What both ends of the search have in common
    with the text is not compared again. */
-static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at, size_t limit) {
+static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, const char *text, size_t at,
+                                              size_t limit) {
     size_t low = 0, high = matcher->count, low_common = 0, high_common = 0, left = limit - at;
     text += at;
     while (low < high) { /* all before `low` are not behind the text; `high` and all after it are */
@@ -729,7 +759,8 @@ static const tsk__bpe_added *tsk__bpe_longest(const tsk__bpe_matcher *matcher, c
 
 static int tsk__bpe_push_span(tsk__bpe_encoder *encoder, size_t start, size_t end, int32_t id) {
     tsk__bpe_span *span;
-    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_spans, &encoder->new_spans_capacity, encoder->n_new_spans + 1, sizeof *span))
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_spans, &encoder->new_spans_capacity,
+                             encoder->n_new_spans + 1, sizeof *span))
         return 0;
     span = &encoder->new_spans[encoder->n_new_spans++];
     span->start = start;
@@ -764,7 +795,8 @@ static size_t tsk__bpe_strip_left(const tsk__bpe_encoder *encoder, size_t from, 
 }
 
 /* Cuts the added tokens out of a text span. `range` is the first of the ranges that may matter. */
-static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher, const tsk__bpe_span *span, size_t *range) {
+static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher *matcher, const tsk__bpe_span *span,
+                               size_t *range) {
     size_t done = span->start, at = span->start, end = span->end, space_end = 0;
     while (at < end) {
         const tsk__bpe_added *added;
@@ -786,7 +818,8 @@ static int tsk__bpe_match_span(tsk__bpe_encoder *encoder, const tsk__bpe_matcher
         if (added->single_word && tsk__bpe_touches_word(encoder, span->start, from, stop, end)) continue;
         if (added->lstrip) from = from > done ? tsk__bpe_strip_left(encoder, done, from) : done;
         if (added->rstrip) {
-            if (stop >= space_end) space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
+            if (stop >= space_end)
+                space_end = tsk__bpe_run(&encoder->tokenizer->unicode, encoder->text, stop, end, TSK__BPE_SPACES);
             stop = space_end;
         }
         if (from >= stop) continue; /* the one before took it along with its spaces */
@@ -815,7 +848,8 @@ static tsk_status tsk__bpe_match(tsk__bpe_encoder *encoder, const tsk__bpe_match
     if (matcher->count == 0) return TSK_OK;
     for (i = 0; i < encoder->n_spans; i++) {
         const tsk__bpe_span *span = &encoder->spans[i];
-        if (span->id >= 0 ? !tsk__bpe_push_span(encoder, span->start, span->end, span->id) : !tsk__bpe_match_span(encoder, matcher, span, &range))
+        if (span->id >= 0 ? !tsk__bpe_push_span(encoder, span->start, span->end, span->id)
+                          : !tsk__bpe_match_span(encoder, matcher, span, &range))
             return TSK_ERROR_MEMORY;
     }
     tsk__bpe_take_spans(encoder);
@@ -830,8 +864,8 @@ static tsk_status tsk__bpe_normalize_part(tsk__bpe_encoder *encoder, size_t *at,
     tsk_status status = tsk__unicode_nfc(&encoder->tokenizer->unicode, encoder->text + *at, to - *at, &encoder->normal);
     *at = to;
     if (status != TSK_OK || !is_range) return status;
-    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_ranges, &encoder->new_ranges_capacity, encoder->n_new_ranges + 1,
-                             sizeof *encoder->new_ranges))
+    if (!tsk__memory_reserve(encoder->allocator, &encoder->new_ranges, &encoder->new_ranges_capacity,
+                             encoder->n_new_ranges + 1, sizeof *encoder->new_ranges))
         return TSK_ERROR_MEMORY;
     encoder->new_ranges[encoder->n_new_ranges].start = start;
     encoder->new_ranges[encoder->n_new_ranges++].end = encoder->normal.length;
@@ -852,7 +886,8 @@ static tsk_status tsk__bpe_normalize_span(tsk__bpe_encoder *encoder, tsk__bpe_sp
             continue;
         }
         if (from < at) from = at;
-        while (from > at && tsk__unicode_unstable(unicode, encoder->text, from, from + 1) == from) from = tsk__unicode_before(encoder->text, from);
+        while (from > at && tsk__unicode_unstable(unicode, encoder->text, from, from + 1) == from)
+            from = tsk__unicode_before(encoder->text, from);
         to = tsk__unicode_stable(unicode, encoder->text, to, span->end);
         status = tsk__bpe_normalize_part(encoder, &at, from, 0);
         if (status == TSK_OK) status = tsk__bpe_normalize_part(encoder, &at, to, 1);
@@ -868,7 +903,8 @@ static tsk_status tsk__bpe_normalize_span(tsk__bpe_encoder *encoder, tsk__bpe_sp
 static tsk_status tsk__bpe_normalize(tsk__bpe_encoder *encoder) {
     tsk_status status = TSK_OK;
     size_t i, range = 0;
-    if (tsk__unicode_unstable(&encoder->tokenizer->unicode, encoder->text, 0, encoder->size) == encoder->size) return TSK_OK;
+    if (tsk__unicode_unstable(&encoder->tokenizer->unicode, encoder->text, 0, encoder->size) == encoder->size)
+        return TSK_OK;
     for (i = 0; i < encoder->n_spans && status == TSK_OK; i++)
         if (encoder->spans[i].id < 0) status = tsk__bpe_normalize_span(encoder, &encoder->spans[i], &range);
     encoder->text = encoder->normal.data;
@@ -896,11 +932,13 @@ static tsk_status tsk__bpe_encode_prepare(tsk__bpe_encoder *encoder) {
     size_t n = 16;
     if (encoder->size >= UINT32_MAX) return TSK_ERROR_MEMORY;
     if (encoder->tokenizer->ignore_merges &&
-        !tsk__memory_reserve(encoder->allocator, &encoder->word.data, &encoder->word.capacity, 2 * encoder->tokenizer->longest + 1, 1))
+        !tsk__memory_reserve(encoder->allocator, &encoder->word.data, &encoder->word.capacity,
+                             2 * encoder->tokenizer->longest + 1, 1))
         return TSK_ERROR_MEMORY;
     if (encoder->size < 256) return TSK_OK;
     while (n < encoder->size / 64 && n < 16384) n *= 2;
-    encoder->cache = (tsk__bpe_cached *)tsk__memory_new_zeroed(encoder->allocator, n * TSK__BPE_WAYS, sizeof *encoder->cache);
+    encoder->cache =
+        (tsk__bpe_cached *)tsk__memory_new_zeroed(encoder->allocator, n * TSK__BPE_WAYS, sizeof *encoder->cache);
     encoder->cache_mask = n - 1;
     return encoder->cache ? TSK_OK : TSK_ERROR_MEMORY;
 }
@@ -916,17 +954,18 @@ static tsk_status tsk__bpe_encode_spans(tsk__bpe_encoder *encoder) {
     return status;
 }
 
-/* Added tokens are recognised outside of `ranges` (ascending, apart); nowhere if is_plain. Scratch memory comes from the
-   caller's own allocator, since the tokenizer's may belong to another thread. */
-static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int is_plain, const tsk__bpe_range *ranges,
-                                  size_t n_ranges, tsk_tokens *out, tsk_error *error) {
+/* Added tokens are recognised outside of `ranges` (ascending, apart); nowhere if is_plain. Scratch memory comes from
+   the caller's own allocator, since the tokenizer's may belong to another thread. */
+static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int is_plain,
+                                  const tsk__bpe_range *ranges, size_t n_ranges, tsk_tokens *out, tsk_error *error) {
     tsk__bpe_encoder encoder;
     tsk_status status;
     int32_t count = out->count;
     size_t invalid = tsk__unicode_invalid(text, size);
     if (size == 0) return TSK_OK;
     if (invalid < size)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu", (unsigned long long)invalid);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the text is not UTF-8 at byte %llu",
+                              (unsigned long long)invalid);
     memset(&encoder, 0, sizeof encoder);
     encoder.tokenizer = tokenizer;
     encoder.allocator = encoder.normal.allocator = out->allocator;
@@ -954,11 +993,12 @@ static tsk_status tsk__bpe_encode(const tsk_tokenizer *tokenizer, const char *te
 
 /* A model folder need not have a tokenizer, and tsk_model_tokenizer then gives NULL. */
 static tsk_status tsk__bpe_no_tokenizer(tsk_error *error) {
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no tokenizer given: does the model's folder have one?");
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "no tokenizer given: does the model's folder have one?");
 }
 
-tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text, tsk_tokens *out,
-                                tsk_error *error) {
+tsk_status tsk_tokenizer_encode(const tsk_tokenizer *tokenizer, const char *text, size_t size, int special_in_text,
+                                tsk_tokens *out, tsk_error *error) {
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     if (!text && size) return tsk__error_null(error, "tsk_tokenizer_encode", "text");
     if (!out) return tsk__error_null(error, "tsk_tokenizer_encode", "out");
@@ -974,7 +1014,8 @@ static tsk_status tsk__bpe_settle(tsk_decoder *decoder, int is_last, tsk_text *o
         char *pending = (char *)decoder->pending;
         int valid;
         size_t left = (size_t)decoder->n_pending, n = tsk__json_utf8(pending, left, &valid);
-        if (!valid && n == left && !is_last && decoder->pending[0] >= 0xc2 && decoder->pending[0] <= 0xf4) return TSK_OK;
+        if (!valid && n == left && !is_last && decoder->pending[0] >= 0xc2 && decoder->pending[0] <= 0xf4)
+            return TSK_OK;
         if (tsk_text_append(out, valid ? pending : "\xef\xbf\xbd", valid ? n : 3) != TSK_OK) return TSK_ERROR_MEMORY;
         memmove(pending, pending + n, left - n);
         decoder->n_pending -= (int)n;
@@ -982,7 +1023,8 @@ static tsk_status tsk__bpe_settle(tsk_decoder *decoder, int is_last, tsk_text *o
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out, tsk_error *error) {
+tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder, int32_t id, tsk_text *out,
+                            tsk_error *error) {
     const tsk__bpe_token *token = tsk__bpe_token_of(tokenizer, id);
     const char *bytes;
     size_t at = 0;
@@ -1004,10 +1046,12 @@ tsk_status tsk_decoder_push(const tsk_tokenizer *tokenizer, tsk_decoder *decoder
     return TSK_OK;
 }
 
-tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) { return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT; }
+tsk_status tsk_decoder_flush(tsk_decoder *decoder, tsk_text *out) {
+    return decoder && out ? tsk__bpe_settle(decoder, 1, out) : TSK_ERROR_ARGUMENT;
+}
 
-tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special, tsk_text *out,
-                                tsk_error *error) {
+tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, int32_t count, int skip_special,
+                                tsk_text *out, tsk_error *error) {
     tsk_decoder decoder;
     size_t length;
     int32_t i;
@@ -1015,12 +1059,15 @@ tsk_status tsk_tokenizer_decode(const tsk_tokenizer *tokenizer, const int32_t *i
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
     if (!out) return tsk__error_null(error, "tsk_tokenizer_decode", "out");
     if (!ids && count > 0) return tsk__error_null(error, "tsk_tokenizer_decode", "ids");
-    if (count < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d", (int)count);
+    if (count < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_tokenizer_decode: a count of %d",
+                              (int)count);
     length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = skip_special;
     for (i = 0; i < count && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, ids[i], out, error);
-    if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK) status = tsk__error_memory(error, "decoded text", out->length);
+    if (status == TSK_OK && tsk_decoder_flush(&decoder, out) != TSK_OK)
+        status = tsk__error_memory(error, "decoded text", out->length);
     if (status != TSK_OK) out->length = length;
     return status;
 }
@@ -1039,7 +1086,8 @@ tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk_step *step, t
     length = out->length;
     memset(&decoder, 0, sizeof decoder);
     decoder.skip_special = 1;
-    for (i = 0; i < step->n_final && status == TSK_OK; i++) status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
+    for (i = 0; i < step->n_final && status == TSK_OK; i++)
+        status = tsk_decoder_push(tokenizer, &decoder, tokens[i], out, error);
     if (status == TSK_OK && (i == step->canvas_length - step->prompt_length || tokens[i] != step->mask_token_id) &&
         tsk_decoder_flush(&decoder, out) != TSK_OK)
         status = tsk__error_memory(error, "decoded text", out->length);
@@ -1061,9 +1109,10 @@ static tsk_status tsk__bpe_bad(const tsk__bpe_loader *loader, const tsk_json_val
                           tsk__error_path(loader->file), what);
 }
 
-static tsk_status tsk__bpe_unsupported(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part, const char *what) {
-    return tsk__error_set(loader->error, TSK_ERROR_UNSUPPORTED, loader->file, tsk_json_offset(value), "'%s': %s %.300s is not supported",
-                          tsk__error_path(loader->file), part, what);
+static tsk_status tsk__bpe_unsupported(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *part,
+                                       const char *what) {
+    return tsk__error_set(loader->error, TSK_ERROR_UNSUPPORTED, loader->file, tsk_json_offset(value),
+                          "'%s': %s %.300s is not supported", tsk__error_path(loader->file), part, what);
 }
 
 static tsk_status tsk__bpe_no_memory(const tsk__bpe_loader *loader) {
@@ -1086,7 +1135,8 @@ static tsk_status tsk__bpe_unknown(const tsk__bpe_loader *loader, const tsk_json
 }
 
 /* A true or false member, `*out` as it was when there is none. */
-static tsk_status tsk__bpe_flag(const tsk__bpe_loader *loader, const tsk_json_value *object, const char *key, int *out) {
+static tsk_status tsk__bpe_flag(const tsk__bpe_loader *loader, const tsk_json_value *object, const char *key,
+                                int *out) {
     const tsk_json_value *value = tsk_json_get(object, key);
     char what[64];
     if (tsk__bpe_is_absent(value) || tsk_json_bool(value, out)) return TSK_OK;
@@ -1106,7 +1156,8 @@ static int tsk__bpe_make_slots(tsk_tokenizer *tokenizer, size_t count) {
 }
 
 /* Ids may have gaps, but a table by id must not let a small file ask for gigabytes. */
-static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id, size_t place) {
+static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json_value *value, uint64_t id,
+                                   size_t place) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     char what[160];
     if (id >= ((uint64_t)1 << 20) + 8 * (uint64_t)tokenizer->tokens_capacity || id > INT32_MAX) {
@@ -1114,7 +1165,8 @@ static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json
         return tsk__bpe_bad(loader, value, what);
     }
     if (id >= tokenizer->n_ids) {
-        if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->by_id, &tokenizer->ids_capacity, (size_t)id + 1, sizeof *tokenizer->by_id))
+        if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->by_id, &tokenizer->ids_capacity, (size_t)id + 1,
+                                 sizeof *tokenizer->by_id))
             return tsk__bpe_no_memory(loader);
         memset(tokenizer->by_id + tokenizer->n_ids, 0, ((size_t)id + 1 - tokenizer->n_ids) * sizeof *tokenizer->by_id);
         tokenizer->n_ids = (size_t)id + 1;
@@ -1128,7 +1180,8 @@ static tsk_status tsk__bpe_give_id(const tsk__bpe_loader *loader, const tsk_json
 }
 
 /* tokens, slots and texts have room for it. */
-static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text, size_t length, uint64_t id) {
+static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_json_value *value, const char *text,
+                                     size_t length, uint64_t id) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_token *token = &tokenizer->tokens[tokenizer->n_tokens];
     uint32_t hash = tsk__bpe_hash(tokenizer, text, length);
@@ -1143,7 +1196,8 @@ static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_js
     token->hash = hash;
     token->id = (int32_t)id;
     token->bytes = (uint32_t)tokenizer->bytes.length;
-    if (tsk_text_append(&tokenizer->texts, text, length) != TSK_OK || tsk_text_append(&tokenizer->texts, "", 1) != TSK_OK ||
+    if (tsk_text_append(&tokenizer->texts, text, length) != TSK_OK ||
+        tsk_text_append(&tokenizer->texts, "", 1) != TSK_OK ||
         tsk__bpe_append_bytes(text, length, &tokenizer->bytes) != TSK_OK)
         return tsk__bpe_no_memory(loader);
     token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
@@ -1153,18 +1207,21 @@ static tsk_status tsk__bpe_add_token(const tsk__bpe_loader *loader, const tsk_js
 }
 
 /* Room for the vocabulary and `n_added` more. */
-static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const tsk_json_value *vocabulary, size_t n_added) {
+static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const tsk_json_value *vocabulary,
+                                           size_t n_added) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
     tsk_status status = TSK_OK;
     size_t count = tsk_json_count(vocabulary) + n_added, length, size = 1;
     unsigned byte;
-    if (tsk_json_type_of(vocabulary) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, vocabulary, "the vocabulary is no object of tokens and ids");
+    if (tsk_json_type_of(vocabulary) != TSK_JSON_OBJECT)
+        return tsk__bpe_bad(loader, vocabulary, "the vocabulary is no object of tokens and ids");
     for (value = tsk_json_first(vocabulary); value; value = tsk_json_next(value)) {
         tsk_json_key(value, &length);
         size += length + 1;
     }
-    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->tokens, &tokenizer->tokens_capacity, count + 1, sizeof *tokenizer->tokens) ||
+    if (!tsk__memory_reserve(tokenizer->allocator, &tokenizer->tokens, &tokenizer->tokens_capacity, count + 1,
+                             sizeof *tokenizer->tokens) ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, size, 1) ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->bytes.data, &tokenizer->bytes.capacity, size, 1) ||
         !tsk__bpe_make_slots(tokenizer, count))
@@ -1177,7 +1234,8 @@ static tsk_status tsk__bpe_load_vocabulary(const tsk__bpe_loader *loader, const 
     }
     for (byte = 0; byte < 256; byte++) {
         char text[4];
-        const tsk__bpe_token *token = tsk__bpe_find(tokenizer, text, (size_t)(tsk__json_put_utf8(text, tsk__bpe_alphabet(byte)) - text));
+        const tsk__bpe_token *token =
+            tsk__bpe_find(tokenizer, text, (size_t)(tsk__json_put_utf8(text, tsk__bpe_alphabet(byte)) - text));
         tokenizer->byte_ids[byte] = token ? token->id : -1;
     }
     tokenizer->n_model = tokenizer->n_tokens;
@@ -1197,7 +1255,8 @@ static tsk_status tsk__bpe_make_merges(const tsk__bpe_loader *loader, size_t cou
 }
 
 /* `joined` is the two halves one after the other, split at `half`. */
-static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t offset, const char *joined, size_t half, size_t size, uint32_t rank) {
+static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t offset, const char *joined, size_t half,
+                                     size_t size, uint32_t rank) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk__bpe_token *left = tsk__bpe_find(tokenizer, joined, half);
     const tsk__bpe_token *right = tsk__bpe_find(tokenizer, joined + half, size - half);
@@ -1206,8 +1265,10 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
     size_t slot;
     if (!left || !right || !both) {
         size_t from = left && !right ? half : 0, to = !left ? half : size;
-        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
-                              tsk__error_path(loader->file), (unsigned long)rank, (int)(to - from < 200 ? to - from : 200), joined + from);
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset,
+                              "'%s': merge %lu needs the token '%.*s', which is not in the vocabulary",
+                              tsk__error_path(loader->file), (unsigned long)rank,
+                              (int)(to - from < 200 ? to - from : 200), joined + from);
     }
     slot = tsk__bpe_merge_slot(tokenizer, left->id, right->id);
     tokenizer->merge_tags[slot] = tsk__bpe_merge_tag(tsk__bpe_merge_hash(tokenizer, left->id, right->id));
@@ -1220,49 +1281,61 @@ static tsk_status tsk__bpe_add_merge(const tsk__bpe_loader *loader, uint64_t off
 }
 
 /* "left right", which is brought together in `joined`. */
-static tsk_status tsk__bpe_add_merge_line(const tsk__bpe_loader *loader, uint64_t offset, const char *line, size_t size, uint32_t rank, tsk_text *joined) {
+static tsk_status tsk__bpe_add_merge_line(const tsk__bpe_loader *loader, uint64_t offset, const char *line, size_t size,
+                                          uint32_t rank, tsk_text *joined) {
     const char *space = (const char *)memchr(line, ' ', size);
     size_t half = space ? (size_t)(space - line) : 0;
     if (!space || memchr(space + 1, ' ', size - half - 1))
-        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset, "'%s': merge %lu is not two tokens with a space between: '%.*s'",
+        return tsk__error_set(loader->error, TSK_ERROR_TOKENIZER, loader->file, offset,
+                              "'%s': merge %lu is not two tokens with a space between: '%.*s'",
                               tsk__error_path(loader->file), (unsigned long)rank, (int)(size < 200 ? size : 200), line);
     joined->length = 0;
-    if (tsk_text_append(joined, line, half) != TSK_OK || tsk_text_append(joined, space + 1, size - half - 1) != TSK_OK) return tsk__bpe_no_memory(loader);
+    if (tsk_text_append(joined, line, half) != TSK_OK || tsk_text_append(joined, space + 1, size - half - 1) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
     return tsk__bpe_add_merge(loader, offset, joined->data, half, size - 1, rank);
 }
 
-static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const tsk_json_value *pair, uint32_t rank, tsk_text *joined) {
+static tsk_status tsk__bpe_add_merge_pair(const tsk__bpe_loader *loader, const tsk_json_value *pair, uint32_t rank,
+                                          tsk_text *joined) {
     const tsk_json_value *first = tsk_json_first(pair);
     size_t half, size;
     const char *left = tsk_json_string(first, &half), *right = tsk_json_string(tsk_json_next(first), &size);
-    if (!left || !right || tsk_json_count(pair) != 2) return tsk__bpe_bad(loader, pair, "a merge is not a pair of tokens");
+    if (!left || !right || tsk_json_count(pair) != 2)
+        return tsk__bpe_bad(loader, pair, "a merge is not a pair of tokens");
     joined->length = 0;
-    if (tsk_text_append(joined, left, half) != TSK_OK || tsk_text_append(joined, right, size) != TSK_OK) return tsk__bpe_no_memory(loader);
+    if (tsk_text_append(joined, left, half) != TSK_OK || tsk_text_append(joined, right, size) != TSK_OK)
+        return tsk__bpe_no_memory(loader);
     return tsk__bpe_add_merge(loader, tsk_json_offset(pair), joined->data, half, half + size, rank);
 }
 
-static int tsk__bpe_is_version_line(const char *line, size_t size) { return size >= 8 && memcmp(line, "#version", 8) == 0; }
+static int tsk__bpe_is_version_line(const char *line, size_t size) {
+    return size >= 8 && memcmp(line, "#version", 8) == 0;
+}
 
 /* What the rule `left` `right` means for the characters that it touches. lowest: of the rules for a whole character. */
 static void tsk__bpe_note_rule(const tsk_tokenizer *tokenizer, const tsk__bpe_merge *rule, uint32_t *lowest) {
     const tsk__bpe_token *a = tsk__bpe_token_of(tokenizer, rule->left), *b = tsk__bpe_token_of(tokenizer, rule->right);
-    const unsigned char *left = (const unsigned char *)tokenizer->bytes.data + a->bytes, *right = (const unsigned char *)tokenizer->bytes.data + b->bytes;
+    const unsigned char *left = (const unsigned char *)tokenizer->bytes.data + a->bytes,
+                        *right = (const unsigned char *)tokenizer->bytes.data + b->bytes;
     size_t n_left = a->bytes_length, n_right = b->bytes_length;
     tsk__bpe_chars *chars = tokenizer->chars;
     uint32_t c = 0;
     if (!n_left || !n_right) return;
     if (n_right == 1 && right[0] >= 0xc2) tsk__bpe_include(chars->lead[right[0] & 0x3f], left[n_left - 1]);
-    if (n_right == 2 && right[0] >= 0xe0 && right[0] < 0xf0) tsk__bpe_include(chars->lead_two[tsk__bpe_lead_two(right[0], right[1])], left[n_left - 1]);
+    if (n_right == 2 && right[0] >= 0xe0 && right[0] < 0xf0)
+        tsk__bpe_include(chars->lead_two[tsk__bpe_lead_two(right[0], right[1])], left[n_left - 1]);
     if ((right[0] & 0xc0) != 0x80) {  /* of parts, only the character's last bytes stand before another one */
         if (n_left == 1 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail[left[0] & 0x3f], right[0]);
-        if (n_left == 2 && (left[0] & 0xc0) == 0x80) tsk__bpe_include(chars->tail_two[tsk__bpe_two(left[0], left[1])], right[0]);
+        if (n_left == 2 && (left[0] & 0xc0) == 0x80)
+            tsk__bpe_include(chars->tail_two[tsk__bpe_two(left[0], left[1])], right[0]);
     }
     if (tsk__bpe_char(left, n_left, &c) == n_left && rule->rank < lowest[c]) lowest[c] = rule->rank;
     if (tsk__bpe_char(right, n_right, &c) == n_right && rule->rank < lowest[c]) lowest[c] = rule->rank;
 }
 
 /* What n bytes merge to, by themselves, and the highest rank that it takes; -1 when they do not become one. */
-static int32_t tsk__bpe_merge_char(const tsk_tokenizer *tokenizer, const unsigned char *s, size_t n, uint32_t *highest) {
+static int32_t tsk__bpe_merge_char(const tsk_tokenizer *tokenizer, const unsigned char *s, size_t n,
+                                   uint32_t *highest) {
     int32_t ids[3];
     const tsk__bpe_merge *first, *second;
     size_t i;
@@ -1300,7 +1373,8 @@ static tsk_status tsk__bpe_make_chars(const tsk__bpe_loader *loader, size_t n_me
     for (c = 0; c < 65536; c++) {
         char text[4];
         size_t n = (size_t)(tsk__json_put_utf8(text, c) - text);
-        tokenizer->chars->ids[c] = n > 1 ? tsk__bpe_merge_char(tokenizer, (const unsigned char *)text, n, &highest) : -1;
+        tokenizer->chars->ids[c] =
+            n > 1 ? tsk__bpe_merge_char(tokenizer, (const unsigned char *)text, n, &highest) : -1;
         if (n > 1 && highest >= lowest[c]) tokenizer->chars->ids[c] = -1;
     }
     tsk__memory_delete(tokenizer->allocator, lowest);
@@ -1321,7 +1395,8 @@ static tsk_status tsk__bpe_load_merges(const tsk__bpe_loader *loader, const tsk_
         size_t size;
         const char *line = tsk_json_string(value, &size);
         if (!line) status = tsk__bpe_add_merge_pair(loader, value, rank++, &joined);
-        else if (!tsk__bpe_is_version_line(line, size)) status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
+        else if (!tsk__bpe_is_version_line(line, size))
+            status = tsk__bpe_add_merge_line(loader, tsk_json_offset(value), line, size, rank++, &joined);
     }
     tsk_text_free(&joined);
     return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
@@ -1342,7 +1417,8 @@ static tsk_status tsk__bpe_load_merge_lines(const tsk__bpe_loader *loader, const
         size_t length = newline ? (size_t)(newline - line) : size - at;
         end = at + length;
         if (length && line[length - 1] == '\r') length--;
-        if (length && !tsk__bpe_is_version_line(line, length)) status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
+        if (length && !tsk__bpe_is_version_line(line, length))
+            status = tsk__bpe_add_merge_line(loader, at, line, length, rank++, &joined);
     }
     tsk_text_free(&joined);
     return status == TSK_OK ? tsk__bpe_make_chars(loader, rank) : status;
@@ -1411,7 +1487,8 @@ static tsk__bpe_added *tsk__bpe_find_added(const tsk_tokenizer *tokenizer, const
 
 static tsk_status tsk__bpe_reserve_added(const tsk__bpe_loader *loader, size_t count) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
-    int done = tsk__memory_reserve(tokenizer->allocator, &tokenizer->added, &tokenizer->added_capacity, count + 1, sizeof *tokenizer->added);
+    int done = tsk__memory_reserve(tokenizer->allocator, &tokenizer->added, &tokenizer->added_capacity, count + 1,
+                                   sizeof *tokenizer->added);
     return done ? TSK_OK : tsk__bpe_no_memory(loader);
 }
 
@@ -1422,13 +1499,15 @@ static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const 
     const tsk_tokenizer *tokenizer = loader->tokenizer;
     const tsk_json_value *value;
     uint64_t least = 0;
-    if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY) return tsk__bpe_bad(loader, list, "added_tokens is no list");
+    if (!tsk__bpe_is_absent(list) && tsk_json_type_of(list) != TSK_JSON_ARRAY)
+        return tsk__bpe_bad(loader, list, "added_tokens is no list");
     for (value = tsk_json_first(list); value; value = tsk_json_next(value)) {
         tsk__bpe_entry entry;
         const tsk__bpe_token *found;
         uint64_t id, before = tokenizer->n_tokens;
         tsk_status status;
-        if (!tsk_json_uint64(tsk_json_get(value, "id"), &id)) return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
+        if (!tsk_json_uint64(tsk_json_get(value, "id"), &id))
+            return tsk__bpe_bad(loader, value, "an added token's id is no whole number from 0");
         status = tsk__bpe_read_entry(loader, value, &entry);
         if (status != TSK_OK) return status;
         if (entry.length == 0) continue;
@@ -1449,17 +1528,20 @@ static tsk_status tsk__bpe_load_added_list(const tsk__bpe_loader *loader, const 
 static tsk_status tsk__bpe_normalize_added(const tsk__bpe_loader *loader, tsk__bpe_added *added) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
     tsk__bpe_token *token = &tokenizer->tokens[tokenizer->by_id[added->id] - 1];
-    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not move */
-    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place, (size_t)added->place + added->length) ==
-        (size_t)added->place + added->length)
+    size_t room = tokenizer->texts.length + 4 * (size_t)added->length + 1; /* NFC at most triples it: texts will not
+                                                                              move */
+    if (tsk__unicode_unstable(&tokenizer->unicode, tokenizer->texts.data, added->place,
+                              (size_t)added->place + added->length) == (size_t)added->place + added->length)
         return TSK_OK;
     if (room > UINT32_MAX ||
         !tsk__memory_reserve(tokenizer->allocator, &tokenizer->texts.data, &tokenizer->texts.capacity, room, 1))
         return tsk__bpe_no_memory(loader);
     room = tokenizer->texts.length;
     token->bytes = (uint32_t)tokenizer->bytes.length;
-    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) != TSK_OK ||
-        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) != TSK_OK)
+    if (tsk__unicode_nfc(&tokenizer->unicode, tokenizer->texts.data + added->place, added->length, &tokenizer->texts) !=
+            TSK_OK ||
+        tsk__bpe_append_bytes(tokenizer->texts.data + room, tokenizer->texts.length - room, &tokenizer->bytes) !=
+            TSK_OK)
         return tsk__bpe_no_memory(loader);
     token->bytes_length = (uint32_t)tokenizer->bytes.length - token->bytes;
     added->place = (uint32_t)room;
@@ -1514,7 +1596,8 @@ static tsk_status tsk__bpe_make_matchers(const tsk__bpe_loader *loader) {
 
 static tsk_status tsk__bpe_load_pattern(const tsk__bpe_loader *loader, const tsk_json_value *split) {
     tsk_tokenizer *tokenizer = loader->tokenizer;
-    const tsk_json_value *pattern = tsk_json_get(split, "pattern"), *regex = tsk_json_get(pattern, "Regex"), *behavior = tsk_json_get(split, "behavior");
+    const tsk_json_value *pattern = tsk_json_get(split, "pattern"), *regex = tsk_json_get(pattern, "Regex"),
+                         *behavior = tsk_json_get(split, "behavior");
     const char *text = tsk_json_string(regex, NULL);
     int invert = 0, is_removed = tsk__bpe_is(behavior, "Removed");
     tsk_status status = tsk__bpe_flag(loader, split, "invert", &invert);
@@ -1522,11 +1605,13 @@ static tsk_status tsk__bpe_load_pattern(const tsk__bpe_loader *loader, const tsk
     if (status != TSK_OK) return status;
     /* The scanners leave nothing between matches, so that keeping the matches only (Removed, inverted) is the same. */
     if (!(tsk__bpe_is(behavior, "Isolated") && !invert) && !(is_removed && invert))
-        return tsk__bpe_unsupported(loader, split, "pre_tokenizer Split with this behavior:", tsk_json_string(behavior, NULL) ? tsk_json_string(behavior, NULL) : "none");
+        return tsk__bpe_unsupported(loader, split, "pre_tokenizer Split with this behavior:",
+                                    tsk_json_string(behavior, NULL) ? tsk_json_string(behavior, NULL) : "none");
     if (!text) return tsk__bpe_unsupported(loader, pattern, "pre_tokenizer Split without a Regex", "pattern");
     for (i = 0; i < sizeof tsk__bpe_patterns / sizeof *tsk__bpe_patterns; i++) {
         if (!tsk__bpe_is(regex, tsk__bpe_patterns[i].regex)) continue;
-        if (tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, split, "pre_tokenizer", "with more than 8 steps");
+        if (tokenizer->n_steps == TSK__BPE_MAX_STEPS)
+            return tsk__bpe_unsupported(loader, split, "pre_tokenizer", "with more than 8 steps");
         tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_patterns[i].scanner;
         return TSK_OK;
     }
@@ -1541,7 +1626,8 @@ static tsk_status tsk__bpe_load_pre_tokenizer(tsk__bpe_loader *loader, const tsk
     if (loader->is_byte_level) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "after ByteLevel");
     if (tsk__bpe_is(type, "Split")) return tsk__bpe_load_pattern(loader, value);
     if (tsk__bpe_is(type, "Sequence") && !is_inner) {
-        for (value = tsk_json_first(tsk_json_get(value, "pretokenizers")); value && status == TSK_OK; value = tsk_json_next(value))
+        for (value = tsk_json_first(tsk_json_get(value, "pretokenizers")); value && status == TSK_OK;
+             value = tsk_json_next(value))
             status = tsk__bpe_load_pre_tokenizer(loader, value, 1);
         return status;
     }
@@ -1549,20 +1635,26 @@ static tsk_status tsk__bpe_load_pre_tokenizer(tsk__bpe_loader *loader, const tsk
     if ((status = tsk__bpe_flag(loader, value, "add_prefix_space", &add_prefix_space)) != TSK_OK ||
         (status = tsk__bpe_flag(loader, value, "use_regex", &use_regex)) != TSK_OK)
         return status;
-    if (add_prefix_space) return tsk__bpe_unsupported(loader, value, "pre_tokenizer ByteLevel with", "add_prefix_space");
-    if (use_regex && tokenizer->n_steps == TSK__BPE_MAX_STEPS) return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "with more than 8 steps");
+    if (add_prefix_space)
+        return tsk__bpe_unsupported(loader, value, "pre_tokenizer ByteLevel with", "add_prefix_space");
+    if (use_regex && tokenizer->n_steps == TSK__BPE_MAX_STEPS)
+        return tsk__bpe_unsupported(loader, value, "pre_tokenizer", "with more than 8 steps");
     if (use_regex) tokenizer->steps[tokenizer->n_steps++] = tsk__bpe_scan_gpt2;
     loader->is_byte_level = 1;
     return TSK_OK;
 }
 
 /* It adds tokens at the ends, which we never do, so all that matters is that it does nothing else. */
-static tsk_status tsk__bpe_check_post_processor(const tsk__bpe_loader *loader, const tsk_json_value *value, int is_inner) {
+static tsk_status tsk__bpe_check_post_processor(const tsk__bpe_loader *loader, const tsk_json_value *value,
+                                                int is_inner) {
     const tsk_json_value *type = tsk_json_get(value, "type");
     tsk_status status = TSK_OK;
-    if ((tsk__bpe_is_absent(value) && !is_inner) || tsk__bpe_is(type, "ByteLevel") || tsk__bpe_is(type, "TemplateProcessing")) return TSK_OK;
+    if ((tsk__bpe_is_absent(value) && !is_inner) || tsk__bpe_is(type, "ByteLevel") ||
+        tsk__bpe_is(type, "TemplateProcessing"))
+        return TSK_OK;
     if (!tsk__bpe_is(type, "Sequence") || is_inner) return tsk__bpe_unknown(loader, value, "post_processor");
-    for (value = tsk_json_first(tsk_json_get(value, "processors")); value && status == TSK_OK; value = tsk_json_next(value))
+    for (value = tsk_json_first(tsk_json_get(value, "processors")); value && status == TSK_OK;
+         value = tsk_json_next(value))
         status = tsk__bpe_check_post_processor(loader, value, 1);
     return status;
 }
@@ -1583,7 +1675,8 @@ static tsk_status tsk__bpe_check_model(const tsk__bpe_loader *loader, const tsk_
     if (byte_fallback) return tsk__bpe_unsupported(loader, model, "model with", "byte_fallback");
     for (i = 0; i < 2; i++) {
         const tsk_json_value *affix = tsk_json_get(model, affixes[i]);
-        if (!tsk__bpe_is_absent(affix) && !tsk__bpe_is(affix, "")) return tsk__bpe_unsupported(loader, affix, "model with", affixes[i]);
+        if (!tsk__bpe_is_absent(affix) && !tsk__bpe_is(affix, ""))
+            return tsk__bpe_unsupported(loader, affix, "model with", affixes[i]);
     }
     return TSK_OK;
 }
@@ -1596,8 +1689,10 @@ static tsk_status tsk__bpe_load_model(const tsk__bpe_loader *loader, const tsk_j
     if (status == TSK_OK) status = tsk__bpe_load_vocabulary(loader, tsk_json_get(model, "vocab"), n_added);
     if (status == TSK_OK) status = tsk__bpe_load_merges(loader, tsk_json_get(model, "merges"));
     if (status != TSK_OK || tsk__bpe_is_absent(tsk_json_get(model, "unk_token"))) return status;
-    for (byte = 0; byte < 256; byte++) /* it stands for characters without a token, of which most vocabularies have none */
-        if (tokenizer->byte_ids[byte] < 0) return tsk__bpe_unsupported(loader, tsk_json_get(model, "unk_token"), "model with", "unk_token");
+    for (byte = 0; byte < 256;
+         byte++) /* it stands for characters without a token, of which most vocabularies have none */
+        if (tokenizer->byte_ids[byte] < 0)
+            return tsk__bpe_unsupported(loader, tsk_json_get(model, "unk_token"), "model with", "unk_token");
     return TSK_OK;
 }
 
@@ -1610,16 +1705,20 @@ static tsk_status tsk__bpe_load_json(tsk__bpe_loader *loader, const tsk_json_val
     tsk_status status;
     size_t i;
     if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return tsk__bpe_bad(loader, root, "it holds no JSON object");
-    if (version && !tsk__bpe_is(version, "1.0")) return tsk__bpe_unsupported(loader, version, "another version", "than 1.0");
+    if (version && !tsk__bpe_is(version, "1.0"))
+        return tsk__bpe_unsupported(loader, version, "another version", "than 1.0");
     for (i = 0; i < 2; i++)
-        if (!tsk__bpe_is_absent(tsk_json_get(root, limits[i]))) return tsk__bpe_unsupported(loader, tsk_json_get(root, limits[i]), "a tokenizer with", limits[i]);
+        if (!tsk__bpe_is_absent(tsk_json_get(root, limits[i])))
+            return tsk__bpe_unsupported(loader, tsk_json_get(root, limits[i]), "a tokenizer with", limits[i]);
     tokenizer->nfc = tsk__bpe_is(tsk_json_get(normalizer, "type"), "NFC");
     if (!tokenizer->nfc && !tsk__bpe_is_absent(normalizer)) return tsk__bpe_unknown(loader, normalizer, "normalizer");
     status = tsk__bpe_load_pre_tokenizer(loader, tsk_json_get(root, "pre_tokenizer"), 0);
     if (status == TSK_OK && !loader->is_byte_level)
-        status = tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
+        status =
+            tsk__bpe_unsupported(loader, tsk_json_get(root, "pre_tokenizer"), "a pre_tokenizer", "without ByteLevel");
     if (status == TSK_OK) status = tsk__bpe_check_post_processor(loader, tsk_json_get(root, "post_processor"), 0);
-    if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel")) status = tsk__bpe_unknown(loader, decoder, "decoder");
+    if (status == TSK_OK && !tsk__bpe_is(tsk_json_get(decoder, "type"), "ByteLevel"))
+        status = tsk__bpe_unknown(loader, decoder, "decoder");
     n_declared += tsk_json_count(added);
     if (status == TSK_OK) status = tsk__bpe_load_model(loader, tsk_json_get(root, "model"), n_declared);
     if (status == TSK_OK) status = tsk__bpe_reserve_added(loader, n_declared);
@@ -1786,7 +1885,8 @@ static tsk_status tsk__bpe_load_class(tsk__bpe_loader *loader, const tsk_json_va
     if (status != TSK_OK) return status;
     if (add_prefix_space) return tsk__bpe_unsupported(loader, config, "a tokenizer with", "add_prefix_space");
     if (!is_gpt2 && !is_qwen && !is_dream)
-        return tsk__bpe_unsupported(loader, type ? type : config, "without a tokenizer.json, tokenizer_class", type && tsk_json_string(type, NULL) ? tsk_json_string(type, NULL) : "missing:");
+        return tsk__bpe_unsupported(loader, type ? type : config, "without a tokenizer.json, tokenizer_class",
+                                    type && tsk_json_string(type, NULL) ? tsk_json_string(type, NULL) : "missing:");
     tokenizer->nfc = !is_gpt2;
     tokenizer->nfc_first = is_dream; /* its own code normalises before it looks for added tokens */
     tokenizer->steps[tokenizer->n_steps++] = is_gpt2 ? tsk__bpe_scan_gpt2 : tsk__bpe_scan_qwen;
@@ -1815,7 +1915,8 @@ typedef struct tsk__bpe_folder {
 
 enum { TSK__BPE_FOLDER_ROOM = 32 }; /* for a slash and the longest of the names below */
 
-static tsk_status tsk__bpe_folder_open(tsk__bpe_folder *folder, const char *dir, const tsk_host *host, tsk_error *error) {
+static tsk_status tsk__bpe_folder_open(tsk__bpe_folder *folder, const char *dir, const tsk_host *host,
+                                       tsk_error *error) {
     folder->host = host;
     folder->allocator = tsk__memory_allocator(host);
     folder->error = error;
@@ -1844,7 +1945,8 @@ static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name
 static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name, tsk_json **out) {
     tsk_text text;
     tsk_status status = tsk__bpe_folder_read(folder, name, &text);
-    if (status == TSK_OK) status = tsk_json_parse(text.data, text.length, folder->path, folder->allocator, out, folder->error);
+    if (status == TSK_OK)
+        status = tsk_json_parse(text.data, text.length, folder->path, folder->allocator, out, folder->error);
     tsk_text_free(&text);
     return status;
 }
@@ -1876,14 +1978,16 @@ static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loa
     tsk_status status = tsk__bpe_folder_read(folder, "merges.txt", &text);
     size_t invalid = status == TSK_OK ? tsk__unicode_invalid(text.data, text.length) : text.length;
     if (invalid < text.length)
-        status = tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, loader->file, invalid, "'%s' is not UTF-8 at byte %llu",
-                                tsk__error_path(loader->file), (unsigned long long)invalid);
+        status =
+            tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, loader->file, invalid, "'%s' is not UTF-8 at byte %llu",
+                           tsk__error_path(loader->file), (unsigned long long)invalid);
     if (status == TSK_OK) status = tsk__bpe_load_merge_lines(loader, text.data, text.length);
     tsk_text_free(&text);
     return status;
 }
 
-static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader, const tsk_json_value *config) {
+static tsk_status tsk__bpe_load_two_files(tsk__bpe_folder *folder, tsk__bpe_loader *loader,
+                                          const tsk_json_value *config) {
     size_t n_added = tsk__bpe_count_declared(config);
     tsk_status status = tsk__bpe_load_vocab_json(folder, loader, n_added);
     if (status == TSK_OK) status = tsk__bpe_load_merges_txt(folder, loader);
@@ -1905,7 +2009,8 @@ static tsk_status tsk__bpe_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *folde
     for (i = 0; i < 3; i++) tokenizer->merge_keys[i] = tsk__hash(tokenizer->key, &i, sizeof i);
     loader.file = folder->path; /* always the file asked for last, which is the one that messages are about */
     loader.error = folder->error;
-    if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator)) return tsk__error_memory(folder->error, "Unicode tables", 100000);
+    if (!tsk__unicode_create(&tokenizer->unicode, tokenizer->allocator))
+        return tsk__error_memory(folder->error, "Unicode tables", 100000);
     if (tsk__bpe_folder_has(folder, "tokenizer.json") || !tsk__bpe_folder_has(folder, "vocab.json"))
         status = tsk__bpe_load_tokenizer_json(folder, &loader, config);
     else status = tsk__bpe_load_two_files(folder, &loader, config);

@@ -10,8 +10,8 @@
 
 // >>config ============================================================================================================
 /* config.json, read by its family's rows, and the tensors that it promises. A folder is checked completely before a
-   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the shape
-   that the configuration implies; no tensor is there that the architecture would silently ignore. */
+   weight is read: every tensor that the architecture needs is there once, in a type that the backends read and the
+   shape that the configuration implies; no tensor is there that the architecture would silently ignore. */
 
 #define TSK__CONFIG_MAX_FILE ((size_t)64 << 20)
 
@@ -23,10 +23,13 @@ typedef struct tsk__config_reader {
     tsk_status status;         /* the first failure; later reads do nothing */
 } tsk__config_reader;
 
-static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key, const char *expected) {
+static void tsk__config_fail(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                             const char *expected) {
     if (reader->status == TSK_OK)
-        reader->status = tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path, value ? tsk_json_offset(value) : TSK_NO_OFFSET,
-                                        "'%s': \"%s\" %s %s", tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
+        reader->status =
+            tsk__error_set(reader->error, TSK_ERROR_CONFIG, reader->path,
+                           value ? tsk_json_offset(value) : TSK_NO_OFFSET, "'%s': \"%s\" %s %s",
+                           tsk__error_path(reader->path), key, value ? "must be" : "is missing: it must be", expected);
 }
 
 static int tsk__config_absent(const tsk_json_value *value) {
@@ -47,7 +50,8 @@ static int32_t tsk__config_integer(tsk__config_reader *reader, const tsk_json_va
 }
 
 /* An integer in [low, high]; `fallback` where the key is absent or null, an error there when fallback < low. */
-static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high, int64_t fallback) {
+static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int64_t low, int64_t high,
+                               int64_t fallback) {
     const tsk_json_value *value = tsk_json_get(reader->root, key);
     if (tsk__config_absent(value) && fallback >= low) return (int32_t)fallback;
     return tsk__config_integer(reader, value, key, low, high);
@@ -253,21 +257,28 @@ static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char 
     TSK__CONFIG_REQUIRE((int)c->family >= 0 && (int)c->family < TSK__FAMILIES, "'%s': family has no value %d",
                         tsk__error_path(where), (int)c->family);
     TSK__CONFIG_REQUIRE(c->d_model > 0 && c->n_layers > 0 && c->n_heads > 0 && c->n_kv_heads > 0 && c->head_dim > 0 &&
-                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 && c->max_sequence_length > 0,
+                            c->mlp_hidden_size > 0 && c->vocab_size > 0 && c->embedding_size > 0 &&
+                            c->max_sequence_length > 0,
                         "'%s': every size must be positive", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 && c->embedding_size <= 1 << 24 &&
-                            c->max_sequence_length <= TSK__MAX_LENGTH && c->n_heads <= 1 << 12,
+    TSK__CONFIG_REQUIRE(c->d_model <= 1 << 17 && c->n_layers <= 1 << 12 && c->mlp_hidden_size <= 1 << 20 &&
+                            c->embedding_size <= 1 << 24 && c->max_sequence_length <= TSK__MAX_LENGTH &&
+                            c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model, "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
+    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model,
+                        "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
-    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have", tsk__error_path(where), (int)c->head_dim);
-    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0, "'%s': n_heads %d is not a multiple of n_kv_heads %d",
-                        tsk__error_path(where), (int)c->n_heads, (int)c->n_kv_heads);
-    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d", tsk__error_path(where), (int)c->embedding_size,
-                        (int)c->vocab_size);
-    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size, "'%s': mask_token_id %d is outside the vocabulary of %d",
-                        tsk__error_path(where), (int)c->mask_token_id, (int)c->embedding_size);
-    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX, "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
+    TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have",
+                        tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0,
+                        "'%s': n_heads %d is not a multiple of n_kv_heads %d", tsk__error_path(where), (int)c->n_heads,
+                        (int)c->n_kv_heads);
+    TSK__CONFIG_REQUIRE(c->embedding_size >= c->vocab_size, "'%s': embedding_size %d is below vocab_size %d",
+                        tsk__error_path(where), (int)c->embedding_size, (int)c->vocab_size);
+    TSK__CONFIG_REQUIRE(c->mask_token_id >= 0 && c->mask_token_id < c->embedding_size,
+                        "'%s': mask_token_id %d is outside the vocabulary of %d", tsk__error_path(where),
+                        (int)c->mask_token_id, (int)c->embedding_size);
+    TSK__CONFIG_REQUIRE(c->rope_theta > 0 && c->rms_norm_eps > 0 && c->rope_theta <= FLT_MAX,
+                        "'%s': rope_theta and rms_norm_eps must be positive", tsk__error_path(where));
     return TSK_OK;
 }
 
@@ -407,7 +418,8 @@ static tsk_status tsk__config_open(tsk__config_reader *reader, const tsk_json *d
 }
 
 /* config.json. It may leave the end-of-sequence id to generation_config.json: then that is -1. */
-static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out, tsk_error *error) {
+static tsk_status tsk__config_parse(const tsk_json *document, const char *path, tsk_model_config *out,
+                                    tsk_error *error) {
     tsk__config_reader reader;
     tsk_status status = tsk__config_open(&reader, document, path, error);
     if (status != TSK_OK) return status;
@@ -483,12 +495,15 @@ static const tsk__index_entry *tsk__folder_entry_of(const tsk_folder *folder, co
     key.tensor = tensor;
     key.shard = NULL;
     key.offset = 0;
-    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key, tsk__folder_compare_entries) : NULL;
+    return folder->n_entries ? (const tsk__index_entry *)bsearch(&key, folder->entries, folder->n_entries, sizeof key,
+                                                                 tsk__folder_compare_entries)
+                             : NULL;
 }
 
 /* A shard must be a file of this folder: an index from a stranger could otherwise name any file of the machine. */
 static int tsk__folder_name_ok(const char *name, size_t length) {
-    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+    return length > 0 && length < 256 && strlen(name) == length && !strchr(name, '/') && !strchr(name, '\\') &&
+           strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
 static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_json **out, tsk_error *error) {
@@ -503,7 +518,9 @@ static tsk_status tsk__folder_json(tsk_folder *folder, const char *name, tsk_jso
     return status;
 }
 
-static int tsk__folder_has(tsk_folder *folder, const char *name) { return tsk__file_exists(tsk__folder_path(folder, name), &folder->host); }
+static int tsk__folder_has(tsk_folder *folder, const char *name) {
+    return tsk__file_exists(tsk__folder_path(folder, name), &folder->host);
+}
 
 static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     static const char name[] = "model.safetensors.index.json";
@@ -514,9 +531,11 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
     if (status != TSK_OK) return status;
     map = tsk_json_get(tsk_json_root(folder->index), "weight_map");
     if (tsk_json_type_of(map) != TSK_JSON_OBJECT)
-        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object", tsk__error_path(path));
+        return tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET, "'%s': \"weight_map\" must be an object",
+                              tsk__error_path(path));
     folder->n_entries = tsk_json_count(map);
-    folder->entries = (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
+    folder->entries =
+        (tsk__index_entry *)tsk__memory_new(folder->host.allocator, folder->n_entries, sizeof *folder->entries);
     if (!folder->entries) return tsk__error_memory(error, path, folder->n_entries * sizeof *folder->entries);
     for (entry = tsk_json_first(map); entry; entry = tsk_json_next(entry), i++) {
         folder->entries[i].tensor = tsk_json_key(entry, &key_length);
@@ -524,13 +543,16 @@ static tsk_status tsk__folder_read_index(tsk_folder *folder, tsk_error *error) {
         folder->entries[i].offset = tsk_json_offset(entry);
         if (!folder->entries[i].shard || !tsk__folder_name_ok(folder->entries[i].shard, length))
             return tsk__error_set(error, TSK_ERROR_CONFIG, path, tsk_json_offset(entry),
-                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'", tsk__error_path(path), folder->entries[i].tensor,
+                                  "'%s': tensor '%.80s' must name a file of this folder, not '%.80s'",
+                                  tsk__error_path(path), folder->entries[i].tensor,
                                   folder->entries[i].shard ? folder->entries[i].shard : "something that is no text");
     }
     qsort(folder->entries, folder->n_entries, sizeof *folder->entries, tsk__folder_compare_entries);
     for (i = 1; i < folder->n_entries; i++)
         if (strcmp(folder->entries[i].tensor, folder->entries[i - 1].tensor) == 0)
-            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset, "'%s': tensor '%.80s' is listed twice", tsk__error_path(path), folder->entries[i].tensor);
+            return tsk__error_set(error, TSK_ERROR_CONFIG, path, folder->entries[i].offset,
+                                  "'%s': tensor '%.80s' is listed twice", tsk__error_path(path),
+                                  folder->entries[i].tensor);
     return TSK_OK;
 }
 
@@ -542,7 +564,8 @@ static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_
     }
     *out = (int32_t)i;
     if (i < folder->n_shards) return TSK_OK;
-    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1, sizeof *folder->shards))
+    if (!tsk__memory_reserve(folder->host.allocator, &folder->shards, &folder->shard_capacity, i + 1,
+                             sizeof *folder->shards))
         return tsk__error_memory(error, "the list of shards", (i + 1) * sizeof *folder->shards);
     folder->shards[i].name = name;
     folder->shards[i].file = NULL;
@@ -554,21 +577,25 @@ static tsk_status tsk__folder_shard(tsk_folder *folder, const char *name, int32_
 static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out, size_t size) {
     int i;
     size_t used = (size_t)snprintf(out, size, "[");
-    for (i = 0; i < n_dims && used < size; i++) used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+    for (i = 0; i < n_dims && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
     if (used < size) snprintf(out + used, size - used, "]");
 }
 
-static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard, int n_dims, const uint64_t *shape, tsk_error *error) {
+static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard,
+                                           int n_dims, const uint64_t *shape, tsk_error *error) {
     char expected[64], found[200];
     const char *path = tsk__folder_path(folder, shard);
     if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path), info->name,
-                              tsk_dtype_name(info->dtype));
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                              "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path),
+                              info->name, tsk_dtype_name(info->dtype));
     if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
     tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
     tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
-    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path), info->name, found,
-                          expected);
+    return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                          "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path),
+                          info->name, found, expected);
 }
 
 static size_t tsk__folder_slot(const tsk_folder *folder, const tsk__weight_id *id) {
@@ -642,10 +669,12 @@ static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error
     qsort(known, folder->n_tensors, sizeof *known, tsk__folder_compare_names);
     for (i = 0; i < folder->n_entries && status == TSK_OK; i++) {
         const char *name = folder->entries[i].tensor, *path;
-        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) || tsk__folder_is_harmless(folder, name)) continue;
+        if (bsearch(&name, known, folder->n_tensors, sizeof *known, tsk__folder_compare_names) ||
+            tsk__folder_is_harmless(folder, name))
+            continue;
         path = tsk__folder_path(folder, "model.safetensors.index.json");
-        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset, "'%s': tensor '%.120s' is not part of this architecture",
-                                tsk__error_path(path), name);
+        status = tsk__error_set(error, TSK_ERROR_TENSOR, path, folder->entries[i].offset,
+                                "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), name);
     }
     for (i = 0; i < folder->n_shards && status == TSK_OK; i++) {
         for (j = 0; j < tsk_safetensors_count(folder->shards[i].file) && status == TSK_OK; j++) {
@@ -658,9 +687,12 @@ static tsk_status tsk__folder_check_unknown(tsk_folder *folder, tsk_error *error
                 continue;
             path = tsk__folder_path(folder, folder->shards[i].name);
             status = listed && strcmp(listed->shard, folder->shards[i].name) != 0
-                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is also here, but the index places it in '%s'", tsk__error_path(path),
-                                          info->name, listed->shard)
-                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset, "'%s': tensor '%.120s' is not part of this architecture", tsk__error_path(path), info->name);
+                         ? tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                                          "'%s': tensor '%.120s' is also here, but the index places it in '%s'",
+                                          tsk__error_path(path), info->name, listed->shard)
+                         : tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
+                                          "'%s': tensor '%.120s' is not part of this architecture",
+                                          tsk__error_path(path), info->name);
         }
     }
     tsk__memory_delete(folder->host.allocator, known);
@@ -688,19 +720,27 @@ static const char *tsk__folder_suffixed(const tsk_folder *folder, const char *su
 /* Where tensors are not as they should be: TSK_OK, or an error that says that they are quantised, by the names that the
    usual programs give to what they add. */
 static tsk_status tsk__folder_check_quantised(tsk_folder *folder, tsk_error *error) {
-    static const struct { const char *suffix, *method; } marks[] = {
-        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".weight_packed", "compressed-tensors"},
-        {".weight.quant_map", "bitsandbytes"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"},
-        {".weight_scale_inv", "FP8 in blocks"}, {".weight_scale", "compressed-tensors or FP8"}, {".W_q", "HQQ"}, {".codebooks", "AQLM"}, {".scales", "MLX or GPTQ"}};
+    static const struct { const char *suffix, *method;
+    } marks[] = {{".qweight", "GPTQ or AWQ"},
+                 {".qzeros", "GPTQ or AWQ"},
+                 {".weight_packed", "compressed-tensors"},
+                 {".weight.quant_map", "bitsandbytes"},
+                 {".weight.absmax", "bitsandbytes"},
+                 {".SCB", "bitsandbytes"},
+                 {".weight_scale_inv", "FP8 in blocks"},
+                 {".weight_scale", "compressed-tensors or FP8"},
+                 {".W_q", "HQQ"},
+                 {".codebooks", "AQLM"},
+                 {".scales", "MLX or GPTQ"}};
     size_t i;
     for (i = 0; i < sizeof marks / sizeof marks[0]; i++) {
         const char *name = tsk__folder_suffixed(folder, marks[i].suffix);
         if (!name) continue;
         folder->path[folder->dir_length] = 0;
-        return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
-                              "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
-                              tsk__error_path(folder->path),
-                              marks[i].method, name);
+        return tsk__error_set(
+            error, TSK_ERROR_UNSUPPORTED, folder->path, TSK_NO_OFFSET,
+            "'%s': quantised weights (%s: tensor '%.80s') are not supported: " TSK__CONFIG_UNQUANTISED,
+            tsk__error_path(folder->path), marks[i].method, name);
     }
     return TSK_OK;
 }
@@ -752,12 +792,15 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
     tsk_status status = tsk__folder_read_config(folder, error), quantised;
     if (status == TSK_OK && !tsk__folder_has(folder, "model.safetensors")) {
         if (!tsk__folder_has(folder, "model.safetensors.index.json")) {
-            int pickled = tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
+            int pickled =
+                tsk__folder_has(folder, "pytorch_model.bin") || tsk__folder_has(folder, "pytorch_model.bin.index.json");
             folder->path[folder->dir_length] = 0;
             return tsk__error_set(error, TSK_ERROR_IO, folder->path, TSK_NO_OFFSET,
                                   "'%s' holds neither model.safetensors nor model.safetensors.index.json%s",
                                   tsk__error_path(folder->path),
-                                  pickled ? "; the weights in its pytorch_model.bin must first be converted to safetensors" : "");
+                                  pickled
+                                      ? "; the weights in its pytorch_model.bin must first be converted to safetensors"
+                                      : "");
         }
         status = tsk__folder_read_index(folder, error);
     }

@@ -26,10 +26,10 @@
    therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
    [position][head_dim], and V already is a panel.
 
-   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets: AVX-512F
-   and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for any
-   other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of stack
-   and allocates nothing. */
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
+   AVX-512F and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for
+   any other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of
+   stack and allocates nothing. */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
 
@@ -49,7 +49,7 @@ extern "C" {
 #endif
 
 #define TSK__CPU_WIDTH 32          /* outputs in a panel */
-#define TSK__CPU_DEPTH 256         /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
 #define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
 #define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
 #define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
@@ -72,14 +72,15 @@ typedef struct tsk__cpu_kernels {
     /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
     void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
     /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
-    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy, int add,
-                 tsk__cpu_prefetch *prefetch);
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
+                 int add, tsk__cpu_prefetch *prefetch);
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
     void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
     void (*add)(float *y, const float *x, int32_t n);      /* y += x */
-    void (*scale)(const float *x, float scale, const float *weight, float *out, int32_t n); /* out = x * scale * weight */
+    void (*scale)(const float *x, float scale, const float *weight, float *out,
+                  int32_t n); /* out = x * scale * weight */
 } tsk__cpu_kernels;
 
 typedef struct tsk__cpu_model {
@@ -129,7 +130,9 @@ TSK__INLINE tsk__v128 tsk__v128_choose(tsk__i128 which, tsk__v128 a, tsk__v128 b
 TSK__INLINE tsk__v128 tsk__v128_min(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a < b), a, b); }
 TSK__INLINE tsk__v128 tsk__v128_max(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a > b), a, b); }
 TSK__INLINE tsk__v128 tsk__v128_pow2(tsk__v128 t) { return (tsk__v128)(((tsk__u128)t + 127) << 23); }
-TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) { return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v); }
+TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) {
+    return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v);
+}
 TSK__INLINE tsk__v128 tsk__v128_half(const char *p) {
     uint16_t h[4];
     tsk__v128 v;
@@ -144,10 +147,12 @@ TSK__INLINE tsk__v128 tsk__v128_even(tsk__v128 v) { return (tsk__v128)((tsk__u12
 TSK__INLINE tsk__v128 tsk__v128_odd(tsk__v128 v) { return (tsk__v128)((tsk__u128)v & 0xffff0000u); }
 TSK__INLINE float tsk__v128_one(const char *p) { float a; memcpy(&a, p, sizeof a); return a; }
 TSK__INLINE tsk__v128 tsk__v128_column(const char *rows, size_t stride) {
-    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride), tsk__v128_one(rows + 3 * stride)};
+    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride),
+                   tsk__v128_one(rows + 3 * stride)};
     return v;
 }
-TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2, tsk__v128 *c3) {
+TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2,
+                                   tsk__v128 *c3) {
     *c0 = tsk__v128_column(rows, stride);
     *c1 = tsk__v128_column(rows + 4, stride);
     *c2 = tsk__v128_column(rows + 8, stride);
@@ -172,16 +177,25 @@ TSK__INLINE_v256 __m256 tsk__v256_max(__m256 a, __m256 b) { return _mm256_max_ps
 TSK__INLINE_v256 __m256 tsk__v256_pow2(__m256 t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
 }
-TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) { return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v); }
-TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
-TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
-TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff))); }
+TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v);
+}
+TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16));
+}
+TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) {
+    return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff)));
+}
 TSK__INLINE_v256 __m128 tsk__v256_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
 /* Rows i and i + 4, four columns of each. */
 TSK__INLINE_v256 __m256 tsk__v256_rows(const char *rows, size_t stride) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(tsk__v256_four(rows)), tsk__v256_four(rows + 4 * stride), 1);
 }
-TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2, __m256 *c3) {
+TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2,
+                                        __m256 *c3) {
     const __m256 r0 = tsk__v256_rows(rows, stride), r1 = tsk__v256_rows(rows + stride, stride);
     const __m256 r2 = tsk__v256_rows(rows + 2 * stride, stride), r3 = tsk__v256_rows(rows + 3 * stride, stride);
     const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
@@ -209,19 +223,28 @@ TSK__INLINE_v512 __m512 tsk__v512_max(__m512 a, __m512 b) { return _mm512_max_ps
 TSK__INLINE_v512 __m512 tsk__v512_pow2(__m512 t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
 }
-TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v); }
-TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
-TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
+TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v);
+}
+TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));
+}
 TSK__INLINE_v512 __m512 tsk__v512_odd(__m512 v) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(~0xffff)));
 }
 TSK__INLINE_v512 __m128 tsk__v512_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
 /* Rows i, i + 4, i + 8 and i + 12, four columns of each. */
 TSK__INLINE_v512 __m512 tsk__v512_rows(const char *rows, size_t stride) {
-    const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
-    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2), tsk__v512_four(rows + 12 * stride), 3);
+    const __m512 a =
+        _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2),
+                              tsk__v512_four(rows + 12 * stride), 3);
 }
-TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2, __m512 *c3) {
+TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2,
+                                        __m512 *c3) {
     const __m512 r0 = tsk__v512_rows(rows, stride), r1 = tsk__v512_rows(rows + stride, stride);
     const __m512 r2 = tsk__v512_rows(rows + 2 * stride, stride), r3 = tsk__v512_rows(rows + 3 * stride, stride);
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
@@ -338,8 +361,8 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
     return tsk__cpu_sum16(lanes); \
 }
 
-/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move as
-   one 32-bit word and part only on their way out. */
+/* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
+   as one 32-bit word and part only on their way out. */
 #define TSK__CPU_DEFINE_PACK(V, LANES) \
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
     int c; \
@@ -407,7 +430,9 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
 
 TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
     if (prefetch->at >= prefetch->lines) return;
-    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride + (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64, 0, 2);
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
+                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
+                       0, 2);
     prefetch->at++;
 }
 
@@ -460,7 +485,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
         switch (rows) { CASES(V) } \
 }
-#define TSK__CPU_TILE_CASE(V, r) case r: tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); break;
+#define TSK__CPU_TILE_CASE(V, r) \
+    case r: \
+        tsk__cpu_##V##_tile_rows(r, x, ldx, kn, panel + o, ldp, y + o, ldy, add, prefetch); \
+        break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
 #define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
@@ -522,7 +550,8 @@ typedef struct tsk__cpu_best {
 typedef struct tsk__cpu_scratch {
     float *norm;                   /* [n, d_model] */
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
-    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the residual */
+    float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the
+                                      residual */
     int32_t *spans;                /* [n + 1] */
     int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
     float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
@@ -538,7 +567,8 @@ static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size
 
 /* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
    with memory NULL it only does the latter. */
-static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n, void *memory) {
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n,
+                                    void *memory) {
     const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
@@ -551,15 +581,17 @@ static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_c
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
     scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
     scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
-    scratch->best = (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
-                                                   sizeof(tsk__cpu_best));
+    scratch->best =
+        (tsk__cpu_best *)tsk__cpu_take(memory, &used, chunks * (rows < TSK__CPU_HEAD_ROWS ? rows : TSK__CPU_HEAD_ROWS),
+                                       sizeof(tsk__cpu_best));
     for (i = 0; memory && i < n; i++) scratch->rotated[i] = -1;
     return used;
 }
 
 /* ---- work for the pool */
 
-/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change nothing. */
+/* Splits rows into slices each worth a thread's while. Row functions treat every row alike, so slices change
+   nothing. */
 typedef void (*tsk__cpu_row_function)(const void *context, int32_t first, int32_t last);
 typedef struct tsk__cpu_slices {
     tsk__cpu_row_function run;
@@ -571,10 +603,12 @@ typedef struct tsk__cpu_slices {
 
 static void tsk__cpu_slice(void *context, int task) {
     const tsk__cpu_slices *slices = (const tsk__cpu_slices *)context;
-    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count), (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
+    slices->run(slices->context, (int32_t)((int64_t)slices->n * task / slices->count),
+                (int32_t)((int64_t)slices->n * (task + 1) / slices->count));
 }
 
-static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run, const void *context) {
+static void tsk__cpu_rows(const tsk__cpu_model *model, int32_t n, size_t elements_per_row, tsk__cpu_row_function run,
+                          const void *context) {
     const size_t wanted = (size_t)n * elements_per_row / TSK__CPU_SLICE;
     tsk__cpu_slices slices;
     slices.run = run;
@@ -592,13 +626,15 @@ static void tsk__cpu_tasks(const tsk__cpu_model *model, int32_t n, uint64_t work
 /* ---- the core: rows times a panel, and a whole matrix as panels */
 
 /* y[n][width] = or += x[n][kn] * panel[kn][width]. Rows are shared out evenly between tiles, so none is thin. */
-static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp,
-                              float *y, size_t ldy, int32_t width, int add, tsk__cpu_prefetch *prefetch) {
+static void tsk__cpu_multiply(const tsk__cpu_kernels *kernels, int32_t n, const float *x, size_t ldx, int32_t kn,
+                              const float *panel, size_t ldp, float *y, size_t ldy, int32_t width, int add,
+                              tsk__cpu_prefetch *prefetch) {
     const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
     float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     int32_t tile, i, o;
     for (tile = 0; tile < tiles; tile++) {
-        const int32_t first = (int32_t)((int64_t)n * tile / tiles), rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles),
+                      rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
         float *to = y + (size_t)first * ldy;
         if (width == TSK__CPU_WIDTH) {
             kernels->tile(rows, x + (size_t)first * ldx, ldx, kn, panel, ldp, to, ldy, add, prefetch);
@@ -643,7 +679,8 @@ static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
    after it. */
-static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n, const float *x, float *y, size_t ldy) {
+static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n,
+                           const float *x, float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
@@ -651,9 +688,11 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
-        tsk__cpu_prefetch prefetch = last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
+        tsk__cpu_prefetch prefetch =
+            last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0, &prefetch);
+        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
+                          &prefetch);
     }
     if (!w->bias) return;
     for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
@@ -705,7 +744,9 @@ static void tsk__cpu_product_task(void *context, int task) {
     }
 }
 
-static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) { return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols; }
+static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) {
+    return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols;
+}
 
 static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
     int32_t i;
@@ -725,8 +766,8 @@ static void tsk__cpu_capture(void *captured, const float *from, size_t count) {
 }
 
 /* y += x W^T + bias, by way of scratch->wide */
-static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y, tsk__cpu_scratch *scratch,
-                                 const tsk__captures *captures) {
+static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight *w, int32_t n, const float *x, float *y,
+                                 tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -752,11 +793,12 @@ static void tsk__cpu_copy_rows(const void *context, int32_t first, int32_t last)
     const tsk__cpu_copy *c = (const tsk__cpu_copy *)context;
     int32_t i;
     for (i = first; i < last; i++)
-        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width, c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
+        memcpy(c->dst + (size_t)(c->to ? c->to[i] : i) * c->width,
+               c->src + (size_t)(c->from ? c->from[i] : i) * c->width, c->width * sizeof(float));
 }
 
-static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *from, const int32_t *to,
-                              float *dst) {
+static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                              const int32_t *from, const int32_t *to, float *dst) {
     tsk__cpu_copy copy;
     copy.width = (size_t)width;
     copy.src = src;
@@ -767,12 +809,14 @@ static void tsk__cpu_copy_run(const tsk__cpu_model *model, int32_t n, int32_t wi
 }
 
 /* dst[i] = src[index[i]], rows of `width` */
-static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+static void tsk__cpu_gather(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                            const int32_t *index, float *dst) {
     tsk__cpu_copy_run(model, n, width, src, index, NULL, dst);
 }
 
 /* dst[index[i]] = src[i]; no index twice */
-static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src, const int32_t *index, float *dst) {
+static void tsk__cpu_scatter(const tsk__cpu_model *model, int32_t n, int32_t width, const float *src,
+                             const int32_t *index, float *dst) {
     tsk__cpu_copy_run(model, n, width, src, NULL, index, dst);
 }
 
@@ -819,7 +863,8 @@ static void tsk__cpu_norm_rows(const void *context, int32_t first, int32_t last)
     }
 }
 
-static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out, const tsk__captures *captures) {
+static void tsk__cpu_norm_run(const tsk__cpu_model *model, int32_t n, const float *weight, const float *x, float *out,
+                              const tsk__captures *captures) {
     const size_t d = (size_t)model->config->d_model;
     tsk__cpu_norm norm;
     norm.model = model;
@@ -888,8 +933,10 @@ static void tsk__cpu_rope_head(const float *from, const float *cosines, const fl
 }
 
 /* The first cached position of a layer's K or V head: [length, head_dim]. */
-static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer, int32_t head) {
-    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) * (size_t)kv->capacity * (size_t)config->head_dim;
+static float *tsk__cpu_cached(const tsk_model_config *config, const tsk__kv *kv, const void *rows, int32_t layer,
+                              int32_t head) {
+    return (float *)(uintptr_t)rows + ((size_t)layer * (size_t)config->n_kv_heads + (size_t)head) *
+                                          (size_t)kv->capacity * (size_t)config->head_dim;
 }
 
 typedef struct tsk__cpu_rope {
@@ -934,14 +981,15 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
 }
 
 /* q_out[n, n_heads * head_dim] after RoPE; K after RoPE and V go to the caches. */
-static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x, float *q_out, tsk__cpu_scratch *scratch,
-                         const tsk__captures *captures) {
+static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *x,
+                         float *q_out, tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     const tsk__weight *wq = tsk__cpu_weight(model, layer, TSK__PART_Q);
     const tsk__weight *wk = tsk__cpu_weight(model, layer, TSK__PART_K);
     const size_t n = (size_t)rows->n, q_width = (size_t)wq->rows, kv_width = (size_t)wk->rows;
     tsk__cpu_product product;
     tsk__cpu_rope rope;
-    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm, captures);
+    tsk__cpu_norm_run(model, rows->n, tsk__cpu_norm_weight(model, layer, TSK__PART_ATTN_NORM), x, scratch->norm,
+                      captures);
     memset(&product, 0, sizeof product);
     product.n = rows->n;
     product.count = 3;
@@ -1004,8 +1052,9 @@ static void tsk__cpu_attend_scores(tsk__cpu_attend_group *g, const tsk__weight *
             const int32_t kn = g->head_dim - k < TSK__CPU_DEPTH ? g->head_dim - k : TSK__CPU_DEPTH;
             g->kernels->pack(keys, first + key, k, kn, g->panel);
             for (h = 0; h < g->heads; h++)  /* always the full width: the block's last keys are overwritten below */
-                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel, TSK__CPU_WIDTH,
-                                  &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0, &g->prefetch);
+                tsk__cpu_multiply(g->kernels, g->n, g->q + (size_t)h * (size_t)g->head_dim + k, g->ld, kn, g->panel,
+                                  TSK__CPU_WIDTH, &g->scores[h * g->n][key], TSK__CPU_DEPTH, TSK__CPU_WIDTH, k > 0,
+                                  &g->prefetch);
         }
 }
 
@@ -1040,7 +1089,9 @@ static void tsk__cpu_attend_values(tsk__cpu_attend_group *g, const float *v, int
         size_t ldp = (size_t)g->head_dim;
         if (width < TSK__CPU_WIDTH) {  /* a full tile would read past the row, and past the last one past the cache */
             memset(g->panel, 0, sizeof g->panel);
-            for (i = 0; i < count; i++) memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o, (size_t)width * sizeof *v);
+            for (i = 0; i < count; i++)
+                memcpy(g->panel + i * TSK__CPU_WIDTH, v + (size_t)i * (size_t)g->head_dim + o,
+                       (size_t)width * sizeof *v);
             panel = g->panel;
             ldp = TSK__CPU_WIDTH;
         }
@@ -1074,7 +1125,8 @@ static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weigh
 static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
     const tsk_model_config *config = c->model->config;
-    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads, group = config->n_heads / config->n_kv_heads;
+    const int32_t span = task / config->n_kv_heads, head = task % config->n_kv_heads,
+                  group = config->n_heads / config->n_kv_heads;
     const int32_t row = c->spans[span];
     const tsk__kv *kv = &c->rows->caches[c->rows->requests[row]];
     const float *v = tsk__cpu_cached(config, kv, kv->v, c->layer, head);
@@ -1110,11 +1162,12 @@ static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_
 }
 
 /* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
-static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q, float *out,
-                               tsk__cpu_scratch *scratch) {
+static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
+                               float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;
     const int32_t group = config->n_heads / config->n_kv_heads;
-    const int32_t count = tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
+    const int32_t count =
+        tsk__cpu_attend_spans(rows, group < TSK__CPU_QUERIES ? TSK__CPU_QUERIES / group : 1, scratch->spans);
     uint64_t work = 0;
     tsk__cpu_attend attend;
     int32_t i;
@@ -1132,14 +1185,14 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
 /* ---- the other products of a layer */
 
 /* x[n, d_model] += att[n, n_heads * head_dim] W^T */
-static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x, const tsk__captures *captures,
-                              tsk__cpu_scratch *scratch) {
+static void tsk__cpu_attn_out(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *att, float *x,
+                              const tsk__captures *captures, tsk__cpu_scratch *scratch) {
     tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_ATTN_OUT), n, att, x, scratch, captures);
 }
 
 /* x[n, d_model] += h[n, mlp_hidden_size] W^T */
-static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x, const tsk__captures *captures,
-                          tsk__cpu_scratch *scratch) {
+static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *h, float *x,
+                          const tsk__captures *captures, tsk__cpu_scratch *scratch) {
     tsk__cpu_add_product(model, tsk__cpu_weight(model, layer, TSK__PART_FF_OUT), n, h, x, scratch, captures);
 }
 
@@ -1171,12 +1224,13 @@ static void tsk__cpu_gate_task(void *context, int task) {
     const int32_t end = (int32_t)((int64_t)c->panels * (task + 1) / c->runs);
     int32_t panel;
     for (panel = (int32_t)((int64_t)c->panels * task / c->runs); panel < end; panel++)
-        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH, tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
+        tsk__cpu_gate_panel(c, panel * TSK__CPU_WIDTH,
+                            tsk__cpu_part_of(panel + 1 < end ? c->gate : NULL, (panel + 1) * TSK__CPU_WIDTH));
 }
 
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
-static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h, tsk__cpu_scratch *scratch,
-                             const tsk__captures *captures) {
+static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h,
+                             tsk__cpu_scratch *scratch, const tsk__captures *captures) {
     tsk__cpu_gate gate;
     tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
     gate.kernels = model->kernels;
@@ -1255,7 +1309,8 @@ static void tsk__cpu_draw(const tsk__draw *draw, const float *logits, int32_t fi
 }
 
 /* One row, one chunk. `logits` [n up to a multiple of 16] is overwritten. The mask id counts in the sum only. */
-static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first, int32_t n, tsk__cpu_best *best) {
+static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *draw, float *logits, int32_t first,
+                              int32_t n, tsk__cpu_best *best) {
     const int32_t mask = draw->mask_token_id - first, padded = (n + 15) / 16 * 16;
     const int holds_mask = mask >= 0 && mask < n;
     const float mask_logit = holds_mask ? logits[mask] : 0.0f;
@@ -1280,22 +1335,26 @@ static void tsk__cpu_head_task(void *context, int task) {
     const tsk__cpu_head_job *c = (const tsk__cpu_head_job *)context;
     const tsk__cpu_kernels *kernels = c->model->kernels;
     const tsk__weight *w = tsk__cpu_weight(c->model, -1, TSK__PART_HEAD);
-    const int32_t first = task * TSK__CPU_CHUNK, count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
+    const int32_t first = task * TSK__CPU_CHUNK,
+                  count = w->rows - first < TSK__CPU_CHUNK ? w->rows - first : TSK__CPU_CHUNK;
     tsk__cpu_best *best = c->best + (size_t)task * (size_t)c->n;
     float logits[TSK__CPU_QUERIES][TSK__CPU_CHUNK] TSK__CPU_ALIGNED;
     int32_t row, i, o;
     for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
         const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
         for (o = 0; o < count; o += TSK__CPU_WIDTH) {
-            const tsk__cpu_part next = tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
-            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols, &logits[0][o], TSK__CPU_CHUNK);
+            const tsk__cpu_part next =
+                tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
+            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols,
+                           &logits[0][o], TSK__CPU_CHUNK);
         }
         for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
     }
 }
 
 /* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
-static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask, tsk__prediction *out) {
+static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask,
+                                  tsk__prediction *out) {
     const tsk__cpu_best *b, *winner = best;
     double sum = 0.0, lse;
     float max = -INFINITY;
@@ -1304,7 +1363,8 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
         if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
         if (b->max > max) max = b->max;
     }
-    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) sum += (double)b->sum * exp((double)b->max - (double)max);
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n)
+        sum += (double)b->sum * exp((double)b->max - (double)max);
     lse = (double)max + log(sum);
     out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
     out->logit = winner->logit;
@@ -1313,8 +1373,8 @@ static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t 
 }
 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
-static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws, tsk__prediction *out,
-                          tsk__cpu_scratch *scratch) {
+static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *normed, const tsk__draw *draws,
+                          tsk__prediction *out, tsk__cpu_scratch *scratch) {
     const tsk__weight *head = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     const int32_t chunks = (head->rows + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
     int32_t row, i;
@@ -1326,7 +1386,8 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         job.draws = draws + row;
         job.best = scratch->best;
         tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
-        for (i = 0; i < job.n; i++) tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
+        for (i = 0; i < job.n; i++)
+            tsk__cpu_head_combine(job.best + i, job.n, chunks, draws[row + i].mask_token_id, &out[row + i]);
     }
 }
 

@@ -37,9 +37,13 @@ typedef struct tsk__cpu_stream {
     tsk__cpu_scratch scratch;
 } tsk__cpu_stream;
 
-static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) { return &((const tsk__cpu_backend *)(const void *)s->backend)->model; }
+static const tsk__cpu_model *tsk__cpu_model_of(const tsk__stream *s) {
+    return &((const tsk__cpu_backend *)(const void *)s->backend)->model;
+}
 static tsk__cpu_stream *tsk__cpu_stream_of(tsk__stream *s) { return (tsk__cpu_stream *)(void *)s; }
-static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) { return ((const tsk__cpu_backend *)(const void *)backend)->allocator; }
+static const tsk_allocator *tsk__cpu_allocator_of(const tsk__backend *backend) {
+    return ((const tsk__cpu_backend *)(const void *)backend)->allocator;
+}
 
 static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -62,7 +66,8 @@ static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(allocator, s);
 }
 
-static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out,
+                                         tsk_error *error) {
     const tsk_model_config *c = backend->config;
     const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
     size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
@@ -86,10 +91,12 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
-    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden || !s->base.cosines || !s->base.skipped ||
-        !s->base.predictions || !s->base.choices || !s->tokens || !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
+    if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
+        !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
+        !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
         tsk__cpu_stream_destroy(&s->base);
-        return tsk__error_memory(error, "the activations of a pass", rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
+        return tsk__error_memory(error, "the activations of a pass",
+                                 rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
     tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
     s->base.x = s->full_x;
@@ -104,12 +111,15 @@ static uint64_t tsk__cpu_backend_available(tsk__backend *backend) {
 static void *tsk__cpu_backend_allocate(tsk__backend *backend, uint64_t size) {
     return size > SIZE_MAX ? NULL : tsk__memory_new(tsk__cpu_allocator_of(backend), (size_t)size, 1);
 }
-static void tsk__cpu_backend_release(tsk__backend *backend, void *address) { tsk__memory_delete(tsk__cpu_allocator_of(backend), address); }
+static void tsk__cpu_backend_release(tsk__backend *backend, void *address) {
+    tsk__memory_delete(tsk__cpu_allocator_of(backend), address);
+}
 static void tsk__cpu_backend_copy(tsk__stream *s, void *to, const void *from, uint64_t size) {
     (void)s;
     memmove(to, from, (size_t)size);
 }
-static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+static void tsk__cpu_backend_slide(tsk__stream *s, void *base, int32_t planes, uint64_t pitch, uint64_t to,
+                                   uint64_t from, uint64_t size) {
     char *plane = (char *)base;
     int32_t i;
     (void)s;
@@ -142,27 +152,35 @@ static void tsk__cpu_backend_begin(tsk__stream *stream, const tsk__rows *rows) {
     s->compacted = NULL;
     s->base.x = s->full_x;
 }
-static void tsk__cpu_backend_embed(tsk__stream *s) { tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x); }
+static void tsk__cpu_backend_embed(tsk__stream *s) {
+    tsk__cpu_embed(tsk__cpu_model_of(s), &tsk__cpu_stream_of(s)->rows, (float *)s->x);
+}
 static void tsk__cpu_backend_qkv(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q, &tsk__cpu_stream_of(s)->scratch, captures);
+    tsk__cpu_qkv(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->x, (float *)s->q,
+                 &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_attend(tsk__stream *s, int32_t layer) {
-    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q, (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_attention(tsk__cpu_model_of(s), layer, &tsk__cpu_stream_of(s)->rows, (const float *)s->q,
+                       (float *)s->attention, &tsk__cpu_stream_of(s)->scratch);
 }
 static void tsk__cpu_backend_attn_out(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_attn_out(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->attention,
+                      (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
 }
 static void tsk__cpu_backend_gate_up(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x, (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
+    tsk__cpu_gate_up(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->x,
+                     (float *)s->hidden, &tsk__cpu_stream_of(s)->scratch, captures);
 }
 static void tsk__cpu_backend_down(tsk__stream *s, int32_t layer, const tsk__captures *captures) {
-    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x, captures, &tsk__cpu_stream_of(s)->scratch);
+    tsk__cpu_down(tsk__cpu_model_of(s), layer, tsk__cpu_stream_of(s)->rows.n, (const float *)s->hidden, (float *)s->x,
+                  captures, &tsk__cpu_stream_of(s)->scratch);
 }
 
 /* A row of one half (0: to compare with, 1: of the pass) of a request's states. */
 static float *tsk__cpu_state(const tsk__cpu_stream *s, int32_t row, int half, int32_t state) {
     const tsk__kv *kv = &s->rows.caches[s->rows.requests[row]];
-    size_t index = ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
+    size_t index =
+        ((size_t)half * (size_t)kv->n_states + (size_t)state) * (size_t)kv->n_slots + (size_t)s->rows.slots[row];
     return (float *)kv->states + index * (size_t)s->base.backend->config->d_model;
 }
 
@@ -175,7 +193,8 @@ static void tsk__cpu_backend_compare(tsk__stream *stream, int32_t state) {
         size_t row = (size_t)(s->compacted ? s->compacted[i] : i);
         if (s->rows.slots[i] < 0 || state >= s->rows.caches[s->rows.requests[i]].n_states) continue;
         if (s->rows.caches[s->rows.requests[i]].has_reference)
-            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state), &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
+            tsk__cpu_cosine(tsk__cpu_model_of(stream), 1, x, tsk__cpu_state(s, i, 0, state),
+                            &stream->cosines[(size_t)state * (size_t)stream->max_rows + row]);
         memcpy(tsk__cpu_state(s, i, 1, state), x, d * sizeof *x);
     }
 }
@@ -187,7 +206,9 @@ static void tsk__cpu_backend_decide(tsk__stream *stream, int32_t n_states) {
         const tsk__kv *kv = &s->rows.caches[s->rows.requests[i]];
         int32_t row = s->compacted ? s->compacted[i] : i, flags = s->all_rows.flags ? s->all_rows.flags[row] : 0;
         if (kv->n_states != n_states || !(flags & TSK__ROW_DECIDED)) continue;
-        stream->skipped[row] = (flags & TSK__ROW_SKIPS) || tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
+        stream->skipped[row] =
+            (flags & TSK__ROW_SKIPS) ||
+            tsk__skip_similar(stream->cosines + row, n_states, stream->max_rows, kv->skip_threshold, kv->skip_outlier);
     }
 }
 
@@ -201,7 +222,8 @@ static void tsk__cpu_backend_keep(tsk__stream *stream) {
         int skipped = (flags & TSK__ROW_DECIDED) && stream->skipped[i];
         float *x = (float *)stream->x + (size_t)i * d, *output;
         if (s->rows.slots[i] < 0) continue;
-        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states; state++)
+        for (state = 0; (flags & TSK__ROW_REMEMBER) && !(skipped && (flags & TSK__ROW_IF_RAN)) && state < kv->n_states;
+             state++)
             memcpy(tsk__cpu_state(s, i, 0, state), tsk__cpu_state(s, i, 1, state), d * sizeof *x);
         if (!(flags & TSK__ROW_OUTPUT)) continue;
         output = (float *)kv->outputs + (size_t)s->rows.slots[i] * d;
@@ -211,7 +233,9 @@ static void tsk__cpu_backend_keep(tsk__stream *stream) {
 
 static void tsk__cpu_backend_expand(tsk__stream *stream) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    if (s->compacted) tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x, s->compacted, s->full_x);
+    if (s->compacted)
+        tsk__cpu_scatter(tsk__cpu_model_of(stream), s->rows.n, stream->backend->config->d_model, s->compact_x,
+                         s->compacted, s->full_x);
     s->rows = s->all_rows;
     s->compacted = NULL;
     s->base.x = s->full_x;
@@ -219,7 +243,8 @@ static void tsk__cpu_backend_expand(tsk__stream *stream) {
 
 static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows, *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+    int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows,
+               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
     tsk__cpu_backend_expand(stream);
     for (i = 0; i < n; i++) {
         tokens[i] = s->all_rows.tokens[index[i]];
@@ -239,16 +264,19 @@ static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32
 
 static void tsk__cpu_select_rows(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
-    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index, s->head_rows);
+    tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, (const float *)stream->x, index,
+                    s->head_rows);
     tsk__cpu_final_norm(tsk__cpu_model_of(stream), n, s->head_rows, s->head_rows);
 }
 static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws) {
     tsk__cpu_select_rows(stream, n, index);
-    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws, (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
+    tsk__cpu_head(tsk__cpu_model_of(stream), n, tsk__cpu_stream_of(stream)->head_rows, draws,
+                  (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
 /* Fills in the choices of one request's candidates: ids and confidences. */
-static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o, const tsk__commit_candidate *candidates) {
+static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o,
+                                  const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__prediction *last = (tsk__prediction *)s->all_rows.caches[o->request].predictions;
     int32_t i;
@@ -258,11 +286,13 @@ static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
         choice->log_sum_exp = last[c->slot].log_sum_exp;
-        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0) : last[c->slot].confidence;
+        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0)
+                                          : last[c->slot].confidence;
         s->confidences[i] = choice->confidence;
     }
 }
-static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
+static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                                    const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t r, i;
     (void)n_candidates;
@@ -327,7 +357,8 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
     for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
         tsk__parallel(b->model.pool, b->model.pool->n_threads, tsk__cpu_ceiling_read_task, &read);
-        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) / ((tsk__time_ms() - start) * 1e-3);
+        rate = (double)(read.words_per_task * sizeof *words * (uint64_t)b->model.pool->n_threads) /
+               ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
     tsk__memory_delete(b->allocator, words);
@@ -338,12 +369,14 @@ static tsk_status tsk__cpu_ceiling_bytes(const tsk__cpu_backend *b, double *out,
 /* The library's own product in a shape that suits it: many rows, f32 weights that stay in cache. */
 static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out, tsk_error *error) {
     enum { rows = 256, size = 1024 };
-    float *memory = (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
+    float *memory =
+        (float *)tsk__memory_new_zeroed(b->allocator, (size_t)2 * rows * size + (size_t)size * size, sizeof *memory);
     tsk__weight weights;
     tsk__cpu_product product;
     double best = 0;
     int i;
-    if (!memory) return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
+    if (!memory)
+        return tsk__error_memory(error, "measuring arithmetic", sizeof *memory * (2 * rows * size + size * size));
     for (i = 0; i < rows * size + size * size; i++) memory[i] = (float)(i % 97) * 0.01f - 0.5f;
     memset(&weights, 0, sizeof weights);
     weights.data = memory;
@@ -384,10 +417,38 @@ static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, si
 }
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
-static const tsk__backend_ops tsk__cpu_backend_ops = {
-    0, tsk__cpu_backend_destroy, tsk__cpu_backend_describe, tsk__cpu_backend_ceilings, tsk__cpu_backend_available, tsk__cpu_stream_create, tsk__cpu_stream_destroy, tsk__cpu_backend_allocate, tsk__cpu_backend_release, tsk__cpu_backend_copy, tsk__cpu_backend_slide,
-    tsk__cpu_backend_upload, tsk__cpu_backend_download, tsk__cpu_backend_wait, tsk__cpu_backend_begin, NULL, tsk__cpu_backend_embed, tsk__cpu_backend_qkv, tsk__cpu_backend_attend,
-    tsk__cpu_backend_attn_out, tsk__cpu_backend_gate_up, tsk__cpu_backend_down, tsk__cpu_backend_compare, tsk__cpu_backend_decide,
-    tsk__cpu_backend_keep, tsk__cpu_backend_compact, tsk__cpu_backend_expand, tsk__cpu_backend_head, tsk__cpu_backend_select, tsk__cpu_backend_logits, NULL, NULL, NULL};
+static const tsk__backend_ops tsk__cpu_backend_ops = {0,
+                                                      tsk__cpu_backend_destroy,
+                                                      tsk__cpu_backend_describe,
+                                                      tsk__cpu_backend_ceilings,
+                                                      tsk__cpu_backend_available,
+                                                      tsk__cpu_stream_create,
+                                                      tsk__cpu_stream_destroy,
+                                                      tsk__cpu_backend_allocate,
+                                                      tsk__cpu_backend_release,
+                                                      tsk__cpu_backend_copy,
+                                                      tsk__cpu_backend_slide,
+                                                      tsk__cpu_backend_upload,
+                                                      tsk__cpu_backend_download,
+                                                      tsk__cpu_backend_wait,
+                                                      tsk__cpu_backend_begin,
+                                                      NULL,
+                                                      tsk__cpu_backend_embed,
+                                                      tsk__cpu_backend_qkv,
+                                                      tsk__cpu_backend_attend,
+                                                      tsk__cpu_backend_attn_out,
+                                                      tsk__cpu_backend_gate_up,
+                                                      tsk__cpu_backend_down,
+                                                      tsk__cpu_backend_compare,
+                                                      tsk__cpu_backend_decide,
+                                                      tsk__cpu_backend_keep,
+                                                      tsk__cpu_backend_compact,
+                                                      tsk__cpu_backend_expand,
+                                                      tsk__cpu_backend_head,
+                                                      tsk__cpu_backend_select,
+                                                      tsk__cpu_backend_logits,
+                                                      NULL,
+                                                      NULL,
+                                                      NULL};
 
 #endif /* SECTION_GUARD_CPU_BACKEND */

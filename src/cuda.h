@@ -22,7 +22,9 @@
 
 static CUdeviceptr tsk__cuda_x(const tsk__cuda_stream *s) { return tsk__cuda_address(s->base.x); }
 static int tsk__cuda_is_fused(const tsk__cuda_stream *s) { return s->pass.n <= tsk__cuda_fused_rows(s->backend); }
-static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) { return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim; }
+static uint64_t tsk__cuda_layer_offset(const tsk_model_config *c, int32_t layer) {
+    return (uint64_t)layer * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+}
 
 /* Computes the first half of a norm, unless the kernel that last wrote x has done it. */
 static void tsk__cuda_need_normed(tsk__cuda_stream *s, CUdeviceptr norm) {
@@ -53,18 +55,23 @@ static void tsk__cuda_norm(tsk__cuda_stream *s, int32_t n, CUdeviceptr index, CU
     tsk__cuda_norm_args a;
     a.x = tsk__cuda_x(s), a.index = index, a.weight = weight, a.out = out;
     a.d = c->d_model, a.eps = c->rms_norm_eps;
-    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm, (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
+    tsk__cuda_launch(s, TSK__CUDA_norm, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_norm,
+                     (uint32_t)TSK__CUDA_SQUARES_ROW(a.d) * 4, &a, "norm");
     if (out == s->device.normed) s->pass.normed_for = 0;
 }
 
-/* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see its
-   `inputs`. */
-static const struct { tsk__cuda_kernel kernel; int input; const char *name; } tsk__cuda_map_launches[TSK__CUDA_MAPS] = {
-    {TSK__CUDA_linear_qkv_32, 0, "linear_qkv"}, {TSK__CUDA_linear_out_32, 1, "linear_out"}, {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
-    {TSK__CUDA_linear_out_32, 2, "linear_out"}, {TSK__CUDA_linear_head_32, 0, "linear_head"}};
+/* What a linear map for few rows is launched as; the kernel for more than 32 follows. input: which of the stream's, see
+   its `inputs`. */
+static const struct { tsk__cuda_kernel kernel; int input; const char *name;
+} tsk__cuda_map_launches[TSK__CUDA_MAPS] = {{TSK__CUDA_linear_qkv_32, 0, "linear_qkv"},
+                                            {TSK__CUDA_linear_out_32, 1, "linear_out"},
+                                            {TSK__CUDA_linear_gate_up_32, 0, "linear_gate_up"},
+                                            {TSK__CUDA_linear_out_32, 2, "linear_out"},
+                                            {TSK__CUDA_linear_head_32, 0, "linear_head"}};
 
 /* What all of them take alike. The head belongs to no layer. */
-static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m, const tsk__cuda_layer *layer) {
+static tsk__cuda_linear_args tsk__cuda_linear_common(const tsk__cuda_stream *s, tsk__cuda_map map, int32_t m,
+                                                     const tsk__cuda_layer *layer) {
     const tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_plan *plan = &b->plans[map];
@@ -97,7 +104,8 @@ static void tsk__cuda_linear(tsk__cuda_stream *s, tsk__cuda_map map, const tsk__
 }
 
 /* out[m, n] = input[m, k] * weights[n, k]^T, plus out where `add`. out_f32: f32 results of bf16 values. */
-static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr out, int32_t m, int32_t n, int32_t k, int add, int out_f32) {
+static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdeviceptr weights, CUdeviceptr out, int32_t m,
+                              int32_t n, int32_t k, int add, int out_f32) {
     tsk__cuda_backend *b = s->backend;
     const float one = 1.0f, beta = add ? 1.0f : 0.0f;
     if (s->failure != CUDA_SUCCESS) return;
@@ -106,12 +114,14 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
         memset(&a, 0, sizeof a);
         a.input = input, a.weights = weights, a.out = out;
         a.m = m, a.n = n, a.k = k;
-        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1, TSK__CUDA_THREADS_exact_f32, 0, &a,
-                         "exact_f32");
+        tsk__cuda_launch(s, TSK__CUDA_exact_f32, (uint32_t)(n + 63) / 64, (uint32_t)(m + 31) / 32, 1,
+                         TSK__CUDA_THREADS_exact_f32, 0, &a, "exact_f32");
         return;
     }
-    if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF, k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta,
-                            tsk__cuda_pointer(out), out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
+    if (b->api.cublasGemmEx(s->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, tsk__cuda_pointer(weights), CUDA_R_16BF,
+                            k, tsk__cuda_pointer(input), CUDA_R_16BF, k, &beta, tsk__cuda_pointer(out),
+                            out_f32 ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+                            CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
         tsk__cuda_note(s, TSK__CUDA_UNKNOWN, "a cuBLAS product");
     s->issued.can_overlap = 1;  /* our kernels wait for whatever comes before them */
     s->issued.needs_signal = 1;
@@ -123,7 +133,9 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     const tsk__cuda_layer *w = &b->layers[layer];
     CUdeviceptr captured[4], bias = w->qkv_bias;
     tsk__cuda_rope_cache_args rope;
-    captured[0] = captures ? tsk__cuda_address(captures->q) : 0, captured[1] = captures ? tsk__cuda_address(captures->k) : 0, captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
+    captured[0] = captures ? tsk__cuda_address(captures->q) : 0,
+    captured[1] = captures ? tsk__cuda_address(captures->k) : 0,
+    captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
@@ -144,7 +156,8 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     memcpy(rope.captures, captured, sizeof captured);
     rope.n_heads = c->n_heads, rope.n_kv_heads = c->n_kv_heads, rope.head_dim = c->head_dim;
     rope.layer_offset = tsk__cuda_layer_offset(c, layer);
-    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope, "rope_cache");
+    tsk__cuda_launch(s, TSK__CUDA_rope_cache, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_rope_cache, 0, &rope,
+                     "rope_cache");
 }
 
 /* By the kernels for a head_dim of 64 or 128, bf16. */
@@ -160,8 +173,8 @@ static void tsk__cuda_attend_tiles(tsk__cuda_stream *s, int32_t layer, float sca
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.scale = scale * 1.44269504088896340736f;
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads;
-    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads, (uint32_t)s->pass.n_tiles,
-                     tsk__cuda_attentions[s->pass.attention].threads,
+    tsk__cuda_launch(s, kernel, tsk__cuda_attentions[s->pass.attention].splits, (uint32_t)c->n_heads,
+                     (uint32_t)s->pass.n_tiles, tsk__cuda_attentions[s->pass.attention].threads,
                      tsk__cuda_attentions[s->pass.attention].bytes * (uint32_t)c->head_dim, &a, "attention");
 }
 
@@ -178,7 +191,8 @@ static void tsk__cuda_attend(tsk__cuda_stream *s, int32_t layer) {
     a.layer_offset = tsk__cuda_layer_offset(c, layer);
     a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim;
     a.scale = scale;
-    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a, "attend");
+    tsk__cuda_launch(s, TSK__CUDA_attend, (uint32_t)s->pass.n, (uint32_t)c->n_heads, 1, TSK__CUDA_THREADS_attend, 0, &a,
+                     "attend");
 }
 
 /* attn_out and down (`map` says which): x += input * weights^T + bias. */
@@ -187,9 +201,12 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     const tsk__cuda_layer *w = &b->layers[layer];
     int is_down = map == TSK__CUDA_MAP_DOWN;
     int32_t d = b->base.config->d_model, k = is_down ? b->base.config->mlp_hidden_size : b->q_width;
-    CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention), weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
+    CUdeviceptr input = tsk__cuda_address(is_down ? s->base.hidden : s->base.attention),
+                weights = is_down ? w->down : w->attn_out, bias = is_down ? w->down_bias : w->attn_out_bias;
     /* after the last layer any will do: the head goes through its own norm */
-    CUdeviceptr next_norm = !is_down ? w->ff_norm : layer + 1 < b->base.config->n_layers ? w[1].attn_norm : b->final_norm;
+    CUdeviceptr next_norm = !is_down                               ? w->ff_norm
+                            : layer + 1 < b->base.config->n_layers ? w[1].attn_norm
+                                                                   : b->final_norm;
     CUdeviceptr captured = captures ? tsk__cuda_address(captures->projection) : 0, x = tsk__cuda_x(s);
     tsk__cuda_residual_args residual;
     if (tsk__cuda_is_fused(s)) {
@@ -202,7 +219,8 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
         return;
     }
     s->pass.normed_for = 0;
-    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace sees the projection alone */
+    if (!b->is_f32 && !bias && s->pass.n > TSK__CUDA_FEW_ROWS) {  /* no row is masked: cuBLAS adds to x itself; a trace
+                                                                     sees the projection alone */
         if (captured) tsk__cuda_product(s, input, weights, captured, s->pass.n, d, k, 0, 0);
         tsk__cuda_product(s, input, weights, x, s->pass.n, d, k, 1, 0);
         return;
@@ -212,14 +230,16 @@ static void tsk__cuda_out(tsk__cuda_stream *s, int32_t layer, tsk__cuda_map map,
     residual.y = s->device.scratch, residual.bias = bias, residual.x = x, residual.captured = captured;
     residual.table = s->device.table;
     residual.d = d;
-    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual, "residual");
+    tsk__cuda_launch(s, TSK__CUDA_residual, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_residual, 0, &residual,
+                     "residual");
 }
 
 static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
     const tsk__cuda_layer *w = &b->layers[layer];
-    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0, up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
+    CUdeviceptr gate = captures ? tsk__cuda_address(captures->gate) : 0,
+                up = captures ? tsk__cuda_address(captures->up) : 0, bias = w->gate_up_bias;
     tsk__cuda_silu_args silu;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->ff_norm, tsk__cuda_address(captures->norm));
     if (tsk__cuda_is_fused(s)) {
@@ -237,9 +257,9 @@ static void tsk__cuda_gate_up(tsk__cuda_stream *s, int32_t layer, const tsk__cap
     silu.y = s->device.scratch, silu.bias = bias, silu.hidden = tsk__cuda_address(s->base.hidden);
     silu.captured_gate = gate, silu.captured_up = up;
     silu.mlp = c->mlp_hidden_size;
-    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n, (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
-                     TSK__CUDA_THREADS_silu, 0, &silu,
-                     "silu");
+    tsk__cuda_launch(s, TSK__CUDA_silu, (uint32_t)s->pass.n,
+                     (uint32_t)((silu.mlp + 7) / 8 + TSK__CUDA_THREADS_silu - 1) / TSK__CUDA_THREADS_silu, 1,
+                     TSK__CUDA_THREADS_silu, 0, &silu, "silu");
 }
 
 static void tsk__cuda_compare(tsk__cuda_stream *s, int32_t state) {
@@ -258,7 +278,8 @@ static void tsk__cuda_decide(tsk__cuda_stream *s, int32_t n_states) {
     a.cosines = s->device.cosines;
     a.skipped = s->device.skipped, a.host_skipped = tsk__cuda_address(s->base.skipped);
     a.n = s->pass.n, a.n_states = n_states, a.stride = s->base.max_rows, a.masks = s->pass.n <= TSK__CUDA_FEW_ROWS;
-    tsk__cuda_launch(s, TSK__CUDA_decide, (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
+    tsk__cuda_launch(s, TSK__CUDA_decide,
+                     (uint32_t)(s->pass.n + TSK__CUDA_THREADS_decide - 1) / TSK__CUDA_THREADS_decide, 1, 1,
                      TSK__CUDA_THREADS_decide, 0, &a, "decide");
     s->issued.can_overlap = 0;  /* what follows may read the table before it waits for its predecessor */
 }
@@ -270,23 +291,28 @@ static void tsk__cuda_keep(tsk__cuda_stream *s) {
     a.table = s->device.table;
     a.skipped = s->device.skipped;
     a.d = s->backend->base.config->d_model;
-    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0, &a, "keep");
+    tsk__cuda_launch(s, TSK__CUDA_keep, (uint32_t)s->pass.n, (uint32_t)s->n_states + 1, 1, TSK__CUDA_THREADS_keep, 0,
+                     &a, "keep");
     s->pass.normed_for = 0;
 }
 
 /* The kernel reads the lists where the host leaves them: a copy would take longer than their few words. */
-static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates) {
-    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates, (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
+static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                             const tsk__commit_candidate *candidates) {
+    uint64_t candidates_at, at = tsk__cuda_argument_pair(s, rules, (uint64_t)n * sizeof *rules, candidates,
+                                                         (uint64_t)n_candidates * sizeof *candidates, &candidates_at);
     tsk__cuda_select_tokens_args a;
     a.table = s->device.table;
     a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
     a.confidences = s->device.confidences;
     a.choices = tsk__cuda_address(s->base.choices);
-    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a, "select_tokens");
+    tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a,
+                     "select_tokens");
 }
 
-static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter, int32_t n) {
+static void tsk__cuda_move(tsk__cuda_stream *s, CUdeviceptr to, CUdeviceptr from, CUdeviceptr index, int32_t scatter,
+                           int32_t n) {
     tsk__cuda_move_rows_args a;
     a.to = to, a.from = from, a.index = index;
     a.scatter = scatter, a.d = s->backend->base.config->d_model;
@@ -317,7 +343,8 @@ static void tsk__cuda_compact(tsk__cuda_stream *s, int32_t n, const int32_t *ind
     int32_t i, j;
     tsk__cuda_expand(s);
     /* at a place of its own: expand reads it after any number of waits */
-    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index), (uint64_t)n * sizeof *index);
+    tsk__cuda_upload(s, s->device.compact_index, tsk__cuda_argument_place(s, index, (uint64_t)n * sizeof *index),
+                     (uint64_t)n * sizeof *index);
     tsk__cuda_move(s, s->device.compact_x, s->device.full_x, s->device.compact_index, 0, n);
     tsk__cuda_wait_fetched(s);
     for (i = 0; i < n; i++) {  /* the wanted row may have been swapped away: its number tells where to */
@@ -356,7 +383,8 @@ static void tsk__cuda_head_fused(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
 }
 
 /* Logits of ids first .. first + n - 1 of the normalised rows, into [m, n]; their tiles into heads. */
-static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first, int32_t n) {
+static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr draws, CUdeviceptr logits, int32_t first,
+                                 int32_t n) {
     tsk__cuda_backend *b = s->backend;
     int32_t d = b->base.config->d_model, tiles = (n + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE;
     uint64_t before = (uint64_t)first * (uint64_t)d * tsk_dtype_size(tsk__cuda_weights_dtype(b));
@@ -365,28 +393,38 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
     a.logits = logits, a.bias = b->head_bias, a.draws = draws, a.heads = s->device.heads;
     a.first = first, a.n = n, a.bias_is_bf16 = !b->is_f32;
     tsk__cuda_product(s, s->device.normed, b->head + before, logits, m, n, d, 0, 1);
-    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a, "head_tiles");
+    tsk__cuda_launch(s, TSK__CUDA_head_tiles, (uint32_t)tiles, (uint32_t)m, 1, TSK__CUDA_THREADS_head_tiles, 0, &a,
+                     "head_tiles");
 }
 
 /* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
-static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws, int32_t first_row) {
+static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws,
+                                  int32_t first_row) {
     int32_t vocabulary = s->backend->base.config->embedding_size, first;
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
     for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
-        tsk__cuda_head_slice(s, m, draws, s->device.logits, first, vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+        tsk__cuda_head_slice(s, m, draws, s->device.logits, first,
+                             vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
 /* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
-    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
-    if (!s->device.logits) tsk__cuda_note(s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)((slice > whole ? slice : whole) * sizeof(float))), "memory for logits");
+    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE,
+             whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
+    if (!s->device.logits)
+        tsk__cuda_note(s,
+                       s->backend->api.cuMemAlloc_v2(&s->device.logits,
+                                                     (size_t)((slice > whole ? slice : whole) * sizeof(float))),
+                       "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 
 /* The rows' and the draws' copies on the device, in one upload: a second one's place could be the first one's. */
-static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws, const tsk__draw *draws, CUdeviceptr *draws_there) {
-    uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at, at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
+static CUdeviceptr tsk__cuda_head_lists(tsk__cuda_stream *s, int32_t n, const int32_t *index, int32_t n_draws,
+                                        const tsk__draw *draws, CUdeviceptr *draws_there) {
+    uint64_t draws_size = (uint64_t)n_draws * sizeof *draws, draws_at,
+             at = tsk__cuda_argument_pair(s, index, (uint64_t)n * sizeof *index, draws, draws_size, &draws_at);
     tsk__cuda_upload(s, s->device.arguments + at, at, draws_at + draws_size);
     *draws_there = s->device.arguments + at + draws_at;
     return s->device.arguments + at;
@@ -401,7 +439,8 @@ static void tsk__cuda_head(tsk__cuda_stream *s, int32_t n, const int32_t *index,
         tsk__cuda_head_fused(s, n, all_draws, 0);
     } else if (tsk__cuda_need_logits(s))
         for (i = 0; i < n; i += TSK__CUDA_HEAD_ROWS)
-            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index, all_draws + (uint64_t)i * sizeof *draws, i);
+            tsk__cuda_head_sliced(s, tsk__cuda_head_rows(n - i), indices + (uint64_t)i * sizeof *index,
+                                  all_draws + (uint64_t)i * sizeof *draws, i);
 }
 
 static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *index, float *norm, float *logits) {
@@ -415,31 +454,37 @@ static void tsk__cuda_logits(tsk__cuda_stream *s, int32_t n, const int32_t *inde
         int32_t m = n - i < TSK__CUDA_LOGITS_ROWS ? n - i : TSK__CUDA_LOGITS_ROWS;
         CUdeviceptr no_draws, indices = tsk__cuda_head_lists(s, m, index + i, TSK__CUDA_LOGITS_ROWS, draws, &no_draws);
         tsk__cuda_norm(s, m, indices, b->final_norm, s->device.normed);
-        if (norm) tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
+        if (norm)
+            tsk__cuda_download(s, norm + (uint64_t)i * d, s->device.normed, (uint64_t)m * d, b->base.element_size);
         if (b->has_few_rows) tsk__cuda_head_fused(s, m, no_draws, s->device.logits);
         else tsk__cuda_head_slice(s, m, no_draws, s->device.logits, 0, (int32_t)vocabulary);
-        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary, sizeof(float));
+        tsk__cuda_download(s, logits + (uint64_t)i * vocabulary, s->device.logits, (uint64_t)m * vocabulary,
+                           sizeof(float));
     }
 }
 
 /* ---- recorded sections */
 
-/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels that
-   take longer than they take to launch. */
-static int tsk__cuda_records(const tsk__cuda_stream *s) { return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s); }
+/* cuBLAS chooses and prepares kernels at its own times: what uses it is not recorded. Nor are long passes of kernels
+   that take longer than they take to launch. */
+static int tsk__cuda_records(const tsk__cuda_stream *s) {
+    return s->backend->is_f32 ? s->pass.n <= TSK__CUDA_FEW_ROWS : tsk__cuda_is_fused(s);
+}
 
 /* The section that the stream is about to run. */
 static tsk__cuda_section tsk__cuda_section_now(const tsk__cuda_stream *s, uint64_t key) {
     tsk__cuda_section section;
     section.key = key;
-    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles, section.attention = s->pass.attention;
+    section.n = s->pass.n, section.n_requests = s->pass.n_requests, section.n_tiles = s->pass.n_tiles,
+    section.attention = s->pass.attention;
     section.fetches = s->pass.is_dirty;
     section.x = s->base.x;
     section.graph = NULL;
     return section;
 }
 static int tsk__cuda_is_same_section(const tsk__cuda_section *a, const tsk__cuda_section *b) {
-    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles && a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
+    return a->key == b->key && a->n == b->n && a->n_requests == b->n_requests && a->n_tiles == b->n_tiles &&
+           a->attention == b->attention && a->fetches == b->fetches && a->x == b->x;
 }
 
 /* A section of more than TSK__CUDA_FEW_ROWS rows is recorded only if an equal one is among the last TSK__CUDA_SEEN that
@@ -477,7 +522,10 @@ static void tsk__cuda_record(tsk__cuda_stream *s, uint64_t key) {
     s->pass.normed_for = 0;  /* a section does not rely on what was left before it, but for the row table */
     s->issued.can_overlap = 0;
     s->recorded.recording = tsk__cuda_section_now(s, key);
-    tsk__cuda_note(s, s->backend->api.cuStreamBeginCapture_v2(s->stream, (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "recording");
+    tsk__cuda_note(s,
+                   s->backend->api.cuStreamBeginCapture_v2(s->stream,
+                                                           (CUstreamCaptureMode)CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+                   "recording");
     s->recorded.is_recording = s->failure == CUDA_SUCCESS;
 }
 
@@ -491,7 +539,8 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
     s->recorded.is_recording = 0;
     result = api->cuStreamEndCapture(s->stream, &graph);
     tsk__cuda_note(s, result, "recording");
-    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
+    if (s->failure == CUDA_SUCCESS)
+        tsk__cuda_note(s, api->cuGraphInstantiateWithFlags(&executable, graph, 0), "recording");
     if (graph) api->cuGraphDestroy(graph);
     if (s->failure != CUDA_SUCCESS) return;
     if (s->recorded.n_sections == TSK__CUDA_SECTIONS) {
@@ -517,19 +566,28 @@ static void tsk__cuda_finish(tsk__cuda_stream *s) {
         tsk__cuda_leave(s->backend); \
     }
 TSK__CUDA_OPERATION(embed, (tsk__stream *stream), tsk__cuda_embed(s))
-TSK__CUDA_OPERATION(qkv, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_qkv(s, layer, captures))
+TSK__CUDA_OPERATION(qkv, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_qkv(s, layer, captures))
 TSK__CUDA_OPERATION(attend, (tsk__stream *stream, int32_t layer), tsk__cuda_attend(s, layer))
-TSK__CUDA_OPERATION(attn_out, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
-TSK__CUDA_OPERATION(gate_up, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_gate_up(s, layer, captures))
-TSK__CUDA_OPERATION(down, (tsk__stream *stream, int32_t layer, const tsk__captures *captures), tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
+TSK__CUDA_OPERATION(attn_out, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_out(s, layer, TSK__CUDA_MAP_OUT, captures))
+TSK__CUDA_OPERATION(gate_up, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_gate_up(s, layer, captures))
+TSK__CUDA_OPERATION(down, (tsk__stream * stream, int32_t layer, const tsk__captures *captures),
+                    tsk__cuda_out(s, layer, TSK__CUDA_MAP_DOWN, captures))
 TSK__CUDA_OPERATION(compare, (tsk__stream *stream, int32_t state), tsk__cuda_compare(s, state))
 TSK__CUDA_OPERATION(decide, (tsk__stream *stream, int32_t n_states), tsk__cuda_decide(s, n_states))
 TSK__CUDA_OPERATION(keep, (tsk__stream *stream), tsk__cuda_keep(s))
-TSK__CUDA_OPERATION(select, (tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates, const tsk__commit_candidate *candidates), tsk__cuda_select(s, n, rules, n_candidates, candidates))
+TSK__CUDA_OPERATION(select,
+                    (tsk__stream * stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
+                     const tsk__commit_candidate *candidates),
+                    tsk__cuda_select(s, n, rules, n_candidates, candidates))
 TSK__CUDA_OPERATION(compact, (tsk__stream *stream, int32_t n, const int32_t *index), tsk__cuda_compact(s, n, index))
 TSK__CUDA_OPERATION(expand, (tsk__stream *stream), tsk__cuda_expand(s))
-TSK__CUDA_OPERATION(head, (tsk__stream *stream, int32_t n, const int32_t *index, const tsk__draw *draws), tsk__cuda_head(s, n, index, draws))
-TSK__CUDA_OPERATION(logits, (tsk__stream *stream, int32_t n, const int32_t *index, float *norm, float *logits), tsk__cuda_logits(s, n, index, norm, logits))
+TSK__CUDA_OPERATION(head, (tsk__stream * stream, int32_t n, const int32_t *index, const tsk__draw *draws),
+                    tsk__cuda_head(s, n, index, draws))
+TSK__CUDA_OPERATION(logits, (tsk__stream * stream, int32_t n, const int32_t *index, float *norm, float *logits),
+                    tsk__cuda_logits(s, n, index, norm, logits))
 TSK__CUDA_OPERATION(record, (tsk__stream *stream, uint64_t key), tsk__cuda_record(s, key))
 TSK__CUDA_OPERATION(finish, (tsk__stream *stream), tsk__cuda_finish(s))
 #undef TSK__CUDA_OPERATION
@@ -548,13 +606,39 @@ static void tsk__cuda_backend_describe(const tsk__backend *backend, char *out, s
     snprintf(out, size, "%s", ((const tsk__cuda_backend *)(const void *)backend)->name);
 }
 
-static const tsk__backend_ops tsk__cuda_backend_ops = {
-    TSK__CUDA_FEW_ROWS, tsk__cuda_backend_destroy, tsk__cuda_backend_describe, tsk__cuda_ceilings,
-    tsk__cuda_backend_available, tsk__cuda_backend_stream_create, tsk__cuda_backend_stream_destroy,
-    tsk__cuda_backend_allocate, tsk__cuda_backend_release,
-    tsk__cuda_backend_copy, tsk__cuda_backend_slide, tsk__cuda_backend_upload, tsk__cuda_backend_download, tsk__cuda_backend_wait, tsk__cuda_backend_begin, tsk__cuda_backend_mask, tsk__cuda_backend_embed,
-    tsk__cuda_backend_qkv, tsk__cuda_backend_attend, tsk__cuda_backend_attn_out, tsk__cuda_backend_gate_up, tsk__cuda_backend_down, tsk__cuda_backend_compare,
-    tsk__cuda_backend_decide, tsk__cuda_backend_keep, tsk__cuda_backend_compact, tsk__cuda_backend_expand, tsk__cuda_backend_head, tsk__cuda_backend_select, tsk__cuda_backend_logits, tsk__cuda_backend_replay, tsk__cuda_backend_record, tsk__cuda_backend_finish};
+static const tsk__backend_ops tsk__cuda_backend_ops = {TSK__CUDA_FEW_ROWS,
+                                                       tsk__cuda_backend_destroy,
+                                                       tsk__cuda_backend_describe,
+                                                       tsk__cuda_ceilings,
+                                                       tsk__cuda_backend_available,
+                                                       tsk__cuda_backend_stream_create,
+                                                       tsk__cuda_backend_stream_destroy,
+                                                       tsk__cuda_backend_allocate,
+                                                       tsk__cuda_backend_release,
+                                                       tsk__cuda_backend_copy,
+                                                       tsk__cuda_backend_slide,
+                                                       tsk__cuda_backend_upload,
+                                                       tsk__cuda_backend_download,
+                                                       tsk__cuda_backend_wait,
+                                                       tsk__cuda_backend_begin,
+                                                       tsk__cuda_backend_mask,
+                                                       tsk__cuda_backend_embed,
+                                                       tsk__cuda_backend_qkv,
+                                                       tsk__cuda_backend_attend,
+                                                       tsk__cuda_backend_attn_out,
+                                                       tsk__cuda_backend_gate_up,
+                                                       tsk__cuda_backend_down,
+                                                       tsk__cuda_backend_compare,
+                                                       tsk__cuda_backend_decide,
+                                                       tsk__cuda_backend_keep,
+                                                       tsk__cuda_backend_compact,
+                                                       tsk__cuda_backend_expand,
+                                                       tsk__cuda_backend_head,
+                                                       tsk__cuda_backend_select,
+                                                       tsk__cuda_backend_logits,
+                                                       tsk__cuda_backend_replay,
+                                                       tsk__cuda_backend_record,
+                                                       tsk__cuda_backend_finish};
 
 /* ---- creating and destroying */
 
@@ -581,10 +665,15 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *err
     if (result == CUDA_SUCCESS) result = api->cuDeviceGet(&b->device, index);
     if (result == CUDA_SUCCESS) result = api->cuDriverGetVersion(&b->driver_version);
     if (result == CUDA_SUCCESS) result = api->cuDeviceGetName(b->name, (int)sizeof b->name, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&b->shared_limit, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&b->n_multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, b->device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&b->shared_limit, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                                           b->device);
     if (result == CUDA_SUCCESS) result = api->cuDevicePrimaryCtxRetain(&b->context, b->device);
     if (result != CUDA_SUCCESS) b->context = NULL;
     b->arch = major * 10 + minor;
@@ -599,7 +688,8 @@ static void tsk__cuda_choose(tsk__cuda_backend *b) {
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
     b->gate_up_rows = (c->mlp_hidden_size + 7) / 8 * 16;
-    b->has_few_rows = !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
+    b->has_few_rows =
+        !b->is_f32 && hd % 16 == 0 && c->d_model % 8 == 0 && c->mlp_hidden_size % 8 == 0 && tsk__cuda_plan_maps(b);
     b->has_flash = !b->is_f32 && (hd == 64 || hd == 128);
 }
 
@@ -617,10 +707,13 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
     b->base.config = config;
     b->base.element_size = b->is_f32 ? 4 : 2;
     b->layers = (tsk__cuda_layer *)tsk__memory_new_zeroed(allocator, (size_t)config->n_layers, sizeof *b->layers);
-    if (!b->layers) status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
+    if (!b->layers)
+        status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
     else if (config->head_dim > 256 || config->head_dim % 2 || config->d_model > 1 << 20)
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
-    else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) || (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
+                                "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
+    else if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_DRIVER, why, sizeof why) ||
+             (!b->is_f32 && !tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_CUBLAS, why, sizeof why)))
         status = tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "CUDA cannot be used: %s", why);
     if (status == TSK_OK) status = tsk__cuda_open(b, o->device_index, error);
     if (status == TSK_OK) {
@@ -652,7 +745,9 @@ static double tsk__cuda_time(tsk__cuda_stream *s, int product, CUdeviceptr memor
         double start = tsk__time_ms();
         for (repeat = 0; repeat < repeats; repeat++) {
             if (product) tsk__cuda_product(s, memory, memory + third, memory + 2 * third, size, size, size, 0, 0);
-            else tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a, "read_stream");
+            else
+                tsk__cuda_launch(s, TSK__CUDA_read_stream, blocks, 1, 1, TSK__CUDA_THREADS_read_stream, 0, &a,
+                                 "read_stream");
         }
         tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "measuring");
         start = (tsk__time_ms() - start) / repeats;
@@ -678,7 +773,8 @@ static tsk_status tsk__cuda_ceilings(tsk__backend *backend, tsk_ceilings *out, t
         a.to = memory, a.count = count, a.seed = 1, a.scale = 1.0f;
         a.row_order.columns = 1;
         tsk__cuda_enter(b);
-        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise, 0, &a, "randomise");
+        tsk__cuda_launch(s, TSK__CUDA_randomise, (uint32_t)b->n_multiprocessors * 8, 1, 1, TSK__CUDA_THREADS_randomise,
+                         0, &a, "randomise");
         out->bytes_per_second = (double)bytes / (tsk__cuda_time(s, 0, memory, bytes, 0) * 1e-3);
         out->flops_per_second = 2.0 * size * (double)size * size / (tsk__cuda_time(s, 1, memory, bytes, size) * 1e-3);
         tsk__cuda_leave(b);

@@ -27,7 +27,8 @@ static uint64_t tsk__cuda_hash(uint64_t hash, const void *bytes, size_t size) {
 static tsk_status tsk__cuda_source(tsk_text *out) {
     size_t i;
     for (i = 0; i < sizeof tsk__kernels_source / sizeof *tsk__kernels_source; i++)
-        if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK) return TSK_ERROR_MEMORY;
+        if (tsk_text_append(out, tsk__kernels_source[i], strlen(tsk__kernels_source[i])) != TSK_OK)
+            return TSK_ERROR_MEMORY;
     return TSK_OK;
 }
 
@@ -54,8 +55,8 @@ static void tsk__cuda_log(const tsk__cuda_backend *b, nvrtcProgram program, cons
 }
 
 /* Compiles `source`; where that fails, o->log is told all that the compiler says. */
-static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options, const tsk_model_options *o,
-                                    tsk_text *cubin, tsk_error *error) {
+static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, const char *const *options, int n_options,
+                                    const tsk_model_options *o, tsk_text *cubin, tsk_error *error) {
     const tsk__cuda_api *api = &b->api;
     nvrtcProgram program;
     nvrtcResult result;
@@ -63,20 +64,26 @@ static tsk_status tsk__cuda_compile(tsk__cuda_backend *b, const char *source, co
     size_t size = 0;
     tsk_status status = TSK_OK;
     if (!tsk__cuda_load(&b->api, TSK__CUDA_LIBRARY_NVRTC, why, sizeof why))
-        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "the CUDA kernels are not compiled yet, and cannot be: %s", why);
+        return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET,
+                              "the CUDA kernels are not compiled yet, and cannot be: %s", why);
     if (api->nvrtcCreateProgram(&program, source, "kernels.cu", 0, NULL, NULL) != NVRTC_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC cannot start");
     result = api->nvrtcCompileProgram(program, n_options, options);
     if (result != NVRTC_SUCCESS) {
         tsk__cuda_log(b, program, o);
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET, "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, "kernels.cu", TSK_NO_OFFSET,
+                                "NVRTC cannot compile kernels.cu with %s (error %d): the log tells why", options[0],
                                 (int)result);
     } else if (api->nvrtcGetCUBINSize(program, &size) != NVRTC_SUCCESS || size == 0)
-        status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s", options[0]);
-    else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL) status = tsk__error_memory(error, "compiled kernels", size);
+        status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC made no machine code for %s",
+                                options[0]);
+    else if ((room = (char *)tsk__memory_new_zeroed(cubin->allocator, size, 1)) == NULL)
+        status = tsk__error_memory(error, "compiled kernels", size);
     else {
-        if (api->nvrtcGetCUBIN(program, room) != NVRTC_SUCCESS) status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC lost its result");
-        else if (tsk_text_append(cubin, room, size) != TSK_OK) status = tsk__error_memory(error, "compiled kernels", size);
+        if (api->nvrtcGetCUBIN(program, room) != NVRTC_SUCCESS)
+            status = tsk__error_set(error, TSK_ERROR_COMPILE, NULL, TSK_NO_OFFSET, "NVRTC lost its result");
+        else if (tsk_text_append(cubin, room, size) != TSK_OK)
+            status = tsk__error_memory(error, "compiled kernels", size);
         tsk__memory_delete(cubin->allocator, room);
     }
     api->nvrtcDestroyProgram(&program);
@@ -100,15 +107,18 @@ static int tsk__cuda_cache_read(const char *path, tsk_text *cubin) {
     file.allocator = cubin->allocator;
     if (tsk_read_file(path, (size_t)1 << 28, NULL, &file, NULL) == TSK_OK && file.length >= sizeof head) {
         memcpy(&head, file.data, sizeof head);
-        good = memcmp(head.magic, tsk__cuda_cubin_magic, sizeof head.magic) == 0 && head.size == file.length - sizeof head &&
-               head.checksum == tsk__cuda_hash(TSK__CUDA_HASH_START, file.data + sizeof head, file.length - sizeof head) &&
-               tsk_text_append(cubin, file.data + sizeof head, file.length - sizeof head) == TSK_OK;
+        good =
+            memcmp(head.magic, tsk__cuda_cubin_magic, sizeof head.magic) == 0 &&
+            head.size == file.length - sizeof head &&
+            head.checksum == tsk__cuda_hash(TSK__CUDA_HASH_START, file.data + sizeof head, file.length - sizeof head) &&
+            tsk_text_append(cubin, file.data + sizeof head, file.length - sizeof head) == TSK_OK;
     }
     tsk_text_free(&file);
     return good;
 }
 
-/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles again. */
+/* Another process sees a whole file or none. A cache that cannot be written is no error: the next start compiles
+   again. */
 static void tsk__cuda_cache_write(const char *path, const tsk_text *cubin) {
     tsk__cuda_cubin_head head;
     tsk__output output;
@@ -134,7 +144,8 @@ static tsk_status tsk__cuda_cubin(tsk__cuda_backend *b, const tsk_model_options 
     source.allocator = b->allocator;
     tsk__cuda_options(b, arch, options);
     status = tsk__cuda_source(&source);
-    if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) && tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
+    if (status == TSK_OK && !(o->kernel_cache_dir && !o->kernel_cache_dir[0]) &&
+        tsk__cuda_cache_dir(o->kernel_cache_dir, dir, sizeof dir)) {
         hash = tsk__cuda_hash(hash, source.data, source.length);
         for (i = 0; i < 2; i++) hash = tsk__cuda_hash(hash, options[i], strlen(options[i]));
         hash = tsk__cuda_hash(hash, &b->driver_version, sizeof b->driver_version);
@@ -171,12 +182,17 @@ static tsk_status tsk__cuda_find_kernels(tsk__cuda_backend *b, tsk_error *error)
     int i;
     for (i = 0; i < (int)TSK__CUDA_KERNEL_COUNT && result == CUDA_SUCCESS; i++) {
         if (kernels[i].kind == 'W' && !tsk__cuda_has_hopper_kernels(b)) continue;
-        snprintf(name, sizeof name, "%s%s", kernels[i].name, kernels[i].kind != 'T' ? "" : b->is_f32 ? "_f32" : "_bf16");
+        snprintf(name, sizeof name, "%s%s", kernels[i].name,
+                 kernels[i].kind != 'T' ? ""
+                 : b->is_f32            ? "_f32"
+                                        : "_bf16");
         result = b->api.cuModuleGetFunction(&b->kernels[i], b->module, name);
         if (result == CUDA_SUCCESS && tsk__cuda_shared_most(b, i))
-            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, tsk__cuda_shared_most(b, i));
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                               tsk__cuda_shared_most(b, i));
         /* One division of the multiprocessors' memory for all: kernels that want different ones cannot overlap. */
-        if (result == CUDA_SUCCESS) result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
+        if (result == CUDA_SUCCESS)
+            result = b->api.cuFuncSetAttribute(b->kernels[i], CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
     }
     return tsk__cuda_fail(&b->api, error, result, name);
 }
@@ -187,7 +203,8 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
     memset(&cubin, 0, sizeof cubin);
     cubin.allocator = b->allocator;
     status = tsk__cuda_cubin(b, o, &cubin, error);
-    if (status == TSK_OK) status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
+    if (status == TSK_OK)
+        status = tsk__cuda_fail(&b->api, error, b->api.cuModuleLoadData(&b->module, cubin.data), "loading the kernels");
     tsk_text_free(&cubin);
     return status == TSK_OK ? tsk__cuda_find_kernels(b, error) : status;
 }

@@ -10,16 +10,16 @@
    rows of gate with 8 of up. Ways through the layers:
 
        bf16, up to 64 rows    few fused kernels that read every weight once (linear_*), recorded as CUDA graphs
-       bf16, up to 128 rows   on compute capability 9.0 the same with other kernels (wide_*), recorded when they come again
-       bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them
-       f32                    as the last, with a matrix product of our own that adds in one order whatever the rows
+       bf16, up to 128 rows   on compute capability 9.0 the same with other kernels (wide_*), recorded when they come
+       again bf16, more rows        cuBLAS for the matrix products, row-wise kernels between them f32                   
+       as the last, with a matrix product of our own that adds in one order whatever the rows
 
    What varies from pass to pass (positions, cache addresses, which rows may be skipped) reaches the kernels through a
    table that the pass's first kernel fetches from pinned host memory, so that a recorded section stays good for the
-   stream's life. Tokens and predictions stay on the device, which masks the rows that it decides to skip, in the table, and
-   commits; the host is left a word for each row and each candidate, and learns that work is done by watching a pinned word.
-   Where it needs no answer in a pass's middle (TokenSkip with masked tokens always running) all of the pass is launched at
-   once. */
+   stream's life. Tokens and predictions stay on the device, which masks the rows that it decides to skip, in the table,
+   and commits; the host is left a word for each row and each candidate, and learns that work is done by watching a
+   pinned word. Where it needs no answer in a pass's middle (TokenSkip with masked tokens always running) all of the
+   pass is launched at once. */
 
 #ifndef TOKENSKIP_NO_CUDA
 #define TOKENSKIP__HAS_CUDA
@@ -30,7 +30,8 @@
 #ifndef TOKENSKIP_CUDA_DLOPEN
 #if defined(__has_include)
 #if !__has_include(<cuda.h>)
-#error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
+#error \
+    "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
 #endif
 #endif
 #if defined(__GNUC__)
@@ -110,15 +111,33 @@ typedef int cudaDataType;
 typedef int cublasComputeType_t;
 typedef int cublasGemmAlgo_t;
 enum {
-    CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NOT_READY = 600,
-    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_NOT_READY = 600,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
-    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
-    CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_EVENT_DISABLE_TIMING = 2,
-    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
-    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9, CU_TENSOR_MAP_INTERLEAVE_NONE = 0, CU_TENSOR_MAP_SWIZZLE_128B = 3, CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
+    CU_STREAM_NON_BLOCKING = 1,
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1,
+    CU_EVENT_DISABLE_TIMING = 2,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9,
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_128B = 3,
+    CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
-    NVRTC_SUCCESS = 0, CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUDA_R_32F = 0, CUDA_R_16BF = 14, CUBLAS_COMPUTE_32F = 68, CUBLAS_GEMM_DEFAULT = -1
+    NVRTC_SUCCESS = 0,
+    CUBLAS_STATUS_SUCCESS = 0,
+    CUBLAS_OP_N = 0,
+    CUBLAS_OP_T = 1,
+    CUDA_R_32F = 0,
+    CUDA_R_16BF = 14,
+    CUBLAS_COMPUTE_32F = 68,
+    CUBLAS_GEMM_DEFAULT = -1
 };
 #endif
 
@@ -179,8 +198,10 @@ enum {
     X(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t)) \
     X(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t, CUstream)) \
     X(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t, void *, size_t)) \
-    X(cublasStatus_t, cublasGemmEx, (cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, int, \
-                                     const void *, cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t))
+    X(cublasStatus_t, cublasGemmEx, \
+      (cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, \
+       int, const void *, cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, \
+       cublasGemmAlgo_t))
 
 typedef struct tsk__cuda_api {
 #define TSK__CUDA_FIELD(type, name, parameters) type (*name) parameters;
@@ -190,7 +211,11 @@ typedef struct tsk__cuda_api {
 #undef TSK__CUDA_FIELD
 } tsk__cuda_api;
 
-typedef enum tsk__cuda_library { TSK__CUDA_LIBRARY_DRIVER, TSK__CUDA_LIBRARY_NVRTC, TSK__CUDA_LIBRARY_CUBLAS } tsk__cuda_library;
+typedef enum tsk__cuda_library {
+    TSK__CUDA_LIBRARY_DRIVER,
+    TSK__CUDA_LIBRARY_NVRTC,
+    TSK__CUDA_LIBRARY_CUBLAS
+} tsk__cuda_library;
 
 /* Fills a library's part of `api`. 0 with `why` when it is not there. */
 #ifdef TOKENSKIP_CUDA_DLOPEN
@@ -204,8 +229,10 @@ static int tsk__cuda_symbol(void *library, const char *name, void *function, cha
 
 static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why, size_t why_size) {
     static const char *const names[3][5] = {{"libcuda.so.1", "libcuda.so", NULL, NULL, NULL},
-                                            {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so", NULL},
-                                            {"libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so", NULL}};
+                                            {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so",
+                                             "/usr/local/cuda/lib64/libnvrtc.so", NULL},
+                                            {"libcublas.so.13", "libcublas.so.12", "libcublas.so",
+                                             "/usr/local/cuda/lib64/libcublas.so", NULL}};
     void *library = NULL;
     int i;
     /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
@@ -264,7 +291,8 @@ static int tsk__cuda_usable(const tsk__cuda_api *api, int index, int count, char
         return 0;
     }
     result = api->cuDeviceGet(&device, index);
-    if (result == CUDA_SUCCESS) result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+    if (result == CUDA_SUCCESS)
+        result = api->cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
     if (result != CUDA_SUCCESS) {
         snprintf(why, why_size, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
         return 0;
@@ -303,12 +331,15 @@ static void tsk__cuda_device_info(const tsk__cuda_api *api, int index, int count
     memset(out, 0, sizeof *out);
     out->device = TSK_DEVICE_CUDA;
     out->index = index;
-    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS && api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
+    if (index < count && api->cuDeviceGet(&device, index) == CUDA_SUCCESS &&
+        api->cuDeviceGetName(out->name, (int)sizeof out->name, device) != CUDA_SUCCESS)
         out->name[0] = 0;
     if (!tsk__cuda_usable(api, index, count, out->unusable, sizeof out->unusable)) return;
     result = api->cuDeviceGet(&device, index);
     if (result == CUDA_SUCCESS) result = tsk__cuda_device_memory(api, device, &available, &total);
-    if (result != CUDA_SUCCESS) snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index, tsk__cuda_error_text(api, result));
+    if (result != CUDA_SUCCESS)
+        snprintf(out->unusable, sizeof out->unusable, "CUDA says of device %d: %s", index,
+                 tsk__cuda_error_text(api, result));
     out->memory_free = available;
     out->memory_total = total;
 }

@@ -11,20 +11,26 @@
 #ifdef TOKENSKIP__HAS_CUDA
 
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) { return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4; }
-static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) { return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16; }
+static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) {
+    return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4;
+}
+static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) {
+    return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16;
+}
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
 static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
-    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows), stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
+    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows),
+            stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
     return stages < 3 || stages < 2 * groups ? 0 : stages;
 }
 static const int32_t tsk__cuda_plan_rows[2] = {32, 64};  /* that the two kernels of a map take at the most */
 /* Whether both kernels have the stages, each in its room. */
 static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t room[2]) {
-    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) && tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
+    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) &&
+           tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
 }
-/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor, so
-   that the one's end and the other's beginning overlap. */
+/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor,
+   so that the one's end and the other's beginning overlap. */
 #define TSK__CUDA_LARGE (200 * 1024)
 #define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
 /* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
@@ -41,7 +47,8 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
     room[0] = is_beside ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit, room[1] = b->shared_limit;
     plan->pieces = 0;
     for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS; pieces += step) {
-        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces), cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
+        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces),
+                cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
         if (cost > best || !tsk__cuda_plan_fits(pieces, 1, room)) continue;
         best = cost;
         plan->pieces = pieces;
@@ -55,7 +62,8 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
     for (i = 0; i < 2; i++) {
         int32_t rows = tsk__cuda_plan_rows[i];
         plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, rows, room[i]);
-        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) + plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
+        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) +
+                          plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
         if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE) plan->shared[i] = TSK__CUDA_ALONE;
     }
     return 1;
@@ -63,8 +71,10 @@ static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk
 static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t d = c->d_model, n[TSK__CUDA_MAPS], k[TSK__CUDA_MAPS], i;
-    n[TSK__CUDA_MAP_QKV] = b->qkv_width, n[TSK__CUDA_MAP_OUT] = d, n[TSK__CUDA_MAP_GATE_UP] = b->gate_up_rows, n[TSK__CUDA_MAP_DOWN] = d, n[TSK__CUDA_MAP_HEAD] = c->embedding_size;
-    k[TSK__CUDA_MAP_QKV] = d, k[TSK__CUDA_MAP_OUT] = b->q_width, k[TSK__CUDA_MAP_GATE_UP] = d, k[TSK__CUDA_MAP_DOWN] = c->mlp_hidden_size, k[TSK__CUDA_MAP_HEAD] = d;
+    n[TSK__CUDA_MAP_QKV] = b->qkv_width, n[TSK__CUDA_MAP_OUT] = d, n[TSK__CUDA_MAP_GATE_UP] = b->gate_up_rows,
+    n[TSK__CUDA_MAP_DOWN] = d, n[TSK__CUDA_MAP_HEAD] = c->embedding_size;
+    k[TSK__CUDA_MAP_QKV] = d, k[TSK__CUDA_MAP_OUT] = b->q_width, k[TSK__CUDA_MAP_GATE_UP] = d,
+    k[TSK__CUDA_MAP_DOWN] = c->mlp_hidden_size, k[TSK__CUDA_MAP_HEAD] = d;
     for (i = 0; i < TSK__CUDA_MAPS; i++) {
         b->plans[i].n = n[i];
         b->plans[i].k = k[i];
@@ -73,7 +83,8 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
     return 1;
 }
 
-/* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see kernels.cu). */
+/* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see
+   kernels.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
     {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
@@ -81,7 +92,9 @@ static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},
     {TSK__CUDA_wide_head, TSK__CUDA_WIDE_HEAD, 1, 8}};
 
-static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) { return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width; }
+static int32_t tsk__cuda_wide_tiles(const tsk__cuda_backend *b, int map) {
+    return (b->plans[map].n + tsk__cuda_wide[map].width - 1) / tsk__cuda_wide[map].width;
+}
 
 /* Clusters of a kernel that the device runs at the same time. */
 static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clusters) {
@@ -93,7 +106,8 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
     config.blockDimX = TSK__CUDA_WIDE_WARPS * 32, config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = (unsigned int)b->plans[map].wide_shared;
     attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER, attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
+    attribute.value.clusterDim.x = TSK__CUDA_WIDE_CLUSTER,
+    attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
     return b->api.cuOccupancyMaxActiveClusters(clusters, b->kernels[tsk__cuda_wide[map].kernel], &config);
@@ -101,9 +115,12 @@ static CUresult tsk__cuda_clusters(const tsk__cuda_backend *b, int map, int *clu
 
 /* 0: too little shared memory, or columns for two stages of every block. */
 static int tsk__cuda_plan_wide_memory(const tsk__cuda_backend *b, int map, tsk__cuda_plan *plan) {
-    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split, stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
-    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4, others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
-    int32_t stages = (b->shared_limit - others) / (stage + 16), chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
+    int32_t width = tsk__cuda_wide[map].width, split = tsk__cuda_wide[map].split,
+            stage = (width + TSK__CUDA_WIDE_ROWS) * TSK__CUDA_LINEAR_CHUNK * 2;
+    int32_t sums = TSK__CUDA_WIDE_ROWS * TSK__CUDA_SUMS_ROW(width) * 4,
+            others = (split > 1 ? sums : 0) + TSK__CUDA_WIDE_ROWS * 4 + 24;
+    int32_t stages = (b->shared_limit - others) / (stage + 16),
+            chunks = (plan->k + TSK__CUDA_LINEAR_CHUNK - 1) / TSK__CUDA_LINEAR_CHUNK / split;
     if (stages > chunks) stages = chunks;
     if (stages > tsk__cuda_wide[map].most_stages) stages = tsk__cuda_wide[map].most_stages;
     plan->wide_stages = stages;
@@ -118,7 +135,8 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
     for (map = 0; map < TSK__CUDA_MAPS && fits && result == CUDA_SUCCESS; map++) {
         tsk__cuda_plan *plan = &b->plans[map];
         int at_once = 0;
-        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map), clusters = (tiles + sharers - 1) / sharers, rounds;
+        int32_t sharers = TSK__CUDA_WIDE_CLUSTER / tsk__cuda_wide[map].split, tiles = tsk__cuda_wide_tiles(b, map),
+                clusters = (tiles + sharers - 1) / sharers, rounds;
         fits = tsk__cuda_plan_wide_memory(b, map, plan);
         if (fits) result = tsk__cuda_clusters(b, map, &at_once);
         if (!fits || result != CUDA_SUCCESS || at_once < 1) fits = 0;
@@ -133,13 +151,17 @@ static tsk_status tsk__cuda_plan_wide(tsk__cuda_backend *b, tsk_error *error) {
 }
 
 /* Rows that a pass may have to go through the fused maps. */
-static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) { return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0; }
+static int32_t tsk__cuda_fused_rows(const tsk__cuda_backend *b) {
+    return b->has_wide ? TSK__CUDA_WIDE_ROWS : b->has_few_rows ? TSK__CUDA_FEW_ROWS : 0;
+}
 
-/* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled as
-   the kernels read them. Before sm_90 there is none. */
-static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns, int32_t box_rows, tsk__cuda_tensor_map *out) {
+/* Describes a bf16 matrix [rows, columns] to the copy engine, in boxes of box_rows rows and a chunk's columns, swizzled
+   as the kernels read them. Before sm_90 there is none. */
+static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address, uint64_t rows, uint64_t columns,
+                                 int32_t box_rows, tsk__cuda_tensor_map *out) {
     char room[2 * sizeof(CUtensorMap)];
-    CUtensorMap *map = (CUtensorMap *)(void *)(room + (64 - (uintptr_t)room % 64) % 64);  /* the driver wants it aligned to 64 */
+    CUtensorMap *map = (CUtensorMap *)(void *)(room + (64 - (uintptr_t)room % 64) % 64);  /* the driver wants it aligned
+                                                                                             to 64 */
     cuuint64_t size[2], row_bytes[1];
     cuuint32_t box[2], every[2];
     CUresult result;
@@ -147,15 +169,19 @@ static CUresult tsk__cuda_encode(const tsk__cuda_backend *b, CUdeviceptr address
     size[0] = columns, size[1] = rows, row_bytes[0] = columns * 2;
     box[0] = TSK__CUDA_LINEAR_CHUNK, box[1] = (cuuint32_t)box_rows;
     every[0] = every[1] = 1;
-    result = b->api.cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)address, size, row_bytes, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    result =
+        b->api.cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)address, size,
+                                      row_bytes, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result == CUDA_SUCCESS) memcpy(out, map, sizeof *out);
     return result;
 }
-static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdeviceptr weights, tsk__cuda_tensor_map *out, tsk__cuda_tensor_map *wide_out) {
+static CUresult tsk__cuda_encode_map(const tsk__cuda_backend *b, int map, CUdeviceptr weights,
+                                     tsk__cuda_tensor_map *out, tsk__cuda_tensor_map *wide_out) {
     uint64_t n = (uint64_t)b->plans[map].n, k = (uint64_t)b->plans[map].k;
     CUresult result = tsk__cuda_encode(b, weights, n, k, 16 * b->plans[map].pieces, out);
-    if (result == CUDA_SUCCESS && b->has_wide) result = tsk__cuda_encode(b, weights, n, k, tsk__cuda_wide[map].width, wide_out);
+    if (result == CUDA_SUCCESS && b->has_wide)
+        result = tsk__cuda_encode(b, weights, n, k, tsk__cuda_wide[map].width, wide_out);
     return result;
 }
 static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *error) {
@@ -165,10 +191,13 @@ static tsk_status tsk__cuda_encode_weights(tsk__cuda_backend *b, tsk_error *erro
     for (l = 0; l < b->base.config->n_layers; l++) {
         tsk__cuda_layer *layer = &b->layers[l];
         CUdeviceptr weights[TSK__CUDA_MAP_HEAD];
-        weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out, weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
-        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++) result = tsk__cuda_encode_map(b, i, weights[i], &layer->maps[i], &layer->wide_maps[i]);
+        weights[TSK__CUDA_MAP_QKV] = layer->qkv, weights[TSK__CUDA_MAP_OUT] = layer->attn_out,
+        weights[TSK__CUDA_MAP_GATE_UP] = layer->gate_up, weights[TSK__CUDA_MAP_DOWN] = layer->down;
+        for (i = 0; i < TSK__CUDA_MAP_HEAD && result == CUDA_SUCCESS; i++)
+            result = tsk__cuda_encode_map(b, i, weights[i], &layer->maps[i], &layer->wide_maps[i]);
     }
-    if (result == CUDA_SUCCESS) result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
+    if (result == CUDA_SUCCESS)
+        result = tsk__cuda_encode_map(b, TSK__CUDA_MAP_HEAD, b->head, &b->head_map, &b->head_wide_map);
     return tsk__cuda_fail(&b->api, error, result, "describing the weights");
 }
 

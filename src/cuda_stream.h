@@ -14,7 +14,8 @@
 #include "cuda_weights.h"
 
 // >>cuda_stream =======================================================================================================
-/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a pass. */
+/* One session's or batch's order of work on the device: its buffers, the lists in pinned memory, and the rows of a
+   pass. */
 
 #ifdef TOKENSKIP__HAS_CUDA
 
@@ -45,7 +46,8 @@ typedef struct tsk__cuda_pinned {
 
 /* A stream's own device memory. */
 typedef struct tsk__cuda_memory {
-    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x, full_x, workspace, logits;
+    CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x,
+        full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
     CUdeviceptr confidences;       /* [max_rows] select's scratch */
     CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
@@ -60,7 +62,8 @@ typedef struct tsk__cuda_pass {
     tsk__cuda_attention attention; /* the kernel for them */
     int32_t compacted;             /* rows of the list that compact narrowed to, 0: not narrowed */
     int is_dirty;                  /* the device has not fetched the row table's last change */
-    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0: none */
+    CUdeviceptr normed_for;        /* the norm whose first half x has gone through, to `normed` and `squares`; 0:
+                                      none */
 } tsk__cuda_pass;
 
 /* What has been launched so far. */
@@ -115,7 +118,8 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, 
         if (++spins % 4096 == 0) {
             CUresult result = s->backend->api.cuStreamQuery(s->stream);
             if (result != CUDA_ERROR_NOT_READY) tsk__cuda_note(s, result, what);
-            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected) tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
+            if (result == CUDA_SUCCESS && __atomic_load_n(word, __ATOMIC_ACQUIRE) != expected)
+                tsk__cuda_note(s, TSK__CUDA_UNKNOWN, what);
             if (spins > 1u << 20) tsk__thread_yield();
         }
         tsk__pool_pause();
@@ -123,18 +127,24 @@ static void tsk__cuda_await(tsk__cuda_stream *s, const volatile uint32_t *word, 
 }
 
 /* The row table's image may be changed again: what was launched to fetch it has. */
-static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) { tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows"); }
+static void tsk__cuda_wait_fetched(tsk__cuda_stream *s) {
+    tsk__cuda_await(s, s->pinned.fetched, s->issued.fetches, "fetching the rows");
+}
 
 static void tsk__cuda_fetch_rows(tsk__cuda_stream *s) {
     tsk__cuda_backend *b = s->backend;
     tsk__cuda_pass_begin_args a;
-    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches), a.tiles = tsk__cuda_address(s->pinned.tiles);
+    a.rows = tsk__cuda_address(s->pinned.rows), a.caches = tsk__cuda_address(s->pinned.caches),
+    a.tiles = tsk__cuda_address(s->pinned.tiles);
     a.table = s->device.table;
     a.frequencies = b->frequencies;
     a.state = s->device.state_words;
     a.fetched = tsk__cuda_address((const void *)(uintptr_t)s->pinned.fetched);
-    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles, a.half = b->base.config->head_dim / 2;
-    tsk__cuda_note(s, tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1, TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
+    a.n = s->pass.n, a.n_caches = s->pass.n_requests, a.n_tiles = s->pass.n_tiles,
+    a.half = b->base.config->head_dim / 2;
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(b, s->stream, TSK__CUDA_pass_begin, (uint32_t)s->pass.n + 1, 1, 1,
+                                       TSK__CUDA_THREADS_pass_begin, 0, 0, &a),
                    "pass_begin");
     s->issued.fetches++;
     s->pass.is_dirty = 0;
@@ -145,8 +155,10 @@ static void tsk__cuda_launch(tsk__cuda_stream *s, tsk__cuda_kernel kernel, uint3
                              uint32_t block, uint32_t shared, const void *args, const char *what) {
     if (s->failure != CUDA_SUCCESS) return;
     if (s->pass.is_dirty) tsk__cuda_fetch_rows(s);
-    tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap, args), what);
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(s->backend, s->stream, kernel, gx, gy, gz, block, shared, s->issued.can_overlap,
+                                       args),
+                   what);
     s->issued.can_overlap = 1;
     s->issued.needs_signal = 1;
 }
@@ -197,7 +209,8 @@ static uint64_t tsk__cuda_argument_place(tsk__cuda_stream *s, const void *values
 }
 
 /* Two lists beside each other, the second at a multiple of 16 bytes: *second_at after the first. */
-static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second, uint64_t second_size, uint64_t *second_at) {
+static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, uint64_t first_size, const void *second,
+                                        uint64_t second_size, uint64_t *second_at) {
     uint64_t at;
     *second_at = (first_size + 15) & ~(uint64_t)15;
     at = tsk__cuda_argument_room(s, *second_at + second_size);
@@ -207,7 +220,8 @@ static uint64_t tsk__cuda_argument_pair(tsk__cuda_stream *s, const void *first, 
 }
 
 static void tsk__cuda_upload(tsk__cuda_stream *s, CUdeviceptr to, uint64_t at, uint64_t size) {
-    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream), "copying arguments");
+    tsk__cuda_note(s, s->backend->api.cuMemcpyHtoDAsync_v2(to, s->pinned.arguments + at, (size_t)size, s->stream),
+                   "copying arguments");
     s->issued.can_overlap = 0;
 }
 
@@ -243,23 +257,29 @@ static void tsk__cuda_backend_copy(tsk__stream *stream, void *to, const void *fr
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     if (!size || s->failure != CUDA_SUCCESS) return;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(s, s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size, s->stream), "copying");
-    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed) s->pass.normed_for = 0;  /* into x, compacted or not */
+    tsk__cuda_note(s,
+                   s->backend->api.cuMemcpyDtoDAsync_v2(tsk__cuda_address(to), tsk__cuda_address(from), (size_t)size,
+                                                        s->stream),
+                   "copying");
+    if (tsk__cuda_address(to) >= s->device.full_x && tsk__cuda_address(to) < s->device.normed)
+        s->pass.normed_for = 0; /* into x, compacted or not */
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
 }
 
-static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to, uint64_t from, uint64_t size) {
+static void tsk__cuda_backend_slide(tsk__stream *stream, void *base, int32_t planes, uint64_t pitch, uint64_t to,
+                                    uint64_t from, uint64_t size) {
     tsk__cuda_stream *s = tsk__cuda_stream_of(stream);
     tsk__cuda_slide_args a;
     if (!size || s->failure != CUDA_SUCCESS) return;
     a.base = tsk__cuda_address(base);
     a.pitch = pitch, a.to = to, a.from = from, a.size = size;
     tsk__cuda_enter(s->backend);
-    tsk__cuda_note(
-        s, tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1, TSK__CUDA_THREADS_slide, 0, 0, &a),
-        "moving a cache");
+    tsk__cuda_note(s,
+                   tsk__cuda_launch_on(s->backend, s->stream, TSK__CUDA_slide, (uint32_t)planes, 1, 1,
+                                       TSK__CUDA_THREADS_slide, 0, 0, &a),
+                   "moving a cache");
     s->issued.can_overlap = 0;
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -271,7 +291,8 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
     tsk__cuda_enter(s->backend);
     for (done = 0; done < size && s->failure == CUDA_SUCCESS; done += piece) {
         piece = size - done < s->pinned.arguments_size ? size - done : s->pinned.arguments_size;
-        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece), piece);
+        tsk__cuda_upload(s, tsk__cuda_address(to) + done, tsk__cuda_argument_place(s, (const char *)from + done, piece),
+                         piece);
     }
     s->issued.needs_signal = 1;
     tsk__cuda_leave(s->backend);
@@ -280,7 +301,9 @@ static void tsk__cuda_backend_upload(tsk__stream *stream, void *to, const void *
 /* bf16 values land in the upper half of `to`, from where they are widened in place, first to last. */
 static void tsk__cuda_download(tsk__cuda_stream *s, float *to, CUdeviceptr from, uint64_t count, uint32_t element) {
     char *raw = (char *)to + (element == 2 ? count * 2 : 0);
-    if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream), "downloading");
+    if (s->failure == CUDA_SUCCESS)
+        tsk__cuda_note(s, s->backend->api.cuMemcpyDtoHAsync_v2(raw, from, (size_t)(count * element), s->stream),
+                       "downloading");
     if (s->failure == CUDA_SUCCESS) tsk__cuda_note(s, s->backend->api.cuStreamSynchronize(s->stream), "downloading");
     s->issued.can_overlap = 0;
     if (s->failure != CUDA_SUCCESS) {
@@ -318,11 +341,13 @@ static int32_t tsk__cuda_head_rows(int32_t rows) { return rows < TSK__CUDA_HEAD_
 /* Tiles of the head where it is one of the fused maps. */
 static int32_t tsk__cuda_head_tiles(const tsk__cuda_backend *b, int32_t m) {
     int32_t width = 16 * b->plans[TSK__CUDA_MAP_HEAD].pieces;
-    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD) : (b->base.config->embedding_size + width - 1) / width;
+    return m > TSK__CUDA_FEW_ROWS ? tsk__cuda_wide_tiles(b, TSK__CUDA_MAP_HEAD)
+                                  : (b->base.config->embedding_size + width - 1) / width;
 }
 /* Entries for all tiles and rows, whichever way the head goes. */
 static uint64_t tsk__cuda_head_entries(const tsk__cuda_backend *b, int32_t max_rows) {
-    uint64_t most = ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
+    uint64_t most =
+        ((uint64_t)b->base.config->embedding_size / TSK__CUDA_HEAD_TILE + 1) * (uint64_t)tsk__cuda_head_rows(max_rows);
     int32_t rows;
     for (rows = TSK__CUDA_FEW_ROWS; rows <= tsk__cuda_fused_rows(b); rows += TSK__CUDA_WIDE_ROWS - TSK__CUDA_FEW_ROWS) {
         uint64_t entries = (uint64_t)tsk__cuda_head_tiles(b, rows) * (uint64_t)rows;
@@ -337,10 +362,13 @@ static CUresult tsk__cuda_encode_inputs(tsk__cuda_stream *s) {
     CUdeviceptr addresses[3];
     CUresult result = CUDA_SUCCESS;
     int i;
-    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention), addresses[2] = tsk__cuda_address(s->base.hidden);
-    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width, columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
+    addresses[0] = s->device.normed, addresses[1] = tsk__cuda_address(s->base.attention),
+    addresses[2] = tsk__cuda_address(s->base.hidden);
+    columns[0] = (uint64_t)b->base.config->d_model, columns[1] = (uint64_t)b->q_width,
+    columns[2] = (uint64_t)b->base.config->mlp_hidden_size;
     for (i = 0; i < 6 && result == CUDA_SUCCESS && b->has_few_rows; i++)
-        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2], tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
+        result = tsk__cuda_encode(b, addresses[i / 2], (uint64_t)s->base.max_rows, columns[i / 2],
+                                  tsk__cuda_plan_rows[i % 2], &s->device.inputs[i / 2][i % 2]);
     return result;
 }
 
@@ -363,8 +391,14 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->device.table.tiles = base + tsk__cuda_take(&used, rows, sizeof(tsk__cuda_tile));
     s->device.table.rope = base + tsk__cuda_take(&used, rows * (uint64_t)(c->head_dim / 2), 2 * sizeof(float));
     s->device.squares = base + tsk__cuda_take(&used, rows * (uint64_t)TSK__CUDA_SQUARES_ROW(c->d_model), sizeof(float));
-    s->device.attention_parts = base + tsk__cuda_take(&used, b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS * ((uint64_t)c->head_dim + 2) : 0, sizeof(float));
-    s->device.heads = base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
+    s->device.attention_parts =
+        base + tsk__cuda_take(&used,
+                              b->has_flash ? (uint64_t)c->n_heads * TSK__CUDA_ATTENTION_SPLITS * TSK__CUDA_SPLIT_ROWS *
+                                                 ((uint64_t)c->head_dim + 2)
+                                           : 0,
+                              sizeof(float));
+    s->device.heads =
+        base + tsk__cuda_take(&used, tsk__cuda_head_entries(b, s->base.max_rows), sizeof(tsk__cuda_head_entry));
     s->device.counters = base + tsk__cuda_take(&used, (uint64_t)c->n_heads * rows, sizeof(uint32_t));
     s->device.state_words = base + tsk__cuda_take(&used, 4, sizeof(uint32_t));
     s->device.arguments = base + tsk__cuda_take(&used, s->pinned.arguments_size, 1);
@@ -415,12 +449,14 @@ static tsk_status tsk__cuda_stream_cublas(tsk__cuda_stream *s, tsk_error *error)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS cannot start");
     }
     if (b->api.cublasSetStream_v2(s->cublas, s->stream) != CUBLAS_STATUS_SUCCESS ||
-        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) != CUBLAS_STATUS_SUCCESS)
+        b->api.cublasSetWorkspace_v2(s->cublas, tsk__cuda_pointer(s->device.workspace), TSK__CUDA_WORKSPACE) !=
+            CUBLAS_STATUS_SUCCESS)
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "cuBLAS does not take its stream");
     return TSK_OK;
 }
 
-static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states, tsk__stream **out, tsk_error *error) {
+static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t max_rows, int32_t n_states,
+                                                  tsk__stream **out, tsk_error *error) {
     tsk__cuda_backend *b = tsk__cuda_backend_of(backend);
     tsk__cuda_stream *s = (tsk__cuda_stream *)tsk__memory_new_zeroed(b->allocator, 1, sizeof *s);
     tsk_status status;
@@ -432,19 +468,23 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
     s->backend = b;
     s->n_states = n_states;
     /* a pass's lists; logits pass the draws of TSK__CUDA_LOGITS_ROWS rows, however few there are */
-    s->pinned.arguments_size = 2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
-                                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) + 128);
+    s->pinned.arguments_size =
+        2 * ((uint64_t)(max_rows > TSK__CUDA_LOGITS_ROWS ? max_rows : TSK__CUDA_LOGITS_ROWS) *
+                 (2 * sizeof(int32_t) + sizeof(tsk__draw) + sizeof(tsk__commit_candidate) + sizeof(tsk__commit_rule)) +
+             128);
     tsk__cuda_enter(b);
     result = b->api.cuStreamCreate(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = tsk__cuda_stream_pinned(s);
     size = tsk__cuda_stream_layout(s, 0);
-    if (result == CUDA_SUCCESS) result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
+    if (result == CUDA_SUCCESS)
+        result = size > SIZE_MAX ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&s->device.memory, (size_t)size);
     if (result == CUDA_SUCCESS) {
         tsk__cuda_stream_layout(s, s->device.memory);
         result = tsk__cuda_encode_inputs(s);
         if (result == CUDA_SUCCESS) result = b->api.cuMemsetD8Async(s->device.memory, 0, (size_t)size, s->stream);
     }
-    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size) : tsk__cuda_fail(&b->api, error, result, "a stream");
+    status = result == CUDA_ERROR_OUT_OF_MEMORY ? tsk__error_memory(error, "a pass on the CUDA device", size)
+                                                : tsk__cuda_fail(&b->api, error, result, "a stream");
     if (status == TSK_OK) status = tsk__cuda_stream_cublas(s, error);
     tsk__cuda_leave(b);
     s->base.x = tsk__cuda_pointer(s->device.full_x);
@@ -461,7 +501,9 @@ static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     s->pass.n_tiles = 0;
     for (first = 0; first < s->pass.n; first += count) {
         tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
-        for (count = 1; first + count < s->pass.n && count < rows && s->pinned.rows[first + count].request == s->pinned.rows[first].request;) count++;
+        for (count = 1; first + count < s->pass.n && count < rows &&
+                        s->pinned.rows[first + count].request == s->pinned.rows[first].request;)
+            count++;
         tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
         if (count > longest) longest = count;
     }
@@ -477,15 +519,18 @@ static void tsk__cuda_make_tiles(tsk__cuda_stream *s) {
     int32_t i, n, last;
     s->pass.is_dirty = 1;
     s->pass.attention = tsk__cuda_cut_tiles(s, 64) <= 32 ? TSK__CUDA_ATTENTION_SMALL : TSK__CUDA_ATTENTION_MEDIUM;
-    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS && 4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors) return;
-    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors && TSK__CUDA_FEW_SHARED <= b->shared_limit) {
+    if (s->pass.n_tiles * tsk__cuda_attentions[s->pass.attention].rows <= TSK__CUDA_SPLIT_ROWS &&
+        4 * s->pass.n_tiles * heads < 3 * b->n_multiprocessors)
+        return;
+    if (s->pass.attention == TSK__CUDA_ATTENTION_SMALL && s->pass.n_tiles * heads <= b->n_multiprocessors &&
+        TSK__CUDA_FEW_SHARED <= b->shared_limit) {
         s->pass.attention = TSK__CUDA_ATTENTION_FEW;
         return;
     }
     s->pass.attention = TSK__CUDA_ATTENTION_LARGE;
     tsk__cuda_cut_tiles(s, 128);
-    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result changes,
-       as both halves have more than 32 rows (see attention_large). */
+    /* Whole tiles among the last, if these leave more than half of the multiprocessors idle, are halved: no result
+       changes, as both halves have more than 32 rows (see attention_large). */
     n = s->pass.n_tiles;
     last = (n * heads % at_once + heads - 1) / heads;
     for (i = 2 * last * heads <= at_once ? n - last : n; i < n; i++)

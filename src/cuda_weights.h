@@ -101,7 +101,8 @@ static tsk__cuda_destination tsk__cuda_destination_of(tsk__cuda_backend *b, cons
     d.row_order.columns = shape[1];
     switch (id->part) {
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V:
-        if (c->head_dim % 16 == 0) d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
+        if (c->head_dim % 16 == 0)
+            d.row_order.interleave = TSK__CUDA_ROWS_HALVES, d.row_order.half_head = c->head_dim / 2;
         if (id->part != TSK__PART_Q) d.row_order.first_row = (uint64_t)b->q_width;
         if (id->part == TSK__PART_V) d.row_order.first_row += (uint64_t)b->kv_width;
         break;
@@ -120,10 +121,12 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     int32_t half = c->head_dim / 2, i;
     float *frequencies;
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "asking for free memory");
-    result = size > SIZE_MAX || size > available ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&b->arena, (size_t)size);
+    result =
+        size > SIZE_MAX || size > available ? CUDA_ERROR_OUT_OF_MEMORY : b->api.cuMemAlloc_v2(&b->arena, (size_t)size);
     if (result == CUDA_ERROR_OUT_OF_MEMORY)
-        return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "the model needs %.2f GB on the CUDA device, %.2f GB of its %.2f GB are free", (double)size * 1e-9,
-                              (double)available * 1e-9, (double)total * 1e-9);
+        return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET,
+                              "the model needs %.2f GB on the CUDA device, %.2f GB of its %.2f GB are free",
+                              (double)size * 1e-9, (double)available * 1e-9, (double)total * 1e-9);
     if (result != CUDA_SUCCESS) return tsk__cuda_fail(&b->api, error, result, "memory for the weights");
     tsk__cuda_layout(b, b->arena);
     frequencies = (float *)tsk__memory_new(b->allocator, (size_t)half, sizeof *frequencies);
@@ -131,14 +134,15 @@ static tsk_status tsk__cuda_arena(tsk__cuda_backend *b, tsk_error *error) {
     for (i = 0; i < half; i++) frequencies[i] = tsk__rope_frequency(c, i);
     /* gate_up's padding, and whatever else no tensor fills, must be zeros */
     result = b->api.cuMemsetD8Async(b->arena, 0, (size_t)size, NULL);
-    if (result == CUDA_SUCCESS) result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
+    if (result == CUDA_SUCCESS)
+        result = b->api.cuMemcpyHtoDAsync_v2(b->frequencies, frequencies, (size_t)half * sizeof *frequencies, NULL);
     if (result == CUDA_SUCCESS) result = b->api.cuStreamSynchronize(NULL);
     tsk__memory_delete(b->allocator, frequencies);
     return tsk__cuda_fail(&b->api, error, result, "clearing the weights");
 }
 
-/* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one is
-   still being copied, and has a kernel put the values into their places in the activations' type. */
+/* ---- weights: reading. Each reader takes the next piece of a tensor, reads it into a pinned buffer while its last one
+   is still being copied, and has a kernel put the values into their places in the activations' type. */
 
 #define TSK__CUDA_PIECE ((uint64_t)4 << 20)
 #define TSK__CUDA_READERS 12
@@ -197,7 +201,8 @@ static tsk_status tsk__cuda_read_piece(tsk__cuda_reader *r, const tsk__cuda_piec
         if (status != TSK_OK) return status;
     }
     result = api->cuMemcpyHtoDAsync_v2(staging, pinned, (size_t)p->size, r->stream);
-    if (result == CUDA_SUCCESS) result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
+    if (result == CUDA_SUCCESS)
+        result = tsk__cuda_launch_on(b, r->stream, TSK__CUDA_convert, 256, 1, 1, TSK__CUDA_THREADS_convert, 0, 0, &a);
     if (result == CUDA_SUCCESS) result = api->cuEventRecord(r->copied[half], r->stream);
     return tsk__cuda_fail(api, &r->error, result, "copying weights");
 }
@@ -214,7 +219,9 @@ static void *tsk__cuda_read(void *argument) {
         half = !half;
         __atomic_fetch_add(&l->done, l->pieces[i].size, __ATOMIC_RELAXED);
     }
-    if (r->status == TSK_OK) r->status = tsk__cuda_fail(&l->backend->api, &r->error, l->backend->api.cuStreamSynchronize(r->stream), "copying weights");
+    if (r->status == TSK_OK)
+        r->status = tsk__cuda_fail(&l->backend->api, &r->error, l->backend->api.cuStreamSynchronize(r->stream),
+                                   "copying weights");
     if (r->status != TSK_OK) __atomic_store_n(&l->stop, 1, __ATOMIC_RELAXED);
     tsk__cuda_leave(l->backend);
     return NULL;
@@ -236,7 +243,8 @@ static tsk_status tsk__cuda_make(tsk__cuda_loading *l, const tsk__stored *stored
     random.seed = l->source->seed, random.tensor = stored->number, random.scale = stored->scale;
     l->made = 1;
     if (stored->scale > 0)
-        result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
+        result =
+            tsk__cuda_launch_on(b, NULL, TSK__CUDA_randomise, blocks, 1, 1, TSK__CUDA_THREADS_randomise, 0, 0, &random);
     else result = tsk__cuda_launch_on(b, NULL, TSK__CUDA_fill, 16, 1, 1, TSK__CUDA_THREADS_fill, 0, 0, &ones);
     return tsk__cuda_fail(&b->api, error, result, "random weights");
 }
@@ -284,7 +292,8 @@ static void tsk__cuda_reader_close(tsk__cuda_reader *r, const tsk__cuda_api *api
     if (r->stream) api->cuStreamDestroy_v2(r->stream);
 }
 
-/* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the readers. */
+/* Progress and cancelling are the host's own functions: they are called on its own thread, which watches the
+   readers. */
 static void tsk__cuda_watch(tsk__cuda_loading *l, const tsk_model_options *o, int *cancelled) {
     uint64_t reported = UINT64_MAX;
     for (;;) {
@@ -318,7 +327,8 @@ static tsk_status tsk__cuda_read_pieces(tsk__cuda_loading *l, const tsk_model_op
         n_started += readers[r].started;
     }
     if (status == TSK_OK && n_started) tsk__cuda_watch(l, o, &cancelled);
-    else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one reads */
+    else if (status == TSK_OK && n_readers) tsk__cuda_read(&readers[0]);  /* the system refuses threads: this one
+                                                                             reads */
     for (r = 0; r < n_readers; r++) tsk__cuda_reader_close(&readers[r], &b->api);
     for (r = 0; r < n_readers && status == TSK_OK; r++) {
         if (readers[r].status != TSK_OK && error) *error = readers[r].error;  /* its log, if any, changes hands */

@@ -37,8 +37,8 @@ static const char *tsk__error_path(const char *path) {
 
 /* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
    `return tsk__error_set(...)`. `file` may be NULL. */
-static tsk_status TSK__PRINTF(5, 6) tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset,
-                                                   const char *format, ...) {
+static tsk_status TSK__PRINTF(5, 6)
+    tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset, const char *format, ...) {
     va_list arguments;
     size_t length;
     if (!error) return status;

@@ -39,11 +39,12 @@ typedef struct tsk__pass {
     tsk__commit_candidate *candidates; /* [max_rows] */
 } tsk__pass;
 
-/* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and up. */
+/* Bytes of activations, about: x three times (whole, compacted, for the head), q and attention, k and v, gate and
+   up. */
 static uint64_t tsk__pass_size(const tsk_model_config *c, uint64_t element_size, int32_t rows) {
     return (uint64_t)rows * element_size *
-           (3 * (uint64_t)c->d_model + 2 * (uint64_t)c->n_heads * (uint64_t)c->head_dim + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim +
-            2 * (uint64_t)c->mlp_hidden_size);
+           (3 * (uint64_t)c->d_model + 2 * (uint64_t)c->n_heads * (uint64_t)c->head_dim +
+            2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim + 2 * (uint64_t)c->mlp_hidden_size);
 }
 
 static void tsk__pass_free(tsk__pass *p) {
@@ -63,9 +64,10 @@ static void tsk__pass_free(tsk__pass *p) {
 }
 
 /* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
-static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator, int32_t max_rows, int32_t max_requests,
-                                   int32_t n_states, tsk_error *error) {
-    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots, &p->flags, &p->active, &p->running, &p->narrowed, &p->narrowed_positions, &p->head};
+static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator,
+                                   int32_t max_rows, int32_t max_requests, int32_t n_states, tsk_error *error) {
+    int32_t **lists[] = {&p->tokens,  &p->positions, &p->requests,           &p->slots, &p->flags, &p->active,
+                         &p->running, &p->narrowed,  &p->narrowed_positions, &p->head};
     size_t n_lists = sizeof lists / sizeof lists[0], i;
     tsk_status status;
     int32_t *block;
@@ -78,7 +80,8 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
     p->draws = (tsk__draw *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->draws);
     p->rules = (tsk__commit_rule *)tsk__memory_new(allocator, (size_t)max_requests, sizeof *p->rules);
     p->candidates = (tsk__commit_candidate *)tsk__memory_new(allocator, (size_t)max_rows, sizeof *p->candidates);
-    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates) status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
+    if (!block || !p->caches || !p->draws || !p->rules || !p->candidates)
+        status = tsk__error_memory(error, "the rows of a pass", n_lists * (uint64_t)max_rows * sizeof *block);
     else status = backend->ops->stream_create(backend, max_rows, n_states, &p->stream, error);
     if (status != TSK_OK) tsk__pass_free(p);
     else p->max_rows = max_rows;

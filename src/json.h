@@ -36,8 +36,8 @@ static const char *tsk__json_text(const tsk_json_value *value) {
 
 /* ---- text */
 
-/* The UTF-8 sequence at s, of which `left` > 0 bytes are there: its length, or, when it is not valid, how many bytes one
-   U+FFFD stands for (Unicode's "maximal subpart"). Overlong forms, surrogates and beyond U+10FFFF are not valid. */
+/* The UTF-8 sequence at s, of which `left` > 0 bytes are there: its length, or, when it is not valid, how many bytes
+   one U+FFFD stands for (Unicode's "maximal subpart"). Overlong forms, surrogates and beyond U+10FFFF are not valid. */
 static size_t tsk__json_utf8(const char *text, size_t left, int *valid) {
     const unsigned char *s = (const unsigned char *)text;
     unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
@@ -113,7 +113,10 @@ static int32_t tsk__json_hex4(const char *text) {
     int i;
     for (i = 0; i < 4; i++) {
         char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) return -1;
         value = value * 16 + digit;
     }
@@ -155,7 +158,8 @@ static tsk_status tsk__json_special(tsk__json_parser *parser, char **write) {
     int valid;
     if (*from == '\\') return tsk__json_escape(parser, write);
     if (parser->at >= parser->size) return tsk__json_expected(parser, parser->at, "the string's closing '\"'");
-    if ((unsigned char)*from < 0x20) return tsk__json_expected(parser, parser->at, "an escape in place of a control character");
+    if ((unsigned char)*from < 0x20)
+        return tsk__json_expected(parser, parser->at, "an escape in place of a control character");
     n = tsk__json_utf8(from, parser->size - parser->at, &valid);
     if (!valid) return tsk__json_fail(parser, parser->at, "invalid UTF-8 in a string");
     if (*write != from) memmove(*write, from, n);
@@ -225,7 +229,8 @@ static tsk_json_value *tsk__json_add(tsk__json_parser *parser, uint32_t key, uin
     tsk_json *document = parser->document;
     tsk_json_value *value;
     if (document->count == document->capacity &&
-        !tsk__memory_reserve(document->allocator, &document->values, &document->capacity, document->count + 1, sizeof *value))
+        !tsk__memory_reserve(document->allocator, &document->values, &document->capacity, document->count + 1,
+                             sizeof *value))
         return NULL;
     value = &document->values[document->count];
     value->start = (uint32_t)parser->at;
@@ -281,7 +286,8 @@ static tsk_status tsk__json_parse_value(tsk__json_parser *parser, uint32_t key, 
 static tsk_status tsk__json_parse_key(tsk__json_parser *parser, uint32_t *key, uint32_t *key_length) {
     tsk_status status;
     *key = (uint32_t)parser->at + 1;
-    if (parser->text[parser->at] != '"') return tsk__json_expected(parser, parser->at, "a member name in double quotes");
+    if (parser->text[parser->at] != '"')
+        return tsk__json_expected(parser, parser->at, "a member name in double quotes");
     status = tsk__json_parse_string(parser, key_length);
     if (status != TSK_OK) return status;
     tsk__json_skip_space(parser);
@@ -303,7 +309,8 @@ static tsk_status tsk__json_parse_next(tsk__json_parser *parser) {
         return TSK_OK;
     }
     if (container->length) {
-        if (parser->text[parser->at] != ',') return tsk__json_expected(parser, parser->at, is_object ? "',' or '}'" : "',' or ']'");
+        if (parser->text[parser->at] != ',')
+            return tsk__json_expected(parser, parser->at, is_object ? "',' or '}'" : "',' or ']'");
         parser->at++;
         tsk__json_skip_space(parser);
     }
@@ -313,7 +320,8 @@ static tsk_status tsk__json_parse_next(tsk__json_parser *parser) {
 
 static tsk_status tsk__json_parse_text(tsk__json_parser *parser) {
     tsk_status status;
-    if (strncmp(parser->text, "\xef\xbb\xbf", 3) == 0) return tsk__json_fail(parser, 0, "a byte order mark is not part of JSON");
+    if (strncmp(parser->text, "\xef\xbb\xbf", 3) == 0)
+        return tsk__json_fail(parser, 0, "a byte order mark is not part of JSON");
     tsk__json_skip_space(parser);
     status = tsk__json_parse_value(parser, 0, 0);
     while (status == TSK_OK && parser->parent) status = tsk__json_parse_next(parser);
@@ -334,7 +342,8 @@ static size_t tsk__json_guess_count(const char *text, size_t size) {
 static int tsk__json_allocate(tsk_json *document, const char *text, size_t size) {
     document->capacity = tsk__json_guess_count(text, size);
     document->text = (char *)tsk__memory_new(document->allocator, size + 1, 1);
-    document->values = (tsk_json_value *)tsk__memory_new(document->allocator, document->capacity, sizeof *document->values);
+    document->values =
+        (tsk_json_value *)tsk__memory_new(document->allocator, document->capacity, sizeof *document->values);
     if (!document->text || !document->values) return 0;
     memset(document->values, 0, sizeof *document->values);
     if (size) memcpy(document->text, text, size);
@@ -351,8 +360,8 @@ static tsk_status tsk__json_fail_file(const tsk__json_parser *parser) {
                           tsk__error_path(parser->name), what);
 }
 
-tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator, tsk_json **out,
-                          tsk_error *error) {
+tsk_status tsk_json_parse(const char *text, size_t size, const char *name, const tsk_allocator *allocator,
+                          tsk_json **out, tsk_error *error) {
     tsk__json_parser parser;
     tsk_json *document;
     tsk_status status;
@@ -415,7 +424,9 @@ size_t tsk_json_count(const tsk_json_value *value) {
     return type == TSK_JSON_ARRAY || type == TSK_JSON_OBJECT ? value->length : 0;
 }
 
-const tsk_json_value *tsk_json_first(const tsk_json_value *container) { return tsk_json_count(container) ? container + 1 : NULL; }
+const tsk_json_value *tsk_json_first(const tsk_json_value *container) {
+    return tsk_json_count(container) ? container + 1 : NULL;
+}
 
 const tsk_json_value *tsk_json_next(const tsk_json_value *value) {
     return value && value->next ? value + (value->next - value->index) : NULL;
@@ -515,7 +526,9 @@ int tsk_json_uint64(const tsk_json_value *value, uint64_t *out) {
 int tsk_json_int64(const tsk_json_value *value, int64_t *out) {
     uint64_t magnitude;
     int is_negative;
-    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0)) return 0;
+    if (!out || !tsk__json_integer(value, &is_negative, &magnitude) ||
+        magnitude > (uint64_t)INT64_MAX + (is_negative ? 1 : 0))
+        return 0;
     if (is_negative && magnitude) *out = -(int64_t)(magnitude - 1) - 1; /* -2^63 has no positive twin to negate */
     else *out = (int64_t)magnitude;
     return 1;
@@ -618,7 +631,8 @@ static uint64_t tsk__json_round(uint64_t mantissa, int more, int exponent) {
     if (rest > half || (rest == half && (more || (kept & 1)))) kept++;
     if (top < -1022) return kept; /* subnormal; a carry into the first normal number is right as it stands */
     if (top > 1023) return (uint64_t)2047 << 52;
-    return ((uint64_t)(top + 1022) << 52) + kept; /* the leading bit counts the exponent up, as a carry does once more */
+    return ((uint64_t)(top + 1022) << 52) + kept; /* the leading bit counts the exponent up, as a carry does once
+                                                     more */
 }
 
 /* digits * 10^exponent, exactly: align both to the same length, then take 56 bits of the quotient one by one. */
@@ -838,7 +852,8 @@ static int tsk__json_shortest_digits(double value, char *digits, int *k) {
         tsk__json_big_multiply_add(&state.value, 10, 0);
         tsk__json_big_multiply_add(&state.above, 10, 0);
         tsk__json_big_multiply_add(&state.below, 10, 0);
-        for (digit = 0; tsk__json_big_compare(&state.value, &state.scale) >= 0; digit++) tsk__json_big_subtract(&state.value, &state.scale);
+        for (digit = 0; tsk__json_big_compare(&state.value, &state.scale) >= 0; digit++)
+            tsk__json_big_subtract(&state.value, &state.scale);
         is_low = tsk__json_big_compare(&state.value, &state.below) < (state.is_even ? 1 : 0);
         is_high = tsk__json_shortest_is_high(&state);
         digits[n++] = (char)('0' + digit);
@@ -863,10 +878,14 @@ void tsk_json_write_double(tsk_json_writer *writer, double value) {
         return;
     }
     n = tsk__json_shortest_digits(value < 0 ? -value : value, digits, &k);
-    if (n <= k && k <= 17) snprintf(text, sizeof text, "%s%.*s%.*s", value < 0 ? "-" : "", n, digits, k - n, "0000000000000000");
-    else if (0 < k && k <= 17) snprintf(text, sizeof text, "%s%.*s.%.*s", value < 0 ? "-" : "", k, digits, n - k, digits + k);
+    if (n <= k && k <= 17)
+        snprintf(text, sizeof text, "%s%.*s%.*s", value < 0 ? "-" : "", n, digits, k - n, "0000000000000000");
+    else if (0 < k && k <= 17)
+        snprintf(text, sizeof text, "%s%.*s.%.*s", value < 0 ? "-" : "", k, digits, n - k, digits + k);
     else if (-5 < k && k <= 0) snprintf(text, sizeof text, "%s0.%.*s%.*s", value < 0 ? "-" : "", -k, "0000", n, digits);
-    else snprintf(text, sizeof text, "%s%c%s%.*se%d", value < 0 ? "-" : "", digits[0], n > 1 ? "." : "", n - 1, digits + 1, k - 1);
+    else
+        snprintf(text, sizeof text, "%s%c%s%.*se%d", value < 0 ? "-" : "", digits[0], n > 1 ? "." : "", n - 1,
+                 digits + 1, k - 1);
     tsk__json_put_value(writer, text, strlen(text));
 }
 

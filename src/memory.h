@@ -48,7 +48,8 @@ static void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
 
 /* Makes room for `needed` elements in *block, which holds *capacity; grows by half at least. 0 when out of memory, with
    the block as it was. `block` is the address of a pointer of any type. */
-static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size_t *capacity, size_t needed, size_t size) {
+static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size_t *capacity, size_t needed,
+                               size_t size) {
     void *old_block, *new_block;
     size_t wanted = *capacity + *capacity / 2;
     if (needed <= *capacity) return 1;
@@ -75,7 +76,8 @@ static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char 
 tsk_status tsk_text_append(tsk_text *text, const char *bytes, size_t size) {
     if (!text || (!bytes && size)) return TSK_ERROR_ARGUMENT;
     if (size >= SIZE_MAX - text->length) return TSK_ERROR_MEMORY;
-    if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1)) return TSK_ERROR_MEMORY;
+    if (!tsk__memory_reserve(text->allocator, &text->data, &text->capacity, text->length + size + 1, 1))
+        return TSK_ERROR_MEMORY;
     if (size) memcpy(text->data + text->length, bytes, size);
     text->length += size;
     text->data[text->length] = 0;

@@ -86,12 +86,16 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device has no value %d", (int)o->device);
     if (o->dtype != TSK_DTYPE_AUTO && o->dtype != TSK_DTYPE_F32 && o->dtype != TSK_DTYPE_BF16)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s", tsk_dtype_name(o->dtype));
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "activations are F32 or BF16, not %s",
+                              tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
     if (o->n_threads != TSK_AUTO && o->n_threads < 1)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
-    if (o->device_index < 0) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device_index must be zero or positive, not %d", o->device_index);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
+    if (o->device_index < 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "device_index must be zero or positive, not %d", o->device_index);
     return TSK_OK;
 }
 
@@ -127,8 +131,10 @@ static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) 
     folder->path[folder->dir_length] = 0;
     status = tsk_tokenizer_load(folder->path, &model->host, &model->tokenizer, error);
     if (status == TSK_OK && model->tokenizer->n_vocabulary_ids > (size_t)model->config.embedding_size) {
-        return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET, "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows", tsk__error_path(folder->path),
-                              (int)model->tokenizer->n_vocabulary_ids - 1, (int)model->config.embedding_size);
+        return tsk__error_set(error, TSK_ERROR_TOKENIZER, folder->path, TSK_NO_OFFSET,
+                              "'%s': the tokenizer has ids up to %d, the model's embedding has %d rows",
+                              tsk__error_path(folder->path), (int)model->tokenizer->n_vocabulary_ids - 1,
+                              (int)model->config.embedding_size);
     }
     return status;
 }
@@ -158,7 +164,8 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     return status;
 }
 
-tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options, tsk_model **out, tsk_error *error) {
+tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
+                            tsk_model **out, tsk_error *error) {
     tsk_model_options defaults = tsk_model_options_default();
     tsk__loading loading;
     tsk_model *model;

@@ -5,13 +5,13 @@
 #include "memory.h"
 
 // >>platform ==========================================================================================================
-/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found at run
-   time. Another operating system is this section's work. */
+/* Every call of the operating system: files, folders, memory, time, threads and locks, the processor, libraries found
+   at run time. Another operating system is this section's work. */
 
 /* ---- 64-bit offsets
-   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header; where the
-   including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares them only where
-   they were asked for. */
+   On 32-bit Linux glibc's plain calls take 32-bit offsets, unless _FILE_OFFSET_BITS was 64 before the first header;
+   where the including file came first, it was not. glibc has the calls with 64-bit offsets in any case, and declares
+   them only where they were asked for. */
 
 #if defined(__GLIBC__) && defined(__WORDSIZE)
 #if __WORDSIZE == 32 && !defined(__USE_FILE_OFFSET64)
@@ -35,8 +35,12 @@ extern ssize_t pread64(int descriptor, void *buffer, size_t size, int64_t offset
 extern ssize_t pwrite64(int descriptor, const void *buffer, size_t size, int64_t offset);
 #endif
 static int tsk__descriptor_open(const char *path, int flags) { return open64(path, flags, 0666); }
-static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread64(d, to, size, (int64_t)offset); }
-static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite64(d, from, size, (int64_t)offset); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) {
+    return pread64(d, to, size, (int64_t)offset);
+}
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) {
+    return pwrite64(d, from, size, (int64_t)offset);
+}
 /* fstat refuses files that are larger than it can tell, which only regular files are. */
 static const char *tsk__descriptor_size(int d, uint64_t *size) {
     struct stat status;
@@ -47,8 +51,12 @@ static const char *tsk__descriptor_size(int d, uint64_t *size) {
 }
 #else
 static int tsk__descriptor_open(const char *path, int flags) { return open(path, flags, 0666); }
-static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) { return pread(d, to, size, (off_t)offset); }
-static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) { return pwrite(d, from, size, (off_t)offset); }
+static ssize_t tsk__descriptor_read(int d, void *to, size_t size, uint64_t offset) {
+    return pread(d, to, size, (off_t)offset);
+}
+static ssize_t tsk__descriptor_write(int d, const void *from, size_t size, uint64_t offset) {
+    return pwrite(d, from, size, (off_t)offset);
+}
 /* The size of a regular file; of anything else, why not. */
 static const char *tsk__descriptor_size(int d, uint64_t *size) {
     struct stat status;
@@ -75,9 +83,11 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
     file->descriptor = -1;
     if (host && host->files) {
         char reason[256] = "";
-        tsk_status result = host->files->open(host->files->user, path, &file->handle, &file->size, reason, sizeof reason);
+        tsk_status result =
+            host->files->open(host->files->user, path, &file->handle, &file->size, reason, sizeof reason);
         if (result != TSK_OK)
-            return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+            return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s",
+                                  tsk__error_path(path), reason[0] ? reason : "the host refused");
         file->callbacks = host->files;
         return TSK_OK;
     }
@@ -85,12 +95,14 @@ static tsk_status tsk__file_open(tsk__file *file, const char *path, const tsk_ho
     do file->descriptor = tsk__descriptor_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     while (file->descriptor < 0 && errno == EINTR);
     if (file->descriptor < 0)
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path), strerror(errno));
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': %s", tsk__error_path(path),
+                              strerror(errno));
     obstacle = tsk__descriptor_size(file->descriptor, &file->size);
     if (obstacle) {
         close(file->descriptor);
         file->descriptor = -1;
-        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s", tsk__error_path(path), obstacle);
+        return tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "cannot open '%s': it %s",
+                              tsk__error_path(path), obstacle);
     }
     return TSK_OK;
 }
@@ -117,24 +129,33 @@ static int tsk__file_exists(const char *path, const tsk_host *host) {
 }
 
 /* Exactly `size` bytes, or an error that names `path`. */
-static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size, tsk_error *error) {
+static tsk_status tsk__file_read(const tsk__file *file, const char *path, uint64_t offset, void *buffer, size_t size,
+                                 tsk_error *error) {
     char *to = (char *)buffer;
     size_t done = 0;
     if (offset > file->size || size > file->size - offset)
-        return tsk__error_set(error, TSK_ERROR_IO, path, offset, "'%s' ends at byte %llu, before the %llu bytes wanted from %llu", tsk__error_path(path),
+        return tsk__error_set(error, TSK_ERROR_IO, path, offset,
+                              "'%s' ends at byte %llu, before the %llu bytes wanted from %llu", tsk__error_path(path),
                               (unsigned long long)file->size, (unsigned long long)size, (unsigned long long)offset);
     if (file->callbacks) {
         char reason[256] = "";
-        if (file->callbacks->read(file->callbacks->user, file->handle, offset, buffer, size, reason, sizeof reason) != TSK_OK)
-            return tsk__error_set(error, TSK_ERROR_IO, path, offset, "cannot read '%s': %s", tsk__error_path(path), reason[0] ? reason : "the host refused");
+        if (file->callbacks->read(file->callbacks->user, file->handle, offset, buffer, size, reason, sizeof reason) !=
+            TSK_OK)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset, "cannot read '%s': %s", tsk__error_path(path),
+                                  reason[0] ? reason : "the host refused");
         return TSK_OK;
     }
     while (done < size) {
-        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a call */
+        size_t step = size - done < ((size_t)1 << 30) ? size - done : (size_t)1 << 30; /* Linux reads at most 2 GiB a
+                                                                                          call */
         ssize_t n = tsk__descriptor_read(file->descriptor, to + done, step, offset + done);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s", tsk__error_path(path), strerror(errno));
-        if (n == 0) return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read", tsk__error_path(path));
+        if (n < 0)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "cannot read '%s': %s",
+                                  tsk__error_path(path), strerror(errno));
+        if (n == 0)
+            return tsk__error_set(error, TSK_ERROR_IO, path, offset + done, "'%s' was cut short while it was read",
+                                  tsk__error_path(path));
         done += (size_t)n;
     }
     return TSK_OK;
@@ -160,7 +181,8 @@ tsk_status tsk_read_file(const char *path, size_t max_size, const tsk_host *host
     status = tsk__file_open(&file, path, host, error);
     if (status != TSK_OK) return status;
     if (file.size > max_size)
-        status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET, "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
+        status = tsk__error_set(error, TSK_ERROR_IO, path, TSK_NO_OFFSET,
+                                "'%s' has %llu bytes, more than the %llu allowed here", tsk__error_path(path),
                                 (unsigned long long)file.size, (unsigned long long)max_size);
     else if (file.size >= SIZE_MAX - out->length - 1 ||
              !tsk__memory_reserve(out->allocator, &out->data, &out->capacity, out->length + (size_t)file.size + 1, 1))
@@ -184,7 +206,8 @@ typedef struct tsk__output {
 } tsk__output;
 
 static tsk_status tsk__output_fail(const tsk__output *output, tsk_error *error, const char *reason) {
-    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s", tsk__error_path(output->path), reason);
+    return tsk__error_set(error, TSK_ERROR_IO, output->path, TSK_NO_OFFSET, "cannot write '%s': %s",
+                          tsk__error_path(output->path), reason);
 }
 
 /* Closes, and removes the temporary file. Harmless on one that is zeroed but for its descriptor of -1. */
@@ -197,7 +220,8 @@ static void tsk__output_abandon(tsk__output *output) {
     output->descriptor = -1;
 }
 
-/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works but should not. */
+/* Why `path` cannot be had, or NULL. Renaming over a folder fails only at the end, and over a device (/dev/null) works
+   but should not. */
 static const char *tsk__output_obstacle(const char *path) {
     struct stat status;
     if (!path[0]) return "the path is empty";
@@ -215,7 +239,8 @@ static int tsk__output_create(char *temporary, size_t size, int folder_length, c
     return descriptor;
 }
 
-static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator, tsk_error *error) {
+static tsk_status tsk__output_open(tsk__output *output, const char *path, const tsk_allocator *allocator,
+                                   tsk_error *error) {
     const char *slash = strrchr(path, '/'), *obstacle = tsk__output_obstacle(path);
     size_t folder_length = slash ? (size_t)(slash - path) + 1 : 0, size = folder_length + 64;
     tsk_status status = TSK_OK;
@@ -234,7 +259,8 @@ static tsk_status tsk__output_open(tsk__output *output, const char *path, const 
     return status;
 }
 
-static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size, tsk_error *error) {
+static tsk_status tsk__output_write(const tsk__output *output, uint64_t offset, const void *bytes, size_t size,
+                                    tsk_error *error) {
     const char *from = (const char *)bytes;
     size_t done = 0;
     while (done < size) {
@@ -262,7 +288,8 @@ static tsk_status tsk__output_hide(tsk__output *output, tsk_error *error) {
     return TSK_OK;
 }
 
-/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in close. */
+/* The file takes its name. Frees the output, whether or not it works. Some file systems tell of a full disk in
+   close. */
 static tsk_status tsk__output_commit(tsk__output *output, tsk_error *error) {
     int descriptor = output->descriptor;
     tsk_status status = TSK_OK;
@@ -327,7 +354,8 @@ static uint64_t tsk__memory_line(const char *name) {
     return found ? (uint64_t)kilobytes * 1024 : UINT64_MAX;
 }
 
-/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not say. */
+/* Bytes that the system says it could still give, caches that it would drop included; UINT64_MAX where it does not
+   say. */
 static uint64_t tsk__memory_available(void) { return tsk__memory_line("MemAvailable"); }
 static uint64_t tsk__memory_total(void) { return tsk__memory_line("MemTotal"); }
 
@@ -340,7 +368,9 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
     if (getrandom(out, count * sizeof *out, GRND_NONBLOCK) == (ssize_t)(count * sizeof *out)) return;
     clock_gettime(CLOCK_MONOTONIC, &now);
     for (i = 0; i < count; i++)
-        out[i] = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) * (2 * i + UINT64_C(0x9e3779b97f4a7c15));
+        out[i] =
+            ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)out) *
+            (2 * i + UINT64_C(0x9e3779b97f4a7c15));
 }
 
 /* ---- threads, locks and conditions */
@@ -375,7 +405,9 @@ static int tsk__condition_wait_until(tsk__condition *c, tsk__mutex *m, double de
 static void tsk__condition_wake_all(tsk__condition *c) { pthread_cond_broadcast(c); }
 
 /* 0 where the system refuses one. */
-static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) { return pthread_create(t, NULL, run, context) == 0; }
+static int tsk__thread_start(tsk__thread *t, void *(*run)(void *context), void *context) {
+    return pthread_create(t, NULL, run, context) == 0;
+}
 static void tsk__thread_join(tsk__thread t) { pthread_join(t, NULL); }
 static void tsk__thread_yield(void) { sched_yield(); }
 
@@ -399,7 +431,8 @@ static int tsk__processors(void) {
 /* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
 static int tsk__processor_features(void) {
     uint32_t a, b, c, d, low, high;
-    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, wanted = fma | osxsave | avx | f16c;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29,
+                   wanted = fma | osxsave | avx | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;

@@ -5,11 +5,11 @@
 #include "platform.h"
 
 // >>pool ==============================================================================================================
-/* Worker threads. One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes a result, so a
-   section that finds the pool busy with another session's work simply runs on its own thread. Sections of a small
-   model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they sleep.
-   `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs to;
-   its function and context cannot change before that task is done. */
+/* Worker threads. One pool a model. A parallel section hands out numbered tasks; which thread runs which never changes
+   a result, so a section that finds the pool busy with another session's work simply runs on its own thread. Sections
+   of a small model last some 20 microseconds, less than waking a thread: workers therefore spin a little before they
+   sleep. `ticket` holds (generation:16, count:24, next:24) so that one atomic says which section a claimed task belongs
+   to; its function and context cannot change before that task is done. */
 
 typedef void (*tsk__task)(void *context, int task);
 
@@ -70,7 +70,8 @@ static void *tsk__pool_worker(void *argument) {
         if (spin < TSK__POOL_SPINS) continue;
         tsk__mutex_lock(&pool->sleep);
         __atomic_add_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
-        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE)) tsk__condition_wait(&pool->wake, &pool->sleep);
+        while (!tsk__pool_has_work(pool) && !__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE))
+            tsk__condition_wait(&pool->wake, &pool->sleep);
         __atomic_sub_fetch(&pool->n_sleeping, 1, __ATOMIC_SEQ_CST);
         tsk__mutex_unlock(&pool->sleep);
     }
@@ -92,7 +93,8 @@ static int tsk__pool_is_here(const tsk__pool *pool) { return pool->process == ts
 static void tsk__parallel(tsk__pool *pool, int n_tasks, tsk__task run, void *context) {
     uint64_t ticket;
     int task;
-    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS || !tsk__mutex_try(&pool->section)) {
+    if (!pool || pool->n_started == 0 || n_tasks < 2 || !tsk__pool_is_here(pool) || n_tasks > TSK__POOL_MAX_TASKS ||
+        !tsk__mutex_try(&pool->section)) {
         for (task = 0; task < n_tasks; task++) run(context, task);
         return;
     }
@@ -121,7 +123,9 @@ static tsk__pool *tsk__pool_create(const tsk_allocator *allocator, int n_threads
     tsk__mutex_create(&pool->section);
     tsk__mutex_create(&pool->sleep);
     tsk__condition_create(&pool->wake);
-    while (pool->n_started < n_threads - 1 && tsk__thread_start(&pool->threads[pool->n_started], tsk__pool_worker, pool)) pool->n_started++;
+    while (pool->n_started < n_threads - 1 &&
+           tsk__thread_start(&pool->threads[pool->n_started], tsk__pool_worker, pool))
+        pool->n_started++;
     pool->n_threads = pool->n_started + 1;
     return pool;
 }

@@ -15,7 +15,9 @@
 // >>public ============================================================================================================
 /* What is left: questions about a device and about memory, asked without a generation. */
 
-int32_t tsk_version(void) { return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH; }
+int32_t tsk_version(void) {
+    return TOKENSKIP_VERSION_MAJOR * 10000 + TOKENSKIP_VERSION_MINOR * 100 + TOKENSKIP_VERSION_PATCH;
+}
 const char *tsk_version_string(void) { return TOKENSKIP_VERSION_STRING; }
 
 static void tsk__device_cpu(tsk_device_info *out) {
@@ -23,7 +25,8 @@ static void tsk__device_cpu(tsk_device_info *out) {
     int n = tsk__processors();
     memset(out, 0, sizeof *out);
     out->device = TSK_DEVICE_CPU;
-    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n, n == 1 ? "" : "s");
+    snprintf(out->name, sizeof out->name, "CPU, %s, %d processor%s", tsk__cpu_kernels_select()->description, n,
+             n == 1 ? "" : "s");
     out->memory_total = total == UINT64_MAX ? 0 : total;
     out->memory_free = available == UINT64_MAX ? 0 : available;
 }
@@ -57,11 +60,12 @@ static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows,
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
-/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave; tables; the
-   parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are those of >>cuda_backend,
-   which is not there in every build; a test compares the sum with what a stream allocates. */
+/* On a GPU: x three times, q and attention, gate times up, and where rows are many what its matrix products leave;
+   tables; the parts of split attention; the best of each tile of the head; cuBLAS's workspace; logits. The numbers are
+   those of >>cuda_backend, which is not there in every build; a test compares the sum with what a stream allocates. */
 static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t element, uint64_t rows, uint64_t states) {
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, mlp = (uint64_t)c->mlp_hidden_size;
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
+             mlp = (uint64_t)c->mlp_hidden_size;
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
@@ -69,14 +73,17 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;
-    return size + ((uint64_t)32 << 20) + (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
+    return size + ((uint64_t)32 << 20) +
+           (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
 }
 
 /* What a request has beside its cache. */
-static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element, uint64_t canvas, uint64_t states, int may_be_cut) {
+static uint64_t tsk__estimate_request(const tsk_model_config *c, const tsk_generate_options *o, uint64_t element,
+                                      uint64_t canvas, uint64_t states, int may_be_cut) {
     uint64_t row = (uint64_t)c->d_model * element, slots = (uint64_t)o->block_length;
-    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row + (o->skip.refresh ? 2 * states * canvas * row : 0) +
-           (may_be_cut ? canvas * row : 0) + canvas * 12 * sizeof(int32_t);
+    return (2 * states + (states && o->skip.policy == TSK_SKIP_REUSE)) * slots * row +
+           (o->skip.refresh ? 2 * states * canvas * row : 0) + (may_be_cut ? canvas * row : 0) +
+           canvas * 12 * sizeof(int32_t);
 }
 
 static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options *o, tsk_error *error) {
@@ -89,10 +96,13 @@ static tsk_status tsk__estimate_check(tsk_memory_query *q, tsk_generate_options 
     if (q->device == TSK_DEVICE_AUTO) q->device = q->dtype == TSK_DTYPE_BF16 ? TSK_DEVICE_CUDA : TSK_DEVICE_CPU;
     if (q->dtype == TSK_DTYPE_AUTO) q->dtype = q->device == TSK_DEVICE_CUDA ? TSK_DTYPE_BF16 : TSK_DTYPE_F32;
     if (q->canvas == TSK_AUTO) q->canvas = q->config->max_sequence_length;
-    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) || (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
+    if ((q->device != TSK_DEVICE_CPU && q->device != TSK_DEVICE_CUDA) ||
+        (q->dtype != TSK_DTYPE_F32 && (q->dtype != TSK_DTYPE_BF16 || q->device == TSK_DEVICE_CPU)))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a memory estimate is of F32 on the CPU, or of F32 or BF16 on a GPU");
     if (q->canvas <= 0 || (q->weights_size < 0 && q->weights_size != TSK_AUTO))
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a memory estimate of %d tokens and %lld bytes of weights", (int)q->canvas,
                               (long long)q->weights_size);
     return TSK_OK;
 }
@@ -112,13 +122,17 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     element = tsk_dtype_size(q.dtype);
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
-    tokens = !q.batch ? (uint64_t)q.canvas : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens : requests * (uint64_t)q.config->max_sequence_length;
+    tokens = !q.batch                            ? (uint64_t)q.canvas
+             : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
+                                                 : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
-    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states, q.batch && q.batch->row_layers > 0);
-    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states) : tsk__estimate_cpu_pass(q.config, rows, states);
+    out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
+                                                      q.batch && q.batch->row_layers > 0);
+    out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
+                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
     return TSK_OK;
 }
 

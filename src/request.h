@@ -15,9 +15,10 @@
 
 // >>request ===========================================================================================================
 /* One generation: a canvas of tokens, its blocks, its caches and its TokenSkip state. A request plans the rows of its
-   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so that a
-   GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
-   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its own. */
+   next pass, which of them may be skipped and how its predictions are committed. The backend decides and commits, so
+   that a GPU need not wait for the host in a pass's middle; the request takes note of both when the pass has ended.
+   tsk__requests_pass drives any number of requests through one pass. A session is one request with a pass of its
+   own. */
 
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
@@ -29,7 +30,8 @@ typedef struct tsk__generation {
     int32_t n_started;             /* blocks that had a pass, the current one included */
     int32_t block_step, block_masks;  /* passes done in it; masks at its start */
     uint32_t pass;
-    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means anything */
+    int is_started;                /* 0: there is no generation, and of the rest of this struct nothing means
+                                      anything */
     int is_finished;
     int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
     int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
@@ -46,8 +48,8 @@ typedef struct tsk__request_pass {
     int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
 } tsk__request_pass;
 
-/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at `next_layer`
-   for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
+/* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
+   `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
 typedef struct tsk__request_cut {
     int is_allowed;                /* the batch limits row_layers */
     int32_t next_layer, layer_budget;
@@ -128,7 +130,8 @@ tsk_generate_options tsk_generate_options_default(void) {
     return o;
 }
 
-static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config, const tsk_tokenizer *tokenizer) {
+static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config,
+                                 const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
     if (o->skip.layer_k == TSK_AUTO) {
         o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
@@ -143,36 +146,50 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
     TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
     TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
-                         (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length, "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
+    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d",
+                         (int)o->gen_length, (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length,
+                         "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
                          (int)config->max_sequence_length);
     n_blocks = o->gen_length / o->block_length;
     TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
-    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
+                         (int)o->steps, (int)n_blocks);
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
-    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d", (int)o->transfer);
-    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d", (int)o->remasking);
-    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d", (int)o->skip.policy);
-    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED, "skip_reference has no value %d",
-                         (int)o->skip.reference);
-    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX, "threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d",
+                         (int)o->transfer);
+    TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
+                         (int)o->remasking);
+    TSK__OPTIONS_REQUIRE((int)o->skip.policy >= 0 && o->skip.policy <= TSK_SKIP_EXIT, "skip_policy has no value %d",
+                         (int)o->skip.policy);
+    TSK__OPTIONS_REQUIRE((int)o->skip.reference >= 0 && o->skip.reference <= TSK_SKIP_LAST_COMPUTED,
+                         "skip_reference has no value %d", (int)o->skip.reference);
+    TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX,
+                         "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
-    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX, "temperature must be zero or a positive number");
-    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX, "skip_threshold must be a finite number");
-    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX, "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX,
+                         "temperature must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX,
+                         "skip_threshold must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX,
+                         "skip_outlier must be a finite number");
     TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL, "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
+    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
+                         "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
                          (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0, "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0,
+                         "skip_max_age and skip_full_every must be zero or positive");
     TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
-    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL, "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
+    TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL,
+                         "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE, "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
+    TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE,
+                         "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
-    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size, "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
+    TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size,
+                         "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
 #undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
@@ -193,7 +210,8 @@ static int32_t tsk__request_max_block(const tsk__request *r) {
    prompt have arrays of equal sizes, except `cosines`. It comes last, so that a copy takes all others in one piece;
    *shared is their size. */
 static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
-    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks, used = 0;
+    size_t length = (size_t)r->gen.length, block = (size_t)tsk__request_max_block(r), masks = (size_t)r->gen.n_masks,
+           used = 0;
 #define TSK__REQUEST_ARRAY(type, field, count) \
     do { \
         if (base) r->field = (type *)(void *)(base + used); \
@@ -238,7 +256,8 @@ static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, ts
 
 static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
     if (n_active >= TSK_AUTO && n_refresh >= TSK_AUTO) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "%s: n_active %d and n_refresh %d must be -1 or more", function, (int)n_active,
                           (int)n_refresh);
 }
 
@@ -251,12 +270,14 @@ static void tsk__request_free(tsk__request *r) {
 
 /* ---- start */
 
-static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n, tsk_error *error) {
+static tsk_status tsk__request_check_ids(const tsk__request *r, const char *what, const int32_t *ids, int32_t n,
+                                         tsk_error *error) {
     int32_t i;
     for (i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= r->config->embedding_size)
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i],
-                                  (int)i, (int)r->config->embedding_size);
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                  "%s: id %d at position %d is outside the vocabulary of %d", what, (int)ids[i], (int)i,
+                                  (int)r->config->embedding_size);
     return TSK_OK;
 }
 
@@ -266,7 +287,9 @@ static int32_t tsk__count_masks(const int32_t *ids, int32_t n, int32_t mask) {
     return count;
 }
 
-static int tsk__request_is_masked(const tsk__request *r, int32_t slot) { return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id; }
+static int tsk__request_is_masked(const tsk__request *r, int32_t slot) {
+    return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id;
+}
 
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
@@ -373,20 +396,26 @@ static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
     return tsk__request_device_memory(r, r->gen.length, error);
 }
 
-static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                           const int32_t *generated, tsk_error *error) {
     const tsk_generate_options *o = &r->options;
     tsk_status status;
-    if (n_prompt < 0 || (n_prompt && !prompt)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the prompt's length %d has no tokens to it", (int)n_prompt);
+    if (n_prompt < 0 || (n_prompt && !prompt))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "the prompt's length %d has no tokens to it", (int)n_prompt);
     if (n_prompt > r->config->max_sequence_length - o->gen_length)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
                               (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
     status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
-    if (status == TSK_OK && generated) status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
+    if (status == TSK_OK && generated)
+        status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
     return status;
 }
 
 /* On failure there is no generation. */
-static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                     tsk_error *error) {
     const tsk_generate_options *o = &r->options;
     int32_t i;
     tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
@@ -396,12 +425,14 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.result.n_tokens = o->gen_length;
     r->gen.length = n_prompt + o->gen_length;
     r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
-    r->gen.n_masks = r->gen.infill_count + (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
+    r->gen.n_masks = r->gen.infill_count +
+                     (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
     status = tsk__request_allocate(r, error);
     if (status != TSK_OK) return status;
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++) r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < o->gen_length; i++)
+        r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
@@ -413,7 +444,8 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
 /* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
    cache. */
 static int tsk__request_is_refresh_next(const tsk__request *r) {
-    return r->options.cache == TSK_CACHE_NONE || (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
+    return r->options.cache == TSK_CACHE_NONE ||
+           (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
 }
 
 /* Rows of the canvas that a block step computes beside the block's. */
@@ -425,7 +457,8 @@ static int32_t tsk__request_extra_rows(const tsk__request *r) {
 /* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
    the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position] : 0;
+    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position]
+                                                                             : 0;
 }
 
 /* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
@@ -448,7 +481,9 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 }
 
 /* A refresh under skip.refresh has states of its own, of every position of the canvas. */
-static int tsk__request_skips_refresh(const tsk__request *r) { return r->pass.is_full && r->n_states && r->options.skip.refresh; }
+static int tsk__request_skips_refresh(const tsk__request *r) {
+    return r->pass.is_full && r->n_states && r->options.skip.refresh;
+}
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
 static int tsk__request_completes(const tsk__request *r) { return r->pass.last_layer == r->config->n_layers; }
@@ -479,13 +514,17 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
     if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++) tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
+        for (i = 0; i < r->gen.n_positions; i++)
+            tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
         tsk__request_add_extra_rows(r, p);
     } else {
         if (!r->pass.is_full) first = r->block.positions[0];
         for (i = first; i < r->gen.length; i++) {
             int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas.ids[i], i, tsk__request_skips_refresh(r) ? i : in_block && keeps_refresh ? slot : -1);
+            tsk__pass_add_row(p, r->canvas.ids[i], i,
+                              tsk__request_skips_refresh(r) ? i
+                              : in_block && keeps_refresh   ? slot
+                                                            : -1);
             slot += in_block;
         }
     }
@@ -496,9 +535,11 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_layers(tsk__request *r) {
     r->pass.first_layer = r->cut.next_layer;
     r->pass.last_layer = r->config->n_layers;
-    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget) r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
+    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
+        r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
-    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1) r->pass.last_layer = r->n_states + 2;
+    if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1)
+        r->pass.last_layer = r->n_states + 2;
 }
 
 /* Whether the token at `position` may skip the upper layers, if its cosines allow. */
@@ -516,7 +557,8 @@ static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full) *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
+        else if (!full)
+            *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
 
@@ -537,7 +579,8 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
    every refresh: the rows that ran all layers. (For a refresh that was cut, its first part told which.) If there was no
    reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
-    int of_those_that_ran = r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+    int of_those_that_ran =
+        r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
@@ -554,12 +597,14 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
-    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++) p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
+    for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++)
+        p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
     if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
     if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
-    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++)
+        p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
 }
 
 /* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
@@ -580,7 +625,9 @@ static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
 }
 
 /* Whether the token of a slot ran all layers, as far as the decision is known. */
-static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) { return p->active[tsk__request_row(r, slot)]; }
+static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) {
+    return p->active[tsk__request_row(r, slot)];
+}
 
 /* Layers that every token runs. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
@@ -606,7 +653,8 @@ static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
     }
     if (r->options.skip.refresh) r->gen.has_refresh = 1;
     if (r->options.skip.refresh && !r->pass.is_probe) {
-        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r), length = (uint64_t)r->gen.length;
+        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r),
+                 length = (uint64_t)r->gen.length;
         r->gen.result.refresh_token_layers_total += length * layers;
         r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
     }
@@ -617,7 +665,8 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
     int32_t i;
     if (r->pass.is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++) tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
+    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++)
+        tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
         r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
@@ -626,7 +675,8 @@ static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their slots. */
+/* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their
+   slots. */
 static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     int32_t i, state;
     if (!tsk__request_skips_refresh(r)) return;
@@ -640,7 +690,8 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
 
 /* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 && r->block.is_predicted[slot];
+    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 &&
+           r->block.is_predicted[slot];
 }
 
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
@@ -692,13 +743,18 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
-static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice, tsk_error *error) {
+static tsk_status tsk__request_check_choice(const tsk__request *r, int32_t position, const tsk__choice *choice,
+                                            tsk_error *error) {
     if (!(fabsf(choice->log_sum_exp) <= FLT_MAX))
-        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET, "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
+        return tsk__error_set(error, TSK_ERROR_NUMERIC, NULL, TSK_NO_OFFSET,
+                              "pass %u: the logits of position %d are no numbers (their log-sum-exp is %s)",
                               (unsigned)r->gen.pass, (int)position,
-                              choice->log_sum_exp != choice->log_sum_exp ? "NaN" : choice->log_sum_exp > 0 ? "infinite" : "minus infinity");
+                              choice->log_sum_exp != choice->log_sum_exp ? "NaN"
+                              : choice->log_sum_exp > 0                  ? "infinite"
+                                                                         : "minus infinity");
     if (choice->id < 0 || choice->id >= r->config->embedding_size || choice->id == r->config->mask_token_id)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device predicts id %d for position %d, which cannot be",
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
+                              "pass %u: the device predicts id %d for position %d, which cannot be",
                               (unsigned)r->gen.pass, (int)choice->id, (int)position);
     return TSK_OK;
 }
@@ -713,7 +769,9 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
         n_committed += p->stream->choices[i].is_committed != 0;
     }
     if (!n_committed && !r->options.on_select)
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass, (int)r->pass.n_candidates);
+        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
+                              "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass,
+                              (int)r->pass.n_candidates);
     return TSK_OK;
 }
 
@@ -805,7 +863,9 @@ static void tsk__request_cancel(tsk__request *r) {
 }
 
 /* Whether the pass has compared the block's states with earlier ones. */
-static int tsk__request_has_cosines(const tsk__request *r) { return r->n_states && !r->pass.is_full && r->gen.has_previous; }
+static int tsk__request_has_cosines(const tsk__request *r) {
+    return r->n_states && !r->pass.is_full && r->gen.has_previous;
+}
 
 /* Generated tokens before the first that is masked or ends the text. */
 static int32_t tsk__request_final(const tsk__request *r) {
@@ -852,7 +912,8 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_has_cosines(r)) return;
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
-            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] = p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
+            r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] =
+                p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
 }
 
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
@@ -862,7 +923,8 @@ static void tsk__request_move_on(tsk__request *r) {
     r->gen.block_step++;
 }
 
-/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any more. */
+/* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any
+   more. */
 static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
     tsk__request_move_on(r);
     if (masks_left) return;
@@ -905,7 +967,8 @@ static void tsk__requests_resume(tsk__request *const *requests, int32_t n, tsk__
     int32_t i;
     for (i = 0; i < n; i++)
         if (requests[i]->pass.first_layer > 0)
-            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
+            tsk__cache_load_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row,
+                                     requests[i]->pass.n_rows);
 }
 
 /* Saves the residual stream of requests whose refresh is cut by layers and goes on in the next pass. */
@@ -913,12 +976,14 @@ static void tsk__requests_suspend(tsk__request *const *requests, int32_t n, tsk_
     int32_t i;
     for (i = 0; i < n; i++)
         if (!tsk__request_completes(requests[i]))
-            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row, requests[i]->pass.n_rows);
+            tsk__cache_save_residual(&requests[i]->cache, p->stream, requests[i]->pass.first_row,
+                                     requests[i]->pass.n_rows);
 }
 
 /* Whether a request's rows change at `layer`: they come, go, or are decided about. */
 static int tsk__request_changes_at(const tsk__request *r, int32_t layer) {
-    int may_decide = r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
+    int may_decide =
+        r->pass.is_deciding || (tsk__request_keeps_states(r) && tsk__backend_wants_same_sections(r->backend));
     return layer == r->pass.first_layer || layer == r->pass.last_layer || (may_decide && layer == r->n_states + 1);
 }
 
@@ -932,11 +997,13 @@ static int32_t tsk__requests_next_change(tsk__request *const *requests, int32_t 
 
 /* Whether the request is decided about, and where: at the end of its lower layers. */
 static int tsk__request_decides_at(const tsk__request *r, int32_t layer) {
-    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer && layer < r->pass.last_layer;
+    return r->pass.is_deciding && layer == r->n_states + 1 && layer >= r->pass.first_layer &&
+           layer < r->pass.last_layer;
 }
 
 /* Waits for the decision about the requests whose K is `layer`. */
-static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer, tsk_error *error) {
+static tsk_status tsk__requests_decide(tsk__request *const *requests, int32_t n, tsk__pass *p, int32_t layer,
+                                       tsk_error *error) {
     tsk_status status = TSK_OK;
     int32_t i;
     int waited = 0;
@@ -977,7 +1044,8 @@ static int32_t tsk__requests_narrow(tsk__request *const *requests, int32_t n, ts
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         int here = layer >= r->pass.first_layer && layer < r->pass.last_layer;
-        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) p->running[row] = here && p->active[row];
+        for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++)
+            p->running[row] = here && p->active[row];
     }
     return tsk__pass_narrow(p);
 }
@@ -989,7 +1057,8 @@ static int32_t tsk__requests_plan(tsk__request *const *requests, int32_t n, tsk_
     for (i = 0; i < n; i++) {
         tsk__request_plan(requests[i], p);
         tsk__request_upload(requests[i], p);
-        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states) n_states = requests[i]->n_states;
+        if (tsk__request_keeps_states(requests[i]) && requests[i]->n_states > n_states)
+            n_states = requests[i]->n_states;
     }
     return n_states;
 }

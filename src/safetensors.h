@@ -8,23 +8,26 @@
 #include "json.h"
 
 // >>safetensors =======================================================================================================
-/* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is believed
-   only if everything in its header agrees with everything else and with the file's size, since whoever uses a tensor
-   later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names could
-   make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has its
-   three members and nothing else. */
+/* A file of named arrays: the length of a JSON header (8 bytes, little-endian), the header, the data. A file is
+   believed only if everything in its header agrees with everything else and with the file's size, since whoever uses a
+   tensor later trusts its offset and size blindly. Names are sorted and searched, not hashed: whoever chooses the names
+   could make a fixed hash function collide. Stricter than the format's first implementation in one point: an entry has
+   its three members and nothing else. */
 
 /* ---- element types */
 
 static const struct {
     const char *name;
     size_t size;
-} tsk__dtypes[] = {{"auto", 0}, {"F32", 4},     {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},
-                   {"I32", 4},  {"I16", 2},     {"I8", 1},  {"U64", 8},  {"U32", 4}, {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
+} tsk__dtypes[] = {{"auto", 0},    {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1},
+                   {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},  {"U64", 8},
+                   {"U32", 4},     {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
 
 static int tsk__dtype_is_known(tsk_dtype dtype) { return (int)dtype >= 0 && (int)dtype < (int)TSK_DTYPE_COUNT; }
 
-const char *tsk_dtype_name(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].name : "unknown"; }
+const char *tsk_dtype_name(tsk_dtype dtype) {
+    return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].name : "unknown";
+}
 
 size_t tsk_dtype_size(tsk_dtype dtype) { return tsk__dtype_is_known(dtype) ? tsk__dtypes[(int)dtype].size : 0; }
 
@@ -64,25 +67,28 @@ struct tsk_safetensors {
 };
 
 /* "'path': …", at `offset` in the file. */
-static tsk_status TSK__PRINTF(4, 5) tsk__safetensors_fail(const tsk_safetensors *file, uint64_t offset, tsk_error *error,
-                                                          const char *format, ...) {
+static tsk_status TSK__PRINTF(4, 5)
+    tsk__safetensors_fail(const tsk_safetensors *file, uint64_t offset, tsk_error *error, const char *format, ...) {
     char message[400];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return tsk__error_set(error, TSK_ERROR_SAFETENSORS, file->path, offset, "'%s': %s", tsk__error_path(file->path), message);
+    return tsk__error_set(error, TSK_ERROR_SAFETENSORS, file->path, offset, "'%s': %s", tsk__error_path(file->path),
+                          message);
 }
 
 /* "'path': tensor 'name': …", at the header's `value`. */
-static tsk_status TSK__PRINTF(5, 6) tsk__safetensors_fail_tensor(const tsk_safetensors *file, const char *name, const tsk_json_value *value,
-                                                                 tsk_error *error, const char *format, ...) {
+static tsk_status TSK__PRINTF(5, 6)
+    tsk__safetensors_fail_tensor(const tsk_safetensors *file, const char *name, const tsk_json_value *value,
+                                 tsk_error *error, const char *format, ...) {
     char message[240];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s", name, message);
+    return tsk__safetensors_fail(file, value ? 8 + tsk_json_offset(value) : TSK_NO_OFFSET, error, "tensor '%.120s': %s",
+                                 name, message);
 }
 
 /* The beginning of a text, to be quoted: as much of its first line as is printable; "" where the bytes are no text. */
@@ -119,7 +125,8 @@ static tsk_status tsk__safetensors_fail_file(const tsk_safetensors *file, uint64
 }
 
 /* The header's text to *text (the caller frees it) and its length to *size. */
-static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size, tsk_error *error) {
+static tsk_status tsk__safetensors_read_header(const tsk_safetensors *file, char **text, size_t *size,
+                                               tsk_error *error) {
     unsigned char bytes[8];
     char reason[120];
     uint64_t length = 0;
@@ -154,14 +161,16 @@ static tsk_status tsk__safetensors_parse_header(tsk_safetensors *file, tsk_error
     file->data_start = 8 + (uint64_t)size;
     if (status == TSK_OK) {
         status = tsk_json_parse(text, size, NULL, file->allocator, &file->header, &inner);
-        if (status == TSK_ERROR_JSON) status = tsk__safetensors_fail(file, 8 + inner.offset, error, "the header is not JSON: %s", inner.message);
+        if (status == TSK_ERROR_JSON)
+            status = tsk__safetensors_fail(file, 8 + inner.offset, error, "the header is not JSON: %s", inner.message);
         else if (status != TSK_OK) status = tsk__error_memory(error, "a safetensors header", size);
     }
     tsk__memory_delete(file->allocator, text);
     return status;
 }
 
-static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, const tsk_json_value *metadata, tsk_error *error) {
+static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, const tsk_json_value *metadata,
+                                                  tsk_error *error) {
     const tsk_json_value *member;
     if (metadata != tsk_json_get(tsk_json_root(file->header), "__metadata__"))
         return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ appears twice");
@@ -169,13 +178,14 @@ static tsk_status tsk__safetensors_check_metadata(const tsk_safetensors *file, c
         return tsk__safetensors_fail(file, 8 + tsk_json_offset(metadata), error, "__metadata__ is not an object");
     for (member = tsk_json_first(metadata); member; member = tsk_json_next(member))
         if (!tsk_json_string(member, NULL))
-            return tsk__safetensors_fail(file, 8 + tsk_json_offset(member), error, "__metadata__ member '%.120s' is not a string",
-                                         tsk_json_key(member, NULL));
+            return tsk__safetensors_fail(file, 8 + tsk_json_offset(member), error,
+                                         "__metadata__ member '%.120s' is not a string", tsk_json_key(member, NULL));
     return TSK_OK;
 }
 
 /* "dtype": the name of an element type. */
-static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *value, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_tensor_info *tensor,
+                                               const tsk_json_value *value, tsk_error *error) {
     const char *name = tsk_json_string(value, NULL);
     if (!name) return tsk__safetensors_fail_tensor(file, tensor->name, value, error, "dtype is not a string");
     tensor->dtype = tsk__dtype_from_name(name);
@@ -185,23 +195,26 @@ static tsk_status tsk__safetensors_parse_dtype(const tsk_safetensors *file, tsk_
 }
 
 /* An array of at most `max` integers to `numbers`; how many there are to *n. */
-static tsk_status tsk__safetensors_parse_numbers(const tsk_safetensors *file, const char *name, const char *what, const tsk_json_value *value,
-                                                 size_t max, uint64_t *numbers, int *n, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_numbers(const tsk_safetensors *file, const char *name, const char *what,
+                                                 const tsk_json_value *value, size_t max, uint64_t *numbers, int *n,
+                                                 tsk_error *error) {
     const tsk_json_value *element;
     *n = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) return tsk__safetensors_fail_tensor(file, name, value, error, "%s is not an array", what);
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY)
+        return tsk__safetensors_fail_tensor(file, name, value, error, "%s is not an array", what);
     if (tsk_json_count(value) > max)
         return tsk__safetensors_fail_tensor(file, name, value, error, "%s has %llu numbers, more than %d", what,
                                             (unsigned long long)tsk_json_count(value), (int)max);
     for (element = tsk_json_first(value); element; element = tsk_json_next(element))
         if (!tsk_json_uint64(element, &numbers[(*n)++]))
-            return tsk__safetensors_fail_tensor(file, name, element, error, "%s has an element that is not an integer from 0 to 2^64 - 1", what);
+            return tsk__safetensors_fail_tensor(file, name, element, error,
+                                                "%s has an element that is not an integer from 0 to 2^64 - 1", what);
     return TSK_OK;
 }
 
 /* Its place in the data: within the file, and as large as shape and dtype say. */
-static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor_info *tensor, const tsk_json_value *entry, uint64_t begin,
-                                         uint64_t end, tsk_error *error) {
+static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor_info *tensor,
+                                         const tsk_json_value *entry, uint64_t begin, uint64_t end, tsk_error *error) {
     uint64_t available = file->file.size - file->data_start, size;
     if (begin > end)
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "data_offsets [%llu, %llu] run backwards",
@@ -210,18 +223,23 @@ static tsk_status tsk__safetensors_place(const tsk_safetensors *file, tsk_tensor
         return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
                                             "data_offsets [%llu, %llu] lie beyond the file's %llu bytes of data: "
                                             "the file is cut",
-                                            (unsigned long long)begin, (unsigned long long)end, (unsigned long long)available);
+                                            (unsigned long long)begin, (unsigned long long)end,
+                                            (unsigned long long)available);
     if (!tsk__safetensors_size(tensor->dtype, tensor->n_dims, tensor->shape, &size))
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape times dtype size does not fit 64 bits");
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "shape times dtype size does not fit 64 bits");
     if (size != end - begin)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "shape and dtype %s make %llu bytes, but data_offsets span %llu",
-                                            tsk_dtype_name(tensor->dtype), (unsigned long long)size, (unsigned long long)(end - begin));
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "shape and dtype %s make %llu bytes, but data_offsets span %llu",
+                                            tsk_dtype_name(tensor->dtype), (unsigned long long)size,
+                                            (unsigned long long)(end - begin));
     tensor->offset = file->data_start + begin;
     tensor->size = size;
     return TSK_OK;
 }
 
-static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, const tsk_json_value *entry, tsk_tensor_info *tensor, tsk_error *error) {
+static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, const tsk_json_value *entry,
+                                                tsk_tensor_info *tensor, tsk_error *error) {
     const tsk_json_value *dtype = tsk_json_get(entry, "dtype"), *shape = tsk_json_get(entry, "shape");
     const tsk_json_value *offsets = tsk_json_get(entry, "data_offsets");
     uint64_t range[2] = {0, 0};
@@ -229,34 +247,44 @@ static tsk_status tsk__safetensors_parse_tensor(const tsk_safetensors *file, con
     tsk_status status;
     int n;
     tensor->name = tsk_json_key(entry, &length);
-    if (strlen(tensor->name) != length) return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "a NUL character in the name");
+    if (strlen(tensor->name) != length)
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "a NUL character in the name");
     if (!dtype || !shape || !offsets || tsk_json_count(entry) != 3)
-        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error, "expected an object of exactly dtype, shape and data_offsets");
+        return tsk__safetensors_fail_tensor(file, tensor->name, entry, error,
+                                            "expected an object of exactly dtype, shape and data_offsets");
     status = tsk__safetensors_parse_dtype(file, tensor, dtype, error);
     if (status == TSK_OK)
-        status = tsk__safetensors_parse_numbers(file, tensor->name, "shape", shape, TSK_MAX_DIMS, tensor->shape, &tensor->n_dims, error);
-    if (status == TSK_OK) status = tsk__safetensors_parse_numbers(file, tensor->name, "data_offsets", offsets, 2, range, &n, error);
-    if (status == TSK_OK && n != 2) status = tsk__safetensors_fail_tensor(file, tensor->name, offsets, error, "data_offsets needs two numbers");
+        status = tsk__safetensors_parse_numbers(file, tensor->name, "shape", shape, TSK_MAX_DIMS, tensor->shape,
+                                                &tensor->n_dims, error);
+    if (status == TSK_OK)
+        status = tsk__safetensors_parse_numbers(file, tensor->name, "data_offsets", offsets, 2, range, &n, error);
+    if (status == TSK_OK && n != 2)
+        status = tsk__safetensors_fail_tensor(file, tensor->name, offsets, error, "data_offsets needs two numbers");
     return status == TSK_OK ? tsk__safetensors_place(file, tensor, entry, range[0], range[1], error) : status;
 }
 
 static tsk_status tsk__safetensors_parse_entries(tsk_safetensors *file, tsk_error *error) {
     const tsk_json_value *root = tsk_json_root(file->header), *entry;
-    file->tensors = (tsk_tensor_info *)tsk__memory_new_zeroed(file->allocator, tsk_json_count(root), sizeof *file->tensors);
-    file->by_name = (const tsk_tensor_info **)tsk__memory_new(file->allocator, tsk_json_count(root), sizeof *file->by_name);
-    if (!file->tensors || !file->by_name) return tsk__error_memory(error, "the list of tensors", (uint64_t)tsk_json_count(root) * sizeof *file->tensors);
+    file->tensors =
+        (tsk_tensor_info *)tsk__memory_new_zeroed(file->allocator, tsk_json_count(root), sizeof *file->tensors);
+    file->by_name =
+        (const tsk_tensor_info **)tsk__memory_new(file->allocator, tsk_json_count(root), sizeof *file->by_name);
+    if (!file->tensors || !file->by_name)
+        return tsk__error_memory(error, "the list of tensors", (uint64_t)tsk_json_count(root) * sizeof *file->tensors);
     for (entry = tsk_json_first(root); entry; entry = tsk_json_next(entry)) {
         size_t length;
         const char *name = tsk_json_key(entry, &length);
         int is_metadata = length == 12 && memcmp(name, "__metadata__", 12) == 0;
-        tsk_status status = is_metadata ? tsk__safetensors_check_metadata(file, entry, error)
-                                        : tsk__safetensors_parse_tensor(file, entry, &file->tensors[file->count++], error);
+        tsk_status status = is_metadata
+                                ? tsk__safetensors_check_metadata(file, entry, error)
+                                : tsk__safetensors_parse_tensor(file, entry, &file->tensors[file->count++], error);
         if (status != TSK_OK) return status;
     }
     return TSK_OK;
 }
 
-/* By offset; an empty tensor before the one that starts where it does; else as in the header, where names lie in order. */
+/* By offset; an empty tensor before the one that starts where it does; else as in the header, where names lie in
+   order. */
 static int tsk__safetensors_compare_offsets(const void *a, const void *b) {
     const tsk_tensor_info *left = (const tsk_tensor_info *)a, *right = (const tsk_tensor_info *)b;
     if (left->offset != right->offset) return left->offset < right->offset ? -1 : 1;
@@ -275,7 +303,8 @@ static tsk_status tsk__safetensors_check_layout(const tsk_safetensors *file, tsk
     for (i = 0; i < file->count; i++) {
         const tsk_tensor_info *tensor = &file->tensors[i];
         if (tensor->offset != expected)
-            return tsk__safetensors_fail_tensor(file, tensor->name, NULL, error, "its data begins at %llu, but the data before it ends at %llu: %s",
+            return tsk__safetensors_fail_tensor(file, tensor->name, NULL, error,
+                                                "its data begins at %llu, but the data before it ends at %llu: %s",
                                                 (unsigned long long)(tensor->offset - file->data_start),
                                                 (unsigned long long)(expected - file->data_start),
                                                 tensor->offset < expected ? "an overlap" : "a hole");
@@ -313,7 +342,8 @@ tsk_status tsk_safetensors_open(const char *path, const tsk_host *host, tsk_safe
     file->allocator = allocator;
     file->file.descriptor = -1;
     file->path = tsk__memory_copy_string(allocator, path);
-    status = file->path ? tsk__file_open(&file->file, path, host, error) : tsk__error_memory(error, "a path", strlen(path) + 1);
+    status = file->path ? tsk__file_open(&file->file, path, host, error)
+                        : tsk__error_memory(error, "a path", strlen(path) + 1);
     if (status == TSK_OK) status = tsk__safetensors_parse_header(file, error);
     if (status == TSK_OK) status = tsk__safetensors_parse_entries(file, error);
     if (status == TSK_OK) status = tsk__safetensors_sort(file, error);
@@ -363,14 +393,15 @@ const void *tsk_safetensors_data(const tsk_safetensors *file, const tsk_tensor_i
     return file && tensor && file->file.map ? (const char *)file->file.map + tensor->offset : NULL;
 }
 
-tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset, void *buffer, size_t size,
-                                tsk_error *error) {
+tsk_status tsk_safetensors_read(const tsk_safetensors *file, const tsk_tensor_info *tensor, uint64_t offset,
+                                void *buffer, size_t size, tsk_error *error) {
     if (!file) return tsk__error_null(error, "tsk_safetensors_read", "file");
     if (!tensor) return tsk__error_null(error, "tsk_safetensors_read", "tensor");
     if (!buffer && size) return tsk__error_null(error, "tsk_safetensors_read", "buffer");
     if (offset > tensor->size || size > tensor->size - offset)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset, "%llu bytes from %llu of tensor '%.120s' are beyond its %llu",
-                              (unsigned long long)size, (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, file->path, tensor->offset,
+                              "%llu bytes from %llu of tensor '%.120s' are beyond its %llu", (unsigned long long)size,
+                              (unsigned long long)offset, tensor->name, (unsigned long long)tensor->size);
     return tsk__file_read(&file->file, file->path, tensor->offset + offset, buffer, size, error);
 }
 
@@ -390,7 +421,8 @@ struct tsk_safetensors_writer {
     size_t n_slots, n_names; /* n_slots is a power of two */
 };
 
-tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out, tsk_error *error) {
+tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *allocator, tsk_safetensors_writer **out,
+                                       tsk_error *error) {
     tsk_safetensors_writer *writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_safetensors_writer_open", "out");
@@ -421,9 +453,10 @@ void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     tsk__memory_delete(allocator, writer);
 }
 
-static tsk_status tsk__safetensors_refuse(const tsk_safetensors_writer *writer, const char *name, const char *reason, tsk_error *error) {
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "cannot write '%s': tensor '%.120s': %s",
-                          tsk__error_path(writer->data.path), name, reason);
+static tsk_status tsk__safetensors_refuse(const tsk_safetensors_writer *writer, const char *name, const char *reason,
+                                          tsk_error *error) {
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                          "cannot write '%s': tensor '%.120s': %s", tsk__error_path(writer->data.path), name, reason);
 }
 
 /* Of the quoted name at the header's byte `start`, quotes and escapes included. */
@@ -462,8 +495,8 @@ static int tsk__safetensors_grow_slots(tsk_safetensors_writer *writer) {
 }
 
 /* Why a tensor cannot be written, whatever is in the file already; NULL when it can. */
-static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims,
-                                              const uint64_t *shape, const void *data, uint64_t *size) {
+static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
+                                              int n_dims, const uint64_t *shape, const void *data, uint64_t *size) {
     size_t i, n, length = strlen(name);
     int valid = 1;
     for (i = 0; i < length && valid; i += n) n = tsk__json_utf8(name + i, length - i, &valid);
@@ -476,7 +509,8 @@ static const char *tsk__safetensors_objection(const tsk_safetensors_writer *writ
     return *size && !data ? "no data" : NULL;
 }
 
-static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dtype dtype, int n_dims, const uint64_t *shape, uint64_t size) {
+static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dtype dtype, int n_dims,
+                                         const uint64_t *shape, uint64_t size) {
     tsk_json_writer *json = &writer->json;
     int i;
     tsk_json_begin_object(json);
@@ -495,8 +529,8 @@ static void tsk__safetensors_write_entry(tsk_safetensors_writer *writer, tsk_dty
 }
 
 /* Whatever fails, the writer is as it was: the tensor can be added again, or left out. */
-tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims, const uint64_t *shape,
-                                      const void *data, tsk_error *error) {
+tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype, int n_dims,
+                                      const uint64_t *shape, const void *data, tsk_error *error) {
     uint64_t size = 0;
     size_t old_length, start, *slot = NULL;
     const char *objection;
@@ -506,11 +540,13 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
     if (!shape && n_dims > 0) return tsk__error_null(error, "tsk_safetensors_writer_add", "shape");
     old_length = writer->header.length;
     start = old_length + (writer->n_names ? 1 : 0);
-    objection = writer->is_finished ? "the file is finished" : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
+    objection = writer->is_finished ? "the file is finished"
+                                    : tsk__safetensors_objection(writer, name, dtype, n_dims, shape, data, &size);
     if (objection) return tsk__safetensors_refuse(writer, name, objection, error);
     tsk_json_write_key(&writer->json, name);
     tsk__safetensors_write_entry(writer, dtype, n_dims, shape, size);
-    if (writer->json.status != TSK_OK || !tsk__safetensors_grow_slots(writer)) status = tsk__error_memory(error, "a safetensors header", old_length);
+    if (writer->json.status != TSK_OK || !tsk__safetensors_grow_slots(writer))
+        status = tsk__error_memory(error, "a safetensors header", old_length);
     else if (writer->header.length > TSK__SAFETENSORS_MAX_HEADER - 16)
         status = tsk__safetensors_refuse(writer, name, "the header would be longer than the format allows", error);
     else {
@@ -532,7 +568,8 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
 }
 
 /* The data behind the header, a piece at a time. */
-static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output, uint64_t start, tsk_error *error) {
+static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output,
+                                             uint64_t start, tsk_error *error) {
     size_t piece = (size_t)1 << 20;
     uint64_t done = 0;
     void *buffer = tsk__memory_new(writer->allocator, piece, 1);
@@ -540,7 +577,8 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
     while (status == TSK_OK && done < writer->data_size) {
         size_t wanted = writer->data_size - done < piece ? (size_t)(writer->data_size - done) : piece;
         int64_t n = tsk__output_read(&writer->data, done, buffer, wanted);
-        if (n <= 0) status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
+        if (n <= 0)
+            status = tsk__output_fail(&writer->data, error, n < 0 ? strerror(errno) : "the temporary file was cut");
         else status = tsk__output_write(output, start + done, buffer, (size_t)n, error);
         if (status == TSK_OK) done += (uint64_t)n;
     }
@@ -549,17 +587,20 @@ static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *write
 }
 
 /* Length, header, spaces up to a multiple of 8 (so that the data is aligned), data. */
-static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, const tsk__output *output, tsk_error *error) {
+static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, const tsk__output *output,
+                                              tsk_error *error) {
     unsigned char length[8];
     tsk_status status;
     int i;
     tsk_json_end_object(&writer->json);
-    if (writer->json.status == TSK_OK) writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
+    if (writer->json.status == TSK_OK)
+        writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
     if (writer->json.status != TSK_OK) return tsk__error_memory(error, "a safetensors header", writer->header.length);
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)writer->header.length >> 8 * i);
     status = tsk__output_write(output, 0, length, sizeof length, error);
     if (status == TSK_OK) status = tsk__output_write(output, 8, writer->header.data, writer->header.length, error);
-    return status == TSK_OK ? tsk__safetensors_copy_data(writer, output, 8 + (uint64_t)writer->header.length, error) : status;
+    return status == TSK_OK ? tsk__safetensors_copy_data(writer, output, 8 + (uint64_t)writer->header.length, error)
+                            : status;
 }
 
 tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error) {
@@ -567,7 +608,8 @@ tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_err
     tsk_status status;
     if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_finish", "writer");
     if (writer->is_finished)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already", tsk__error_path(writer->data.path));
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET, "'%s' is finished already",
+                              tsk__error_path(writer->data.path));
     writer->is_finished = 1;
     status = tsk__output_open(&output, writer->data.path, writer->allocator, error);
     if (status == TSK_OK) {

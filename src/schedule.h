@@ -25,13 +25,16 @@ static int tsk__select_is_better(float a, float b) { return a > b || (a == a && 
 
 /* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
    falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
-static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride, uint8_t *commit) {
+static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride,
+                           uint8_t *commit) {
     int32_t rank, i;
     memset(commit, 0, (size_t)n);
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride], confidences[(size_t)best * stride]))) best = i;
+            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride],
+                                                                 confidences[(size_t)best * stride])))
+                best = i;
         if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
         commit[best] = 1;
     }

@@ -21,7 +21,8 @@ struct tsk_session {
     tsk__tracer tracer;
 };
 
-tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out, tsk_error *error) {
+tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
+                              tsk_error *error) {
     tsk_generate_options resolved = options ? *options : tsk_generate_options_default();
     tsk_session *session;
     tsk_status status;
@@ -61,30 +62,37 @@ static tsk_status tsk__session_room(tsk_session *session, int32_t rows, int32_t 
     if (session->pass.max_rows < rows || session->pass_states < n_states) {
         tsk__trace_free(&session->tracer);
         tsk__pass_free(&session->pass);
-        status = tsk__pass_create(&session->pass, session->model->backend, session->model->allocator, rows, 1, n_states, error);
+        status = tsk__pass_create(&session->pass, session->model->backend, session->model->allocator, rows, 1, n_states,
+                                  error);
         session->pass_states = n_states;
     }
     session->pass.tracer = session->tracer.options.on_record ? &session->tracer : NULL;
     session->tracer.status = TSK_OK;
-    if (status == TSK_OK && session->pass.tracer) status = tsk__trace_attach(&session->tracer, session->pass.stream, error);
+    if (status == TSK_OK && session->pass.tracer)
+        status = tsk__trace_attach(&session->tracer, session->pass.stream, error);
     return status;
 }
 
 /* Refuses a call from a callback of the session's own pass. */
 static tsk_status tsk__request_check_outside(const tsk__request *r, const char *function, tsk_error *error) {
     if (!r->is_running) return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s of a session from a callback of its own pass", function);
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "%s of a session from a callback of its own pass", function);
 }
 
 /* A generation that an error has ended stays ended: its error is given again. */
 static tsk_status tsk__request_check_runs(const tsk__request *r, const char *function, tsk_error *error) {
-    if (!r->gen.is_started) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s before tsk_session_start", function);
-    if (r->failure.status != TSK_OK) return tsk__error_set(error, r->failure.status, NULL, TSK_NO_OFFSET, "%s", r->failure.message);
+    if (!r->gen.is_started)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s before tsk_session_start", function);
+    if (r->failure.status != TSK_OK)
+        return tsk__error_set(error, r->failure.status, NULL, TSK_NO_OFFSET, "%s", r->failure.message);
     return TSK_OK;
 }
 
 /* A session's own pass: what stops it ends the generation. */
-static tsk_status tsk__session_forward(tsk_session *session, tsk_status (*run)(tsk__request *const *requests, int32_t n, tsk__pass *p, tsk_error *error),
+static tsk_status tsk__session_forward(tsk_session *session,
+                                       tsk_status (*run)(tsk__request *const *requests, int32_t n, tsk__pass *p,
+                                                         tsk_error *error),
                                        tsk_error *error) {
     tsk__request *r = &session->request;
     tsk_status status;
@@ -96,7 +104,8 @@ static tsk_status tsk__session_forward(tsk_session *session, tsk_status (*run)(t
     return tsk__request_check_runs(r, "a pass", error);
 }
 
-tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_error *error) {
+tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                             tsk_error *error) {
     tsk__request *r;
     tsk_status status;
     if (!session) return tsk__error_null(error, "tsk_session_start", "session");
@@ -132,7 +141,8 @@ void tsk_session_result(const tsk_session *session, tsk_result *result) {
     else memset(result, 0, sizeof *result);
 }
 
-tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated, tsk_result *result, tsk_error *error) {
+tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                        tsk_result *result, tsk_error *error) {
     int finished = 0;
     tsk_status status;
     if (!result) return tsk__error_null(error, "tsk_generate", "result");
@@ -149,13 +159,17 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     const tsk_generate_options *a, *b;
     if (!to) return tsk__error_null(error, "tsk_session_copy", "to");
     if (!from) return tsk__error_null(error, "tsk_session_copy", "from");
-    if (to->model != from->model) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
+    if (to->model != from->model)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions are of different models");
     a = &to->request.options;
     b = &from->request.options;
     if (a->gen_length != b->gen_length || a->block_length != b->block_length)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the sessions differ in gen_length or block_length");
-    if (to != from && to->request.is_running) return tsk__request_check_outside(&to->request, "tsk_session_copy into", error);
-    if (!from->request.is_reporting && from->request.is_running) return tsk__request_check_outside(&from->request, "tsk_session_copy", error);
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "the sessions differ in gen_length or block_length");
+    if (to != from && to->request.is_running)
+        return tsk__request_check_outside(&to->request, "tsk_session_copy into", error);
+    if (!from->request.is_reporting && from->request.is_running)
+        return tsk__request_check_outside(&from->request, "tsk_session_copy", error);
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
@@ -196,7 +210,8 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     return status != TSK_OK || to == from ? status : tsk__session_copy_state(to, from, error);
 }
 
-tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out, tsk_error *error) {
+tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
+                             tsk_error *error) {
     tsk__request *r;
     tsk__pass *p;
     size_t size;
@@ -213,8 +228,11 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     session->n_probed = 0;
     size = (size_t)r->gen.length * sizeof *canvas;
     if (!r->gen.n_positions)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe of a generation that had nothing to do");
-    if (!refresh && r->options.cache != TSK_CACHE_DUAL) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "a block step can be probed with cache dual only");
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "tsk_session_probe of a generation that had nothing to do");
+    if (!refresh && r->options.cache != TSK_CACHE_DUAL)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step can be probed with cache dual only");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
@@ -248,7 +266,9 @@ tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, flo
     if (!session) return tsk__error_null(error, "tsk_session_probe_logits", "session");
     if (!logits) return tsk__error_null(error, "tsk_session_probe_logits", "logits");
     if (!session->n_probed)
-        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe_logits must follow tsk_session_probe, with no other call between them");
+        return tsk__error_set(
+            error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+            "tsk_session_probe_logits must follow tsk_session_probe, with no other call between them");
     p = &session->pass;
     p->backend->ops->logits(p->stream, session->n_probed, p->head, final_norm, logits);
     status = p->backend->ops->wait(p->stream, error);
@@ -257,7 +277,8 @@ tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, flo
 }
 
 /* One forward over `tokens`, whose caches take the place of the generation's. */
-static tsk_status tsk__session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+static tsk_status tsk__session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
+                                      int32_t count, float *logits, tsk_error *error) {
     tsk__request *r = &session->request;
     tsk__pass *p = &session->pass;
     tsk_status status;
@@ -279,7 +300,8 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     return p->backend->ops->wait(p->stream, error);
 }
 
-tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count, float *logits, tsk_error *error) {
+tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first, int32_t count,
+                              float *logits, tsk_error *error) {
     const tsk_model_config *c;
     tsk_status status;
     if (!session) return tsk__error_null(error, "tsk_session_logits", "session");
@@ -288,7 +310,8 @@ tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32
     status = tsk__request_check_outside(&session->request, "tsk_session_logits", error);
     c = session->request.config;
     if (status == TSK_OK && (n <= 0 || n > c->max_sequence_length || first < 0 || count <= 0 || count > n - first))
-        status = tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "logits of %d positions from %d on, of %d tokens (the model takes at most %d)",
+        status = tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                "logits of %d positions from %d on, of %d tokens (the model takes at most %d)",
                                 (int)count, (int)first, (int)n, (int)c->max_sequence_length);
     if (status == TSK_OK) status = tsk__request_check_ids(&session->request, "the tokens", tokens, n, error);
     if (status != TSK_OK) return status;
@@ -322,7 +345,8 @@ tsk_status tsk_session_trace(tsk_session *session, const tsk_trace_options *opti
     status = tsk__request_check_outside(&session->request, "tsk_session_trace", error);
     if (status != TSK_OK) return status;
     t = &session->tracer;
-    if (options && !options->on_record) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
+    if (options && !options->on_record)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tracing without on_record");
     if (options && options->pattern) {
         size_t size = strlen(options->pattern) + 1;
         pattern = (char *)tsk__memory_new(t->allocator, size, 1);

@@ -5,9 +5,10 @@
 #include "backend.h"
 
 // >>storage ===========================================================================================================
-/* What lies in a backend's memory beside weights and activations: the cache of a request, the arena in which a batch has
-   the caches of many, and the buffers of a traced pass. It is written once over what every backend does with its memory
-   (allocate, release, copy, slide, upload, download): the sections below use these objects and compute no address. */
+/* What lies in a backend's memory beside weights and activations: the cache of a request, the arena in which a batch
+   has the caches of many, and the buffers of a traced pass. It is written once over what every backend does with its
+   memory (allocate, release, copy, slide, upload, download): the sections below use these objects and compute no
+   address. */
 
 /* ---- the cache of a request */
 
@@ -58,7 +59,8 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     uint64_t row = tsk__storage_row_size(c->backend), states = 2 * (uint64_t)s->n_states * row;
     switch (part) {
     case TSK__CACHE_K:
-    case TSK__CACHE_V: return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
+    case TSK__CACHE_V:
+        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
     case TSK__CACHE_CANVAS: return (uint64_t)s->length * sizeof(int32_t);
     case TSK__CACHE_PREDICTIONS: return (uint64_t)s->n_slots * sizeof(tsk__prediction);
     case TSK__CACHE_STATES: return states * (uint64_t)s->n_slots;
@@ -71,8 +73,10 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
 
 /* Grows one part; its contents are not kept. */
 static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
-    static const char *const names[] = {"the K cache", "the V cache", "the canvas", "the block's predictions", "TokenSkip's states",
-                                        "skip_refresh's states", "TokenSkip's outputs", "a cut refresh"};
+    static const char *const names[] = {"the K cache",         "the V cache",
+                                        "the canvas",          "the block's predictions",
+                                        "TokenSkip's states",  "skip_refresh's states",
+                                        "TokenSkip's outputs", "a cut refresh"};
     const tsk__backend_ops *ops = c->backend->ops;
     uint64_t size = tsk__cache_part_size(c, part);
     if (size <= c->sizes[part]) return TSK_OK;
@@ -124,8 +128,8 @@ static void tsk__cache_set_canvas(tsk__cache *c, tsk__stream *stream, const int3
     c->backend->ops->upload(stream, c->parts[TSK__CACHE_CANVAS], canvas, (uint64_t)c->shape.length * sizeof *canvas);
 }
 
-/* Copies the parts that both need in the same size, of caches that lie in no arena. is_same [TSK__CACHE_PARTS]: 1 for those, and
-   for what `to` does not need. */
+/* Copies the parts that both need in the same size, of caches that lie in no arena. is_same [TSK__CACHE_PARTS]: 1 for
+   those, and for what `to` does not need. */
 static void tsk__cache_copy(tsk__cache *to, const tsk__cache *from, tsk__stream *stream, int *is_same) {
     int i;
     for (i = 0; i < TSK__CACHE_PARTS; i++) {
@@ -144,30 +148,34 @@ static void *tsk__cache_row(const tsk__cache *c, tsk__cache_part part, uint64_t 
 static void tsk__cache_adopt_state(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t position, int32_t state) {
     uint64_t to = (uint64_t)state * (uint64_t)c->shape.n_slots + (uint64_t)slot;
     uint64_t from = (uint64_t)(c->shape.n_states + state) * (uint64_t)c->shape.length + (uint64_t)position;
-    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_STATES, to), tsk__cache_row(c, TSK__CACHE_REFRESH_STATES, from),
-                          tsk__storage_row_size(c->backend));
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_STATES, to),
+                          tsk__cache_row(c, TSK__CACHE_REFRESH_STATES, from), tsk__storage_row_size(c->backend));
 }
 
 /* Row `row` of the residual stream becomes the output of a slot. */
 static void tsk__cache_adopt_output(tsk__cache *c, tsk__stream *stream, int32_t slot, int32_t row) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_OUTPUTS, (uint64_t)slot), (const char *)stream->x + (uint64_t)row * size, size);
+    c->backend->ops->copy(stream, tsk__cache_row(c, TSK__CACHE_OUTPUTS, (uint64_t)slot),
+                          (const char *)stream->x + (uint64_t)row * size, size);
 }
 
 /* n rows of the residual stream, from number `first` on, are put aside, or come back. */
 static void tsk__cache_save_residual(tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, c->parts[TSK__CACHE_RESIDUAL], (const char *)stream->x + (uint64_t)first * size, (uint64_t)n * size);
+    c->backend->ops->copy(stream, c->parts[TSK__CACHE_RESIDUAL], (const char *)stream->x + (uint64_t)first * size,
+                          (uint64_t)n * size);
 }
 static void tsk__cache_load_residual(const tsk__cache *c, tsk__stream *stream, int32_t first, int32_t n) {
     uint64_t size = tsk__storage_row_size(c->backend);
-    c->backend->ops->copy(stream, (char *)stream->x + (uint64_t)first * size, c->parts[TSK__CACHE_RESIDUAL], (uint64_t)n * size);
+    c->backend->ops->copy(stream, (char *)stream->x + (uint64_t)first * size, c->parts[TSK__CACHE_RESIDUAL],
+                          (uint64_t)n * size);
 }
 
 /* K (or V) of a layer, as a pass sees it, to host f32 [n_kv_heads, length, head_dim]. Waits. */
 static void tsk__kv_read(const tsk__kv *kv, tsk__stream *stream, int32_t layer, int is_v, float *out) {
     const tsk__backend *b = stream->backend;
-    uint64_t head_dim = (uint64_t)b->config->head_dim, n = (uint64_t)kv->length * head_dim, plane = (uint64_t)kv->capacity * head_dim * b->element_size;
+    uint64_t head_dim = (uint64_t)b->config->head_dim, n = (uint64_t)kv->length * head_dim,
+             plane = (uint64_t)kv->capacity * head_dim * b->element_size;
     int32_t h;
     for (h = 0; h < b->config->n_kv_heads; h++) {
         uint64_t from = ((uint64_t)layer * (uint64_t)b->config->n_kv_heads + (uint64_t)h) * plane;
@@ -204,7 +212,8 @@ static void tsk__cache_place(tsk__cache *c, const tsk__arena *arena, int32_t off
 static void tsk__cache_move(tsk__cache *c, tsk__stream *stream, int32_t offset) {
     const tsk_model_config *m = c->backend->config;
     uint64_t token = (uint64_t)m->head_dim * c->backend->element_size, plane = (uint64_t)c->arena->n_tokens * token;
-    uint64_t to = (uint64_t)offset * token, from = (uint64_t)c->offset * token, size = (uint64_t)c->shape.length * token;
+    uint64_t to = (uint64_t)offset * token, from = (uint64_t)c->offset * token,
+             size = (uint64_t)c->shape.length * token;
     c->backend->ops->slide(stream, c->arena->k, m->n_layers * m->n_kv_heads, plane, to, from, size);
     c->backend->ops->slide(stream, c->arena->v, m->n_layers * m->n_kv_heads, plane, to, from, size);
     c->offset = offset;
@@ -221,7 +230,8 @@ typedef struct tsk__watch {
 
 /* The buffers, each with its width. */
 static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buffers, uint64_t *widths) {
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim, k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
+             k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
     uint64_t m = (uint64_t)c->mlp_hidden_size;
     int n = 0;
 #define TSK__WATCH_BUFFER(field, width) (buffers[n] = &(field), widths[n++] = (width))

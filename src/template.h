@@ -38,7 +38,8 @@ static const struct tsk__template_known {
     /* Dream, Qwen2.5's base models */
     {2426, UINT64_C(0x16bc91fc7006a16d), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
     /* Qwen2.5 */
-    {2506, UINT64_C(0xe642ce246d7f2e3d), TSK__TEMPLATE_CHATML, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {2506, UINT64_C(0xe642ce246d7f2e3d), TSK__TEMPLATE_CHATML,
+     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
     /* Qwen2 */
     {328, UINT64_C(0x8a87094e0e1e24c5), TSK__TEMPLATE_CHATML, "You are a helpful assistant."},
     /* Qwen1.5 */
@@ -48,8 +49,8 @@ static const struct tsk__template_known {
     /* Qwen3 */
     {4116, UINT64_C(0x2bfdb7aa9754484e), TSK__TEMPLATE_QWEN3, NULL}};
 
-/* Hash and length of the text as Jinja reads it: CR LF and CR are newlines, and one at the end, which editors put there,
-   is left out. */
+/* Hash and length of the text as Jinja reads it: CR LF and CR are newlines, and one at the end, which editors put
+   there, is left out. */
 static uint64_t tsk__template_hash(const char *text, size_t size, uint64_t *length) {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     size_t i;
@@ -66,7 +67,8 @@ static uint64_t tsk__template_hash(const char *text, size_t size, uint64_t *leng
 
 /* ---- loading */
 
-static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file, tsk_error *error) {
+static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text, size_t size, const char *file,
+                                     tsk_error *error) {
     size_t i;
     tokenizer->template_hash = tsk__template_hash(text, size, &tokenizer->template_length);
     tokenizer->template_kind = TSK__TEMPLATE_UNKNOWN;
@@ -76,7 +78,8 @@ static tsk_status tsk__template_note(tsk_tokenizer *tokenizer, const char *text,
         tokenizer->template_kind = known->kind;
         tokenizer->template_system = known->system;
     }
-    if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK) return tsk__error_memory(error, file, strlen(file));
+    if (tsk_text_append(&tokenizer->template_file, file, strlen(file)) != TSK_OK)
+        return tsk__error_memory(error, file, strlen(file));
     return TSK_OK;
 }
 
@@ -85,7 +88,8 @@ static const char *tsk__template_of(const tsk_json_value *config, size_t *length
     const tsk_json_value *value = tsk_json_get(config, "chat_template"), *one;
     if (tsk_json_type_of(value) == TSK_JSON_ARRAY)
         for (one = tsk_json_first(value); one; one = tsk_json_next(one))
-            if (tsk__bpe_is(tsk_json_get(one, "name"), "default")) return tsk_json_string(tsk_json_get(one, "template"), length);
+            if (tsk__bpe_is(tsk_json_get(one, "name"), "default"))
+                return tsk_json_string(tsk_json_get(one, "template"), length);
     return tsk_json_string(value, length);
 }
 
@@ -94,16 +98,20 @@ static tsk_status tsk__template_load(tsk_tokenizer *tokenizer, tsk__bpe_folder *
     size_t length;
     const char *bos = tsk__bpe_named_text(tsk_json_get(config, "bos_token"), &length), *text;
     tsk_status status = TSK_OK;
-    if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK) return tsk__error_memory(folder->error, "bos_token", length);
+    if (bos && tsk_text_append(&tokenizer->bos, bos, length) != TSK_OK)
+        return tsk__error_memory(folder->error, "bos_token", length);
     if (tsk__bpe_folder_has(folder, "chat_template.jinja")) {
         tsk_text file;
         status = tsk__bpe_folder_read(folder, "chat_template.jinja", &file);
-        if (status == TSK_OK) status = tsk__template_note(tokenizer, file.data, file.length, folder->path, folder->error);
+        if (status == TSK_OK)
+            status = tsk__template_note(tokenizer, file.data, file.length, folder->path, folder->error);
         tsk_text_free(&file);
         return status;
     }
     text = tsk__template_of(config, &length);
-    return text ? tsk__template_note(tokenizer, text, length, tsk__bpe_folder_path(folder, "tokenizer_config.json"), folder->error) : TSK_OK;
+    return text ? tsk__template_note(tokenizer, text, length, tsk__bpe_folder_path(folder, "tokenizer_config.json"),
+                                     folder->error)
+                : TSK_OK;
 }
 
 void tsk_tokenizer_free(tsk_tokenizer *tokenizer) {
@@ -125,9 +133,11 @@ tsk_status tsk_tokenizer_load(const char *dir, const tsk_host *host, tsk_tokeniz
     if (!dir) return tsk__error_null(error, "tsk_tokenizer_load", "dir");
     tokenizer = (tsk_tokenizer *)tsk__memory_new_zeroed(allocator, 1, sizeof *tokenizer);
     if (!tokenizer) return tsk__error_memory(error, "a tokenizer", sizeof *tokenizer);
-    tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator = tokenizer->template_file.allocator = allocator;
+    tokenizer->allocator = tokenizer->texts.allocator = tokenizer->bytes.allocator = tokenizer->bos.allocator =
+        tokenizer->template_file.allocator = allocator;
     status = tsk__bpe_folder_open(&folder, dir, host, error);
-    if (status == TSK_OK && tsk__bpe_folder_has(&folder, "tokenizer_config.json")) status = tsk__bpe_folder_json(&folder, "tokenizer_config.json", &config);
+    if (status == TSK_OK && tsk__bpe_folder_has(&folder, "tokenizer_config.json"))
+        status = tsk__bpe_folder_json(&folder, "tokenizer_config.json", &config);
     if (status == TSK_OK) status = tsk__bpe_load(tokenizer, &folder, tsk_json_root(config));
     if (status == TSK_OK) status = tsk__template_load(tokenizer, &folder, tsk_json_root(config));
     tsk_json_free(config);
@@ -153,7 +163,8 @@ static void tsk__template_put(tsk__template_writer *writer, const char *text) {
 /* Text of a message. */
 static void tsk__template_put_own(tsk__template_writer *writer, const char *text, size_t size) {
     if (writer->status != TSK_OK || size == 0) return;
-    if (!tsk__memory_reserve(writer->text.allocator, &writer->ranges, &writer->capacity, writer->n_ranges + 1, sizeof *writer->ranges)) {
+    if (!tsk__memory_reserve(writer->text.allocator, &writer->ranges, &writer->capacity, writer->n_ranges + 1,
+                             sizeof *writer->ranges)) {
         writer->status = TSK_ERROR_MEMORY;
         return;
     }
@@ -166,7 +177,8 @@ static void tsk__template_put_own(tsk__template_writer *writer, const char *text
 static int tsk__template_is_space(const tsk_tokenizer *tokenizer, const char *text, size_t at, size_t *n) {
     uint32_t c;
     *n = tsk__unicode_next(text + at, &c);
-    return (tsk__unicode_property(&tokenizer->unicode, c) & TSK__UNICODE_KIND) == TSK__UNICODE_SPACE || (c >= 0x1c && c <= 0x1f);
+    return (tsk__unicode_property(&tokenizer->unicode, c) & TSK__UNICODE_KIND) == TSK__UNICODE_SPACE ||
+           (c >= 0x1c && c <= 0x1f);
 }
 
 static void tsk__template_put_trimmed(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const char *text) {
@@ -176,7 +188,8 @@ static void tsk__template_put_trimmed(tsk__template_writer *writer, const tsk_to
     tsk__template_put_own(writer, text + start, end - start);
 }
 
-static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokenizer *tokenizer,
+                                  const tsk_message *messages, size_t count) {
     size_t i;
     for (i = 0; i < count; i++) {
         if (i == 0) tsk__template_put(writer, tokenizer->bos.data);
@@ -189,7 +202,8 @@ static void tsk__template_headers(tsk__template_writer *writer, const tsk_tokeni
     tsk__template_put(writer, "<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
 
-static void tsk__template_chatml(tsk__template_writer *writer, const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count) {
+static void tsk__template_chatml(tsk__template_writer *writer, const tsk_tokenizer *tokenizer,
+                                 const tsk_message *messages, size_t count) {
     size_t i;
     if (tokenizer->template_system && count && strcmp(messages[0].role, "system") != 0) {
         tsk__template_put(writer, "<|im_start|>system\n");
@@ -214,7 +228,8 @@ static size_t tsk__template_last_query(const tsk_message *messages, size_t count
     for (i = count; i > 0; i--) {
         const char *content = messages[i - 1].content;
         size_t length = strlen(content);
-        int is_tool = strncmp(content, head, sizeof head - 1) == 0 && length >= sizeof tail - 1 && strcmp(content + length - (sizeof tail - 1), tail) == 0;
+        int is_tool = strncmp(content, head, sizeof head - 1) == 0 && length >= sizeof tail - 1 &&
+                      strcmp(content + length - (sizeof tail - 1), tail) == 0;
         if (strcmp(messages[i - 1].role, "user") == 0 && !is_tool) return i - 1;
     }
     return count - 1;
@@ -239,7 +254,8 @@ static void tsk__template_split(const char *content, const char **thoughts, size
 
 /* An assistant's message. Thoughts appear only after the last query, and then if there are any or if `always`; `plain`
    goes before an answer without. */
-static void tsk__template_answer(tsk__template_writer *writer, const char *content, int is_after_query, int always, const char *plain) {
+static void tsk__template_answer(tsk__template_writer *writer, const char *content, int is_after_query, int always,
+                                 const char *plain) {
     const char *thoughts, *answer;
     size_t n;
     tsk__template_split(content, &thoughts, &n, &answer);
@@ -284,7 +300,8 @@ static void tsk__template_roles(tsk__template_writer *writer, const tsk_message 
             tsk__template_put(writer, "<role>ASSISTANT</role>");
             tsk__template_answer(writer, messages[i].content, i > last_query, 0, "");
         } else {
-            tsk__template_put(writer, strcmp(messages[i].role, "user") == 0 ? "<role>HUMAN</role>" : "<role>SYSTEM</role>");
+            tsk__template_put(writer,
+                              strcmp(messages[i].role, "user") == 0 ? "<role>HUMAN</role>" : "<role>SYSTEM</role>");
             tsk__template_put_own(writer, messages[i].content, strlen(messages[i].content));
         }
         tsk__template_put(writer, "<|role_end|>");
@@ -292,50 +309,63 @@ static void tsk__template_roles(tsk__template_writer *writer, const tsk_message 
     tsk__template_put(writer, "<role>ASSISTANT</role>");
 }
 
-static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, const tsk_message *message, size_t number, tsk_error *error) {
+static tsk_status tsk__template_check_message(const tsk_tokenizer *tokenizer, const tsk_message *message, size_t number,
+                                              tsk_error *error) {
     const char *const texts[] = {message->role, message->content};
     size_t i;
     for (i = 0; i < 2; i++) {
-        size_t length = texts[i] ? strlen(texts[i]) : 0, invalid = texts[i] ? tsk__unicode_invalid(texts[i], length) : 0;
+        size_t length = texts[i] ? strlen(texts[i]) : 0,
+               invalid = texts[i] ? tsk__unicode_invalid(texts[i], length) : 0;
         if (!texts[i])
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has no %s", (unsigned long)number, i ? "content" : "role");
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has no %s",
+                                  (unsigned long)number, i ? "content" : "role");
         if (invalid < length)
-            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid, "the %s of message %lu is not UTF-8 at byte %llu", i ? "content" : "role",
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, invalid,
+                                  "the %s of message %lu is not UTF-8 at byte %llu", i ? "content" : "role",
                                   (unsigned long)number, (unsigned long long)invalid);
     }
     /* The others treat a fourth role as a tool or drop it. */
-    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS || strcmp(message->role, "system") == 0 || strcmp(message->role, "user") == 0 ||
-        strcmp(message->role, "assistant") == 0)
+    if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS || strcmp(message->role, "system") == 0 ||
+        strcmp(message->role, "user") == 0 || strcmp(message->role, "assistant") == 0)
         return TSK_OK;
-    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "message %lu has the role '%.40s', not system, user or assistant",
-                          (unsigned long)number, message->role);
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                          "message %lu has the role '%.40s', not system, user or assistant", (unsigned long)number,
+                          message->role);
 }
 
-static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_error *error) {
+static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                      tsk_error *error) {
     const char *file;
     tsk_status status = TSK_OK;
     size_t i;
     if (!tokenizer) return tsk__bpe_no_tokenizer(error);
-    if (!messages && count) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
+    if (!messages && count)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "the messages are NULL");
     file = tokenizer->template_file.data;
     if (tokenizer->template_kind == TSK__TEMPLATE_NONE)
-        return tsk__error_set(error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET, "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
+        return tsk__error_set(
+            error, TSK_ERROR_TEMPLATE, NULL, TSK_NO_OFFSET,
+            "the tokenizer has no chat template: neither a chat_template.jinja nor one in tokenizer_config.json");
     if (tokenizer->template_kind == TSK__TEMPLATE_UNKNOWN)
         return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET,
-                              "the chat template in '%s' (%llu bytes, FNV-1a %016llx) is none of those known: LLaDA, LLaDA 2, Dream, Qwen 1.5 to 3, ChatML, Llama 3",
-                              tsk__error_path(file), (unsigned long long)tokenizer->template_length, (unsigned long long)tokenizer->template_hash);
+                              "the chat template in '%s' (%llu bytes, FNV-1a %016llx) is none of those known: LLaDA, "
+                              "LLaDA 2, Dream, Qwen 1.5 to 3, ChatML, Llama 3",
+                              tsk__error_path(file), (unsigned long long)tokenizer->template_length,
+                              (unsigned long long)tokenizer->template_hash);
     if (tokenizer->template_kind == TSK__TEMPLATE_HEADERS && count && tokenizer->bos.length == 0)
-        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET, "the chat template in '%s' needs a bos_token, which tokenizer_config.json lacks",
+        return tsk__error_set(error, TSK_ERROR_TEMPLATE, file, TSK_NO_OFFSET,
+                              "the chat template in '%s' needs a bos_token, which tokenizer_config.json lacks",
                               tsk__error_path(file));
     if (count == 0 && tokenizer->template_kind != TSK__TEMPLATE_HEADERS)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "there are no messages to render");
-    for (i = 0; i < count && status == TSK_OK; i++) status = tsk__template_check_message(tokenizer, &messages[i], i, error);
+    for (i = 0; i < count && status == TSK_OK; i++)
+        status = tsk__template_check_message(tokenizer, &messages[i], i, error);
     return status;
 }
 
 /* The writer is to be freed by the caller in any case. */
-static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk__template_writer *writer,
-                                       tsk_error *error) {
+static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                       tsk__template_writer *writer, tsk_error *error) {
     tsk_status status = tsk__template_check(tokenizer, messages, count, error);
     if (status != TSK_OK) return status;
     switch (tokenizer->template_kind) {
@@ -352,7 +382,8 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
     tsk_text_free(&writer->text);
 }
 
-tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out, tsk_error *error) {
+tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out,
+                           tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
@@ -365,8 +396,8 @@ tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *me
     return status;
 }
 
-tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, int special_in_text, tsk_tokens *out,
-                           tsk_error *error) {
+tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                           int special_in_text, tsk_tokens *out, tsk_error *error) {
     tsk__template_writer writer;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
@@ -374,7 +405,8 @@ tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *me
     writer.text.allocator = out->allocator;
     status = tsk__template_render(tokenizer, messages, count, &writer, error);
     if (status == TSK_OK)
-        status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges, special_in_text ? 0 : writer.n_ranges, out, error);
+        status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges,
+                                 special_in_text ? 0 : writer.n_ranges, out, error);
     tsk__template_writer_free(&writer);
     return status;
 }

@@ -7,8 +7,8 @@
 
 // >>trace =============================================================================================================
 /* Records of what a pass computes. The forward pass asks tsk__trace_on; if that says no, no other code of this section
-   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to the
-   host, so that tracing cannot change a result. */
+   runs. A traced operation writes what it computes anyway into extra buffers (its captures), from where values come to
+   the host, so that tracing cannot change a result. */
 
 typedef struct tsk__tracer {
     tsk_trace_options options;     /* on_record NULL: off */
@@ -72,7 +72,9 @@ static tsk_stats tsk__trace_stats(const float *values, uint64_t n) {
 }
 
 static int tsk__trace_room(tsk__tracer *t, float **buffer, size_t *capacity, uint64_t n) {
-    if (n <= SIZE_MAX / sizeof **buffer && tsk__memory_reserve(t->allocator, buffer, capacity, (size_t)n, sizeof **buffer)) return 1;
+    if (n <= SIZE_MAX / sizeof **buffer &&
+        tsk__memory_reserve(t->allocator, buffer, capacity, (size_t)n, sizeof **buffer))
+        return 1;
     t->status = TSK_ERROR_MEMORY;
     return 0;
 }
@@ -99,12 +101,15 @@ typedef struct tsk__traced {
 } tsk__traced;
 
 /* Brings n_rows * width values to the host and drops the rows that did not run. */
-static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer, size_t *capacity) {
+static int tsk__trace_fetch(tsk__tracer *t, const tsk__traced *what, const void *from, uint64_t width, float **buffer,
+                            size_t *capacity) {
     int32_t i, kept = 0;
     if (!tsk__trace_room(t, buffer, capacity, (uint64_t)what->n_rows * width)) return 0;
     tsk__stream_read(t->watch.stream, from, what->n_rows, width, *buffer);
     for (i = 0; what->keep && i < what->n_rows; i++)
-        if (what->keep[i] && kept++ != i) memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width, (size_t)width * sizeof **buffer);
+        if (what->keep[i] && kept++ != i)
+            memmove(*buffer + (uint64_t)(kept - 1) * width, *buffer + (uint64_t)i * width,
+                    (size_t)width * sizeof **buffer);
     return 1;
 }
 
@@ -121,12 +126,14 @@ static void tsk__trace_deliver(tsk__tracer *t, tsk_trace_record *record, const f
 
 /* A record of rows: input [n_rows, in_width] (in_width 0: none), output [n_rows, heads, out_width / heads], heads 1
    being [n_rows, out_width]. */
-static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void *input, uint64_t in_width, const void *output, uint64_t out_width, uint64_t heads) {
+static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void *input, uint64_t in_width,
+                            const void *output, uint64_t out_width, uint64_t heads) {
     tsk_trace_record record;
     int32_t *positions = NULL, i, n = 0;
     if (!tsk__trace_wants(t, what->name, what->layer)) return;
     if (!tsk__trace_fetch(t, what, output, out_width, &t->output, &t->output_capacity)) return;
-    if (in_width && t->options.values && !tsk__trace_fetch(t, what, input, in_width, &t->input, &t->input_capacity)) return;
+    if (in_width && t->options.values && !tsk__trace_fetch(t, what, input, in_width, &t->input, &t->input_capacity))
+        return;
     memset(&record, 0, sizeof record);
     positions = (int32_t *)tsk__memory_new(t->allocator, (size_t)what->n_rows, sizeof *positions);
     if (!positions) {
@@ -153,7 +160,8 @@ static void tsk__trace_rows(tsk__tracer *t, const tsk__traced *what, const void 
 /* Records of the first half of a layer (norm, projections, RoPE, attention output), then of the second. */
 static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__traced *rows) {
     const tsk_model_config *c = t->watch.stream->backend->config;
-    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim), k = (uint64_t)(c->n_kv_heads * c->head_dim);
+    uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim),
+             k = (uint64_t)(c->n_kv_heads * c->head_dim);
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
@@ -224,7 +232,9 @@ static void tsk__trace_head(tsk__tracer *t, int32_t n, const int32_t *positions,
     float *x = NULL;
     size_t x_capacity = 0;
     if (!norm && !logits) return;
-    if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) || !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e)) return;
+    if (!tsk__trace_room(t, &t->input, &t->input_capacity, (uint64_t)n * d) ||
+        !tsk__trace_room(t, &t->output, &t->output_capacity, (uint64_t)n * e))
+        return;
     if (!tsk__trace_room(t, &x, &x_capacity, (uint64_t)n * d)) return;
     tsk__stream_read(t->watch.stream, t->watch.stream->x, n, d, x);
     t->watch.stream->backend->ops->logits(t->watch.stream, n, index, t->input, t->output);

@@ -5,9 +5,9 @@
 #include "json.h"
 
 // >>unicode ===========================================================================================================
-/* Character classes and NFC, exactly as the reference tokenizer has them. Its regular expressions follow Unicode 16, its
-   normalizer about Unicode 9, so the tables are taken from its behaviour and not from the Unicode database.
-   UTF-8 itself is read and written by the two functions of >>json. */
+/* Character classes and NFC, exactly as the reference tokenizer has them. Its regular expressions follow Unicode 16,
+   its normalizer about Unicode 9, so the tables are taken from its behaviour and not from the Unicode database. UTF-8
+   itself is read and written by the two functions of >>json. */
 
 enum {
     TSK__UNICODE_OTHER,
@@ -575,8 +575,8 @@ static const uint16_t tsk__unicode_compositions[] = {
 
 /* ---- classes */
 
-/* The runs spread out over pages of 256 code points, those of one value kept once: about 80 KB a tokenizer, and two loads a
-   character where a binary search over the runs would cost twelve branches. */
+/* The runs spread out over pages of 256 code points, those of one value kept once: about 80 KB a tokenizer, and two
+   loads a character where a binary search over the runs would cost twelve branches. */
 typedef struct tsk__unicode {
     const tsk_allocator *allocator;
     uint16_t pages[0x110000 >> 8]; /* number of its block */
@@ -604,7 +604,9 @@ static int tsk__unicode_create(tsk__unicode *unicode, const tsk_allocator *alloc
                 continue;
             }
             if ((c & 255) == 0) {
-                if (!tsk__memory_reserve(allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256, 1)) return 0;
+                if (!tsk__memory_reserve(allocator, &unicode->blocks, &unicode->capacity, (unicode->n_blocks + 1) * 256,
+                                         1))
+                    return 0;
                 unicode->pages[c >> 8] = (uint16_t)unicode->n_blocks++;
                 if (n == 256) same[property] = (uint16_t)unicode->n_blocks;
             }
@@ -622,7 +624,9 @@ static size_t tsk__unicode_next(const char *text, uint32_t *c) {
     if (s[0] < 0x80) return *c = s[0], 1;
     if (s[0] < 0xe0) return *c = (uint32_t)(s[0] & 0x1f) << 6 | (s[1] & 0x3f), 2;
     if (s[0] < 0xf0) return *c = (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f), 3;
-    return *c = (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f), 4;
+    return *c = (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 |
+                (s[3] & 0x3f),
+           4;
 }
 
 /* Where the character before `at` > 0 starts. */
@@ -644,7 +648,8 @@ static size_t tsk__unicode_invalid(const char *text, size_t size) {
             if (left >= 8) memcpy(&eight, text + at, 8);
             else eight = UINT64_MAX;
             at += eight & 0x8080808080808080u ? 1 : 8;
-        } else if (left >= 3 && s[at] - 0xe1u < 0x0cu && (s[at + 1] & 0xc0) == 0x80 && (s[at + 2] & 0xc0) == 0x80) at += 3; /* E1 .. EC take any two */
+        } else if (left >= 3 && s[at] - 0xe1u < 0x0cu && (s[at + 1] & 0xc0) == 0x80 && (s[at + 2] & 0xc0) == 0x80)
+            at += 3; /* E1 .. EC take any two */
         else if (left >= 2 && s[at] - 0xc2u < 0x1eu && (s[at + 1] & 0xc0) == 0x80) at += 2;
         else {
             n = tsk__json_utf8(text + at, left, &valid);
@@ -682,14 +687,22 @@ static const uint32_t *tsk__unicode_step(uint32_t c) {
 }
 
 /* Hangul goes by arithmetic: 19 leading × 21 vowels × (27 trailing + none). */
-enum { TSK__HANGUL = 0xac00, TSK__HANGUL_L = 0x1100, TSK__HANGUL_V = 0x1161, TSK__HANGUL_T = 0x11a7, TSK__HANGUL_COUNT = 11172 };
+enum {
+    TSK__HANGUL = 0xac00,
+    TSK__HANGUL_L = 0x1100,
+    TSK__HANGUL_V = 0x1161,
+    TSK__HANGUL_T = 0x11a7,
+    TSK__HANGUL_COUNT = 11172
+};
 
 /* What a and b make together; 0 when nothing. */
 static uint32_t tsk__unicode_compose(uint32_t a, uint32_t b) {
     size_t low = 0, high = sizeof tsk__unicode_compositions / sizeof *tsk__unicode_compositions;
     const uint32_t *step;
-    if (a - TSK__HANGUL_L < 19 && b - TSK__HANGUL_V < 21) return TSK__HANGUL + ((a - TSK__HANGUL_L) * 21 + (b - TSK__HANGUL_V)) * 28;
-    if (a - TSK__HANGUL < TSK__HANGUL_COUNT && (a - TSK__HANGUL) % 28 == 0 && b - TSK__HANGUL_T - 1 < 27) return a + (b - TSK__HANGUL_T);
+    if (a - TSK__HANGUL_L < 19 && b - TSK__HANGUL_V < 21)
+        return TSK__HANGUL + ((a - TSK__HANGUL_L) * 21 + (b - TSK__HANGUL_V)) * 28;
+    if (a - TSK__HANGUL < TSK__HANGUL_COUNT && (a - TSK__HANGUL) % 28 == 0 && b - TSK__HANGUL_T - 1 < 27)
+        return a + (b - TSK__HANGUL_T);
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
         step = tsk__unicode_steps[tsk__unicode_compositions[middle]];
@@ -714,7 +727,9 @@ typedef struct tsk__unicode_stretch {
 
 static int tsk__unicode_push(tsk__unicode_stretch *stretch, uint32_t c) {
     tsk__unicode_symbol *symbol;
-    if (!tsk__memory_reserve(stretch->allocator, &stretch->symbols, &stretch->capacity, stretch->count + 1, sizeof *symbol)) return 0;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->symbols, &stretch->capacity, stretch->count + 1,
+                             sizeof *symbol))
+        return 0;
     symbol = &stretch->symbols[stretch->count++];
     symbol->c = c;
     symbol->order = tsk__unicode_order(stretch->unicode, c);
@@ -723,15 +738,17 @@ static int tsk__unicode_push(tsk__unicode_stretch *stretch, uint32_t c) {
 
 static int tsk__unicode_push_decomposed(tsk__unicode_stretch *stretch, uint32_t c) {
     const uint32_t *step = tsk__unicode_step(c);
-    if (step) return tsk__unicode_push_decomposed(stretch, step[1]) && (!step[2] || tsk__unicode_push(stretch, step[2]));
+    if (step)
+        return tsk__unicode_push_decomposed(stretch, step[1]) && (!step[2] || tsk__unicode_push(stretch, step[2]));
     if (c - TSK__HANGUL >= TSK__HANGUL_COUNT) return tsk__unicode_push(stretch, c);
     c -= TSK__HANGUL;
-    return tsk__unicode_push(stretch, TSK__HANGUL_L + c / 588) && tsk__unicode_push(stretch, TSK__HANGUL_V + c % 588 / 28) &&
+    return tsk__unicode_push(stretch, TSK__HANGUL_L + c / 588) &&
+           tsk__unicode_push(stretch, TSK__HANGUL_V + c % 588 / 28) &&
            (c % 28 == 0 || tsk__unicode_push(stretch, TSK__HANGUL_T + c % 28));
 }
 
-/* Sorts the combining characters from `from` to `to` by order, equal ones left in theirs. One pass an order and no more,
-   since a stranger may send a megabyte of accents; in most text nothing is out of place. */
+/* Sorts the combining characters from `from` to `to` by order, equal ones left in theirs. One pass an order and no
+   more, since a stranger may send a megabyte of accents; in most text nothing is out of place. */
 static int tsk__unicode_sort(tsk__unicode_stretch *stretch, size_t from, size_t to) {
     tsk__unicode_symbol *symbols = stretch->symbols + from;
     size_t i, n = 0, count = to - from;
@@ -739,7 +756,8 @@ static int tsk__unicode_sort(tsk__unicode_stretch *stretch, size_t from, size_t 
     for (i = 1; i < count && symbols[i - 1].order <= symbols[i].order; i++) {
     }
     if (i >= count) return 1;
-    if (!tsk__memory_reserve(stretch->allocator, &stretch->sorted, &stretch->sorted_capacity, count, sizeof *symbols)) return 0;
+    if (!tsk__memory_reserve(stretch->allocator, &stretch->sorted, &stretch->sorted_capacity, count, sizeof *symbols))
+        return 0;
     for (order = 1; n < count; order++)
         for (i = 0; i < count; i++)
             if (symbols[i].order == order) stretch->sorted[n++] = symbols[i];
@@ -775,7 +793,8 @@ static void tsk__unicode_recompose(tsk__unicode_stretch *stretch) {
     stretch->count = n;
 }
 
-static tsk_status tsk__unicode_append_stretch(tsk__unicode_stretch *stretch, const char *text, size_t size, tsk_text *out) {
+static tsk_status tsk__unicode_append_stretch(tsk__unicode_stretch *stretch, const char *text, size_t size,
+                                              tsk_text *out) {
     tsk_status status = TSK_OK;
     size_t at = 0, i;
     stretch->count = 0;

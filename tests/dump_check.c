@@ -1,6 +1,6 @@
-/* dump_check FILE N_LAYERS BLOCK_START: whether the values of a dump of `tokenskip trace` fit together. What one record puts out is
-   what the next takes in; cached rows are those just computed; TokenSkip's first two passes, which skip nobody, equal
-   the baseline's bit by bit. Says what does not fit, and fails. */
+/* dump_check FILE N_LAYERS BLOCK_START: whether the values of a dump of `tokenskip trace` fit together. What one record
+   puts out is what the next takes in; cached rows are those just computed; TokenSkip's first two passes, which skip
+   nobody, equal the baseline's bit by bit. Says what does not fit, and fails. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
 #include "tokenskip.h"
@@ -79,7 +79,8 @@ static void check_pass(const char *prefix, int n_layers, uint64_t first) {
         same(find("%s.block_%d_attn_norm.output", prefix, l), find("%s.block_%d_v_proj.input", prefix, l), "norm to v");
         same(find("%s.block_%d_ff_norm.output", prefix, l), find("%s.block_%d_ff_proj.input", prefix, l), "norm to ff");
         same(find("%s.block_%d_ff_norm.output", prefix, l), find("%s.block_%d_up_proj.input", prefix, l), "norm to up");
-        if (l + 1 < n_layers) same(find("%s.block_%d.output", prefix, l), find("%s.block_%d.input", prefix, l + 1), "block to block");
+        if (l + 1 < n_layers)
+            same(find("%s.block_%d.output", prefix, l), find("%s.block_%d.input", prefix, l + 1), "block to block");
         cached(find("%s.block_%d_rope.k", prefix, l), find("%s.kv_%d.k", prefix, l), first, "K");
         cached(find("%s.block_%d_v_proj.output", prefix, l), find("%s.kv_%d.v", prefix, l), first, "V");
     }
@@ -93,7 +94,8 @@ static void check_equal(const char *pass) {
     snprintf(prefix, sizeof prefix, "%s.", pass);
     for (i = 0; i < tsk_safetensors_count(file); i++) {
         const tsk_tensor_info *tensor = tsk_safetensors_get(file, i);
-        if (strncmp(tensor->name, prefix, strlen(prefix)) == 0) same(tensor, find("skip.%s", tensor->name, 0), "TokenSkip");
+        if (strncmp(tensor->name, prefix, strlen(prefix)) == 0)
+            same(tensor, find("skip.%s", tensor->name, 0), "TokenSkip");
     }
 }
 

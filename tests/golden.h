@@ -40,7 +40,9 @@ static TEST_UNUSED double golden_number(const tsk_json_value *object, const char
     tsk_json_double(tsk_json_get(object, key), &value);
     return value;
 }
-static TEST_UNUSED int golden_int(const tsk_json_value *object, const char *key, int missing) { return (int)golden_number(object, key, missing); }
+static TEST_UNUSED int golden_int(const tsk_json_value *object, const char *key, int missing) {
+    return (int)golden_number(object, key, missing);
+}
 static TEST_UNUSED int golden_bool(const tsk_json_value *object, const char *key) {
     int value = 0;
     tsk_json_bool(tsk_json_get(object, key), &value);
@@ -69,7 +71,9 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     options.gen_length = golden_int(o, "gen_length", 0);
     options.block_length = golden_int(o, "block_length", 0);
     options.steps = golden_int(o, "steps", 0);
-    options.cache = golden_is(o, "cache", "none") ? TSK_CACHE_NONE : golden_is(o, "cache", "prefix") ? TSK_CACHE_PREFIX : TSK_CACHE_DUAL;
+    options.cache = golden_is(o, "cache", "none")     ? TSK_CACHE_NONE
+                    : golden_is(o, "cache", "prefix") ? TSK_CACHE_PREFIX
+                                                      : TSK_CACHE_DUAL;
     options.transfer = TSK_TRANSFER_SCHEDULE;
     if (tsk_json_type_of(tsk_json_get(o, "threshold")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_THRESHOLD;
     if (tsk_json_type_of(tsk_json_get(o, "factor")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_FACTOR;
@@ -85,7 +89,8 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     options.skip.outlier = (float)golden_number(o, "skip_outlier", 0);
     options.skip.policy = golden_is(o, "skip_policy", "exit") ? TSK_SKIP_EXIT : TSK_SKIP_REUSE;
     options.skip.masked = golden_bool(o, "skip_masked");
-    options.skip.reference = golden_is(o, "skip_reference", "last-computed") ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
+    options.skip.reference =
+        golden_is(o, "skip_reference", "last-computed") ? TSK_SKIP_LAST_COMPUTED : TSK_SKIP_LAST_STEP;
     options.skip.max_age = golden_int(o, "skip_max_age", 0);
     options.skip.full_every = golden_int(o, "skip_full_every", 0);
     options.skip.warm_start = golden_bool(o, "skip_warm_start");

@@ -1,5 +1,6 @@
-/* What holds on every backend, whatever the options: generation ends without masks, counts add up, TokenSkip that cannot
-   skip equals the plain dual cache bit for bit, and neither tracing nor what a session did before changes a result. */
+/* What holds on every backend, whatever the options: generation ends without masks, counts add up, TokenSkip that
+   cannot skip equals the plain dual cache bit for bit, and neither tracing nor what a session did before changes a
+   result. */
 #ifndef TSK_INVARIANTS_H
 #define TSK_INVARIANTS_H
 
@@ -27,7 +28,8 @@ typedef struct run {
     int32_t canvas[max_length];
     tsk_block_result blocks[max_length];
     int32_t active[max_passes], stable_masked[max_passes];
-    int32_t asked, passes, commits_of_pass[max_passes], block_of_pass[max_passes], step_of_pass[max_passes], masks_of_pass[max_passes];
+    int32_t asked, passes, commits_of_pass[max_passes], block_of_pass[max_passes], step_of_pass[max_passes],
+        masks_of_pass[max_passes];
     int is_refresh[max_passes];
     float confidences[max_confidences];
     int32_t n_confidences;
@@ -41,7 +43,8 @@ static void choose(void *user, const tsk_selection *s) {
     int32_t i;
     for (i = 0; i < s->n; i++) {
         const tsk_candidate *c = &s->candidates[i];
-        r->wrong += s->commit[i] != 0 || c->id == r->mask || (i && c->position <= c[-1].position) || !(c->confidence >= 0 && c->confidence <= 1.0001f);
+        r->wrong += s->commit[i] != 0 || c->id == r->mask || (i && c->position <= c[-1].position) ||
+                    !(c->confidence >= 0 && c->confidence <= 1.0001f);
         if (r->choice == CHOOSE_ALL) s->commit[i] = 1;
         if (r->choice == CHOOSE_SOME) s->commit[i] = (uint8_t)(c->position % 3 == 0 ? 200 : 0);
         if (r->choice == CHOOSE_LAST) s->commit[i] = i == s->n - 1;
@@ -60,16 +63,20 @@ static int watch(void *user, const tsk_step *step) {
         masks += id == r->mask;
         commits += step->committed[i] != 0;
         before += was_masked;
-        r->wrong += step->committed[i] ? !was_masked || id != step->predictions[i] || id == r->mask : id != r->seen_canvas[at];
+        r->wrong +=
+            step->committed[i] ? !was_masked || id != step->predictions[i] || id == r->mask : id != r->seen_canvas[at];
         r->wrong += !was_masked && (step->confidences[i] != 1.0f || step->predictions[i] != id);
         r->seen_canvas[at] = id;
         if (r->n_confidences < max_confidences) r->confidences[r->n_confidences++] = step->confidences[i];
     }
     r->wrong += memcmp(r->seen_canvas, step->canvas, (size_t)step->canvas_length * sizeof *step->canvas) != 0;
-    r->wrong += step->pass != r->passes || step->n_active != active || step->n_stable_masked != stable_masked || step->masks_left != masks;
-    r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length || step->prompt_length != r->n_prompt;
+    r->wrong += step->pass != r->passes || step->n_active != active || step->n_stable_masked != stable_masked ||
+                step->masks_left != masks;
+    r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length ||
+                step->prompt_length != r->n_prompt;
     /* The first block step after a refresh has nothing to compare with, unless it keeps the refresh's states. */
-    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip.warm_start)) r->wrong += active != step->n_positions;
+    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip.warm_start))
+        r->wrong += active != step->n_positions;
     r->wrong += !r->options.skip.masked && stable_masked != 0;
     r->n_skipped += step->n_positions - active;
     r->n_skipped_masked += stable_masked;
@@ -109,7 +116,8 @@ static void keep_result(run *r) {
     memcpy(r->blocks, r->result.blocks, (size_t)r->result.n_blocks * sizeof *r->blocks);
     memcpy(r->active, r->result.active, (size_t)r->result.n_block_steps * sizeof *r->active);
     memcpy(r->stable_masked, r->result.stable_masked, (size_t)r->result.n_block_steps * sizeof *r->stable_masked);
-    r->wrong += r->result.tokens != r->result.canvas + r->result.n_prompt || r->result.n_prompt != r->n_prompt || r->result.n_tokens != r->options.gen_length;
+    r->wrong += r->result.tokens != r->result.canvas + r->result.n_prompt || r->result.n_prompt != r->n_prompt ||
+                r->result.n_tokens != r->options.gen_length;
     r->result.canvas = r->canvas;
     r->result.tokens = r->canvas + r->n_prompt;
     r->result.blocks = r->blocks;
@@ -124,7 +132,8 @@ static void prepare(run *r) {
     if (r->cancel_at >= 0) r->options.cancel = ask;
     r->asked = r->passes = r->n_confidences = r->n_skipped = r->n_skipped_masked = r->wrong = 0;
     memcpy(r->seen_canvas, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
-    for (i = 0; i < r->options.gen_length; i++) r->seen_canvas[r->n_prompt + i] = r->has_generated ? r->generated[i] : r->mask;
+    for (i = 0; i < r->options.gen_length; i++)
+        r->seen_canvas[r->n_prompt + i] = r->has_generated ? r->generated[i] : r->mask;
 }
 
 /* In a session of its own. */
@@ -134,7 +143,9 @@ static void generate(tsk_model *model, run *r) {
     memset(&error, 0, sizeof error);
     prepare(r);
     r->status = tsk_session_create(model, &r->options, &session, &error);
-    if (r->status == TSK_OK) r->status = tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error);
+    if (r->status == TSK_OK)
+        r->status =
+            tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error);
     if (!test_check(r->status == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
     keep_result(r);
     tsk_session_free(session);
@@ -143,8 +154,9 @@ static void generate(tsk_model *model, run *r) {
 /* Tokens, and confidences to the last bit. */
 static int same_run(const run *a, const run *b) {
     size_t length = (size_t)(a->n_prompt + a->options.gen_length);
-    return a->n_prompt == b->n_prompt && a->options.gen_length == b->options.gen_length && memcmp(a->canvas, b->canvas, length * sizeof *a->canvas) == 0 &&
-           a->passes == b->passes && a->result.nfe == b->result.nfe && a->n_confidences == b->n_confidences &&
+    return a->n_prompt == b->n_prompt && a->options.gen_length == b->options.gen_length &&
+           memcmp(a->canvas, b->canvas, length * sizeof *a->canvas) == 0 && a->passes == b->passes &&
+           a->result.nfe == b->result.nfe && a->n_confidences == b->n_confidences &&
            memcmp(a->confidences, b->confidences, (size_t)a->n_confidences * sizeof *a->confidences) == 0;
 }
 
@@ -153,7 +165,8 @@ static int same_run(const run *a, const run *b) {
 /* The schedule's number at each step of each block; the sums over a block are its masks. */
 static void check_quotas(const run *r) {
     const tsk_generate_options *o = &r->options;
-    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length), i, wanted[max_length], wrong = 0;
+    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length), i,
+            wanted[max_length], wrong = 0;
     int32_t left = 0;
     for (i = 0; i < r->passes; i++) {
         int32_t step = r->step_of_pass[i], quota;
@@ -173,7 +186,8 @@ static void check_quotas(const run *r) {
 /* Layers below K run for all of the block's rows, the others for the active ones; refresh_rows adds rows of its own. An
    infilling block has as many rows as the prompt has masks. */
 static void check_layer_counts(const run *r, const tsk_model_config *config, int32_t k) {
-    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0, total = 0, refreshed = 0;
+    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0,
+             total = 0, refreshed = 0;
     int32_t i, n = 0, infilled = 0, length = r->n_prompt + r->options.gen_length;
     for (i = 0; i < r->n_prompt; i++) infilled += r->prompt[i] == r->mask;
     for (i = 0; i < r->passes; i++) {
@@ -181,7 +195,8 @@ static void check_layer_counts(const run *r, const tsk_model_config *config, int
         if (r->is_refresh[i]) continue;
         total += rows * layers;
         computed += rows * lower + (uint64_t)r->active[n++] * (layers - lower);
-        refreshed += r->options.refresh_rows < length - (int32_t)rows ? (uint64_t)r->options.refresh_rows : (uint64_t)length - rows;
+        refreshed += r->options.refresh_rows < length - (int32_t)rows ? (uint64_t)r->options.refresh_rows
+                                                                      : (uint64_t)length - rows;
     }
     CHECK_INT(r->result.n_block_steps, n);
     CHECK(r->result.token_layers_total == total);
@@ -191,13 +206,15 @@ static void check_layer_counts(const run *r, const tsk_model_config *config, int
 
 static void check_finished(const run *r, const tsk_model_config *config) {
     const tsk_result *result = &r->result;
-    int32_t i, masks = 0, nfe = 0, residual = 0, length = r->n_prompt + r->options.gen_length, k = r->options.skip.layer_k;
+    int32_t i, masks = 0, nfe = 0, residual = 0, length = r->n_prompt + r->options.gen_length,
+               k = r->options.skip.layer_k;
     int is_dual = r->options.cache == TSK_CACHE_DUAL, changed = 0;
     for (i = 0; i < length; i++) masks += r->canvas[i] == r->mask;
     CHECK_INT(masks, 0);
     CHECK_INT(result->mask_residual, 0);
     for (i = 0; i < r->n_prompt; i++) changed += r->prompt[i] != r->mask && r->canvas[i] != r->prompt[i];
-    for (i = 0; r->has_generated && i < r->options.gen_length; i++) changed += r->generated[i] != r->mask && result->tokens[i] != r->generated[i];
+    for (i = 0; r->has_generated && i < r->options.gen_length; i++)
+        changed += r->generated[i] != r->mask && result->tokens[i] != r->generated[i];
     CHECK_INT(changed, 0); /* what was given stays */
     CHECK_INT(r->wrong, 0);
     CHECK_INT(result->nfe, r->passes);
@@ -208,7 +225,8 @@ static void check_finished(const run *r, const tsk_model_config *config) {
     }
     CHECK_INT(nfe, r->passes);
     CHECK_INT(residual, 0);
-    CHECK(result->finish_reason == TSK_FINISH_LENGTH || (result->finish_reason == TSK_FINISH_EOS && r->options.eos_stop));
+    CHECK(result->finish_reason == TSK_FINISH_LENGTH ||
+          (result->finish_reason == TSK_FINISH_EOS && r->options.eos_stop));
     for (i = 0; i < result->n_before_end; i++) CHECK(result->tokens[i] != config->eos_token_id);
     CHECK(i == result->n_tokens || result->tokens[i] == config->eos_token_id);
     CHECK(r->options.cache != TSK_CACHE_NONE || result->block_steps == 0);
@@ -229,7 +247,8 @@ static void random_sizes(run *r) {
 }
 
 static void random_skip(run *r) {
-    static const float thresholds[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2}, outliers[] = {-2, -1, 0, 0.7f, 0.95f, 2};
+    static const float thresholds[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2},
+                       outliers[] = {-2, -1, 0, 0.7f, 0.95f, 2};
     tsk_generate_options *o = &r->options;
     o->skip.layer_k = random_below(8) - 1;
     o->skip.threshold = random_pick(thresholds, 9);
@@ -244,12 +263,15 @@ static void random_skip(run *r) {
 }
 
 static void random_options(run *r, const tsk_model_config *config) {
-    static const float thresholds[] = {-1, 0, 0.2f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100}, temperatures[] = {0, 0, 0.5f, 2};
+    static const float thresholds[] = {-1, 0, 0.2f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100},
+                       temperatures[] = {0, 0, 0.5f, 2};
     tsk_generate_options *o = &r->options;
     int32_t i;
     random_sizes(r);
     o->cache = random_below(3) ? TSK_CACHE_DUAL : random_below(2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
-    o->transfer = random_below(3) == 0 ? TSK_TRANSFER_SCHEDULE : random_below(2) ? TSK_TRANSFER_THRESHOLD : TSK_TRANSFER_FACTOR;
+    o->transfer = random_below(3) == 0 ? TSK_TRANSFER_SCHEDULE
+                  : random_below(2)    ? TSK_TRANSFER_THRESHOLD
+                                       : TSK_TRANSFER_FACTOR;
     o->threshold = random_pick(thresholds, 7);
     o->factor = random_pick(factors, 5);
     o->temperature = random_pick(temperatures, 4);
@@ -263,7 +285,8 @@ static void random_options(run *r, const tsk_model_config *config) {
     for (i = 0; i < r->n_prompt && random_below(3) == 0; i++)
         if (random_below(3) == 0) r->prompt[i] = r->mask;
     r->has_generated = random_below(3) == 0;
-    for (i = 0; i < o->gen_length; i++) r->generated[i] = random_below(4) ? r->mask : random_below(config->mask_token_id);
+    for (i = 0; i < o->gen_length; i++)
+        r->generated[i] = random_below(4) ? r->mask : random_below(config->mask_token_id);
     if (random_below(3) == 0) {
         o->on_select = choose;
         r->choice = (chooser)random_below(CHOOSE_COUNT);
@@ -283,7 +306,8 @@ static void test_random_options(tsk_model *model, int32_t trials) {
         skipped_masked += r.n_skipped_masked;
         stopped += r.result.finish_reason == TSK_FINISH_EOS;
     }
-    test_check(test_failed == failed_before, __FILE__, __LINE__, "first in trial %d of %s", (int)i - 1, tsk_model_device_name(model));
+    test_check(test_failed == failed_before, __FILE__, __LINE__, "first in trial %d of %s", (int)i - 1,
+               tsk_model_device_name(model));
     CHECK(trials < 100 || (skipped > 0 && skipped_masked > 0 && stopped > 0)); /* else these trials tried nothing */
 }
 
@@ -329,7 +353,8 @@ static void exact_case(tsk_model *model, const run *plain, int32_t k, float thre
     r.options.skip.warm_start = variant >> 3 & 1;
     r.options.skip.refresh = variant >> 4 & 1;
     generate(model, &r);
-    test_check(same_run(&r, plain), __FILE__, __LINE__, "K %d, skip_threshold %g, variant %d differs from plain dual", (int)k, (double)threshold, variant);
+    test_check(same_run(&r, plain), __FILE__, __LINE__, "K %d, skip_threshold %g, variant %d differs from plain dual",
+               (int)k, (double)threshold, variant);
     CHECK_INT(r.n_skipped, 0);
     CHECK_INT(r.wrong, 0);
     CHECK_INT(r.result.token_layers_computed, r.result.token_layers_total);
@@ -411,7 +436,8 @@ static void generate_traced(tsk_model *model, run *r) {
     prepare(r);
     CHECK_INT(tsk_session_create(model, &r->options, &session, NULL), TSK_OK);
     CHECK_INT(tsk_session_trace(session, &tracing, NULL), TSK_OK);
-    CHECK_INT(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, NULL),
+              TSK_OK);
     keep_result(r);
     tsk_session_free(session);
     CHECK(records > 0);
@@ -486,12 +512,16 @@ static void test_reuse(tsk_model *model) {
         for (i = 0; i < 16; i++) again.generated[i] = i % 3 ? again.mask : 2;
         prepare(&again);
         fresh = again;
-        CHECK_INT(tsk_generate(session, again.prompt, again.n_prompt, again.has_generated ? again.generated : NULL, &again.result, NULL), TSK_OK);
+        CHECK_INT(tsk_generate(session, again.prompt, again.n_prompt, again.has_generated ? again.generated : NULL,
+                               &again.result, NULL),
+                  TSK_OK);
         keep_result(&again);
         check_finished(&again, config);
         generate(model, &fresh);
-        test_check(same_run(&fresh, &again), __FILE__, __LINE__, "generation %d of a session differs from a fresh session's", (int)round);
-        if (round % 5 == 3) CHECK_INT(tsk_session_logits(session, again.canvas, again.n_prompt + 16, 0, 1, logits, NULL), TSK_OK);
+        test_check(same_run(&fresh, &again), __FILE__, __LINE__,
+                   "generation %d of a session differs from a fresh session's", (int)round);
+        if (round % 5 == 3)
+            CHECK_INT(tsk_session_logits(session, again.canvas, again.n_prompt + 16, 0, 1, logits, NULL), TSK_OK);
     }
     tsk_session_free(session);
 }

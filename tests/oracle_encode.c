@@ -20,7 +20,8 @@ static void fail(const tsk_error *error) {
     exit(1);
 }
 
-static void encode(const tsk_tokenizer *tokenizer, const options *o, const tsk_json_value *value, tsk_json_writer *writer) {
+static void encode(const tsk_tokenizer *tokenizer, const options *o, const tsk_json_value *value,
+                   tsk_json_writer *writer) {
     tsk_tokens tokens;
     tsk_error error;
     size_t length;
@@ -35,7 +36,8 @@ static void encode(const tsk_tokenizer *tokenizer, const options *o, const tsk_j
     tsk_tokens_free(&tokens);
 }
 
-static void decode(const tsk_tokenizer *tokenizer, const options *o, const tsk_json_value *list, tsk_json_writer *writer) {
+static void decode(const tsk_tokenizer *tokenizer, const options *o, const tsk_json_value *list,
+                   tsk_json_writer *writer) {
     tsk_tokens tokens;
     tsk_text text;
     tsk_error error;

@@ -1,5 +1,6 @@
-/* Small models of random weights, of any shape that the library takes, biases included: config.json and bf16 safetensors in
-   a folder of their own, so that every backend reads the same. For tests that include the implementation. */
+/* Small models of random weights, of any shape that the library takes, biases included: config.json and bf16
+   safetensors in a folder of their own, so that every backend reads the same. For tests that include the
+   implementation. */
 #ifndef TSK_RANDOM_MODEL_H
 #define TSK_RANDOM_MODEL_H
 
@@ -21,7 +22,8 @@ static TEST_UNUSED void must(tsk_status status, const tsk_error *error) {
 static TEST_UNUSED tsk_model_config config_of(const shape *s) {
     tsk_model_config c;
     memset(&c, 0, sizeof c);
-    c.d_model = s->d, c.n_layers = s->layers, c.n_heads = s->heads, c.n_kv_heads = s->kv_heads, c.head_dim = s->d / s->heads, c.mlp_hidden_size = s->mlp;
+    c.d_model = s->d, c.n_layers = s->layers, c.n_heads = s->heads, c.n_kv_heads = s->kv_heads,
+    c.head_dim = s->d / s->heads, c.mlp_hidden_size = s->mlp;
     c.vocab_size = c.embedding_size = s->vocabulary;
     c.max_sequence_length = 1024;
     c.mask_token_id = s->vocabulary - 2, c.eos_token_id = s->vocabulary - 1, c.pad_token_id = s->vocabulary - 1;
@@ -64,13 +66,16 @@ static TEST_UNUSED const char *random_model_folder(const shape *s) {
     mkdir(dir, 0700);
     snprintf(path, sizeof path, "%s/config.json", dir);
     snprintf(text, sizeof text,
-             "{\"model_type\": \"llada\", \"d_model\": %d, \"n_layers\": %d, \"n_heads\": %d, \"n_kv_heads\": %d, \"mlp_hidden_size\": %d, \"vocab_size\": %d,"
-             " \"embedding_size\": %d, \"max_sequence_length\": %d, \"mask_token_id\": %d, \"eos_token_id\": %d, \"pad_token_id\": %d, \"rope_theta\": 10000.0,"
+             "{\"model_type\": \"llada\", \"d_model\": %d, \"n_layers\": %d, \"n_heads\": %d, \"n_kv_heads\": %d, "
+             "\"mlp_hidden_size\": %d, \"vocab_size\": %d,"
+             " \"embedding_size\": %d, \"max_sequence_length\": %d, \"mask_token_id\": %d, \"eos_token_id\": %d, "
+             "\"pad_token_id\": %d, \"rope_theta\": 10000.0,"
              " \"rms_norm_eps\": 1e-05, \"weight_tying\": %s, \"include_bias\": %s, \"include_qkv_bias\": %s,"
              " \"bias_for_layer_norm\": false, \"rope\": true, \"block_type\": \"llama\","
              " \"layer_norm_type\": \"rms\", \"activation_type\": \"silu\"}",
-             (int)c.d_model, (int)c.n_layers, (int)c.n_heads, (int)c.n_kv_heads, (int)c.mlp_hidden_size, (int)c.vocab_size, (int)c.embedding_size,
-             (int)c.max_sequence_length, (int)c.mask_token_id, (int)c.eos_token_id, (int)c.pad_token_id, s->tied ? "true" : "false", s->linear_bias ? "true" : "false",
+             (int)c.d_model, (int)c.n_layers, (int)c.n_heads, (int)c.n_kv_heads, (int)c.mlp_hidden_size,
+             (int)c.vocab_size, (int)c.embedding_size, (int)c.max_sequence_length, (int)c.mask_token_id,
+             (int)c.eos_token_id, (int)c.pad_token_id, s->tied ? "true" : "false", s->linear_bias ? "true" : "false",
              s->qkv_bias ? "true" : "false");
     write_text(path, text);
     snprintf(path, sizeof path, "%s/model.safetensors", dir);

@@ -64,8 +64,12 @@ static void run_alone(tsk_model *model, job *j) {
     tsk_result result;
     tsk_error error;
     memset(&error, 0, sizeof error);
-    if (!test_check(tsk_session_create(model, &j->options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
-    if (test_check(tsk_generate(session, j->prompt, j->n_prompt, NULL, &result, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) note(j, &result, TSK_OK);
+    if (!test_check(tsk_session_create(model, &j->options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s",
+                    error.message))
+        return;
+    if (test_check(tsk_generate(session, j->prompt, j->n_prompt, NULL, &result, &error) == TSK_OK, __FILE__, __LINE__,
+                   "%s", error.message))
+        note(j, &result, TSK_OK);
     tsk_session_free(session);
 }
 
@@ -76,7 +80,8 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     note(j, result, error ? error->status : TSK_OK);
 }
 
-static tsk_batch *make_batch(tsk_model *model, int32_t max_requests, int32_t cache_tokens, int32_t max_rows, int64_t row_layers) {
+static tsk_batch *make_batch(tsk_model *model, int32_t max_requests, int32_t cache_tokens, int32_t max_rows,
+                             int64_t row_layers) {
     tsk_batch_options options = tsk_batch_options_default();
     tsk_batch *batch = NULL;
     tsk_error error;
@@ -93,12 +98,14 @@ static tsk_batch *make_batch(tsk_model *model, int32_t max_requests, int32_t cac
 static void submit(tsk_batch *batch, job *j) {
     tsk_error error;
     memset(&error, 0, sizeof error);
-    test_check(tsk_batch_submit(batch, j->prompt, j->n_prompt, NULL, &j->options, j, &j->id, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message);
+    test_check(tsk_batch_submit(batch, j->prompt, j->n_prompt, NULL, &j->options, j, &j->id, &error) == TSK_OK,
+               __FILE__, __LINE__, "%s", error.message);
 }
 
-/* Requests arrive a few at a time while others run, some are cancelled at random times; every other one must come out as
-   it does alone. */
-static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, int32_t max_requests, int32_t cache_tokens, int32_t max_rows, int64_t row_layers, int cancels) {
+/* Requests arrive a few at a time while others run, some are cancelled at random times; every other one must come out
+   as it does alone. */
+static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, int32_t max_requests,
+                          int32_t cache_tokens, int32_t max_rows, int64_t row_layers, int cancels) {
     tsk_batch *batch = make_batch(model, max_requests, cache_tokens, max_rows, row_layers);
     job *jobs = (job *)calloc((size_t)n_jobs, sizeof *jobs);
     tsk_batch_status status;
@@ -108,7 +115,8 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
     do {
         int32_t arriving = random_below(4);
         while (arriving-- && submitted < n_jobs) submit(batch, &jobs[submitted++]);
-        if (cancels && submitted && random_below(3) == 0) tsk_batch_cancel(batch, (uint64_t)(1 + random_below(submitted)));
+        if (cancels && submitted && random_below(3) == 0)
+            tsk_batch_cancel(batch, (uint64_t)(1 + random_below(submitted)));
         CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
         CHECK(status.in_flight <= max_requests && status.rows <= max_rows);
     } while (submitted < n_jobs || status.in_flight || status.queued);
@@ -120,9 +128,10 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
             continue;
         }
         run_alone(model, &alone);
-        test_check(jobs[i].nfe == alone.nfe && jobs[i].finish == alone.finish && memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0, __FILE__, __LINE__,
-                   "%s, request %d of a batch equals itself alone (cache %d, K %d, refresh %d)", name, (int)i, (int)alone.options.cache, (int)alone.options.skip.layer_k,
-                   alone.options.skip.refresh);
+        test_check(jobs[i].nfe == alone.nfe && jobs[i].finish == alone.finish &&
+                       memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0,
+                   __FILE__, __LINE__, "%s, request %d of a batch equals itself alone (cache %d, K %d, refresh %d)",
+                   name, (int)i, (int)alone.options.cache, (int)alone.options.skip.layer_k, alone.options.skip.refresh);
     }
     CHECK(cancels ? n_cancelled > 0 && n_cancelled < n_jobs : n_cancelled == 0);
     free(jobs);

@@ -1,5 +1,5 @@
-/* A folder with LLaDA-8B-Instruct's own config and index over six shards with the right headers and holes for data: 16 GB
-   to look at, a few kilobytes on disk. Include after golden.h. */
+/* A folder with LLaDA-8B-Instruct's own config and index over six shards with the right headers and holes for data: 16
+   GB to look at, a few kilobytes on disk. Include after golden.h. */
 #ifndef TSK_SPARSE_H
 #define TSK_SPARSE_H
 
@@ -8,7 +8,8 @@ static int sparse_shape(const char *name, uint64_t shape[2]) {
     const uint64_t d = 4096, mlp = 12288, rows = 126464;
     shape[0] = shape[1] = d;
     if (strstr(name, "norm.weight") || strstr(name, "ln_f.weight")) return 1;
-    if (strcmp(name, "model.transformer.wte.weight") == 0 || strcmp(name, "model.transformer.ff_out.weight") == 0) shape[0] = rows;
+    if (strcmp(name, "model.transformer.wte.weight") == 0 || strcmp(name, "model.transformer.ff_out.weight") == 0)
+        shape[0] = rows;
     else if (strstr(name, "ff_proj") || strstr(name, "up_proj")) shape[0] = mlp;
     else if (strstr(name, "ff_out")) shape[1] = mlp;
     return 2;
@@ -31,16 +32,18 @@ static uint64_t sparse_shard(const char *dir, const tsk_json_value *map, const c
         int n_dims = sparse_shape(name, shape);
         uint64_t size = 2 * shape[0] * (n_dims == 2 ? shape[1] : 1);
         if (strcmp(tsk_json_string(entry, NULL), shard) != 0) continue;
-        snprintf(line, sizeof line, n_dims == 2 ? "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu,%llu]}"
-                                                : "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu]}",
-                 text.length ? ',' : '{', name, (unsigned long long)at, (unsigned long long)(at + size), (unsigned long long)shape[0], (unsigned long long)shape[1]);
+        snprintf(line, sizeof line,
+                 n_dims == 2 ? "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu,%llu]}"
+                             : "%c\"%s\":{\"dtype\":\"BF16\",\"data_offsets\":[%llu,%llu],\"shape\":[%llu]}",
+                 text.length ? ',' : '{', name, (unsigned long long)at, (unsigned long long)(at + size),
+                 (unsigned long long)shape[0], (unsigned long long)shape[1]);
         tsk_text_append(&text, line, strlen(line));
         at += size;
     }
     tsk_text_append(&text, "}", 1);
     for (i = 0; i < 8; i++) length[i] = (unsigned char)(text.length >> 8 * i & 0xff);
-    if (!file || fwrite(length, 1, 8, file) != 8 || fwrite(text.data, 1, text.length, file) != text.length || fflush(file) != 0 ||
-        ftruncate(fileno(file), (off_t)(8 + text.length + at)) != 0)
+    if (!file || fwrite(length, 1, 8, file) != 8 || fwrite(text.data, 1, text.length, file) != text.length ||
+        fflush(file) != 0 || ftruncate(fileno(file), (off_t)(8 + text.length + at)) != 0)
         exit(2);
     fclose(file);
     tsk_text_free(&text);

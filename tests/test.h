@@ -47,10 +47,13 @@ static TEST_UNUSED int test_check_int(long long a, long long b, const char *file
     return test_check(a == b, file, line, "%s (%lld, %lld)", what, a, b);
 }
 static TEST_UNUSED int test_check_string(const char *a, const char *b, const char *file, int line, const char *what) {
-    return test_check(a && b && strcmp(a, b) == 0, file, line, "%s (\"%s\", \"%s\")", what, a ? a : "NULL", b ? b : "NULL");
+    return test_check(a && b && strcmp(a, b) == 0, file, line, "%s (\"%s\", \"%s\")", what, a ? a : "NULL",
+                      b ? b : "NULL");
 }
-static TEST_UNUSED int test_check_contains(const char *text, const char *part, const char *file, int line, const char *what) {
-    return test_check(text && strstr(text, part) != NULL, file, line, "%s: \"%s\" lacks \"%s\"", what, text ? text : "NULL", part);
+static TEST_UNUSED int test_check_contains(const char *text, const char *part, const char *file, int line,
+                                           const char *what) {
+    return test_check(text && strstr(text, part) != NULL, file, line, "%s: \"%s\" lacks \"%s\"", what,
+                      text ? text : "NULL", part);
 }
 
 /* A folder of this process's own, removed by test_end with everything in it. */

@@ -7,7 +7,8 @@
 
 enum { max_jobs = 2000 };
 
-static void check_as_alone(const char *name, int32_t max_requests, int32_t cache_tokens, int32_t max_rows, int64_t row_layers) {
+static void check_as_alone(const char *name, int32_t max_requests, int32_t cache_tokens, int32_t max_rows,
+                           int64_t row_layers) {
     tsk_model *model = golden_model(name, 2);
     test_as_alone(model, name, 120, max_requests, cache_tokens, max_rows, row_layers, 0);
     test_as_alone(model, name, 60, max_requests, cache_tokens, max_rows, row_layers, 1);
@@ -118,7 +119,8 @@ static void *submit_all(void *argument) {
     submitter *s = (submitter *)argument;
     int i;
     for (i = 0; i < s->n; i++) {
-        tsk_batch_submit(s->batch, s->jobs[i].prompt, s->jobs[i].n_prompt, NULL, &s->jobs[i].options, &s->jobs[i], &s->jobs[i].id, NULL);
+        tsk_batch_submit(s->batch, s->jobs[i].prompt, s->jobs[i].n_prompt, NULL, &s->jobs[i].options, &s->jobs[i],
+                         &s->jobs[i].id, NULL);
         if (i % 3 == 0) tsk_batch_cancel(s->batch, s->jobs[i].id);
     }
     return NULL;
@@ -149,8 +151,8 @@ static void test_threads(void) {
     tsk_model_free(model);
 }
 
-/* A request that is cancelled while it queues leaves the queue at once; its outcome comes with the next step, which need not
-   have anything to run. */
+/* A request that is cancelled while it queues leaves the queue at once; its outcome comes with the next step, which
+   need not have anything to run. */
 static void test_queue(void) {
     tsk_model *model = golden_model("mha-f32", 1);
     const tsk_model_config *config = tsk_model_get_config(model);
@@ -168,7 +170,9 @@ static void test_queue(void) {
         jobs[i].options.steps = TSK_AUTO, jobs[i].options.transfer = TSK_TRANSFER_SCHEDULE;
     }
     for (i = 0; i < 3; i++) submit(batch, &jobs[i]);
-    CHECK_INT(tsk_batch_submit(batch, jobs[3].prompt, jobs[3].n_prompt, NULL, &jobs[3].options, &jobs[3], &jobs[3].id, &error), TSK_ERROR_FULL);
+    CHECK_INT(tsk_batch_submit(batch, jobs[3].prompt, jobs[3].n_prompt, NULL, &jobs[3].options, &jobs[3], &jobs[3].id,
+                               &error),
+              TSK_ERROR_FULL);
     CHECK_CONTAINS(error.message, "max_queued 3");
     tsk_batch_cancel(batch, jobs[1].id); /* makes room, at once, */
     CHECK_INT(jobs[1].n_done, 0);
@@ -234,7 +238,9 @@ static void test_callbacks(void) {
     for (i = 0; i < 3; i++) {
         followers[i].stop_at = i == 1 ? 2 : -1;
         o.user = &followers[i];
-        CHECK_INT(tsk_batch_submit(followers[0].batch, NULL, 0, NULL, &o, &followers[i], i == 2 ? &followers[0].other : NULL, NULL), TSK_OK);
+        CHECK_INT(tsk_batch_submit(followers[0].batch, NULL, 0, NULL, &o, &followers[i],
+                                   i == 2 ? &followers[0].other : NULL, NULL),
+                  TSK_OK);
     }
     CHECK_INT(tsk_batch_step(followers[0].batch, &status, NULL), TSK_OK);
     CHECK(status.in_flight == 2 && status.queued == 0 && status.ending == 1 && followers[2].n_done == 0);
@@ -271,7 +277,8 @@ static void test_wait(void) {
     alarm(600); /* (a wait that nobody ends) */
     CHECK_INT(pthread_create(&thread, NULL, serve, &s), 0);
     for (i = 0; i < n_jobs; i++) {
-        tsk_batch_submit(s.batch, jobs[i].prompt, jobs[i].n_prompt, NULL, &jobs[i].options, &jobs[i], &jobs[i].id, NULL);
+        tsk_batch_submit(s.batch, jobs[i].prompt, jobs[i].n_prompt, NULL, &jobs[i].options, &jobs[i], &jobs[i].id,
+                         NULL);
         if (i % 4 == 0) tsk_batch_cancel(s.batch, jobs[i].id);
         if (i % 5 == 0) usleep(2000); /* so that it waits now and then */
     }

@@ -1,5 +1,5 @@
-/* The tokenizer: ids and text of small tokenizers of every variant against the reference's (tests/golden/tokenizer/make.mjs),
-   and files from strangers, each refused by name. */
+/* The tokenizer: ids and text of small tokenizers of every variant against the reference's
+   (tests/golden/tokenizer/make.mjs), and files from strangers, each refused by name. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #define TSK__BPE_CHARS_FROM 1 /* characters are taken whole with the smallest vocabulary, too */
@@ -23,19 +23,22 @@ static void check_ids(const tsk_tokens *tokens, const tsk_json_value *ids, const
     const tsk_json_value *id = tsk_json_first(ids);
     int32_t i = 0;
     int64_t value;
-    for (; id && i < tokens->count && tsk_json_int64(id, &value) && value == tokens->ids[i]; i++) id = tsk_json_next(id);
-    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %d of %d", dir, text, (int)i, (int)tokens->count);
+    for (; id && i < tokens->count && tsk_json_int64(id, &value) && value == tokens->ids[i]; i++)
+        id = tsk_json_next(id);
+    test_check(!id && i == tokens->count, __FILE__, __LINE__, "%s: ids of '%s' differ at %d of %d", dir, text, (int)i,
+               (int)tokens->count);
 }
 
 static void check_text(const tsk_text *text, const tsk_json_value *golden, const char *key, const char *dir) {
     size_t length;
     const char *expected = tsk_json_string(tsk_json_get(golden, key), &length);
-    test_check(text->length == length && (length == 0 || memcmp(text->data, expected, length) == 0), __FILE__, __LINE__, "%s: %s is '%s', expected '%s'", dir, key,
-               text->data ? text->data : "", expected);
+    test_check(text->length == length && (length == 0 || memcmp(text->data, expected, length) == 0), __FILE__, __LINE__,
+               "%s: %s is '%s', expected '%s'", dir, key, text->data ? text->data : "", expected);
 }
 
 /* Both ways of decoding; streaming must show whole characters only. */
-static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tokens, const tsk_json_value *golden, int skip, const char *dir) {
+static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tokens, const tsk_json_value *golden,
+                           int skip, const char *dir) {
     const char *key = skip ? "skipped" : "decoded";
     tsk_decoder decoder;
     tsk_text whole, streamed;
@@ -49,7 +52,8 @@ static void check_decoding(const tsk_tokenizer *tokenizer, const tsk_tokens *tok
     check_text(&whole, golden, key, dir);
     for (i = 0; i < tokens->count; i++) {
         CHECK(tsk_decoder_push(tokenizer, &decoder, tokens->ids[i], &streamed, &error) == TSK_OK);
-        CHECK(streamed.length == seen || tsk__unicode_invalid(streamed.data + seen, streamed.length - seen) == streamed.length - seen);
+        CHECK(streamed.length == seen ||
+              tsk__unicode_invalid(streamed.data + seen, streamed.length - seen) == streamed.length - seen);
         seen = streamed.length;
     }
     CHECK(tsk_decoder_flush(&decoder, &streamed) == TSK_OK);
@@ -82,8 +86,10 @@ static void check_case(const tsk_tokenizer *tokenizer, const tsk_json_value *gol
 }
 
 static void test_goldens(void) {
-    static const char *const names[] = {"llada", "gpt2", "llama3", "gpt4o", "strips", "strips_raw", "steps", "whole", "fewer_bytes", "shuffled",
-                                        "two_files_gpt2", "two_files_qwen", "two_files_dream", "declared", "blanks"};
+    static const char *const names[] = {"llada",           "gpt2",       "llama3",         "gpt4o",
+                                        "strips",          "strips_raw", "steps",          "whole",
+                                        "fewer_bytes",     "shuffled",   "two_files_gpt2", "two_files_qwen",
+                                        "two_files_dream", "declared",   "blanks"};
     size_t i;
     for (i = 0; i < sizeof names / sizeof *names; i++) {
         char dir[128], path[160], *file, *line, *end;
@@ -95,7 +101,8 @@ static void test_goldens(void) {
         if (!CHECK(tokenizer && file)) continue;
         for (line = file; (end = strchr(line, '\n')) != NULL; line = end + 1) {
             tsk_json *document = NULL;
-            if (CHECK(tsk_json_parse(line, (size_t)(end - line), path, NULL, &document, &error) == TSK_OK)) check_case(tokenizer, tsk_json_root(document), dir);
+            if (CHECK(tsk_json_parse(line, (size_t)(end - line), path, NULL, &document, &error) == TSK_OK))
+                check_case(tokenizer, tsk_json_root(document), dir);
             tsk_json_free(document);
         }
         free(file);
@@ -105,8 +112,8 @@ static void test_goldens(void) {
 
 /* ---- the text so far */
 
-/* Tokens become final in any order; the text only grows, by whole characters, up to the first mask or the first token that
-   ends it. */
+/* Tokens become final in any order; the text only grows, by whole characters, up to the first mask or the first token
+   that ends it. */
 static void test_step_text(void) {
     static const char words[] = "\xf0\x9f\xa6\x86 na\xc3\xafve \xe6\xbc\xa2\xe5\xad\x97 caf\xc3\xa9";
     enum { mask = 126336, n_prompt = 2 };
@@ -119,7 +126,8 @@ static void test_step_text(void) {
     CHECK(tsk_tokenizer_encode(tokenizer, words, sizeof words - 1, 0, &tokens, &error) == TSK_OK);
     n = tokens.count;
     if (!CHECK(n > 6 && n_prompt + n + 2 < 64)) return;
-    step.canvas = canvas, step.canvas_length = n_prompt + n + 2, step.prompt_length = n_prompt, step.mask_token_id = mask;
+    step.canvas = canvas, step.canvas_length = n_prompt + n + 2, step.prompt_length = n_prompt,
+    step.mask_token_id = mask;
     for (order = 0; order < 3; order++) {
         size_t seen = 0;
         for (i = 0; i < step.canvas_length; i++) canvas[i] = mask;
@@ -162,8 +170,8 @@ static void test_tokens(void) {
     eot = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
     size = tsk_tokenizer_size(tokenizer);
     CHECK_INT(eot, size - 1);
-    CHECK(tsk_tokenizer_is_special(tokenizer, eot) && !tsk_tokenizer_is_special(tokenizer, 0) && !tsk_tokenizer_is_special(tokenizer, -1) &&
-          !tsk_tokenizer_is_special(tokenizer, size));
+    CHECK(tsk_tokenizer_is_special(tokenizer, eot) && !tsk_tokenizer_is_special(tokenizer, 0) &&
+          !tsk_tokenizer_is_special(tokenizer, -1) && !tsk_tokenizer_is_special(tokenizer, size));
     CHECK_STRING(tsk_tokenizer_token(tokenizer, eot, &length), "<|eot_id|>");
     CHECK_INT(length, 10);
     CHECK_STRING(tsk_tokenizer_token(tokenizer, tsk_tokenizer_id(tokenizer, "\xc4\xa0the"), NULL), "\xc4\xa0the");
@@ -186,7 +194,8 @@ static void test_arguments(void) {
     eot = tsk_tokenizer_id(tokenizer, "<|eot_id|>");
     CHECK(tsk_tokenizer_encode(tokenizer, "<|eot_id|>", 10, 1, &tokens, &error) == TSK_OK);
     CHECK(tokens.count == 1 && tokens.ids[0] == eot);
-    CHECK(tsk_tokenizer_encode(tokenizer, "<|eot_id|>", 10, 0, &tokens, &error) == TSK_OK); /* appends, and as plain text */
+    CHECK(tsk_tokenizer_encode(tokenizer, "<|eot_id|>", 10, 0, &tokens, &error) ==
+          TSK_OK); /* appends, and as plain text */
     for (i = 1; i < tokens.count; i++) CHECK(tokens.ids[i] != eot);
     CHECK(tokens.count > 4);
     CHECK(tsk_tokenizer_decode(tokenizer, tokens.ids, tokens.count, 0, &text, &error) == TSK_OK);
@@ -229,9 +238,11 @@ static void test_long_piece(void) {
 /* ---- files from strangers */
 
 static const char model_part[] =
-    "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":false,"
+    "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_"
+    "suffix\":null,\"fuse_unk\":false,"
     "\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}";
-static const char level_part[] = "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}";
+static const char level_part[] =
+    "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}";
 static const char decoder_part[] = "\"decoder\":{\"type\":\"ByteLevel\"}";
 
 static tsk_status try_file(const char *name, const char *text) {
@@ -247,47 +258,71 @@ static tsk_status try_file(const char *name, const char *text) {
 /* A tokenizer.json of the three parts above with `find` replaced, refused with `status` and a message with `reason`. */
 static void refuse(const char *find, const char *replace, tsk_status status, const char *reason) {
     char whole[4096], text[8192], *at;
-    snprintf(whole, sizeof whole, "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":3,\"content\":\"<x>\",\"special\":true}],\"normalizer\":null,%s,%s,%s}", level_part,
-             decoder_part, model_part);
+    snprintf(whole, sizeof whole,
+             "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":3,\"content\":\"<x>\",\"special\":true}],\"normalizer\":"
+             "null,%s,%s,%s}",
+             level_part, decoder_part, model_part);
     at = strstr(whole, find);
     if (!CHECK(at != NULL)) return;
     snprintf(text, sizeof text, "%.*s%s%s", (int)(at - whole), whole, replace, at + strlen(find));
-    if (!test_check(try_file("tokenizer.json", text) == status, __FILE__, __LINE__, "'%s' for '%s': %s", replace, find, error.message)) return;
+    if (!test_check(try_file("tokenizer.json", text) == status, __FILE__, __LINE__, "'%s' for '%s': %s", replace, find,
+                    error.message))
+        return;
     if (status == TSK_OK) return;
     CHECK_CONTAINS(error.message, reason);
-    test_check(error.file[0] && error.offset != TSK_NO_OFFSET && error.offset <= strlen(text), __FILE__, __LINE__, "the error for '%s' says where", replace);
+    test_check(error.file[0] && error.offset != TSK_NO_OFFSET && error.offset <= strlen(text), __FILE__, __LINE__,
+               "the error for '%s' says where", replace);
 }
 
 static void test_unsupported(void) {
     const tsk_status no = TSK_ERROR_UNSUPPORTED;
     refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}", TSK_OK, "");
     refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFKC\"}", no, "normalizer NFKC");
-    refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]}", no, "normalizer Sequence");
+    refuse("\"normalizer\":null", "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]}", no,
+           "normalizer Sequence");
     refuse("\"normalizer\":null", "\"normalizer\":5", no, "normalizer without a type");
     refuse("\"version\":\"1.0\"", "\"version\":\"2.0\"", no, "version");
     refuse("\"version\":\"1.0\"", "\"padding\":{\"strategy\":\"BatchLongest\"}", no, "padding");
     refuse("\"version\":\"1.0\"", "\"truncation\":{\"max_length\":4}", no, "truncation");
     refuse(level_part, "\"pre_tokenizer\":null", no, "pre_tokenizer null");
     refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Metaspace\"}", no, "pre_tokenizer Metaspace");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"}]}", no, "pre_tokenizer Digits");
+    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"}]}", no,
+           "pre_tokenizer Digits");
     refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[]}", no, "without ByteLevel");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"ByteLevel\"}]}", no, "after ByteLevel");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\",\"invert\":false}", no, "\\w+");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\",\"invert\":false}", no, "Regex");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"MergedWithNext\",\"invert\":false}", no, "MergedWithNext");
-    refuse(level_part, "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"Isolated\",\"invert\":true}", no, "Isolated");
+    refuse(level_part,
+           "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":"
+           "\"ByteLevel\"}]}",
+           no, "after ByteLevel");
+    refuse(level_part,
+           "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\","
+           "\"invert\":false}",
+           no, "\\w+");
+    refuse(level_part,
+           "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" "
+           "\"},\"behavior\":\"Isolated\",\"invert\":false}",
+           no, "Regex");
+    refuse(level_part,
+           "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"MergedWithNext\","
+           "\"invert\":false}",
+           no, "MergedWithNext");
+    refuse(level_part,
+           "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"},\"behavior\":\"Isolated\",\"invert\":"
+           "true}",
+           no, "Isolated");
     refuse("\"add_prefix_space\":false", "\"add_prefix_space\":true", no, "add_prefix_space");
     refuse("\"add_prefix_space\":false", "\"add_prefix_space\":3", TSK_ERROR_TOKENIZER, "add_prefix_space");
     refuse(decoder_part, "\"decoder\":null", no, "decoder null");
     refuse(decoder_part, "\"decoder\":{\"type\":\"Metaspace\"}", no, "decoder Metaspace");
-    refuse(decoder_part, "\"decoder\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"BertProcessing\"}", no, "post_processor BertProcessing");
+    refuse(decoder_part, "\"decoder\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"BertProcessing\"}", no,
+           "post_processor BertProcessing");
     refuse("\"type\":\"BPE\"", "\"type\":\"Unigram\"", no, "model Unigram");
     refuse("\"dropout\":null", "\"dropout\":0.1", no, "dropout");
     refuse("\"dropout\":null", "\"dropout\":0.0", TSK_OK, "");
     refuse("\"unk_token\":null", "\"unk_token\":\"a\"", no, "unk_token");
     refuse("\"byte_fallback\":false", "\"byte_fallback\":true", no, "byte_fallback");
     refuse("\"end_of_word_suffix\":null", "\"end_of_word_suffix\":\"</w>\"", no, "end_of_word_suffix");
-    refuse("\"continuing_subword_prefix\":null", "\"continuing_subword_prefix\":\"##\"", no, "continuing_subword_prefix");
+    refuse("\"continuing_subword_prefix\":null", "\"continuing_subword_prefix\":\"##\"", no,
+           "continuing_subword_prefix");
 }
 
 static void test_hostile(void) {
@@ -343,10 +378,17 @@ static void test_two_files(void) {
     CHECK_CONTAINS(error.message, "tokenizer_class");
     CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"T5Tokenizer\"}") == TSK_ERROR_UNSUPPORTED);
     CHECK_CONTAINS(error.message, "T5Tokenizer");
-    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"GPT2Tokenizer\",\"add_prefix_space\":true}") == TSK_ERROR_UNSUPPORTED);
-    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"x\":{\"content\":\"<x>\"}}}") == TSK_ERROR_TOKENIZER);
-    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"1\":{\"content\":\"<x>\"}}}") == TSK_ERROR_TOKENIZER);
-    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"9\":{\"content\":\"<x>\"}}}") == TSK_OK);
+    CHECK(try_file("tokenizer_config.json", "{\"tokenizer_class\":\"GPT2Tokenizer\",\"add_prefix_space\":true}") ==
+          TSK_ERROR_UNSUPPORTED);
+    CHECK(try_file("tokenizer_config.json",
+                   "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"x\":{\"content\":\"<x>\"}}}") ==
+          TSK_ERROR_TOKENIZER);
+    CHECK(try_file("tokenizer_config.json",
+                   "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"1\":{\"content\":\"<x>\"}}}") ==
+          TSK_ERROR_TOKENIZER);
+    CHECK(try_file("tokenizer_config.json",
+                   "{\"tokenizer_class\":\"DreamTokenizer\",\"added_tokens_decoder\":{\"9\":{\"content\":\"<x>\"}}}") ==
+          TSK_OK);
     CHECK(try_file("merges.txt", "a b\nb a\n") == TSK_ERROR_TOKENIZER);
     CHECK_CONTAINS(error.message, "'ba'");
     CHECK_INT(error.offset, 4);
@@ -616,14 +658,23 @@ typedef struct rules {
     int left[max_rules], right[max_rules], made[max_rules], n_tokens, n_rules;
 } rules;
 
-static const char *const letters[] = {"a", " ", "\xc3\xa9", "\xc3\xa0", "\xe4\xb8\xad", "\xe4\xb8\xb8", "\xe4\xb9\xa9", "\xed\x95\x9c", "\xf0\x9f\x98\x80"};
+static const char *const letters[] = {"a",
+                                      " ",
+                                      "\xc3\xa9",
+                                      "\xc3\xa0",
+                                      "\xe4\xb8\xad",
+                                      "\xe4\xb8\xb8",
+                                      "\xe4\xb9\xa9",
+                                      "\xed\x95\x9c",
+                                      "\xf0\x9f\x98\x80"};
 enum { n_letters = sizeof letters / sizeof *letters };
 
 /* Pieces of texts of these letters become tokens, from the shortest on or as it comes. */
 static void random_rules(rules *r, int in_order) {
     int tries, i, j, at;
     memset(r, 0, sizeof *r);
-    for (r->n_tokens = 0; r->n_tokens < n_bytes; r->n_tokens++) r->tokens[r->n_tokens].bytes[0] = (unsigned char)r->n_tokens, r->tokens[r->n_tokens].length = 1;
+    for (r->n_tokens = 0; r->n_tokens < n_bytes; r->n_tokens++)
+        r->tokens[r->n_tokens].bytes[0] = (unsigned char)r->n_tokens, r->tokens[r->n_tokens].length = 1;
     for (tries = 0; tries < 4000 && r->n_rules < max_rules; tries++) {
         char text[64] = "";
         int cut, length, half, a = -1, b = -1, both = -1;
@@ -635,7 +686,8 @@ static void random_rules(rules *r, int in_order) {
         for (i = 0; i < r->n_tokens; i++) {
             const unsigned char *bytes = r->tokens[i].bytes;
             if (r->tokens[i].length == half && memcmp(bytes, text + cut, (size_t)half) == 0) a = i;
-            if (r->tokens[i].length == length - half && memcmp(bytes, text + cut + half, (size_t)(length - half)) == 0) b = i;
+            if (r->tokens[i].length == length - half && memcmp(bytes, text + cut + half, (size_t)(length - half)) == 0)
+                b = i;
             if (r->tokens[i].length == length && memcmp(bytes, text + cut, (size_t)length) == 0) both = i;
         }
         if (a < 0 || b < 0 || (both >= 0 && random_below(4))) continue;
@@ -670,7 +722,9 @@ static void write_rules(const rules *r, const char *path) {
     FILE *file = fopen(path, "wb");
     int i;
     if (!file) exit(2);
-    fputs("{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{", file);
+    fputs("{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{"
+          "\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{",
+          file);
     for (i = 0; i < r->n_tokens; i++) {
         fputs(i ? ",\"" : "\"", file);
         write_token(file, r, i);
@@ -746,7 +800,8 @@ static void test_slow_text(void) {
     memset(content, 'a', sizeof content);
     content[512] = 0;
     snprintf(file, sizeof file,
-             "{\"added_tokens\":[{\"id\":3,\"content\":\"%.511sb\",\"special\":true},{\"id\":4,\"content\":\" \",\"lstrip\":true,\"rstrip\":true,\"special\":true},"
+             "{\"added_tokens\":[{\"id\":3,\"content\":\"%.511sb\",\"special\":true},{\"id\":4,\"content\":\" "
+             "\",\"lstrip\":true,\"rstrip\":true,\"special\":true},"
              "{\"id\":5,\"content\":\"\\t\",\"rstrip\":true,\"special\":true}],%s,%s,%s}",
              content, level_part, decoder_part, model_part);
     write_text(tsk_test_path("tokenizer.json"), file);
@@ -766,8 +821,10 @@ static void test_slow_text(void) {
 
 /* Every allocation fails once, in loading, encoding and decoding. */
 static void test_memory(const char *dir) {
-    static const char text[] = "caf\x65\xcc\x81 <|eot_id|> <normalized>  <rstrip>  and aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa "
-                               "the quick brown fox jumps over the lazy dog, again and again, until there is enough text here for a cache: the quick brown fox jumps";
+    static const char text[] = "caf\x65\xcc\x81 <|eot_id|> <normalized>  <rstrip>  and "
+                               "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa "
+                               "the quick brown fox jumps over the lazy dog, again and again, until there is enough "
+                               "text here for a cache: the quick brown fox jumps";
     long n;
     for (n = 0; n < 3000; n++) {
         test_allocator counting = test_allocator_failing_at(n);
@@ -784,7 +841,8 @@ static void test_memory(const char *dir) {
         status = tsk_tokenizer_load(dir, &host, &tokenizer, &error);
         if (status == TSK_OK) status = tsk_tokenizer_encode(tokenizer, text, sizeof text - 1, 1, &tokens, &error);
         if (status == TSK_OK) status = tsk_tokenizer_decode(tokenizer, tokens.ids, tokens.count, 0, &out, &error);
-        if (counting.failed ? status != TSK_ERROR_MEMORY : status != TSK_OK) test_check(0, __FILE__, __LINE__, "%s, allocation %ld: %s", dir, n, error.message);
+        if (counting.failed ? status != TSK_ERROR_MEMORY : status != TSK_OK)
+            test_check(0, __FILE__, __LINE__, "%s, allocation %ld: %s", dir, n, error.message);
         tsk_tokenizer_free(tokenizer);
         tsk_tokens_free(&tokens);
         tsk_text_free(&out);

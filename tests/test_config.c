@@ -73,15 +73,33 @@ static void remove_tensor(const char *name) {
 
 /* Two layers, 16 wide. */
 static void fresh(void) {
-    static const char *const fields[][2] = {
-        {"model_type", "\"llada\""}, {"d_model", "16"}, {"n_layers", "2"}, {"n_heads", "2"}, {"n_kv_heads", "2"}, {"mlp_hidden_size", "24"}, {"vocab_size", "40"},
-        {"embedding_size", "40"}, {"max_sequence_length", "64"}, {"mask_token_id", "39"}, {"eos_token_id", "38"}, {"pad_token_id", "38"},
-        {"rope_theta", "10000.0"}, {"rms_norm_eps", "1e-05"}, {"weight_tying", "false"}, {"include_bias", "false"}, {"include_qkv_bias", "false"},
-        {"bias_for_layer_norm", "false"}, {"layer_norm_type", "\"rms\""}, {"block_type", "\"llama\""},
-        {"activation_type", "\"silu\""}, {"rope", "true"}, {"alibi", "false"}};
-    static const struct { const char *name; int n_dims; uint64_t rows, cols; } parts[] = {
-        {"attn_norm", 1, 16, 0}, {"q_proj", 2, 16, 16}, {"k_proj", 2, 16, 16}, {"v_proj", 2, 16, 16}, {"attn_out", 2, 16, 16},
-        {"ff_norm", 1, 16, 0}, {"ff_proj", 2, 24, 16}, {"up_proj", 2, 24, 16}, {"ff_out", 2, 16, 24}};
+    static const char *const fields[][2] = {{"model_type", "\"llada\""},
+                                            {"d_model", "16"},
+                                            {"n_layers", "2"},
+                                            {"n_heads", "2"},
+                                            {"n_kv_heads", "2"},
+                                            {"mlp_hidden_size", "24"},
+                                            {"vocab_size", "40"},
+                                            {"embedding_size", "40"},
+                                            {"max_sequence_length", "64"},
+                                            {"mask_token_id", "39"},
+                                            {"eos_token_id", "38"},
+                                            {"pad_token_id", "38"},
+                                            {"rope_theta", "10000.0"},
+                                            {"rms_norm_eps", "1e-05"},
+                                            {"weight_tying", "false"},
+                                            {"include_bias", "false"},
+                                            {"include_qkv_bias", "false"},
+                                            {"bias_for_layer_norm", "false"},
+                                            {"layer_norm_type", "\"rms\""},
+                                            {"block_type", "\"llama\""},
+                                            {"activation_type", "\"silu\""},
+                                            {"rope", "true"},
+                                            {"alibi", "false"}};
+    static const struct { const char *name; int n_dims; uint64_t rows, cols;
+    } parts[] = {{"attn_norm", 1, 16, 0}, {"q_proj", 2, 16, 16},   {"k_proj", 2, 16, 16},
+                 {"v_proj", 2, 16, 16},   {"attn_out", 2, 16, 16}, {"ff_norm", 1, 16, 0},
+                 {"ff_proj", 2, 24, 16},  {"up_proj", 2, 24, 16},  {"ff_out", 2, 16, 24}};
     char name[100];
     size_t i, layer;
     memset(&b, 0, sizeof b);
@@ -104,7 +122,9 @@ static void spread_over_shards(int n) {
     for (i = 0; i < b.n_tensors; i++) b.tensors[i].shard = b.tensors[i].listed = i % n;
 }
 
-static size_t dtype_size(const char *dtype) { return strcmp(dtype, "F32") == 0 ? 4 : strcmp(dtype, "I64") == 0 || strcmp(dtype, "F64") == 0 ? 8 : 2; }
+static size_t dtype_size(const char *dtype) {
+    return strcmp(dtype, "F32") == 0 ? 4 : strcmp(dtype, "I64") == 0 || strcmp(dtype, "F64") == 0 ? 8 : 2;
+}
 
 static uint64_t count_of(const tensor *t) {
     uint64_t n = 1;
@@ -125,7 +145,9 @@ static void put_value(const tensor *t, uint64_t i, char *to) {
         half = (uint16_t)(bits >> 16);
         memcpy(to, &half, 2);
     } else if (strcmp(t->dtype, "F16") == 0) {
-        half = (uint16_t)(value == 0 ? bits >> 16 : (bits >> 16 & 0x8000) | ((bits >> 23 & 0xff) - 112) << 10 | (bits >> 13 & 0x3ff));
+        half =
+            (uint16_t)(value == 0 ? bits >> 16
+                                  : (bits >> 16 & 0x8000) | ((bits >> 23 & 0xff) - 112) << 10 | (bits >> 13 & 0x3ff));
         memcpy(to, &half, 2);
     } else memset(to, 0, dtype_size(t->dtype));
 }
@@ -149,8 +171,10 @@ static size_t build_header(int shard, char *out, size_t size) {
         uint64_t bytes = count_of(t) * dtype_size(t->dtype);
         if (t->shard != shard) continue;
         used += (size_t)snprintf(out + used, size - used, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name, t->dtype);
-        for (j = 0; j < t->n_dims; j++) used += (size_t)snprintf(out + used, size - used, "%s%llu", j ? "," : "", (unsigned long long)t->shape[j]);
-        used += (size_t)snprintf(out + used, size - used, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + bytes));
+        for (j = 0; j < t->n_dims; j++)
+            used += (size_t)snprintf(out + used, size - used, "%s%llu", j ? "," : "", (unsigned long long)t->shape[j]);
+        used += (size_t)snprintf(out + used, size - used, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                                 (unsigned long long)(at + bytes));
         at += bytes;
     }
     used += (size_t)snprintf(out + used, size - used, "}");
@@ -183,7 +207,8 @@ static void write_index(const char *path) {
     int i, comma = 0;
     for (i = 0; i < b.n_tensors; i++)
         if (b.tensors[i].listed >= 0)
-            used += (size_t)snprintf(text + used, sizeof text - used, "%s\"%s\":\"%s\"", comma++ ? ",\n" : "\n", b.tensors[i].name, shard_name(b.tensors[i].listed));
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s\"%s\":\"%s\"", comma++ ? ",\n" : "\n",
+                                     b.tensors[i].name, shard_name(b.tensors[i].listed));
     snprintf(text + used, sizeof text - used, "%s}}\n", b.extra_index);
     write_text(path, b.index ? b.index : text);
 }
@@ -197,7 +222,9 @@ static const char *write_folder(void) {
     snprintf(dir, sizeof dir, "%s/model%d", tsk_test_temp_dir(), number++);
     if (mkdir(dir, 0700) != 0) exit(2);
     for (i = 0; i < b.n_fields; i++)
-        if (b.fields[i].value[0]) used += (size_t)snprintf(text + used, sizeof text - used, "%s\n\"%s\": %s", comma++ ? "," : "", b.fields[i].key, b.fields[i].value);
+        if (b.fields[i].value[0])
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s\n\"%s\": %s", comma++ ? "," : "",
+                                     b.fields[i].key, b.fields[i].value);
     snprintf(text + used, sizeof text - used, "\n}\n");
     snprintf(path, sizeof path, "%s/config.json", dir);
     write_text(path, b.config ? b.config : text);
@@ -217,8 +244,10 @@ static int ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-static void check_error(const tsk_error *error, tsk_status status, const char *file, const char *part, const char *other, int line) {
-    test_check(error->status == status, __FILE__, line, "refused as '%s': %s", tsk_status_string(error->status), error->message);
+static void check_error(const tsk_error *error, tsk_status status, const char *file, const char *part,
+                        const char *other, int line) {
+    test_check(error->status == status, __FILE__, line, "refused as '%s': %s", tsk_status_string(error->status),
+               error->message);
     test_check(ends_with(error->file, file), __FILE__, line, "the error is about '%s', not '%s'", error->file, file);
     test_check(strstr(error->message, file) != NULL, __FILE__, line, "\"%s\" does not name the file", error->message);
     test_check(strstr(error->message, part) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error->message, part);
@@ -226,7 +255,8 @@ static void check_error(const tsk_error *error, tsk_status status, const char *f
 }
 
 /* Neither opened nor loaded, with `status`, about `file`, and with both texts in the message. */
-static uint64_t refuse_dir(const char *dir, tsk_status status, const char *file, const char *part, const char *other, int line) {
+static uint64_t refuse_dir(const char *dir, tsk_status status, const char *file, const char *part, const char *other,
+                           int line) {
     tsk_model_options options = tsk_model_options_default();
     tsk_folder *folder = NULL;
     tsk_model *model = NULL;
@@ -234,7 +264,8 @@ static uint64_t refuse_dir(const char *dir, tsk_status status, const char *file,
     memset(&error, 0, sizeof error);
     options.device = TSK_DEVICE_CPU;
     options.n_threads = 1;
-    test_check(tsk_folder_open(dir, NULL, &folder, &error) == status && folder == NULL, __FILE__, line, "not refused as '%s': %s", tsk_status_string(status), part);
+    test_check(tsk_folder_open(dir, NULL, &folder, &error) == status && folder == NULL, __FILE__, line,
+               "not refused as '%s': %s", tsk_status_string(status), part);
     tsk_folder_free(folder);
     check_error(&error, status, file, part, other, line);
     memset(&error, 0, sizeof error);
@@ -261,18 +292,21 @@ static void refuse_field(const char *key, const char *value, tsk_status status, 
         char *text;
         snprintf(path, sizeof path, "%s/config.json", dir);
         text = read_file(path, NULL);
-        test_check(offset < strlen(text) && strncmp(text + offset, value, strlen(value)) == 0, __FILE__, line, "%s: offset %llu", key, (unsigned long long)offset);
+        test_check(offset < strlen(text) && strncmp(text + offset, value, strlen(value)) == 0, __FILE__, line,
+                   "%s: offset %llu", key, (unsigned long long)offset);
         free(text);
     } else test_check(offset == TSK_NO_OFFSET, __FILE__, line, "%s: what is missing has no place", key);
 }
 
 static void test_config_fields(void) {
-    static const char *const required[] = {"d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mask_token_id", "eos_token_id"};
+    static const char *const required[] = {
+        "d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mask_token_id", "eos_token_id"};
     static const char *const wrong[] = {"-1", "1.5", "\"16\"", "true", "{}", "99999999999999999999"};
     size_t i, j;
     for (i = 0; i < sizeof required / sizeof required[0]; i++) {
         refuse_field(required[i], NULL, TSK_ERROR_CONFIG, "missing", __LINE__);
-        for (j = 0; j < sizeof wrong / sizeof wrong[0]; j++) refuse_field(required[i], wrong[j], TSK_ERROR_CONFIG, "must be an integer from", __LINE__);
+        for (j = 0; j < sizeof wrong / sizeof wrong[0]; j++)
+            refuse_field(required[i], wrong[j], TSK_ERROR_CONFIG, "must be an integer from", __LINE__);
     }
     refuse_field("n_layers", "0", TSK_ERROR_CONFIG, "integer from 1 to", __LINE__);
     refuse_field("d_model", "1000000000", TSK_ERROR_CONFIG, "integer from 1 to", __LINE__);
@@ -562,7 +596,8 @@ static void test_tensors(void) {
     REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "'model.transformer.ff_out.weight'", "missing");
     fresh();
     named("blocks.0.k_proj.weight")->shape[0] = 8;
-    CHECK(REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "model.transformer.blocks.0.k_proj.weight", "shape [8, 16]; expected [16, 16]") != TSK_NO_OFFSET);
+    CHECK(REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "model.transformer.blocks.0.k_proj.weight",
+                 "shape [8, 16]; expected [16, 16]") != TSK_NO_OFFSET);
     fresh();
     named("blocks.0.ff_proj.weight")->shape[0] = 16;
     named("blocks.0.ff_proj.weight")->shape[1] = 24;
@@ -587,7 +622,8 @@ static void test_tensors(void) {
     REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "blocks.1.q_proj.weight", "type F64");
     fresh();
     add("blocks.0.q_norm.weight", 1, 8, 0);
-    REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "model.transformer.blocks.0.q_norm.weight", "not part of this architecture");
+    REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "model.transformer.blocks.0.q_norm.weight",
+           "not part of this architecture");
     fresh();
     add("blocks.2.q_proj.weight", 2, 16, 16); /* a layer more than the config has */
     REFUSE(TSK_ERROR_TENSOR, "model.safetensors", "blocks.2.q_proj.weight", "not part of this architecture");
@@ -604,9 +640,11 @@ static void test_tensors(void) {
 
 /* Folders as GPTQ, AWQ and others write them, whose configuration says nothing: the names of what they add tell. */
 static void test_quantised_tensors(void) {
-    static const struct { const char *suffix, *method; } kinds[] = {
-        {".qweight", "GPTQ or AWQ"}, {".qzeros", "GPTQ or AWQ"}, {".scales", "MLX or GPTQ"},
-        {".weight_packed", "compressed-tensors"}, {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"}, {".weight_scale_inv", "FP8"}};
+    static const struct { const char *suffix, *method;
+    } kinds[] = {{".qweight", "GPTQ or AWQ"},        {".qzeros", "GPTQ or AWQ"},
+                 {".scales", "MLX or GPTQ"},         {".weight_packed", "compressed-tensors"},
+                 {".weight.absmax", "bitsandbytes"}, {".SCB", "bitsandbytes"},
+                 {".weight_scale_inv", "FP8"}};
     char name[100];
     size_t i, kept, shards;
     for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
@@ -753,7 +791,8 @@ static int load_logits(const char *dir, int no_map, float *logits) {
     options.device = TSK_DEVICE_CPU;
     options.n_threads = 1;
     options.host.no_map = no_map;
-    if (!test_check(tsk_model_load(dir, &options, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return 0;
+    if (!test_check(tsk_model_load(dir, &options, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        return 0;
     CHECK(tsk_model_tokenizer(model) == NULL);
     if (cut_before_use && truncate(cut_before_use, 0) != 0) exit(2);
     small.gen_length = small.block_length = 8;
@@ -779,7 +818,8 @@ static const char *replaced(const char *name, const char *link) {
 /* A link counts as what it leads to, as in the cache that Hugging Face's clients make. One that leads nowhere is not an
    absent file. */
 static void test_links_and_folders(void) {
-    static const char *const names[] = {"config.json", "model.safetensors.index.json", "model-00002-of-00003.safetensors"};
+    static const char *const names[] = {"config.json", "model.safetensors.index.json",
+                                        "model-00002-of-00003.safetensors"};
     static float plain[n_ids * vocabulary], linked[n_ids * vocabulary];
     size_t i;
     fresh();
@@ -829,8 +869,10 @@ static void test_index(void) {
     refuse_entry("\"x\": \"\"", "'x'", "a file of this folder", __LINE__);
     refuse_entry("\"x\": \"a\\u0000b\"", "'x'", "a file of this folder", __LINE__);
     refuse_entry("\"x\": 3", "'x'", "a file of this folder", __LINE__);
-    refuse_entry("\"model.transformer.wte.weight\": \"model-00002-of-00003.safetensors\"", "wte.weight", "listed twice", __LINE__);
-    refuse_entry("\"model.transformer.wte.weight\": \"model-00001-of-00003.safetensors\"", "wte.weight", "listed twice", __LINE__);
+    refuse_entry("\"model.transformer.wte.weight\": \"model-00002-of-00003.safetensors\"", "wte.weight", "listed twice",
+                 __LINE__);
+    refuse_entry("\"model.transformer.wte.weight\": \"model-00001-of-00003.safetensors\"", "wte.weight", "listed twice",
+                 __LINE__);
     fresh();
     spread_over_shards(3);
     b.index = "{}";
@@ -854,14 +896,16 @@ static void test_shards(void) {
     REFUSE(TSK_ERROR_TENSOR, INDEX, "blocks.1.q_proj.weight", "missing");
     fresh();
     spread_over_shards(3);
-    named("blocks.0.v_proj.weight")->listed = (named("blocks.0.v_proj.weight")->shard + 1) % 3; /* it is not where the index says */
+    named("blocks.0.v_proj.weight")->listed =
+        (named("blocks.0.v_proj.weight")->shard + 1) % 3; /* it is not where the index says */
     REFUSE(TSK_ERROR_TENSOR, ".safetensors", "blocks.0.v_proj.weight", "missing");
     fresh();
     spread_over_shards(3);
     *add("wte.weight", 2, vocabulary, width) = *named("wte.weight"); /* once more, in another file */
     b.tensors[b.n_tensors - 1].shard = 2;
     b.tensors[b.n_tensors - 1].listed = -1;
-    REFUSE(TSK_ERROR_TENSOR, "model-00003-of-00003.safetensors", "wte.weight", "places it in 'model-00001-of-00003.safetensors'");
+    REFUSE(TSK_ERROR_TENSOR, "model-00003-of-00003.safetensors", "wte.weight",
+           "places it in 'model-00001-of-00003.safetensors'");
     fresh();
     spread_over_shards(3);
     add("blocks.0.experts.weight", 2, 4, 4)->listed = -1; /* in a file, not in the index */
@@ -876,7 +920,8 @@ static void test_shards(void) {
 static void test_index_strangers(void) {
     fresh();
     spread_over_shards(3);
-    snprintf(b.extra_index, sizeof b.extra_index, ",\n\"model.transformer.blocks.0.experts.weight\": \"other.safetensors\"");
+    snprintf(b.extra_index, sizeof b.extra_index,
+             ",\n\"model.transformer.blocks.0.experts.weight\": \"other.safetensors\"");
     REFUSE(TSK_ERROR_TENSOR, INDEX, "blocks.0.experts.weight", "not part of this architecture");
 }
 
@@ -933,8 +978,12 @@ static void test_storage(void) {
 }
 
 static void add_biases(int all, uint32_t seed) {
-    static const struct { const char *name; uint64_t size; int qkv; } maps[] = {{"q_proj", 16, 1}, {"k_proj", 16, 1}, {"v_proj", 16, 1}, {"attn_out", 16, 0},
-                                                                               {"ff_proj", 24, 0}, {"up_proj", 24, 0}, {"ff_out", 16, 0}};
+    static const struct {
+        const char *name;
+        uint64_t size;
+        int qkv;
+    } maps[] = {{"q_proj", 16, 1},  {"k_proj", 16, 1},  {"v_proj", 16, 1}, {"attn_out", 16, 0},
+                {"ff_proj", 24, 0}, {"up_proj", 24, 0}, {"ff_out", 16, 0}};
     char name[100];
     size_t i, layer;
     for (layer = 0; layer < 2; layer++)
@@ -1000,7 +1049,8 @@ static void check_golden_model(const char *name, int n_tensors, tsk_dtype dtype)
     size_t i;
     memset(&error, 0, sizeof error);
     snprintf(dir, sizeof dir, "tests/golden/models/%s", name);
-    if (!test_check(tsk_folder_open(dir, NULL, &folder, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
+    if (!test_check(tsk_folder_open(dir, NULL, &folder, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        return;
     CHECK_INT(tsk_folder_count(folder), n_tensors);
     CHECK_STRING(tsk_folder_get(folder, 0)->info->name, "model.transformer.wte.weight");
     for (i = 0; i < tsk_folder_count(folder); i++) {
@@ -1121,15 +1171,19 @@ static void check_big_folder(const char *dir, const tsk_json_value *map) {
     const tsk_model_config *config;
     size_t i;
     memset(&error, 0, sizeof error);
-    if (!test_check(tsk_folder_open(dir, NULL, &folder, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
+    if (!test_check(tsk_folder_open(dir, NULL, &folder, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        return;
     config = tsk_folder_config(folder);
     CHECK_INT(tsk_folder_count(folder), 291);
     CHECK(tsk_folder_weights_size(folder) == 16031162368u);
     CHECK(tsk__config_weights_size(config) == 16031162368u); /* what an estimate assumes before any file is there */
-    CHECK(config->d_model == 4096 && config->n_layers == 32 && config->n_heads == 32 && config->n_kv_heads == 32 && config->head_dim == 128);
-    CHECK(config->mlp_hidden_size == 12288 && config->vocab_size == 126464 && config->embedding_size == 126464 && config->max_sequence_length == 4096);
+    CHECK(config->d_model == 4096 && config->n_layers == 32 && config->n_heads == 32 && config->n_kv_heads == 32 &&
+          config->head_dim == 128);
+    CHECK(config->mlp_hidden_size == 12288 && config->vocab_size == 126464 && config->embedding_size == 126464 &&
+          config->max_sequence_length == 4096);
     CHECK(config->mask_token_id == 126336 && config->eos_token_id == 126081 && config->pad_token_id == 126081);
-    CHECK(config->rope_theta == 500000.0f && config->rms_norm_eps == 1e-5f && !config->weight_tying && !config->qkv_bias && !config->linear_bias);
+    CHECK(config->rope_theta == 500000.0f && config->rms_norm_eps == 1e-5f && !config->weight_tying &&
+          !config->qkv_bias && !config->linear_bias);
     CHECK_STRING(tsk_folder_get(folder, 0)->info->name, "model.transformer.wte.weight");
     CHECK_STRING(tsk_folder_get(folder, 290)->info->name, "model.transformer.ff_out.weight");
     for (i = 0; i < tsk_folder_count(folder); i++) {
@@ -1157,16 +1211,20 @@ static void refuse_options(tsk_model_options options, tsk_status status, const c
     tsk_model *model = NULL;
     tsk_error error;
     memset(&error, 0, sizeof error);
-    test_check(tsk_model_load("tests/golden/models/mha-f32", &options, &model, &error) == status, __FILE__, line, "refused: %s", reason);
-    test_check(!model && strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, reason);
-    test_check(tsk_model_load("tests/golden/models/mha-f32", &options, &model, NULL) == status, __FILE__, line, "the same without a tsk_error: %s", reason);
+    test_check(tsk_model_load("tests/golden/models/mha-f32", &options, &model, &error) == status, __FILE__, line,
+               "refused: %s", reason);
+    test_check(!model && strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message,
+               reason);
+    test_check(tsk_model_load("tests/golden/models/mha-f32", &options, &model, NULL) == status, __FILE__, line,
+               "the same without a tsk_error: %s", reason);
 }
 
 static void test_options(void) {
     tsk_model_options good = tsk_model_options_default(), o;
     tsk_model *model = NULL;
     good.device = TSK_DEVICE_CPU;
-#define REFUSE_OPTION(field, value, status, reason) (o = good, o.field = (value), refuse_options(o, status, reason, __LINE__))
+#define REFUSE_OPTION(field, value, status, reason) \
+    (o = good, o.field = (value), refuse_options(o, status, reason, __LINE__))
     REFUSE_OPTION(device, (tsk_device)9, TSK_ERROR_ARGUMENT, "device has no value 9");
     REFUSE_OPTION(device, TSK_DEVICE_CUDA, TSK_ERROR_DEVICE, "no CUDA device");
     REFUSE_OPTION(dtype, TSK_DTYPE_I8, TSK_ERROR_ARGUMENT, "not I8");

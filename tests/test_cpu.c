@@ -8,7 +8,9 @@
 static const char *const set_names[] = {"portable", "avx2", "avx512"};
 
 static uint32_t random_state = 1;
-static double uniform(void) { return (double)(random_state = random_state * 1664525u + 1013904223u) / 4294967296.0 * 2 - 1; }
+static double uniform(void) {
+    return (double)(random_state = random_state * 1664525u + 1013904223u) / 4294967296.0 * 2 - 1;
+}
 
 /* ---- a model of random weights, and the same weights in double */
 
@@ -46,15 +48,20 @@ static weights *make_matrix(model *m, tsk__weight *w, tsk_dtype dtype, int32_t r
     kept->block = must(malloc(n * size + 64));
     kept->values = (double *)must(malloc(n * sizeof(double)));
     kept->bias = NULL;
-    data = (char *)kept->block + (64 - (uintptr_t)kept->block % 64) % 64 + size; /* aligned to an element and no better */
+    data = (char *)kept->block + (64 - (uintptr_t)kept->block % 64) % 64 + size; /* aligned to an element and no
+                                                                                    better */
     for (i = 0; i < n; i++) {
-        const float value = (float)((int)(uniform() * 127)) / 64.0f / sqrtf((float)cols) * (dtype == TSK_DTYPE_F32 ? 1.01f : 1.0f);
+        const float value =
+            (float)((int)(uniform() * 127)) / 64.0f / sqrtf((float)cols) * (dtype == TSK_DTYPE_F32 ? 1.01f : 1.0f);
         uint16_t half = half_of(value);
         uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         if (dtype == TSK_DTYPE_F32) memcpy(data + 4 * i, &value, 4), kept->values[i] = (double)value;
-        else if (dtype == TSK_DTYPE_F16) memcpy(data + 2 * i, &half, 2), kept->values[i] = (double)tsk__float_from_half(half);
-        else half = (uint16_t)(bits >> 16), memcpy(data + 2 * i, &half, 2), kept->values[i] = (double)tsk__float_from_bf16(half);
+        else if (dtype == TSK_DTYPE_F16)
+            memcpy(data + 2 * i, &half, 2), kept->values[i] = (double)tsk__float_from_half(half);
+        else
+            half = (uint16_t)(bits >> 16), memcpy(data + 2 * i, &half, 2),
+            kept->values[i] = (double)tsk__float_from_bf16(half);
     }
     w->data = data;
     w->dtype = dtype;
@@ -77,9 +84,25 @@ static float *make_norm(int32_t n) {
     return out;
 }
 
-typedef struct shape { int32_t d, heads, kv_heads, head_dim, mlp, vocab, length; tsk_dtype dtype; int qkv_bias, linear_bias; } shape;
+typedef struct shape {
+    int32_t d, heads, kv_heads, head_dim, mlp, vocab, length;
+    tsk_dtype dtype;
+    int qkv_bias, linear_bias;
+} shape;
 
-enum { KEPT_EMBEDDING, KEPT_HEAD, KEPT_LAYER, KEPT_Q = 0, KEPT_K, KEPT_V, KEPT_ATTN_OUT, KEPT_FF, KEPT_UP, KEPT_DOWN, KEPT_PER_LAYER };
+enum {
+    KEPT_EMBEDDING,
+    KEPT_HEAD,
+    KEPT_LAYER,
+    KEPT_Q = 0,
+    KEPT_K,
+    KEPT_V,
+    KEPT_ATTN_OUT,
+    KEPT_FF,
+    KEPT_UP,
+    KEPT_DOWN,
+    KEPT_PER_LAYER
+};
 
 static tsk__weight *weight_of(const model *m, int32_t layer, tsk__part part) {
     return (tsk__weight *)(uintptr_t)tsk__cpu_weight(&m->cpu, layer, part);
@@ -104,7 +127,8 @@ static void make_model(model *m, const shape *s, const tsk__cpu_kernels *kernels
     memset(m, 0, sizeof *m);
     random_state = 12345;
     c->d_model = s->d, c->n_layers = 2, c->n_heads = s->heads, c->n_kv_heads = s->kv_heads, c->head_dim = s->head_dim;
-    c->mlp_hidden_size = s->mlp, c->vocab_size = s->vocab, c->embedding_size = s->vocab, c->max_sequence_length = s->length + 3;
+    c->mlp_hidden_size = s->mlp, c->vocab_size = s->vocab, c->embedding_size = s->vocab,
+    c->max_sequence_length = s->length + 3;
     c->rope_theta = 10000, c->rms_norm_eps = 1e-5f, c->mask_token_id = s->vocab / 2;
     c->qkv_bias = s->qkv_bias, c->linear_bias = s->linear_bias;
     m->cpu.config = c, m->cpu.pool = pool, m->cpu.kernels = kernels, m->cpu.weights = m->table;
@@ -189,7 +213,8 @@ static void check_same(const float *a, const float *b, size_t n, const char *wha
 
 typedef struct pass {
     int32_t n, d, q_width, kv_width, mlp, vocab;
-    float *x0, *q, *norm, *captured_q, *captured_k, *captured_v, *k_rope, *attention, *x1, *projection, *h, *gate, *up, *x2, *final, *logits;
+    float *x0, *q, *norm, *captured_q, *captured_k, *captured_v, *k_rope, *attention, *x1, *projection, *h, *gate, *up,
+        *x2, *final, *logits;
     tsk__prediction *predictions;
 } pass;
 
@@ -200,14 +225,18 @@ static void pass_new(pass *p, const model *m, int32_t n) {
     p->n = n, p->d = c->d_model, p->q_width = c->n_heads * c->head_dim, p->kv_width = c->n_kv_heads * c->head_dim;
     p->mlp = c->mlp_hidden_size, p->vocab = c->embedding_size;
     for (i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = floats((size_t)(n * p->d));
-    p->q = floats((size_t)(n * p->q_width)), p->captured_q = floats((size_t)(n * p->q_width)), p->attention = floats((size_t)(n * p->q_width));
-    p->captured_k = floats((size_t)(n * p->kv_width)), p->captured_v = floats((size_t)(n * p->kv_width)), p->k_rope = floats((size_t)(n * p->kv_width));
+    p->q = floats((size_t)(n * p->q_width)), p->captured_q = floats((size_t)(n * p->q_width)),
+    p->attention = floats((size_t)(n * p->q_width));
+    p->captured_k = floats((size_t)(n * p->kv_width)), p->captured_v = floats((size_t)(n * p->kv_width)),
+    p->k_rope = floats((size_t)(n * p->kv_width));
     p->h = floats((size_t)(n * p->mlp)), p->gate = floats((size_t)(n * p->mlp)), p->up = floats((size_t)(n * p->mlp));
     p->logits = floats((size_t)n * (size_t)p->vocab);
     p->predictions = (tsk__prediction *)must(calloc((size_t)n, sizeof *p->predictions));
 }
 static void pass_free(pass *p) {
-    float *const all[] = {p->x0, p->x1, p->x2, p->norm, p->projection, p->final, p->q, p->captured_q, p->attention, p->captured_k, p->captured_v, p->k_rope, p->h, p->gate, p->up, p->logits};
+    float *const all[] = {p->x0, p->x1,         p->x2,        p->norm,       p->projection, p->final,
+                          p->q,  p->captured_q, p->attention, p->captured_k, p->captured_v, p->k_rope,
+                          p->h,  p->gate,       p->up,        p->logits};
     size_t i;
     for (i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(p->predictions);
@@ -220,8 +249,10 @@ static void pass_run(pass *p, const model *m, const tsk__rows *rows, const tsk__
     void *memory = must(malloc(tsk__cpu_scratch_init(&scratch, &m->config, n, NULL)));
     const tsk__captures *const none = NULL;
     tsk__cpu_scratch_init(&scratch, &m->config, n, memory);
-    memset(&attend_captures, 0, sizeof attend_captures), memset(&out_captures, 0, sizeof out_captures), memset(&ff_captures, 0, sizeof ff_captures);
-    attend_captures.norm = p->norm, attend_captures.q = p->captured_q, attend_captures.k = p->captured_k, attend_captures.v = p->captured_v, attend_captures.k_rope = p->k_rope;
+    memset(&attend_captures, 0, sizeof attend_captures), memset(&out_captures, 0, sizeof out_captures),
+        memset(&ff_captures, 0, sizeof ff_captures);
+    attend_captures.norm = p->norm, attend_captures.q = p->captured_q, attend_captures.k = p->captured_k,
+    attend_captures.v = p->captured_v, attend_captures.k_rope = p->k_rope;
     out_captures.projection = p->projection;
     ff_captures.gate = p->gate, ff_captures.up = p->up;
     tsk__cpu_embed(&m->cpu, rows, p->x0);
@@ -256,12 +287,16 @@ static void requests_new(requests *r, const model *m, int32_t n) {
     for (i = 0; i < 2; i++) {
         r->caches[i].length = i == 0 ? c->max_sequence_length - 3 : 2 * c->max_sequence_length / 3;
         r->caches[i].capacity = r->caches[i].length + i;
-        r->floats[i] = (size_t)c->n_layers * (size_t)c->n_kv_heads * (size_t)r->caches[i].capacity * (size_t)c->head_dim;
+        r->floats[i] =
+            (size_t)c->n_layers * (size_t)c->n_kv_heads * (size_t)r->caches[i].capacity * (size_t)c->head_dim;
         r->caches[i].k = floats(r->floats[i]), r->caches[i].v = floats(r->floats[i]);
-        for (j = 0; j < r->floats[i]; j++) ((float *)r->caches[i].k)[j] = 2 * (float)uniform(), ((float *)r->caches[i].v)[j] = (float)uniform();
+        for (j = 0; j < r->floats[i]; j++)
+            ((float *)r->caches[i].k)[j] = 2 * (float)uniform(), ((float *)r->caches[i].v)[j] = (float)uniform();
     }
-    r->tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))), r->positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
-    r->owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))), r->draws = (tsk__draw *)must(calloc((size_t)n, sizeof(tsk__draw)));
+    r->tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    r->positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
+    r->owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    r->draws = (tsk__draw *)must(calloc((size_t)n, sizeof(tsk__draw)));
     for (i = 0; i < n; i++) {
         r->owners[i] = i >= 2 * n / 3;
         r->positions[i] = r->owners[i] ? i - 2 * n / 3 + 1 : i + 2;
@@ -273,7 +308,8 @@ static void requests_new(requests *r, const model *m, int32_t n) {
         r->draws[i].pass = 5;
     }
     r->rows.n = n;
-    r->rows.tokens = r->tokens, r->rows.positions = r->positions, r->rows.requests = r->owners, r->rows.caches = r->caches;
+    r->rows.tokens = r->tokens, r->rows.positions = r->positions, r->rows.requests = r->owners,
+    r->rows.caches = r->caches;
 }
 static void requests_free(requests *r) {
     int i;
@@ -294,7 +330,8 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
     const weights *kept = m->kept + KEPT_LAYER + KEPT_PER_LAYER;
     const int32_t n = p->n;
     const size_t widest = (size_t)n * (size_t)(p->vocab + p->mlp + p->q_width + p->d);
-    double *want = (double *)must(malloc(widest * sizeof(double))), *in = (double *)must(malloc(widest * sizeof(double))), *up;
+    double *want = (double *)must(malloc(widest * sizeof(double))),
+           *in = (double *)must(malloc(widest * sizeof(double))), *up;
     int32_t i, j;
     for (i = 0; i < n; i++)
         for (j = 0; j < p->d; j++) want[i * p->d + j] = m->kept[KEPT_EMBEDDING].values[rows->tokens[i] * p->d + j];
@@ -344,13 +381,16 @@ static void check_products(const model *m, const pass *p, const tsk__rows *rows)
 
 static void check_attention(const model *m, const pass *p, const tsk__rows *rows) {
     const tsk_model_config *c = &m->config;
-    double *want = (double *)must(calloc((size_t)(p->n * p->q_width), sizeof(double))), *weight = (double *)must(malloc((size_t)c->max_sequence_length * sizeof(double)));
+    double *want = (double *)must(calloc((size_t)(p->n * p->q_width), sizeof(double))),
+           *weight = (double *)must(malloc((size_t)c->max_sequence_length * sizeof(double)));
     int32_t i, h, key, j;
     for (i = 0; i < p->n; i++)
         for (h = 0; h < c->n_heads; h++) {
             const tsk__kv *kv = &rows->caches[rows->requests[i]];
-            const size_t at = (size_t)(1 * c->n_kv_heads + h / (c->n_heads / c->n_kv_heads)) * (size_t)kv->capacity * (size_t)c->head_dim;
-            const float *k = (const float *)kv->k + at, *v = (const float *)kv->v + at, *q = p->q + i * p->q_width + h * c->head_dim;
+            const size_t at = (size_t)(1 * c->n_kv_heads + h / (c->n_heads / c->n_kv_heads)) * (size_t)kv->capacity *
+                              (size_t)c->head_dim;
+            const float *k = (const float *)kv->k + at, *v = (const float *)kv->v + at,
+                        *q = p->q + i * p->q_width + h * c->head_dim;
             double max = -1e300, sum = 0;
             for (key = 0; key < kv->length; key++) {
                 weight[key] = 0;
@@ -360,7 +400,8 @@ static void check_attention(const model *m, const pass *p, const tsk__rows *rows
             }
             for (key = 0; key < kv->length; key++) sum += weight[key] = exp(weight[key] - max);
             for (key = 0; key < kv->length; key++)
-                for (j = 0; j < c->head_dim; j++) want[i * p->q_width + h * c->head_dim + j] += weight[key] / sum * (double)v[key * c->head_dim + j];
+                for (j = 0; j < c->head_dim; j++)
+                    want[i * p->q_width + h * c->head_dim + j] += weight[key] / sum * (double)v[key * c->head_dim + j];
         }
     CHECK_NEAR(p->attention, want, p->n * p->q_width, 3e-6);
     free(want), free(weight);
@@ -378,7 +419,8 @@ static void check_head(const model *m, const pass *p, const tsk__draw *draws) {
             double score = (double)logits[v];
             if (draws[i].temperature > 0)
                 score -= (double)draws[i].temperature *
-                         log(-log(tsk__random_uniform(draws[i].seed, (uint32_t)v >> 2, draws[i].position, draws[i].pass, 0, v & 3)));
+                         log(-log(tsk__random_uniform(draws[i].seed, (uint32_t)v >> 2, draws[i].position, draws[i].pass,
+                                                      0, v & 3)));
             if (v != m->config.mask_token_id && score > best) best = score, id = v;
             if ((double)logits[v] > max) max = (double)logits[v];
         }
@@ -394,17 +436,21 @@ static void check_head(const model *m, const pass *p, const tsk__draw *draws) {
 
 /* Rows `order` of the list `all` must give what they gave there. Caches hold what the whole list left, so that a part
    sees the same keys. */
-static void check_rows(const model *m, requests *all, const pass *whole, const int32_t *order, int32_t n, const char *what) {
+static void check_rows(const model *m, requests *all, const pass *whole, const int32_t *order, int32_t n,
+                       const char *what) {
     requests part = *all;
     pass p;
     int32_t i;
-    part.tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))), part.positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
-    part.owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))), part.draws = (tsk__draw *)must(malloc((size_t)n * sizeof(tsk__draw)));
+    part.tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    part.positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
+    part.owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    part.draws = (tsk__draw *)must(malloc((size_t)n * sizeof(tsk__draw)));
     for (i = 0; i < n; i++) {
         part.tokens[i] = all->tokens[order[i]], part.positions[i] = all->positions[order[i]];
         part.owners[i] = all->owners[order[i]], part.draws[i] = all->draws[order[i]];
     }
-    part.rows.n = n, part.rows.tokens = part.tokens, part.rows.positions = part.positions, part.rows.requests = part.owners;
+    part.rows.n = n, part.rows.tokens = part.tokens, part.rows.positions = part.positions,
+    part.rows.requests = part.owners;
     pass_new(&p, m, n);
     pass_run(&p, m, &part.rows, part.draws, 0);
     for (i = 0; i < n; i++) {
@@ -413,7 +459,8 @@ static void check_rows(const model *m, requests *all, const pass *whole, const i
         check_same(p.attention + i * p.q_width, whole->attention + o * p.q_width, (size_t)p.q_width, what, __LINE__);
         check_same(p.h + i * p.mlp, whole->h + o * p.mlp, (size_t)p.mlp, what, __LINE__);
         check_same(p.x2 + i * p.d, whole->x2 + o * p.d, (size_t)p.d, what, __LINE__);
-        check_same(p.logits + (size_t)i * (size_t)p.vocab, whole->logits + (size_t)o * (size_t)p.vocab, (size_t)p.vocab, what, __LINE__);
+        check_same(p.logits + (size_t)i * (size_t)p.vocab, whole->logits + (size_t)o * (size_t)p.vocab, (size_t)p.vocab,
+                   what, __LINE__);
         CHECK(memcmp(&p.predictions[i], &whole->predictions[o], sizeof(tsk__prediction)) == 0);
     }
     pass_free(&p);
@@ -447,7 +494,9 @@ static void check_cache(const model *m, const pass *p, const requests *r, float 
         for (i = 0; i < p->n; i++)
             if (r->owners[i] == which / 2)
                 for (h = 0; h < c->n_kv_heads; h++)
-                    memcpy(before[which] + ((size_t)(c->n_kv_heads + h) * (size_t)kv->capacity + (size_t)r->positions[i]) * (size_t)c->head_dim,
+                    memcpy(before[which] +
+                               ((size_t)(c->n_kv_heads + h) * (size_t)kv->capacity + (size_t)r->positions[i]) *
+                                   (size_t)c->head_dim,
                            rows + i * p->kv_width + h * c->head_dim, (size_t)c->head_dim * sizeof(float));
         check_same(before[which], (const float *)(which % 2 ? kv->v : kv->k), r->floats[which / 2], "cache", __LINE__);
     }
@@ -462,7 +511,10 @@ static void test_model(const shape *s, const tsk__cpu_kernels *kernels, int32_t 
     int i;
     make_model(&m, s, kernels, pool);
     requests_new(&r, &m, n);
-    snprintf(label, sizeof label, "%s, d %d, head_dim %d, %s", kernels->name, (int)s->d, (int)s->head_dim, s->dtype == TSK_DTYPE_F32 ? "F32" : s->dtype == TSK_DTYPE_F16 ? "F16" : "BF16");
+    snprintf(label, sizeof label, "%s, d %d, head_dim %d, %s", kernels->name, (int)s->d, (int)s->head_dim,
+             s->dtype == TSK_DTYPE_F32   ? "F32"
+             : s->dtype == TSK_DTYPE_F16 ? "F16"
+                                         : "BF16");
     doing = label;
     for (i = 0; i < 4; i++) {
         before[i] = floats(r.floats[i / 2]);
@@ -619,7 +671,9 @@ static void test_rows(const tsk__cpu_kernels *kernels) {
     int i;
     memset(&config, 0, sizeof config), memset(&m, 0, sizeof m);
     config.d_model = 70, m.config = &config, m.kernels = kernels;
-    for (i = 0; i < 70; i++) a[i] = b[i] = (float)uniform(), a[70 + i] = (float)(i == 3), b[70 + i] = (float)(i == 3) + (float)(i == 60), a[140 + i] = 0, b[140 + i] = 1;
+    for (i = 0; i < 70; i++)
+        a[i] = b[i] = (float)uniform(), a[70 + i] = (float)(i == 3), b[70 + i] = (float)(i == 3) + (float)(i == 60),
+        a[140 + i] = 0, b[140 + i] = 1;
     tsk__cpu_cosine(&m, 3, a, b, out);
     CHECK(out[0] == 1.0f);
     CHECK(fabs((double)out[1] - sqrt(0.5)) < 1e-7);
@@ -667,7 +721,8 @@ static void test_head_ties(const tsk__cpu_kernels *kernels) {
     tsk__draw draw;
     tsk__prediction got;
     void *memory;
-    memset(&config, 0, sizeof config), memset(&m, 0, sizeof m), memset(&draw, 0, sizeof draw), memset(head, 0, sizeof head);
+    memset(&config, 0, sizeof config), memset(&m, 0, sizeof m), memset(&draw, 0, sizeof draw),
+        memset(head, 0, sizeof head);
     config.d_model = 1, config.embedding_size = 600;
     m.config = &config, m.kernels = kernels;
     memset(table, 0, sizeof table);

@@ -1,8 +1,8 @@
 /* >>cuda when something goes wrong: libraries that are missing, old or broken, a GPU that is not good enough or full, a
-   damaged kernel cache, and every call into CUDA refused once, whatever it was for: an error that says why, nothing left
-   behind, and the next try succeeds. All of that on a driver made of a few functions in this file, whose device memory is
-   the host's and whose kernels only tell the host of their end and commit a token, so that it is tried on every machine; with
-   a GPU, refusals on the real one too. */
+   damaged kernel cache, and every call into CUDA refused once, whatever it was for: an error that says why, nothing
+   left behind, and the next try succeeds. All of that on a driver made of a few functions in this file, whose device
+   memory is the host's and whose kernels only tell the host of their end and commit a token, so that it is tried on
+   every machine; with a GPU, refusals on the real one too. */
 #include <dlfcn.h>
 static void *test_dlopen(const char *name, int flags);
 static void *test_dlsym(void *library, const char *name);
@@ -22,8 +22,24 @@ static void *test_dlsym(void *library, const char *name);
 
 /* ---- the driver: every function counts its calls, refuses one of them when told to, and counts what it gives out */
 
-typedef enum kind { NOTHING, DEVICE_MEMORY, HOST_MEMORY, STREAM, EVENT, GRAPH, GRAPH_EXEC, MODULE, CONTEXT, CURRENT, CUBLAS, PROGRAM, N_KINDS } kind;
-static const char *const kind_names[N_KINDS] = {"", "device memory", "pinned memory", "stream", "event", "graph", "executable graph", "module", "context", "current context", "cuBLAS", "NVRTC program"};
+typedef enum kind {
+    NOTHING,
+    DEVICE_MEMORY,
+    HOST_MEMORY,
+    STREAM,
+    EVENT,
+    GRAPH,
+    GRAPH_EXEC,
+    MODULE,
+    CONTEXT,
+    CURRENT,
+    CUBLAS,
+    PROGRAM,
+    N_KINDS
+} kind;
+static const char *const kind_names[N_KINDS] = {"",        "device memory",   "pinned memory",    "stream",
+                                                "event",   "graph",           "executable graph", "module",
+                                                "context", "current context", "cuBLAS",           "NVRTC program"};
 
 enum { CALL_none = -1,
 #define CALL(type, name, parameters) CALL_##name,
@@ -75,17 +91,25 @@ static int set_int(int *out, int value) { return *out = value, 0; }
 static int set_text(char *out, size_t size, const char *text) { return snprintf(out, size, "%s", text), 0; }
 static int set_size(size_t *out, size_t value) { return *out = value, 0; }
 static int set_name(const char **out, int error) { return *out = error == 2 ? "out of memory" : "a test's refusal", 0; }
-static int attribute(int *out, int which) { return set_int(out, which == 75 ? driver.major : which == 76 ? 0 : which == 16 ? 4 : 232448); }
-static int memory_info(size_t *available, size_t *total) { return *available = driver.available, *total = (size_t)1 << 34, 0; }
-static int check_module(CUmodule *out, const void *image) { return strncmp((const char *)image, "machine code", 12) != 0 ? 200 : give(out, 1); }
+static int attribute(int *out, int which) {
+    return set_int(out, which == 75 ? driver.major : which == 76 ? 0 : which == 16 ? 4 : 232448);
+}
+static int memory_info(size_t *available, size_t *total) {
+    return *available = driver.available, *total = (size_t)1 << 34, 0;
+}
+static int check_module(CUmodule *out, const void *image) {
+    return strncmp((const char *)image, "machine code", 12) != 0 ? 200 : give(out, 1);
+}
 /* What the driver demands of a matrix's description, as far as the library could get it wrong. */
-static int encode(const CUtensorMap *out, const void *address, cuuint32_t rank, const cuuint64_t *size, const cuuint64_t *strides, const cuuint32_t *box, const cuuint32_t *every) {
-    int good = (uintptr_t)out % 64 == 0 && address && (uintptr_t)address % 16 == 0 && rank == 2 && size[0] && size[1] && strides[0] % 16 == 0 && strides[0] >= 2 * size[0];
+static int encode(const CUtensorMap *out, const void *address, cuuint32_t rank, const cuuint64_t *size,
+                  const cuuint64_t *strides, const cuuint32_t *box, const cuuint32_t *every) {
+    int good = (uintptr_t)out % 64 == 0 && address && (uintptr_t)address % 16 == 0 && rank == 2 && size[0] && size[1] &&
+               strides[0] % 16 == 0 && strides[0] >= 2 * size[0];
     return good && box[0] == 64 && box[1] && box[1] <= 256 && every[0] == 1 && every[1] == 1 ? 0 : 1;
 }
 
-/* Kernels: a function's handle is its name. Of a graph only what tells the host matters: fetches of the row table, the only
-   kernels in recorded sections that do. */
+/* Kernels: a function's handle is its name. Of a graph only what tells the host matters: fetches of the row table, the
+   only kernels in recorded sections that do. */
 typedef struct telling { uint32_t *count; volatile uint32_t *told; } telling;
 typedef struct graph { int n; telling fetches[8]; } graph;
 static struct { int is_on; graph graph; } capture;
@@ -167,8 +191,10 @@ W(CUresult, cuDriverGetVersion, (int *a), (a), 999, set_int(a, driver.version), 
 W(CUresult, cuGetErrorString, (CUresult a, const char **b), (a, b), 0, set_name(b, a), NOTHING, 0)
 W(CUresult, cuDeviceGetCount, (int *a), (a), 999, set_int(a, driver.n_devices), NOTHING, 0)
 W(CUresult, cuDeviceGet, (CUdevice *a, int b), (a, b), 999, set_int(a, b), NOTHING, 0)
-W(CUresult, cuDeviceGetName, (char *a, int b, CUdevice c), (a, b, c), 999, set_text(a, (size_t)b + 0 * (size_t)c, "no GPU at all"), NOTHING, 0)
-W(CUresult, cuDeviceGetAttribute, (int *a, CUdevice_attribute b, CUdevice c), (a, b, c), 999, attribute(a, b) + 0 * c, NOTHING, 0)
+W(CUresult, cuDeviceGetName, (char *a, int b, CUdevice c), (a, b, c), 999,
+  set_text(a, (size_t)b + 0 * (size_t)c, "no GPU at all"), NOTHING, 0)
+W(CUresult, cuDeviceGetAttribute, (int *a, CUdevice_attribute b, CUdevice c), (a, b, c), 999, attribute(a, b) + 0 * c,
+  NOTHING, 0)
 W(CUresult, cuDevicePrimaryCtxRetain, (CUcontext *a, CUdevice b), (a, b), 2, give_primary(a) + 0 * b, CONTEXT, 1)
 W(CUresult, cuDevicePrimaryCtxRelease_v2, (CUdevice a), (a), 0, 0 * a, CONTEXT, -1)
 W(CUresult, cuCtxPushCurrent_v2, (CUcontext a), (a), 0, a == NULL, CURRENT, 1)
@@ -178,25 +204,34 @@ W(CUresult, cuMemAlloc_v2, (CUdeviceptr *a, size_t b), (a, b), 2, give(a, b), DE
 W(CUresult, cuMemFree_v2, (CUdeviceptr a), (a), 0, take((void *)(uintptr_t)a), DEVICE_MEMORY, -1)
 W(CUresult, cuMemHostAlloc, (void **a, size_t b, unsigned int c), (a, b, c), 2, give(a, b) + 0 * (int)c, HOST_MEMORY, 1)
 W(CUresult, cuMemFreeHost, (void *a), (a), 0, take(a), HOST_MEMORY, -1)
-W(CUresult, cuMemcpyHtoDAsync_v2, (CUdeviceptr a, const void *b, size_t c, CUstream d), (a, b, c, d), 999, move((void *)(uintptr_t)a, b, c), NOTHING, 0)
-W(CUresult, cuMemcpyDtoHAsync_v2, (void *a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999, move(a, (void *)(uintptr_t)b, c), NOTHING, 0)
-W(CUresult, cuMemcpyDtoDAsync_v2, (CUdeviceptr a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999, move((void *)(uintptr_t)a, (void *)(uintptr_t)b, c), NOTHING, 0)
-W(CUresult, cuMemsetD8Async, (CUdeviceptr a, unsigned char b, size_t c, CUstream d), (a, b, c, d), 999, 0 * b, NOTHING, 0)
+W(CUresult, cuMemcpyHtoDAsync_v2, (CUdeviceptr a, const void *b, size_t c, CUstream d), (a, b, c, d), 999,
+  move((void *)(uintptr_t)a, b, c), NOTHING, 0)
+W(CUresult, cuMemcpyDtoHAsync_v2, (void *a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999,
+  move(a, (void *)(uintptr_t)b, c), NOTHING, 0)
+W(CUresult, cuMemcpyDtoDAsync_v2, (CUdeviceptr a, CUdeviceptr b, size_t c, CUstream d), (a, b, c, d), 999,
+  move((void *)(uintptr_t)a, (void *)(uintptr_t)b, c), NOTHING, 0)
+W(CUresult, cuMemsetD8Async, (CUdeviceptr a, unsigned char b, size_t c, CUstream d), (a, b, c, d), 999, 0 * b, NOTHING,
+  0)
 W(CUresult, cuModuleLoadData, (CUmodule *a, const void *b), (a, b), 2, check_module(a, b), MODULE, 1)
 W(CUresult, cuModuleUnload, (CUmodule a), (a), 0, take(a), MODULE, -1)
-W(CUresult, cuModuleGetFunction, (CUfunction *a, CUmodule b, const char *c), (a, b, c), 500, find_function(a, b, c), NOTHING, 0)
+W(CUresult, cuModuleGetFunction, (CUfunction * a, CUmodule b, const char *c), (a, b, c), 500, find_function(a, b, c),
+  NOTHING, 0)
 W(CUresult, cuFuncSetAttribute, (CUfunction a, CUfunction_attribute b, int c), (a, b, c), 999, 0 * b, NOTHING, 0)
 W(CUresult, cuTensorMapEncodeTiled,
-  (CUtensorMap *a, CUtensorMapDataType b, cuuint32_t c, void *d, const cuuint64_t *e, const cuuint64_t *f, const cuuint32_t *g, const cuuint32_t *h, CUtensorMapInterleave i, CUtensorMapSwizzle j, CUtensorMapL2promotion k,
+  (CUtensorMap * a, CUtensorMapDataType b, cuuint32_t c, void *d, const cuuint64_t *e, const cuuint64_t *f,
+   const cuuint32_t *g, const cuuint32_t *h, CUtensorMapInterleave i, CUtensorMapSwizzle j, CUtensorMapL2promotion k,
    CUtensorMapFloatOOBfill l),
   (a, b, c, d, e, f, g, h, i, j, k, l), 1, encode(a, d, c, e, f, g, h) + 0 * (b + i + j + k + l), NOTHING, 0)
-W(CUresult, cuOccupancyMaxActiveClusters, (int *a, CUfunction b, const CUlaunchConfig *c), (a, b, c), 719, (*a = 30, b == NULL || c->numAttrs != 1), NOTHING, 0)
-W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719, launch(a, b, c), NOTHING, 0)
+W(CUresult, cuOccupancyMaxActiveClusters, (int *a, CUfunction b, const CUlaunchConfig *c), (a, b, c), 719,
+  (*a = 30, b == NULL || c->numAttrs != 1), NOTHING, 0)
+W(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *a, CUfunction b, void **c, void **d), (a, b, c, d), 719,
+  launch(a, b, c), NOTHING, 0)
 W(CUresult, cuStreamCreate, (CUstream *a, unsigned int b), (a, b), 2, give(a, 1 + 0 * b), STREAM, 1)
 W(CUresult, cuStreamDestroy_v2, (CUstream a), (a), 0, take(a), STREAM, -1)
 W(CUresult, cuStreamSynchronize, (CUstream a), (a), 719, 0, NOTHING, 0)
 W(CUresult, cuStreamQuery, (CUstream a), (a), 719, 0, NOTHING, 0)
-W(CUresult, cuStreamBeginCapture_v2, (CUstream a, CUstreamCaptureMode b), (a, b), 999, begin_capture() + 0 * b, NOTHING, 0)
+W(CUresult, cuStreamBeginCapture_v2, (CUstream a, CUstreamCaptureMode b), (a, b), 999, begin_capture() + 0 * b, NOTHING,
+  0)
 static CUresult wrap_cuStreamEndCapture(CUstream a, CUgraph *b) { /* refused, it still ends */
     int refused = refuses(CALL_cuStreamEndCapture);
     CUresult result = driver.is_real ? real.cuStreamEndCapture(a, b) : end_capture(b);
@@ -205,7 +240,8 @@ static CUresult wrap_cuStreamEndCapture(CUstream a, CUgraph *b) { /* refused, it
     else if (!result) take(*b);
     return *b = NULL, 2;
 }
-W(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec *a, CUgraph b, unsigned long long c), (a, b, c), 2, instantiate(a, b), GRAPH_EXEC, 1)
+W(CUresult, cuGraphInstantiateWithFlags, (CUgraphExec * a, CUgraph b, unsigned long long c), (a, b, c), 2,
+  instantiate(a, b), GRAPH_EXEC, 1)
 W(CUresult, cuGraphLaunch, (CUgraphExec a, CUstream b), (a, b), 719, launch_graph(a), NOTHING, 0)
 W(CUresult, cuGraphExecDestroy, (CUgraphExec a), (a), 0, take(a), GRAPH_EXEC, -1)
 W(CUresult, cuGraphDestroy, (CUgraph a), (a), 0, take(a), GRAPH, -1)
@@ -213,19 +249,24 @@ W(CUresult, cuEventCreate, (CUevent *a, unsigned int b), (a, b), 2, give(a, 1 + 
 W(CUresult, cuEventRecord, (CUevent a, CUstream b), (a, b), 719, a == NULL, NOTHING, 0)
 W(CUresult, cuEventSynchronize, (CUevent a), (a), 719, a == NULL, NOTHING, 0)
 W(CUresult, cuEventDestroy_v2, (CUevent a), (a), 0, take(a), EVENT, -1)
-W(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *a, const char *b, const char *c, int d, const char *const *e, const char *const *f), (a, b, c, d, e, f), 1, give(a, strlen(b)), PROGRAM, 1)
+W(nvrtcResult, nvrtcCreateProgram,
+  (nvrtcProgram * a, const char *b, const char *c, int d, const char *const *e, const char *const *f),
+  (a, b, c, d, e, f), 1, give(a, strlen(b)), PROGRAM, 1)
 W(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram a, int b, const char *const *c), (a, b, c), 6, compile(), NOTHING, 0)
 W(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram a, size_t *b), (a, b), 1, set_size(b, 64), NOTHING, 0)
 W(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram a, char *b), (a, b), 1, set_text(b, 64, "machine code"), NOTHING, 0)
 W(nvrtcResult, nvrtcGetProgramLogSize, (nvrtcProgram a, size_t *b), (a, b), 0, set_size(b, 40), NOTHING, 0)
-W(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram a, char *b), (a, b), 0, set_text(b, 40, "line 3: this is not C\n\n1 error\n"), NOTHING, 0)
+W(nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram a, char *b), (a, b), 0,
+  set_text(b, 40, "line 3: this is not C\n\n1 error\n"), NOTHING, 0)
 W(nvrtcResult, nvrtcDestroyProgram, (nvrtcProgram *a), (a), 0, take(*a), PROGRAM, -1)
 W(cublasStatus_t, cublasCreate_v2, (cublasHandle_t *a), (a), 3, give(a, 1), CUBLAS, 1)
 W(cublasStatus_t, cublasDestroy_v2, (cublasHandle_t a), (a), 0, take(a), CUBLAS, -1)
 W(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t a, CUstream b), (a, b), 1, a == NULL, NOTHING, 0)
 W(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t a, void *b, size_t c), (a, b, c), 1, a == NULL, NOTHING, 0)
-W(cublasStatus_t, cublasGemmEx, (cublasHandle_t a, cublasOperation_t b, cublasOperation_t c, int d, int e, int f, const void *g, const void *h, cudaDataType i, int j, const void *k,
-                                 cudaDataType l, int m, const void *n, void *o, cudaDataType p, int q, cublasComputeType_t r, cublasGemmAlgo_t s),
+W(cublasStatus_t, cublasGemmEx,
+  (cublasHandle_t a, cublasOperation_t b, cublasOperation_t c, int d, int e, int f, const void *g, const void *h,
+   cudaDataType i, int j, const void *k, cudaDataType l, int m, const void *n, void *o, cudaDataType p, int q,
+   cublasComputeType_t r, cublasGemmAlgo_t s),
   (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s), 13, a == NULL, NOTHING, 0)
 #undef W
 
@@ -297,8 +338,11 @@ static int check_load(tsk_dtype dtype, tsk_status status, const char *words, int
     tsk_error error;
     int before = driver.n_compiled;
     tsk_status got = load(TSK_DEVICE_CUDA, dtype, NULL, &model, &error);
-    test_check(got == status && (model != NULL) == (status == TSK_OK), __FILE__, line, "loading ends as '%s' (%s)", tsk_status_string(got), error.message);
-    if (status != TSK_OK) test_check(error.status == status && strstr(error.message, words) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, words);
+    test_check(got == status && (model != NULL) == (status == TSK_OK), __FILE__, line, "loading ends as '%s' (%s)",
+               tsk_status_string(got), error.message);
+    if (status != TSK_OK)
+        test_check(error.status == status && strstr(error.message, words) != NULL, __FILE__, line,
+                   "\"%s\" lacks \"%s\"", error.message, words);
     if (driver.broken_source) CHECK_CONTAINS(remarks, "(once)\nline 3: this is not C\n1 error\n"); /* line by line */
     tsk_model_free(model);
     check_nothing_left("after loading");
@@ -360,7 +404,9 @@ static void test_cache(void) {
     new_driver();
     cache_dir = tsk_test_path("cache/below");
     driver.broken_source = 1;
-    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_COMPILE, "NVRTC cannot compile kernels.cu with --gpu-architecture=sm_90"), 1);
+    CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_ERROR_COMPILE,
+                         "NVRTC cannot compile kernels.cu with --gpu-architecture=sm_90"),
+              1);
     driver.broken_source = 0;
     CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 1); /* what failed was not kept */
     CHECK_INT(CHECK_LOAD(TSK_DTYPE_F32, TSK_OK, ""), 0);
@@ -426,7 +472,8 @@ static tsk_status use_session(tsk_model *model, tsk_error *error) {
     CHECK((status == TSK_OK) == (session != NULL));
     if (status != TSK_OK) return status;
     status = tsk_generate(session, prompt, 6, NULL, &result, error);
-    if (status == TSK_OK) status = tsk_generate(session, prompt, 70, NULL, &result, error); /* by the ways for more rows, */
+    if (status == TSK_OK)
+        status = tsk_generate(session, prompt, 70, NULL, &result, error); /* by the ways for more rows, */
     if (status == TSK_OK) status = tsk_generate(session, prompt, 140, NULL, &result, error); /* and for many */
     if (status == TSK_OK) status = tsk_session_trace(session, &tracing, error);
     if (status == TSK_OK) status = tsk_generate(session, prompt, 6, NULL, &result, error);
@@ -465,7 +512,8 @@ static tsk_status use_batch(tsk_model *model, tsk_error *error) {
     options.on_done = note_end, options.user = &e;
     status = tsk_batch_create(model, &options, &batch, error);
     for (i = 0; status == TSK_OK && i < 3; i++) {
-        o.skip.layer_k = i == 2 ? 2 : 0, o.skip.refresh = i == 2; /* the last one needs a larger pass, made while the others are in flight */
+        o.skip.layer_k = i == 2 ? 2 : 0, o.skip.refresh = i == 2; /* the last one needs a larger pass, made while the
+                                                                     others are in flight */
         status = tsk_batch_submit(batch, prompt, 6 + 11 * i, NULL, &o, NULL, NULL, error);
         submitted += status == TSK_OK;
     }
@@ -489,7 +537,8 @@ static tsk_status use_library(tsk_dtype dtype, const tsk_host *host, tsk_error *
     return status;
 }
 
-/* What a refusal is reported as. Calls that only tidy up are of no consequence (their number is not that of the errors). */
+/* What a refusal is reported as. Calls that only tidy up are of no consequence (their number is not that of the
+   errors). */
 static void check_refusal(tsk_dtype dtype, int call, int after) {
     char when[200];
     tsk_error error;
@@ -503,9 +552,11 @@ static void check_refusal(tsk_dtype dtype, int call, int after) {
     driver.refuse = CALL_none;
     check_nothing_left(when);
     if (driver.refused && !(status == TSK_OK && call == CALL_cuStreamSynchronize)) {
-        test_check(status != TSK_OK && error.status == status && (!is_memory || status == TSK_ERROR_MEMORY), __FILE__, __LINE__, "%s: '%s'", when, tsk_status_string(status));
-        test_check(strstr(error.message, "CUDA") || strstr(error.message, "cuBLAS") || strstr(error.message, "NVRTC") || (is_memory && strstr(error.message, "memory")), __FILE__, __LINE__,
-                   "%s: \"%s\"", when, error.message);
+        test_check(status != TSK_OK && error.status == status && (!is_memory || status == TSK_ERROR_MEMORY), __FILE__,
+                   __LINE__, "%s: '%s'", when, tsk_status_string(status));
+        test_check(strstr(error.message, "CUDA") || strstr(error.message, "cuBLAS") || strstr(error.message, "NVRTC") ||
+                       (is_memory && strstr(error.message, "memory")),
+                   __FILE__, __LINE__, "%s: \"%s\"", when, error.message);
     }
 }
 
@@ -528,12 +579,17 @@ static void test_refusals(tsk_dtype dtype, int is_real, int fits) {
     if (!is_real) CHECK((counts[CALL_cuOccupancyMaxActiveClusters] > 0) == (fits && dtype == TSK_DTYPE_BF16));
     check_nothing_left("after everything went well");
     for (call = 0; call < N_CALLS; call++) {
-        int every = !is_real && (call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate);
-        if (is_real && (call == CALL_cuStreamQuery || call == CALL_cuModuleGetFunction || call == CALL_cuFuncSetAttribute)) continue; /* enough without */
-        for (after = 0; after < counts[call]; after = every || after < 2 ? after + 1 : (is_real ? 3 : 2) * after, n++) check_refusal(dtype, call, after);
+        int every =
+            !is_real && (call == CALL_cuMemAlloc_v2 || call == CALL_cuMemHostAlloc || call == CALL_cuStreamCreate);
+        if (is_real &&
+            (call == CALL_cuStreamQuery || call == CALL_cuModuleGetFunction || call == CALL_cuFuncSetAttribute))
+            continue; /* enough without */
+        for (after = 0; after < counts[call]; after = every || after < 2 ? after + 1 : (is_real ? 3 : 2) * after, n++)
+            check_refusal(dtype, call, after);
     }
     CHECK_INT(use_library(dtype, NULL, &error), TSK_OK);
-    printf("%s: %d refusals by %s\n", dtype == TSK_DTYPE_F32 ? "f32" : "bf16", n, is_real ? "the GPU's driver" : "the test's driver");
+    printf("%s: %d refusals by %s\n", dtype == TSK_DTYPE_F32 ? "f32" : "bf16", n,
+           is_real ? "the GPU's driver" : "the test's driver");
     CHECK(n > (is_real ? 40 : 100));
 }
 
@@ -571,9 +627,11 @@ static void test_host_memory(tsk_dtype dtype) {
         memset(&host, 0, sizeof host);
         host.allocator = &allocator;
         status = use_library(dtype, &host, &error);
-        test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed", counting.alive, n);
+        test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed",
+                   counting.alive, n);
         check_nothing_left("after a host allocation failed");
-        test_check(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK), __FILE__, __LINE__, "allocation %ld failed: '%s'", n, tsk_status_string(status));
+        test_check(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK), __FILE__, __LINE__,
+                   "allocation %ld failed: '%s'", n, tsk_status_string(status));
         if (!counting.failed) break;
     }
     CHECK(n > 50);
@@ -642,7 +700,8 @@ static void test_batch_cache(void) {
     check_nothing_left("after batches");
 }
 
-/* The workspace that is estimated for LLaDA-8B and a smaller model is, within a twentieth, what a stream's memory comes to. */
+/* The workspace that is estimated for LLaDA-8B and a smaller model is, within a twentieth, what a stream's memory comes
+   to. */
 static void test_estimate(void) {
     static const int32_t rows[] = {32, 64, 160, 1280, 4096};
     int i, big, is_f32;
@@ -656,31 +715,43 @@ static void test_estimate(void) {
                 tsk__cuda_backend b;
                 tsk__cuda_stream s;
                 uint64_t size, head, whole;
-                c.d_model = big ? 4096 : 1024, c.n_layers = 32, c.n_heads = c.n_kv_heads = big ? 32 : 16, c.head_dim = big ? 128 : 64;
-                c.mlp_hidden_size = big ? 12288 : 4096, c.vocab_size = c.embedding_size = 126464, c.max_sequence_length = 4096;
-                c.mask_token_id = 126336, c.eos_token_id = 126081, c.pad_token_id = -1, c.rope_theta = 500000, c.rms_norm_eps = 1e-5f;
+                c.d_model = big ? 4096 : 1024, c.n_layers = 32, c.n_heads = c.n_kv_heads = big ? 32 : 16,
+                c.head_dim = big ? 128 : 64;
+                c.mlp_hidden_size = big ? 12288 : 4096, c.vocab_size = c.embedding_size = 126464,
+                c.max_sequence_length = 4096;
+                c.mask_token_id = 126336, c.eos_token_id = 126081, c.pad_token_id = -1, c.rope_theta = 500000,
+                c.rms_norm_eps = 1e-5f;
                 memset(&b, 0, sizeof b), memset(&s, 0, sizeof s);
-                b.base.config = &c, b.is_f32 = is_f32, b.base.element_size = is_f32 ? 4 : 2, b.arch = 90, b.shared_limit = 232448, b.n_multiprocessors = 132;
+                b.base.config = &c, b.is_f32 = is_f32, b.base.element_size = is_f32 ? 4 : 2, b.arch = 90,
+                b.shared_limit = 232448, b.n_multiprocessors = 132;
                 tsk__cuda_choose(&b);
                 s.backend = &b, s.base.max_rows = rows[i], s.n_states = 7;
                 size = tsk__cuda_stream_layout(&s, 0);
-                head = (uint64_t)tsk__cuda_head_rows(rows[i]) * TSK__CUDA_HEAD_SLICE, whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)c.embedding_size;
+                head = (uint64_t)tsk__cuda_head_rows(rows[i]) * TSK__CUDA_HEAD_SLICE,
+                whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)c.embedding_size;
                 size += (head > whole ? head : whole) * sizeof(float);
-                query.config = &c, query.device = TSK_DEVICE_CUDA, query.dtype = is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16, query.canvas = rows[i], query.generate = &o;
+                query.config = &c, query.device = TSK_DEVICE_CUDA,
+                query.dtype = is_f32 ? TSK_DTYPE_F32 : TSK_DTYPE_BF16, query.canvas = rows[i], query.generate = &o;
                 o.gen_length = o.block_length = 32, o.skip.layer_k = 8;
                 if (!CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK)) return;
-                memory.workspace -= (2 * 7 + 1) * 32 * (uint64_t)c.d_model * b.base.element_size; /* the request's own */
-                test_check(memory.workspace < size + size / 20 && size < memory.workspace + memory.workspace / 20, __FILE__, __LINE__, "%s, %s, %d rows: estimated %llu, not %llu",
-                           big ? "big" : "small", is_f32 ? "f32" : "bf16", (int)rows[i], (unsigned long long)memory.workspace, (unsigned long long)size);
+                memory.workspace -=
+                    (2 * 7 + 1) * 32 * (uint64_t)c.d_model * b.base.element_size; /* the request's own */
+                test_check(memory.workspace < size + size / 20 && size < memory.workspace + memory.workspace / 20,
+                           __FILE__, __LINE__, "%s, %s, %d rows: estimated %llu, not %llu", big ? "big" : "small",
+                           is_f32 ? "f32" : "bf16", (int)rows[i], (unsigned long long)memory.workspace,
+                           (unsigned long long)size);
             }
 }
 
 /* What the driver says of its devices, whichever call it refuses; no context stays behind. */
 static void test_devices(void) {
-    static const struct { int call; const char *unusable; int n; } cases[] = {
-        {CALL_none, "", 3}, {CALL_cuInit, "a test's refusal", 2}, {CALL_cuDeviceGetCount, "a test's refusal", 2},
-        {CALL_cuDevicePrimaryCtxRetain, "CUDA says of device 0: out of memory", 3}, {CALL_cuMemGetInfo_v2, "a test's refusal", 3},
-        {CALL_cuDeviceGetAttribute, "CUDA says of device 0", 3}};
+    static const struct { int call; const char *unusable; int n;
+    } cases[] = {{CALL_none, "", 3},
+                 {CALL_cuInit, "a test's refusal", 2},
+                 {CALL_cuDeviceGetCount, "a test's refusal", 2},
+                 {CALL_cuDevicePrimaryCtxRetain, "CUDA says of device 0: out of memory", 3},
+                 {CALL_cuMemGetInfo_v2, "a test's refusal", 3},
+                 {CALL_cuDeviceGetAttribute, "CUDA says of device 0", 3}};
     tsk_device_info devices[4];
     size_t i;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -693,7 +764,8 @@ static void test_devices(void) {
         else CHECK_CONTAINS(devices[1].unusable, cases[i].unusable);
         if (cases[i].n == 3) CHECK_STRING(devices[1].name, "no GPU at all");
         CHECK(devices[1].memory_total == (cases[i].unusable[0] ? 0 : (uint64_t)1 << 34));
-        if (cases[i].n == 3) CHECK(devices[2].index == 1 && !devices[2].unusable[0] && devices[2].memory_free == driver.available);
+        if (cases[i].n == 3)
+            CHECK(devices[2].index == 1 && !devices[2].unusable[0] && devices[2].memory_free == driver.available);
         driver.refuse = CALL_none;
         check_nothing_left("after a list of devices");
     }
@@ -706,7 +778,8 @@ static void test_devices(void) {
 }
 
 int main(void) {
-    static const shape fused = {"fused", 256, 3, 4, 2, 256, 64, 0, 0, 0, 1}, general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
+    static const shape fused = {"fused", 256, 3, 4, 2, 256, 64, 0, 0, 0, 1},
+                       general = {"general", 40, 3, 2, 1, 20, 64, 1, 1, 0, 1};
     char dirs[2][600], why[200] = "";
     int i;
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -1,7 +1,7 @@
-/* >>cuda: whole generations. In f32 the tokens are the CPU's wherever no decision hangs on rounding; the invariants hold to
-   the last bit in f32 and bf16; and in f32 a request of a batch gets the tokens that it gets alone. Without a GPU the
-   margins of the CPU's decisions are still measured, so that it is known how many generations would be compared, and that
-   measuring them changes nothing. */
+/* >>cuda: whole generations. In f32 the tokens are the CPU's wherever no decision hangs on rounding; the invariants
+   hold to the last bit in f32 and bf16; and in f32 a request of a batch gets the tokens that it gets alone. Without a
+   GPU the margins of the CPU's decisions are still measured, so that it is known how many generations would be
+   compared, and that measuring them changes nothing. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
 #ifndef TEST_HEADER
@@ -13,8 +13,10 @@
 #include "requests.h"
 
 /* Heads that are sure of something, so that confidences are spread and thresholds between them mean something. */
-static const shape shapes[] = {{"mha 64", 256, 5, 4, 4, 320, 96, 0, 0, 0, 3}, {"gqa 128", 512, 4, 4, 2, 264, 120, 1, 0, 0, 4}, {"odd", 78, 6, 3, 1, 115, 101, 1, 1, 0, 3},
-                              {"hd 16", 64, 6, 4, 2, 96, 80, 0, 0, 1, 4}};
+static const shape shapes[] = {{"mha 64", 256, 5, 4, 4, 320, 96, 0, 0, 0, 3},
+                               {"gqa 128", 512, 4, 4, 2, 264, 120, 1, 0, 0, 4},
+                               {"odd", 78, 6, 3, 1, 115, 101, 1, 1, 0, 3},
+                               {"hd 16", 64, 6, 4, 2, 96, 80, 0, 0, 1, 4}};
 #ifdef __SANITIZE_ADDRESS__ /* slow, and without a GPU: some, for what a sanitizer sees in this file */
 enum { n_shapes = sizeof shapes / sizeof shapes[0], n_generations = 6, min_kept = 4, is_whole = 0 };
 #else
@@ -80,7 +82,11 @@ static void probe_cosines(tsk__stream *s) {
         below = least - (double)o->skip.outlier, above = sum / probe.n_compared - (double)o->skip.threshold;
         if (o->skip.threshold >= 1) above = -1; /* a mean is at most 1, exactly */
         if (below >= 0 && above > 0) narrow_margin(below < above ? below : above, "stable");
-        else narrow_margin(below < 0 && above <= 0 ? (-below > -above ? -below : -above) : below < 0 ? -below : -above, "active");
+        else
+            narrow_margin(below < 0 && above <= 0 ? (-below > -above ? -below : -above)
+                          : below < 0             ? -below
+                                                  : -above,
+                          "active");
     }
     probe.n_compared = 0;
 }
@@ -91,7 +97,8 @@ static void probe_compare(tsk__stream *s, int32_t state) {
     if (state + 2 == probe.r->options.skip.layer_k) probe_cosines(s);
 }
 
-/* The order of confidences where the last committed and the first uncommitted meet, and the distance from the bounds. */
+/* The order of confidences where the last committed and the first uncommitted meet, and the distance from the
+   bounds. */
 static int probe_step(void *user, const tsk_step *step) {
     run *r = (run *)user;
     const tsk_generate_options *o = &r->options;
@@ -103,7 +110,8 @@ static int probe_step(void *user, const tsk_step *step) {
         for (j = n++; j > 0 && candidates[j - 1] < step->confidences[i]; j--) candidates[j] = candidates[j - 1];
         candidates[j] = step->confidences[i];
     }
-    if (committed < n && (committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD)) narrow_margin((double)candidates[committed - 1] - (double)candidates[committed], "order");
+    if (committed < n && (committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD))
+        narrow_margin((double)candidates[committed - 1] - (double)candidates[committed], "order");
     for (i = 1; i < n && o->transfer != TSK_TRANSFER_SCHEDULE; i++) {
         double bound = o->transfer == TSK_TRANSFER_THRESHOLD ? (double)o->threshold : 1.0 - (double)o->factor / (i + 2);
         if (i <= committed) narrow_margin(fabs((double)candidates[i] - bound), "bound");
@@ -124,7 +132,8 @@ static void generate_probed(tsk_model *model, run *r) {
     prepare(r);
     r->options.on_step = probe_step;
     must(tsk_session_create(model, &r->options, &session, &error), &error);
-    must(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error), &error);
+    must(tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error),
+         &error);
     keep_result(r);
     tsk_session_free(session);
     model->backend->ops = probe.ops;
@@ -132,19 +141,25 @@ static void generate_probed(tsk_model *model, run *r) {
 
 /* ---- the same on both */
 
-typedef struct coverage { int kept, dual, prefix, none, skipped, skipped_masked, exits, refreshes, ages, outliers, last_computed, temperatures, schedules, factors, infills; } coverage;
+typedef struct coverage {
+    int kept, dual, prefix, none, skipped, skipped_masked, exits, refreshes, ages, outliers, last_computed,
+        temperatures, schedules, factors, infills;
+} coverage;
 
 static void cover(coverage *c, const run *r) {
     const tsk_generate_options *o = &r->options;
     int32_t i, infilled = 0;
     for (i = 0; i < r->n_prompt; i++) infilled |= r->prompt[i] == r->mask;
     c->kept++;
-    c->dual += o->cache == TSK_CACHE_DUAL, c->prefix += o->cache == TSK_CACHE_PREFIX, c->none += o->cache == TSK_CACHE_NONE;
+    c->dual += o->cache == TSK_CACHE_DUAL, c->prefix += o->cache == TSK_CACHE_PREFIX,
+        c->none += o->cache == TSK_CACHE_NONE;
     c->skipped += r->n_skipped > 0, c->skipped_masked += r->n_skipped_masked > 0;
     c->exits += r->n_skipped > 0 && o->skip.policy == TSK_SKIP_EXIT, c->ages += r->n_skipped > 0 && o->skip.max_age > 0;
-    c->last_computed += r->n_skipped > 0 && o->skip.reference == TSK_SKIP_LAST_COMPUTED, c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
+    c->last_computed += r->n_skipped > 0 && o->skip.reference == TSK_SKIP_LAST_COMPUTED,
+        c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
     c->refreshes += r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
-    c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE, c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
+    c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE,
+        c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
 }
 
 /* More of the cases in which something is skipped, but not everything. */
@@ -175,12 +190,16 @@ static void test_generations(const char *name, const char *dir, tsk_device devic
         kept++;
         cover(covered, &expected);
         generate(other, &got);
-        test_check(memcmp(expected.canvas, got.canvas, sizeof got.canvas) == 0 && expected.passes == got.passes && expected.n_skipped == got.n_skipped &&
-                       memcmp(expected.commits_of_pass, got.commits_of_pass, sizeof got.commits_of_pass) == 0 && memcmp(expected.active, got.active, sizeof got.active) == 0,
-                   __FILE__, __LINE__, "%s, generation %d is the CPU's, whose smallest margin is %g (%s)", name, i, probe.margin, probe.where);
+        test_check(memcmp(expected.canvas, got.canvas, sizeof got.canvas) == 0 && expected.passes == got.passes &&
+                       expected.n_skipped == got.n_skipped &&
+                       memcmp(expected.commits_of_pass, got.commits_of_pass, sizeof got.commits_of_pass) == 0 &&
+                       memcmp(expected.active, got.active, sizeof got.active) == 0,
+                   __FILE__, __LINE__, "%s, generation %d is the CPU's, whose smallest margin is %g (%s)", name, i,
+                   probe.margin, probe.where);
         check_finished(&got, tsk_model_get_config(cpu));
     }
-    printf("%s: %d generations %s the CPU's, %d left out (margin below %g)\n", name, kept, device == TSK_DEVICE_CUDA ? "compared with" : "would be compared with", left_out, MARGIN);
+    printf("%s: %d generations %s the CPU's, %d left out (margin below %g)\n", name, kept,
+           device == TSK_DEVICE_CUDA ? "compared with" : "would be compared with", left_out, MARGIN);
     CHECK(kept >= min_kept / n_shapes);
     tsk_model_free(cpu), tsk_model_free(other);
 }
@@ -192,12 +211,15 @@ static void test_all_generations(tsk_device device) {
     for (i = 0; i < n_shapes; i++) test_generations(shapes[i].name, random_model_folder(&shapes[i]), device, &c);
     test_generations("mha-f32", "tests/golden/models/mha-f32", device, &c); /* stored in f32, and in f16 */
     test_generations("odd-f16", "tests/golden/models/odd-f16", device, &c);
-    printf("%d kept: dual %d, prefix %d, none %d; skipping %d, of masked tokens %d, by exit %d, in refreshes %d, with an age limit %d, with an outlier limit %d,\n"
+    printf("%d kept: dual %d, prefix %d, none %d; skipping %d, of masked tokens %d, by exit %d, in refreshes %d, with "
+           "an age limit %d, with an outlier limit %d,\n"
            "last-computed %d; temperature %d, schedule %d, factor %d, infilling %d\n",
-           c.kept, c.dual, c.prefix, c.none, c.skipped, c.skipped_masked, c.exits, c.refreshes, c.ages, c.outliers, c.last_computed, c.temperatures, c.schedules, c.factors, c.infills);
+           c.kept, c.dual, c.prefix, c.none, c.skipped, c.skipped_masked, c.exits, c.refreshes, c.ages, c.outliers,
+           c.last_computed, c.temperatures, c.schedules, c.factors, c.infills);
     CHECK(c.kept >= min_kept);
     if (!is_whole) return;
-    CHECK(c.dual && c.prefix && c.none && c.skipped && c.skipped_masked && c.exits && c.refreshes && c.ages && c.outliers && c.last_computed);
+    CHECK(c.dual && c.prefix && c.none && c.skipped && c.skipped_masked && c.exits && c.refreshes && c.ages &&
+          c.outliers && c.last_computed);
     CHECK(c.temperatures && c.schedules && c.factors && c.infills);
 }
 
@@ -249,7 +271,8 @@ static void compare_seen(const char *what, const seen_list *cpu, const seen_list
         seen a = cpu->items[i], b = cuda->items[i];
         off += a.pass == 0 && !(fabs(a.abs_mean - b.abs_mean) <= bound * a.abs_mean);
         a.abs_mean = b.abs_mean = 0;
-        if (memcmp(&a, &b, sizeof a) != 0 && wrong++ == 0) printf("%s: pass %d has %s where the CPU has %s\n", what, (int)b.pass, b.name, a.name);
+        if (memcmp(&a, &b, sizeof a) != 0 && wrong++ == 0)
+            printf("%s: pass %d has %s where the CPU has %s\n", what, (int)b.pass, b.name, a.name);
     }
     CHECK(cpu->n > 100 && cpu->n < 4095);
     CHECK_INT(wrong, 0);
@@ -268,7 +291,8 @@ static void test_traces(const char *name, const char *dir, tsk_device device) {
     o.skip.layer_k = 2, o.skip.outlier = 0.1f, o.skip.masked = 1;
     for (i = 0; i < (device == TSK_DEVICE_CUDA ? 2 : 1); i++) {
         tsk_model *cuda = load_model(dir, device, dtypes[i]);
-        for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody is */
+        for (exact = 0; exact < 2; exact++) {  /* who is skipped may hang on a rounding: names are compared where nobody
+                                                  is */
             o.skip.threshold = exact ? 1.0f : 0.5f;
             generate_seen(cuda, &o, NULL, tokens);
             generate_seen(cuda, &o, &cuda_seen, traced);
@@ -346,6 +370,7 @@ int main(int argc, char **argv) {
     test_numeric(device);
     test_traces("mha-f32", "tests/golden/models/mha-f32", device);
     test_traces("gqa-bf16", "tests/golden/models/gqa-bf16", device);
-    for (i = 0; i < n_shapes; i++) test_on_device(shapes[i].name, tsk_test_path(shapes[i].name), device, i == 0 || i == 3);
+    for (i = 0; i < n_shapes; i++)
+        test_on_device(shapes[i].name, tsk_test_path(shapes[i].name), device, i == 0 || i == 3);
     return test_end("test_cuda_generate");
 }

@@ -1,11 +1,12 @@
-/* The n-th allocation fails, for every n, and then the n-th read: each run ends in a clean error or in the right answer,
-   with nothing left behind. Under -fsanitize=address it also shows that nothing freed is used. */
+/* The n-th allocation fails, for every n, and then the n-th read: each run ends in a clean error or in the right
+   answer, with nothing left behind. Under -fsanitize=address it also shows that nothing freed is used. */
 #include "../tokenskip.h"
 #include "golden.h"
 
 enum { gen_length = 4, max_files = 8 };
 
-static const int32_t prompt[] = {3, 14, 15, 9, 26, 5, 35, 8}, long_prompt[] = {3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 3, 2, 3, 8, 4};
+static const int32_t prompt[] = {3, 14, 15, 9, 26, 5, 35, 8},
+                     long_prompt[] = {3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 3, 2, 3, 8, 4};
 
 /* ---- a folder in memory */
 
@@ -49,7 +50,8 @@ static int archive_fails(archive *a, char *reason, size_t reason_size) {
     return 1;
 }
 
-static tsk_status archive_open(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size) {
+static tsk_status archive_open(void *user, const char *path, void **file, uint64_t *size, char *reason,
+                               size_t reason_size) {
     archive *a = (archive *)user;
     int i;
     for (i = 0; i < a->n_files; i++) {
@@ -64,7 +66,8 @@ static tsk_status archive_open(void *user, const char *path, void **file, uint64
     snprintf(reason, reason_size, "no such file in the archive");
     return TSK_ERROR_IO;
 }
-static tsk_status archive_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size) {
+static tsk_status archive_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                               size_t reason_size) {
     const memory_file *from = (const memory_file *)file;
     if (!CHECK(offset <= from->size && size <= from->size - offset)) return TSK_ERROR_IO;
     if (archive_fails((archive *)user, reason, reason_size)) return TSK_ERROR_IO;
@@ -167,9 +170,11 @@ static int same_tokens(const outcome *a, const outcome *b) {
 
 /* A failed run's error: it says what it is, in a message that says it too. */
 static void check_error(const outcome *o, tsk_status status, const char *words, long n) {
-    test_check(o->status == status && o->error.status == status, __FILE__, __LINE__, "failure %ld ends as '%s' (in the error: '%s')", n,
-               tsk_status_string(o->status), tsk_status_string(o->error.status));
-    test_check(strstr(o->error.message, words) != NULL, __FILE__, __LINE__, "failure %ld: \"%s\" lacks \"%s\"", n, o->error.message, words);
+    test_check(o->status == status && o->error.status == status, __FILE__, __LINE__,
+               "failure %ld ends as '%s' (in the error: '%s')", n, tsk_status_string(o->status),
+               tsk_status_string(o->error.status));
+    test_check(strstr(o->error.message, words) != NULL, __FILE__, __LINE__, "failure %ld: \"%s\" lacks \"%s\"", n,
+               o->error.message, words);
 }
 
 /* ---- every allocation */
@@ -189,11 +194,15 @@ static void fail_allocations(const char *dir, int no_map, const tsk_file_callbac
         tsk_allocator allocator = test_allocator_of(&counting);
         host.allocator = &allocator;
         o = use_library(dir, &host);
-        test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed", counting.alive, n);
+        test_check(counting.alive == 0, __FILE__, __LINE__, "%ld blocks are left after allocation %ld failed",
+                   counting.alive, n);
         if (!counting.failed) break;
         check_error(&o, TSK_ERROR_MEMORY, "memory", n);
-        test_check(o.more[0] == 0 || memcmp(o.more, whole.more, sizeof o.more) == 0, __FILE__, __LINE__, "after allocation %ld failed the tokens are wrong", n);
-        if (files) test_check(folder.is_open == 0, __FILE__, __LINE__, "%d files are left open after allocation %ld failed", folder.is_open, n);
+        test_check(o.more[0] == 0 || memcmp(o.more, whole.more, sizeof o.more) == 0, __FILE__, __LINE__,
+                   "after allocation %ld failed the tokens are wrong", n);
+        if (files)
+            test_check(folder.is_open == 0, __FILE__, __LINE__, "%d files are left open after allocation %ld failed",
+                       folder.is_open, n);
     }
     CHECK(n > 100);
     CHECK_INT(o.status, TSK_OK);
@@ -219,8 +228,8 @@ static void fail_reads(const tsk_file_callbacks *files, int fails_open) {
         folder.calls = folder.failed = 0;
         folder.fail_at = n;
         o = use_library("anywhere", &host);
-        test_check(counting.alive == 0 && folder.is_open == 0, __FILE__, __LINE__, "after read %ld failed, %ld blocks and %d files are left", n, counting.alive,
-                   folder.is_open);
+        test_check(counting.alive == 0 && folder.is_open == 0, __FILE__, __LINE__,
+                   "after read %ld failed, %ld blocks and %d files are left", n, counting.alive, folder.is_open);
         if (!folder.failed) break;
         /* A file whose presence is only asked for counts as absent when it cannot be opened. */
         if (fails_open) check_error(&o, TSK_ERROR_IO, "", n);
@@ -306,7 +315,9 @@ static void fail_random_model(void) {
 /* ---- the demo model's tokenizer: load, a chat to ids, ids to text */
 
 static tsk_status use_tokenizer(const tsk_host *host, tsk_tokens *tokens, tsk_text *text, tsk_error *error) {
-    static const tsk_message messages[] = {{"user", "Who is Newton in physics?"}, {"assistant", "  na\xc3\xafve \xe2\x82\xac 12 "}, {"user", "thank you"}};
+    static const tsk_message messages[] = {{"user", "Who is Newton in physics?"},
+                                           {"assistant", "  na\xc3\xafve \xe2\x82\xac 12 "},
+                                           {"user", "thank you"}};
     tsk_tokenizer *tokenizer = NULL;
     tsk_status status = tsk_tokenizer_load("examples/demo-model", host, &tokenizer, error);
     CHECK((status == TSK_OK) == (tokenizer != NULL));
@@ -392,7 +403,8 @@ static void cancel_loading(const char *dir) {
 
 int main(void) {
     static const char *const one_file[] = {"config.json", "model.safetensors"};
-    static const char *const shards[] = {"config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+    static const char *const shards[] = {"config.json", "model.safetensors.index.json",
+                                         "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
                                          "model-00003-of-00003.safetensors"};
     fail_allocations("tests/golden/models/mha-f32", 0, NULL);
     fail_allocations("tests/golden/models/odd-f16", 1, NULL);

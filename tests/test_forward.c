@@ -1,5 +1,5 @@
-/* The transformer against the reference, record by record (tests/golden/forward_*.json, see reference.py), and the tracer:
-   what it selects, and that looking changes nothing. */
+/* The transformer against the reference, record by record (tests/golden/forward_*.json, see reference.py), and the
+   tracer: what it selects, and that looking changes nothing. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #include "../tokenskip.h"
@@ -41,8 +41,10 @@ static int stats_fit(const tsk_trace_record *r, uint64_t n) {
         low = v < low ? v : low;
         high = v > high ? v : high;
     }
-    for (i = 0; i < n; i++) squares += ((double)r->output[i] - sum / (double)n) * ((double)r->output[i] - sum / (double)n);
-    return close_to(r->stats.mean, sum / (double)n) && close_to(r->stats.abs_mean, magnitude / (double)n) && r->stats.min == low && r->stats.max == high &&
+    for (i = 0; i < n; i++)
+        squares += ((double)r->output[i] - sum / (double)n) * ((double)r->output[i] - sum / (double)n);
+    return close_to(r->stats.mean, sum / (double)n) && close_to(r->stats.abs_mean, magnitude / (double)n) &&
+           r->stats.min == low && r->stats.max == high &&
            close_to(r->stats.std, n > 1 ? sqrt(squares / (double)(n - 1)) : 0);
 }
 
@@ -50,8 +52,10 @@ static int stats_fit(const tsk_trace_record *r, uint64_t n) {
 static void check_chain(keeper *k, const tsk_trace_record *r) {
     size_t size = (size_t)r->output_shape[0] * (size_t)r->output_shape[1] * sizeof(float);
     int is_embedding = strcmp(r->name, "embedding") == 0, is_norm = strstr(r->name, "_attn_norm") != NULL;
-    int is_block = r->layer >= 0 && strncmp(r->name, "block_", 6) == 0 && strspn(r->name + 6, "0123456789") == strlen(r->name + 6);
-    if ((is_block || is_norm) && k->previous && k->previous_layer == r->layer - 1) k->values_wrong += memcmp(r->input, k->previous, size) != 0;
+    int is_block =
+        r->layer >= 0 && strncmp(r->name, "block_", 6) == 0 && strspn(r->name + 6, "0123456789") == strlen(r->name + 6);
+    if ((is_block || is_norm) && k->previous && k->previous_layer == r->layer - 1)
+        k->values_wrong += memcmp(r->input, k->previous, size) != 0;
     if (!is_embedding && !is_block) return;
     free(k->previous);
     k->previous_layer = r->layer;
@@ -122,7 +126,9 @@ static void api_name(const char *golden, char name[48], char part[4]) {
 static const kept *find(const char *name, const char *part, int32_t pass) {
     int i;
     for (i = 0; i < trace.n; i++)
-        if (trace.records[i].pass == pass && strcmp(trace.records[i].name, name) == 0 && strcmp(trace.records[i].part, part) == 0) return &trace.records[i];
+        if (trace.records[i].pass == pass && strcmp(trace.records[i].name, name) == 0 &&
+            strcmp(trace.records[i].part, part) == 0)
+            return &trace.records[i];
     return NULL;
 }
 
@@ -149,7 +155,8 @@ static void check_record(const tsk_json_value *golden, int32_t pass, const int32
     api_name(full_name, name, part);
     r = find(name, part, pass);
     if (!test_check(r != NULL, __FILE__, __LINE__, "pass %d has no record '%s' '%s'", (int)pass, name, part)) return;
-#define RECORD_CHECK(condition) test_check((condition) ? 1 : 0, __FILE__, __LINE__, "pass %d, %s: %s", (int)pass, full_name, #condition)
+#define RECORD_CHECK(condition) \
+    test_check((condition) ? 1 : 0, __FILE__, __LINE__, "pass %d, %s: %s", (int)pass, full_name, #condition)
     RECORD_CHECK(r->layer == golden_int(golden, "layer", -1));
     RECORD_CHECK(close_to(r->stats.mean, golden_number(golden, "mean", 1e9)));
     RECORD_CHECK(close_to(r->stats.std, golden_number(golden, "std", 1e9)));
@@ -165,8 +172,10 @@ static void check_record(const tsk_json_value *golden, int32_t pass, const int32
     }
     RECORD_CHECK(shape_is(tsk_json_get(golden, "out"), r->out[0], r->n_dims == 3 ? r->out[1] * r->out[2] : r->out[1]));
     RECORD_CHECK((r->n_dims == 3) == (part[0] != 0));
-    RECORD_CHECK(strcmp(name, "embedding") == 0 ? r->in[0] == 0 : shape_is(tsk_json_get(golden, "in"), r->in[0], r->in[1]));
-    RECORD_CHECK(r->n_rows == n_positions && memcmp(r->positions, positions, (size_t)n_positions * sizeof *positions) == 0);
+    RECORD_CHECK(strcmp(name, "embedding") == 0 ? r->in[0] == 0
+                                                : shape_is(tsk_json_get(golden, "in"), r->in[0], r->in[1]));
+    RECORD_CHECK(r->n_rows == n_positions &&
+                 memcmp(r->positions, positions, (size_t)n_positions * sizeof *positions) == 0);
 #undef RECORD_CHECK
 }
 
@@ -174,7 +183,8 @@ static void check_records(const tsk_json_value *golden, int32_t pass) {
     const tsk_json_value *record;
     int32_t positions[max_positions], n = golden_ids(tsk_json_get(golden, "positions"), positions, max_positions);
     int n_golden = 0, n_found = 0, i;
-    for (record = tsk_json_first(tsk_json_get(golden, "records")); record; record = tsk_json_next(record), n_golden++) check_record(record, pass, positions, n);
+    for (record = tsk_json_first(tsk_json_get(golden, "records")); record; record = tsk_json_next(record), n_golden++)
+        check_record(record, pass, positions, n);
     for (i = 0; i < trace.n; i++) n_found += trace.records[i].pass == pass;
     CHECK_INT(n_found, n_golden);
     CHECK_INT(trace.stats_wrong, 0);
@@ -191,13 +201,14 @@ static void check_logits(const tsk_json_value *golden, const float *logits, int3
             tsk_json_double(v, &number);
             wrong += j >= width || !close_to((double)logits[i * width + j], number);
         }
-    test_check(i > 0 && wrong == 0, __FILE__, __LINE__, "%s: %d of %d x %d logits are wrong", what, (int)wrong, (int)i, (int)width);
+    test_check(i > 0 && wrong == 0, __FILE__, __LINE__, "%s: %d of %d x %d logits are wrong", what, (int)wrong, (int)i,
+               (int)width);
 }
 
 /* ---- the golden passes */
 
-/* A pass that goes on with what a session's first pass left: the rows that the reference runs are no block of the API's,
-   so they are put together by hand, as the session would. */
+/* A pass that goes on with what a session's first pass left: the rows that the reference runs are no block of the
+   API's, so they are put together by hand, as the session would. */
 typedef struct by_hand {
     tsk_session *session;
     tsk__kv kv;
@@ -263,12 +274,15 @@ static int is_among(const int32_t *ids, int32_t n, int32_t id) {
 static void hand_skip_pass(by_hand *h, const tsk_json_value *golden, const int32_t *old_ids) {
     const tsk_json_value *options = tsk_json_get(golden, "options");
     tsk__pass *p = &h->session->pass;
-    int32_t active[max_positions], n_active = golden_ids(tsk_json_get(golden, "active"), active, max_positions), flags[max_positions], i;
+    int32_t active[max_positions], n_active = golden_ids(tsk_json_get(golden, "active"), active, max_positions),
+                                   flags[max_positions], i;
     int32_t vocabulary = p->backend->config->embedding_size, positions[max_positions], ids[max_positions];
     golden_ids(tsk_json_get(golden, "ids"), ids, max_positions);
     golden_ids(tsk_json_get(golden, "positions"), positions, max_positions);
-    for (i = 0; i < h->n; i++) flags[i] = TSK__ROW_OUTPUT | (ids[positions[i]] == old_ids[positions[i]] ? TSK__ROW_MAY_SKIP : 0);
-    h->kv.skip_threshold = (float)golden_number(options, "skip_threshold", 0), h->kv.skip_outlier = (float)golden_number(options, "skip_outlier", 0);
+    for (i = 0; i < h->n; i++)
+        flags[i] = TSK__ROW_OUTPUT | (ids[positions[i]] == old_ids[positions[i]] ? TSK__ROW_MAY_SKIP : 0);
+    h->kv.skip_threshold = (float)golden_number(options, "skip_threshold", 0),
+    h->kv.skip_outlier = (float)golden_number(options, "skip_outlier", 0);
     hand_begin(h, golden, 2, flags);
     check_cosines(h, golden);
     for (i = 0; i < h->n; i++) {
@@ -291,7 +305,8 @@ static int stop_at_once(void *user, const tsk_step *step) {
     return 1;
 }
 
-/* The full pass is a session's first one: its masks are in the prompt, but for the last position, which is generated. */
+/* The full pass is a session's first one: its masks are in the prompt, but for the last position, which is
+   generated. */
 static tsk_session *full_pass(tsk_model *model, const tsk_json_value *golden, int32_t k) {
     tsk_generate_options options = tsk_generate_options_default();
     tsk_trace_options tracing = keep_all();
@@ -312,7 +327,8 @@ static tsk_session *full_pass(tsk_model *model, const tsk_json_value *golden, in
 
 static void check_session_logits(tsk_model *model, const tsk_json_value *golden) {
     static float all[max_positions * max_width], some[max_positions * max_width];
-    int32_t ids[max_positions], n = golden_ids(tsk_json_get(golden, "ids"), ids, max_positions), width = tsk_model_get_config(model)->embedding_size;
+    int32_t ids[max_positions], n = golden_ids(tsk_json_get(golden, "ids"), ids, max_positions),
+                                width = tsk_model_get_config(model)->embedding_size;
     tsk_session *session = NULL;
     tsk_error error;
     memset(&error, 0, sizeof error);
@@ -440,11 +456,15 @@ static void check_selection(tsk_model *model) {
 }
 
 static void check_matching(void) {
-    CHECK(tsk__trace_match("", "") && tsk__trace_match("*", "") && tsk__trace_match("**", "ab") && tsk__trace_match("a*b*c", "axxbyyc"));
-    CHECK(tsk__trace_match("*ab", "aab") && tsk__trace_match("a?c", "abc") && tsk__trace_match("*_q_*", "block_1_q_proj"));
-    CHECK(!tsk__trace_match("?", "") && !tsk__trace_match("a", "ab") && !tsk__trace_match("ab", "a") && !tsk__trace_match("*b", "abc"));
+    CHECK(tsk__trace_match("", "") && tsk__trace_match("*", "") && tsk__trace_match("**", "ab") &&
+          tsk__trace_match("a*b*c", "axxbyyc"));
+    CHECK(tsk__trace_match("*ab", "aab") && tsk__trace_match("a?c", "abc") &&
+          tsk__trace_match("*_q_*", "block_1_q_proj"));
+    CHECK(!tsk__trace_match("?", "") && !tsk__trace_match("a", "ab") && !tsk__trace_match("ab", "a") &&
+          !tsk__trace_match("*b", "abc"));
     CHECK(!tsk__trace_match("a*b*c", "axxbyy") && !tsk__trace_match("A", "a"));
-    CHECK(!tsk__trace_match("*a*a*a*a*a*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")); /* and soon */
+    CHECK(!tsk__trace_match("*a*a*a*a*a*a*a*a*a*b",
+                            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")); /* and soon */
 }
 
 /* ---- tracing and TokenSkip */
@@ -483,12 +503,14 @@ static void check_skipped_rows(tsk_model *model) {
     CHECK_INT(tsk_generate(session, prompt, n_prompt, NULL, &result, NULL), TSK_OK);
     memcpy(tokens, result.tokens, sizeof tokens);
     for (step = 1; step < with.n; step++) {
-        const kept *below = find("block_1", "", step), *above = find("block_3", "", step), *logits = find("logits", "", step);
+        const kept *below = find("block_1", "", step), *above = find("block_3", "", step),
+                   *logits = find("logits", "", step);
         CHECK(below && below->n_rows == 8 && logits && logits->n_rows == 8);
         CHECK_INT(above ? above->n_rows : 0, with.n_active[step]);
         narrow += above && above->n_rows < 8;
         for (i = 0; above && i < above->n_rows; i++)
-            CHECK(above->positions[i] >= n_prompt && above->positions[i] < n_prompt + 8 && (i == 0 || above->positions[i] > above->positions[i - 1]));
+            CHECK(above->positions[i] >= n_prompt && above->positions[i] < n_prompt + 8 &&
+                  (i == 0 || above->positions[i] > above->positions[i - 1]));
     }
     CHECK(narrow > 0);
     CHECK_INT(trace.stats_wrong, 0);

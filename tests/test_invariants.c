@@ -47,10 +47,12 @@ static void test_threads_and_tracing(int which) {
         for (i = 0; i < 3; i++) {
             other = first;
             generate(models[i], &other);
-            test_check(same_run(&first, &other), __FILE__, __LINE__, "model %d, trial %d: %d threads differ from one", which, (int)trial, (int)i + 1);
+            test_check(same_run(&first, &other), __FILE__, __LINE__, "model %d, trial %d: %d threads differ from one",
+                       which, (int)trial, (int)i + 1);
             other = first;
             generate_traced(models[i], &other);
-            test_check(same_run(&first, &other), __FILE__, __LINE__, "model %d, trial %d: tracing changes the result", which, (int)trial);
+            test_check(same_run(&first, &other), __FILE__, __LINE__, "model %d, trial %d: tracing changes the result",
+                       which, (int)trial);
             CHECK_INT(other.wrong, 0);
         }
     }
@@ -63,8 +65,10 @@ static void refuse(tsk_model *model, tsk_generate_options options, const char *r
     tsk_session *session = (tsk_session *)(void *)model;
     tsk_error error;
     memset(&error, 0, sizeof error);
-    test_check(tsk_session_create(model, &options, &session, &error) == TSK_ERROR_ARGUMENT, __FILE__, line, "refused: %s", reason);
-    test_check(session == NULL && strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, reason);
+    test_check(tsk_session_create(model, &options, &session, &error) == TSK_ERROR_ARGUMENT, __FILE__, line,
+               "refused: %s", reason);
+    test_check(session == NULL && strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"",
+               error.message, reason);
 }
 
 static void test_refusals(tsk_model *model) {
@@ -103,15 +107,18 @@ static void test_refusals(tsk_model *model) {
 #undef REFUSE
 }
 
-static void refuse_start(tsk_session *session, const int32_t *prompt, int32_t n, const int32_t *generated, const char *reason, int line) {
+static void refuse_start(tsk_session *session, const int32_t *prompt, int32_t n, const int32_t *generated,
+                         const char *reason, int line) {
     tsk_error error;
     tsk_result result;
     int finished = 0;
     memset(&error, 0, sizeof error);
-    test_check(tsk_session_start(session, prompt, n, generated, &error) == TSK_ERROR_ARGUMENT, __FILE__, line, "refused: %s", reason);
+    test_check(tsk_session_start(session, prompt, n, generated, &error) == TSK_ERROR_ARGUMENT, __FILE__, line,
+               "refused: %s", reason);
     test_check(strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, reason);
     tsk_session_result(session, &result); /* whatever it says, it can be asked */
-    if (tsk_session_step(session, &finished, &error) == TSK_OK) test_check(finished, __FILE__, line, "nothing is left to do");
+    if (tsk_session_step(session, &finished, &error) == TSK_OK)
+        test_check(finished, __FILE__, line, "nothing is left to do");
 }
 
 static void test_refused_input(tsk_model *model) {

@@ -1,4 +1,5 @@
-/* >>json: what is accepted, what is refused and where, values against hand-computed ones, writing, memory running out. */
+/* >>json: what is accepted, what is refused and where, values against hand-computed ones, writing, memory running
+   out. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #include "../src/json.h"
@@ -20,8 +21,23 @@ static tsk_json *parse(const char *text) {
 }
 
 static void test_accepts(void) {
-    static const char *const texts[] = {"0", " -0 ", "1.5e+10", "1E-2", "\"\"", "[]", "{}", "[ ]", "{ }", "\t\r\n null\n", "true", "false",
-                                        "[1,[2,{\"a\":[]}],\"x\"]", "{\"\":{\"\":\"\"}}", "\"\x7f\"", "[1 , 2 ]", "{\"a\" : 1 , \"b\" : 2 }"};
+    static const char *const texts[] = {"0",
+                                        " -0 ",
+                                        "1.5e+10",
+                                        "1E-2",
+                                        "\"\"",
+                                        "[]",
+                                        "{}",
+                                        "[ ]",
+                                        "{ }",
+                                        "\t\r\n null\n",
+                                        "true",
+                                        "false",
+                                        "[1,[2,{\"a\":[]}],\"x\"]",
+                                        "{\"\":{\"\":\"\"}}",
+                                        "\"\x7f\"",
+                                        "[1 , 2 ]",
+                                        "{\"a\" : 1 , \"b\" : 2 }"};
     size_t i;
     for (i = 0; i < N(texts); i++) tsk_json_free(parse(texts[i]));
 }
@@ -118,7 +134,8 @@ static void test_refuses(void) {
         CHECK_INT(tsk_json_parse(copy, size, "some.json", NULL, &document, &error), TSK_ERROR_JSON);
         CHECK(document == NULL);
         CHECK_INT(error.status, TSK_ERROR_JSON);
-        if (!CHECK_INT(error.offset, cases[i].offset) || !CHECK_CONTAINS(error.message, cases[i].message)) printf("  in %s\n", cases[i].text);
+        if (!CHECK_INT(error.offset, cases[i].offset) || !CHECK_CONTAINS(error.message, cases[i].message))
+            printf("  in %s\n", cases[i].text);
         CHECK_CONTAINS(error.message, "'some.json', line ");
         CHECK_STRING(error.file, "some.json");
         CHECK_INT(tsk_json_parse(copy, size, NULL, NULL, &document, NULL), TSK_ERROR_JSON);
@@ -139,7 +156,8 @@ static void test_limits(void) {
     CHECK_INT(tsk_json_parse(text, sizeof text, NULL, NULL, &document, &error), TSK_ERROR_JSON);
     CHECK_INT(error.offset, deep);
     CHECK_CONTAINS(error.message, "nested too deeply");
-    CHECK_INT(tsk_json_parse("", UINT32_MAX, NULL, NULL, &document, &error), TSK_ERROR_JSON); /* refused before it is read */
+    CHECK_INT(tsk_json_parse("", UINT32_MAX, NULL, NULL, &document, &error),
+              TSK_ERROR_JSON); /* refused before it is read */
     CHECK_CONTAINS(error.message, "4 GiB");
     CHECK_INT(tsk_json_parse(NULL, 0, NULL, NULL, &document, &error), TSK_ERROR_JSON);
     memset(path, 'p', sizeof path);
@@ -339,7 +357,8 @@ static void test_doubles(void) {
         {"0.000000000000000000000000000000000000000000001e45", 0x3ff0000000000000},
         {"3.14159265358979323846264338327950288", 0x400921fb54442d18},
     };
-    static const char *const beyond[] = {"1.7976931348623159e308", "1e309", "-1e400", "1e99999999999999999999", "\"1\"", "null"};
+    static const char *const beyond[] = {"1.7976931348623159e308", "1e309", "-1e400",
+                                         "1e99999999999999999999", "\"1\"", "null"};
     char text[3000];
     double value;
     size_t i;
@@ -377,12 +396,31 @@ static void test_write_doubles(void) {
         double value;
         const char *text;
     } cases[] = {
-        {0, "0"}, {-0.0, "-0.0"}, {1, "1"}, {-1, "-1"}, {100, "100"}, {0.1, "0.1"}, {0.3, "0.3"}, {0.1 + 0.2, "0.30000000000000004"},
-        {1.0 / 3, "0.3333333333333333"}, {-123.456, "-123.456"}, {1e16, "10000000000000000"}, {1e17, "1e17"}, {1.5e300, "1.5e300"},
-        {0.0001, "0.0001"}, {0.00001234, "0.00001234"}, {0.000001, "1e-6"}, {-2.5e-9, "-2.5e-9"}, {5e-324, "5e-324"},
-        {2.2250738585072014e-308, "2.2250738585072014e-308"}, {1.7976931348623157e308, "1.7976931348623157e308"},
-        {9007199254740992.0, "9007199254740992"}, {1e23, "1e23"}, {5.684341886080802e-14, "5.684341886080802e-14"}, /* 2^-44 */
-        {9.5367431640625e-7, "9.5367431640625e-7"}, {966150072687957.25, "966150072687957.2"},
+        {0, "0"},
+        {-0.0, "-0.0"},
+        {1, "1"},
+        {-1, "-1"},
+        {100, "100"},
+        {0.1, "0.1"},
+        {0.3, "0.3"},
+        {0.1 + 0.2, "0.30000000000000004"},
+        {1.0 / 3, "0.3333333333333333"},
+        {-123.456, "-123.456"},
+        {1e16, "10000000000000000"},
+        {1e17, "1e17"},
+        {1.5e300, "1.5e300"},
+        {0.0001, "0.0001"},
+        {0.00001234, "0.00001234"},
+        {0.000001, "1e-6"},
+        {-2.5e-9, "-2.5e-9"},
+        {5e-324, "5e-324"},
+        {2.2250738585072014e-308, "2.2250738585072014e-308"},
+        {1.7976931348623157e308, "1.7976931348623157e308"},
+        {9007199254740992.0, "9007199254740992"},
+        {1e23, "1e23"},
+        {5.684341886080802e-14, "5.684341886080802e-14"}, /* 2^-44 */
+        {9.5367431640625e-7, "9.5367431640625e-7"},
+        {966150072687957.25, "966150072687957.2"},
     };
     tsk_text text = {NULL, 0, 0, NULL};
     uint64_t state = 88172645463325252u, bits, back;
@@ -466,8 +504,10 @@ static void test_write(void) {
     writer.out = &text;
     write_sample(&writer);
     CHECK_INT(writer.status, TSK_OK);
-    CHECK_STRING(text.data, "{\"empty\":[],\"li\\\"st\\n\":[-9223372036854775808,18446744073709551615,0.5,true,false,null,{},[\"\"]],"
-                            "\"end\":\"x\\u0000y\"}");
+    CHECK_STRING(
+        text.data,
+        "{\"empty\":[],\"li\\\"st\\n\":[-9223372036854775808,18446744073709551615,0.5,true,false,null,{},[\"\"]],"
+        "\"end\":\"x\\u0000y\"}");
     document = parse(text.data);
     CHECK_INT(tsk_json_count(tsk_json_get(tsk_json_root(document), "li\"st\n")), 8);
     tsk_json_free(document);
@@ -485,7 +525,8 @@ static void test_memory(void) {
     long n;
     int i;
     text[0] = '[';
-    for (i = 0; i < 400; i++) text[2 * i + 1] = '1', text[2 * i + 2] = i < 399 ? ',' : ']'; /* more values than guessed */
+    for (i = 0; i < 400; i++)
+        text[2 * i + 1] = '1', text[2 * i + 2] = i < 399 ? ',' : ']'; /* more values than guessed */
     for (n = 0; n < 100; n++) {
         test_allocator counting = test_allocator_failing_at(n);
         tsk_allocator allocator = test_allocator_of(&counting);

@@ -11,7 +11,8 @@ static void check_unreadable(const char *path, size_t max_size, const tsk_host *
     tsk_error error;
     memset(&text, 0, sizeof text);
     memset(&error, 0, sizeof error);
-    test_check(tsk_read_file(path, max_size, host, &text, &error) == TSK_ERROR_IO && error.status == TSK_ERROR_IO, __FILE__, line, "'%s' is refused", path);
+    test_check(tsk_read_file(path, max_size, host, &text, &error) == TSK_ERROR_IO && error.status == TSK_ERROR_IO,
+               __FILE__, line, "'%s' is refused", path);
     test_check(strstr(error.message, reason) != NULL, __FILE__, line, "\"%s\" lacks \"%s\"", error.message, reason);
     test_check(strcmp(error.file, path) == 0, __FILE__, line, "the file is \"%s\", not \"%s\"", error.file, path);
     test_check(text.length == 0, __FILE__, line, "nothing is appended");
@@ -20,7 +21,8 @@ static void check_unreadable(const char *path, size_t max_size, const tsk_host *
 
 static void test_read_file(void) {
     static const char bytes[] = "first\0second";
-    const char *path = tsk_test_path("some file"), *fifo = tsk_test_path("a fifo"), *empty = tsk_test_path("empty"), *link_path = tsk_test_path("link");
+    const char *path = tsk_test_path("some file"), *fifo = tsk_test_path("a fifo"), *empty = tsk_test_path("empty"),
+               *link_path = tsk_test_path("link");
     tsk_text text;
     tsk_error error;
     memset(&text, 0, sizeof text);
@@ -48,7 +50,8 @@ static void test_read_file(void) {
     check_unreadable(fifo, 1000, NULL, "FIFO", __LINE__); /* and does not wait for a writer */
     check_unreadable("/dev/null", 1000, NULL, "not a regular file", __LINE__);
     check_unreadable("", 1000, NULL, "No such file", __LINE__);
-    CHECK_INT(tsk_read_file(tsk_test_path("missing"), 1000, NULL, &text, NULL), TSK_ERROR_IO); /* the error may be NULL */
+    CHECK_INT(tsk_read_file(tsk_test_path("missing"), 1000, NULL, &text, NULL),
+              TSK_ERROR_IO); /* the error may be NULL */
 }
 
 /* A host's own files: one of five bytes, named "five", that can be told to fail. */
@@ -57,7 +60,8 @@ typedef struct archive {
     char reason[80];
 } archive;
 
-static tsk_status archive_open(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size) {
+static tsk_status archive_open(void *user, const char *path, void **file, uint64_t *size, char *reason,
+                               size_t reason_size) {
     archive *a = (archive *)user;
     if (strcmp(path, "five") != 0) {
         snprintf(reason, reason_size, "%s", a->reason);
@@ -68,7 +72,8 @@ static tsk_status archive_open(void *user, const char *path, void **file, uint64
     *size = 5;
     return TSK_OK;
 }
-static tsk_status archive_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size) {
+static tsk_status archive_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                               size_t reason_size) {
     archive *a = (archive *)user;
     a->reads++;
     if (file != user || a->fail || offset > 5 || size > 5 - offset) {
@@ -114,7 +119,8 @@ static void test_error_text(void) {
     tsk_error error, same;
     char path[2000], text[3000];
     memset(&error, 0, sizeof error);
-    CHECK_INT(tsk__error_set(&error, TSK_ERROR_JSON, "a/file", 17, "found %d\n\tand \x1b[31m%s\x7f", 3, "red"), TSK_ERROR_JSON);
+    CHECK_INT(tsk__error_set(&error, TSK_ERROR_JSON, "a/file", 17, "found %d\n\tand \x1b[31m%s\x7f", 3, "red"),
+              TSK_ERROR_JSON);
     CHECK_STRING(error.message, "found 3??and ?[31mred?"); /* one line, and no terminal's escapes */
     CHECK_STRING(error.file, "a/file");
     CHECK_INT(error.offset, 17);
@@ -185,7 +191,8 @@ static void test_text(void) {
     CHECK_STRING(text.data, "");
     for (i = 0; i < 10000; i++) {
         byte = (char)('a' + i % 26);
-        wrong += tsk_text_append(&text, &byte, 1) != TSK_OK || text.length != i + 1 || text.data[i + 1] != 0 || text.capacity <= text.length;
+        wrong += tsk_text_append(&text, &byte, 1) != TSK_OK || text.length != i + 1 || text.data[i + 1] != 0 ||
+                 text.capacity <= text.length;
     }
     for (i = 0; i < 10000; i++) wrong += text.data[i] != (char)('a' + i % 26);
     CHECK_INT(wrong, 0);
@@ -217,7 +224,8 @@ static void test_tokens(void) {
     CHECK_INT(wrong, 0);
     CHECK_INT(tokens.count, 9000);
     CHECK(counting.calls < 40);
-    CHECK_INT(tsk_tokens_append(&tokens, ids, INT32_MAX - 8999), TSK_ERROR_MEMORY); /* more than an int32_t counts: not even tried */
+    CHECK_INT(tsk_tokens_append(&tokens, ids, INT32_MAX - 8999), TSK_ERROR_MEMORY); /* more than an int32_t counts: not
+                                                                                       even tried */
     CHECK_INT(tsk_tokens_append(&tokens, ids, INT32_MAX), TSK_ERROR_MEMORY);
     CHECK_INT(tsk_tokens_append(&tokens, ids, -1), TSK_ERROR_ARGUMENT);
     CHECK_INT(tokens.count, 9000);
@@ -348,8 +356,13 @@ static void check_pool_memory(void) {
 /* SipHash-1-3 of 0, 1, 2, ... under the key 00 01 .. 0f; the values are from an implementation in Python that gives the
    paper's own for SipHash-2-4. */
 static void test_hash(void) {
-    static const struct { size_t size; uint64_t value; } cases[] = {{0, UINT64_C(0xabac0158050fc4dc)}, {1, UINT64_C(0xc9f49bf37d57ca93)},
-                                                                    {8, UINT64_C(0x369095118d299a8e)}, {15, UINT64_C(0xd320d86d2a519956)}};
+    static const struct {
+        size_t size;
+        uint64_t value;
+    } cases[] = {{0, UINT64_C(0xabac0158050fc4dc)},
+                 {1, UINT64_C(0xc9f49bf37d57ca93)},
+                 {8, UINT64_C(0x369095118d299a8e)},
+                 {15, UINT64_C(0xd320d86d2a519956)}};
     const tsk__hash_key key = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};
     tsk__hash_key one = tsk__hash_key_new(), other = tsk__hash_key_new();
     unsigned char bytes[15];
@@ -382,7 +395,8 @@ static void test_devices(void) {
     CHECK(devices[0].memory_total > (uint64_t)1 << 20 && devices[0].memory_free <= devices[0].memory_total);
     for (i = 1; i < n && i < 8; i++) {
         CHECK(devices[i].device == TSK_DEVICE_CUDA && devices[i].index == i - 1);
-        CHECK(devices[i].unusable[0] ? !devices[i].memory_total : devices[i].name[0] && devices[i].memory_total >= devices[i].memory_free);
+        CHECK(devices[i].unusable[0] ? !devices[i].memory_total
+                                     : devices[i].name[0] && devices[i].memory_total >= devices[i].memory_free);
     }
     CHECK(memcmp(&devices[8], &untouched, sizeof untouched) == 0);
 }

@@ -1,5 +1,5 @@
-/* Looking at a generation without taking its next step (tsk_session_probe, tsk_session_copy): nothing is committed, and what
-   the backend keeps of the canvas is what the session shows. */
+/* Looking at a generation without taking its next step (tsk_session_probe, tsk_session_copy): nothing is committed, and
+   what the backend keeps of the canvas is what the session shows. */
 #include "../tokenskip.h"
 #include "golden.h"
 
@@ -19,7 +19,8 @@ static tsk_session *session_of(tsk_model *model, const tsk_generate_options *o) 
     tsk_session *session = NULL;
     tsk_error error;
     memset(&error, 0, sizeof error);
-    if (!test_check(tsk_session_create(model, o, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) exit(1);
+    if (!test_check(tsk_session_create(model, o, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        exit(1);
     return session;
 }
 
@@ -37,7 +38,8 @@ static int32_t probed(tsk_session *session, const int32_t *canvas, int refresh, 
 }
 
 /* A probe of a session and of its copy see the same, whatever came before; and the session's canvas stays. */
-static void check_copy(tsk_model *model, tsk_session *session, const tsk_generate_options *o, int refresh, const char *when) {
+static void check_copy(tsk_model *model, tsk_session *session, const tsk_generate_options *o, int refresh,
+                       const char *when) {
     static float own[max_logits], copied[max_logits];
     int32_t before[length], n;
     size_t width = (size_t)tsk_model_get_config(model)->embedding_size;
@@ -48,9 +50,11 @@ static void check_copy(tsk_model *model, tsk_session *session, const tsk_generat
     CHECK_INT(tsk_session_copy(copy, session, NULL), TSK_OK);
     n = probed(session, NULL, refresh, own);
     CHECK_INT(probed(copy, NULL, refresh, copied), n);
-    test_check(memcmp(own, copied, (size_t)n * width * sizeof *own) == 0, __FILE__, __LINE__, "%s: a probe of the copy sees something else", when);
+    test_check(memcmp(own, copied, (size_t)n * width * sizeof *own) == 0, __FILE__, __LINE__,
+               "%s: a probe of the copy sees something else", when);
     tsk_session_result(session, &result);
-    test_check(memcmp(before, result.canvas, sizeof before) == 0, __FILE__, __LINE__, "%s: a probe changed the canvas", when);
+    test_check(memcmp(before, result.canvas, sizeof before) == 0, __FILE__, __LINE__, "%s: a probe changed the canvas",
+               when);
     tsk_session_free(copy);
 }
 
@@ -81,15 +85,16 @@ static void test_copies(tsk_model *model) {
 
     o = options_of(1);
     session = session_of(model, &o); /* ends in its first block: the second becomes end-of-sequence tokens */
-    for (i = 0; i < 2 * block; i++) generated[i] = i == 1 ? tsk_model_get_config(model)->eos_token_id : tsk_model_get_config(model)->mask_token_id;
+    for (i = 0; i < 2 * block; i++)
+        generated[i] = i == 1 ? tsk_model_get_config(model)->eos_token_id : tsk_model_get_config(model)->mask_token_id;
     CHECK_INT(tsk_session_start(session, prompt, n_prompt, generated, NULL), TSK_OK);
     while (!finished && !test_failed) CHECK_INT(tsk_session_step(session, &finished, NULL), TSK_OK);
     check_copy(model, session, &o, 1, "after an early end");
     tsk_session_free(session);
 }
 
-/* A masked token that is skipped in its block's first step has no prediction to keep, whatever a probe predicted of the others:
-   memory that nobody wrote is no token. */
+/* A masked token that is skipped in its block's first step has no prediction to keep, whatever a probe predicted of the
+   others: memory that nobody wrote is no token. */
 static void test_never_predicted(void) {
     test_allocator counting = test_allocator_failing_at(-1);
     tsk_allocator allocator = test_allocator_of(&counting);
@@ -105,11 +110,13 @@ static void test_never_predicted(void) {
     session = session_of(model, &o);
     CHECK_INT(tsk_session_force(session, 0, TSK_AUTO, NULL), TSK_OK);
     CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
-    for (i = 0; i < length; i++) canvas[i] = i < n_prompt ? prompt[i] : i == n_prompt + 2 ? 7 : tsk_model_get_config(model)->mask_token_id;
+    for (i = 0; i < length; i++)
+        canvas[i] = i < n_prompt ? prompt[i] : i == n_prompt + 2 ? 7 : tsk_model_get_config(model)->mask_token_id;
     probed(session, canvas, 1, logits);
     steps(session, 2 * block);
     tsk_session_result(session, &result);
-    for (i = 0; i < length; i++) wrong += result.canvas[i] < 0 || result.canvas[i] >= tsk_model_get_config(model)->embedding_size;
+    for (i = 0; i < length; i++)
+        wrong += result.canvas[i] < 0 || result.canvas[i] >= tsk_model_get_config(model)->embedding_size;
     CHECK_INT(wrong, 0);
     tsk_session_free(session);
     tsk_model_free(model);

@@ -4,7 +4,8 @@
 #include "../src/random.h"
 #include "test.h"
 
-static void check_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+static void check_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1, uint32_t w0,
+                        uint32_t w1, uint32_t w2, uint32_t w3) {
     uint32_t counter[4], key[2], words[4], out[4];
     counter[0] = c0, counter[1] = c1, counter[2] = c2, counter[3] = c3;
     key[0] = k0, key[1] = k1;
@@ -18,17 +19,23 @@ static void check_words(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint
 /* Random123's kat_vectors */
 static void test_known_answers(void) {
     check_words(0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8);
-    check_words(0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd);
-    check_words(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1);
+    check_words(0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e,
+                0xa20bc7c6, 0x6d5451fd);
+    check_words(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb,
+                0x5001e420, 0x24126ea1);
 }
 
 static void test_uniform(void) {
     /* the seed's low half is the key's first word: the third known answer again, lane by lane */
     const uint64_t seed = 0x299f31d0a4093822u;
-    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0) == (0xd16cfe09 + 0.5) / 4294967296.0);
-    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 1) == (0x94fdcceb + 0.5) / 4294967296.0);
-    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 2) == (0x5001e420 + 0.5) / 4294967296.0);
-    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 3) == (0x24126ea1 + 0.5) / 4294967296.0);
+    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0) ==
+          (0xd16cfe09 + 0.5) / 4294967296.0);
+    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 1) ==
+          (0x94fdcceb + 0.5) / 4294967296.0);
+    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 2) ==
+          (0x5001e420 + 0.5) / 4294967296.0);
+    CHECK(tsk__random_uniform(seed, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 3) ==
+          (0x24126ea1 + 0.5) / 4294967296.0);
     CHECK(tsk__random_from_word(0) > 0.0);
     CHECK(tsk__random_from_word(0xffffffff) < 1.0);
 }

@@ -1,5 +1,5 @@
-/* refresh_rows and refresh_every: which rows a block step adds, which block starts run the whole canvas, and that a step
-   which adds everything is a forward without a cache. */
+/* refresh_rows and refresh_every: which rows a block step adds, which block starts run the whole canvas, and that a
+   step which adds everything is a forward without a cache. */
 #include "../tokenskip.h"
 #include "golden.h"
 
@@ -23,7 +23,8 @@ typedef struct run {
 static int watch(void *user, const tsk_step *step) {
     run *r = (run *)user;
     int32_t i;
-    for (i = 0; i < step->n_positions && r->n_confidences < max_confidences; i++) r->confidences[r->n_confidences++] = step->confidences[i];
+    for (i = 0; i < step->n_positions && r->n_confidences < max_confidences; i++)
+        r->confidences[r->n_confidences++] = step->confidences[i];
     r->is_refresh[r->passes++] = step->is_refresh;
     return 0;
 }
@@ -40,7 +41,8 @@ static void choose_first(void *user, const tsk_selection *selection) {
     selection->commit[0] = 1;
 }
 
-static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, int32_t gen_length, int32_t block_length) {
+static void new_run(run *r, const tsk_model_config *config, int32_t n_prompt, int32_t gen_length,
+                    int32_t block_length) {
     int32_t i;
     memset(r, 0, sizeof *r);
     r->options = tsk_generate_options_default();
@@ -63,15 +65,18 @@ static void generate(tsk_model *model, run *r) {
     trace.on_record = see_rows;
     trace.pattern = "embedding";
     r->passes = r->n_confidences = 0;
-    if (test_check(tsk_session_create(model, &r->options, &session, &error) == TSK_OK && tsk_session_trace(session, &trace, &error) == TSK_OK &&
-                       tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result, &error) == TSK_OK,
+    if (test_check(tsk_session_create(model, &r->options, &session, &error) == TSK_OK &&
+                       tsk_session_trace(session, &trace, &error) == TSK_OK &&
+                       tsk_generate(session, r->prompt, r->n_prompt, r->has_generated ? r->generated : NULL, &r->result,
+                                    &error) == TSK_OK,
                    __FILE__, __LINE__, "%s", error.message))
         memcpy(r->canvas, r->result.canvas, (size_t)(r->n_prompt + r->options.gen_length) * sizeof *r->canvas);
     tsk_session_free(session);
 }
 
 static int same_run(const run *a, const run *b) {
-    return a->passes == b->passes && a->n_confidences == b->n_confidences && memcmp(a->canvas, b->canvas, sizeof a->canvas) == 0 &&
+    return a->passes == b->passes && a->n_confidences == b->n_confidences &&
+           memcmp(a->canvas, b->canvas, sizeof a->canvas) == 0 &&
            memcmp(a->confidences, b->confidences, (size_t)a->n_confidences * sizeof *a->confidences) == 0;
 }
 
@@ -94,7 +99,8 @@ static void test_whole_canvas(tsk_model *model, const char *name) {
         dual.options.refresh_rows = trial % 2 ? INT32_MAX : none.n_prompt + 24;
         dual.options.refresh_every = trial % 4 == 0 ? 1 : trial % 4 == 1 ? 2 : INT32_MAX;
         generate(model, &dual);
-        test_check(same_run(&none, &dual), __FILE__, __LINE__, "%s, trial %d: a step that adds every row differs from cache none", name, (int)trial);
+        test_check(same_run(&none, &dual), __FILE__, __LINE__,
+                   "%s, trial %d: a step that adds every row differs from cache none", name, (int)trial);
         CHECK_INT(none.result.refreshes, none.passes);
         CHECK(dual.result.block_steps > 0);
     }
@@ -108,8 +114,9 @@ static void check_rows(const run *r, const expected_pass *expected, int32_t n) {
     int32_t i;
     CHECK_INT(r->passes, n);
     for (i = 0; i < n; i++)
-        test_check(r->n_rows[i] == expected[i].n && memcmp(r->rows[i], expected[i].rows, (size_t)expected[i].n * sizeof(int32_t)) == 0, __FILE__, __LINE__,
-                   "the rows of pass %d", (int)i);
+        test_check(r->n_rows[i] == expected[i].n &&
+                       memcmp(r->rows[i], expected[i].rows, (size_t)expected[i].n * sizeof(int32_t)) == 0,
+                   __FILE__, __LINE__, "the rows of pass %d", (int)i);
 }
 
 /* A prompt of 4 and two blocks of 4, a token a pass from the left, three rows more each step. */
@@ -201,12 +208,14 @@ static void test_copy(tsk_model *model) {
     CHECK_INT(tsk_session_start(from, r.prompt, r.n_prompt, NULL, NULL), TSK_OK);
     for (i = 0; i < 11; i++) CHECK_INT(tsk_session_step(from, &finished, NULL), TSK_OK);
     CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
-    while (!finished && CHECK_INT(tsk_session_step(from, &finished, NULL), TSK_OK)) CHECK_INT(tsk_session_step(to, &finished, NULL), TSK_OK);
+    while (!finished && CHECK_INT(tsk_session_step(from, &finished, NULL), TSK_OK))
+        CHECK_INT(tsk_session_step(to, &finished, NULL), TSK_OK);
     CHECK(finished);
     tsk_session_result(from, &a);
     tsk_session_result(to, &b);
     CHECK_INT(a.refreshes, 1);
-    CHECK(a.nfe == 24 && b.nfe == 24 && a.refreshed_rows == b.refreshed_rows && memcmp(a.canvas, b.canvas, (size_t)(r.n_prompt + 24) * sizeof *a.canvas) == 0);
+    CHECK(a.nfe == 24 && b.nfe == 24 && a.refreshed_rows == b.refreshed_rows &&
+          memcmp(a.canvas, b.canvas, (size_t)(r.n_prompt + 24) * sizeof *a.canvas) == 0);
     tsk_session_free(from);
     tsk_session_free(to);
 }

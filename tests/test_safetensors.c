@@ -42,8 +42,9 @@ static void test_dtypes(void) {
     static const struct {
         const char *name;
         size_t size;
-    } expected[] = {{"auto", 0}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I64", 8},
-                    {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}};
+    } expected[] = {{"auto", 0},    {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"F8_E4M3", 1},
+                    {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},  {"U64", 8},
+                    {"U32", 4},     {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
     int i;
     CHECK_INT(N(expected), TSK_DTYPE_COUNT);
     for (i = 0; i < (int)TSK_DTYPE_COUNT; i++) {
@@ -114,12 +115,16 @@ static void test_small_files(void) {
     CHECK(tsk_safetensors_metadata(file) == NULL);
     tsk_safetensors_free(file);
     /* a zero may make a product small again, as long as no step overflows */
-    CHECK_INT(tsk_safetensors_open(make_file("zero_first", "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,18446744073709551615],\"data_offsets\":[0,0]}}", 0),
-                                   NULL, &file, NULL), TSK_OK);
+    CHECK_INT(tsk_safetensors_open(
+                  make_file("zero_first",
+                            "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,18446744073709551615],\"data_offsets\":[0,0]}}", 0),
+                  NULL, &file, NULL),
+              TSK_OK);
     tsk_safetensors_free(file);
 }
 
-#define TENSOR(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define TENSOR(name, dtype, shape, offsets) \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static void test_refuses(void) {
     static const struct {
@@ -140,8 +145,10 @@ static void test_refuses(void) {
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[]}}", 0, "exactly dtype, shape and data_offsets"},
         {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, "exactly dtype, shape and data_offsets"},
         {"{\"a\":{\"shape\":[],\"data_offsets\":[0,1]}}", 1, "exactly dtype, shape and data_offsets"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1],\"x\":1}}", 1, "exactly dtype, shape and data_offsets"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1],\"dtype\":\"U8\"}}", 1, "exactly dtype, shape and data_offsets"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1],\"x\":1}}", 1,
+         "exactly dtype, shape and data_offsets"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1],\"dtype\":\"U8\"}}", 1,
+         "exactly dtype, shape and data_offsets"},
         {"{\"a\":{\"dtype\":8,\"shape\":[],\"data_offsets\":[0,1]}}", 1, "tensor 'a': dtype is not a string"},
         {"{" TENSOR("a", "F7", "[]", "[0,1]") "}", 1, "tensor 'a': unknown dtype 'F7'"},
         {"{" TENSOR("a", "auto", "[]", "[0,1]") "}", 1, "tensor 'a': unknown dtype 'auto'"},
@@ -152,7 +159,8 @@ static void test_refuses(void) {
         {"{" TENSOR("a", "U8", "[1e-1]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[-1]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[\"1\"]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
-        {"{" TENSOR("a", "U8", "[18446744073709551616]", "[0,1]") "}", 1, "shape has an element that is not an integer"},
+        {"{" TENSOR("a", "U8", "[18446744073709551616]", "[0,1]") "}", 1,
+         "shape has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[]", "{}") "}", 1, "tensor 'a': data_offsets is not an array"},
         {"{" TENSOR("a", "U8", "[]", "[]") "}", 1, "data_offsets needs two numbers"},
         {"{" TENSOR("a", "U8", "[]", "[0]") "}", 1, "data_offsets needs two numbers"},
@@ -160,20 +168,28 @@ static void test_refuses(void) {
         {"{" TENSOR("a", "U8", "[]", "[0,true]") "}", 1, "data_offsets has an element that is not an integer"},
         {"{" TENSOR("a", "U8", "[]", "[1,0]") "}", 1, "data_offsets [1, 0] run backwards"},
         {"{" TENSOR("a", "U8", "[2]", "[0,2]") "}", 1, "data_offsets [0, 2] lie beyond the file's 1 bytes of data"},
-        {"{" TENSOR("a", "U8", "[]", "[18446744073709551614,18446744073709551615]") "}", 1, "lie beyond the file's 1 bytes"},
+        {"{" TENSOR("a", "U8", "[]", "[18446744073709551614,18446744073709551615]") "}", 1,
+         "lie beyond the file's 1 bytes"},
         {"{" TENSOR("a", "F16", "[3]", "[0,5]") "}", 5, "shape and dtype F16 make 6 bytes, but data_offsets span 5"},
         {"{" TENSOR("a", "F32", "[]", "[0,0]") "}", 0, "make 4 bytes, but data_offsets span 0"},
-        {"{" TENSOR("a", "U8", "[4294967296,4294967296]", "[0,0]") "}", 0, "shape times dtype size does not fit 64 bits"},
+        {"{" TENSOR("a", "U8", "[4294967296,4294967296]", "[0,0]") "}", 0,
+         "shape times dtype size does not fit 64 bits"},
         {"{" TENSOR("a", "F32", "[4611686018427387904]", "[0,0]") "}", 0, "does not fit 64 bits"},
         {"{" TENSOR("a", "U8", "[18446744073709551615,2,0]", "[0,0]") "}", 0, "does not fit 64 bits"},
-        {"{" TENSOR("a", "U8", "[]", "[1,2]") "}", 2, "tensor 'a': its data begins at 1, but the data before it ends at 0: a hole"},
-        {"{" TENSOR("a", "U8", "[2]", "[0,2]") "," TENSOR("b", "U8", "[2]", "[1,3]") "}", 3, "tensor 'b': its data begins at 1, but the data before it ends at 2: an overlap"},
-        {"{" TENSOR("a", "U8", "[1]", "[2,3]") "," TENSOR("b", "U8", "[1]", "[0,1]") "}", 3, "tensor 'a': its data begins at 2, but the data before it ends at 1: a hole"},
+        {"{" TENSOR("a", "U8", "[]", "[1,2]") "}", 2,
+         "tensor 'a': its data begins at 1, but the data before it ends at 0: a hole"},
+        {"{" TENSOR("a", "U8", "[2]", "[0,2]") "," TENSOR("b", "U8", "[2]", "[1,3]") "}", 3,
+         "tensor 'b': its data begins at 1, but the data before it ends at 2: an overlap"},
+        {"{" TENSOR("a", "U8", "[1]", "[2,3]") "," TENSOR("b", "U8", "[1]", "[0,1]") "}", 3,
+         "tensor 'a': its data begins at 2, but the data before it ends at 1: a hole"},
         {"{" TENSOR("a", "U8", "[2]", "[0,2]") "," TENSOR("b", "U8", "[2]", "[0,2]") "}", 2, "an overlap"},
-        {"{" TENSOR("a", "U8", "[2]", "[0,2]") "," TENSOR("b", "U8", "[0]", "[1,1]") "}", 2, "tensor 'b': its data begins at 1"},
+        {"{" TENSOR("a", "U8", "[2]", "[0,2]") "," TENSOR("b", "U8", "[0]", "[1,1]") "}", 2,
+         "tensor 'b': its data begins at 1"},
         {"{" TENSOR("a", "U8", "[2]", "[0,2]") "}", 3, "the tensors end at byte"},
-        {"{" TENSOR("a", "U8", "[1]", "[0,1]") "," TENSOR("a", "U8", "[1]", "[1,2]") "}", 2, "tensor 'a': the name appears twice"},
-        {"{" TENSOR("a", "U8", "[1]", "[0,1]") "," TENSOR("\\u0061", "U8", "[1]", "[1,2]") "}", 2, "tensor 'a': the name appears twice"},
+        {"{" TENSOR("a", "U8", "[1]", "[0,1]") "," TENSOR("a", "U8", "[1]", "[1,2]") "}", 2,
+         "tensor 'a': the name appears twice"},
+        {"{" TENSOR("a", "U8", "[1]", "[0,1]") "," TENSOR("\\u0061", "U8", "[1]", "[1,2]") "}", 2,
+         "tensor 'a': the name appears twice"},
         {"{" TENSOR("a\\u0000b", "U8", "[1]", "[0,1]") "}", 1, "tensor 'a': a NUL character in the name"},
         {"{\"__metadata__\":1}", 0, "__metadata__ is not an object"},
         {"{\"__metadata__\":null}", 0, "__metadata__ is not an object"},
@@ -276,7 +292,8 @@ typedef struct counted_file {
     int reads, fail_at, open;
 } counted_file;
 
-static tsk_status counted_open(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size) {
+static tsk_status counted_open(void *user, const char *path, void **file, uint64_t *size, char *reason,
+                               size_t reason_size) {
     counted_file *counted = (counted_file *)user;
     (void)path, (void)reason, (void)reason_size;
     *file = counted;
@@ -284,7 +301,8 @@ static tsk_status counted_open(void *user, const char *path, void **file, uint64
     counted->open++;
     return TSK_OK;
 }
-static tsk_status counted_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size) {
+static tsk_status counted_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                               size_t reason_size) {
     counted_file *counted = (counted_file *)file;
     (void)user;
     if (counted->reads++ == counted->fail_at || offset + size > counted->size) {
@@ -300,7 +318,8 @@ static void counted_close(void *user, void *file) {
     ((counted_file *)user)->open--;
 }
 
-static tsk_status open_counted(counted_file *counted, const tsk_allocator *allocator, tsk_safetensors **file, tsk_error *error) {
+static tsk_status open_counted(counted_file *counted, const tsk_allocator *allocator, tsk_safetensors **file,
+                               tsk_error *error) {
     tsk_file_callbacks callbacks = {counted_open, counted_read, NULL, counted_close, NULL};
     tsk_host host = {NULL, NULL, 0};
     tsk_status status;
@@ -346,8 +365,9 @@ static void test_many_entries(void) {
     int i, wrong = 0;
     tsk_text_append(&header, "{", 1);
     for (i = 0; i < many; i++) {
-        int n = snprintf(entry, sizeof entry, "%s\"layer.%06d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "", i,
-                         many - 1 - i, many - i);
+        int n =
+            snprintf(entry, sizeof entry, "%s\"layer.%06d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+                     i ? "," : "", i, many - 1 - i, many - i);
         tsk_text_append(&header, entry, (size_t)n);
     }
     tsk_text_append(&header, "}", 1);
@@ -418,7 +438,9 @@ static void test_write_much(void) {
     for (i = 0; i < many; i++) {
         snprintf(name, sizeof name, "%d", i);
         if (tsk_safetensors_writer_add(writer, name, TSK_DTYPE_F16, 1, shape, &i, NULL) != TSK_OK) wrong++;
-        if (i % 1000 == 0 && tsk_safetensors_writer_add(writer, name, TSK_DTYPE_F16, 1, shape, &i, NULL) != TSK_ERROR_ARGUMENT) wrong++;
+        if (i % 1000 == 0 &&
+            tsk_safetensors_writer_add(writer, name, TSK_DTYPE_F16, 1, shape, &i, NULL) != TSK_ERROR_ARGUMENT)
+            wrong++;
     }
     CHECK_INT(tsk_safetensors_writer_finish(writer, NULL), TSK_OK);
     tsk_safetensors_writer_free(writer);
@@ -429,7 +451,8 @@ static void test_write_much(void) {
     for (i = 0; i < many; i++) {
         int value = -1;
         snprintf(name, sizeof name, "%d", i);
-        if (tsk_safetensors_read(file, tsk_safetensors_find(file, name), 0, &value, 4, NULL) != TSK_OK || value != i) wrong++;
+        if (tsk_safetensors_read(file, tsk_safetensors_find(file, name), 0, &value, 4, NULL) != TSK_OK || value != i)
+            wrong++;
     }
     CHECK_INT(wrong, 0);
     CHECK_INT(tsk_safetensors_get(file, 0)->offset % 8, 0);
@@ -469,7 +492,8 @@ static void test_write_flood(void) {
 }
 
 static void test_write_refuses(void) {
-    static const uint64_t one[8] = {1, 1, 1, 1, 1, 1, 1, 1}, huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40}, large[1] = {UINT64_MAX};
+    static const uint64_t one[8] = {1, 1, 1, 1, 1, 1, 1, 1}, huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40},
+                          large[1] = {UINT64_MAX};
     static const struct {
         const char *name;
         tsk_dtype dtype;
@@ -496,11 +520,14 @@ static void test_write_refuses(void) {
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_add(writer, "there", TSK_DTYPE_U8, 8, one, "x", &error), TSK_OK);
     for (i = 0; i < N(cases); i++) {
-        CHECK_INT(tsk_safetensors_writer_add(writer, cases[i].name, cases[i].dtype, cases[i].n_dims, cases[i].shape, cases[i].data, &error), TSK_ERROR_ARGUMENT);
+        CHECK_INT(tsk_safetensors_writer_add(writer, cases[i].name, cases[i].dtype, cases[i].n_dims, cases[i].shape,
+                                             cases[i].data, &error),
+                  TSK_ERROR_ARGUMENT);
         CHECK_CONTAINS(error.message, cases[i].message);
         CHECK_CONTAINS(error.message, "/refused'");
     }
-    CHECK_INT(tsk_safetensors_writer_add(writer, "more", TSK_DTYPE_U8, 0, NULL, "y", &error), TSK_OK); /* still usable */
+    CHECK_INT(tsk_safetensors_writer_add(writer, "more", TSK_DTYPE_U8, 0, NULL, "y", &error),
+              TSK_OK); /* still usable */
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_OK);
     tsk_safetensors_writer_free(writer);
     CHECK_INT(tsk_safetensors_open(path, NULL, &file, &error), TSK_OK);
@@ -533,7 +560,8 @@ static void test_write_long_header(void) {
 static void test_write_places(void) {
     tsk_safetensors_writer *writer = NULL;
     tsk_error error = no_error;
-    const char *path = tsk_test_path("abandoned"), *folder = tsk_test_path("folder"), *in_folder = tsk_test_path("folder/x");
+    const char *path = tsk_test_path("abandoned"), *folder = tsk_test_path("folder"),
+               *in_folder = tsk_test_path("folder/x");
     char long_path[1024];
     int files = files_in_folder();
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
@@ -634,7 +662,8 @@ static void test_memory(void) {
         CHECK((writer != NULL) == (status == TSK_OK));
         if (writer) {
             status = tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", &error);
-            if (status == TSK_ERROR_MEMORY) CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", NULL), TSK_OK);
+            if (status == TSK_ERROR_MEMORY)
+                CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", NULL), TSK_OK);
             status = tsk_safetensors_writer_finish(writer, &error);
             tsk_safetensors_writer_free(writer);
         }

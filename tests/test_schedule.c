@@ -34,8 +34,8 @@ static void check_schedule(const tsk_json_value *test) {
     found[steps] = -7;
     tsk_num_transfer_tokens(masks, steps, found);
     for (i = 0; i < steps; i++)
-        test_check(found[i] == expected[i], __FILE__, __LINE__, "%d masks in %d steps: step %d commits %d, not %d", (int)masks, (int)steps, (int)i,
-                   (int)found[i], (int)expected[i]);
+        test_check(found[i] == expected[i], __FILE__, __LINE__, "%d masks in %d steps: step %d commits %d, not %d",
+                   (int)masks, (int)steps, (int)i, (int)found[i], (int)expected[i]);
     CHECK_INT(found[steps], -7); /* nothing is written behind the last step */
 }
 
@@ -48,7 +48,8 @@ static void test_schedule_sums(void) {
             tsk_num_transfer_tokens(masks, steps, found);
             for (i = 0; i < steps; i++) {
                 sum += found[i];
-                good &= found[i] >= masks / steps && found[i] <= masks / steps + 1 && (i == 0 || found[i] <= found[i - 1]);
+                good &=
+                    found[i] >= masks / steps && found[i] <= masks / steps + 1 && (i == 0 || found[i] <= found[i - 1]);
             }
             good &= sum == masks;
         }
@@ -97,19 +98,24 @@ static void check_selection(const tsk_json_value *test) {
     n_committed = golden_ids(tsk_json_get(expected, "committed"), committed, max_rows);
     for (row = tsk_json_first(tsk_json_get(test, "logits")); row; row = tsk_json_next(row), i++) {
         tsk__prediction p = predict(test, row, positions[i]);
-        test_check(p.id == ids[i], __FILE__, __LINE__, "%s: row %d predicts %d, not %d", name_of(test), (int)i, (int)p.id, (int)ids[i]);
-        test_check(fabsf(p.confidence - confidences[i]) <= 2e-6f, __FILE__, __LINE__, "%s: row %d has confidence %g, not %g", name_of(test), (int)i,
-                   (double)p.confidence, (double)confidences[i]);
+        test_check(p.id == ids[i], __FILE__, __LINE__, "%s: row %d predicts %d, not %d", name_of(test), (int)i,
+                   (int)p.id, (int)ids[i]);
+        test_check(fabsf(p.confidence - confidences[i]) <= 2e-6f, __FILE__, __LINE__,
+                   "%s: row %d has confidence %g, not %g", name_of(test), (int)i, (double)p.confidence,
+                   (double)confidences[i]);
     }
     CHECK_INT(i, n);
-    test_check(select_by(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n, confidences, commit) == n_committed, __FILE__,
-               __LINE__, "%s: number committed", name_of(test));
+    test_check(select_by(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n,
+                         confidences, commit) == n_committed,
+               __FILE__, __LINE__, "%s: number committed", name_of(test));
     for (i = 0; i < n; i++)
-        test_check(commit[i] == contains(committed, n_committed, positions[i]), __FILE__, __LINE__, "%s: position %d", name_of(test), (int)positions[i]);
+        test_check(commit[i] == contains(committed, n_committed, positions[i]), __FILE__, __LINE__, "%s: position %d",
+                   name_of(test), (int)positions[i]);
 }
 
 /* commit as text, "0110", beside what it should be. */
-static void check_select(tsk_transfer transfer, float parameter, int32_t quota, int32_t n, const float *confidences, const char *expected, int line) {
+static void check_select(tsk_transfer transfer, float parameter, int32_t quota, int32_t n, const float *confidences,
+                         const char *expected, int line) {
     char found[max_rows + 1];
     uint8_t commit[max_rows];
     int32_t i, count, ones = 0;
@@ -125,7 +131,8 @@ static void check_select(tsk_transfer transfer, float parameter, int32_t quota, 
 }
 
 static void test_select_by_hand(void) {
-    static const float falling[] = {0.9f, 0.8f, 0.7f, 0.1f}, equal[] = {0.5f, 0.5f, 0.5f, 0.5f}, mixed[] = {0.2f, 0.95f, 0.3f, 0.95f};
+    static const float falling[] = {0.9f, 0.8f, 0.7f, 0.1f}, equal[] = {0.5f, 0.5f, 0.5f, 0.5f},
+                       mixed[] = {0.2f, 0.95f, 0.3f, 0.95f};
     const float with_nan[] = {0.4f, NAN, 0.6f, 0.5f};
     uint8_t commit[max_rows];
     int32_t count;
@@ -134,7 +141,8 @@ static void test_select_by_hand(void) {
     check_select(TSK_TRANSFER_SCHEDULE, 0, 3, 4, mixed, "0111", __LINE__);
     check_select(TSK_TRANSFER_SCHEDULE, 0, 3, 4, equal, "1110", __LINE__);
     check_select(TSK_TRANSFER_SCHEDULE, 0, 9, 4, equal, "1111", __LINE__);
-    check_select(TSK_TRANSFER_SCHEDULE, 0, 0, 4, mixed, "0100", __LINE__); /* a step that commits nothing would never end */
+    check_select(TSK_TRANSFER_SCHEDULE, 0, 0, 4, mixed, "0100",
+                 __LINE__); /* a step that commits nothing would never end */
     check_select(TSK_TRANSFER_THRESHOLD, 0.8f, 0, 4, falling, "1100", __LINE__); /* at least: 0.8 itself counts */
     check_select(TSK_TRANSFER_THRESHOLD, 2, 0, 4, mixed, "0100", __LINE__);
     check_select(TSK_TRANSFER_THRESHOLD, 2, 0, 4, equal, "1000", __LINE__);
@@ -177,7 +185,8 @@ static void test_select_against_definition(void) {
         wrong_count += count != factor_count(confidences, n, factor);
         for (i = 0; i < n; i++)
             for (j = 0; j < n; j++) /* nobody is left out for one who is worse, or equal and later */
-                wrong_choice += !commit[i] && commit[j] && (confidences[i] > confidences[j] || (confidences[i] == confidences[j] && i < j));
+                wrong_choice += !commit[i] && commit[j] &&
+                                (confidences[i] > confidences[j] || (confidences[i] == confidences[j] && i < j));
     }
     CHECK_INT(wrong_count, 0);
     CHECK_INT(wrong_choice, 0);
@@ -186,7 +195,8 @@ static void test_select_against_definition(void) {
 /* ---- TokenSkip's decision */
 
 /* [n_states][tokens][width] into out[state][token][max_width]; the sizes to *tokens and *width. */
-static int32_t read_states(const tsk_json_value *array, float out[max_states][max_rows][max_width], int32_t *tokens, int32_t *width) {
+static int32_t read_states(const tsk_json_value *array, float out[max_states][max_rows][max_width], int32_t *tokens,
+                           int32_t *width) {
     const tsk_json_value *state, *row;
     int32_t n = 0;
     for (state = tsk_json_first(array); state && n < max_states; state = tsk_json_next(state), n++)
@@ -197,9 +207,11 @@ static int32_t read_states(const tsk_json_value *array, float out[max_states][ma
 
 static void check_cosines(const tsk_json_value *test) {
     static float before[max_states][max_rows][max_width], now[max_states][max_rows][max_width];
-    const tsk_json_value *expected = tsk_json_get(test, "expected"), *row, *stable = tsk_json_first(tsk_json_get(expected, "stable"));
+    const tsk_json_value *expected = tsk_json_get(test, "expected"), *row,
+                         *stable = tsk_json_first(tsk_json_get(expected, "stable"));
     float cosines[max_states * max_rows], golden[max_rows];
-    int32_t tokens = 0, width = 0, token, state = 0, n_states = read_states(tsk_json_get(test, "reference"), before, &tokens, &width);
+    int32_t tokens = 0, width = 0, token, state = 0,
+            n_states = read_states(tsk_json_get(test, "reference"), before, &tokens, &width);
     tsk_model_config config;
     tsk__cpu_model model;
     memset(&config, 0, sizeof config);
@@ -213,16 +225,19 @@ static void check_cosines(const tsk_json_value *test) {
         for (token = 0; token < tokens; token++) {
             float *c = &cosines[state * max_rows + token];
             tsk__cpu_cosine(&model, 1, now[state][token], before[state][token], c);
-            test_check(fabsf(*c - golden[token]) <= 2e-6f && *c <= 1.0f, __FILE__, __LINE__, "%s: state %d token %d: cosine %g, not %g", name_of(test), (int)state,
-                       (int)token, (double)*c, (double)golden[token]);
+            test_check(fabsf(*c - golden[token]) <= 2e-6f && *c <= 1.0f, __FILE__, __LINE__,
+                       "%s: state %d token %d: cosine %g, not %g", name_of(test), (int)state, (int)token, (double)*c,
+                       (double)golden[token]);
         }
     }
     CHECK_INT(state, n_states);
     for (token = 0; token < tokens; token++, stable = tsk_json_next(stable)) {
-        int wanted = 0, found = tsk__skip_similar(cosines + token, n_states, max_rows, (float)golden_number(test, "skip_threshold", -9),
+        int wanted = 0, found = tsk__skip_similar(cosines + token, n_states, max_rows,
+                                                  (float)golden_number(test, "skip_threshold", -9),
                                                   (float)golden_number(test, "skip_outlier", -9));
         CHECK(tsk_json_bool(stable, &wanted));
-        test_check(found == wanted, __FILE__, __LINE__, "%s: token %d stable %d, not %d", name_of(test), (int)token, found, wanted);
+        test_check(found == wanted, __FILE__, __LINE__, "%s: token %d stable %d, not %d", name_of(test), (int)token,
+                   found, wanted);
     }
     CHECK(stable == NULL);
 }
@@ -270,7 +285,8 @@ static int each_case(const char *path, void (*check)(const tsk_json_value *test)
     tsk_json *document = golden_load(path);
     const tsk_json_value *test;
     int n = 0;
-    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test), n++) check(test);
+    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test), n++)
+        check(test);
     tsk_json_free(document);
     return n;
 }

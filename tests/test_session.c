@@ -31,7 +31,9 @@ static int same_blocks(const tsk_json_value *expected, const tsk_result *r) {
     const tsk_json_value *block = tsk_json_first(expected);
     int32_t i;
     for (i = 0; i < r->n_blocks; i++, block = tsk_json_next(block))
-        if (!block || golden_int(block, "nfe", -1) != r->blocks[i].nfe || golden_int(block, "mask_residual", -1) != r->blocks[i].mask_residual) return 0;
+        if (!block || golden_int(block, "nfe", -1) != r->blocks[i].nfe ||
+            golden_int(block, "mask_residual", -1) != r->blocks[i].mask_residual)
+            return 0;
     return block == NULL;
 }
 
@@ -78,8 +80,11 @@ static void run_case(const tsk_json_value *test) {
     case_start(test, &s);
     memset(&error, 0, sizeof error);
     options.end_of_turn_id = TSK_NONE;
-    if (!test_check(tsk_session_create(model_of(test), &options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
-    if (test_check(tsk_generate(session, s.ids, s.n_prompt, s.generated, &result, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+    if (!test_check(tsk_session_create(model_of(test), &options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s",
+                    error.message))
+        return;
+    if (test_check(tsk_generate(session, s.ids, s.n_prompt, s.generated, &result, &error) == TSK_OK, __FILE__, __LINE__,
+                   "%s", error.message))
         check_case(test, &result);
     tsk_session_free(session);
 }
@@ -87,14 +92,18 @@ static void run_case(const tsk_json_value *test) {
 static void run_goldens(const char *path) {
     tsk_json *document = golden_load(path);
     const tsk_json_value *test;
-    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test)) run_case(test);
-    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "usage_errors")); test; test = tsk_json_next(test)) {
+    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test))
+        run_case(test);
+    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "usage_errors")); test;
+         test = tsk_json_next(test)) {
         tsk_generate_options options = golden_options(tsk_json_get(test, "options"));
         tsk_session *session = NULL;
         tsk_error error;
         memset(&error, 0, sizeof error);
         /* The API has one field for the rule, where the reference has two options that can collide. */
-        if (options.transfer == TSK_TRANSFER_FACTOR && tsk_json_type_of(tsk_json_get(tsk_json_get(test, "options"), "threshold")) == TSK_JSON_NUMBER) continue;
+        if (options.transfer == TSK_TRANSFER_FACTOR &&
+            tsk_json_type_of(tsk_json_get(tsk_json_get(test, "options"), "threshold")) == TSK_JSON_NUMBER)
+            continue;
         CHECK_INT(tsk_session_create(models[0].model, &options, &session, &error), TSK_ERROR_ARGUMENT);
         CHECK(error.message[0] && !session);
     }

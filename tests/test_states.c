@@ -1,5 +1,5 @@
-/* What a session is after each of its calls: never started, under way, over, or ended by an error. Refused memory, wrong calls,
-   calls from callbacks, copies between sessions of any options, and logits that are no numbers. */
+/* What a session is after each of its calls: never started, under way, over, or ended by an error. Refused memory,
+   wrong calls, calls from callbacks, copies between sessions of any options, and logits that are no numbers. */
 #include "../tokenskip.h"
 #include "golden.h"
 #include "seeded.h"
@@ -62,7 +62,9 @@ static tsk_status start(tsk_session *session, int n_prompt, tsk_error *error) {
 static int steps(tsk_session *session, int n) {
     int finished = 0, taken = 0;
     tsk_error error = TSK_ZERO;
-    while (taken != n && !finished && test_check(tsk_session_step(session, &finished, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) taken++;
+    while (taken != n && !finished &&
+           test_check(tsk_session_step(session, &finished, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        taken++;
     return taken;
 }
 
@@ -117,7 +119,8 @@ static tsk_status call(refused_call which, tsk_session *session, tsk_session *fr
     }
 }
 
-/* A session in the middle of a short generation is asked for something larger, and the n-th allocation of that is refused. */
+/* A session in the middle of a short generation is asked for something larger, and the n-th allocation of that is
+   refused. */
 static void test_refused(refused_call which) {
     tsk_generate_options o = small_options();
     int32_t short_tokens[gen_length], long_tokens[gen_length];
@@ -305,7 +308,8 @@ static void test_estimate(void) {
     tsk_model *model = NULL;
     static int32_t prompt[1000];
     int i;
-    config.d_model = 256, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 64, config.mlp_hidden_size = 700;
+    config.d_model = 256, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 64,
+    config.mlp_hidden_size = 700;
     config.vocab_size = config.embedding_size = 300, config.max_sequence_length = 1000;
     config.mask_token_id = 298, config.eos_token_id = 299, config.pad_token_id = -1;
     config.rope_theta = 10000, config.rms_norm_eps = 1e-5f;
@@ -322,8 +326,9 @@ static void test_estimate(void) {
         session = create(model, &o);
         CHECK_INT(tsk_session_start(session, prompt, rows[i % 2], NULL, NULL), TSK_OK);
         CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
-        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated, %lu taken",
-                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__,
+                   "%llu and %llu bytes are estimated, %lu taken", (unsigned long long)memory.cache,
+                   (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
         tsk_session_free(session);
     }
     o.skip.refresh = 0;
@@ -337,8 +342,9 @@ static void test_estimate(void) {
         for (j = 0; j < 3; j++) CHECK_INT(tsk_batch_submit(batch, prompt, 600, NULL, &o, NULL, NULL, NULL), TSK_OK);
         CHECK_INT(tsk_batch_step(batch, NULL, NULL), TSK_OK);
         CHECK_INT(tsk_memory_estimate(&query, &memory, NULL), TSK_OK);
-        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__, "%llu and %llu bytes are estimated of a batch, %lu taken",
-                   (unsigned long long)memory.cache, (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
+        test_check(is_near(memory.cache + memory.workspace, counting.bytes - before), __FILE__, __LINE__,
+                   "%llu and %llu bytes are estimated of a batch, %lu taken", (unsigned long long)memory.cache,
+                   (unsigned long long)memory.workspace, (unsigned long)(counting.bytes - before));
         tsk_batch_free(batch);
     }
     tsk_model_free(model);
@@ -372,7 +378,8 @@ static void test_nothing(void) {
     CHECK_INT(tsk_decoder_flush(&decoder, NULL), TSK_ERROR_ARGUMENT);
     tsk_text_free(NULL), tsk_tokens_free(NULL), tsk_json_free(NULL), tsk_safetensors_free(NULL);
     tsk_safetensors_writer_free(NULL), tsk_tokenizer_free(NULL), tsk_folder_free(NULL), tsk_model_free(NULL);
-    tsk_session_free(NULL), tsk_batch_free(NULL), tsk_batch_cancel(NULL, 1), CHECK_INT(tsk_batch_wait(NULL, TSK_NONE), 0), tsk_session_result(NULL, NULL);
+    tsk_session_free(NULL), tsk_batch_free(NULL), tsk_batch_cancel(NULL, 1),
+        CHECK_INT(tsk_batch_wait(NULL, TSK_NONE), 0), tsk_session_result(NULL, NULL);
     memset(&result, 0xa5, sizeof result);
     tsk_session_result(NULL, &result);
     CHECK(result.tokens == NULL && result.nfe == 0);
@@ -385,7 +392,8 @@ static void test_nothing(void) {
     CHECK(!tsk_safetensors_metadata(NULL) && !tsk_safetensors_data(NULL, NULL));
     CHECK(!tsk_tokenizer_size(NULL) && tsk_tokenizer_id(NULL, "x") == -1 && !tsk_tokenizer_is_special(NULL, 1));
     CHECK(!tsk_tokenizer_token(NULL, 1, &length) && tsk_chat_end_of_turn(NULL) == -1);
-    CHECK(!tsk_folder_config(NULL) && !tsk_folder_count(NULL) && !tsk_folder_get(NULL, 0) && !tsk_folder_weights_size(NULL));
+    CHECK(!tsk_folder_config(NULL) && !tsk_folder_count(NULL) && !tsk_folder_get(NULL, 0) &&
+          !tsk_folder_weights_size(NULL));
     CHECK(!tsk_config_is_eos(NULL, 0) && !tsk_model_get_config(NULL) && !tsk_model_tokenizer(NULL));
     CHECK_STRING(tsk_model_device_name(NULL), "");
     CHECK_STRING(tsk_model_device_note(NULL), "");
@@ -490,8 +498,11 @@ static void test_copies(void) {
         CHECK_INT(tsk_session_copy(fresh, from, NULL), TSK_OK);
         CHECK_INT(tsk_session_copy(used, from, NULL), TSK_OK);
         x = outcome_of(fresh), y = outcome_of(used), z = outcome_of(from);
-        test_check(memcmp(&x, &y, sizeof x) == 0, __FILE__, __LINE__, "round %d: a copy depends on what its session held before", round);
-        if (round % 4 == 0) test_check(memcmp(&x, &z, sizeof x) == 0, __FILE__, __LINE__, "round %d: a copy does not go on as the original", round);
+        test_check(memcmp(&x, &y, sizeof x) == 0, __FILE__, __LINE__,
+                   "round %d: a copy depends on what its session held before", round);
+        if (round % 4 == 0)
+            test_check(memcmp(&x, &z, sizeof x) == 0, __FILE__, __LINE__,
+                       "round %d: a copy does not go on as the original", round);
         tsk_session_free(from);
         tsk_session_free(fresh);
         tsk_session_free(used);
@@ -542,7 +553,8 @@ static void test_callbacks(tsk_model *model) {
         CHECK_INT(start(c.copy, n_short, NULL), TSK_OK);
         x = outcome_of(c.session), y = outcome_of(c.copy);
         CHECK_INT(c.n_refused, 6);
-        test_check(memcmp(&x, &y, sizeof x) == 0, __FILE__, __LINE__, "a copy made in pass %d's callback does not go on as the original", pass);
+        test_check(memcmp(&x, &y, sizeof x) == 0, __FILE__, __LINE__,
+                   "a copy made in pass %d's callback does not go on as the original", pass);
         tsk_session_free(c.session);
         tsk_session_free(c.copy);
     }
@@ -561,7 +573,8 @@ static const char *poisoned_folder(void) {
     char *bytes = read_file("tests/golden/models/mha-f32/model.safetensors", &size);
     char *config = read_file("tests/golden/models/mha-f32/config.json", &config_size);
     mkdir(tsk_test_path("poisoned"), 0700);
-    if (!CHECK_INT(tsk_safetensors_open("tests/golden/models/mha-f32/model.safetensors", NULL, &file, NULL), TSK_OK)) exit(1);
+    if (!CHECK_INT(tsk_safetensors_open("tests/golden/models/mha-f32/model.safetensors", NULL, &file, NULL), TSK_OK))
+        exit(1);
     wte = tsk_safetensors_find(file, "model.transformer.wte.weight");
     if (!CHECK(wte != NULL && wte->dtype == TSK_DTYPE_F32)) exit(1);
     at = (size_t)(wte->offset + (uint64_t)poisoned_id * wte->shape[1] * sizeof(float));
@@ -629,7 +642,9 @@ static void test_numeric_batch(tsk_model *model) {
     tokens_alone(model, &o, n_short, tokens);
     fill_prompt(prompt, n_short);
     CHECK_INT(tsk_batch_create(model, &options, &batch, NULL), TSK_OK);
-    for (i = 0; i < 5; i++) CHECK_INT(tsk_batch_submit(batch, i == 1 ? bad : prompt, i == 1 ? 3 : n_short, NULL, &o, &all[i], NULL, NULL), TSK_OK);
+    for (i = 0; i < 5; i++)
+        CHECK_INT(tsk_batch_submit(batch, i == 1 ? bad : prompt, i == 1 ? 3 : n_short, NULL, &o, &all[i], NULL, NULL),
+                  TSK_OK);
     CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
     for (i = 0; i < 5; i++) {
         CHECK_INT(all[i].n, 1);
@@ -658,16 +673,20 @@ static void test_batch_cache(void) {
     done d;
     memset(&d, 0, sizeof d);
     memset(&c, 0, sizeof c);
-    c.d_model = 512, c.n_layers = 4, c.n_heads = c.n_kv_heads = 8, c.head_dim = 64, c.mlp_hidden_size = 64, c.vocab_size = c.embedding_size = 64;
-    c.max_sequence_length = 1 << 20, c.mask_token_id = 63, c.eos_token_id = 62, c.pad_token_id = -1, c.rope_theta = 10000, c.rms_norm_eps = 1e-5f;
+    c.d_model = 512, c.n_layers = 4, c.n_heads = c.n_kv_heads = 8, c.head_dim = 64, c.mlp_hidden_size = 64,
+    c.vocab_size = c.embedding_size = 64;
+    c.max_sequence_length = 1 << 20, c.mask_token_id = 63, c.eos_token_id = 62, c.pad_token_id = -1,
+    c.rope_theta = 10000, c.rms_norm_eps = 1e-5f;
     mo.device = TSK_DEVICE_CPU;
     fill_prompt(prompt, n_short);
-    if (!test_check(tsk_model_random(&c, 1, &mo, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) return;
+    if (!test_check(tsk_model_random(&c, 1, &mo, &model, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message))
+        return;
     options.on_done = on_done;
     options.log = keep_line;
     options.user = line;
     options.on_done = NULL;
-    if (test_check(tsk_batch_create(model, &options, &batch, &error) == TSK_OK, __FILE__, __LINE__, "%s", error.message)) {
+    if (test_check(tsk_batch_create(model, &options, &batch, &error) == TSK_OK, __FILE__, __LINE__, "%s",
+                   error.message)) {
         CHECK_CONTAINS(line, "16777216");  /* 16 * 2^20 tokens were wanted */
         CHECK_INT(tsk_batch_submit(batch, prompt, n_short, NULL, &o, &d, NULL, &error), TSK_OK);
         CHECK_INT(tsk_batch_drain(batch, &error), TSK_OK);

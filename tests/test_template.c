@@ -1,20 +1,23 @@
 /* Chat templates: the known ones rendered exactly, anything else refused, and special tokens in a message's text that
-   must stay text. Real templates are compared with Jinja2 by `make test-oracle`; here are LLaDA's own and those that can
-   be written down in a line. */
+   must stay text. Real templates are compared with Jinja2 by `make test-oracle`; here are LLaDA's own and those that
+   can be written down in a line. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #include "../src/template.h"
 #include "golden.h"
 
 static const char llada[] =
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
-    "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + "
+    "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = "
+    "bos_token + content %}"
     "{% endif %}{{ content }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}";
-static const char chatml[] =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+static const char chatml[] = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+                             "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+                             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 static const char qwen2[] =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
+    "are a helpful assistant.<|im_end|>\n' }}"
     "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
@@ -54,20 +57,27 @@ static tsk_tokenizer *load_template(const char *template_text, const char *bos) 
     return tokenizer;
 }
 
-static void check_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, const char *expected) {
+static void check_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                         const char *expected) {
     tsk_text text;
     memset(&text, 0, sizeof text);
-    if (CHECK(tokenizer && tsk_chat_render(tokenizer, messages, count, &text, &error) == TSK_OK)) CHECK_STRING(text.data, expected);
+    if (CHECK(tokenizer && tsk_chat_render(tokenizer, messages, count, &text, &error) == TSK_OK))
+        CHECK_STRING(text.data, expected);
     else printf("%s\n", error.message);
     tsk_text_free(&text);
 }
 
-static const tsk_message conversation[] = {{"system", "Be brief."}, {"user", "  Who is Newton?\n"}, {"assistant", "A physicist.\t"}, {"user", "When?"}};
+static const tsk_message conversation[] = {{"system", "Be brief."},
+                                           {"user", "  Who is Newton?\n"},
+                                           {"assistant", "A physicist.\t"},
+                                           {"user", "When?"}};
 
 static void test_llada(void) {
     static const char expected[] =
-        "<|startoftext|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWho is Newton?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\nA physicist.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhen?<|eot_id|>"
+        "<|startoftext|><|start_header_id|>system<|end_header_id|>\n\nBe "
+        "brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWho is Newton?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA "
+        "physicist.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhen?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n";
     tsk_tokenizer *tokenizer;
     size_t size;
@@ -88,7 +98,8 @@ static void test_llada(void) {
 static char *with_newlines(const char *text, const char *newline, int one_more) {
     char *copy = (char *)malloc(2 * strlen(text) + 3), *to = copy;
     if (!copy) exit(2);
-    for (; *text; text++) to += sprintf(to, "%.*s", (int)(*text == '\n' ? strlen(newline) : 1), *text == '\n' ? newline : text);
+    for (; *text; text++)
+        to += sprintf(to, "%.*s", (int)(*text == '\n' ? strlen(newline) : 1), *text == '\n' ? newline : text);
     if (one_more) to += sprintf(to, "%s", newline);
     *to = 0;
     return copy;
@@ -98,8 +109,8 @@ static char *with_newlines(const char *text, const char *newline, int one_more) 
 static void test_newlines(void) {
     static const char *const newlines[] = {"\n", "\r\n", "\r"};
     static const char *const broken[] = {"\n\n", "\r\n\r\n", "\r\r\n", "\n\r"};
-    static const char expected[] =
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n";
+    static const char expected[] = "<|im_start|>system\nYou are a helpful "
+                                   "assistant.<|im_end|>\n<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n";
     tsk_tokenizer *tokenizer;
     char *copy;
     size_t i;
@@ -129,41 +140,59 @@ static void test_newlines(void) {
 
 /* What Python's strip takes off: U+001C to U+001F and U+0085 too, U+200B and U+FEFF not. */
 static void test_trim(void) {
-    static const tsk_message messages[] = {{"user", "\x1c\x1f\xc2\x85\xc2\xa0\xe3\x80\x80\xe2\x80\xa8 a\xe2\x80\x8b \x0b\x0c"}, {"user", " \n "}, {"user", "\xef\xbb\xbf"}};
+    static const tsk_message messages[] = {{"user",
+                                            "\x1c\x1f\xc2\x85\xc2\xa0\xe3\x80\x80\xe2\x80\xa8 a\xe2\x80\x8b \x0b\x0c"},
+                                           {"user", " \n "},
+                                           {"user", "\xef\xbb\xbf"}};
     tsk_tokenizer *tokenizer = load_template(llada, "B");
     check_render(tokenizer, messages, 3,
-                 "B<|start_header_id|>user<|end_header_id|>\n\na\xe2\x80\x8b<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<|eot_id|>"
-                 "<|start_header_id|>user<|end_header_id|>\n\n\xef\xbb\xbf<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+                 "B<|start_header_id|>user<|end_header_id|>\n\na\xe2\x80\x8b<|eot_id|><|start_header_id|>user<|end_"
+                 "header_id|>\n\n<|eot_id|>"
+                 "<|start_header_id|>user<|end_header_id|>\n\n\xef\xbb\xbf<|eot_id|><|start_header_id|>assistant<|end_"
+                 "header_id|>\n\n");
     tsk_tokenizer_free(tokenizer);
 }
 
 static void test_chatml(void) {
     tsk_tokenizer *tokenizer = load_template(chatml, NULL);
-    check_render(tokenizer, conversation, 2, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n  Who is Newton?\n<|im_end|>\n<|im_start|>assistant\n");
+    check_render(tokenizer, conversation, 2,
+                 "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n  Who is "
+                 "Newton?\n<|im_end|>\n<|im_start|>assistant\n");
     check_render(tokenizer, conversation + 3, 1, "<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n");
     CHECK_INT(tsk_chat_end_of_turn(tokenizer), -1); /* this vocabulary has no <|im_end|> */
     tsk_tokenizer_free(tokenizer);
     tokenizer = load_template(qwen2, NULL);
     check_render(tokenizer, conversation + 3, 1,
-                 "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n");
+                 "<|im_start|>system\nYou are a helpful "
+                 "assistant.<|im_end|>\n<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n");
     check_render(tokenizer, conversation, 1, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\n");
     tsk_tokenizer_free(tokenizer);
 }
 
 /* The templates with thoughts are too long to stand here; their renderers are called as the template would. */
 static void test_thoughts(void) {
-    static const tsk_message messages[] = {{"system", "S"}, {"user", "q"}, {"assistant", "<think>\nhm\n</think>\n\nold"}, {"user", "<tool_response>t</tool_response>"},
-                                           {"assistant", "\n<think>a<think>\nb\n</think>\n\nnew</think>\nlast"}, {"assistant", "\nplain"}};
-    static const struct { int kind; size_t count; const char *expected; } cases[] = {
-        {TSK__TEMPLATE_QWEN3, 6,
-         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nold<|im_end|>\n"
-         "<|im_start|>user\n<tool_response>t</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\nb\n</think>\n\nlast<|im_end|>\n"
-         "<|im_start|>assistant\n<think>\n\n</think>\n\nplain<|im_end|>\n<|im_start|>assistant\n"},
-        {TSK__TEMPLATE_ROLES, 6,
-         "<role>SYSTEM</role>S\ndetailed thinking off<|role_end|><role>HUMAN</role>q<|role_end|><role>ASSISTANT</role>\n<think>\nhm\n</think>\n\nold<|role_end|>"
-         "<role>HUMAN</role><tool_response>t</tool_response><|role_end|><role>ASSISTANT</role>\n<think>\nb\n</think>\n\nlast<|role_end|>"
-         "<role>ASSISTANT</role>\nplain<|role_end|><role>ASSISTANT</role>"},
-        {TSK__TEMPLATE_ROLES, 1, "<role>SYSTEM</role>S\ndetailed thinking off<|role_end|><role>ASSISTANT</role>"}};
+    static const tsk_message messages[] = {{"system", "S"},
+                                           {"user", "q"},
+                                           {"assistant", "<think>\nhm\n</think>\n\nold"},
+                                           {"user", "<tool_response>t</tool_response>"},
+                                           {"assistant", "\n<think>a<think>\nb\n</think>\n\nnew</think>\nlast"},
+                                           {"assistant", "\nplain"}};
+    static const struct { int kind; size_t count; const char *expected;
+    } cases[] = {{TSK__TEMPLATE_QWEN3, 6,
+                  "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>"
+                  "\nhm\n</think>\n\nold<|im_end|>\n"
+                  "<|im_start|>user\n<tool_response>t</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\nb\n</"
+                  "think>\n\nlast<|im_end|>\n"
+                  "<|im_start|>assistant\n<think>\n\n</think>\n\nplain<|im_end|>\n<|im_start|>assistant\n"},
+                 {TSK__TEMPLATE_ROLES, 6,
+                  "<role>SYSTEM</role>S\ndetailed thinking "
+                  "off<|role_end|><role>HUMAN</role>q<|role_end|><role>ASSISTANT</role>\n<think>\nhm\n</"
+                  "think>\n\nold<|role_end|>"
+                  "<role>HUMAN</role><tool_response>t</tool_response><|role_end|><role>ASSISTANT</role>\n<think>\nb\n</"
+                  "think>\n\nlast<|role_end|>"
+                  "<role>ASSISTANT</role>\nplain<|role_end|><role>ASSISTANT</role>"},
+                 {TSK__TEMPLATE_ROLES, 1,
+                  "<role>SYSTEM</role>S\ndetailed thinking off<|role_end|><role>ASSISTANT</role>"}};
     static const tsk_message two[] = {{"user", "q"}, {"assistant", "<think>x</think>old"}, {"user", "r"}};
     tsk_tokenizer *tokenizer = load_template(chatml, NULL);
     size_t i;
@@ -174,7 +203,8 @@ static void test_thoughts(void) {
     }
     tokenizer->template_kind = TSK__TEMPLATE_ROLES; /* thoughts before the last question are left out */
     check_render(tokenizer, two, 3,
-                 "<role>SYSTEM</role>detailed thinking off<|role_end|><role>HUMAN</role>q<|role_end|><role>ASSISTANT</role>old<|role_end|>"
+                 "<role>SYSTEM</role>detailed thinking "
+                 "off<|role_end|><role>HUMAN</role>q<|role_end|><role>ASSISTANT</role>old<|role_end|>"
                  "<role>HUMAN</role>r<|role_end|><role>ASSISTANT</role>");
     tsk_tokenizer_free(tokenizer);
 }
@@ -216,15 +246,22 @@ static void test_special_in_text(void) {
 
 /* The same where added tokens are looked for in normalised text, which shifts the places. */
 static void test_special_in_normal_text(void) {
-    static const tsk_message messages[] = {{"user", "e\xcc\x81" "e\xcc\x81" "e\xcc\x81 <x> \xcc\x81"}, {"user", "\xcc\x81<x>"}, {"user", "<x"}, {"user", ">"}};
+    static const tsk_message messages[] = {{"user", "e\xcc\x81"
+                                                    "e\xcc\x81"
+                                                    "e\xcc\x81 <x> \xcc\x81"},
+                                           {"user", "\xcc\x81<x>"},
+                                           {"user", "<x"},
+                                           {"user", ">"}};
     static const char file[] =
-        "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":100000,\"content\":\"<x>\",\"normalized\":true,\"special\":true},{\"id\":100001,"
+        "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":100000,\"content\":\"<x>\",\"normalized\":true,\"special\":"
+        "true},{\"id\":100001,"
         "\"content\":\"<|end_header_id|>\",\"normalized\":true,\"special\":true}],\"normalizer\":{\"type\":\"NFC\"}";
     tsk_tokenizer *tokenizer;
     tsk_tokens tokens;
     int32_t x, end, i;
     size_t n_x = 0, n_end = 0;
-    char *golden = read_file("tests/golden/tokenizer/llada/tokenizer.json", NULL), *rest = golden ? strstr(golden, ",\"pre_tokenizer\"") : NULL, *whole;
+    char *golden = read_file("tests/golden/tokenizer/llada/tokenizer.json", NULL),
+         *rest = golden ? strstr(golden, ",\"pre_tokenizer\"") : NULL, *whole;
     if (!CHECK(rest != NULL)) return;
     tsk_tokenizer_free(load_template(llada, "<x>")); /* for its tokenizer_config.json */
     whole = (char *)malloc(strlen(file) + strlen(rest) + 1);
@@ -251,7 +288,8 @@ static void test_special_in_normal_text(void) {
     tsk_tokenizer_free(tokenizer);
 }
 
-static void refuse(tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_status status, const char *reason) {
+static void refuse(tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_status status,
+                   const char *reason) {
     tsk_text text;
     tsk_tokens tokens;
     memset(&text, 0, sizeof text);
@@ -265,12 +303,14 @@ static void refuse(tsk_tokenizer *tokenizer, const tsk_message *messages, size_t
 }
 
 static void test_refused(void) {
-    static const tsk_message no_content[] = {{"user", NULL}}, no_role[] = {{NULL, "x"}}, bad_text[] = {{"user", "a\xff"}}, bad_role[] = {{"tool", "x"}};
+    static const tsk_message no_content[] = {{"user", NULL}}, no_role[] = {{NULL, "x"}},
+                             bad_text[] = {{"user", "a\xff"}}, bad_role[] = {{"tool", "x"}};
     char almost[sizeof llada + 4];
     tsk_tokenizer *tokenizer = load("");
     CHECK(tokenizer && tsk_chat_end_of_turn(tokenizer) == -1);
     refuse(tokenizer, conversation, 4, TSK_ERROR_TEMPLATE, "no chat template");
-    refuse(load("{\"bos_token\":null,\"chat_template\":null}"), conversation, 4, TSK_ERROR_TEMPLATE, "no chat template");
+    refuse(load("{\"bos_token\":null,\"chat_template\":null}"), conversation, 4, TSK_ERROR_TEMPLATE,
+           "no chat template");
     snprintf(almost, sizeof almost, "%s ", llada);
     refuse(load_template(almost, "B"), conversation, 4, TSK_ERROR_TEMPLATE, "none of those known");
     refuse(load_template("", "B"), conversation, 4, TSK_ERROR_TEMPLATE, "none of those known");
@@ -288,8 +328,10 @@ static void test_refused(void) {
 static void test_places(void) {
     tsk_tokenizer *tokenizer;
     char text[sizeof chatml + 1];
-    tokenizer = load("{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\"{% for message in messages %}{{'<|im_start|>' + "
-                     "message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    tokenizer = load("{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},{\"name\":\"default\","
+                     "\"template\":\"{% for message in messages %}{{'<|im_start|>' + "
+                     "message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if "
+                     "add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
                      "{% endif %}\"}]}");
     check_render(tokenizer, conversation + 3, 1, "<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n");
     tsk_tokenizer_free(tokenizer);
@@ -300,7 +342,9 @@ static void test_places(void) {
     tsk_tokenizer_free(tokenizer);
     write_text(tsk_test_path("chat_template.jinja"), llada);
     tokenizer = load("{\"bos_token\":{\"content\":\"B\"}}");
-    check_render(tokenizer, conversation + 3, 1, "B<|start_header_id|>user<|end_header_id|>\n\nWhen?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+    check_render(tokenizer, conversation + 3, 1,
+                 "B<|start_header_id|>user<|end_header_id|>\n\nWhen?<|eot_id|><|start_header_id|>assistant<|end_header_"
+                 "id|>\n\n");
     tsk_tokenizer_free(tokenizer);
     remove(tsk_test_path("chat_template.jinja"));
 }
@@ -320,7 +364,8 @@ static void test_memory(void) {
         host.allocator = tokens.allocator = &allocator;
         status = tsk_tokenizer_load(tsk_test_temp_dir(), &host, &tokenizer, &error);
         if (status == TSK_OK) status = tsk_chat_encode(tokenizer, conversation, 4, 0, &tokens, &error);
-        if (counting.failed ? status != TSK_ERROR_MEMORY : status != TSK_OK) test_check(0, __FILE__, __LINE__, "allocation %ld: %s", n, error.message);
+        if (counting.failed ? status != TSK_ERROR_MEMORY : status != TSK_OK)
+            test_check(0, __FILE__, __LINE__, "allocation %ld: %s", n, error.message);
         tsk_tokenizer_free(tokenizer);
         tsk_tokens_free(&tokens);
         CHECK_INT(counting.alive, 0);

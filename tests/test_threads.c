@@ -1,5 +1,5 @@
-/* One model, many threads, each with a session of its own: the same tokens as alone. Then many threads that do anything at
-   all, with sessions of their own and one batch in common. Worth most under -fsanitize=thread:
+/* One model, many threads, each with a session of its own: the same tokens as alone. Then many threads that do anything
+   at all, with sessions of their own and one batch in common. Worth most under -fsanitize=thread:
 
        make test-threads */
 #include "../tokenskip.h"
@@ -194,7 +194,8 @@ static void run_players(stateful_models *models) {
     while (count_running(&players[0], 0)) CHECK_INT(tsk_batch_step(models->batch, NULL, NULL), TSK_OK);
     for (i = 1; i < n_players; i++) pthread_join(threads[i], NULL);
     for (i = 0; i < n_players; i++) {
-        test_check(players[i].text == NULL, __FILE__, __LINE__, "thread %d:\n%s", i, players[i].text ? players[i].text : "");
+        test_check(players[i].text == NULL, __FILE__, __LINE__, "thread %d:\n%s", i,
+                   players[i].text ? players[i].text : "");
         free(players[i].text);
     }
 }
@@ -204,7 +205,8 @@ static tsk_model *small_model(heap *h) {
     tsk_model_config config;
     tsk_model *model = NULL;
     memset(&config, 0, sizeof config);
-    config.d_model = 32, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 8, config.mlp_hidden_size = 48;
+    config.d_model = 32, config.n_layers = 4, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 8,
+    config.mlp_hidden_size = 48;
     config.vocab_size = config.embedding_size = 30;
     config.max_sequence_length = 64;
     config.mask_token_id = 29;

@@ -1,4 +1,5 @@
-/* Character classes and NFC over every code point, against hashes made by the reference (tests/golden/tokenizer/make.mjs). */
+/* Character classes and NFC over every code point, against hashes made by the reference
+   (tests/golden/tokenizer/make.mjs). */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #include "../src/bpe.h"
@@ -34,17 +35,20 @@ static void test_class(const tsk_json_value *golden) {
     uint32_t c;
     for (c = 0; c < 0x110000; c++) {
         char text[4];
-        if ((c >= 0xd800 && c < 0xe000) || !(1 << (tsk__unicode_property(&unicode, c) & TSK__UNICODE_KIND) & kinds)) continue;
+        if ((c >= 0xd800 && c < 0xe000) || !(1 << (tsk__unicode_property(&unicode, c) & TSK__UNICODE_KIND) & kinds))
+            continue;
         count++;
         hash = fnv(hash, text, (size_t)(tsk__json_put_utf8(text, c) - text));
     }
     CHECK_INT(count, golden_int(golden, "count", 0));
-    test_check(is_hash(hash, golden), __FILE__, __LINE__, "class %s", tsk_json_string(tsk_json_get(golden, "class"), NULL));
+    test_check(is_hash(hash, golden), __FILE__, __LINE__, "class %s",
+               tsk_json_string(tsk_json_get(golden, "class"), NULL));
 }
 
 static void test_around(const tsk_json_value *golden) {
     size_t n_before, n_after;
-    const char *before = tsk_json_string(tsk_json_get(golden, "before"), &n_before), *after = tsk_json_string(tsk_json_get(golden, "after"), &n_after);
+    const char *before = tsk_json_string(tsk_json_get(golden, "before"), &n_before),
+               *after = tsk_json_string(tsk_json_get(golden, "after"), &n_after);
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     tsk_text out;
     uint32_t c;
@@ -65,12 +69,14 @@ static void test_around(const tsk_json_value *golden) {
 
 static void test_text(const tsk_json_value *golden) {
     size_t n, n_nfc;
-    const char *text = tsk_json_string(tsk_json_get(golden, "text"), &n), *nfc = tsk_json_string(tsk_json_get(golden, "nfc"), &n_nfc);
+    const char *text = tsk_json_string(tsk_json_get(golden, "text"), &n),
+               *nfc = tsk_json_string(tsk_json_get(golden, "nfc"), &n_nfc);
     tsk_text out, again;
     memset(&out, 0, sizeof out);
     memset(&again, 0, sizeof again);
     CHECK(tsk__unicode_nfc(&unicode, text, n, &out) == TSK_OK);
-    test_check(out.length == n_nfc && memcmp(out.data, nfc, n_nfc) == 0, __FILE__, __LINE__, "NFC of '%s': '%s', expected '%s'", text, out.data, nfc);
+    test_check(out.length == n_nfc && memcmp(out.data, nfc, n_nfc) == 0, __FILE__, __LINE__,
+               "NFC of '%s': '%s', expected '%s'", text, out.data, nfc);
     CHECK(tsk__unicode_nfc(&unicode, out.data, out.length, &again) == TSK_OK);
     CHECK(again.length == n_nfc && memcmp(again.data, nfc, n_nfc) == 0);
     tsk_text_free(&out);
@@ -84,7 +90,8 @@ static void test_goldens(void) {
     for (line = file; (end = strchr(line, '\n')) != NULL; line = end + 1) {
         tsk_json *document = NULL;
         const tsk_json_value *golden;
-        if (!CHECK(tsk_json_parse(line, (size_t)(end - line), "unicode.jsonl", NULL, &document, NULL) == TSK_OK)) continue;
+        if (!CHECK(tsk_json_parse(line, (size_t)(end - line), "unicode.jsonl", NULL, &document, NULL) == TSK_OK))
+            continue;
         golden = tsk_json_root(document);
         if (tsk_json_get(golden, "class")) test_class(golden);
         else if (tsk_json_get(golden, "before")) test_around(golden);
@@ -103,20 +110,34 @@ static void test_many_marks(void) {
     if (!text) return;
     memset(&out, 0, sizeof out);
     text[0] = 'e';
-    for (i = 0; i < n; i++) memcpy(text + 1 + 2 * i, i % 2 ? "\xcc\xa3" : "\xcd\x85", 2); /* U+0323 below, U+0345 iota: class 220 after 240 */
+    for (i = 0; i < n; i++)
+        memcpy(text + 1 + 2 * i, i % 2 ? "\xcc\xa3" : "\xcd\x85",
+               2); /* U+0323 below, U+0345 iota: class 220 after 240 */
     CHECK(tsk__unicode_nfc(&unicode, text, 2 * n + 1, &out) == TSK_OK);
-    CHECK(out.length == 2 * n - 2 + 3 && memcmp(out.data, "\xe1\xba\xb9\xcc\xa3", 5) == 0); /* U+1EB9 and the other dots */
+    CHECK(out.length == 2 * n - 2 + 3 &&
+          memcmp(out.data, "\xe1\xba\xb9\xcc\xa3", 5) == 0); /* U+1EB9 and the other dots */
     CHECK(memcmp(out.data + out.length - 4, "\xcd\x85\xcd\x85", 4) == 0);
     tsk_text_free(&out);
     free(text);
 }
 
 static void test_utf8(void) {
-    static const struct { const char *text; size_t size, invalid; } cases[] = {
-        {"", 0, 0}, {"abc", 3, 3}, {"12345678\xff", 9, 8}, {"\xc3\xa9", 2, 2}, {"\xc3", 1, 0}, {"a\xc0\x80", 3, 1}, {"\xed\xa0\x80", 3, 0},
-        {"\xed\x9f\xbf", 3, 3}, {"\xf4\x8f\xbf\xbf", 4, 4}, {"\xf4\x90\x80\x80", 4, 0}, {"\xe0\x80\x80", 3, 0}, {"1234567\xc3\xa9 12345678\x80", 19, 18}};
+    static const struct { const char *text; size_t size, invalid;
+    } cases[] = {{"", 0, 0},
+                 {"abc", 3, 3},
+                 {"12345678\xff", 9, 8},
+                 {"\xc3\xa9", 2, 2},
+                 {"\xc3", 1, 0},
+                 {"a\xc0\x80", 3, 1},
+                 {"\xed\xa0\x80", 3, 0},
+                 {"\xed\x9f\xbf", 3, 3},
+                 {"\xf4\x8f\xbf\xbf", 4, 4},
+                 {"\xf4\x90\x80\x80", 4, 0},
+                 {"\xe0\x80\x80", 3, 0},
+                 {"1234567\xc3\xa9 12345678\x80", 19, 18}};
     size_t i;
-    for (i = 0; i < sizeof cases / sizeof *cases; i++) CHECK_INT(tsk__unicode_invalid(cases[i].text, cases[i].size), cases[i].invalid);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK_INT(tsk__unicode_invalid(cases[i].text, cases[i].size), cases[i].invalid);
 }
 
 static void test_memory(void) {
@@ -128,7 +149,9 @@ static void test_memory(void) {
         tsk_text out;
         memset(&out, 0, sizeof out);
         out.allocator = &allocator;
-        if (tsk__unicode_create(&other, &allocator) && tsk__unicode_nfc(&other, "xe\xcc\x81\xcd\x85\xcc\xa3 \xea\xb0\x80", 12, &out) != TSK_OK) CHECK(counting.failed);
+        if (tsk__unicode_create(&other, &allocator) &&
+            tsk__unicode_nfc(&other, "xe\xcc\x81\xcd\x85\xcc\xa3 \xea\xb0\x80", 12, &out) != TSK_OK)
+            CHECK(counting.failed);
         tsk__unicode_destroy(&other);
         tsk_text_free(&out);
         CHECK_INT(counting.alive, 0);

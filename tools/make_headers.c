@@ -3,9 +3,9 @@
        make_headers join ROOT OUT       ROOT with every file that it includes from its own folder in the include's place
        make_headers quote ROOT OUT      the same as an array of one string literal per line, for a compiler at run time
 
-   An included file is written once, without its guard (the lines that name SECTION_GUARD_...), where the root includes it. The
-   root lists the files in order; a file that includes one further down is an error, so the list is the order of use. Includes
-   of what is not in the folder stay. OUT is written whole or not at all. */
+   An included file is written once, without its guard (the lines that name SECTION_GUARD_...), where the root includes
+   it. The root lists the files in order; a file that includes one further down is an error, so the list is the order of
+   use. Includes of what is not in the folder stay. OUT is written whole or not at all. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,10 +3,12 @@
 
 #include "device.cuh"
 
-// ---- Attention for any size of heads, for both activation types -------------------------------------------------------
+// ---- Attention for any size of heads, for both activation types
+// -------------------------------------------------------
 
-// Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the scores
-// and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n, n_heads).
+// Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the
+// scores and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n,
+// n_heads).
 template <class T> static __device__ __forceinline__ void attend(const tsk__cuda_attend_args &a) {
     __shared__ float query[256], weight[128], parts[4];
     let_successor_start();
@@ -31,7 +33,8 @@ template <class T> static __device__ __forceinline__ void attend(const tsk__cuda
             score = dot * a.scale;
         }
         float warp_max = score;
-        for (int lanes = 16; lanes > 0; lanes /= 2) warp_max = fmaxf(warp_max, __shfl_xor_sync(0xffffffffu, warp_max, lanes));
+        for (int lanes = 16; lanes > 0; lanes /= 2)
+            warp_max = fmaxf(warp_max, __shfl_xor_sync(0xffffffffu, warp_max, lanes));
         if ((thread & 31) == 0) parts[thread >> 5] = warp_max;
         __syncthreads();
         new_max = fmaxf(max, fmaxf(fmaxf(parts[0], parts[1]), fmaxf(parts[2], parts[3])));

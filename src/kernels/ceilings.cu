@@ -3,11 +3,13 @@
 
 #include "device.cuh"
 
-// ---- Ceilings --------------------------------------------------------------------------------------------------------------
+// ---- Ceilings
+// --------------------------------------------------------------------------------------------------------------
 
 // Reads n 16-byte pieces and nothing else, so it need not wait for its predecessor. Any grid; *out is never
 // written in practice.
-extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_read_stream) read_stream(const tsk__cuda_read_stream_args args) {
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_read_stream)
+    read_stream(const tsk__cuda_read_stream_args args) {
     const uint4 *p = (const uint4 *)args.from;
     u32 mixed = 0;
     u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x, step = (u64)gridDim.x * blockDim.x;

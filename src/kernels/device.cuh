@@ -4,7 +4,8 @@
 #include "types.cuh"
 #include "shared.h"
 
-// ---- Shared structs by shorter names --------------------------------------------------------------------------------------
+// ---- Shared structs by shorter names
+// --------------------------------------------------------------------------------------
 
 typedef tsk__cuda_row row_entry;
 typedef tsk__cuda_cache cache_entry;
@@ -20,15 +21,16 @@ typedef tsk__cuda_tensor_map tensor_map;
 typedef tsk__cuda_linear_args linear_args;
 typedef tsk__cuda_attention_args attention_args;
 
-// The kernels name_f32 and name_bf16 of a template `name`. (Arguments are passed by value, not as a __grid_constant__: the
-// compiler then knows that they are the same for all threads, and takes branches that depend on them out of loops.)
+// The kernels name_f32 and name_bf16 of a template `name`. (Arguments are passed by value, not as a __grid_constant__:
+// the compiler then knows that they are the same for all threads, and takes branches that depend on them out of loops.)
 #define KERNEL_OF_BOTH_TYPES(name) \
     extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_f32(const tsk__cuda_##name##_args a) { name<float>(a); } \
     extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_##name) \
         name##_bf16(const tsk__cuda_##name##_args a) { name<bf16>(a); }
 
-// ---- Small helpers ------------------------------------------------------------------------------------------------------
+// ---- Small helpers
+// ------------------------------------------------------------------------------------------------------
 
 static __device__ __forceinline__ void let_successor_start() {
 #if __CUDA_ARCH__ >= 900
@@ -76,23 +78,34 @@ static __device__ __forceinline__ uint4 normalised(uint4 x, float scale, uint4 w
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 // 16 bytes to shared memory, asynchronously; zeros when !valid (the source is then not read).
 static __device__ __forceinline__ void copy16_async(u32 to, const void *from, bool valid) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
+                 : "memory");
 }
-static __device__ __forceinline__ void prefetch_l2(const void *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+static __device__ __forceinline__ void prefetch_l2(const void *from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
 static __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> static __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+template <int PENDING> static __device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 
 static __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
 }
 static __device__ __forceinline__ void load_matrices_transposed(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
 }
-// c[16, 8] += a[16, 16] * b[16, 8]. Lane l holds c rows l/4 (c0, c1) and l/4 + 8 (c2, c3), columns 2*(l%4) and the next.
+// c[16, 8] += a[16, 16] * b[16, 8]. Lane l holds c rows l/4 (c0, c1) and l/4 + 8 (c2, c3), columns 2*(l%4) and the
+// next.
 static __device__ __forceinline__ void multiply_tile(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 static __device__ __forceinline__ float exp2_fast(float x) {
     float y;
@@ -108,11 +121,15 @@ template <int WIDTH> static __device__ __forceinline__ float lanes_sum(float x) 
     for (int step = 1; step < WIDTH; step *= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
 }
-static __device__ const float NEGATIVE = -3.0e38f;  // stands for minus infinity where a difference of two must not be NaN
+// Stands for minus infinity where a difference of two must not be NaN.
+static __device__ const float NEGATIVE = -3.0e38f;
 
-// Barriers in shared memory with phases: a phase ends when `count` arrivals have come, and announced bytes. A wait names the
-// phase by its parity, so whoever waits must wait for every phase, or might take the last but one for the one meant.
-static __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory"); }
+// Barriers in shared memory with phases: a phase ends when `count` arrivals have come, and announced bytes. A wait
+// names the phase by its parity, so whoever waits must wait for every phase, or might take the last but one for the one
+// meant.
+static __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
 static __device__ __forceinline__ void barrier_arrive(u32 barrier) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier) : "memory");
 }
@@ -120,15 +137,23 @@ static __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
     u32 done;
     do {
 #if __CUDA_ARCH__ >= 900
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
 #else
-        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
 #endif
     } while (!done);
 }
 
 // __syncthreads of the block's first THREADS threads.
-template <int THREADS> static __device__ __forceinline__ void threads_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+template <int THREADS> static __device__ __forceinline__ void threads_sync() {
+    asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
+}
 
 #if __CUDA_ARCH__ >= 900
 // An arrival that announces bytes, which the copy engine reports as they come.
@@ -153,18 +178,22 @@ static __device__ __forceinline__ u64 read_often_policy() {
     return policy;
 }
 // A box of the map's size, from (column, row) on, to shared memory; zeros where the matrix ends.
-static __device__ __forceinline__ void copy_box(u32 to, const tensor_map *map, int column, int row, u32 barrier, u64 policy) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(column), "r"(row),
-                 "r"(barrier), "l"(policy)
+static __device__ __forceinline__ void copy_box(u32 to, const tensor_map *map, int column, int row, u32 barrier,
+                                                u64 policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
                  : "memory");
 }
 #else
 // An arrival that comes when this thread's copies so far have.
-static __device__ __forceinline__ void barrier_arrive_copied(u32 barrier) { asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory"); }
+static __device__ __forceinline__ void barrier_arrive_copied(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
 #endif
 
-// Whether this block is the last of `expected` to come here for `counter`, which is zero again afterwards. Global writes
-// made by all threads of the earlier ones are then visible. Every thread of the block calls it.
+// Whether this block is the last of `expected` to come here for `counter`, which is zero again afterwards. Global
+// writes made by all threads of the earlier ones are then visible. Every thread of the block calls it.
 static __device__ __forceinline__ bool last_to_arrive(u32 *counter, u32 expected, int *shared_flag) {
     __syncthreads();
     if (threadIdx.x == 0) {

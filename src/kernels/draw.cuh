@@ -3,7 +3,8 @@
 
 #include "device.cuh"
 
-// ---- Random draws and the head's reduction ----------------------------------------------------------------------------
+// ---- Random draws and the head's reduction
+// ----------------------------------------------------------------------------
 
 // Philox4x32-10; equals tsk_philox4x32.
 static __device__ __forceinline__ void philox4x32(u32 (&c)[4], u32 k0, u32 k1) {

@@ -4,11 +4,13 @@
 #include "device.cuh"
 #include "draw.cuh"
 
-// ---- The head's two stages -------------------------------------------------------------------------------------------------
+// ---- The head's two stages
+// -------------------------------------------------------------------------------------------------
 
 // First stage where the logits lie in memory: of ids first .. first + n - 1, [m, n] f32, bias added in place; a tile is
 // TSK__CUDA_HEAD_TILE ids. Grid (tiles, m).
-extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_tiles) head_tiles(const tsk__cuda_head_tiles_args a) {
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_tiles)
+    head_tiles(const tsk__cuda_head_tiles_args a) {
     __shared__ head_entry parts[4];
     let_successor_start();
     wait_for_predecessor();
@@ -35,14 +37,16 @@ extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_tiles) head_
     }
 }
 
-// Second stage: joins a row's tiles, in an order that depends on their number only. Where all logits are NaN it predicts an
-// id still, and not the mask. Grid m.
-extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_finish) head_finish(const tsk__cuda_head_finish_args a) {
+// Second stage: joins a row's tiles, in an order that depends on their number only. Where all logits are NaN it
+// predicts an id still, and not the mask. Grid m.
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_finish)
+    head_finish(const tsk__cuda_head_finish_args a) {
     __shared__ head_entry parts[TSK__CUDA_THREADS_head_finish];
     let_successor_start();
     wait_for_predecessor();
     head_entry best = head_none();
-    for (int t = threadIdx.x; t < a.n_tiles; t += TSK__CUDA_THREADS_head_finish) best = head_merge(best, a.heads[(u64)t * a.m + blockIdx.x]);
+    for (int t = threadIdx.x; t < a.n_tiles; t += TSK__CUDA_THREADS_head_finish)
+        best = head_merge(best, a.heads[(u64)t * a.m + blockIdx.x]);
     parts[threadIdx.x] = best;
     for (int step = TSK__CUDA_THREADS_head_finish / 2; step > 0; step /= 2) {
         __syncthreads();

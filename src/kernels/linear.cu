@@ -33,25 +33,30 @@ struct linear_ring {
 };
 
 #if __CUDA_ARCH__ >= 900
-// By one thread: boxes of `rows` rows, tile after tile (weights) or always the same (input), to `offset` in each stage. A
-// thread of its own for either: what one waits for does not hold up the other.
-template <class WALK> static __device__ __forceinline__ void fetch_boxes(const tensor_map *map, WALK walk, const linear_ring &ring, u32 offset, int rows, bool by_tile, u64 policy) {
+// By one thread: boxes of `rows` rows, tile after tile (weights) or always the same (input), to `offset` in each stage.
+// A thread of its own for either: what one waits for does not hold up the other.
+template <class WALK>
+static __device__ __forceinline__ void fetch_boxes(const tensor_map *map, WALK walk, const linear_ring &ring,
+                                                   u32 offset, int rows, bool by_tile, u64 policy) {
     for (int filled = 0; walk.more(); walk.next(), filled++) {
         ring.claim(walk, filled);
         barrier_expect(ring.full + walk.stage * 8, rows * LINEAR_CHUNK * 2);
-        copy_box(ring.memory + walk.stage * ring.stage_bytes + offset, map, walk.chunk * LINEAR_CHUNK, by_tile ? walk.output(rows) : 0, ring.full + walk.stage * 8, policy);
+        copy_box(ring.memory + walk.stage * ring.stage_bytes + offset, map, walk.chunk * LINEAR_CHUNK,
+                 by_tile ? walk.output(rows) : 0, ring.full + walk.stage * 8, policy);
     }
 }
 #else
 // By LINEAR_FETCHERS threads: rows first .. first + count - 1 of a matrix [end, k], 16 bytes a thread.
-static __device__ __forceinline__ void fetch_rows(const bf16 *from, int first, int count, int end, int k, int at, u32 to, int thread) {
+static __device__ __forceinline__ void fetch_rows(const bf16 *from, int first, int count, int end, int k, int at,
+                                                  u32 to, int thread) {
     int column = at + (thread & 7) * 8;
     for (int row = thread >> 3; row < count; row += LINEAR_FETCHERS / 8) {
         bool valid = first + row < end && column < k;
         copy16_async(to + swizzled(row, thread & 7, 8), from + (valid ? (u64)(first + row) * k + column : 0), valid);
     }
 }
-static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk walk, const linear_ring &ring, int width, int rows, int thread) {
+static __device__ __forceinline__ void fetch(const linear_args &a, linear_walk walk, const linear_ring &ring, int width,
+                                             int rows, int thread) {
     for (int filled = 0; walk.more(); walk.next(), filled++) {
         u32 to = ring.memory + walk.stage * ring.stage_bytes;
         ring.claim(walk, filled);
@@ -69,7 +74,8 @@ static __device__ __forceinline__ void make_scales(const linear_args &a, float *
     int lane = threadIdx.x & 31;
     for (int row = warp * 4 + (lane >> 3); row < rows; row += warps * 4) {
         float scale = 1.0f;
-        if (a.squares_in) scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
+        if (a.squares_in)
+            scale = row_scale(a.squares_in + (u64)min(row, a.m - 1) * squares_row(a.k), a.k, a.eps, lane & 7);
         if ((lane & 7) == 0) scales[row] = scale;
     }
 }
@@ -114,7 +120,8 @@ template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(c
 #endif
     make_scales(a, scales, M, warp, LINEAR_WARPS);  // while the first stages come
 
-    // A group always meets the same stages of the ring (their number is a multiple of the groups'): it waits for every phase.
+    // A group always meets the same stages of the ring (their number is a multiple of the groups'): it waits for every
+    // phase.
     int group = warp / a.pieces, piece = warp - group * a.pieces, turn = 0, tiles = 0;
     float acc[m_sub][4];
     for (; walk.more(); tiles++) {
@@ -137,7 +144,8 @@ template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(c
 #pragma unroll
                 for (int j = 0; j < m_sub; j += 2) {
                     u32 x[4];
-                    load_matrices(x, x_base + swizzled(j * 8 + (lane & 7) + (lane >> 4) * 8, kk * 2 + (lane >> 3 & 1), 8));
+                    load_matrices(x,
+                                  x_base + swizzled(j * 8 + (lane & 7) + (lane >> 4) * 8, kk * 2 + (lane >> 3 & 1), 8));
                     multiply_tile(acc[j], w, x[0], x[1]);
                     multiply_tile(acc[j + 1], w, x[2], x[3]);
                 }
@@ -160,18 +168,30 @@ template <int M, class EPILOGUE> static __device__ __forceinline__ void linear(c
     }
 }
 
-// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor, at most the number of tiles; block LINEAR_THREADS +
-// LINEAR_FETCHERS; shared memory: `stages`, a multiple of `groups`, of (16 pieces + M) * 128 bytes, + groups * M * (16 pieces
-// + 4) * 4 + M * 4 + stages * 16. groups * pieces <= LINEAR_WARPS. bf16 in and out, f32 sums.
+// linear_<kind>_<M>: up to M rows. Grid: one block a multiprocessor, at most the number of tiles; block LINEAR_THREADS
+// + LINEAR_FETCHERS; shared memory: `stages`, a multiple of `groups`, of (16 pieces + M) * 128 bytes, + groups * M *
+// (16 pieces + 4) * 4 + M * 4 + stages * 16. groups * pieces <= LINEAR_WARPS. bf16 in and out, f32 sums.
 //   qkv: equals qkv (norm, projection, bias, RoPE, cache write); head_dim % 16 == 0
 //   out: equals attn_out and down (projection, residual); pieces even
 //   gate_up: equals gate_up (norm, both projections, silu(gate) * up); weights alternate 8 rows of gate, 8 of up
 //   head: the first stage of head; head_finish is the second
 #define LINEAR_KERNELS(M) \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_qkv_##M(const __grid_constant__ linear_args a) { linear<M, qkv_epilogue>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_out_##M(const __grid_constant__ linear_args a) { linear<M, out_epilogue>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_gate_up_##M(const __grid_constant__ linear_args a) { linear<M, gate_up_epilogue>(a); } \
-    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) linear_head_##M(const __grid_constant__ linear_args a) { linear<M, head_epilogue>(a); }
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) \
+        linear_qkv_##M(const __grid_constant__ linear_args a) { \
+        linear<M, qkv_epilogue>(a); \
+    } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) \
+        linear_out_##M(const __grid_constant__ linear_args a) { \
+        linear<M, out_epilogue>(a); \
+    } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) \
+        linear_gate_up_##M(const __grid_constant__ linear_args a) { \
+        linear<M, gate_up_epilogue>(a); \
+    } \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS + LINEAR_FETCHERS, 1) \
+        linear_head_##M(const __grid_constant__ linear_args a) { \
+        linear<M, head_epilogue>(a); \
+    }
 LINEAR_KERNELS(32)
 LINEAR_KERNELS(64)
 

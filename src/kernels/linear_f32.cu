@@ -3,14 +3,16 @@
 
 #include "device.cuh"
 
-// ---- f32 linear map --------------------------------------------------------------------------------------------------------
+// ---- f32 linear map
+// --------------------------------------------------------------------------------------------------------
 
 // out[m, n] = input[m, k] * weights[n, k]^T, every output summed by one thread in the order of k, whatever m is. Grid
 // (ceil(n / 64), ceil(m / 32)), block 256: each thread 2 rows and 4 columns.
 extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_exact_f32) exact_f32(const tsk__cuda_exact_f32_args a) {
     __shared__ float x[32][17], w[64][17];
     int m = a.m, n = a.n, k = a.k;
-    int thread = threadIdx.x, column = thread & 15, row = thread >> 4, first_n = blockIdx.x * 64, first_m = blockIdx.y * 32;
+    int thread = threadIdx.x, column = thread & 15, row = thread >> 4, first_n = blockIdx.x * 64,
+        first_m = blockIdx.y * 32;
     float acc[2][4] = {};
     let_successor_start();
     wait_for_predecessor();

@@ -6,9 +6,10 @@
 #include "draw.cuh"
 #include "pieces.cuh"
 
-// ---- Skinny linear maps (bf16): weights read once at memory speed ---------------------------------------------------------
-// out[m, n] = input[m, k] * weights[n, k]^T for up to 64 rows m. A block makes whole tiles of 16 * pieces outputs, so many
-// that all multiprocessors get the same number (the host chooses `pieces`): no sum waits for another block.
+// ---- Skinny linear maps (bf16): weights read once at memory speed
+// --------------------------------------------------------- out[m, n] = input[m, k] * weights[n, k]^T for up to 64 rows
+// m. A block makes whole tiles of 16 * pieces outputs, so many that all multiprocessors get the same number (the host
+// chooses `pieces`): no sum waits for another block.
 //
 //     a warp that fetches weights --> ring in shared memory --> 12 warps, each for 16 of the outputs and all rows;
 //     a warp that fetches input   -->  stages of 64 columns     stages go round among `groups` of `pieces` warps
@@ -16,7 +17,8 @@
 // (Before sm_90, which has the copy engine, four warps fetch both.)
 // Weights depend on no predecessor: their ring is filled while it still runs, and goes on being filled through a tile's
 // end, so that memory is never left idle. At a tile's end the groups' sums meet in shared memory, are added in order of
-// the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right one.
+// the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right
+// one.
 
 #define LINEAR_CHUNK TSK__CUDA_LINEAR_CHUNK
 #define LINEAR_WARPS TSK__CUDA_LINEAR_WARPS
@@ -52,7 +54,9 @@ struct linear_item {
         output = t.first + column;
     }
     // Whole warps go on together.
-    template <class EPILOGUE> __device__ __forceinline__ bool exists(const linear_sums &t) const { return number / 32 * 32 < t.rows * EPILOGUE::a_row(t.width); }
+    template <class EPILOGUE> __device__ __forceinline__ bool exists(const linear_sums &t) const {
+        return number / 32 * 32 < t.rows * EPILOGUE::a_row(t.width);
+    }
 };
 // Results column .. column + 7 of a row.
 static __device__ __forceinline__ void linear_result(const linear_sums &t, int row, int column, float (&y)[8]) {
@@ -66,7 +70,8 @@ static __device__ __forceinline__ void linear_result(const linear_sums &t, int r
         float4 parts[at_once][2];
 #pragma unroll
         for (int i = 0; i < at_once; i++, from += t.rows * sums_row(t.width))
-            if (first + i < t.groups) parts[i][0] = *(const float4 *)(from + low), parts[i][1] = *(const float4 *)(from + high);
+            if (first + i < t.groups)
+                parts[i][0] = *(const float4 *)(from + low), parts[i][1] = *(const float4 *)(from + high);
 #pragma unroll
         for (int i = 0; i < at_once; i++)
             if (first + i < t.groups) {
@@ -76,17 +81,18 @@ static __device__ __forceinline__ void linear_result(const linear_sums &t, int r
     }
     float scale = t.scales[row];
 #pragma unroll
-    for (int e = 0; e < 8; e++) y[e] = y[e] * scale + (t.bias && t.first + column + e < t.n ? load(t.bias + t.first + column + e) : 0.0f);
+    for (int e = 0; e < 8; e++)
+        y[e] = y[e] * scale + (t.bias && t.first + column + e < t.n ? load(t.bias + t.first + column + e) : 0.0f);
 }
 static __device__ __forceinline__ uint4 pack_piece(const float (&y)[8]) {
     return make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7]));
 }
 
-// The epilogues. `begin` and then `load` fetch what does not depend on the sums: load's addresses may depend on what begin
-// fetched, so that a thread with several items begins them all before it loads the first.
+// The epilogues. `begin` and then `load` fetch what does not depend on the sums: load's addresses may depend on what
+// begin fetched, so that a thread with several items begins them all before it loads the first.
 
-// qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every 16 outputs
-// the second 8 are the first ones' partners in RoPE (see tsk__cuda_row_order).
+// qkv: RoPE on q and k; q to its buffer, k and v to their rows of the cache unless the row is inactive. Of every 16
+// outputs the second 8 are the first ones' partners in RoPE (see tsk__cuda_row_order).
 struct qkv_epilogue {
     static const int step = 16;
     static __device__ constexpr int a_row(int width) { return width / step; }
@@ -114,7 +120,8 @@ struct qkv_epilogue {
         if (!valid) return;
         place p(a, i.output);
 #pragma unroll
-        for (int e = 0; e < 4; e++) ((float4 *)turn)[e] = ((const float4 *)(a.table.rope + (u64)i.row * (a.head_dim / 2) + p.d))[e];
+        for (int e = 0; e < 4; e++)
+            ((float4 *)turn)[e] = ((const float4 *)(a.table.rope + (u64)i.row * (a.head_dim / 2) + p.d))[e];
         if (p.is_q) return;
         const cache_entry &entry = a.table.caches[request];
         cache = (bf16 *)(p.is_v ? entry.v : entry.k), capacity = entry.capacity;
@@ -141,11 +148,16 @@ struct qkv_epilogue {
             return;
         }
         if (!p.is_v && a.captures[3]) store_pieces(a.captures[3] + row_at, low, high, half);
-        if (active) store_pieces(cache + (a.layer_offset + (u64)p.head * a.head_dim) * capacity + (u64)position * a.head_dim + p.d, low, high, half);
+        if (active)
+            store_pieces(cache + (a.layer_offset + (u64)p.head * a.head_dim) * capacity + (u64)position * a.head_dim +
+                             p.d,
+                         low, high, half);
     }
 };
 
-static __device__ __forceinline__ u32 add_bf16x2(u32 a, u32 b) { return pack_bf16(low_f32(a) + low_f32(b), high_f32(a) + high_f32(b)); }
+static __device__ __forceinline__ u32 add_bf16x2(u32 a, u32 b) {
+    return pack_bf16(low_f32(a) + low_f32(b), high_f32(a) + high_f32(b));
+}
 // attn_out and down: x += projection unless the row is inactive, and what the next norm needs of it.
 struct out_epilogue {
     static const int step = 8;
@@ -157,7 +169,9 @@ struct out_epilogue {
     __device__ __forceinline__ void load(const linear_args &a, const linear_item &i) {
         valid = i.row < a.m && i.output < a.n;
         x = make_uint4(0, 0, 0, 0);
-        if (valid) x = *(const uint4 *)(a.out + (u64)i.row * a.n + i.output), norm = *(const uint4 *)(a.norm + i.output), active = a.table.rows[i.row].active;
+        if (valid)
+            x = *(const uint4 *)(a.out + (u64)i.row * a.n + i.output), norm = *(const uint4 *)(a.norm + i.output),
+            active = a.table.rows[i.row].active;
     }
     __device__ __forceinline__ void finish(const linear_args &a, const linear_sums &t, const linear_item &i) const {
         uint4 sum = x;
@@ -166,14 +180,16 @@ struct out_epilogue {
             linear_result(t, i.row, i.column, y);
             uint4 projection = pack_piece(y);
             if (active) {
-                sum = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y), add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
+                sum = make_uint4(add_bf16x2(x.x, projection.x), add_bf16x2(x.y, projection.y),
+                                 add_bf16x2(x.z, projection.z), add_bf16x2(x.w, projection.w));
                 *(uint4 *)(a.out + (u64)i.row * a.n + i.output) = sum;
             }
             if (a.captures[0]) *(uint4 *)(a.captures[0] + (u64)i.row * a.n + i.output) = projection;
             *(uint4 *)(a.normed + (u64)i.row * a.n + i.output) = multiply_piece(sum, norm);
         }
         float squares = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(sum));
-        if (valid && i.output % SQUARES_TILE == 0) a.squares_out[(u64)i.row * squares_row(a.n) + i.output / SQUARES_TILE] = squares;
+        if (valid && i.output % SQUARES_TILE == 0)
+            a.squares_out[(u64)i.row * squares_row(a.n) + i.output / SQUARES_TILE] = squares;
     }
 };
 
@@ -227,7 +243,9 @@ struct head_epilogue {
 };
 
 // All items of a tile, by THREADS threads; the first is loaded.
-template <int THREADS, class EPILOGUE> static __device__ __forceinline__ void finish_tile(const linear_args &a, const linear_sums &t, linear_item item, EPILOGUE epilogue) {
+template <int THREADS, class EPILOGUE>
+static __device__ __forceinline__ void finish_tile(const linear_args &a, const linear_sums &t, linear_item item,
+                                                   EPILOGUE epilogue) {
     for (;;) {
         epilogue.finish(a, t, item);
         item.place<EPILOGUE>(t, item.number + THREADS);

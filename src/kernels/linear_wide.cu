@@ -6,17 +6,22 @@
 #include "linear.cu"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-// ---- Linear maps for up to 128 rows (bf16, sm_90a) ------------------------------------------------------------------------
-// As the last, with matrix units that read both operands from shared memory, whose bandwidth would not suffice otherwise.
-// Four blocks make a cluster, so that the way from L2 does. SPLIT of them make a tile together, each from a share of the
-// columns, and each finishes a share of the rows; the others make other tiles from the same share of the input, of which
-// each fetches a part for all.
+// ---- Linear maps for up to 128 rows (bf16, sm_90a)
+// ------------------------------------------------------------------------ As the last, with matrix units that read
+// both operands from shared memory, whose bandwidth would not suffice otherwise. Four blocks make a cluster, so that
+// the way from L2 does. SPLIT of them make a tile together, each from a share of the columns, and each finishes a share
+// of the rows; the others make other tiles from the same share of the input, of which each fetches a part for all.
 
 #define WIDE_ROWS TSK__CUDA_WIDE_ROWS
 #define WIDE_BOX TSK__CUDA_WIDE_BOX
 #define WIDE_CLUSTER TSK__CUDA_WIDE_CLUSTER
 #define WIDE_THREADS 256           // two warp groups that multiply, 64 rows each; then come the warps that
-enum { WIDE_WEIGHTS = 8, WIDE_INPUT = 9, WIDE_SCALES = 10, WIDE_WARPS = TSK__CUDA_WIDE_WARPS };  // fetch weights, fetch input, make scales (two)
+enum {
+    WIDE_WEIGHTS = 8,
+    WIDE_INPUT = 9,
+    WIDE_SCALES = 10,
+    WIDE_WARPS = TSK__CUDA_WIDE_WARPS
+}; // fetch weights, fetch input, make scales (two)
 
 static __device__ __forceinline__ int cluster_rank() {
     int rank;
@@ -24,7 +29,9 @@ static __device__ __forceinline__ int cluster_rank() {
     return rank;
 }
 // Orders nothing but barriers_publish and what has been waited for.
-static __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+static __device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
 static __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 // The same place in another block's shared memory.
 static __device__ __forceinline__ u32 peer_address(u32 address, int rank) {
@@ -34,28 +41,39 @@ static __device__ __forceinline__ u32 peer_address(u32 address, int rank) {
 }
 // To another block's shared memory, whose barrier counts the bytes as they come.
 static __device__ __forceinline__ void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(barrier) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     to),
+                 "r"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
 }
 static __device__ __forceinline__ void fence_cluster() { asm volatile("fence.acq_rel.cluster;" ::: "memory"); }
 // Orders what the matrix units have read before; what threads have read or written only by fence_cluster.
-static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
 // To the same place of the blocks in `ranks`, whose barriers at the same place as this one's count the bytes.
-static __device__ __forceinline__ void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row, u32 barrier, u32 ranks, u64 policy) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to), "l"(map),
-                 "r"(column), "r"(row), "r"(barrier), "h"((unsigned short)ranks), "l"(policy)
+static __device__ __forceinline__ void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row,
+                                                         u32 barrier, u32 ranks, u64 policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster."
+                 "L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier), "h"((unsigned short)ranks), "l"(policy)
                  : "memory");
 }
 
 // A matrix in shared memory as the matrix units want it told: rows of 128 bytes, swizzled, 8 of them 1024 bytes.
-static __device__ __forceinline__ u64 matrix_descriptor(u32 address) { return (u64)(address >> 4 & 0x3fff) | (u64)1 << 16 | (u64)64 << 32 | (u64)1 << 62; }
+static __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
+    return (u64)(address >> 4 & 0x3fff) | (u64)1 << 16 | (u64)64 << 32 | (u64)1 << 62;
+}
 static __device__ __forceinline__ void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 static __device__ __forceinline__ void wide_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING> static __device__ __forceinline__ void wide_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+template <int PENDING> static __device__ __forceinline__ void wide_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
 #define WIDE_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define WIDE_8(i) WIDE_4(i), WIDE_4(i + 4)
 #define WIDE_16(i) WIDE_8(i), WIDE_8(i + 8)
-// c[64, N] += a[64, 16] * b[N, 16]^T by a warp group. Warp w of it holds rows 16w + lane/4 (c[4j], c[4j + 1]) and 8 further
-// (the next two), columns 8j + 2*(lane%4) and the next.
+// c[64, N] += a[64, 16] * b[N, 16]^T by a warp group. Warp w of it holds rows 16w + lane/4 (c[4j], c[4j + 1]) and 8
+// further (the next two), columns 8j + 2*(lane%4) and the next.
 template <int N> static __device__ __forceinline__ void multiply_wide(float (&c)[N / 2], u64 a, u64 b);
 #define WIDE_REGISTERS_40 \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23" \
@@ -77,7 +95,8 @@ template <int N> static __device__ __forceinline__ void multiply_wide(float (&c)
 MULTIPLY_WIDE(80, 40, 41, WIDE_16(0), WIDE_16(16), WIDE_8(32))
 MULTIPLY_WIDE(112, 56, 57, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_8(48))
 MULTIPLY_WIDE(208, 104, 105, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96))
-MULTIPLY_WIDE(216, 108, 109, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96), WIDE_4(104))
+MULTIPLY_WIDE(216, 108, 109, WIDE_16(0), WIDE_16(16), WIDE_16(32), WIDE_16(48), WIDE_16(64), WIDE_16(80), WIDE_8(96),
+              WIDE_4(104))
 #undef WIDE_16
 #undef WIDE_8
 #undef WIDE_4
@@ -111,13 +130,16 @@ template <int N, int SPLIT> struct wide_walk {
 };
 struct wide_memory {
     float *own;                 // [128, sums_row] the block's sums, in the ring's place
-    float *sums;                // [SPLIT, 128 / SPLIT, sums_row] those of the rows that it finishes; with SPLIT 1 the same
+    float *sums; // [SPLIT, 128 / SPLIT, sums_row] those of the rows that it finishes; with SPLIT 1 the same
     float *scales;
-    u32 scaled, summed, read;   // barriers: the scales; SPLIT > 1: the other shares' bytes, and all shares' having read theirs
+    u32 scaled, summed,
+        read; // barriers: the scales; SPLIT > 1: the other shares' bytes, and all shares' having read theirs
 };
 
 // Of the boxes of WIDE_BOX rows this sharer's part, to all sharers.
-template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_input(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring) {
+template <int N, int SPLIT>
+static __device__ __forceinline__ void wide_fetch_input(const linear_args &a, wide_walk<N, SPLIT> walk,
+                                                        const linear_ring &ring) {
     const int boxes = WIDE_ROWS / WIDE_BOX / walk.SHARERS, box_bytes = WIDE_BOX * LINEAR_CHUNK * 2;
     u64 policy = read_often_policy();
     u32 ranks = 0;
@@ -127,12 +149,16 @@ template <int N, int SPLIT> static __device__ __forceinline__ void wide_fetch_in
         ring.claim(walk, filled);
         barrier_expect(full, WIDE_ROWS * LINEAR_CHUNK * 2);
         for (int box = walk.sharer * boxes; box < (walk.sharer + 1) * boxes; box++)
-            copy_box_to_peers(to + box * box_bytes, &a.input_map, walk.chunk * LINEAR_CHUNK, box * WIDE_BOX, full, ranks, policy);
+            copy_box_to_peers(to + box * box_bytes, &a.input_map, walk.chunk * LINEAR_CHUNK, box * WIDE_BOX, full,
+                              ranks, policy);
     }
 }
 
-template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ void wide_multiply(const linear_args &a, wide_walk<N, SPLIT> walk, const linear_ring &ring, const wide_memory &memory) {
-    const int padded = sums_row(N), rows = WIDE_ROWS / SPLIT, rounds = (rows * EPILOGUE::a_row(N) + WIDE_THREADS - 1) / WIDE_THREADS;
+template <int N, int SPLIT, class EPILOGUE>
+static __device__ __forceinline__ void wide_multiply(const linear_args &a, wide_walk<N, SPLIT> walk,
+                                                     const linear_ring &ring, const wide_memory &memory) {
+    const int padded = sums_row(N), rows = WIDE_ROWS / SPLIT,
+              rounds = (rows * EPILOGUE::a_row(N) + WIDE_THREADS - 1) / WIDE_THREADS;
     int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
     bool releases = lane < walk.SHARERS;  // to those that fill this block's stages
     int filler = walk.input_peer(lane % walk.SHARERS);
@@ -152,24 +178,30 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
 #pragma unroll
         for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
         for (int left = walk.end - walk.first; left > 0; left--, walk.next()) {
-            u32 w = ring.memory + walk.stage * ring.stage_bytes, x = w + N * LINEAR_CHUNK * 2 + (warp >> 2) * 64 * LINEAR_CHUNK * 2;
+            u32 w = ring.memory + walk.stage * ring.stage_bytes,
+                x = w + N * LINEAR_CHUNK * 2 + (warp >> 2) * 64 * LINEAR_CHUNK * 2;
             barrier_wait(ring.full + walk.stage * 8, walk.phase);
             wide_begin();
 #pragma unroll
-            for (int kk = 0; kk < LINEAR_CHUNK / 16; kk++) multiply_wide<N>(acc, matrix_descriptor(x + kk * 32), matrix_descriptor(w + kk * 32));
+            for (int kk = 0; kk < LINEAR_CHUNK / 16; kk++)
+                multiply_wide<N>(acc, matrix_descriptor(x + kk * 32), matrix_descriptor(w + kk * 32));
             wide_commit();
             wide_wait<1>();  // for the stage before
             if (last_empty && releases) barrier_arrive_peer(peer_address(last_empty, filler));
-            last_empty = left > walk.stages ? ring.empty + walk.stage * 8 : 0;  // the last ones are held: the sums take their place
+            last_empty = left > walk.stages ? ring.empty + walk.stage * 8
+                                            : 0; // the last ones are held: the sums take their place
         }
         wide_wait<0>();
 
         threads_sync<WIDE_THREADS>();  // the ring has been read
-        // Where its row lies among the block's is where it lies among those that it finishes: only the others' need copies.
+        // Where its row lies among the block's is where it lies among those that it finishes: only the others' need
+        // copies.
         bool stays = warp * 16 / rows == walk.share;
         float *own = (stays ? memory.sums : memory.own) + (warp * 16 + (lane >> 2)) * padded;
 #pragma unroll
-        for (int i = 0; i < N / 2; i += 2) *(float2 *)(own + (i & 2) * 4 * padded + sums_place(i / 4 * 8 + (lane & 3) * 2)) = make_float2(acc[i], acc[i + 1]);
+        for (int i = 0; i < N / 2; i += 2)
+            *(float2 *)(own + (i & 2) * 4 * padded + sums_place(i / 4 * 8 + (lane & 3) * 2)) =
+                make_float2(acc[i], acc[i + 1]);
         if (SPLIT > 1) fence_copies();
 #pragma unroll
         for (int i = 0; i < rounds; i++) {
@@ -181,7 +213,8 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
         if (SPLIT > 1) {
             int peer = walk.tile_peer(thread % SPLIT);
             if (thread < SPLIT && thread != walk.share)
-                copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer), shared_address(memory.own + thread * rows * padded), rows * padded * 4,
+                copy_to_peer(peer_address(shared_address(memory.sums + walk.share * rows * padded), peer),
+                             shared_address(memory.own + thread * rows * padded), rows * padded * 4,
                              peer_address(memory.summed, peer));
             barrier_wait(memory.summed, tiles & 1);
         }
@@ -199,7 +232,8 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
             if (lane < SPLIT) barrier_arrive_peer(peer_address(memory.read, walk.tile_peer(lane % SPLIT)));
             barrier_wait(memory.read, tiles & 1);
         } else threads_sync<WIDE_THREADS>();
-        for (int stage = 0; stage < walk.stages && releases; stage++) barrier_arrive_peer(peer_address(ring.empty + stage * 8, filler));
+        for (int stage = 0; stage < walk.stages && releases; stage++)
+            barrier_arrive_peer(peer_address(ring.empty + stage * 8, filler));
     }
 }
 
@@ -253,11 +287,15 @@ template <int N, int SPLIT, class EPILOGUE> static __device__ __forceinline__ vo
     cluster_wait();  // none ends while another may reach into its memory, or a copy of its own is on its way
 }
 
-// wide_<kind>: as linear_<kind>, up to 128 rows. Grid: whole clusters of WIDE_CLUSTER; block WIDE_WARPS * 32; weights_map:
-// boxes of a tile's N rows, input_map: of 32; shared memory: the larger of stages * (N + 128) * 128 and 512 * sums_row(N), with
-// SPLIT > 1 another 512 * sums_row(N), + 512 + stages * 16 + 24. At least 2 stages, and no more than every block has of a tile.
+// wide_<kind>: as linear_<kind>, up to 128 rows. Grid: whole clusters of WIDE_CLUSTER; block WIDE_WARPS * 32;
+// weights_map: boxes of a tile's N rows, input_map: of 32; shared memory: the larger of stages * (N + 128) * 128 and
+// 512 * sums_row(N), with SPLIT > 1 another 512 * sums_row(N), + 512 + stages * 16 + 24. At least 2 stages, and no more
+// than every block has of a tile.
 #define WIDE_KERNEL(kind, N, SPLIT) \
-    extern "C" __global__ void __cluster_dims__(WIDE_CLUSTER, 1, 1) __launch_bounds__(WIDE_WARPS * 32, 1) wide_##kind(const __grid_constant__ linear_args a) { wide<N, SPLIT, kind##_epilogue>(a); }
+    extern "C" __global__ void __cluster_dims__(WIDE_CLUSTER, 1, 1) __launch_bounds__(WIDE_WARPS * 32, 1) \
+        wide_##kind(const __grid_constant__ linear_args a) { \
+        wide<N, SPLIT, kind##_epilogue>(a); \
+    }
 WIDE_KERNEL(qkv, TSK__CUDA_WIDE_QKV, 1)
 WIDE_KERNEL(out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT)
 WIDE_KERNEL(gate_up, TSK__CUDA_WIDE_GATE_UP, 1)

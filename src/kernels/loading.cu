@@ -4,7 +4,8 @@
 #include "device.cuh"
 #include "draw.cuh"
 
-// ---- Loading: stored values to weights ------------------------------------------------------------------------------------
+// ---- Loading: stored values to weights
+// ------------------------------------------------------------------------------------
 
 // Where element e of a tensor goes, among the elements of its matrix.
 static __device__ __forceinline__ u64 element_at(const tsk__cuda_row_order &order, u64 e) {
@@ -29,8 +30,8 @@ template <class T> static __device__ __forceinline__ void convert(const tsk__cud
 }
 KERNEL_OF_BOTH_TYPES(convert)
 
-// Random bf16 weights, uniform on [-scale, scale): eight values a Philox call, 16 bits each, as tsk__random_fill_chunk has
-// them. Any grid.
+// Random bf16 weights, uniform on [-scale, scale): eight values a Philox call, 16 bits each, as tsk__random_fill_chunk
+// has them. Any grid.
 template <class T> static __device__ __forceinline__ void randomise(const tsk__cuda_randomise_args &a) {
     wait_for_predecessor();
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (a.count + 7) / 8; i += (u64)gridDim.x * blockDim.x) {

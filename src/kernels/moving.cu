@@ -3,10 +3,11 @@
 
 #include "device.cuh"
 
-// ---- Moving -----------------------------------------------------------------------------------------------------------
+// ---- Moving
+// -----------------------------------------------------------------------------------------------------------
 
-// By slide's threads: n values move down, a piece at a time, first to last; a piece is read whole before any of it is written,
-// and what is written lies below all that is still to be read.
+// By slide's threads: n values move down, a piece at a time, first to last; a piece is read whole before any of it is
+// written, and what is written lies below all that is still to be read.
 template <class V> static __device__ __forceinline__ void slide_values(V *to, const V *from, u64 n) {
     for (u64 first = 0; first < n; first += 2048) {
         u64 at = first + threadIdx.x;
@@ -30,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_slide) slide(cons
 
 template <class T> static __device__ __forceinline__ void copy_row(T *to, const T *from, int d) {
     if (d * sizeof(T) % 16 == 0)
-        for (int i = threadIdx.x; i < (int)(d * sizeof(T) / 16); i += blockDim.x) ((uint4 *)to)[i] = ((const uint4 *)from)[i];
+        for (int i = threadIdx.x; i < (int)(d * sizeof(T) / 16); i += blockDim.x)
+            ((uint4 *)to)[i] = ((const uint4 *)from)[i];
     else
         for (int i = threadIdx.x; i < d; i += blockDim.x) to[i] = from[i];
 }

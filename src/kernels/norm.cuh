@@ -3,9 +3,10 @@
 
 #include "device.cuh"
 
-// ---- RMS norm -----------------------------------------------------------------------------------------------------------
-// rms(x) * weight is made in two halves: the kernel that writes x also leaves x * weight, rounded, and the sums of squares
-// over every 16 columns; the map that reads them multiplies its finished sums by the row's scale.
+// ---- RMS norm
+// ----------------------------------------------------------------------------------------------------------- rms(x) *
+// weight is made in two halves: the kernel that writes x also leaves x * weight, rounded, and the sums of squares over
+// every 16 columns; the map that reads them multiplies its finished sums by the row's scale.
 
 #define SQUARES_TILE TSK__CUDA_SQUARES_TILE
 static __device__ __forceinline__ int squares_tiles(int d) { return TSK__CUDA_SQUARES_TILES(d); }
@@ -35,7 +36,8 @@ static __device__ __forceinline__ float squares_of_piece(uint4 x) {
     return sum;
 }
 static __device__ __forceinline__ uint4 multiply_piece(uint4 a, uint4 b) {
-    return make_uint4(multiply_bf16x2(a.x, b.x), multiply_bf16x2(a.y, b.y), multiply_bf16x2(a.z, b.z), multiply_bf16x2(a.w, b.w));
+    return make_uint4(multiply_bf16x2(a.x, b.x), multiply_bf16x2(a.y, b.y), multiply_bf16x2(a.z, b.z),
+                      multiply_bf16x2(a.w, b.w));
 }
 
 #endif /* SECTION_GUARD_KERNELS_NORM */

@@ -3,7 +3,8 @@
 
 #include "device.cuh"
 
-// ---- The beginning and the end of a pass --------------------------------------------------------------------------------
+// ---- The beginning and the end of a pass
+// --------------------------------------------------------------------------------
 
 // Copies the host's row table to the device and prepares RoPE's angles; then tells the host that its image may change.
 // Grid n + 1. The image is pinned host memory: a row here, caches and tiles by the last block.
@@ -13,8 +14,10 @@ extern "C" __global__ void pass_begin(const tsk__cuda_pass_begin_args a) {
     if (blockIdx.x == a.n) {
         const uint4 *caches = (const uint4 *)a.caches, *tiles = (const uint4 *)a.tiles;
         const int cache_pieces = sizeof(cache_entry) / 16, tile_pieces = sizeof(tile_entry) / 16;
-        for (int i = threadIdx.x; i < a.n_caches * cache_pieces; i += TSK__CUDA_THREADS_pass_begin) ((uint4 *)a.table.caches)[i] = caches[i];
-        for (int i = threadIdx.x; i < a.n_tiles * tile_pieces; i += TSK__CUDA_THREADS_pass_begin) ((uint4 *)a.table.tiles)[i] = tiles[i];
+        for (int i = threadIdx.x; i < a.n_caches * cache_pieces; i += TSK__CUDA_THREADS_pass_begin)
+            ((uint4 *)a.table.caches)[i] = caches[i];
+        for (int i = threadIdx.x; i < a.n_tiles * tile_pieces; i += TSK__CUDA_THREADS_pass_begin)
+            ((uint4 *)a.table.tiles)[i] = tiles[i];
     } else {
         __shared__ uint4 row[sizeof(row_entry) / 16];
         const int pieces = sizeof(row_entry) / 16, at = blockIdx.x * pieces + threadIdx.x;

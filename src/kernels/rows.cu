@@ -6,7 +6,8 @@
 #include "pieces.cuh"
 #include "moving.cu"
 
-// ---- Row-wise kernels, for both activation types -------------------------------------------------------------------------
+// ---- Row-wise kernels, for both activation types
+// -------------------------------------------------------------------------
 
 // squares[tile] of one row, in the order in which finish_out makes them. Block 256.
 template <class T> static __device__ __forceinline__ void row_squares(const T *x, int d, float *squares) {
@@ -25,9 +26,11 @@ template <class T> static __device__ __forceinline__ void row_squares(const T *x
 }
 
 // The first half of a norm of one row (see RMS norm above). Block 256.
-static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares, int d) {
+static __device__ __forceinline__ void pre_norm_row(const bf16 *x, const bf16 *weight, bf16 *normed, float *squares,
+                                                    int d) {
     row_squares(x, d, squares);
-    for (int i = threadIdx.x; i < d / 8; i += 256) ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
+    for (int i = threadIdx.x; i < d / 8; i += 256)
+        ((uint4 *)normed)[i] = multiply_piece(((const uint4 *)x)[i], ((const uint4 *)weight)[i]);
 }
 static __device__ __forceinline__ void pre_norm_row(const float *, const float *, float *, float *, int) {}
 // After something other than a linear map wrote x. Grid n.
@@ -78,7 +81,8 @@ template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_n
             ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
         return;
     }
-    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_norm) store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
+    for (int i = threadIdx.x; i < d; i += TSK__CUDA_THREADS_norm)
+        store(out + i, rounded(load(x + i) * scale, x) * load(weight + i));
 }
 
 KERNEL_OF_BOTH_TYPES(norm)
@@ -110,7 +114,9 @@ template <class T> static __device__ __forceinline__ rope_place<T> rope_place_of
     if (head >= a.n_heads && !entry.active) p.to = 0;
     return p;
 }
-static __device__ __forceinline__ u32 add_bias(u32 x, u32 bias) { return pack_bf16(low_f32(x) + low_f32(bias), high_f32(x) + high_f32(bias)); }
+static __device__ __forceinline__ u32 add_bias(u32 x, u32 bias) {
+    return pack_bf16(low_f32(x) + low_f32(bias), high_f32(x) + high_f32(bias));
+}
 static __device__ __forceinline__ uint4 add_bias(uint4 x, const bf16 *bias) {
     uint4 b = *(const uint4 *)bias;
     return make_uint4(add_bias(x.x, b.x), add_bias(x.y, b.y), add_bias(x.z, b.z), add_bias(x.w, b.w));
@@ -182,13 +188,17 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
         uint4 g = ((const uint4 *)from)[0], u = ((const uint4 *)from)[1];
         u32 gs[4] = {g.x, g.y, g.z, g.w}, us[4] = {u.x, u.y, u.z, u.w};
 #pragma unroll
-        for (int i = 0; i < 8; i++) gate[i] = i & 1 ? high_f32(gs[i / 2]) : low_f32(gs[i / 2]), up[i] = i & 1 ? high_f32(us[i / 2]) : low_f32(us[i / 2]);
+        for (int i = 0; i < 8; i++)
+            gate[i] = i & 1 ? high_f32(gs[i / 2]) : low_f32(gs[i / 2]),
+            up[i] = i & 1 ? high_f32(us[i / 2]) : low_f32(us[i / 2]);
     } else
 #pragma unroll
         for (int i = 0; i < 8; i++) gate[i] = load(from + i), up[i] = load(from + 8 + i);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        if (bias) gate[i] = rounded(gate[i] + load(bias + group * 16 + i), y), up[i] = rounded(up[i] + load(bias + group * 16 + 8 + i), y);
+        if (bias)
+            gate[i] = rounded(gate[i] + load(bias + group * 16 + i), y),
+            up[i] = rounded(up[i] + load(bias + group * 16 + 8 + i), y);
         u64 at = row * mlp + group * 8 + i;
         if (group * 8 + i < mlp) {
             if (captured_gate) store(captured_gate + at, gate[i]);

@@ -20,7 +20,8 @@
 #define TSK__CUDA_CHECK(name, condition) typedef char tsk__cuda_check_##name[(condition) ? 1 : -1]
 #define TSK__CUDA_CHECK_SIZE(name, bytes) TSK__CUDA_CHECK(size_of_##name, sizeof(tsk__cuda_##name) == (bytes))
 
-/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further down */
+/* ---- threads of a block, of the kernel NAME in TSK__CUDA_THREADS_NAME; those of linear_* and wide_* are further
+   down */
 
 #define TSK__CUDA_THREADS_pass_begin 64
 #define TSK__CUDA_THREADS_slide 512

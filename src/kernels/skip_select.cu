@@ -4,10 +4,12 @@
 #include "device.cuh"
 #include "draw.cuh"
 
-// ---- What is skipped and what is committed ------------------------------------------------------------------------------
+// ---- What is skipped and what is committed
+// ------------------------------------------------------------------------------
 
 // Whether a row whose last states resemble these is skipped; cosines[state * stride]. Equals tsk__skip_similar.
-static __device__ __forceinline__ bool is_similar(const float *cosines, int n_states, int stride, float threshold, float outlier) {
+static __device__ __forceinline__ bool is_similar(const float *cosines, int n_states, int stride, float threshold,
+                                                  float outlier) {
     double sum = 0.0;
     for (int state = 0; state < n_states; state++) {
         float c = cosines[(u64)state * stride];
@@ -45,11 +47,11 @@ static __device__ __forceinline__ float random_confidence(u64 seed, int position
     return (float)uniform_of(c[0]);
 }
 
-// One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those that
-// the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether it is among
-// them. Grid rules.
-// Equals select.
-extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_select_tokens) select_tokens(const tsk__cuda_select_tokens_args a) {
+// One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those
+// that the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether
+// it is among them. Grid rules. Equals select.
+extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_select_tokens)
+    select_tokens(const tsk__cuda_select_tokens_args a) {
     commit_rule s = a.rules[blockIdx.x];
     const cache_entry cache = a.table.caches[s.request];
     const commit_candidate *candidates = a.candidates + s.first;

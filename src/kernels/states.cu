@@ -4,15 +4,17 @@
 #include "device.cuh"
 #include "moving.cu"
 
-// ---- TokenSkip's states -----------------------------------------------------------------------------------------------
+// ---- TokenSkip's states
+// -----------------------------------------------------------------------------------------------
 
 // A row of a request's states [2, n_states, n_slots, d]: half 0 is compared with, half 1 the pass's own.
-template <class T> static __device__ __forceinline__ T *state_row(const cache_entry &cache, int slot, int half, int state, int d) {
+template <class T>
+static __device__ __forceinline__ T *state_row(const cache_entry &cache, int slot, int half, int state, int d) {
     return (T *)cache.states + ((u64)(half * cache.n_states + state) * cache.n_slots + slot) * d;
 }
 
-// cosines[row] = cos(x[row], its slot's state `state`), also the host's copy of them, and x becomes the pass's own state.
-// Inactive rows and rows without a slot or that state do nothing. Grid n. Equals compare.
+// cosines[row] = cos(x[row], its slot's state `state`), also the host's copy of them, and x becomes the pass's own
+// state. Inactive rows and rows without a slot or that state do nothing. Grid n. Equals compare.
 template <class T> static __device__ __forceinline__ void compare(const tsk__cuda_compare_args &a) {
     __shared__ float parts[3][8];
     let_successor_start();
@@ -32,7 +34,8 @@ template <class T> static __device__ __forceinline__ void compare(const tsk__cud
     dot = lanes_sum<32>(dot);
     xx = lanes_sum<32>(xx);
     rr = lanes_sum<32>(rr);
-    if ((threadIdx.x & 31) == 0) parts[0][threadIdx.x >> 5] = dot, parts[1][threadIdx.x >> 5] = xx, parts[2][threadIdx.x >> 5] = rr;
+    if ((threadIdx.x & 31) == 0)
+        parts[0][threadIdx.x >> 5] = dot, parts[1][threadIdx.x >> 5] = xx, parts[2][threadIdx.x >> 5] = rr;
     __syncthreads();
     if (threadIdx.x == 0) {
         for (int w = 1; w < 8; w++) dot += parts[0][w], xx += parts[1][w], rr += parts[2][w];
@@ -45,8 +48,8 @@ template <class T> static __device__ __forceinline__ void compare(const tsk__cud
 }
 KERNEL_OF_BOTH_TYPES(compare)
 
-// What a row's flags ask for after the layers: block (row, state) copies the pass's own state over the one to compare with;
-// block (row, states) stores the output, or takes the stored one where the row was skipped. Grid (n, states + 1).
+// What a row's flags ask for after the layers: block (row, state) copies the pass's own state over the one to compare
+// with; block (row, states) stores the output, or takes the stored one where the row was skipped. Grid (n, states + 1).
 // Equals keep.
 template <class T> static __device__ __forceinline__ void keep(const tsk__cuda_keep_args &a) {
     let_successor_start();
@@ -59,8 +62,10 @@ template <class T> static __device__ __forceinline__ void keep(const tsk__cuda_k
     if (blockIdx.y + 1 == gridDim.y) {
         T *output = (T *)cache.outputs + (u64)entry.slot * d, *x = (T *)a.x + (u64)blockIdx.x * d;
         if (entry.flags & TSK__CUDA_ROW_OUTPUT) copy_row(was_skipped ? x : output, was_skipped ? output : x, d);
-    } else if ((entry.flags & TSK__CUDA_ROW_REMEMBER) && !(was_skipped && (entry.flags & TSK__CUDA_ROW_IF_RAN)) && blockIdx.y < cache.n_states)
-        copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d), d);
+    } else if ((entry.flags & TSK__CUDA_ROW_REMEMBER) && !(was_skipped && (entry.flags & TSK__CUDA_ROW_IF_RAN)) &&
+               blockIdx.y < cache.n_states)
+        copy_row(state_row<T>(cache, entry.slot, 0, blockIdx.y, d), state_row<T>(cache, entry.slot, 1, blockIdx.y, d),
+                 d);
 }
 KERNEL_OF_BOTH_TYPES(keep)
 

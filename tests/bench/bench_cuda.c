@@ -20,7 +20,9 @@ static int32_t random_below(int32_t n) {
     return (int32_t)((random_state >> 8) % (uint32_t)n);
 }
 
-static int ascending(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static int ascending(const void *a, const void *b) {
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
 static double median(double *values, int n) {
     qsort(values, (size_t)n, sizeof *values, ascending);
     return n ? values[n / 2] : 0;
@@ -42,7 +44,8 @@ static tsk_model *make_model(int32_t layers) {
     return model;
 }
 
-/* ---- the start: with compiled kernels cached and hardly any weights, then with a folder's; cuInit and the context are there */
+/* ---- the start: with compiled kernels cached and hardly any weights, then with a folder's; cuInit and the context are
+   there */
 
 static void start_times(const char *dir) {
     tsk_model *first = make_model(1), *model = NULL;
@@ -65,7 +68,8 @@ static void start_times(const char *dir) {
         start = tsk__time_ms();
         must(tsk_model_load(dir, &o, &model, &error), &error);
         ms[i] = tsk__time_ms() - start;
-        printf("%s to a ready model, context included: %.2f s, %.1f GB/s\n", dir, ms[i] * 1e-3, (double)tsk__config_weights_size(model->backend->config) * 1e-6 / ms[i]);
+        printf("%s to a ready model, context included: %.2f s, %.1f GB/s\n", dir, ms[i] * 1e-3,
+               (double)tsk__config_weights_size(model->backend->config) * 1e-6 / ms[i]);
         tsk_model_free(model);
     }
 }
@@ -139,7 +143,8 @@ static void whole_generation(tsk_model *model, const char *name, tsk_generate_op
     must(tsk_session_create(model, &o, &session, &error), &error);
     generate(session, 19, &nfe);
     for (i = 0; i < 5; i++) ms[i] = generate(session, 19, &nfe);
-    printf("%s: prompt 19, gen 128, %d passes: %.2f ms a pass, %.1f tokens/s (median of 5 generations)\n", name, (int)nfe, median(ms, 5) / nfe, 128e3 / median(ms, 5));
+    printf("%s: prompt 19, gen 128, %d passes: %.2f ms a pass, %.1f tokens/s (median of 5 generations)\n", name,
+           (int)nfe, median(ms, 5) / nfe, 128e3 / median(ms, 5));
     tsk_session_free(session);
 }
 
@@ -154,7 +159,9 @@ static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     char why[128];
     memset(&error, 0, sizeof error);
-    if (!driver || !tsk__cuda_symbol(driver, "cuEventCreate", &create, why, sizeof why) || !tsk__cuda_symbol(driver, "cuEventElapsedTime", &gaps.elapsed, why, sizeof why)) return;
+    if (!driver || !tsk__cuda_symbol(driver, "cuEventCreate", &create, why, sizeof why) ||
+        !tsk__cuda_symbol(driver, "cuEventElapsedTime", &gaps.elapsed, why, sizeof why))
+        return;
     must(tsk_session_create(model, &o, &session, &error), &error);
     generate(session, 19, &nfe);
     tsk__cuda_enter(b);
@@ -170,7 +177,8 @@ static void host_gaps(tsk_model *model, const char *name, tsk_generate_options o
     tsk__cuda_enter(b);
     for (i = 0; i < gaps.n_starts; i++) {
         float ms = -1;
-        if (gaps.elapsed(&ms, gaps.ends[i], gaps.starts[i]) == CUDA_SUCCESS && ms >= 0 && ms < 1) values[n++] = ms * 1e3;
+        if (gaps.elapsed(&ms, gaps.ends[i], gaps.starts[i]) == CUDA_SUCCESS && ms >= 0 && ms < 1)
+            values[n++] = ms * 1e3;
     }
     tsk__cuda_leave(b);
     printf("%s: %d gaps on the stream, median %.1f us", name, (int)n, median(values, n));
@@ -207,9 +215,12 @@ static void cublas_chain(tsk_model *model) {
         double start = tsk__time_ms();
         for (l = 0; l < 32; l++) {
             tsk__cuda_product(s, s->device.normed, b->layers[l].qkv, s->device.scratch, m, b->qkv_width, 4096, 0, 0);
-            tsk__cuda_product(s, tsk__cuda_address(s->base.attention), b->layers[l].attn_out, s->device.full_x, m, 4096, 4096, 0, 0);
-            tsk__cuda_product(s, s->device.normed, b->layers[l].gate_up, s->device.scratch, m, b->gate_up_rows, 4096, 0, 0);
-            tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->device.full_x, m, 4096, 12288, 0, 0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.attention), b->layers[l].attn_out, s->device.full_x, m, 4096,
+                              4096, 0, 0);
+            tsk__cuda_product(s, s->device.normed, b->layers[l].gate_up, s->device.scratch, m, b->gate_up_rows, 4096, 0,
+                              0);
+            tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->device.full_x, m, 4096, 12288,
+                              0, 0);
         }
         tsk__cuda_product(s, s->device.normed, b->head, s->device.logits, 32, 126464, 4096, 0, 1);
         b->api.cuStreamSynchronize(s->stream);
@@ -221,8 +232,9 @@ static void cublas_chain(tsk_model *model) {
     b->base.ops->stream_destroy(stream);
 }
 
-/* What a batch runs: requests of all lengths at once, or steady passes of one block each. Steady blocks are all masks, which
-   are alike (their products draw less power, and a GPU at its power limit then runs faster), or three quarters tokens. */
+/* What a batch runs: requests of all lengths at once, or steady passes of one block each. Steady blocks are all masks,
+   which are alike (their products draw less power, and a GPU at its power limit then runs faster), or three quarters
+   tokens. */
 typedef enum load { MIXED, STEADY_MASKS, STEADY_TOKENS } load;
 typedef struct load_result { double row_layers, ms, rows; } load_result;
 
@@ -233,7 +245,8 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
     tsk_batch_status status;
     tsk_error error;
     load_result result = {0, 0, 0};
-    int32_t *prompt = (int32_t *)malloc(1024 * sizeof *prompt), generated[32], i, j, passes = 0, is_mixed = what == MIXED;
+    int32_t *prompt = (int32_t *)malloc(1024 * sizeof *prompt), generated[32], i, j, passes = 0,
+            is_mixed = what == MIXED;
     if (!prompt) exit(1);
     memset(&error, 0, sizeof error);
     o.skip.layer_k = 0;  /* row-layers are counted as if no token skipped */
@@ -252,7 +265,8 @@ static load_result run_batch(tsk_model *model, int32_t n, int32_t rows, int32_t 
         o.gen_length = is_mixed ? 64 : 32;
         o.steps = o.gen_length / 4;
         o.seed = (uint64_t)i;
-        must(tsk_batch_submit(batch, prompt, length, what == STEADY_TOKENS ? generated : NULL, &o, NULL, NULL, &error), &error);
+        must(tsk_batch_submit(batch, prompt, length, what == STEADY_TOKENS ? generated : NULL, &o, NULL, NULL, &error),
+             &error);
     }
     do {
         must(tsk_batch_step(batch, &status, &error), &error);
@@ -273,12 +287,15 @@ static void mixed_load(tsk_model *model) {
     size_t i;
     for (i = 0; i < sizeof caps / sizeof *caps; i++) {
         int32_t n = caps[i] / 32;
-        load_result mixed = run_batch(model, 64, caps[i], 40000, MIXED), masks = run_batch(model, n, n * 544, n * 544, STEADY_MASKS);
+        load_result mixed = run_batch(model, 64, caps[i], 40000, MIXED),
+                    masks = run_batch(model, n, n * 544, n * 544, STEADY_MASKS);
         load_result tokens = run_batch(model, n, n * 544, n * 544, STEADY_TOKENS);
-        double rate = mixed.row_layers / mixed.ms, of_masks = masks.row_layers / masks.ms, of_tokens = tokens.row_layers / tokens.ms;
-        printf("mixed load, passes of up to %d rows: %.3g row-layers/s (%.0f rows a pass, %.0f ms)\n", (int)caps[i], rate * 1e3, mixed.rows, mixed.ms);
-        printf("  steady passes of %.0f rows: %.3g, ratio %.2f; of %.0f rows that are all masks: %.3g, ratio %.2f\n", tokens.rows, of_tokens * 1e3, rate / of_tokens, masks.rows, of_masks * 1e3,
-               rate / of_masks);
+        double rate = mixed.row_layers / mixed.ms, of_masks = masks.row_layers / masks.ms,
+               of_tokens = tokens.row_layers / tokens.ms;
+        printf("mixed load, passes of up to %d rows: %.3g row-layers/s (%.0f rows a pass, %.0f ms)\n", (int)caps[i],
+               rate * 1e3, mixed.rows, mixed.ms);
+        printf("  steady passes of %.0f rows: %.3g, ratio %.2f; of %.0f rows that are all masks: %.3g, ratio %.2f\n",
+               tokens.rows, of_tokens * 1e3, rate / of_tokens, masks.rows, of_masks * 1e3, rate / of_masks);
     }
 }
 
@@ -294,7 +311,8 @@ int main(int argc, char **argv) {
     b->api.cuMemAlloc_v2 = count_alloc;
     o.skip.layer_k = 0;
     whole_generation(model, "dual cache", o);
-    printf("device memory beyond weights, K and V, of a session of 147 tokens: %.1f MB\n", (double)memory.total * 1e-6 - 147 * 0.524288);
+    printf("device memory beyond weights, K and V, of a session of 147 tokens: %.1f MB\n",
+           (double)memory.total * 1e-6 - 147 * 0.524288);
     host_gaps(model, "dual cache", o);
     o.skip.layer_k = 8, o.skip.masked = 1, o.skip.threshold = 0.9f;
     whole_generation(model, "TokenSkip", o);

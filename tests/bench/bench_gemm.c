@@ -26,7 +26,8 @@ static double median(double *x, int n) {
     return x[n / 2];
 }
 
-static void run_ours(const tsk__cpu_model *model, tsk_dtype dtype, const void *w, int m, int n, int k, const float *x, float *y) {
+static void run_ours(const tsk__cpu_model *model, tsk_dtype dtype, const void *w, int m, int n, int k, const float *x,
+                     float *y) {
     tsk__weight matrix;
     tsk__cpu_product product;
     memset(&matrix, 0, sizeof matrix);
@@ -55,7 +56,8 @@ static void bench(const tsk__cpu_model *model, int m, int n, int k) {
     size_t i;
     for (i = 0; i < (size_t)m * (size_t)k; i++) x[i] = (float)(i % 17) / 17 - 0.5f;
     /* 0x3c003c00 and the like: a small number as f32, as two bf16 and as two F16 */
-    for (i = 0; i < size * (size_t)copies; i++) ((uint32_t *)(void *)w)[i] = 0x3c003c00u + (uint32_t)(i % 13) * 0x10001u;
+    for (i = 0; i < size * (size_t)copies; i++)
+        ((uint32_t *)(void *)w)[i] = 0x3c003c00u + (uint32_t)(i % 13) * 0x10001u;
     for (round = 0; round < ROUNDS; round++)
         for (peer = 0; peer < N_PEERS; peer++) {
             nanosleep(&pause, NULL);
@@ -64,7 +66,8 @@ static void bench(const tsk__cpu_model *model, int m, int n, int k) {
                 for (call = 0; call < calls; call++, next = (next + 1) % copies) {
                     const void *weights = w + (size_t)next * size * 4;
                     if (peer == OPENBLAS)
-                        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1, x, k, (const float *)weights, k, 0, y, n);
+                        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1, x, k, (const float *)weights,
+                                    k, 0, y, n);
                     else
                         run_ours(model, dtypes[peer], weights, m, n, k, x, y);
                 }
@@ -72,17 +75,19 @@ static void bench(const tsk__cpu_model *model, int m, int n, int k) {
             }
         }
     for (peer = 0; peer < N_PEERS; peer++) us[peer] = median(times[peer], REPEATS);
-    printf("%7d %5d %6d %6d %10.1f %8.1f %8.1f %8.1f %8.1f %8.2f %6.2f %6.2f\n", model->pool->n_threads, m, k, n, us[OPENBLAS],
-           (double)work / us[OPENBLAS] / 1e3, (double)work / us[F32] / 1e3, (double)work / us[BF16] / 1e3, (double)work / us[F16] / 1e3,
-           us[OPENBLAS] / us[F32], us[OPENBLAS] / us[BF16], us[OPENBLAS] / us[F16]);
+    printf("%7d %5d %6d %6d %10.1f %8.1f %8.1f %8.1f %8.1f %8.2f %6.2f %6.2f\n", model->pool->n_threads, m, k, n,
+           us[OPENBLAS], (double)work / us[OPENBLAS] / 1e3, (double)work / us[F32] / 1e3, (double)work / us[BF16] / 1e3,
+           (double)work / us[F16] / 1e3, us[OPENBLAS] / us[F32], us[OPENBLAS] / us[BF16], us[OPENBLAS] / us[F16]);
     free(x);
     free(y);
     free(w);
 }
 
 int main(int argc, char **argv) {
-    static const int shapes[][3] = {{32, 2816, 1024}, {32, 1024, 2816}, {32, 4096, 4096}, {8, 2816, 1024}, {1, 2816, 1024}, {128, 2816, 1024},
-                                    {32, 192, 192}, {32, 512, 192}, {32, 192, 512}, {8, 512, 192}, {200, 192, 192}, {200, 512, 192}, {200, 192, 512}};
+    static const int shapes[][3] = {{32, 2816, 1024}, {32, 1024, 2816},  {32, 4096, 4096}, {8, 2816, 1024},
+                                    {1, 2816, 1024},  {128, 2816, 1024}, {32, 192, 192},   {32, 512, 192},
+                                    {32, 192, 512},   {8, 512, 192},     {200, 192, 192},  {200, 512, 192},
+                                    {200, 192, 512}};
     tsk__cpu_model model;
     size_t i;
     int threads;
@@ -96,7 +101,8 @@ int main(int argc, char **argv) {
         openblas_set_num_threads(threads);
         if (argc > 4) bench(&model, atoi(argv[2]), atoi(argv[4]), atoi(argv[3]));
         else
-            for (i = 0; i < sizeof shapes / sizeof *shapes; i++) bench(&model, shapes[i][0], shapes[i][1], shapes[i][2]);
+            for (i = 0; i < sizeof shapes / sizeof *shapes; i++)
+                bench(&model, shapes[i][0], shapes[i][1], shapes[i][2]);
         tsk__pool_destroy(NULL, model.pool);
     }
     return 0;

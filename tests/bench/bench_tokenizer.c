@@ -1,6 +1,7 @@
 /* How fast the tokenizer is, one thread. tests/bench/bench_tokenizer.mjs feeds it and compares with the reference.
 
-       bench_tokenizer DIR [--no-runs] [FILE …]    one JSON object: load, memory, encode and decode of each file, runs of
+       bench_tokenizer DIR [--no-runs] [FILE …]    one JSON object: load, memory, encode and decode of each file, runs
+       of
                                                    one character */
 #define TOKENSKIP_IMPLEMENTATION
 #include "../../tokenskip.h"
@@ -74,7 +75,12 @@ static double run_seconds(const tsk_tokenizer *tokenizer, const char *unit, size
 }
 
 int main(int argc, char **argv) {
-    static const char *const runs[][2] = {{"letter", "a"}, {"space", " "}, {"cjk", "\xe4\xb8\xad"}, {"cjk words", "\xe7\xbb\x8f\xe6\xb5\x8e\xe5\x8f\x91\xe5\xb1\x95"}, {"letters", "abcdefghijklmnopqrstuvwxyz"}, {"mark", "e\xcc\x81"}};
+    static const char *const runs[][2] = {{"letter", "a"},
+                                          {"space", " "},
+                                          {"cjk", "\xe4\xb8\xad"},
+                                          {"cjk words", "\xe7\xbb\x8f\xe6\xb5\x8e\xe5\x8f\x91\xe5\xb1\x95"},
+                                          {"letters", "abcdefghijklmnopqrstuvwxyz"},
+                                          {"mark", "e\xcc\x81"}};
     tsk_allocator allocator = {count_allocate, count_reallocate, count_release, NULL};
     tsk_host host;
     tsk_tokenizer *tokenizer = NULL;
@@ -106,14 +112,15 @@ int main(int argc, char **argv) {
             return 1;
         }
         seconds = encode_seconds(tokenizer, text.data, text.length, &tokens);
-        printf("%s{\"file\": \"%s\", \"tokens\": %lu, \"encode_mb_s\": %.1f, ", i > first ? ", " : "", argv[i], (unsigned long)tokens.count,
-               (double)text.length * 1e-6 / seconds);
+        printf("%s{\"file\": \"%s\", \"tokens\": %lu, \"encode_mb_s\": %.1f, ", i > first ? ", " : "", argv[i],
+               (unsigned long)tokens.count, (double)text.length * 1e-6 / seconds);
         printf("\"decode_mb_s\": %.1f}", (double)text.length * 1e-6 / decode_seconds(tokenizer, &tokens));
         tsk_text_free(&text);
     }
     printf("], \"runs\": {");
     for (i = 0; first == 2 && i < (int)(sizeof runs / sizeof *runs); i++) {
-        double small = run_seconds(tokenizer, runs[i][1], 100000, &tokens) / 100000, big = run_seconds(tokenizer, runs[i][1], 1000000, &tokens) / 1000000;
+        double small = run_seconds(tokenizer, runs[i][1], 100000, &tokens) / 100000,
+               big = run_seconds(tokenizer, runs[i][1], 1000000, &tokens) / 1000000;
         printf("%s\"%s\": {\"mb_s\": %.1f, \"ratio\": %.2f}", i ? ", " : "", runs[i][0], 1e-6 / big, big / small);
     }
     printf("}}\n");

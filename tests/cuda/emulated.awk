@@ -4,13 +4,14 @@
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
 /^\/\/ ---- The beginning and the end of a pass/ { exit }
 /^template <int N> .* multiply_wide\(.*;$/ { next }
-/^MULTIPLY_WIDE\(/ { next }
+/^MULTIPLY_WIDE\(/ { while ($0 !~ /\)$/) getline; next }
 /^\/\/ ---- Small helpers/ { print "#include \"emulated.h\"" }
-!inside && /^(template <[^>]*> )?(static )?__device__ [^;]*{/ { inside = 1; depth = 0; text = "" }
+!inside && /^(template <[^>]*> )?(static )?__device__ [^;]*({|$)/ { inside = 1; depth = 0; text = ""; has_body = 0 }
 inside {
     text = text $0 "\n"
     depth += braces($0)
-    if (depth > 0) next
+    if ($0 ~ /{/) has_body = 1
+    if (has_body ? depth > 0 : $0 !~ /;$/) next
     inside = 0
     if (text ~ /asm( volatile)?\(/) next
     $0 = substr(text, 1, length(text) - 1)

@@ -1,8 +1,8 @@
-/* Enough of a GPU to run the kernels of src/kernels on the CPU: every CUDA thread is a fiber, and what the kernels say in PTX
-   is said here in C++ (see emulated.awk; the kernels' text includes this file after its types). Which fibers run next, and
-   when a copy on its way arrives, is drawn from a seed, so that orders come about that a GPU would show once in a year. What
-   a GPU would not tell is an error: barriers used before they are made or arrived at too often, places outside shared
-   memory, copies from or to a block that has ended, a kernel in which nothing goes on.
+/* Enough of a GPU to run the kernels of src/kernels on the CPU: every CUDA thread is a fiber, and what the kernels say
+   in PTX is said here in C++ (see emulated.awk; the kernels' text includes this file after its types). Which fibers run
+   next, and when a copy on its way arrives, is drawn from a seed, so that orders come about that a GPU would show once
+   in a year. What a GPU would not tell is an error: barriers used before they are made or arrived at too often, places
+   outside shared memory, copies from or to a block that has ended, a kernel in which nothing goes on.
 
    Simplified: shared memory is coherent (a missing fence is not noticed), matrix units work at once. */
 #ifndef TSK_EMULATED_H
@@ -76,7 +76,8 @@ struct thread_state {
     dim3 index;
     bool ended;
     long cluster_round;
-    std::vector<std::vector<std::function<void()>>> copies;          /* groups of its own asynchronous ones, the last open */
+    std::vector<std::vector<std::function<void()>>> copies;          /* groups of its own asynchronous ones, the last
+                                                                        open */
 };
 static struct {
     dim3 grid;
@@ -84,7 +85,8 @@ static struct {
     std::vector<block_state> blocks;
     std::vector<thread_state> fibers;
     std::vector<meeting> clusters;
-    std::vector<std::function<bool()>> copies;                       /* the copy engine's; each tells whether it has come */
+    std::vector<std::function<bool()>> copies;                       /* the copy engine's; each tells whether it has
+                                                                        come */
     thread_state *now;
     ucontext_t scheduler;
     std::mt19937 chance;
@@ -93,7 +95,8 @@ static struct {
 } machine;
 
 [[noreturn]] static inline void emulated_error(const char *what) {
-    printf("emulated: %s (block %u %u %u)\n", what, machine.now->block->index.x, machine.now->block->index.y, machine.now->block->index.z);
+    printf("emulated: %s (block %u %u %u)\n", what, machine.now->block->index.x, machine.now->block->index.y,
+           machine.now->block->index.z);
     exit(1);
 }
 static inline u32 chance_of(u32 n) { return machine.chance() % n; }
@@ -153,13 +156,16 @@ static inline u16 nearest_bf16(float x) {
     return x != x ? 0x7fff : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 static inline u32 pack_bf16(float low, float high) { return nearest_bf16(low) | (u32)nearest_bf16(high) << 16; }
-static inline u32 multiply_bf16x2(u32 a, u32 b) { return pack_bf16(value_of((u16)a) * value_of((u16)b), value_of((u16)(a >> 16)) * value_of((u16)(b >> 16))); }
+static inline u32 multiply_bf16x2(u32 a, u32 b) {
+    return pack_bf16(value_of((u16)a) * value_of((u16)b), value_of((u16)(a >> 16)) * value_of((u16)(b >> 16)));
+}
 
 /* ---- shared memory's addresses: the block's own, or with the rank in the cluster, from 1, in the upper byte */
 
 static inline u32 __cvta_generic_to_shared(const void *p) { return (u32)((const char *)p - emulated_shared()); }
 static inline block_state *block_of(u32 address) {
-    block_state *first = machine.now->block - blockIdx.x % (u32)machine.cluster, *block = address >> 24 ? first + (address >> 24) - 1 : machine.now->block;
+    block_state *first = machine.now->block - blockIdx.x % (u32)machine.cluster,
+                *block = address >> 24 ? first + (address >> 24) - 1 : machine.now->block;
     if (!block->n_alive) emulated_error("shared memory of a block that has ended");
     return block;
 }
@@ -170,7 +176,9 @@ static inline char *shared_at(u32 address, u32 size) {
 }
 static inline int cluster_rank() { return (int)(blockIdx.x % (u32)machine.cluster); }
 static inline u32 peer_address(u32 address, int rank) { return address | (u32)(rank + 1) << 24; }
-static inline meeting &own_cluster() { return machine.clusters[(size_t)(machine.now->block - machine.blocks.data()) / (size_t)machine.cluster]; }
+static inline meeting &own_cluster() {
+    return machine.clusters[(size_t)(machine.now->block - machine.blocks.data()) / (size_t)machine.cluster];
+}
 static inline void cluster_arrive() {
     meeting &m = own_cluster();
     machine.now->cluster_round = m.held;
@@ -273,14 +281,17 @@ static inline void fetch_box(block_state *block, u32 to, const tensor_map &from,
         for (int r = 0; r < map.box_rows; r++)
             for (int c = 0; c < 64; c++) {
                 bool is_inside = row + r < map.rows && column + c < map.columns;
-                bf16 value = is_inside ? map.matrix[(size_t)(row + r) * (size_t)map.columns + (size_t)(column + c)] : bf16{0};
+                bf16 value =
+                    is_inside ? map.matrix[(size_t)(row + r) * (size_t)map.columns + (size_t)(column + c)] : bf16{0};
                 memcpy(block->shared + to + r * 128 + (c / 8 ^ (r & 7)) * 16 + c % 8 * 2, &value, 2);
             }
         bytes_come(block, barrier, (u32)map.box_rows * 128);
         return true;
     });
 }
-static inline void copy_box(u32 to, const tensor_map *map, int column, int row, u32 barrier, u64) { fetch_box(machine.now->block, to, *map, column, row, barrier); }
+static inline void copy_box(u32 to, const tensor_map *map, int column, int row, u32 barrier, u64) {
+    fetch_box(machine.now->block, to, *map, column, row, barrier);
+}
 static inline void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row, u32 barrier, u32 ranks, u64) {
     for (int rank = 0; rank < machine.cluster; rank++)
         if (ranks >> rank & 1) fetch_box(block_of(peer_address(0, rank)), to, *map, column, row, barrier);
@@ -289,7 +300,8 @@ static inline void copy_box_to_peers(u32 to, const tensor_map *map, int column, 
 static inline void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
     block_state *source = machine.now->block, *target = block_of(to);
     char *there = shared_at(to, bytes), *here = shared_at(from, bytes);
-    if (target == source || block_of(barrier) != target) emulated_error("a bulk copy to the block itself, or another's barrier");
+    if (target == source || block_of(barrier) != target)
+        emulated_error("a bulk copy to the block itself, or another's barrier");
     if ((to | from | bytes) % 16) emulated_error("a bulk copy at an odd place");
     machine.copies.push_back([=]() {
         if (chance_of(40)) return false;
@@ -310,7 +322,8 @@ static inline bool last_to_arrive(u32 *counter, u32 expected, int *shared_flag) 
     return *shared_flag != 0;
 }
 
-/* ---- matrix units. Lane l holds of a left operand rows l/4 and 8 further, columns 2*(l%4), the next, and both 8 further. */
+/* ---- matrix units. Lane l holds of a left operand rows l/4 and 8 further, columns 2*(l%4), the next, and both 8
+   further. */
 
 static inline void load_matrices_from(u32 (&r)[4], u32 address, bool transposed) {
     u64(&lanes)[32][8] = warp_lanes();
@@ -335,7 +348,8 @@ static inline void multiply_tile(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b
     for (u32 e = 0; e < 4; e++) {
         u32 row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
         for (u32 k = 0; k < 16; k++) {
-            u64 left = lanes[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], right = lanes[column * 4 + k % 8 / 2][4 + k / 8];
+            u64 left = lanes[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2],
+                right = lanes[column * 4 + k % 8 / 2][4 + k / 8];
             c[e] += value_of((u16)(left >> k % 2 * 16)) * value_of((u16)(right >> k % 2 * 16));
         }
     }
@@ -369,7 +383,8 @@ static inline void run_thread() {
     machine.kernel();
     machine.now->ended = true;
     machine.progress++;
-    if (--machine.now->block->n_alive == 0) memset(machine.now->block->shared, 0xff, machine.now->block->size);  /* its successor's */
+    if (--machine.now->block->n_alive == 0)
+        memset(machine.now->block->shared, 0xff, machine.now->block->size); /* its successor's */
     pause_thread();
 }
 
@@ -393,7 +408,8 @@ static inline size_t run_round() {
 }
 
 /* Shared memory begins as NaN. */
-static inline void launch_emulated(std::function<void()> kernel, dim3 grid, int threads, int cluster, u32 shared, u32 seed) {
+static inline void launch_emulated(std::function<void()> kernel, dim3 grid, int threads, int cluster, u32 shared,
+                                   u32 seed) {
     const size_t stack = 96 * 1024, n_blocks = (size_t)grid.x * grid.y * grid.z;
     static std::vector<std::vector<char>> stacks;
     long last = -1;

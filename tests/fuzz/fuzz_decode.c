@@ -9,12 +9,15 @@ static tsk_tokenizer *make(void) {
     char *to = file;
     fuzz_folder folder = {{{NULL, NULL, 0}}, 0};
     int byte;
-    to += sprintf(to, "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"vocab\":{");
+    to += sprintf(to, "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":"
+                      "\"ByteLevel\"},\"model\":{\"vocab\":{");
     for (byte = 0; byte < 256; byte++) {
         char text[8], *end = tsk__json_put_utf8(text, tsk__bpe_alphabet((unsigned)byte));
         to += sprintf(to, "\"%s%.*s\":%d,", byte == '"' || byte == '\\' ? "\\" : "", (int)(end - text), text, byte);
     }
-    to += sprintf(to, "\"a b\":256,\"\xe4\xb8\xad\":257,\"\xc3\xa2\xc4\xa4\":258,\"\":259},\"merges\":[]},\"added_tokens\":[{\"id\":260,\"content\":\"<a>\",\"special\":true},"
+    to += sprintf(to, "\"a "
+                      "b\":256,\"\xe4\xb8\xad\":257,\"\xc3\xa2\xc4\xa4\":258,\"\":259},\"merges\":[]},\"added_tokens\":"
+                      "[{\"id\":260,\"content\":\"<a>\",\"special\":true},"
                       "{\"id\":233,\"content\":\"\xc3\xa9\",\"special\":true}]}");
     fuzz_add(&folder, "tokenizer.json", file, (size_t)(to - file));
     return fuzz_load(&folder);

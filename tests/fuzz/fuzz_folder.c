@@ -12,12 +12,16 @@ static void run_model(tsk_model *model) {
     int32_t tokens[3] = {0, 0, 0};
     tsk_session *session = NULL;
     float *logits;
-    if ((int64_t)config->embedding_size * config->d_model > 1 << 16 || config->n_layers > 8 || config->mlp_hidden_size > 1 << 12 || config->max_sequence_length < 3) return;
+    if ((int64_t)config->embedding_size * config->d_model > 1 << 16 || config->n_layers > 8 ||
+        config->mlp_hidden_size > 1 << 12 || config->max_sequence_length < 3)
+        return;
     options.gen_length = options.block_length = 1;
     options.skip.layer_k = 0;
     tokens[1] = config->mask_token_id;
     logits = (float *)calloc((size_t)config->embedding_size * 3, sizeof *logits);
-    if (logits && tsk_session_create(model, &options, &session, NULL) == TSK_OK && tsk_session_logits(session, tokens, 3, 0, 3, logits, NULL) != TSK_OK) abort();
+    if (logits && tsk_session_create(model, &options, &session, NULL) == TSK_OK &&
+        tsk_session_logits(session, tokens, 3, 0, 3, logits, NULL) != TSK_OK)
+        abort();
     tsk_session_free(session);
     free(logits);
 }

@@ -5,7 +5,8 @@
 
 static tsk_text writings[2]; /* kept, so that few executions allocate */
 
-/* Written without fraction and exponent, as integers are: the others, though they may be whole, are written as doubles. */
+/* Written without fraction and exponent, as integers are: the others, though they may be whole, are written as
+   doubles. */
 static int is_plain(const tsk_json_value *value) {
     const char *text = tsk__json_text(value) + value->start;
     uint32_t i;

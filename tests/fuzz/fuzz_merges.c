@@ -6,7 +6,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const configs[] = {"{\"tokenizer_class\":\"GPT2Tokenizer\"}", "{\"tokenizer_class\":\"Qwen2Tokenizer\"}", "{\"tokenizer_class\":\"DreamTokenizer\"}"};
+    static const char *const configs[] = {"{\"tokenizer_class\":\"GPT2Tokenizer\"}",
+                                          "{\"tokenizer_class\":\"Qwen2Tokenizer\"}",
+                                          "{\"tokenizer_class\":\"DreamTokenizer\"}"};
     fuzz_folder folder = {{{NULL, NULL, 0}}, 0};
     const char *config;
     tsk_tokenizer *tokenizer;
@@ -17,7 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_add(&folder, "tokenizer_config.json", config, strlen(config));
     tokenizer = fuzz_load(&folder);
     if (tokenizer) { /* no merge may lose or change a byte that has a token */
-        static const char text[] = "the aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa caf\xc3\xa9 \n other";
+        static const char text[] =
+            "the aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa caf\xc3\xa9 \n other";
         tsk_tokens tokens = fuzz_encode(tokenizer, text, sizeof text - 1, 1);
         tsk_text decoded = fuzz_decode(tokenizer, tokens.ids, tokens.count, 0);
         if (decoded.length != sizeof text - 1 || memcmp(decoded.data, text, decoded.length) != 0) abort();

@@ -1,5 +1,6 @@
-/* Whatever opens keeps its promises: every byte of data in exactly one tensor. The input's first byte is 255: the rest is
-   a file. Else it is the number of bytes of data and the rest a header, so that the length in front of it is right. */
+/* Whatever opens keeps its promises: every byte of data in exactly one tensor. The input's first byte is 255: the rest
+   is a file. Else it is the number of bytes of data and the rest a header, so that the length in front of it is
+   right. */
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
 #include "../../tokenskip.h"
@@ -9,13 +10,15 @@ typedef struct input {
     size_t size;
 } input;
 
-static tsk_status input_open(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size) {
+static tsk_status input_open(void *user, const char *path, void **file, uint64_t *size, char *reason,
+                             size_t reason_size) {
     (void)path, (void)reason, (void)reason_size;
     *file = user;
     *size = ((input *)user)->size;
     return TSK_OK;
 }
-static tsk_status input_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size) {
+static tsk_status input_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                             size_t reason_size) {
     (void)file, (void)reason, (void)reason_size;
     if (offset > ((input *)user)->size || size > ((input *)user)->size - offset) abort();
     memcpy(buffer, ((input *)user)->data + offset, size);
@@ -36,7 +39,9 @@ static void check(const tsk_safetensors *file, size_t size) {
         for (product = tsk_dtype_size(tensor->dtype), k = 0; k < tensor->n_dims; k++) product *= tensor->shape[k];
         if (product != tensor->size || tensor->offset + tensor->size > size) abort();
         if (tsk_safetensors_find(file, tensor->name) != tensor) abort();
-        if (i && tensor->offset != tsk_safetensors_get(file, (size_t)i - 1)->offset + tsk_safetensors_get(file, (size_t)i - 1)->size) abort();
+        if (i && tensor->offset !=
+                     tsk_safetensors_get(file, (size_t)i - 1)->offset + tsk_safetensors_get(file, (size_t)i - 1)->size)
+            abort();
         if (tensor->size && tsk_safetensors_read(file, tensor, tensor->size - 1, &byte, 1, NULL) != TSK_OK) abort();
         if (tensor->size && ((const char *)tsk_safetensors_data(file, tensor))[tensor->size - 1] != byte) abort();
         total += tensor->size;

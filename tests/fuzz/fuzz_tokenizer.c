@@ -7,7 +7,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char text[] = "the cat's  e\xcc\x81 caf\xc3\xa9 <a> 123\n\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa <x><|x|>";
+    static const char text[] = "the cat's  e\xcc\x81 caf\xc3\xa9 <a> "
+                               "123\n\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa <x><|x|>";
     fuzz_folder folder = {{{NULL, NULL, 0}}, 0};
     tsk_tokenizer *tokenizer;
     const uint8_t *end = size ? (const uint8_t *)memchr(data, 0, size) : NULL;

@@ -1,4 +1,5 @@
-/* Shared by the tokenizer's fuzzers: a folder in memory, a small tokenizer to start from, and what must hold for any. */
+/* Shared by the tokenizer's fuzzers: a folder in memory, a small tokenizer to start from, and what must hold for
+   any. */
 #ifndef TSK_TOKENIZER_FILES_H
 #define TSK_TOKENIZER_FILES_H
 
@@ -12,8 +13,11 @@ static const char *fuzz_vocabulary(void) {
     *to++ = '{';
     for (c = '!'; c <= '~'; c++)
         if (c != '"' && c != '\\') to += sprintf(to, "\"%c\":%d,", c, n++);
-    to += sprintf(to, "\"\xc4\xa0\":%d,\"\xc4\x8a\":%d,\"\xc3\x83\":%d,\"\xc2\xa9\":%d,\"\xc3\x8c\":%d,\"\xc4\xa3\":%d,", n, n + 1, n + 2, n + 3, n + 4, n + 5);
-    sprintf(to, "\"aa\":%d,\"aaaa\":%d,\"th\":%d,\"the\":%d,\"\xc4\xa0the\":%d,\"\xc3\x83\xc2\xa9\":%d}", n + 6, n + 7, n + 8, n + 9, n + 10, n + 11);
+    to +=
+        sprintf(to, "\"\xc4\xa0\":%d,\"\xc4\x8a\":%d,\"\xc3\x83\":%d,\"\xc2\xa9\":%d,\"\xc3\x8c\":%d,\"\xc4\xa3\":%d,",
+                n, n + 1, n + 2, n + 3, n + 4, n + 5);
+    sprintf(to, "\"aa\":%d,\"aaaa\":%d,\"th\":%d,\"the\":%d,\"\xc4\xa0the\":%d,\"\xc3\x83\xc2\xa9\":%d}", n + 6, n + 7,
+            n + 8, n + 9, n + 10, n + 11);
     return text;
 }
 static const char fuzz_merges[] = "t h\nth e\n\xc4\xa0 the\na a\naa aa\n\xc3\x83 \xc2\xa9\n";
@@ -29,7 +33,8 @@ typedef struct fuzz_folder {
     int count;
 } fuzz_folder;
 
-static tsk_status fuzz_open(void *user, const char *path, void **file, uint64_t *size, char *reason, size_t reason_size) {
+static tsk_status fuzz_open(void *user, const char *path, void **file, uint64_t *size, char *reason,
+                            size_t reason_size) {
     fuzz_folder *folder = (fuzz_folder *)user;
     const char *name = strrchr(path, '/');
     int i;
@@ -42,7 +47,8 @@ static tsk_status fuzz_open(void *user, const char *path, void **file, uint64_t 
         }
     return TSK_ERROR_IO;
 }
-static tsk_status fuzz_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason, size_t reason_size) {
+static tsk_status fuzz_read(void *user, void *file, uint64_t offset, void *buffer, size_t size, char *reason,
+                            size_t reason_size) {
     const fuzz_file *from = (const fuzz_file *)file;
     (void)user, (void)reason, (void)reason_size;
     if (offset > from->size || size > from->size - offset) abort();
@@ -69,7 +75,9 @@ static tsk_tokenizer *fuzz_load(fuzz_folder *folder) {
     files.user = folder;
     host.files = &files;
     status = tsk_tokenizer_load("folder", &host, &tokenizer, &error);
-    if ((status == TSK_OK) != (tokenizer != NULL) || (status != TSK_OK && (error.status != status || !error.message[0]))) abort();
+    if ((status == TSK_OK) != (tokenizer != NULL) ||
+        (status != TSK_OK && (error.status != status || !error.message[0])))
+        abort();
     return tokenizer;
 }
 
@@ -85,8 +93,12 @@ static tsk_text fuzz_decode(const tsk_tokenizer *tokenizer, const int32_t *ids, 
     decoder.skip_special = skip;
     if (tsk_tokenizer_decode(tokenizer, ids, count, skip, &whole, NULL) != TSK_OK) abort();
     for (i = 0; i <= count; i++) {
-        tsk_status status = i < count ? tsk_decoder_push(tokenizer, &decoder, ids[i], &pieces, NULL) : tsk_decoder_flush(&decoder, &pieces);
-        if (status != TSK_OK || (pieces.length > seen && tsk__unicode_invalid(pieces.data + seen, pieces.length - seen) != pieces.length - seen)) abort();
+        tsk_status status = i < count ? tsk_decoder_push(tokenizer, &decoder, ids[i], &pieces, NULL)
+                                      : tsk_decoder_flush(&decoder, &pieces);
+        if (status != TSK_OK ||
+            (pieces.length > seen &&
+             tsk__unicode_invalid(pieces.data + seen, pieces.length - seen) != pieces.length - seen))
+            abort();
         seen = pieces.length;
     }
     if (pieces.length != whole.length || (whole.length && memcmp(pieces.data, whole.data, whole.length) != 0)) abort();
@@ -104,7 +116,8 @@ static tsk_tokens fuzz_encode(const tsk_tokenizer *tokenizer, const char *text, 
     memset(&tokens, 0, sizeof tokens);
     memset(&error, 0, sizeof error);
     status = tsk_tokenizer_encode(tokenizer, text, size, special, &tokens, &error);
-    if ((status == TSK_OK) != (invalid == size) || (status != TSK_OK && (error.offset != invalid || tokens.count))) abort();
+    if ((status == TSK_OK) != (invalid == size) || (status != TSK_OK && (error.offset != invalid || tokens.count)))
+        abort();
     for (i = 0; i < tokens.count; i++)
         if (!tsk_tokenizer_token(tokenizer, tokens.ids[i], NULL)) abort();
     return tokens;

@@ -37,7 +37,8 @@ int lines_ready(line_reader *reader);
 int lines_check(const line_reader *reader);
 void lines_free(line_reader *reader);
 
-/* A set of ids, of which hashes are kept: 128 bits each, so that hundreds of millions fit, and never collide by chance. */
+/* A set of ids, of which hashes are kept: 128 bits each, so that hundreds of millions fit, and never collide by
+   chance. */
 typedef struct id_slot { uint64_t a, b; } id_slot;
 typedef struct id_set {
     id_slot *slots;
@@ -68,8 +69,8 @@ typedef struct batch_output {
     uint64_t size;      /* all whole lines */
 } batch_output;
 
-/* Opens or creates it for this process alone, marks the ids in it as written and cuts off an incomplete last line. Marks
-   those in `base` and its shards too, which runs with another number of ranks have left. "-": standard output. */
+/* Opens or creates it for this process alone, marks the ids in it as written and cuts off an incomplete last line.
+   Marks those in `base` and its shards too, which runs with another number of ranks have left. "-": standard output. */
 int batch_output_open(batch_output *out, const char *path, const char *base, const line_reader *input, id_set *ids);
 /* One line with its newline, by one write. */
 int batch_output_write(batch_output *out, const tsk_text *line);
@@ -95,7 +96,8 @@ typedef struct batch_request {
 /* Its id only. CLI_FAILED with a message where the line cannot be read or has no id. */
 int batch_request_open(batch_request *request, const line_reader *input);
 /* The rest: options and the prompt's ids. */
-int batch_request_read(batch_request *request, const line_reader *input, const cli_engine *engine, const cli_settings *defaults);
+int batch_request_read(batch_request *request, const line_reader *input, const cli_engine *engine,
+                       const cli_settings *defaults);
 void batch_request_free(batch_request *request);
 
 /* ---- Ranks ------------------------------------------------------------------------------------------------------ */

@@ -117,12 +117,14 @@ static uint64_t mix(uint64_t x) { /* MurmurHash3's finalizer */
 /* The low bits of a slot's second hash; a slot without a mark is empty. */
 enum { MARKS = ID_WRITTEN | ID_SEEN | ID_FAILED };
 
-/* Ids come from strangers, who must not be able to choose two that count as one, or many that crowd in one place: the hash
-   begins and goes on with numbers that nobody outside this process knows. */
+/* Ids come from strangers, who must not be able to choose two that count as one, or many that crowd in one place: the
+   hash begins and goes on with numbers that nobody outside this process knows. */
 static void choose_keys(id_set *set) {
     size_t i;
-    for (i = 0; i < sizeof set->keys / sizeof *set->keys; i++) set->keys[i] = (uint64_t)time(NULL) << 32 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)set;
-    if (getrandom(set->keys, sizeof set->keys, GRND_NONBLOCK) != (ssize_t)sizeof set->keys) set->keys[1] = mix(set->keys[0]);
+    for (i = 0; i < sizeof set->keys / sizeof *set->keys; i++)
+        set->keys[i] = (uint64_t)time(NULL) << 32 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)set;
+    if (getrandom(set->keys, sizeof set->keys, GRND_NONBLOCK) != (ssize_t)sizeof set->keys)
+        set->keys[1] = mix(set->keys[0]);
 }
 
 /* Two chains of mixes, 64 bits each. */
@@ -139,7 +141,8 @@ static id_slot hash_id(const id_set *set, const char *id, size_t length) {
 
 static id_slot *find_slot(const id_set *set, id_slot h) {
     size_t i = (size_t)h.a & (set->capacity - 1);
-    while ((set->slots[i].b & MARKS) && (set->slots[i].a != h.a || (set->slots[i].b & ~(uint64_t)MARKS) != h.b)) i = (i + 1) & (set->capacity - 1);
+    while ((set->slots[i].b & MARKS) && (set->slots[i].a != h.a || (set->slots[i].b & ~(uint64_t)MARKS) != h.b))
+        i = (i + 1) & (set->capacity - 1);
     return &set->slots[i];
 }
 
@@ -259,10 +262,13 @@ static int read_written(batch_output *out, id_set *ids) {
     while (status == CLI_OK && lines_next(&r)) {
         if (r.is_whole ? read_written_id(&r, ids, &key) : begins_like_ours(&r.line)) {
             if (r.is_whole) out->size = r.offset;
-        } else status = cli_fail("%s, line %llu: not a result of tokenskip batch; the file stays as it is", out->path, (unsigned long long)r.number);
+        } else
+            status = cli_fail("%s, line %llu: not a result of tokenskip batch; the file stays as it is", out->path,
+                              (unsigned long long)r.number);
     }
     if (status == CLI_OK) status = lines_check(&r);
-    if (status == CLI_OK && r.offset > out->size && ftruncate(out->descriptor, (off_t)out->size) != 0) status = cannot_write(out->path, strerror(errno));
+    if (status == CLI_OK && r.offset > out->size && ftruncate(out->descriptor, (off_t)out->size) != 0)
+        status = cannot_write(out->path, strerror(errno));
     lines_free(&r);
     tsk_text_free(&key);
     return status;

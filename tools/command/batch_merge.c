@@ -74,8 +74,8 @@ static void add_line(merge *m, const line_reader *r, uint64_t offset) {
 static int twice(const merge *m, const line_reader *r) {
     const char *key = m->key.data;
     return cli_fail("%s, line %llu: the result of %s%s%s was in an earlier line or file already", r->path,
-                    (unsigned long long)r->number, key[0] == '#' ? "the input's line " : "the id ", key + (key[0] == '#'),
-                    key[0] == '"' ? "\"" : "");
+                    (unsigned long long)r->number, key[0] == '#' ? "the input's line " : "the id ",
+                    key + (key[0] == '#'), key[0] == '"' ? "\"" : "");
 }
 
 static int read_line(merge *m, const line_reader *r, uint64_t offset) {
@@ -239,7 +239,8 @@ static int write_lines(const merge *m, output_file *file) {
     size_t i;
     int status = CLI_OK;
     for (i = 0; i < m->n_lines && status == CLI_OK; i++) {
-        status = cli_interrupted() ? cli_fail("interrupted: the results are not all joined") : read_back(m, &m->lines[i], &text);
+        status = cli_interrupted() ? cli_fail("interrupted: the results are not all joined")
+                                   : read_back(m, &m->lines[i], &text);
         if (status == CLI_OK)
             status = file ? output_append(file, text.data, text.length) : cli_write(text.data, text.length);
     }

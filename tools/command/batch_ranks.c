@@ -1,7 +1,9 @@
 /* Which part of the input, and which GPU, is this process's when a launcher started several. */
 #include "batch.h"
 
-static int bad_variable(const char *name, const char *value) { return cli_fail("%s is '%s', which is no rank", name, value); }
+static int bad_variable(const char *name, const char *value) {
+    return cli_fail("%s is '%s', which is no rank", name, value);
+}
 
 /* "I/N", cut at the slash. */
 static int read_shard(const char *text, batch_shard *shard) {
@@ -10,13 +12,16 @@ static int read_shard(const char *text, batch_shard *shard) {
     if (n < sizeof index && text[n]) {
         memcpy(index, text, n);
         index[n] = 0;
-        if (cli_read_int(text + n + 1, 1, INT32_MAX, &shard->count) && cli_read_int(index, 0, shard->count - 1, &shard->index)) return CLI_OK;
+        if (cli_read_int(text + n + 1, 1, INT32_MAX, &shard->count) &&
+            cli_read_int(index, 0, shard->count - 1, &shard->index))
+            return CLI_OK;
     }
     return cli_usage_error("--shard takes I/N, from 0/N to N-1/N, not '%s'", text);
 }
 
 int batch_shard_find(const cli_settings *settings, batch_shard *shard) {
-    static const char *const names[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}, {"SLURM_PROCID", "SLURM_NTASKS"}};
+    static const char *const names[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
+                                           {"SLURM_PROCID", "SLURM_NTASKS"}};
     size_t i;
     shard->index = 0;
     shard->count = 1;
@@ -31,8 +36,8 @@ int batch_shard_find(const cli_settings *settings, batch_shard *shard) {
     return CLI_OK;
 }
 
-/* How many GPUs the launcher lets this process see, or 0 where it says nothing: Slurm may give each task one of its own,
-   which then is number 0 to it. */
+/* How many GPUs the launcher lets this process see, or 0 where it says nothing: Slurm may give each task one of its
+   own, which then is number 0 to it. */
 static int64_t visible_devices(void) {
     const char *list = getenv("CUDA_VISIBLE_DEVICES");
     int64_t n = 1;

@@ -9,7 +9,8 @@ int batch_request_open(batch_request *request, const line_reader *input) {
     const tsk_json_value *root;
     memset(request, 0, sizeof *request);
     if (input->is_too_long) return cli_fail("longer than %zu bytes", input->line.length);
-    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK) return cli_fail_with(&error, "not JSON");
+    if (tsk_json_parse(input->line.data, input->line.length, NULL, NULL, &request->document, &error) != TSK_OK)
+        return cli_fail_with(&error, "not JSON");
     root = tsk_json_root(request->document);
     if (tsk_json_type_of(root) != TSK_JSON_OBJECT) return cli_fail("a request is a JSON object");
     request->id = tsk_json_get(root, "id");
@@ -71,8 +72,10 @@ static int encode_messages(const cli_engine *engine, const tsk_json_value *array
     tsk_error error = {0};
     int status = messages_read(&messages, "\"messages\"", array);
     if (status == CLI_OK && !messages.count) status = cli_fail("\"messages\" is empty");
-    if (status == CLI_OK && !engine->tokenizer) status = cli_fail("the model has no tokenizer.json: give the prompt as \"prompt_ids\"");
-    if (status == CLI_OK && tsk_chat_encode(engine->tokenizer, messages.items, messages.count, 0, out, &error) != TSK_OK)
+    if (status == CLI_OK && !engine->tokenizer)
+        status = cli_fail("the model has no tokenizer.json: give the prompt as \"prompt_ids\"");
+    if (status == CLI_OK &&
+        tsk_chat_encode(engine->tokenizer, messages.items, messages.count, 0, out, &error) != TSK_OK)
         status = cli_fail_with(&error, "\"messages\"");
     messages_free(&messages);
     return status;
@@ -104,7 +107,8 @@ static int read_prompt(batch_request *request, const cli_engine *engine) {
     return encode_messages(engine, messages, &request->prompt);
 }
 
-int batch_request_read(batch_request *request, const line_reader *input, const cli_engine *engine, const cli_settings *defaults) {
+int batch_request_read(batch_request *request, const line_reader *input, const cli_engine *engine,
+                       const cli_settings *defaults) {
     int status = read_options(request, input, defaults);
     return status == CLI_OK ? read_prompt(request, engine) : status;
 }

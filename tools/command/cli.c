@@ -281,7 +281,8 @@ int cli_open_session(cli_engine *engine, const cli_settings *settings) {
     tsk_error error = {0};
     int status = CLI_OK;
     options.cancel = on_cancel;
-    if (tsk_session_create(engine->model, &options, &engine->session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (tsk_session_create(engine->model, &options, &engine->session, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     return status;
 }
 
@@ -307,8 +308,10 @@ int cli_read_prompt(const cli_settings *settings, tsk_text *prompt) {
 }
 
 int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out) {
-    if (!cli_given(settings, "prompt-ids")) return cli_encode_prompt(engine, settings, prompt->data ? prompt->data : "", prompt->length, NULL, out);
-    return tsk_tokens_append(out, settings->prompt_ids.ids, settings->prompt_ids.count) == TSK_OK ? CLI_OK : out_of_memory();
+    if (!cli_given(settings, "prompt-ids"))
+        return cli_encode_prompt(engine, settings, prompt->data ? prompt->data : "", prompt->length, NULL, out);
+    return tsk_tokens_append(out, settings->prompt_ids.ids, settings->prompt_ids.count) == TSK_OK ? CLI_OK
+                                                                                                  : out_of_memory();
 }
 
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config) {
@@ -321,18 +324,20 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) 
     return n_started % options->refresh_every == 0;
 }
 
-int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
-                      tsk_tokens *out) {
+int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
+                      const char *context, tsk_tokens *out) {
     tsk_message messages[2];
     size_t count = 0;
     tsk_error error = {0};
     tsk_status result;
     int status = CLI_OK;
-    if (!engine->tokenizer) return cli_fail("%s: no tokenizer.json: give the prompt as --prompt-ids", settings->model_dir);
+    if (!engine->tokenizer)
+        return cli_fail("%s: no tokenizer.json: give the prompt as --prompt-ids", settings->model_dir);
     if (settings->raw) {
         result = tsk_tokenizer_encode(engine->tokenizer, text, size, 1, out, &error);
     } else {
-        if (memchr(text, 0, size)) return cli_fail("%s: a NUL byte at byte %zu of the prompt", context ? context : "prompt", strlen(text));
+        if (memchr(text, 0, size))
+            return cli_fail("%s: a NUL byte at byte %zu of the prompt", context ? context : "prompt", strlen(text));
         if (settings->system) {
             messages[count].role = "system";
             messages[count++].content = settings->system;
@@ -359,4 +364,6 @@ int32_t cli_count_tokens(const cli_engine *engine, const tsk_result *result) {
     return count;
 }
 
-double cli_tokens_per_second(double tokens, double milliseconds) { return milliseconds > 0 ? tokens * 1e3 / milliseconds : 0; }
+double cli_tokens_per_second(double tokens, double milliseconds) {
+    return milliseconds > 0 ? tokens * 1e3 / milliseconds : 0;
+}

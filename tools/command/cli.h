@@ -75,7 +75,8 @@ int cli_print_help(const cli_command *command);
 void cli_settings_free(cli_settings *settings);
 
 /* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
-   `line` is the text that `value` was read from. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to `value`. */
+   `line` is the text that `value` was read from. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to
+   `value`. */
 void cli_request_begin(cli_settings *request, const cli_settings *defaults);
 int cli_request_set(cli_settings *request, const char *key, const tsk_json_value *value, const char *line);
 int cli_request_end(cli_settings *request);
@@ -215,8 +216,8 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
 /* Whether a block that starts after so many others does so with a pass over the whole canvas. */
 int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* The ids of one user turn under --system and --raw. */
-int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size, const char *context,
-                      tsk_tokens *out);
+int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
+                      const char *context, tsk_tokens *out);
 /* What was generated, up to its end, without special tokens. */
 int cli_result_text(const cli_engine *engine, const tsk_result *result, tsk_text *out);
 /* Generated tokens up to the end; of a cancelled generation, those that came. */

@@ -108,7 +108,9 @@ static void on_done(void *user, uint64_t id, void *request_user, const tsk_resul
     (void)id;
     b->n_flying--;
     begin_messages(b);
-    status = error ? cli_fail_with(error, NULL) : b->engine.tokenizer ? cli_result_text(&b->engine, result, &text) : CLI_OK;
+    status = error                 ? cli_fail_with(error, NULL)
+             : b->engine.tokenizer ? cli_result_text(&b->engine, result, &text)
+                                   : CLI_OK;
     cli_keep_messages(NULL);
     if (status != CLI_OK) fail_entry(b, e, b->message.data);
     else {
@@ -156,7 +158,8 @@ static int submit(batch_run *b, batch_request *request, entry *e) {
     tsk_error error = {0};
     int status = batch_request_read(request, &b->input, &b->engine, b->settings);
     e->shows_padding = result_shows_padding(&request->settings);
-    if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, request->prompt.count, NULL, &request->settings.generate, e, NULL, &error) != TSK_OK)
+    if (status == CLI_OK && tsk_batch_submit(b->batch, request->prompt.ids, request->prompt.count, NULL,
+                                             &request->settings.generate, e, NULL, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) b->n_flying++;
     return status;
@@ -166,15 +169,17 @@ static int submit(batch_run *b, batch_request *request, entry *e) {
    number, with a message. */
 static int find_key(batch_run *b, batch_request *request) {
     int status = batch_request_open(request, &b->input);
-    if (status == CLI_OK && !ids_key(request->id, &b->key)) status = cli_fail("\"id\" must be a string or a whole number");
+    if (status == CLI_OK && !ids_key(request->id, &b->key))
+        status = cli_fail("\"id\" must be a string or a whole number");
     if (status == CLI_OK && !(ids_mark(&b->ids, b->key.data, b->key.length, ID_SEEN) & ID_SEEN)) return CLI_OK;
-    if (status == CLI_OK) status = cli_fail("the id %s%s was that of an earlier line", b->key.data, b->key.data[0] == '"' ? "\"" : "");
+    if (status == CLI_OK)
+        status = cli_fail("the id %s%s was that of an earlier line", b->key.data, b->key.data[0] == '"' ? "\"" : "");
     ids_line_key(b->input.number, &b->key);
     return status;
 }
 
-/* A failure that is there already counts like one of this run: the exit status is that of the whole output, however many
-   runs it took. */
+/* A failure that is there already counts like one of this run: the exit status is that of the whole output, however
+   many runs it took. */
 static void skip_line(batch_run *b, unsigned marks) {
     b->skipped++;
     b->bytes_skipped += b->input.line.length + 1;
@@ -191,7 +196,8 @@ static void take_line(batch_run *b) {
     b->n_requests++;
     begin_messages(b);
     status = find_key(b, &request);
-    if ((int64_t)((b->input.number - 1) % (uint64_t)b->shard.count) != b->shard.index) b->bytes_passed += b->input.line.length + 1;
+    if ((int64_t)((b->input.number - 1) % (uint64_t)b->shard.count) != b->shard.index)
+        b->bytes_passed += b->input.line.length + 1;
     else if ((marks = ids_mark(&b->ids, b->key.data, b->key.length, 0)) & ID_WRITTEN) skip_line(b, marks);
     else {
         e = add_entry(b);
@@ -236,7 +242,8 @@ static void show_progress(const batch_run *b) {
     double passed = (double)b->bytes_passed, behind = passed + (double)b->bytes_skipped;
     if (passed > 0 && size > behind) format_time(left, sizeof left, seconds * (size - behind) / passed);
     if (b->failed) snprintf(failed, sizeof failed, ", %llu failed", (unsigned long long)b->failed);
-    snprintf(tail, sizeof tail, "%llu done%s, %.1f/s%s", (unsigned long long)(b->done + b->skipped), failed, seconds > 0 ? (double)b->done / seconds : 0, left);
+    snprintf(tail, sizeof tail, "%llu done%s, %.1f/s%s", (unsigned long long)(b->done + b->skipped), failed,
+             seconds > 0 ? (double)b->done / seconds : 0, left);
     cli_progress("batch", size > 0 ? behind / size : 0, tail);
 }
 
@@ -263,8 +270,9 @@ static int run_all(batch_run *b) {
 
 /* Under mpirun a status of 1 would have the other ranks killed in the middle of their work. */
 static int fail_for_requests(const batch_run *b) {
-    cli_fail("%s: %llu of %llu requests failed, the first at line %llu of %s: %s", b->output.path, (unsigned long long)b->failed,
-             (unsigned long long)(b->done + b->skipped), (unsigned long long)b->failed_line, b->input.path, b->failed_reason.data);
+    cli_fail("%s: %llu of %llu requests failed, the first at line %llu of %s: %s", b->output.path,
+             (unsigned long long)b->failed, (unsigned long long)(b->done + b->skipped),
+             (unsigned long long)b->failed_line, b->input.path, b->failed_reason.data);
     return batch_is_under_mpirun() ? CLI_OK : CLI_FAILED;
 }
 
@@ -277,7 +285,8 @@ static int summarize(const batch_run *b) {
         return cli_fail("interrupted after %llu results; run again to go on with %s",
                         (unsigned long long)(b->done + b->skipped), path);
     if (b->failed) return fail_for_requests(b);
-    cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds, cli_tokens_per_second(b->tokens, seconds * 1e3));
+    cli_note("%llu requests, %.0f tokens in %.1f s, %.1f tokens/s", (unsigned long long)b->done, b->tokens, seconds,
+             cli_tokens_per_second(b->tokens, seconds * 1e3));
     return CLI_OK;
 }
 
@@ -287,7 +296,8 @@ static int open_input(batch_run *b) {
     struct stat status;
     if (lines_open(&b->input, b->settings->input) != CLI_OK) return CLI_FAILED;
     b->input.can_stop = 1;
-    if (fstat(b->input.descriptor, &status) != 0) return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
+    if (fstat(b->input.descriptor, &status) != 0)
+        return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
     if (strcmp(b->settings->input, "-") != 0 && !S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode))
         return cli_fail("cannot read '%s': neither a regular file nor a pipe", b->input.path);
     b->input_size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
@@ -314,7 +324,8 @@ static int open_batch(batch_run *b) {
     options.on_done = on_done;
     options.log = tell;
     options.user = b;
-    if (tsk_batch_create(b->engine.model, &options, &b->batch, &error) != TSK_OK) status = cli_fail_with(&error, "--max-batch and --cache-tokens");
+    if (tsk_batch_create(b->engine.model, &options, &b->batch, &error) != TSK_OK)
+        status = cli_fail_with(&error, "--max-batch and --cache-tokens");
     return status;
 }
 

@@ -30,7 +30,8 @@ typedef struct bench {
 
 typedef struct run {
     int32_t active;           /* rows above layer K; -1: TokenSkip off */
-    int32_t refresh_active;   /* a run of refreshes under skip_refresh: rows outside the block above layer K; -1: not one */
+    int32_t refresh_active;   /* a run of refreshes under skip_refresh: rows outside the block above layer K; -1: not
+                                 one */
     int32_t layer_k;          /* layers that all rows run; n_layers where TokenSkip is off */
     double block_step_ms, block_step_floor_ms, refresh_ms, refresh_floor_ms;
     int block_step_is_compute, refresh_is_compute; /* which ceiling the floor comes from */
@@ -80,14 +81,16 @@ static int make_random(bench *b) {
     int status = shape_config(b, &config);
     if (status != CLI_OK) return status;
     cli_note("making random weights");
-    if (tsk_model_random(&config, 0, &b->settings->model, &b->model, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (tsk_model_random(&config, 0, &b->settings->model, &b->model, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     return status;
 }
 
 /* Ids that mean nothing, below the special ones. */
 static void make_prompt(bench *b) {
     uint32_t random = 1;
-    int32_t i, id, limit = b->config->mask_token_id < b->config->eos_token_id ? b->config->mask_token_id : b->config->eos_token_id;
+    int32_t i, id,
+        limit = b->config->mask_token_id < b->config->eos_token_id ? b->config->mask_token_id : b->config->eos_token_id;
     if (limit < 2) limit = b->config->vocab_size;
     for (i = 0; i < b->settings->bench_prompt; i++) {
         do {
@@ -117,7 +120,8 @@ typedef struct work { double bytes, flops; } work;
    them, cached rows once for each request. */
 static void add_layers(work *w, const bench *b, double layers, double rows) {
     const tsk_model_config *c = b->config;
-    double canvas = b->settings->bench_prompt + b->settings->bench_gen, weight = (double)b->weights_size / all_parameters(c);
+    double canvas = b->settings->bench_prompt + b->settings->bench_gen,
+           weight = (double)b->weights_size / all_parameters(c);
     double requests = b->settings->batch;
     if (rows <= 0) return;
     w->bytes += layers * layer_parameters(c) * weight;
@@ -182,7 +186,8 @@ static int on_step(void *user, const tsk_step *step) {
     b->block_step = step->block_step;
     b->n_active += step->n_active;
     for (i = 0; i < step->n_positions; i++)
-        if (step->active[i] && (step->committed[i] || step->canvas[step->positions[i]] == b->config->mask_token_id)) b->masked_rows++;
+        if (step->active[i] && (step->committed[i] || step->canvas[step->positions[i]] == b->config->mask_token_id))
+            b->masked_rows++;
     return cli_interrupted();
 }
 
@@ -235,15 +240,18 @@ static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
     options.on_done = on_done;
     options.user = b;
     options.max_requests = b->settings->batch;
-    options.max_rows = options.cache_tokens = b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
-    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK && tsk_batch_force(e->batch, r->active, r->refresh_active, error) == TSK_OK;
+    options.max_rows = options.cache_tokens =
+        b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
+    return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK &&
+           tsk_batch_force(e->batch, r->active, r->refresh_active, error) == TSK_OK;
 }
 
 static int start(engine *e, const bench *b, tsk_error *error) {
     int32_t i, n = b->prompt.count;
     if (e->session) return tsk_session_start(e->session, b->prompt.ids, n, NULL, error) == TSK_OK;
     for (i = 0; i < b->settings->batch; i++)
-        if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK) return 0;
+        if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK)
+            return 0;
     return 1;
 }
 
@@ -272,8 +280,11 @@ static void close_engine(engine *e) {
 }
 
 /* One block of fresh generations. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
-static int measure_block(bench *b, const run *r, engine *e, timings *steps, timings *refreshes, double *head_rows, tsk_error *error) {
-    int32_t pass, passes = steps ? b->settings->bench_block : 3 < b->settings->bench_block ? 3 : b->settings->bench_block;
+static int measure_block(bench *b, const run *r, engine *e, timings *steps, timings *refreshes, double *head_rows,
+                         tsk_error *error) {
+    int32_t pass, passes = steps                          ? b->settings->bench_block
+                           : 3 < b->settings->bench_block ? 3
+                                                          : b->settings->bench_block;
     if (!start(e, b, error)) return 0;
     for (pass = 0; pass < passes && !cli_interrupted(); pass++) {
         double begin = cli_now_ms(), elapsed;
@@ -310,7 +321,8 @@ static int measure(bench *b, run *r) {
     int good = open_engine(&e, b, r, &error);
     if (r->refresh_active < 0) good = good && measure_block(b, r, &e, NULL, NULL, NULL, &error);
     for (i = 0; good && !cli_interrupted() && i < b->settings->repeat; i++)
-        good = r->refresh_active < 0 ? measure_block(b, r, &e, &steps, &refreshes, &head_rows, &error) : measure_refreshes(b, &e, &refreshes, &error);
+        good = r->refresh_active < 0 ? measure_block(b, r, &e, &steps, &refreshes, &head_rows, &error)
+                                     : measure_refreshes(b, &e, &refreshes, &error);
     r->block_steps = steps.count;
     r->refreshes = refreshes.count;
     r->block_step_ms = median(&steps);
@@ -334,7 +346,8 @@ static int measure_all(bench *b, run *runs, size_t n) {
         runs[i].active = b->settings->active.count && i < n_steps ? b->settings->active.ids[i] : -1;
         runs[i].refresh_active = i < n_steps ? -1 : b->settings->refresh_active.ids[i - n_steps];
         if (k <= 0) k = b->config->n_layers / 4 > 2 ? b->config->n_layers / 4 : 2;
-        runs[i].layer_k = (runs[i].active < 0 && runs[i].refresh_active < 0) || k > b->config->n_layers ? b->config->n_layers : k;
+        runs[i].layer_k =
+            (runs[i].active < 0 && runs[i].refresh_active < 0) || k > b->config->n_layers ? b->config->n_layers : k;
         snprintf(tail, sizeof tail, "run %zu of %zu", i + 1, n);
         cli_progress("bench", (double)i / (double)n, tail);
         status = measure(b, &runs[i]);
@@ -412,8 +425,8 @@ static int print_json(const bench *b, const run *runs, size_t n) {
 }
 
 static void print_row(tsk_text *out, const char *what, int64_t rows, double ms, double floor, int is_compute) {
-    cli_append(out, "%-24s %7lld %12.3f %12.0f %12.3f %8.2fx  %s\n", what, (long long)rows, ms, rows_per_second(rows, ms), floor, over_floor(ms, floor),
-               is_compute ? "compute" : "memory");
+    cli_append(out, "%-24s %7lld %12.3f %12.0f %12.3f %8.2fx  %s\n", what, (long long)rows, ms,
+               rows_per_second(rows, ms), floor, over_floor(ms, floor), is_compute ? "compute" : "memory");
 }
 
 static int print_table(const bench *b, const run *runs, size_t n) {
@@ -421,21 +434,28 @@ static int print_table(const bench *b, const run *runs, size_t n) {
     const cli_settings *s = b->settings;
     size_t i;
     int status;
-    cli_append(&out, "%.1000s on %s, batch %d, prompt %d, gen %d, block %d\n", shape_name(s), tsk_model_device_name(b->model), (int)s->batch,
-               (int)s->bench_prompt, (int)s->bench_gen, (int)s->bench_block);
-    cli_append(&out, "ceilings: %.1f GB/s, %.1f GFLOP/s\n\n", b->ceilings.bytes_per_second / 1e9, b->ceilings.flops_per_second / 1e9);
-    cli_append(&out, "%-24s %7s %12s %12s %12s %9s  %s\n", "", "rows", "median ms", "rows/s", "floor ms", "ratio", "bound by");
+    cli_append(&out, "%.1000s on %s, batch %d, prompt %d, gen %d, block %d\n", shape_name(s),
+               tsk_model_device_name(b->model), (int)s->batch, (int)s->bench_prompt, (int)s->bench_gen,
+               (int)s->bench_block);
+    cli_append(&out, "ceilings: %.1f GB/s, %.1f GFLOP/s\n\n", b->ceilings.bytes_per_second / 1e9,
+               b->ceilings.flops_per_second / 1e9);
+    cli_append(&out, "%-24s %7s %12s %12s %12s %9s  %s\n", "", "rows", "median ms", "rows/s", "floor ms", "ratio",
+               "bound by");
     for (i = 0; i < n; i++) {
         char what[64];
         if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
         else snprintf(what, sizeof what, "block step, %d active", (int)runs[i].active);
-        if (i == 0) print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+        if (i == 0)
+            print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms,
+                      runs[i].refresh_is_compute);
         if (runs[i].refresh_active >= 0) {
             snprintf(what, sizeof what, "refresh, %d + %d active", (int)s->bench_block, (int)runs[i].refresh_active);
-            print_row(&out, what, refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms, runs[i].refresh_is_compute);
+            print_row(&out, what, refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms,
+                      runs[i].refresh_is_compute);
             continue;
         }
-        print_row(&out, what, step_rows(s), runs[i].block_step_ms, runs[i].block_step_floor_ms, runs[i].block_step_is_compute);
+        print_row(&out, what, step_rows(s), runs[i].block_step_ms, runs[i].block_step_floor_ms,
+                  runs[i].block_step_is_compute);
     }
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);

@@ -161,11 +161,14 @@ static int open_session(calibration *c, const setting *s, tsk_session **out) {
 
 static double flip_rate(const measured *m) { return m->compared ? (double)m->flips / (double)m->compared : 0; }
 
-static int is_allowed(const calibration *c, const measured *m) { return m->is_whole && flip_rate(m) <= (double)c->settings->max_flips; }
+static int is_allowed(const calibration *c, const measured *m) {
+    return m->is_whole && flip_rate(m) <= (double)c->settings->max_flips;
+}
 
 static void show_progress(const calibration *c, size_t done) {
     char tail[128];
-    snprintf(tail, sizeof tail, "setting %zu, best computes %.1f%%", c->n_tried + 1, c->best.total ? 100.0 * (double)c->best.computed / (double)c->best.total : 100.0);
+    snprintf(tail, sizeof tail, "setting %zu, best computes %.1f%%", c->n_tried + 1,
+             c->best.total ? 100.0 * (double)c->best.computed / (double)c->best.total : 100.0);
     cli_progress("calibrate", (double)done / (double)c->n_prompts, tail);
 }
 
@@ -301,7 +304,8 @@ static int search_details(calibration *c) {
         s.max_age = ages[i];
         status = search_threshold(c, s, 0);
     }
-    for (i = 0; i < sizeof outliers / sizeof outliers[0] && status == CLI_OK && !cli_given(c->settings, "skip-outlier"); i++) {
+    for (i = 0; i < sizeof outliers / sizeof outliers[0] && status == CLI_OK && !cli_given(c->settings, "skip-outlier");
+         i++) {
         s = c->best.setting;
         s.outlier = outliers[i];
         status = search_threshold(c, s, 0);
@@ -317,8 +321,11 @@ static int search(calibration *c) {
     int32_t given_k = s.layer_k, largest = c->config->n_layers - 1;
     int status;
     if (c->config->n_layers < 3 || (cli_given(c->settings, "skip-layer-k") && given_k > largest))
-        return cli_fail("TokenSkip needs a K from 2 to %d in a model of %d layers", (int)largest, (int)c->config->n_layers);
-    s.layer_k = cli_given(c->settings, "skip-layer-k") ? given_k : c->config->n_layers * 3 / 4 > 2 ? c->config->n_layers * 3 / 4 : 2;
+        return cli_fail("TokenSkip needs a K from 2 to %d in a model of %d layers", (int)largest,
+                        (int)c->config->n_layers);
+    s.layer_k = cli_given(c->settings, "skip-layer-k") ? given_k
+                : c->config->n_layers * 3 / 4 > 2      ? c->config->n_layers * 3 / 4
+                                                       : 2;
     s.threshold = 2;
     c->n_states = s.layer_k - 1;
     c->keeps_means = 1;
@@ -337,7 +344,8 @@ static int search(calibration *c) {
 static void append_options(tsk_text *out, const setting *s) {
     cli_append(out, "--skip-layer-k %d", (int)s->layer_k);
     if (!s->layer_k) return;
-    cli_append(out, " --skip-threshold %.6g --skip-outlier %.6g --skip-reference %s --skip-max-age %d", (double)s->threshold, (double)s->outlier,
+    cli_append(out, " --skip-threshold %.6g --skip-outlier %.6g --skip-reference %s --skip-max-age %d",
+               (double)s->threshold, (double)s->outlier,
                s->reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed", (int)s->max_age);
 }
 
@@ -393,11 +401,15 @@ static int print_plain(const calibration *c) {
     append_options(&out, &best->setting);
     cli_append(&out, "\n");
     if (!c->n_means) cli_append(&out, "no block took steps enough for a token to be skipped\n");
-    else if (!best->setting.layer_k) cli_append(&out, "none of %zu settings computes less within a flip rate of %g\n", c->n_tried, (double)c->settings->max_flips);
+    else if (!best->setting.layer_k)
+        cli_append(&out, "none of %zu settings computes less within a flip rate of %g\n", c->n_tried,
+                   (double)c->settings->max_flips);
     else
-        cli_append(&out, "computes %.1f %% of the token-layers; %llu of %llu predictions flip (%.3f %%, allowed %g %%); %zu prompts, %zu settings tried\n",
-                   100 * share(best), (unsigned long long)best->flips, (unsigned long long)best->compared, 100 * flip_rate(best),
-                   100 * (double)c->settings->max_flips, c->n_prompts, c->n_tried);
+        cli_append(&out,
+                   "computes %.1f %% of the token-layers; %llu of %llu predictions flip (%.3f %%, allowed %g %%); %zu "
+                   "prompts, %zu settings tried\n",
+                   100 * share(best), (unsigned long long)best->flips, (unsigned long long)best->compared,
+                   100 * flip_rate(best), 100 * (double)c->settings->max_flips, c->n_prompts, c->n_tried);
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
     return status;
@@ -409,7 +421,8 @@ static int check(const cli_settings *settings) {
     if (cli_given(settings, "skip-layer-k") && settings->generate.skip.layer_k < 2)
         return cli_usage_error("calibrate takes a --skip-layer-k from 2, not '%d': below it no states are compared",
                                (int)settings->generate.skip.layer_k);
-    if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
+    if (settings->generate.cache != TSK_CACHE_DUAL)
+        return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
     return CLI_OK;
 }
 
@@ -421,7 +434,8 @@ static int encode_prompts(calibration *c) {
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
         char where[512];
         snprintf(where, sizeof where, "%s, line %zu", c->settings->data, questions->items[i].line);
-        status = cli_encode_prompt(c->engine, c->settings, questions->items[i].prompt, questions->items[i].prompt_length, where, &c->prompts[i]);
+        status = cli_encode_prompt(c->engine, c->settings, questions->items[i].prompt,
+                                   questions->items[i].prompt_length, where, &c->prompts[i]);
         c->n_prompts++;
     }
     return status;
@@ -436,7 +450,8 @@ static int calibrate(calibration *c) {
     full.on_step = on_full_step;
     full.user = c;
     status = encode_prompts(c);
-    if (status == CLI_OK && tsk_session_create(c->engine->model, &full, &c->full, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (status == CLI_OK && tsk_session_create(c->engine->model, &full, &c->full, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) status = search(c);
     cli_progress_clear();
     return status;

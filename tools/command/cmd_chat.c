@@ -72,7 +72,8 @@ static int encode(const chat *c, size_t first, tsk_tokens *out) {
         messages[count++].content = c->turns[i].content;
     }
     out->count = 0;
-    if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     free(messages);
     return status;
 }
@@ -80,14 +81,16 @@ static int encode(const chat *c, size_t first, tsk_tokens *out) {
 /* Encodes the conversation. The oldest exchanges go while it and an answer do not fit the model's context, but only
    for a message that fits once they are gone. */
 static int encode_within_context(chat *c, tsk_tokens *prompt) {
-    int32_t limit = tsk_model_get_config(c->engine.model)->max_sequence_length, room = limit - c->settings->generate.gen_length;
+    int32_t limit = tsk_model_get_config(c->engine.model)->max_sequence_length,
+            room = limit - c->settings->generate.gen_length;
     size_t oldest = system_turns(c), first = oldest;
     for (;; first += 2) {
         if (encode(c, first, prompt) != CLI_OK) return CLI_FAILED;
         if (room > 0 && prompt->count <= room) break;
         if (first + 1 >= c->count)
-            return cli_fail("the message makes %d tokens, and %d fit beside an answer of %d in the model's context of %d", (int)prompt->count,
-                            (int)(room > 0 ? room : 0), (int)c->settings->generate.gen_length, (int)limit);
+            return cli_fail(
+                "the message makes %d tokens, and %d fit beside an answer of %d in the model's context of %d",
+                (int)prompt->count, (int)(room > 0 ? room : 0), (int)c->settings->generate.gen_length, (int)limit);
     }
     if (first > oldest)
         cli_warn("the conversation outgrew the context of %d tokens: its oldest %zu exchanges are forgotten",
@@ -163,7 +166,8 @@ static void answer(chat *c, const char *line, size_t length) {
     c->ended = 0;
     status = encode_within_context(c, &prompt);
     if (status == CLI_OK) {
-        if (tsk_generate(c->engine.session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK) status = CLI_FAILED;
+        if (tsk_generate(c->engine.session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK)
+            status = CLI_FAILED;
         visual_end(&c->view);
         if (status == CLI_OK) finish_answer(c, &result);
         else cli_fail_with(&error, NULL);
@@ -269,7 +273,8 @@ int cmd_chat(cli_settings *settings) {
     c.is_interactive = isatty(STDIN_FILENO);
     cli_catch_interrupts();
     status = cli_load_model(&c.engine, settings);
-    if (status == CLI_OK && !c.engine.tokenizer) status = cli_fail("%s: no tokenizer.json: chat needs one", settings->model_dir);
+    if (status == CLI_OK && !c.engine.tokenizer)
+        status = cli_fail("%s: no tokenizer.json: chat needs one", settings->model_dir);
     if (status == CLI_OK) {
         visual_begin(&c.view, &c.engine, settings);
         settings->generate.on_step = on_step;

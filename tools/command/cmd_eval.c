@@ -14,7 +14,8 @@ static int print_json(const evaluation *e) {
     cli_json_double(&json, "accuracy", ratio((double)e->right, n));
     tsk_json_write_key(&json, "by_kind");
     tsk_json_begin_object(&json);
-    for (i = 0; i < e->n_kinds; i++) cli_json_double(&json, e->kinds[i].kind, ratio((double)e->kinds[i].right, (double)e->kinds[i].n));
+    for (i = 0; i < e->n_kinds; i++)
+        cli_json_double(&json, e->kinds[i].kind, ratio((double)e->kinds[i].right, (double)e->kinds[i].n));
     tsk_json_end_object(&json);
     cli_json_double(&json, "mean_nfe", ratio(e->nfe, n));
     cli_json_double(&json, "tokens_per_second", cli_tokens_per_second(e->tokens, e->milliseconds));
@@ -37,15 +38,17 @@ static int print_table(const evaluation *e) {
     int status;
     for (i = 0; i < e->n_kinds; i++) {
         const tally *kind = &e->kinds[i];
-        cli_append(&out, "%-20.1000s %6.1f %%  %zu of %zu\n", kind->kind, 100 * ratio((double)kind->right, (double)kind->n), kind->right, kind->n);
+        cli_append(&out, "%-20.1000s %6.1f %%  %zu of %zu\n", kind->kind,
+                   100 * ratio((double)kind->right, (double)kind->n), kind->right, kind->n);
     }
     cli_append(&out, "%-20s %6.1f %%  %zu of %zu\n", "all", 100 * ratio((double)e->right, n), e->right, e->done);
-    cli_append(&out, "%.1f forward passes and %.3f s an answer, %.1f tokens/s\n", ratio(e->nfe, n), ratio(e->milliseconds / 1e3, n),
-               cli_tokens_per_second(e->tokens, e->milliseconds));
-    cli_append(&out, "%.1f refreshes, %.1f rows through all layers and %.3f s of processor time an answer\n", ratio(e->refreshes, n),
-               ratio((double)e->rows, n), ratio(e->cpu_ms / 1e3, n));
+    cli_append(&out, "%.1f forward passes and %.3f s an answer, %.1f tokens/s\n", ratio(e->nfe, n),
+               ratio(e->milliseconds / 1e3, n), cli_tokens_per_second(e->tokens, e->milliseconds));
+    cli_append(&out, "%.1f refreshes, %.1f rows through all layers and %.3f s of processor time an answer\n",
+               ratio(e->refreshes, n), ratio((double)e->rows, n), ratio(e->cpu_ms / 1e3, n));
     if (e->total)
-        cli_append(&out, "%.1f %% of the block steps' token-layers computed\n", 100 * ratio((double)e->computed, (double)e->total));
+        cli_append(&out, "%.1f %% of the block steps' token-layers computed\n",
+                   100 * ratio((double)e->computed, (double)e->total));
     status = cli_write(out.data, out.length);
     tsk_text_free(&out);
     return status;

@@ -29,8 +29,9 @@ static int print_plain(const cli_engine *engine, const tsk_result *result, int32
     cli_append(&out, "\n");
     status = cli_write(out.data, out.length);
     if (status == CLI_OK)
-        cli_note("%d tokens in %d forward passes, %.1f tokens/s, %s", (int)cli_count_tokens(engine, result), (int)result->nfe,
-                 cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms), result_finish_name(result->finish_reason));
+        cli_note("%d tokens in %d forward passes, %.1f tokens/s, %s", (int)cli_count_tokens(engine, result),
+                 (int)result->nfe, cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms),
+                 result_finish_name(result->finish_reason));
     tsk_text_free(&out);
     return status;
 }

@@ -9,7 +9,9 @@ typedef struct listing {
     const tsk_folder *folder;
 } listing;
 
-static size_t listing_count(const listing *l) { return l->folder ? tsk_folder_count(l->folder) : tsk_safetensors_count(l->file); }
+static size_t listing_count(const listing *l) {
+    return l->folder ? tsk_folder_count(l->folder) : tsk_safetensors_count(l->file);
+}
 
 static const tsk_tensor_info *listing_get(const listing *l, size_t i, const char **shard) {
     const tsk_folder_tensor *tensor;
@@ -144,7 +146,10 @@ static void write_config(tsk_json_writer *json, const tsk_model_config *config) 
 }
 
 static int write_memory(tsk_json_writer *json, const tsk_folder *folder) {
-    static const struct { const char *name; tsk_dtype dtype; } kinds[] = {{"f32", TSK_DTYPE_F32}, {"bf16", TSK_DTYPE_BF16}};
+    static const struct {
+        const char *name;
+        tsk_dtype dtype;
+    } kinds[] = {{"f32", TSK_DTYPE_F32}, {"bf16", TSK_DTYPE_BF16}};
     size_t i;
     tsk_json_write_key(json, "memory");
     tsk_json_begin_object(json);
@@ -214,11 +219,13 @@ static void print_tensors(tsk_text *out, const listing *l) {
         if (width > shape_width) shape_width = width;
     }
     if (name_width > 80) name_width = 80;
-    cli_append(out, "%-*s  %-7s  %-*s  %10s%s\n", (int)name_width, "name", "dtype", (int)shape_width, "shape", "size", l->folder ? "  shard" : "");
+    cli_append(out, "%-*s  %-7s  %-*s  %10s%s\n", (int)name_width, "name", "dtype", (int)shape_width, "shape", "size",
+               l->folder ? "  shard" : "");
     for (i = 0; i < listing_count(l); i++) {
         const tsk_tensor_info *tensor = listing_get(l, i, &shard);
         cli_append_bytes(out, tensor->name, strlen(tensor->name));
-        cli_append(out, "%*s  %-7s  %-*s  %10s", (int)(strlen(tensor->name) < name_width ? name_width - strlen(tensor->name) : 0), "",
+        cli_append(out, "%*s  %-7s  %-*s  %10s",
+                   (int)(strlen(tensor->name) < name_width ? name_width - strlen(tensor->name) : 0), "",
                    tsk_dtype_name(tensor->dtype), (int)shape_width, shape_string(tensor, shape, sizeof shape),
                    cli_size_string(tensor->size, bytes, sizeof bytes));
         cli_append(out, "%s%.1000s\n", shard ? "  " : "", shard ? shard : "");
@@ -228,27 +235,36 @@ static void print_tensors(tsk_text *out, const listing *l) {
 static void print_config(tsk_text *out, const tsk_model_config *config) {
     int i;
     cli_append(out, "\nconfig\n");
-    for (i = 0; i < N_CONFIG_FIELDS; i++) cli_append(out, "  %-20s %d\n", config_fields[i].name, (int)config_field(config, i));
+    for (i = 0; i < N_CONFIG_FIELDS; i++)
+        cli_append(out, "  %-20s %d\n", config_fields[i].name, (int)config_field(config, i));
     cli_append(out, "  %-20s", "eos_token_ids");
     for (i = 0; i < config->n_eos_token_ids; i++) cli_append(out, " %d", (int)config->eos_token_ids[i]);
     cli_append(out, "\n  %-20s %g\n  %-20s %g\n", "rope_theta", (double)config->rope_theta, "rms_norm_eps",
                (double)config->rms_norm_eps);
     cli_append(out, "  %-20s %s\n", "head", config->weight_tying ? "the embedding table" : "its own");
-    cli_append(out, "  %-20s %s\n", "biases", config->linear_bias ? "everywhere" : config->qkv_bias ? "q, k, v" : "none");
+    cli_append(out, "  %-20s %s\n", "biases",
+               config->linear_bias ? "everywhere"
+               : config->qkv_bias  ? "q, k, v"
+                                   : "none");
 }
 
 static int print_memory(tsk_text *out, const tsk_folder *folder) {
     tsk_memory cpu, gpu;
     tsk_error error = {0};
     char a[32], b[32], c[32];
-    if (estimate(folder, TSK_DTYPE_F32, &cpu, &error) != TSK_OK || estimate(folder, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
+    if (estimate(folder, TSK_DTYPE_F32, &cpu, &error) != TSK_OK ||
+        estimate(folder, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
         cli_fail_with(&error, NULL);
         return CLI_FAILED;
     }
-    cli_append(out, "\nmemory\n  %-20s %s (mapped, not copied, on the CPU)\n", "weights", cli_size_string(cpu.weights, a, sizeof a));
-    cli_append(out, "  a session at the full context of %d tokens, default options\n", (int)tsk_folder_config(folder)->max_sequence_length);
-    cli_append(out, "    %-18s %s cache, %s workspace\n", "f32 (CPU)", cli_size_string(cpu.cache, b, sizeof b), cli_size_string(cpu.workspace, c, sizeof c));
-    cli_append(out, "    %-18s %s cache, %s workspace\n", "bf16 (CUDA)", cli_size_string(gpu.cache, b, sizeof b), cli_size_string(gpu.workspace, c, sizeof c));
+    cli_append(out, "\nmemory\n  %-20s %s (mapped, not copied, on the CPU)\n", "weights",
+               cli_size_string(cpu.weights, a, sizeof a));
+    cli_append(out, "  a session at the full context of %d tokens, default options\n",
+               (int)tsk_folder_config(folder)->max_sequence_length);
+    cli_append(out, "    %-18s %s cache, %s workspace\n", "f32 (CPU)", cli_size_string(cpu.cache, b, sizeof b),
+               cli_size_string(cpu.workspace, c, sizeof c));
+    cli_append(out, "    %-18s %s cache, %s workspace\n", "bf16 (CUDA)", cli_size_string(gpu.cache, b, sizeof b),
+               cli_size_string(gpu.workspace, c, sizeof c));
     return CLI_OK;
 }
 

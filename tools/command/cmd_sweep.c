@@ -23,11 +23,14 @@ typedef struct sweep {
 } sweep;
 
 static const char *policy_name(const run *r) { return r->policy == TSK_SKIP_EXIT ? "exit" : "reuse"; }
-static const char *reference_name(const run *r) { return r->reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed"; }
+static const char *reference_name(const run *r) {
+    return r->reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed";
+}
 
 /* ---- Running ---------------------------------------------------------------------------------------------------- */
 
-static int evaluate_run(run *r, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label) {
+static int evaluate_run(run *r, cli_engine *engine, const cli_settings *settings, const question_list *questions,
+                        const char *label) {
     evaluation e;
     int status;
     memset(&e, 0, sizeof e);
@@ -82,14 +85,24 @@ static int run_round(sweep *s, cli_engine *engine, const question_list *question
 
 static int run_all(sweep *s, cli_engine *engine, const question_list *questions) {
     int round, status = CLI_OK;
-    for (round = 0; round < s->settings->rounds && status == CLI_OK; round++) status = run_round(s, engine, questions, round);
+    for (round = 0; round < s->settings->rounds && status == CLI_OK; round++)
+        status = run_round(s, engine, questions, round);
     return status;
 }
 
 /* ---- Picture ---------------------------------------------------------------------------------------------------- */
 
 /* Four panels: masked tokens run or may be skipped, from left to right; the two references, one below the other. */
-enum { PANEL_W = 400, PANEL_H = 250, LEFT = 78, TOP = 128, GAP_X = 40, GAP_Y = 62, WIDTH = LEFT + 2 * PANEL_W + GAP_X + 30, HEIGHT = TOP + 2 * PANEL_H + GAP_Y + 76 };
+enum {
+    PANEL_W = 400,
+    PANEL_H = 250,
+    LEFT = 78,
+    TOP = 128,
+    GAP_X = 40,
+    GAP_Y = 62,
+    WIDTH = LEFT + 2 * PANEL_W + GAP_X + 30,
+    HEIGHT = TOP + 2 * PANEL_H + GAP_Y + 76
+};
 
 typedef struct scale { double low, high, step; } scale;
 
@@ -107,7 +120,9 @@ static scale make_scale(double low, double high) {
     return s;
 }
 
-static double place(const scale *s, double value, double start, double size) { return start + size * (value - s->low) / (s->high - s->low); }
+static double place(const scale *s, double value, double start, double size) {
+    return start + size * (value - s->low) / (s->high - s->low);
+}
 
 typedef struct panel {
     double x, y; /* of its upper left corner */
@@ -117,20 +132,24 @@ typedef struct panel {
 static double panel_x(const panel *p, double milliseconds) { return place(&p->time, milliseconds, p->x, PANEL_W); }
 static double panel_y(const panel *p, double percent) { return place(&p->accuracy, percent, p->y + PANEL_H, -PANEL_H); }
 
-static void append_text(tsk_text *out, double x, double y, const char *class_name, const char *anchor, const char *text) {
-    cli_append(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\" text-anchor=\"%s\">%s</text>\n", x, y, class_name, anchor, text);
+static void append_text(tsk_text *out, double x, double y, const char *class_name, const char *anchor,
+                        const char *text) {
+    cli_append(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\" text-anchor=\"%s\">%s</text>\n", x, y, class_name, anchor,
+               text);
 }
 
 static void append_axes(tsk_text *out, const panel *p) {
     char label[32];
     double v;
     for (v = p->accuracy.low; v <= p->accuracy.high + p->accuracy.step / 2; v += p->accuracy.step) {
-        cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", p->x, p->x + PANEL_W, panel_y(p, v), panel_y(p, v));
+        cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", p->x,
+                   p->x + PANEL_W, panel_y(p, v), panel_y(p, v));
         snprintf(label, sizeof label, "%g", v);
         append_text(out, p->x - 8, panel_y(p, v) + 4, "tick", "end", label);
     }
     for (v = p->time.low; v <= p->time.high + p->time.step / 2; v += p->time.step) {
-        cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", panel_x(p, v), panel_x(p, v), p->y, p->y + PANEL_H);
+        cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"grid\"/>\n", panel_x(p, v),
+                   panel_x(p, v), p->y, p->y + PANEL_H);
         snprintf(label, sizeof label, "%g", v);
         append_text(out, panel_x(p, v), p->y + PANEL_H + 18, "tick", "middle", label);
     }
@@ -138,44 +157,64 @@ static void append_axes(tsk_text *out, const panel *p) {
 
 static void append_baseline(tsk_text *out, const panel *p, const run *baseline) {
     double x = panel_x(p, 1e3 * baseline->seconds), y = panel_y(p, 100 * baseline->accuracy);
-    cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"base\"/>\n", p->x, p->x + PANEL_W, y, y);
-    cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"base\"/>\n", x, x, p->y, p->y + PANEL_H);
-    cli_append(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"10\" height=\"10\" class=\"plain\" transform=\"rotate(45 %.1f %.1f)\"/>\n", x - 5, y - 5, x, y);
+    cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"base\"/>\n", p->x, p->x + PANEL_W, y,
+               y);
+    cli_append(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" class=\"base\"/>\n", x, x, p->y,
+               p->y + PANEL_H);
+    cli_append(
+        out,
+        "<rect x=\"%.1f\" y=\"%.1f\" width=\"10\" height=\"10\" class=\"plain\" transform=\"rotate(45 %.1f %.1f)\"/>\n",
+        x - 5, y - 5, x, y);
 }
 
 /* The lower the threshold, the larger the point: labels would cover each other. */
 static void append_point(tsk_text *out, const panel *p, const run *r, int i) {
     double x = panel_x(p, 1e3 * r->seconds), y = panel_y(p, 100 * r->accuracy);
-    cli_append(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" class=\"%s\"><title>%s, %s, masked %s, threshold %.2f: %.1f %%, %.2f ms, %.1f %% computed</title></circle>\n",
-               x, y, 2.5 + 1.3 * i + (r->policy == TSK_SKIP_EXIT ? 1 : 0), policy_name(r), policy_name(r), reference_name(r),
-               r->skip_masked ? "may be skipped" : "always run", (double)r->threshold, 100 * r->accuracy, 1e3 * r->seconds,
-               r->total ? 100 * (double)r->computed / (double)r->total : 100.0);
+    cli_append(out,
+               "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" class=\"%s\"><title>%s, %s, masked %s, threshold %.2f: %.1f "
+               "%%, %.2f ms, %.1f %% computed</title></circle>\n",
+               x, y, 2.5 + 1.3 * i + (r->policy == TSK_SKIP_EXIT ? 1 : 0), policy_name(r), policy_name(r),
+               reference_name(r), r->skip_masked ? "may be skipped" : "always run", (double)r->threshold,
+               100 * r->accuracy, 1e3 * r->seconds, r->total ? 100 * (double)r->computed / (double)r->total : 100.0);
 }
 
 static void append_series(tsk_text *out, const panel *p, const run *runs) {
     int i;
     cli_append(out, "<polyline class=\"%s\" points=\"", policy_name(runs));
-    for (i = 0; i < N_THRESHOLDS; i++) cli_append(out, "%s%.1f,%.1f", i ? " " : "", panel_x(p, 1e3 * runs[i].seconds), panel_y(p, 100 * runs[i].accuracy));
+    for (i = 0; i < N_THRESHOLDS; i++)
+        cli_append(out, "%s%.1f,%.1f", i ? " " : "", panel_x(p, 1e3 * runs[i].seconds),
+                   panel_y(p, 100 * runs[i].accuracy));
     cli_append(out, "\"/>\n");
     for (i = 0; i < N_THRESHOLDS; i++) append_point(out, p, &runs[i], i);
 }
 
 static void append_head(tsk_text *out, const sweep *s) {
     char line[160], rounds[32] = "";
-    cli_append(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"img\">\n", (int)WIDTH, (int)HEIGHT, (int)WIDTH, (int)HEIGHT);
+    cli_append(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"img\">\n",
+        (int)WIDTH, (int)HEIGHT, (int)WIDTH, (int)HEIGHT);
     cli_append(out, "<title>TokenSkip: accuracy against time per answer</title>\n"
-                    "<style>text { font: 13px system-ui, sans-serif; fill: #22262b } .tick { font-size: 12px; fill: #5d6168 } .head { font-size: 19px; font-weight: 600 }\n"
-                    ".panel { font-size: 14px; font-weight: 600 } .grid { stroke: #e6e1d5 } .base { stroke: #5d6168; stroke-dasharray: 5 4 } .plain { fill: #22262b }\n"
-                    "polyline { fill: none; stroke-width: 2 } polyline.reuse { stroke: #0b6e69 } polyline.exit { stroke: #d9480f; stroke-dasharray: 6 3 }\n"
-                    "circle.reuse { fill: #0b6e69; fill-opacity: .75 } circle.exit { fill: none; stroke: #d9480f; stroke-width: 2 }</style>\n");
+                    "<style>text { font: 13px system-ui, sans-serif; fill: #22262b } .tick { font-size: 12px; fill: "
+                    "#5d6168 } .head { font-size: 19px; font-weight: 600 }\n"
+                    ".panel { font-size: 14px; font-weight: 600 } .grid { stroke: #e6e1d5 } .base { stroke: #5d6168; "
+                    "stroke-dasharray: 5 4 } .plain { fill: #22262b }\n"
+                    "polyline { fill: none; stroke-width: 2 } polyline.reuse { stroke: #0b6e69 } polyline.exit { "
+                    "stroke: #d9480f; stroke-dasharray: 6 3 }\n"
+                    "circle.reuse { fill: #0b6e69; fill-opacity: .75 } circle.exit { fill: none; stroke: #d9480f; "
+                    "stroke-width: 2 }</style>\n");
     cli_append(out, "<rect width=\"100%%\" height=\"100%%\" fill=\"#fffefb\"/>\n");
     append_text(out, LEFT, 34, "head", "start", "TokenSkip: accuracy against time per answer");
     if (s->settings->rounds > 1) snprintf(rounds, sizeof rounds, ", the best of %d rounds", (int)s->settings->rounds);
-    snprintf(line, sizeof line, "%zu questions%s; skip thresholds from %.2f (small points) to %.2f (large); up and left is better", s->n_questions, rounds,
-             (double)thresholds[0], (double)thresholds[N_THRESHOLDS - 1]);
+    snprintf(line, sizeof line,
+             "%zu questions%s; skip thresholds from %.2f (small points) to %.2f (large); up and left is better",
+             s->n_questions, rounds, (double)thresholds[0], (double)thresholds[N_THRESHOLDS - 1]);
     append_text(out, LEFT, 56, "tick", "start", line);
-    cli_append(out, "<circle cx=\"%d\" cy=\"78\" r=\"4\" class=\"reuse\"/><circle cx=\"%d\" cy=\"78\" r=\"5\" class=\"exit\"/>"
-                    "<rect x=\"%d\" y=\"73\" width=\"10\" height=\"10\" class=\"plain\" transform=\"rotate(45 %d 78)\"/>\n", LEFT + 6, LEFT + 86, LEFT + 151, LEFT + 156);
+    cli_append(
+        out,
+        "<circle cx=\"%d\" cy=\"78\" r=\"4\" class=\"reuse\"/><circle cx=\"%d\" cy=\"78\" r=\"5\" class=\"exit\"/>"
+        "<rect x=\"%d\" y=\"73\" width=\"10\" height=\"10\" class=\"plain\" transform=\"rotate(45 %d 78)\"/>\n",
+        LEFT + 6, LEFT + 86, LEFT + 151, LEFT + 156);
     append_text(out, LEFT + 18, 82, "tick", "start", "reuse");
     append_text(out, LEFT + 98, 82, "tick", "start", "exit");
     append_text(out, LEFT + 170, 82, "tick", "start", "plain dual cache");
@@ -199,7 +238,8 @@ static void append_panel(tsk_text *out, const sweep *s, panel *p, int row, int c
     int series = 4 * row + 2 * column;
     p->x = LEFT + column * (PANEL_W + GAP_X);
     p->y = TOP + row * (PANEL_H + GAP_Y);
-    snprintf(title, sizeof title, "%s, %s", column ? "masked tokens may be skipped" : "masked tokens always run", row ? "last-computed" : "last-step");
+    snprintf(title, sizeof title, "%s, %s", column ? "masked tokens may be skipped" : "masked tokens always run",
+             row ? "last-computed" : "last-step");
     append_text(out, p->x, p->y - 12, "panel", "start", title);
     append_axes(out, p);
     append_baseline(out, p, &s->baseline);
@@ -215,7 +255,10 @@ static int write_picture(const sweep *s) {
     append_head(&out, s);
     for (i = 0; i < 4; i++) append_panel(&out, s, &p, i / 2, i % 2);
     append_text(&out, LEFT + PANEL_W + GAP_X / 2, HEIGHT - 24, "tick", "middle", "milliseconds per answer");
-    cli_append(&out, "<text transform=\"translate(24 %d) rotate(-90)\" class=\"tick\" text-anchor=\"middle\">answers right, %%</text>\n</svg>\n", TOP + PANEL_H + GAP_Y / 2);
+    cli_append(&out,
+               "<text transform=\"translate(24 %d) rotate(-90)\" class=\"tick\" text-anchor=\"middle\">answers right, "
+               "%%</text>\n</svg>\n",
+               TOP + PANEL_H + GAP_Y / 2);
     status = output_write(s->settings->svg, out.data, out.length);
     tsk_text_free(&out);
     return status;
@@ -264,17 +307,20 @@ static int print_json(const sweep *s) {
 }
 
 static void append_run(tsk_text *out, const run *r) {
-    cli_append(out, "%8.1f %%  %9.2f ms  %7.1f %%\n", 100 * r->accuracy, 1e3 * r->seconds, r->total ? 100 * (double)r->computed / (double)r->total : 100.0);
+    cli_append(out, "%8.1f %%  %9.2f ms  %7.1f %%\n", 100 * r->accuracy, 1e3 * r->seconds,
+               r->total ? 100 * (double)r->computed / (double)r->total : 100.0);
 }
 
 static int print_table(const sweep *s) {
     tsk_text out = {0};
     int i, status;
-    cli_append(&out, "policy  masked tokens  reference      threshold   accuracy     an answer  computed\n%-47s", "plain dual cache");
+    cli_append(&out, "policy  masked tokens  reference      threshold   accuracy     an answer  computed\n%-47s",
+               "plain dual cache");
     append_run(&out, &s->baseline);
     for (i = 0; i < N_RUNS; i++) {
         const run *r = &s->runs[i];
-        cli_append(&out, "%-7s %-14s %-13s %10.2f ", policy_name(r), r->skip_masked ? "may be skipped" : "always run", reference_name(r), (double)r->threshold);
+        cli_append(&out, "%-7s %-14s %-13s %10.2f ", policy_name(r), r->skip_masked ? "may be skipped" : "always run",
+                   reference_name(r), (double)r->threshold);
         append_run(&out, r);
     }
     status = cli_write(out.data, out.length);
@@ -287,7 +333,8 @@ int cmd_sweep(cli_settings *settings) {
     cli_engine engine = {0};
     sweep s;
     int status;
-    if (settings->generate.cache != TSK_CACHE_DUAL) return cli_usage_error("sweep needs --cache dual: TokenSkip lives in its block steps");
+    if (settings->generate.cache != TSK_CACHE_DUAL)
+        return cli_usage_error("sweep needs --cache dual: TokenSkip lives in its block steps");
     if (output_check(settings->svg) != CLI_OK) return CLI_FAILED;
     memset(&s, 0, sizeof s);
     s.settings = settings;

@@ -27,9 +27,11 @@ int cmd_template(cli_settings *settings) {
     tsk_error error = {0};
     const char *name = cli_file_name(settings->messages);
     int status;
-    if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (tsk_tokenizer_load(settings->model_dir, NULL, &tokenizer, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     else status = cli_read_file(settings->messages, MAX_FILE, &text);
-    if (status == CLI_OK && tsk_json_parse(text.data ? text.data : "", text.length, name, NULL, &document, &error) != TSK_OK)
+    if (status == CLI_OK &&
+        tsk_json_parse(text.data ? text.data : "", text.length, name, NULL, &document, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) status = render(tokenizer, name, tsk_json_root(document));
     tsk_json_free(document);

@@ -53,7 +53,8 @@ static int decode_text(const tsk_tokenizer *tokenizer, const tsk_text *in, tsk_t
 
 /* ---- JSON lines ------------------------------------------------------------------------------------------------- */
 
-static int encode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *value, int line, tsk_tokens *ids, tsk_json_writer *json) {
+static int encode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *value, int line, tsk_tokens *ids,
+                        tsk_json_writer *json) {
     size_t size;
     int32_t i;
     const char *text = tsk_json_string(value, &size);
@@ -65,12 +66,14 @@ static int encode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *va
     return CLI_OK;
 }
 
-static int decode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *value, int line, tsk_tokens *ids, tsk_json_writer *json) {
+static int decode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *value, int line, tsk_tokens *ids,
+                        tsk_json_writer *json) {
     tsk_text text = {0};
     const tsk_json_value *element;
     int status;
     ids->count = 0;
-    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) return cli_fail("standard input, line %d: a JSON array of ids was expected", line);
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY)
+        return cli_fail("standard input, line %d: a JSON array of ids was expected", line);
     for (element = tsk_json_first(value); element; element = tsk_json_next(element)) {
         int64_t number;
         int32_t id;
@@ -85,7 +88,8 @@ static int decode_value(const tsk_tokenizer *tokenizer, const tsk_json_value *va
     return status;
 }
 
-static int convert_line(const tsk_tokenizer *tokenizer, int to_text, const char *line, size_t length, int number, tsk_tokens *ids, tsk_text *out) {
+static int convert_line(const tsk_tokenizer *tokenizer, int to_text, const char *line, size_t length, int number,
+                        tsk_tokens *ids, tsk_text *out) {
     tsk_json *document = NULL;
     tsk_error error = {0};
     tsk_json_writer json = {0};

@@ -1,5 +1,5 @@
-/* What TokenSkip does to a generation, pass by pass: compared with the baseline from the same states, then followed step
-   by step. */
+/* What TokenSkip does to a generation, pass by pass: compared with the baseline from the same states, then followed
+   step by step. */
 #include "output.h"
 #include "trace.h"
 
@@ -7,7 +7,8 @@
 static int check(const cli_settings *settings, trace_dump *dump) {
     if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip.layer_k == 0))
         return cli_usage_error("--shadow needs TokenSkip: --cache dual and a --skip-layer-k above 0");
-    if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0) return cli_usage_error("--html and --dump name one file");
+    if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0)
+        return cli_usage_error("--html and --dump name one file");
     if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
     return dump_open(dump, settings);
 }
@@ -17,7 +18,8 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
     tsk_session *session = NULL;
     tsk_error error = {0};
     int status = CLI_OK;
-    if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
+    if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK)
+        status = cli_fail_with(&error, NULL);
     tsk_session_free(session);
     return status;
 }
@@ -33,7 +35,8 @@ static int run(trace *t, trace_dump *dump) {
     if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
     dump->prefix = "skip.";
     if (status == CLI_OK && t->layer_k)
-        status = generation_run(&t->skip, t->engine, t->settings, &t->settings->generate, t->prompt, is_shadowed(t), dump);
+        status =
+            generation_run(&t->skip, t->engine, t->settings, &t->settings->generate, t->prompt, is_shadowed(t), dump);
     return status;
 }
 
@@ -53,7 +56,8 @@ static int print(const trace *t) {
     return status;
 }
 
-static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt, trace_dump *dump) {
+static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt,
+                        trace_dump *dump) {
     trace t;
     int status;
     memset(&t, 0, sizeof t);

@@ -19,44 +19,72 @@ static const cli_command commands[] = {
     {CLI_TOKENIZE, "tokenize", "-m DIR [--jsonl] [--decode] < FILE", "Text to token ids, and back.",
      "Special tokens written out in the text are recognised; none is added.\n", cmd_tokenize},
     {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.",
-     "A message's content is a string or a list of {\"type\": \"text\", \"text\"}, whose texts follow one another.\n", cmd_template},
-    {CLI_INSPECT, "inspect", "PATH [--json]", "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
+     "A message's content is a string or a list of {\"type\": \"text\", \"text\"}, whose texts follow one another.\n",
+     cmd_template},
+    {CLI_INSPECT, "inspect", "PATH [--json]",
+     "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
     {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
-     "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other than\n"
+     "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other "
+     "than\n"
      "'-' and '.' stands before it. What an answer took is printed too, on average:\n"
      "  mean_nfe                forward passes\n"
      "  mean_refreshes          those over the whole canvas; with cache none, all of them\n"
-     "  mean_rows               positions that passes ran through all layers, summed over the passes: what TokenSkip skips is\n"
+     "  mean_rows               positions that passes ran through all layers, summed over the passes: what TokenSkip "
+     "skips is\n"
      "                          not in it, what --refresh-rows adds is\n"
-     "  cpu_seconds_per_answer  processor time of generating, on all threads, their spinning for work included\n", cmd_eval},
-    {CLI_BENCH, "bench", "[--shape NAME | -m DIR] [options]", "Times block steps and refreshes against what the machine can do.",
-     "A floor is the time that reading the weights and the cache, or the products, would take at the measured ceilings.\n", cmd_bench},
-    {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "What TokenSkip does to a generation, pass by pass.",
-     PROMPT_NOTE "Two steps of the first block are compared with TokenSkip off and on, all from the same state; then both generations\n"
-     "are followed step by step. A value in a dump is called pass0.block_3.output, or skip.pass0... with TokenSkip on.\n", cmd_trace},
-    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]", "The skip options that compute the least while few predictions change.",
-     "Searches --skip-layer-k, --skip-threshold, --skip-outlier, --skip-reference and --skip-max-age; those that are given\n"
-     "stay as they are. A flip is a masked token's prediction that the full pass, from the same state, makes differently.\n", cmd_calibrate},
-    {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]", "Accuracy against time over thresholds and policies, as a picture.",
-     "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 unless\n"
-     "given, so that the threshold alone decides.\n", cmd_sweep},
+     "  cpu_seconds_per_answer  processor time of generating, on all threads, their spinning for work included\n",
+     cmd_eval},
+    {CLI_BENCH, "bench", "[--shape NAME | -m DIR] [options]",
+     "Times block steps and refreshes against what the machine can do.",
+     "A floor is the time that reading the weights and the cache, or the products, would take at the measured "
+     "ceilings.\n",
+     cmd_bench},
+    {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]",
+     "What TokenSkip does to a generation, pass by pass.",
+     PROMPT_NOTE "Two steps of the first block are compared with TokenSkip off and on, all from the same state; then "
+                 "both generations\n"
+                 "are followed step by step. A value in a dump is called pass0.block_3.output, or skip.pass0... with "
+                 "TokenSkip on.\n",
+     cmd_trace},
+    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]",
+     "The skip options that compute the least while few predictions change.",
+     "Searches --skip-layer-k, --skip-threshold, --skip-outlier, --skip-reference and --skip-max-age; those that are "
+     "given\n"
+     "stay as they are. A flip is a masked token's prediction that the full pass, from the same state, makes "
+     "differently.\n",
+     cmd_calibrate},
+    {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]",
+     "Accuracy against time over thresholds and policies, as a picture.",
+     "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 "
+     "unless\n"
+     "given, so that the threshold alone decides.\n",
+     cmd_sweep},
     {CLI_BATCH, "batch", "-m DIR --input FILE --output FILE [options], or batch --merge FILE... --output FILE",
      "Answers many requests at once.",
-     "A line of the input is a request: {\"id\": a string or whole number, \"prompt\" or \"prompt_ids\" or \"messages\"}, and any\n"
-     "generation option under its name with underscores: \"gen_length\": 64, \"skip_masked\": true. Options given here are the\n"
-     "defaults. A line of the output is its id and what generate --json prints, or its id and \"error\". A line without an id\n"
-     "of its own (unreadable, or with an earlier line's id) gets \"id\": null and \"line\": its number. Failed requests\n"
+     "A line of the input is a request: {\"id\": a string or whole number, \"prompt\" or \"prompt_ids\" or "
+     "\"messages\"}, and any\n"
+     "generation option under its name with underscores: \"gen_length\": 64, \"skip_masked\": true. Options given here "
+     "are the\n"
+     "defaults. A line of the output is its id and what generate --json prints, or its id and \"error\". A line "
+     "without an id\n"
+     "of its own (unreadable, or with an earlier line's id) gets \"id\": null and \"line\": its number. Failed "
+     "requests\n"
      "do not stop the others: once every line has its result, the exit status is 1 if any failed, and stderr says how\n"
-     "many, and which was the first. Under mpirun, which kills all ranks when one exits so, it is 0 then, and only stderr\n"
+     "many, and which was the first. Under mpirun, which kills all ranks when one exits so, it is 0 then, and only "
+     "stderr\n"
      "tells.\n"
-     "Run again after an interruption, it goes on where it was: ids that the output has are skipped, those with an error too,\n"
+     "Run again after an interruption, it goes on where it was: ids that the output has are skipped, those with an "
+     "error too,\n"
      "which still count as failed. A line taken out of the output is done again.\n"
      "From a pipe (--input -) requests are answered as they come; --output - writes the results to standard output.\n"
      "--shard I/N, or the rank that mpirun or srun gives, takes every N-th line from the (I+1)-th on and writes\n"
-     "OUTPUT.shard-I-of-N; the local rank chooses the GPU unless --device names one. One process in a Slurm job of several\n"
+     "OUTPUT.shard-I-of-N; the local rank chooses the GPU unless --device names one. One process in a Slurm job of "
+     "several\n"
      "tasks, without srun, needs --shard 0/1. A run with another number of shards does what all of these files lack.\n"
-     "Lines of a shard end in \"request\", the number of theirs in the input. --merge joins such files by it, and leaves\n"
-     "it out; it refuses a file that is cut off, and a request that has two results, or none where a later one has its.\n",
+     "Lines of a shard end in \"request\", the number of theirs in the input. --merge joins such files by it, and "
+     "leaves\n"
+     "it out; it refuses a file that is cut off, and a request that has two results, or none where a later one has "
+     "its.\n",
      cmd_batch},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -64,7 +92,8 @@ enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 static int print_overview(void) {
     tsk_text out = {0};
     int i, status;
-    cli_append(&out, "usage: tokenskip COMMAND [options]\n\nRuns masked-diffusion language models (LLaDA).\n\ncommands:\n");
+    cli_append(&out,
+               "usage: tokenskip COMMAND [options]\n\nRuns masked-diffusion language models (LLaDA).\n\ncommands:\n");
     for (i = 0; i < N_COMMANDS; i++) cli_append(&out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     cli_append(&out, "\n`tokenskip help COMMAND`, or `tokenskip COMMAND --help`, lists a command's options;\n"
                      "`tokenskip --version` says which version this is.\n"

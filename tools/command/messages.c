@@ -8,7 +8,8 @@ static const char *string_member(const tsk_json_value *object, const char *key) 
 }
 
 static int fail_at(const char *name, size_t number, const tsk_json_value *value, const char *what) {
-    return cli_fail("%s: message %zu %s (at byte %llu)", name, number, what, (unsigned long long)tsk_json_offset(value));
+    return cli_fail("%s: message %zu %s (at byte %llu)", name, number, what,
+                    (unsigned long long)tsk_json_offset(value));
 }
 
 static int check_part(const char *name, size_t number, const tsk_json_value *part) {
@@ -16,7 +17,8 @@ static int check_part(const char *name, size_t number, const tsk_json_value *par
     char what[160];
     if (!type) return fail_at(name, number, part, "has a part of \"content\" without a \"type\"");
     if (strcmp(type, "text") == 0 && string_member(part, "text")) return CLI_OK;
-    if (strcmp(type, "text") == 0) return fail_at(name, number, part, "has a part that lacks \"text\" as a string without NUL bytes");
+    if (strcmp(type, "text") == 0)
+        return fail_at(name, number, part, "has a part that lacks \"text\" as a string without NUL bytes");
     snprintf(what, sizeof what, "has a part of type \"%.60s\", but the model reads text only", type);
     return fail_at(name, number, part, what);
 }

@@ -38,77 +38,119 @@ typedef struct cli_option {
 #define GENERATION (ENGINES | CLI_REQUEST) /* of one generation: a request of batch may have its own */
 
 static const cli_option table[] = {
-    {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(model_dir), "DIR", "the model's folder"},
-    {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(prompt), "TEXT", "the prompt; chat: the first message"},
-    {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, NO_RANGE, FIELD(prompt_ids), "IDS", "the prompt as token ids: 1,2,3"},
+    {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(model_dir), "DIR",
+     "the model's folder"},
+    {"prompt", 'p', CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(prompt), "TEXT",
+     "the prompt; chat: the first message"},
+    {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, NO_RANGE, FIELD(prompt_ids), "IDS",
+     "the prompt as token ids: 1,2,3"},
     {"system", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(system), "TEXT", "a system message before the prompt"},
-    {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "", "no chat template; special tokens in the prompt count"},
-    {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE", "lines of {\"prompt\", \"answer\", \"kind\"}"},
-    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE", "[{\"role\", \"content\"}, ...]; -: standard input"},
+    {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "",
+     "no chat template; special tokens in the prompt count"},
+    {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE",
+     "lines of {\"prompt\", \"answer\", \"kind\"}"},
+    {"messages", 0, CLI_TEMPLATE, KIND_TEXT, NO_RANGE, FIELD(messages), "FILE",
+     "[{\"role\", \"content\"}, ...]; -: standard input"},
     {"input", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(input), "FILE", "the requests, one a line (-: standard input)"},
-    {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE", "the results, one a line; what is there already is\nnot done again (-: standard output)"},
+    {"output", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(output), "FILE",
+     "the results, one a line; what is there already is\nnot done again (-: standard output)"},
     {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "",
      "join the results of shards, in the input's order"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
     {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
-    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N", "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence, or\nwhat memory is free for)"},
-    {"shard", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(shard), "I/N", "only part I of N, from 0/N on (the rank under mpirun or srun)"},
+    {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N",
+     "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence, or\nwhat "
+     "memory is free for)"},
+    {"shard", 0, CLI_BATCH, KIND_TEXT, NO_RANGE, FIELD(shard), "I/N",
+     "only part I of N, from 0/N on (the rank under mpirun or srun)"},
     {"jsonl", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(jsonl), "", "each line a JSON string, or an array of ids"},
     {"decode", 0, CLI_TOKENIZE, KIND_SWITCH, NO_RANGE, FIELD(decode), "", "ids to text"},
 
-    {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(keep_masks), "", "compare two steps with masks, not filled in"},
+    {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(keep_masks), "",
+     "compare two steps with masks, not filled in"},
     {"blocks", 0, CLI_TRACE, KIND_INT, FROM(1), FIELD(blocks), "N", "run only the first N blocks (all)"},
     {"shadow", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(shadow), "", "run the full pass beside every step"},
     {"html", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(html), "FILE", "a page to look at"},
     {"dump", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump), "FILE", "all values, as .safetensors"},
-    {"dump-only", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump_only), "PATTERN", "only names that match: 'pass0.block_*'"},
+    {"dump-only", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump_only), "PATTERN",
+     "only names that match: 'pass0.block_*'"},
     {"passes", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(passes), "A..B", "only values of these passes"},
     {"svg", 0, CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
-    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_flips), "R", "share of masked predictions that may change"},
-    {"rounds", 0, CLI_SWEEP, KIND_INT, FROM(1), FIELD(rounds), "N", "every setting runs N times, in turn; its best time counts (1)"},
-    {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N", "N questions, evenly spread (all; calibrate: 16)"},
+    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_flips), "R",
+     "share of masked predictions that may change"},
+    {"rounds", 0, CLI_SWEEP, KIND_INT, FROM(1), FIELD(rounds), "N",
+     "every setting runs N times, in turn; its best time counts (1)"},
+    {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N",
+     "N questions, evenly spread (all; calibrate: 16)"},
 
-    {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N", "positions to fill after the prompt (128)"},
-    {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N", "positions decoded together (32; a shorter\ngen-length is one block)"},
+    {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
+     "positions to fill after the prompt (128)"},
+    {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N",
+     "positions decoded together (32; a shorter\ngen-length is one block)"},
     {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
-    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none", "what a step need not recompute (dual)"},
-    {"threshold", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.threshold), "X", "commit what is at least this confident (0.9)"},
-    {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "", "commit a fixed number each step instead"},
+    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none",
+     "what a step need not recompute (dual)"},
+    {"threshold", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.threshold), "X",
+     "commit what is at least this confident (0.9)"},
+    {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "",
+     "commit a fixed number each step instead"},
     {"factor", 0, GENERATION, KIND_FLOAT, ABOVE(0), FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
-    {"temperature", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.temperature), "T", "above 0: Gumbel-max sampling (0)"},
+    {"temperature", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.temperature), "T",
+     "above 0: Gumbel-max sampling (0)"},
     {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
-    {"remasking", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(remasking), "low_confidence|random", "what is committed first (low_confidence)"},
-    {"eos-stop", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.eos_stop), "", "end with the block that ends the text (on)"},
+    {"remasking", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(remasking), "low_confidence|random",
+     "what is committed first (low_confidence)"},
+    {"eos-stop", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.eos_stop), "",
+     "end with the block that ends the text (on)"},
     {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "",
      "tokens to gen-length, beyond the end of the text"},
 
-    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip.layer_k), "K", "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
-    {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.threshold), "X", "stable: mean cosine above this (0.95) ..."},
-    {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.outlier), "X", "... and no layer's below this (0.7)"},
-    {"skip-masked", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.masked), "", "masked tokens may be stable too"},
-    {"skip-policy", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_policy), "reuse|exit", "a stable token's output (reuse)"},
-    {"skip-reference", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_reference), "last-step|last-computed", "what a token is compared with (last-step)"},
-    {"skip-max-age", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.max_age), "N", "a token runs after N skipped steps (0: never)"},
-    {"skip-full-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.full_every), "N", "every N-th block step runs everything (0: none)"},
-    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.warm_start), "", "compare the first block step with the refresh"},
-    {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.refresh), "", "TokenSkip in block-start forwards too"},
-    {"refresh-rows", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_rows), "R", "further rows that every block step computes, the\nstalest of the canvas first (0)"},
-    {"refresh-every", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.refresh_every), "N", "only every N-th block starts with a pass over the\nwhole canvas (1)"},
-    {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME", "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
+    {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip.layer_k), "K",
+     "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+    {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.threshold), "X",
+     "stable: mean cosine above this (0.95) ..."},
+    {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.outlier), "X",
+     "... and no layer's below this (0.7)"},
+    {"skip-masked", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.masked), "",
+     "masked tokens may be stable too"},
+    {"skip-policy", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_policy), "reuse|exit",
+     "a stable token's output (reuse)"},
+    {"skip-reference", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(skip_reference), "last-step|last-computed",
+     "what a token is compared with (last-step)"},
+    {"skip-max-age", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.max_age), "N",
+     "a token runs after N skipped steps (0: never)"},
+    {"skip-full-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.full_every), "N",
+     "every N-th block step runs everything (0: none)"},
+    {"skip-warm-start", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.warm_start), "",
+     "compare the first block step with the refresh"},
+    {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.refresh), "",
+     "TokenSkip in block-start forwards too"},
+    {"refresh-rows", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_rows), "R",
+     "further rows that every block step computes, the\nstalest of the canvas first (0)"},
+    {"refresh-every", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.refresh_every), "N",
+     "only every N-th block starts with a pass over the\nwhole canvas (1)"},
+    {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME",
+     "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, "
+     "refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
 
-    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "NAME", "random weights: llada-8b, llada-1b or tiny (tiny)"},
+    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "NAME",
+     "random weights: llada-8b, llada-1b or tiny (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
     {"gen", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_gen), "N", "positions after the prompt (128)"},
     {"block", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_block), "N", "positions of a block (32)"},
     {"batch", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(batch), "N", "requests in each pass, all at the same step (1)"},
-    {"active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(active), "A,B,...", "a run each with so many tokens above layer K"},
-    {"refresh-active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(refresh_active), "A,B,...", "a run each of refreshes with the block and so\nmany more tokens above layer K (skip-refresh)"},
+    {"active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(active), "A,B,...",
+     "a run each with so many tokens above layer K"},
+    {"refresh-active", 0, CLI_BENCH, KIND_IDS, NO_RANGE, FIELD(refresh_active), "A,B,...",
+     "a run each of refreshes with the block and so\nmany more tokens above layer K (skip-refresh)"},
     {"repeat", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(repeat), "N", "blocks measured in each run (3)"},
 
     {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, NO_RANGE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
     {"dtype", 0, ENGINES | CLI_BENCH, KIND_DTYPE, NO_RANGE, 0, "auto|f32|bf16", "of activations and cache (auto)"},
-    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, RANGE(0, 1024), FIELD(model.n_threads), "N", "CPU threads (0: one a processor)"},
-    {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(visual), "", "show the blocks filling in, in the terminal"},
+    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, RANGE(0, 1024), FIELD(model.n_threads), "N",
+     "CPU threads (0: one a processor)"},
+    {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(visual), "",
+     "show the blocks filling in, in the terminal"},
     {"json", 0, CLI_GENERATE | CLI_INSPECT | CLI_EVAL | CLI_BENCH | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP, KIND_SWITCH,
      NO_RANGE, FIELD(json), "", "one JSON object"},
 };
@@ -207,7 +249,8 @@ static int read_device(const char *value, tsk_model_options *options) {
     if (strcmp(value, "auto") == 0) options->device = TSK_DEVICE_AUTO;
     else if (strcmp(value, "cpu") == 0) options->device = TSK_DEVICE_CPU;
     else if (strcmp(value, "cuda") == 0) options->device = TSK_DEVICE_CUDA;
-    else if (strncmp(value, "cuda:", 5) == 0 && cli_read_int(value + 5, 0, INT32_MAX, &index)) options->device = TSK_DEVICE_CUDA;
+    else if (strncmp(value, "cuda:", 5) == 0 && cli_read_int(value + 5, 0, INT32_MAX, &index))
+        options->device = TSK_DEVICE_CUDA;
     else return 0;
     options->device_index = (int)index;
     return 1;
@@ -312,7 +355,8 @@ static int set_option(cli_settings *settings, const cli_option *option, const ch
 static const cli_option *find_option(unsigned command, const char *name, size_t length) {
     int i;
     for (i = 0; i < N_OPTIONS; i++)
-        if ((table[i].commands & command) && strlen(table[i].name) == length && strncmp(table[i].name, name, length) == 0)
+        if ((table[i].commands & command) && strlen(table[i].name) == length &&
+            strncmp(table[i].name, name, length) == 0)
             return &table[i];
     return NULL;
 }
@@ -356,7 +400,8 @@ static void print_option(tsk_text *out, const cli_option *option) {
     const char *help = option->help;
     snprintf(left, sizeof left, "%s%s%s", option->name, option->argument[0] ? " " : "", option->argument);
     if (option->letter) cli_append(out, "  -%c, --%-30s", option->letter, left);
-    else if (option->kind == KIND_SWITCH && option->field != FIELD(no_threshold)) cli_append(out, "      --[no-]%-25s", left);
+    else if (option->kind == KIND_SWITCH && option->field != FIELD(no_threshold))
+        cli_append(out, "      --[no-]%-25s", left);
     else cli_append(out, "      --%-30s", left);
     if (strlen(left) > 30 || (option->kind == KIND_SWITCH && strlen(left) > 25)) cli_append(out, "\n%38s", "");
     for (;;) {
@@ -389,8 +434,10 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
     const char *argument = argv[*i], *value, *unused;
     const cli_option *option = match_argument(command->bit, argument, &value);
     if (!option)
-        return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument, command->name);
-    if (option->kind == KIND_SWITCH && strchr(argument, '=')) return cli_usage_error("--%s takes no value", option->name);
+        return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument,
+                               command->name);
+    if (option->kind == KIND_SWITCH && strchr(argument, '='))
+        return cli_usage_error("--%s takes no value", option->name);
     if (!value) {
         value = *i + 1 < argc ? argv[++*i] : NULL;
         /* an option where a value should stand is a forgotten value */
@@ -410,7 +457,8 @@ static int parse_positional(cli_settings *settings, const cli_command *command, 
         return CLI_CONTINUE;
     }
     if (command->bit != CLI_INSPECT) return cli_usage_error("%s takes no argument '%s'", command->name, argument);
-    if (settings->path) return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
+    if (settings->path)
+        return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
     settings->path = argument;
     return CLI_CONTINUE;
 }
@@ -507,7 +555,8 @@ static int check_prompt(const cli_settings *settings, const cli_command *command
     is_there[0] = settings->prompt != NULL;
     is_there[1] = ids;
     if (ids && settings->system) return cli_usage_error("--system needs a prompt as text, not as --prompt-ids");
-    if (settings->raw && settings->system) return cli_usage_error("--system needs the chat template, which --raw leaves out");
+    if (settings->raw && settings->system)
+        return cli_usage_error("--system needs the chat template, which --raw leaves out");
     return ids ? only_one_of(settings, 2, options, is_there) : CLI_CONTINUE;
 }
 
@@ -571,11 +620,15 @@ static int check_required(const cli_settings *settings, const cli_command *comma
         return cli_usage_error("only one of --model and --shape can be given");
     if (command->bit == CLI_INSPECT && !settings->path)
         return cli_usage_error("inspect needs a path: a .safetensors file or a model folder");
-    if (find_option(command->bit, "data", 4) && !settings->data) return cli_usage_error("%s needs --data FILE.jsonl", command->name);
+    if (find_option(command->bit, "data", 4) && !settings->data)
+        return cli_usage_error("%s needs --data FILE.jsonl", command->name);
     if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
-    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips")) return cli_usage_error("calibrate needs --max-flips R");
-    if (command->bit == CLI_BATCH && (!settings->input || !settings->output)) return cli_usage_error("batch needs --input FILE and --output FILE");
-    if (command->bit == CLI_TEMPLATE && !settings->messages) return cli_usage_error("template needs --messages FILE.json");
+    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips"))
+        return cli_usage_error("calibrate needs --max-flips R");
+    if (command->bit == CLI_BATCH && (!settings->input || !settings->output))
+        return cli_usage_error("batch needs --input FILE and --output FILE");
+    if (command->bit == CLI_TEMPLATE && !settings->messages)
+        return cli_usage_error("template needs --messages FILE.json");
     return CLI_CONTINUE;
 }
 
@@ -625,7 +678,8 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
 
 /* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be
    written as 32.0; any other keeps its digits, so that the same strict reading decides. */
-static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value, const char *line, char number[64]) {
+static const char *argument_of(const cli_option *option, const char *sense, const tsk_json_value *value,
+                               const char *line, char number[64]) {
     const char *text = line + tsk_json_offset(value);
     size_t length;
     uint64_t whole;

@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int cannot_write(const char *path, const char *reason) { return cli_fail("cannot write '%s': %s", path, reason); }
+static int cannot_write(const char *path, const char *reason) {
+    return cli_fail("cannot write '%s': %s", path, reason);
+}
 
 /* A name beside `path`, so that renaming stays within one file system. O_EXCL: never somebody else's file. */
 static int open_temporary(const char *path, tsk_text *name) {

@@ -6,7 +6,8 @@ enum { MAX_DATA = 1 << 30 };
 
 /* ---- Data ------------------------------------------------------------------------------------------------------- */
 
-static int read_question(question *q, const char *path, size_t number, const char *line, size_t length, int needs_answer) {
+static int read_question(question *q, const char *path, size_t number, const char *line, size_t length,
+                         int needs_answer) {
     tsk_error error = {0};
     const tsk_json_value *root;
     char where[512];
@@ -21,7 +22,8 @@ static int read_question(question *q, const char *path, size_t number, const cha
     q->answer = tsk_json_string(tsk_json_get(root, "answer"), &q->answer_length);
     q->kind = tsk_json_string(tsk_json_get(root, "kind"), NULL);
     if (!q->prompt) return cli_fail("%s: no string \"prompt\"", where);
-    if (needs_answer && (!q->answer || !q->answer_length)) return cli_fail("%s: no string \"answer\", or an empty one", where);
+    if (needs_answer && (!q->answer || !q->answer_length))
+        return cli_fail("%s: no string \"answer\", or an empty one", where);
     if (!q->kind && tsk_json_get(root, "kind")) return cli_fail("%s: \"kind\" is not a string", where);
     return CLI_OK;
 }
@@ -96,15 +98,16 @@ static int is_right(const char *text, size_t length, const char *answer, size_t 
     return isspace(before) || (ispunct(before) && before != '-' && before != '.');
 }
 
-/* Block steps of cache prefix: results do not count the rows of these, from the block's first position to the canvas's end. */
+/* Block steps of cache prefix: results do not count the rows of these, from the block's first position to the canvas's
+   end. */
 static int on_step(void *user, const tsk_step *step) {
     evaluation *e = (evaluation *)user;
     if (!step->is_refresh) e->rows += (uint64_t)(step->canvas_length - step->positions[0]);
     return 0;
 }
 
-/* Refreshes run all positions through all layers, unless skip_refresh has TokenSkip in them: of R rows and L layers, A of
-   the rows above layer K, it counts R * K + A * (L - K) token-layers of R * L. */
+/* Refreshes run all positions through all layers, unless skip_refresh has TokenSkip in them: of R rows and L layers, A
+   of the rows above layer K, it counts R * K + A * (L - K) token-layers of R * L. */
 static uint64_t refresh_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
     const tsk_model_config *config = tsk_model_get_config(engine->model);
     uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)cli_layer_k(options, config), rows;
@@ -177,7 +180,8 @@ static int open_session(evaluation *e, cli_engine *engine, const cli_settings *s
     return cli_open_session(engine, &counted);
 }
 
-int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label) {
+int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions,
+             const char *label) {
     size_t i;
     int status = open_session(e, engine, settings);
     e->asked = questions->count;

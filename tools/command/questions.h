@@ -37,7 +37,8 @@ typedef struct evaluation {
 } evaluation;
 
 /* Asks all of them in a session of these settings, which it opens. `label`: of the progress bar. */
-int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions, const char *label);
+int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions,
+             const char *label);
 void evaluation_free(evaluation *e);
 
 #endif

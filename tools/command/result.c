@@ -35,7 +35,8 @@ static void write_timing(tsk_json_writer *json, const cli_engine *engine, const 
     cli_json_double(json, "block_step_ms", result->block_step_ms);
     cli_json_uint(json, "block_steps", (uint64_t)result->block_steps);
     cli_json_double(json, "total_ms", result->total_ms);
-    cli_json_double(json, "tokens_per_second", cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms));
+    cli_json_double(json, "tokens_per_second",
+                    cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms));
     tsk_json_end_object(json);
 }
 

@@ -57,7 +57,8 @@ double trace_comparison_max(const trace_comparison *comparison, const char *name
 void trace_comparison_clear(trace_comparison *comparison);
 
 /* Where row `row` begins for head `head` (0 but for caches), and how many values lie there. */
-const float *trace_row(const float *values, int is_cache, const uint64_t shape[3], int32_t row, uint64_t head, uint64_t *width);
+const float *trace_row(const float *values, int is_cache, const uint64_t shape[3], int32_t row, uint64_t head,
+                       uint64_t *width);
 int trace_is_cache(const char *name);
 
 /* The largest logit's id, the mask's left out; first wins. `probability`: its softmax among all; may be NULL. */
@@ -86,7 +87,8 @@ void notebook_count(const notebook *notes, int32_t *stable, int32_t *masked, int
 /* Least and mean cosine of a token. */
 void notebook_cosine(const notebook *notes, int32_t token, double *least, double *mean);
 
-/* ---- Shadow: the full pass beside the one with skipped tokens, from the same state -------------------------------- */
+/* ---- Shadow: the full pass beside the one with skipped tokens, from the same state
+   -------------------------------- */
 
 enum { SHADOW_AGES = 64 };               /* older tokens count with the oldest */
 
@@ -94,7 +96,8 @@ enum { SHADOW_AGES = 64 };               /* older tokens count with the oldest *
 typedef struct shadow_error {
     uint64_t n, flips;
     double kl, kl_max;                   /* KL(full || skipped) in nats: sum, largest */
-    double confidence, confidence_max;   /* magnitude of the difference of the predictions' probabilities: sum, largest */
+    double confidence, confidence_max;   /* magnitude of the difference of the predictions' probabilities: sum,
+                                            largest */
 } shadow_error;
 
 /* Sums of squares: of the difference, of the full pass. */
@@ -102,7 +105,8 @@ typedef struct shadow_norm { double difference, full; } shadow_norm;
 
 typedef struct shadow_layer {
     shadow_norm active;                  /* outputs of the tokens that ran */
-    shadow_norm stable;                  /* what stands for a skipped token's output: its last one (reuse), its layer-K state (exit) */
+    shadow_norm stable;                  /* what stands for a skipped token's output: its last one (reuse), its layer-K
+                                            state (exit) */
     shadow_norm kv;                      /* cached K and V rows of skipped tokens against fresh ones */
 } shadow_layer;
 
@@ -135,7 +139,8 @@ typedef struct step_log {
     float *confidences, *cosines;
     uint8_t *committed, *active, *masked; /* masked: before this pass */
     int32_t n_masked, n_active, n_stable_masked, masks_left;
-    uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no block step */
+    uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no
+                                            block step */
     shadow_step *shadow;                 /* NULL: not run here */
 } step_log;
 
@@ -167,8 +172,8 @@ int dump_finish(trace_dump *dump, const cli_settings *settings);
 void dump_abandon(trace_dump *dump);
 
 /* `options`: of this generation. `shadowed`: the full pass is run beside every step. */
-int generation_run(generation_log *log, const cli_engine *engine, const cli_settings *settings, const tsk_generate_options *options,
-                   const tsk_tokens *prompt, int shadowed, trace_dump *dump);
+int generation_run(generation_log *log, const cli_engine *engine, const cli_settings *settings,
+                   const tsk_generate_options *options, const tsk_tokens *prompt, int shadowed, trace_dump *dump);
 void generation_free(generation_log *log);
 
 /* A shadow of `main`, whose steps it is told about: before each, and with every record of it. */

@@ -49,8 +49,9 @@ void trace_conclusion(const trace *t, tsk_text *out) {
         return;
     }
     for (i = 0; i < t->skip.count; i++) steps += t->skip.steps[i].n_stable_masked > 0;
-    cli_append(out, "masked tokens were judged stable first at block %d, step %d (%d of %d masked), and in %zu steps in all; ", (int)first->block,
-               (int)first->block_step, (int)first->n_stable_masked, (int)first->n_masked, steps);
+    cli_append(
+        out, "masked tokens were judged stable first at block %d, step %d (%d of %d masked), and in %zu steps in all; ",
+        (int)first->block, (int)first->block_step, (int)first->n_stable_masked, (int)first->n_masked, steps);
     if (is_exit) cli_append(out, "they keep layer-%d states: generation is damaged; ", (int)t->layer_k);
     else cli_append(out, "they keep their last computed predictions; ");
     append_difference(t, out);
@@ -69,8 +70,10 @@ void trace_token_text(const trace *t, int32_t id, tsk_text *out) {
     json.out = &quoted;
     tsk_json_write_string(&json, text.data ? text.data : "", text.length);
     for (i = 0; i < quoted.length; i++) {
-        unsigned char c = (unsigned char)quoted.data[i], next = i + 1 < quoted.length ? (unsigned char)quoted.data[i + 1] : 0;
-        if (c == 127 || (c == 0xc2 && next < 0xa0)) quoted.data[i] = '?'; /* delete, and the C1 controls' first byte … */
+        unsigned char c = (unsigned char)quoted.data[i],
+                      next = i + 1 < quoted.length ? (unsigned char)quoted.data[i + 1] : 0;
+        if (c == 127 || (c == 0xc2 && next < 0xa0)) quoted.data[i] = '?'; /* delete, and the C1 controls' first byte
+                                                                             … */
         if (c == 0xc2 && next < 0xa0) quoted.data[i + 1] = '?';
     }
     cli_append_bytes(out, quoted.data, quoted.length);

@@ -31,7 +31,8 @@ int dump_open(trace_dump *dump, const cli_settings *settings) {
     dump->only = settings->dump_only;
     dump->last_pass = INT32_MAX;
     if (!settings->dump) {
-        if (settings->dump_only || settings->passes) return cli_usage_error("--%s needs --dump FILE", settings->dump_only ? "dump-only" : "passes");
+        if (settings->dump_only || settings->passes)
+            return cli_usage_error("--%s needs --dump FILE", settings->dump_only ? "dump-only" : "passes");
         return CLI_OK;
     }
     if (settings->passes && !read_passes(settings->passes, &dump->first_pass, &dump->last_pass))
@@ -41,11 +42,13 @@ int dump_open(trace_dump *dump, const cli_settings *settings) {
     return CLI_OK;
 }
 
-static void add(trace_dump *dump, const tsk_trace_record *record, const char *what, int n_dims, const uint64_t *shape, const float *values) {
+static void add(trace_dump *dump, const tsk_trace_record *record, const char *what, int n_dims, const uint64_t *shape,
+                const float *values) {
     char name[128];
     snprintf(name, sizeof name, "%spass%d.%s.%s", dump->prefix, (int)record->pass, record->name, what);
     if (!values || dump->failed || (dump->only && fnmatch(dump->only, name, 0) != 0)) return;
-    if (tsk_safetensors_writer_add(dump->writer, name, TSK_DTYPE_F32, n_dims, shape, values, &dump->error) != TSK_OK) dump->failed = 1;
+    if (tsk_safetensors_writer_add(dump->writer, name, TSK_DTYPE_F32, n_dims, shape, values, &dump->error) != TSK_OK)
+        dump->failed = 1;
     else dump->n_tensors++;
 }
 
@@ -60,8 +63,12 @@ void dump_record(trace_dump *dump, const tsk_trace_record *record) {
 
 int dump_finish(trace_dump *dump, const cli_settings *settings) {
     if (!dump->writer) return CLI_OK;
-    if (!dump->n_tensors) return fail(dump, cli_fail("nothing to dump to '%s': no value has a name and pass that --dump-only and --passes allow", settings->dump));
-    if (tsk_safetensors_writer_finish(dump->writer, &dump->error) != TSK_OK) return fail(dump, cli_fail_with(&dump->error, NULL));
+    if (!dump->n_tensors)
+        return fail(
+            dump, cli_fail("nothing to dump to '%s': no value has a name and pass that --dump-only and --passes allow",
+                           settings->dump));
+    if (tsk_safetensors_writer_finish(dump->writer, &dump->error) != TSK_OK)
+        return fail(dump, cli_fail_with(&dump->error, NULL));
     dump_abandon(dump);
     cli_note("%s: %zu tensors", settings->dump, dump->n_tensors);
     return CLI_OK;

@@ -19,14 +19,16 @@ static int is_new(const int32_t *ids, size_t n, int32_t id) {
 static void add_ids(tsk_tokens *all, const int32_t *ids, size_t n) {
     size_t i;
     for (i = 0; i < n; i++)
-        if (ids[i] >= 0 && is_new(all->ids, all->count, ids[i]) && tsk_tokens_append(all, &ids[i], 1) != TSK_OK) exit(cli_fail("out of memory"));
+        if (ids[i] >= 0 && is_new(all->ids, all->count, ids[i]) && tsk_tokens_append(all, &ids[i], 1) != TSK_OK)
+            exit(cli_fail("out of memory"));
 }
 
 static void add_generation(tsk_tokens *all, const generation_log *log) {
     size_t i;
     for (i = 0; i < log->count; i++) {
         add_ids(all, log->steps[i].predictions, (size_t)log->steps[i].n_positions);
-        if (log->steps[i].shadow) add_ids(all, log->steps[i].shadow->full_predictions, (size_t)log->steps[i].n_positions);
+        if (log->steps[i].shadow)
+            add_ids(all, log->steps[i].shadow->full_predictions, (size_t)log->steps[i].n_positions);
     }
     add_ids(all, log->canvas, (size_t)log->canvas_length);
 }

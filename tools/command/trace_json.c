@@ -134,7 +134,8 @@ static void write_layer(const trace *t, tsk_json_writer *json, const trace_compa
         const trace_difference *d = &c->items[i];
         char key[64];
         if (d->base->layer != layer || trace_is_cache(d->base->name)) continue;
-        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "block", d->base->part[0] ? "_" : "", d->base->part);
+        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "block",
+                 d->base->part[0] ? "_" : "", d->base->part);
         begin_object(json, key);
         write_record(json, d);
         tsk_json_end_object(json);
@@ -188,7 +189,8 @@ static void write_caches(const trace *t, tsk_json_writer *json) {
     tsk_json_end_array(json);
 }
 
-static void write_notebook_token(const notebook *n, tsk_json_writer *json, const trace_difference *hidden, const trace_difference *logits, int32_t i) {
+static void write_notebook_token(const notebook *n, tsk_json_writer *json, const trace_difference *hidden,
+                                 const trace_difference *logits, int32_t i) {
     tsk_json_begin_object(json);
     write_int(json, "position", n->positions[i]);
     write_bool(json, "stable", !n->active[i]);
@@ -210,7 +212,8 @@ static void write_notebook_token(const notebook *n, tsk_json_writer *json, const
 
 static void write_given(const trace *t, tsk_json_writer *json) {
     const notebook *n = &t->notes;
-    const trace_difference *hidden = trace_comparison_find(&n->given1, "final_norm", ""), *logits = trace_comparison_find(&n->given1, "logits", "");
+    const trace_difference *hidden = trace_comparison_find(&n->given1, "final_norm", ""),
+                           *logits = trace_comparison_find(&n->given1, "logits", "");
     int32_t i, stable, masked, stable_masked, agree = 0;
     notebook_count(n, &stable, &masked, &stable_masked);
     for (i = 0; i < n->n_positions; i++) agree += n->argmax_base[i] == n->argmax_given[i];
@@ -337,7 +340,8 @@ static void write_step(const trace *t, tsk_json_writer *json, const step_log *st
     write_floats(json, step->confidences, n);
     if (step->n_cosines) {
         begin_array(json, "cosines");
-        for (i = 0; i < n; i++) write_floats(json, step->cosines + (size_t)i * (size_t)step->n_cosines, step->n_cosines);
+        for (i = 0; i < n; i++)
+            write_floats(json, step->cosines + (size_t)i * (size_t)step->n_cosines, step->n_cosines);
         tsk_json_end_array(json);
     } else write_null(json, "cosines");
     if (step->shadow) write_step_shadow(t, json, step);
@@ -360,7 +364,10 @@ static void write_generation(const trace *t, tsk_json_writer *json, const char *
     write_int(json, "nfe", r->nfe);
     write_int(json, "mask_residual", residual);
     write_int(json, "tokens_before_end", r->n_before_end);
-    cli_json_string(json, "finish_reason", r->finish_reason == TSK_FINISH_EOS ? "eos" : r->finish_reason == TSK_FINISH_LENGTH ? "length" : "none");
+    cli_json_string(json, "finish_reason",
+                    r->finish_reason == TSK_FINISH_EOS      ? "eos"
+                    : r->finish_reason == TSK_FINISH_LENGTH ? "length"
+                                                            : "none");
     cli_json_uint(json, "token_layers_computed", r->token_layers_computed);
     cli_json_uint(json, "token_layers_total", r->token_layers_total);
     cli_json_uint(json, "refresh_token_layers_computed", r->refresh_token_layers_computed);

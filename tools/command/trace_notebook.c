@@ -21,7 +21,8 @@ static void on_initial(void *user, const tsk_trace_record *record) {
     initial *i = (initial *)user;
     int32_t row, vocabulary = (int32_t)record->output_shape[1];
     for (row = 0; row < record->n_rows; row++)
-        i->predictions[record->positions[row]] = trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, i->mask_id, NULL);
+        i->predictions[record->positions[row]] =
+            trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, i->mask_id, NULL);
 }
 
 static void on_base(void *user, const tsk_trace_record *record) { trace_values_keep((trace_values *)user, record); }
@@ -48,7 +49,8 @@ static int probe(tsk_session *session, const int32_t *canvas, int refresh, const
     options.values = 1;
     options.on_record = on_record;
     options.user = user;
-    if (tsk_session_trace(session, &options, &error) != TSK_OK || tsk_session_probe(session, canvas, refresh, out, &error) != TSK_OK)
+    if (tsk_session_trace(session, &options, &error) != TSK_OK ||
+        tsk_session_probe(session, canvas, refresh, out, &error) != TSK_OK)
         return fail(&error);
     return cli_interrupted() ? trace_interrupted() : CLI_OK;
 }
@@ -57,8 +59,8 @@ static int probe_base(tsk_session *session, const int32_t *canvas, trace_values 
     return probe(session, canvas, 0, NULL, on_base, values, out);
 }
 
-static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comparison *comparison, trace_values *base, int32_t *argmax,
-                         int32_t n_positions, int32_t mask_id, tsk_probe *out) {
+static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comparison *comparison, trace_values *base,
+                         int32_t *argmax, int32_t n_positions, int32_t mask_id, tsk_probe *out) {
     variant v;
     v.comparison = comparison;
     v.base = base;
@@ -70,16 +72,19 @@ static int probe_variant(tsk_session *session, const int32_t *canvas, trace_comp
 }
 
 /* A session with these options and the state of `from`. */
-static int copy_session(tsk_session **out, tsk_model *model, const tsk_generate_options *options, const tsk_session *from) {
+static int copy_session(tsk_session **out, tsk_model *model, const tsk_generate_options *options,
+                        const tsk_session *from) {
     tsk_error error = {0};
-    if (tsk_session_create(model, options, out, &error) != TSK_OK || tsk_session_copy(*out, from, &error) != TSK_OK) return fail(&error);
+    if (tsk_session_create(model, options, out, &error) != TSK_OK || tsk_session_copy(*out, from, &error) != TSK_OK)
+        return fail(&error);
     return CLI_OK;
 }
 
 /* ---- The canvas ------------------------------------------------------------------------------------------------- */
 
 /* Prompt and masks as they stand, or, as in the notebook, every mask filled with the initial forward's prediction. */
-static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t *predictions, int32_t mask_id, int keep_masks, int32_t *canvas) {
+static void fill_canvas(notebook *notes, const tsk_tokens *prompt, const int32_t *predictions, int32_t mask_id,
+                        int keep_masks, int32_t *canvas) {
     int32_t i;
     for (i = 0; i < notes->canvas_length; i++) {
         canvas[i] = i < prompt->count ? prompt->ids[i] : mask_id;
@@ -96,12 +101,14 @@ static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t 
     tsk_candidate *candidates = (tsk_candidate *)cli_allocate(n_block, sizeof *candidates);
     tsk_transfer_rule rule = {o->transfer, o->threshold, o->factor, 0};
     uint8_t *commit = (uint8_t *)cli_allocate(n_block, sizeof *commit);
-    int32_t i, n = 0, blocks = o->gen_length / o->block_length, steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;
+    int32_t i, n = 0, blocks = o->gen_length / o->block_length,
+               steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;
     for (i = 0; logits && i < notes->n_positions; i++) {
         int32_t vocabulary = (int32_t)logits->shape[1];
         double probability;
         if (canvas[notes->positions[i]] != mask_id) continue;
-        candidates[n].id = trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
+        candidates[n].id =
+            trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
         candidates[n].confidence = (float)probability;
         candidates[n].entropy = -1;
         candidates[n++].position = notes->positions[i];
@@ -116,8 +123,8 @@ static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t 
 
 /* ---- The steps -------------------------------------------------------------------------------------------------- */
 
-static int run_initial(notebook *notes, const cli_engine *engine, const tsk_generate_options *options, tsk_session **base,
-                       const tsk_tokens *prompt, int32_t *predictions) {
+static int run_initial(notebook *notes, const cli_engine *engine, const tsk_generate_options *options,
+                       tsk_session **base, const tsk_tokens *prompt, int32_t *predictions) {
     const tsk_model_config *config = tsk_model_get_config(engine->model);
     initial first;
     tsk_probe out;
@@ -144,7 +151,9 @@ static int run_initial(notebook *notes, const cli_engine *engine, const tsk_gene
 static void keep_verdict(notebook *notes, const tsk_probe *out) {
     notes->active = (uint8_t *)cli_copy(out->active, (size_t)out->n_positions, sizeof *out->active);
     notes->n_cosines = out->n_cosines;
-    if (out->n_cosines) notes->cosines = (float *)cli_copy(out->cosines, (size_t)out->n_positions * (size_t)out->n_cosines, sizeof *out->cosines);
+    if (out->n_cosines)
+        notes->cosines =
+            (float *)cli_copy(out->cosines, (size_t)out->n_positions * (size_t)out->n_cosines, sizeof *out->cosines);
 }
 
 static void keep_step1(notebook *notes, const int32_t *canvas, int32_t mask_id) {
@@ -152,12 +161,16 @@ static void keep_step1(notebook *notes, const int32_t *canvas, int32_t mask_id) 
     int32_t i;
     for (i = 0; i < notes->n_positions; i++) {
         notes->masked[i] = canvas[notes->positions[i]] == mask_id;
-        if (logits) notes->argmax_base[i] = trace_argmax(logits->values + (size_t)i * (size_t)logits->shape[1], (int32_t)logits->shape[1], mask_id, NULL);
+        if (logits)
+            notes->argmax_base[i] = trace_argmax(logits->values + (size_t)i * (size_t)logits->shape[1],
+                                                 (int32_t)logits->shape[1], mask_id, NULL);
     }
 }
 
-/* `base` has seen the initial forward. Three sessions at a time at most: the baseline, TokenSkip, and its threshold 1.0. */
-static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_options *options, tsk_session *base, int32_t *canvas, int32_t mask_id) {
+/* `base` has seen the initial forward. Three sessions at a time at most: the baseline, TokenSkip, and its threshold
+   1.0. */
+static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_options *options, tsk_session *base,
+                     int32_t *canvas, int32_t mask_id) {
     tsk_generate_options exact_options = *options;
     tsk_session *skip = NULL, *exact = NULL;
     tsk_probe out;

@@ -40,7 +40,8 @@ static int on_step(void *user, const tsk_step *step) {
     log->committed = (uint8_t *)cli_copy(step->committed, n, sizeof *step->committed);
     log->active = (uint8_t *)cli_copy(step->active, n, sizeof *step->active);
     log->masked = (uint8_t *)cli_allocate(n, sizeof *log->masked);
-    if (step->n_cosines) log->cosines = (float *)cli_copy(step->cosines, n * (size_t)step->n_cosines, sizeof *step->cosines);
+    if (step->n_cosines)
+        log->cosines = (float *)cli_copy(step->cosines, n * (size_t)step->n_cosines, sizeof *step->cosines);
     for (i = 0; i < step->n_positions; i++) {
         log->masked[i] = step->committed[i] || step->canvas[step->positions[i]] == r->config->mask_token_id;
         log->n_masked += log->masked[i];
@@ -125,8 +126,8 @@ static void keep_result(generation_log *log, const tsk_session *session) {
     log->result.blocks = NULL;
 }
 
-int generation_run(generation_log *log, const cli_engine *engine, const cli_settings *settings, const tsk_generate_options *options,
-                   const tsk_tokens *prompt, int shadowed, trace_dump *dump) {
+int generation_run(generation_log *log, const cli_engine *engine, const cli_settings *settings,
+                   const tsk_generate_options *options, const tsk_tokens *prompt, int shadowed, trace_dump *dump) {
     tsk_generate_options mine = *options;
     tsk_session *session = NULL;
     tsk_error error = {0};
@@ -145,8 +146,10 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
         status = fail(&error);
     if (status == CLI_OK && shadowed) status = shadow_begin(&r.shadow, engine, &mine, session);
     if (status == CLI_OK && (r.dump || shadowed)) status = watch(session, &r, shadowed);
-    if (status == CLI_OK && shadowed) log->shadow.layers = (shadow_layer *)cli_allocate((size_t)r.config->n_layers, sizeof *log->shadow.layers);
-    if (status == CLI_OK) status = take_steps(&r, session, settings->blocks > 0 ? settings->blocks : INT32_MAX, &log->shadow);
+    if (status == CLI_OK && shadowed)
+        log->shadow.layers = (shadow_layer *)cli_allocate((size_t)r.config->n_layers, sizeof *log->shadow.layers);
+    if (status == CLI_OK)
+        status = take_steps(&r, session, settings->blocks > 0 ? settings->blocks : INT32_MAX, &log->shadow);
     visual_end(&r.view);
     if (status == CLI_OK) keep_result(log, session);
     shadow_free(r.shadow);

@@ -61,7 +61,8 @@ static int is_layer_output(const tsk_trace_record *record) {
 
 static void on_full_record(void *user, const tsk_trace_record *record) {
     shadow *s = (shadow *)user;
-    if (is_layer_output(record) || trace_is_cache(record->name) || strcmp(record->name, "logits") == 0) trace_values_keep(&s->values, record);
+    if (is_layer_output(record) || trace_is_cache(record->name) || strcmp(record->name, "logits") == 0)
+        trace_values_keep(&s->values, record);
 }
 
 /* The full pass's row at this position; NULL where it has none. Passes over the whole canvas, which are long, have a
@@ -93,7 +94,8 @@ int shadow_begin(shadow **out, const cli_engine *engine, const tsk_generate_opti
     watch.values = 1;
     watch.on_record = on_full_record;
     watch.user = s;
-    if (tsk_session_create(engine->model, &full, &s->full, &error) != TSK_OK || tsk_session_trace(s->full, &watch, &error) != TSK_OK)
+    if (tsk_session_create(engine->model, &full, &s->full, &error) != TSK_OK ||
+        tsk_session_trace(s->full, &watch, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     tsk_session_result(main, &result);
     s->length = result.n_prompt + result.n_tokens;
@@ -119,7 +121,9 @@ static void find_block(shadow *s, int32_t n_prompt) {
     }
 }
 
-static size_t carried_size(const shadow *s) { return (size_t)s->config->n_layers * (size_t)s->n_block * (size_t)s->config->d_model; }
+static size_t carried_size(const shadow *s) {
+    return (size_t)s->config->n_layers * (size_t)s->n_block * (size_t)s->config->d_model;
+}
 
 static float *carried_row(const shadow *s, int32_t layer, int32_t slot) {
     return s->carried + ((size_t)layer * (size_t)s->n_block + (size_t)slot) * (size_t)s->config->d_model;
@@ -158,7 +162,8 @@ int shadow_before(shadow *s, int starts_block, int is_refresh) {
     if (!s->is_running) return CLI_OK; /* it skips nobody */
     new_step(s);
     trace_values_clear(&s->values);
-    if (tsk_session_copy(s->full, s->main, &error) != TSK_OK || tsk_session_probe(s->full, NULL, is_refresh, &probe, &error) != TSK_OK)
+    if (tsk_session_copy(s->full, s->main, &error) != TSK_OK ||
+        tsk_session_probe(s->full, NULL, is_refresh, &probe, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     return status;
 }
@@ -190,7 +195,8 @@ static void see_cache(shadow *s, const tsk_trace_record *record) {
         if (s->ran[position] || (!s->is_refresh && s->slots[position] < 0)) continue;
         for (head = 0; head < record->output_shape[0]; head++) {
             const float *full = trace_row(value->values, 1, value->shape, position, head, &width);
-            add_difference(&norm, full, trace_row(record->output, 1, record->output_shape, position, head, &width), width);
+            add_difference(&norm, full, trace_row(record->output, 1, record->output_shape, position, head, &width),
+                           width);
         }
         add_norm(&s->kv[position], &norm);
         add_norm(&s->step->layers[record->layer].kv, &norm);
@@ -209,7 +215,8 @@ static double log_sum(const float *logits, uint64_t n) {
 
 static void compare_logits(shadow *s, int32_t slot, const float *full, const float *mine, uint64_t n) {
     shadow_error *error = &s->step->error;
-    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask, NULL), my_id = trace_argmax(mine, (int32_t)n, mask, NULL);
+    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask, NULL),
+            my_id = trace_argmax(mine, (int32_t)n, mask, NULL);
     double full_sum = log_sum(full, n), my_sum = log_sum(mine, n), kl = 0, confidence;
     uint64_t i;
     for (i = 0; i < n; i++) {
@@ -238,7 +245,8 @@ static void see_logits(shadow *s, const tsk_trace_record *record) {
         uint64_t width;
         const float *full = full_row(value, position, &width);
         if (!full || s->slots[position] < 0 || s->canvas[position] != s->config->mask_token_id) continue;
-        compare_logits(s, s->slots[position], full, record->output + (uint64_t)row * record->output_shape[1], record->output_shape[1]);
+        compare_logits(s, s->slots[position], full, record->output + (uint64_t)row * record->output_shape[1],
+                       record->output_shape[1]);
     }
 }
 
@@ -250,7 +258,8 @@ void shadow_record(shadow *s, const tsk_trace_record *record) {
 
 /* ---- After it --------------------------------------------------------------------------------------------------- */
 
-/* What stands for a skipped token's output of layer l: its last one, or its layer-K state, which is layer K-1's output. */
+/* What stands for a skipped token's output of layer l: its last one, or its layer-K state, which is layer K-1's
+   output. */
 static void compare_skipped(shadow *s, int32_t position) {
     int32_t layer;
     for (layer = s->layer_k; layer < s->config->n_layers; layer++) {

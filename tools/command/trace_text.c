@@ -10,7 +10,9 @@ static const char *verdict(double difference) { return difference == 0 ? "PASS" 
 /* [32, 4096], or N/A where no row ran. */
 static const char *shape_string(const uint64_t shape[3], char *buffer, size_t size) {
     if (!shape[0]) return "N/A";
-    if (shape[2]) snprintf(buffer, size, "[%llu, %llu, %llu]", (unsigned long long)shape[0], (unsigned long long)shape[1], (unsigned long long)shape[2]);
+    if (shape[2])
+        snprintf(buffer, size, "[%llu, %llu, %llu]", (unsigned long long)shape[0], (unsigned long long)shape[1],
+                 (unsigned long long)shape[2]);
     else snprintf(buffer, size, "[%llu, %llu]", (unsigned long long)shape[0], (unsigned long long)shape[1]);
     return buffer;
 }
@@ -18,7 +20,8 @@ static const char *shape_string(const uint64_t shape[3], char *buffer, size_t si
 /* Shapes and the difference over the rows that ran in both. */
 static void append_shapes(tsk_text *out, const trace_difference *d) {
     char a[80], b[80];
-    cli_append(out, "baseline=%s, skip=%s", shape_string(d->base->shape, a, sizeof a), shape_string(d->other_shape, b, sizeof b));
+    cli_append(out, "baseline=%s, skip=%s", shape_string(d->base->shape, a, sizeof a),
+               shape_string(d->other_shape, b, sizeof b));
     if (d->max >= 0) cli_append(out, ", diff=%.6f", d->max);
     if (d->max >= 0 && d->base->shape[0] != d->other_shape[0]) cli_append(out, " over the rows that ran");
 }
@@ -48,7 +51,9 @@ static int key_layers(const trace *t, int32_t layers[5]) {
 
 /* ---- Sections of the two-step comparison ------------------------------------------------------------------------ */
 
-static const char *policy_name(const tsk_generate_options *o) { return o->skip.policy == TSK_SKIP_EXIT ? "exit" : "reuse"; }
+static const char *policy_name(const tsk_generate_options *o) {
+    return o->skip.policy == TSK_SKIP_EXIT ? "exit" : "reuse";
+}
 
 static void append_settings(const trace *t, tsk_text *out) {
     const tsk_generate_options *o = &t->settings->generate;
@@ -58,8 +63,9 @@ static void append_settings(const trace *t, tsk_text *out) {
         cli_append(out, "TokenSkip is off: no comparison\n");
         return;
     }
-    cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n", (int)t->layer_k,
-               (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o), o->skip.masked ? "may be skipped" : "always run",
+    cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n",
+               (int)t->layer_k, (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o),
+               o->skip.masked ? "may be skipped" : "always run",
                o->skip.reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed");
 }
 
@@ -67,10 +73,12 @@ static void append_initial(const trace *t, tsk_text *out) {
     const notebook *n = &t->notes;
     char shape[80];
     heading(out, "Initial forward");
-    cli_append(out, "KV cache: %d layers, K and V %s each\n", (int)t->config->n_layers, shape_string(n->kv_shape, shape, sizeof shape));
+    cli_append(out, "KV cache: %d layers, K and V %s each\n", (int)t->config->n_layers,
+               shape_string(n->kv_shape, shape, sizeof shape));
     if (t->settings->keep_masks) cli_append(out, "masks kept\n");
     else cli_append(out, "%d masks filled with the argmax of their logits\n", (int)n->n_filled);
-    cli_append(out, "block: %d positions from %d to %d\n", (int)n->n_positions, (int)n->positions[0], (int)n->positions[n->n_positions - 1]);
+    cli_append(out, "block: %d positions from %d to %d\n", (int)n->n_positions, (int)n->positions[0],
+               (int)n->positions[n->n_positions - 1]);
 }
 
 static void append_layer_outputs(const trace *t, tsk_text *out, const trace_comparison *c) {
@@ -96,7 +104,8 @@ static void append_exact(const trace *t, tsk_text *out, const char *title, const
 
 static void append_given(const trace *t, tsk_text *out) {
     char title[128];
-    snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g", (double)t->settings->generate.skip.threshold);
+    snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g",
+             (double)t->settings->generate.skip.threshold);
     heading(out, title);
     cli_append(out, "logits diff: %.6f\n", trace_comparison_max(&t->notes.given1, "logits", ""));
 }
@@ -111,8 +120,9 @@ static void append_layer_shapes(const trace *t, tsk_text *out) {
         if (!d) continue;
         other[0] = d->other_shape[0];
         other[1] = d->base->input_shape[1];
-        cli_append(out, "layer %2d: baseline=%s, skip=%s%s%s\n", (int)layer, shape_string(d->base->shape, a, sizeof a), shape_string(other, b, sizeof b),
-                   layer == t->layer_k ? " <-- split" : "", d->base->shape[0] != other[0] ? " *** DIFF ***" : "");
+        cli_append(out, "layer %2d: baseline=%s, skip=%s%s%s\n", (int)layer, shape_string(d->base->shape, a, sizeof a),
+                   shape_string(other, b, sizeof b), layer == t->layer_k ? " <-- split" : "",
+                   d->base->shape[0] != other[0] ? " *** DIFF ***" : "");
     }
 }
 
@@ -148,13 +158,15 @@ static void append_cosines(const trace *t, tsk_text *out) {
         range[3] = fmax(range[3], mean);
     }
     if (n->n_cosines) {
-        cli_append(out, "layers 1-%d: token min cos %.6f ~ %.6f, token mean cos %.6f ~ %.6f\n", (int)n->n_cosines, range[0], range[1], range[2], range[3]);
+        cli_append(out, "layers 1-%d: token min cos %.6f ~ %.6f, token mean cos %.6f ~ %.6f\n", (int)n->n_cosines,
+                   range[0], range[1], range[2], range[3]);
     }
     cli_append(out, "active: %d, stable: %d\n", (int)(n->n_positions - stable), (int)stable);
     for (i = 0; n->n_cosines && i < n->n_positions; i++) {
         double least, mean;
         notebook_cosine(n, i, &least, &mean);
-        cli_append(out, "  token %2d: min=%.6f, mean=%.6f -> %s%s\n", (int)i, least, mean, n->active[i] ? "active" : "stable", n->masked[i] ? " (masked)" : "");
+        cli_append(out, "  token %2d: min=%.6f, mean=%.6f -> %s%s\n", (int)i, least, mean,
+                   n->active[i] ? "active" : "stable", n->masked[i] ? " (masked)" : "");
     }
 }
 
@@ -175,7 +187,8 @@ static void append_caches(const trace *t, tsk_text *out) {
     int i, n = key_layers(t, layers);
     heading(out, "KV cache");
     for (i = 0; i < n; i++) {
-        const trace_difference *k = find(&t->notes.given1, "kv_%d", layers[i], "k"), *v = find(&t->notes.given1, "kv_%d", layers[i], "v");
+        const trace_difference *k = find(&t->notes.given1, "kv_%d", layers[i], "k"),
+                               *v = find(&t->notes.given1, "kv_%d", layers[i], "v");
         if (!k || !v) continue;
         cli_append(out, "layer %2d: K diff=%.6f, V diff=%.6f\n", (int)layers[i], k->max, v->max);
         if (k->max > 0) append_rows(out, k);
@@ -188,7 +201,8 @@ static void append_hidden(const trace *t, tsk_text *out) {
     int32_t i;
     heading(out, "Final hidden states, token by token");
     for (i = 0; d && i < t->notes.n_positions; i++)
-        cli_append(out, "  token %2d (%s): diff=%.6f%s\n", (int)i, t->notes.active[i] ? "active" : "stable", d->rows[i], d->rows[i] > 0.01 ? " ***" : "");
+        cli_append(out, "  token %2d (%s): diff=%.6f%s\n", (int)i, t->notes.active[i] ? "active" : "stable", d->rows[i],
+                   d->rows[i] > 0.01 ? " ***" : "");
 }
 
 static void append_logits(const trace *t, tsk_text *out) {
@@ -199,7 +213,8 @@ static void append_logits(const trace *t, tsk_text *out) {
     for (i = 0; d && i < n->n_positions; i++) {
         int same = n->argmax_base[i] == n->argmax_given[i];
         agree += same;
-        cli_append(out, "  token %2d (%s): diff=%.6f, argmax %s", (int)i, n->active[i] ? "active" : "stable", d->rows[i], same ? "same" : "differs: ");
+        cli_append(out, "  token %2d (%s): diff=%.6f, argmax %s", (int)i, n->active[i] ? "active" : "stable",
+                   d->rows[i], same ? "same" : "differs: ");
         if (!same) {
             trace_token_text(t, n->argmax_base[i], out);
             cli_append(out, " became ");
@@ -212,23 +227,31 @@ static void append_logits(const trace *t, tsk_text *out) {
 
 static void append_summary(const trace *t, tsk_text *out) {
     const notebook *n = &t->notes;
-    double step0 = trace_comparison_max(&n->step0, "logits", ""), exact = trace_comparison_max(&n->exact1, "logits", "");
+    double step0 = trace_comparison_max(&n->step0, "logits", ""),
+           exact = trace_comparison_max(&n->exact1, "logits", "");
     int32_t stable, masked, stable_masked;
     notebook_count(n, &stable, &masked, &stable_masked);
     heading(out, "Summary of the two steps");
     cli_append(out, "step 0 (nothing to compare with): logits diff %.6f %s\n", step0, verdict(step0));
     cli_append(out, "step 1 (threshold 1.0): logits diff %.6f %s\n", exact, verdict(exact));
-    cli_append(out, "step 1 (threshold %g): active %d, stable %d, logits diff %.6f\n", (double)t->settings->generate.skip.threshold,
-               (int)(n->n_positions - stable), (int)stable, trace_comparison_max(&n->given1, "logits", ""));
-    cli_append(out, "masked tokens in the block: %d, stable: %d, stable and masked: %d\n", (int)masked, (int)stable, (int)stable_masked);
-    if (stable == n->n_positions && masked) cli_append(out, "all tokens are stable while masks remain: the upper layers run for nobody\n");
+    cli_append(out, "step 1 (threshold %g): active %d, stable %d, logits diff %.6f\n",
+               (double)t->settings->generate.skip.threshold, (int)(n->n_positions - stable), (int)stable,
+               trace_comparison_max(&n->given1, "logits", ""));
+    cli_append(out, "masked tokens in the block: %d, stable: %d, stable and masked: %d\n", (int)masked, (int)stable,
+               (int)stable_masked);
+    if (stable == n->n_positions && masked)
+        cli_append(out, "all tokens are stable while masks remain: the upper layers run for nobody\n");
 }
 
 static void append_comparison(const trace *t, tsk_text *out) {
-    static const part qkv[] = {{"q_proj", "block_%d_q_proj", ""}, {"k_proj", "block_%d_k_proj", ""}, {"v_proj", "block_%d_v_proj", ""}};
+    static const part qkv[] = {{"q_proj", "block_%d_q_proj", ""},
+                               {"k_proj", "block_%d_k_proj", ""},
+                               {"v_proj", "block_%d_v_proj", ""}};
     static const part rope[] = {{"q", "block_%d_rope", "q"}, {"k", "block_%d_rope", "k"}};
     static const part attention[] = {{"attn_out", "block_%d_attn_out", ""}};
-    static const part ffn[] = {{"ff_proj", "block_%d_ff_proj", ""}, {"up_proj", "block_%d_up_proj", ""}, {"ffn_out", "block_%d_ffn_out", ""}};
+    static const part ffn[] = {{"ff_proj", "block_%d_ff_proj", ""},
+                               {"up_proj", "block_%d_up_proj", ""},
+                               {"ffn_out", "block_%d_ffn_out", ""}};
     append_initial(t, out);
     append_exact(t, out, "Step 0: baseline against TokenSkip with nothing to compare with", &t->notes.step0);
     append_exact(t, out, "Step 1: baseline against TokenSkip with threshold 1.0", &t->notes.exact1);
@@ -257,9 +280,11 @@ static int32_t residual(const generation_log *log) {
 static void append_generation(tsk_text *out, const char *name, const generation_log *log) {
     const tsk_result *r = &log->result;
     int32_t i;
-    cli_append(out, "%-9s nfe=%d, mask_residual=%d, tokens before the end=%d", name, (int)r->nfe, (int)residual(log), (int)r->n_before_end);
+    cli_append(out, "%-9s nfe=%d, mask_residual=%d, tokens before the end=%d", name, (int)r->nfe, (int)residual(log),
+               (int)r->n_before_end);
     if (r->token_layers_total)
-        cli_append(out, ", token-layers of block steps computed=%.1f %%", 100.0 * (double)r->token_layers_computed / (double)r->token_layers_total);
+        cli_append(out, ", token-layers of block steps computed=%.1f %%",
+                   100.0 * (double)r->token_layers_computed / (double)r->token_layers_total);
     cli_append(out, "\n          mask residual by block:");
     for (i = 0; i < log->n_blocks; i++) cli_append(out, " %d", (int)log->blocks[i].mask_residual);
     cli_append(out, "\n");
@@ -269,7 +294,8 @@ static void append_step(tsk_text *out, const step_log *step) {
     int32_t i, shown = 0, committed = step->n_masked - step->masks_left;
     cli_append(out, "block %d step %d: mask=%d", (int)step->block, (int)step->block_step, (int)step->n_masked);
     if (step->n_cosines)
-        cli_append(out, ", stable=%d, stable&mask=%d", (int)(step->n_positions - step->n_active), (int)step->n_stable_masked);
+        cli_append(out, ", stable=%d, stable&mask=%d", (int)(step->n_positions - step->n_active),
+                   (int)step->n_stable_masked);
     else cli_append(out, step->block_step ? " (nothing to compare with)" : " (block start)");
     cli_append(out, ", committed=%d\n", (int)committed);
     if (!step->n_stable_masked) return;
@@ -292,11 +318,14 @@ static void append_steps(const trace *t, tsk_text *out) {
     heading(out, "Step by step");
     for (i = 0; i < log->count; i++) {
         append_step(out, &log->steps[i]);
-        if (log->steps[i].masks_left == 0) cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
+        if (log->steps[i].masks_left == 0)
+            cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
     }
     if (danger)
-        cli_append(out, "all tokens stable while masks remained, first at block %d, step %d: the upper layers ran for nobody\n", (int)danger->block,
-                   (int)danger->block_step);
+        cli_append(
+            out,
+            "all tokens stable while masks remained, first at block %d, step %d: the upper layers ran for nobody\n",
+            (int)danger->block, (int)danger->block_step);
 }
 
 /* ---- Shadow ----------------------------------------------------------------------------------------------------- */
@@ -310,8 +339,9 @@ static void append_error(tsk_text *out, const shadow_error *e) {
         cli_append(out, "      0\n");
         return;
     }
-    cli_append(out, "%7llu %6llu %6.2f %%  %9.2e %9.2e  %9.2e %9.2e\n", (unsigned long long)e->n, (unsigned long long)e->flips, 100 * mean((double)e->flips, e->n),
-               mean(e->kl, e->n), e->kl_max, mean(e->confidence, e->n), e->confidence_max);
+    cli_append(out, "%7llu %6llu %6.2f %%  %9.2e %9.2e  %9.2e %9.2e\n", (unsigned long long)e->n,
+               (unsigned long long)e->flips, 100 * mean((double)e->flips, e->n), mean(e->kl, e->n), e->kl_max,
+               mean(e->confidence, e->n), e->confidence_max);
 }
 
 /* Relative L2 of what there is. */
@@ -348,10 +378,12 @@ static void append_shadow_layers(const trace *t, tsk_text *out) {
 static void append_shadow_ages(const trace *t, tsk_text *out) {
     const shadow_totals *totals = &t->skip.shadow;
     int age;
-    cli_append(out, "\nby token age: steps in a row that a token was skipped, 0 where it ran\n%-6s%9s%11s%s", "age", "skipped", "K and V", error_columns);
+    cli_append(out, "\nby token age: steps in a row that a token was skipped, 0 where it ran\n%-6s%9s%11s%s", "age",
+               "skipped", "K and V", error_columns);
     for (age = 0; age <= SHADOW_AGES; age++) {
         if (!totals->by_age[age].n && !totals->skipped_by_age[age]) continue;
-        cli_append(out, "%3d%-3s%9llu", age, age == SHADOW_AGES ? "+" : "", (unsigned long long)totals->skipped_by_age[age]);
+        cli_append(out, "%3d%-3s%9llu", age, age == SHADOW_AGES ? "+" : "",
+                   (unsigned long long)totals->skipped_by_age[age]);
         append_relative(out, &totals->kv_by_age[age]);
         append_error(out, &totals->by_age[age]);
     }

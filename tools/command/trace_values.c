@@ -5,7 +5,8 @@
 
 int trace_is_cache(const char *name) { return strncmp(name, "kv_", 3) == 0; }
 
-const float *trace_row(const float *values, int is_cache, const uint64_t shape[3], int32_t row, uint64_t head, uint64_t *width) {
+const float *trace_row(const float *values, int is_cache, const uint64_t shape[3], int32_t row, uint64_t head,
+                       uint64_t *width) {
     if (is_cache) {
         *width = shape[2];
         return values + (head * shape[1] + (uint64_t)row) * shape[2];

@@ -14,12 +14,14 @@ static int in_ranges(uint32_t c, const uint32_t (*ranges)[2], size_t count) {
 /* Columns a terminal gives a character: the East Asian and emoji blocks take two, combining marks none. A table of
    blocks instead of wcwidth, which depends on the locale. */
 static int character_width(uint32_t c) {
-    static const uint32_t none[][2] = {{0x300, 0x36F}, {0x483, 0x489}, {0x591, 0x5BD}, {0x610, 0x61A}, {0x64B, 0x65F},
-        {0x1AB0, 0x1AFF}, {0x1DC0, 0x1DFF}, {0x200B, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x2064}, {0x20D0, 0x20F0}, {0xFE00, 0xFE0F},
-        {0xFE20, 0xFE2F}, {0xFEFF, 0xFEFF}, {0xE0100, 0xE01EF}};
-    static const uint32_t two[][2] = {{0x1100, 0x115F}, {0x2E80, 0x303E}, {0x3041, 0xA4CF}, {0xA960, 0xA97F}, {0xAC00, 0xD7A3},
-        {0xF900, 0xFAFF}, {0xFE30, 0xFE6F}, {0xFF00, 0xFF60}, {0xFFE0, 0xFFE6}, {0x1F300, 0x1F64F}, {0x1F680, 0x1F6FF},
-        {0x1F900, 0x1F9FF}, {0x20000, 0x3FFFD}};
+    static const uint32_t none[][2] = {{0x300, 0x36F},   {0x483, 0x489},   {0x591, 0x5BD},    {0x610, 0x61A},
+                                       {0x64B, 0x65F},   {0x1AB0, 0x1AFF}, {0x1DC0, 0x1DFF},  {0x200B, 0x200F},
+                                       {0x2028, 0x202E}, {0x2060, 0x2064}, {0x20D0, 0x20F0},  {0xFE00, 0xFE0F},
+                                       {0xFE20, 0xFE2F}, {0xFEFF, 0xFEFF}, {0xE0100, 0xE01EF}};
+    static const uint32_t two[][2] = {{0x1100, 0x115F},  {0x2E80, 0x303E},   {0x3041, 0xA4CF},   {0xA960, 0xA97F},
+                                      {0xAC00, 0xD7A3},  {0xF900, 0xFAFF},   {0xFE30, 0xFE6F},   {0xFF00, 0xFF60},
+                                      {0xFFE0, 0xFFE6},  {0x1F300, 0x1F64F}, {0x1F680, 0x1F6FF}, {0x1F900, 0x1F9FF},
+                                      {0x20000, 0x3FFFD}};
     if (c < 0x300) return 1;
     if (in_ranges(c, none, sizeof none / sizeof none[0])) return 0;
     return in_ranges(c, two, sizeof two / sizeof two[0]) ? 2 : 1;
@@ -139,8 +141,8 @@ static void put_status(const visual *view, frame *f, const tsk_step *step) {
     n = snprintf(line, sizeof line, "pass %d, block %d of %d, %d masks left", (int)step->pass + 1, (int)step->block + 1,
                  (int)view->n_blocks, (int)step->masks_left);
     if (step->n_active < step->n_positions)
-        snprintf(line + n, sizeof line - (size_t)n, ", %d of %d tokens skipped", (int)(step->n_positions - step->n_active),
-                 (int)step->n_positions);
+        snprintf(line + n, sizeof line - (size_t)n, ", %d of %d tokens skipped",
+                 (int)(step->n_positions - step->n_active), (int)step->n_positions);
     line[f->columns - 1 < (int)sizeof line ? f->columns - 1 : (int)sizeof line - 1] = 0;
     put(f, line, strlen(line), "\033[2m");
 }
@@ -170,7 +172,8 @@ void visual_begin(visual *view, const cli_engine *engine, const cli_settings *se
     view->tokenizer = engine->tokenizer;
     view->is_on = settings->visual && cli_stderr_is_terminal();
     view->is_coloured = !(no_color && no_color[0]);
-    view->n_blocks = settings->generate.block_length > 0 ? settings->generate.gen_length / settings->generate.block_length : 0;
+    view->n_blocks =
+        settings->generate.block_length > 0 ? settings->generate.gen_length / settings->generate.block_length : 0;
     view->mask_id = tsk_model_get_config(engine->model)->mask_token_id;
     view->pause_ms = settings->json ? 0 : 40; /* JSON has timings: nothing is slowed down for show */
 }
