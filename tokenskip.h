@@ -596,7 +596,8 @@ TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
-/* Pointers belong to the session and stay valid until its next start or its end. */
+/* Pointers belong to the session and stay valid until its next start, whose prompt may be of them, a copy into it, or
+   its end. */
 typedef struct tsk_result {
     const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
     int32_t n_tokens;            /* gen_length */
@@ -14297,6 +14298,7 @@ typedef struct tsk__generation {
                                       anything */
     int is_finished;
     int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_outputs;               /* so are its outputs, where they are kept */
     int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
@@ -14610,7 +14612,7 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.block_masks = 0;
     for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
     r->gen.block_step = 0;
-    r->gen.has_previous = 0;
+    r->gen.has_previous = r->gen.has_outputs = 0;
     memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
@@ -14641,13 +14643,14 @@ static void tsk__request_point_result(tsk__request *r) {
     result->stable_masked = r->counts.stable_masked;
 }
 
-/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
-static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. *before: that of the
+   generation before, for the caller to free once nothing of it is needed any more. */
+static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
     r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
-    tsk__memory_delete(r->allocator, r->memory);
+    *before = r->memory;
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
@@ -14680,6 +14683,7 @@ static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t 
 static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                      tsk_error *error) {
     const tsk_generate_options *o = &r->options;
+    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
     int32_t i;
     tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
     memset(&r->gen, 0, sizeof r->gen);
@@ -14691,11 +14695,15 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.n_masks = r->gen.infill_count +
                      (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
-    status = tsk__request_allocate(r, error);
-    if (status != TSK_OK) return status;
+    status = tsk__request_allocate(r, &before, error);
+    if (status != TSK_OK) {
+        tsk__memory_delete(r->allocator, before);
+        return status;
+    }
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o->gen_length; i++)
         r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    tsk__memory_delete(r->allocator, before);
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
@@ -14813,13 +14821,19 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
     return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
+/* Whether rows may be skipped by force: not in a block's first pass, nor where the outputs that they
+   would take are missing. */
+static int tsk__request_may_force(const tsk__request *r) {
+    return r->force_active >= 0 && r->gen.block_step > 0 && (r->gen.has_outputs || !r->keeps_outputs);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
-        if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
+        if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full)
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
@@ -14857,7 +14871,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
     if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
+    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || tsk__request_may_force(r));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++)
@@ -15182,6 +15196,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
     if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    r->gen.has_outputs = r->keeps_outputs;
     r->gen.pass++;
     r->gen.block_step++;
 }
@@ -15507,6 +15522,16 @@ tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_
     return status;
 }
 
+/* Asks the host, whose callback may not use the session. */
+static int tsk__session_is_cancelled(tsk__request *r) {
+    int answer;
+    if (!r->options.cancel) return 0;
+    r->is_running = 1;
+    answer = r->options.cancel(r->options.user);
+    r->is_running = 0;
+    return answer;
+}
+
 tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error) {
     tsk__request *r;
     tsk_status status;
@@ -15517,7 +15542,7 @@ tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *erro
     if (status == TSK_OK) status = tsk__request_check_runs(r, "tsk_session_step", error);
     if (status != TSK_OK) return status;
     session->n_probed = 0;
-    if (!r->gen.is_finished && r->options.cancel && r->options.cancel(r->options.user)) tsk__request_cancel(r);
+    if (!r->gen.is_finished && tsk__session_is_cancelled(r)) tsk__request_cancel(r);
     if (!r->gen.is_finished) status = tsk__session_forward(session, tsk__requests_pass, error);
     *finished = r->gen.is_finished;
     return status;
@@ -15561,10 +15586,20 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
-/* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
+/* A session copied from its own step callback has taken the pass, but r->gen has still to move on. Where that leads is
+   said by the options of the original. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
+    tsk_generate_options own = to->options;
+    int32_t n_states = to->n_states;
+    int keeps_outputs = to->keeps_outputs;
+    to->options = from->options;
+    to->n_states = from->n_states;
+    to->keeps_outputs = from->keeps_outputs;
     to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
+    to->options = own;
+    to->n_states = n_states;
+    to->keeps_outputs = keeps_outputs;
 }
 
 /* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
@@ -15572,21 +15607,24 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
     int is_copied[TSK__CACHE_PARTS];
+    void *before = NULL;
     size_t shared;
     tsk_status status;
     to->n_probed = 0;
     a->gen = b->gen;
     a->gen.is_started = 0;
-    status = tsk__request_allocate(a, error);
+    status = tsk__request_allocate(a, &before, error);
+    tsk__memory_delete(a->allocator, before);
     if (status == TSK_OK) status = tsk__session_room(to, a->gen.length, a->n_states, error);
     if (status != TSK_OK) return status;
     tsk__request_layout(a, NULL, &shared);
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
-    else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
+    if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
+    a->gen.has_outputs = a->gen.has_outputs && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
@@ -15621,6 +15659,9 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (!refresh && r->options.cache != TSK_CACHE_DUAL)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step can be probed with cache dual only");
+    if (!refresh && r->gen.pass == 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the first pass: nothing is cached yet");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
@@ -15790,7 +15831,8 @@ struct tsk_batch {
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
     tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
-    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
+    int32_t n_in_flight;
+    uint64_t turn;                 /* the id of the one that comes first in the next pass, if it is still in flight */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -16183,20 +16225,37 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
                                               : r->gen.length - r->block.positions[0];
 }
 
-/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
-   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
-   share is less than a layer waits, or gets one layer if nobody comes before it. */
+/* Who comes first: the one whose turn it is, else the next that has come after it, else the oldest. */
+static int32_t tsk__batch_turn(const tsk_batch *b) {
+    int32_t i;
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id >= b->turn) return i;
+    return 0;
+}
+
+/* Chooses who takes part in the pass. The first that had to wait comes first in the next one; where nobody had to, the
+   order rotates. Refreshes take their shares of the row-layer budget in that order. A refresh whose share is less than
+   a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
+    const int32_t start = tsk__batch_turn(b);
+    uint64_t waits = 0; /* the first that has to */
     for (i = 0; i < b->n_in_flight; i++) {
-        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        tsk__batch_entry *entry = b->in_flight[(start + i) % b->n_in_flight];
+        tsk__request *r = entry->request;
         int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
-        if (rows > room) continue;
+        if (rows > room) {
+            if (!waits) waits = entry->id;
+            continue;
+        }
         r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
-            if (share < 1 && n) continue;
+            if (share < 1 && n) {
+                if (!waits) waits = entry->id;
+                continue;
+            }
             r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
             layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
@@ -16207,7 +16266,8 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
+    if (!waits && b->n_in_flight) waits = b->in_flight[(start + 1) % b->n_in_flight]->id;
+    b->turn = waits;
     return n;
 }
 

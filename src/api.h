@@ -596,7 +596,8 @@ TOKENSKIP_API tsk_status tsk_step_text(const tsk_tokenizer *tokenizer, const tsk
 
 typedef struct tsk_block_result { int32_t nfe, mask_residual; } tsk_block_result;
 
-/* Pointers belong to the session and stay valid until its next start or its end. */
+/* Pointers belong to the session and stay valid until its next start, whose prompt may be of them, a copy into it, or
+   its end. */
 typedef struct tsk_result {
     const int32_t *tokens;       /* [n_tokens] the generated part; after an early stop the rest is eos_token_id */
     int32_t n_tokens;            /* gen_length */

@@ -41,7 +41,8 @@ struct tsk_batch {
     tsk__batch_queue ending;       /* cancelled while they waited: on_done is to come */
     uint64_t next_id;
     tsk__batch_entry **in_flight;  /* [max_requests] in order of arrival */
-    int32_t n_in_flight, turn;     /* turn: which of them comes first in the next pass */
+    int32_t n_in_flight;
+    uint64_t turn;                 /* the id of the one that comes first in the next pass, if it is still in flight */
     int is_stepping;
     tsk__request *requests;        /* [max_requests] */
     tsk__request **free_requests, **packed; /* [max_requests] */
@@ -434,20 +435,37 @@ static int32_t tsk__batch_rows(const tsk__request *r) {
                                               : r->gen.length - r->block.positions[0];
 }
 
-/* Chooses who takes part in the pass. The order rotates from pass to pass, so that a request that had to wait comes
-   first in one of the next passes. Refreshes take their shares of the row-layer budget in that order. A refresh whose
-   share is less than a layer waits, or gets one layer if nobody comes before it. */
+/* Who comes first: the one whose turn it is, else the next that has come after it, else the oldest. */
+static int32_t tsk__batch_turn(const tsk_batch *b) {
+    int32_t i;
+    for (i = 0; i < b->n_in_flight; i++)
+        if (b->in_flight[i]->id >= b->turn) return i;
+    return 0;
+}
+
+/* Chooses who takes part in the pass. The first that had to wait comes first in the next one; where nobody had to, the
+   order rotates. Refreshes take their shares of the row-layer budget in that order. A refresh whose share is less than
+   a layer waits, or gets one layer if nobody comes before it. */
 static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     int32_t n = 0, i, room = b->options.max_rows;
     int64_t budget = b->options.row_layers;
+    const int32_t start = tsk__batch_turn(b);
+    uint64_t waits = 0; /* the first that has to */
     for (i = 0; i < b->n_in_flight; i++) {
-        tsk__request *r = b->in_flight[(b->turn + i) % b->n_in_flight]->request;
+        tsk__batch_entry *entry = b->in_flight[(start + i) % b->n_in_flight];
+        tsk__request *r = entry->request;
         int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
-        if (rows > room) continue;
+        if (rows > room) {
+            if (!waits) waits = entry->id;
+            continue;
+        }
         r->cut.layer_budget = 0;
         if (budget && tsk__request_is_refresh_next(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
-            if (share < 1 && n) continue;
+            if (share < 1 && n) {
+                if (!waits) waits = entry->id;
+                continue;
+            }
             r->cut.layer_budget = share < 1 ? 1 : share < layers ? (int32_t)share : layers;
             layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
@@ -458,7 +476,8 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
         status->row_layers += (int64_t)rows * layers;
         b->packed[n++] = r;
     }
-    b->turn = b->n_in_flight ? (b->turn + 1) % b->n_in_flight : 0;
+    if (!waits && b->n_in_flight) waits = b->in_flight[(start + 1) % b->n_in_flight]->id;
+    b->turn = waits;
     return n;
 }
 

@@ -34,6 +34,7 @@ typedef struct tsk__generation {
                                       anything */
     int is_finished;
     int has_previous;              /* 1: `states` holds those of an earlier pass of this block */
+    int has_outputs;               /* so are its outputs, where they are kept */
     int has_refresh;               /* 1: the cache holds the states of an earlier refresh (skip.refresh) */
     tsk_result result;
 } tsk__generation;
@@ -347,7 +348,7 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.block_masks = 0;
     for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
     r->gen.block_step = 0;
-    r->gen.has_previous = 0;
+    r->gen.has_previous = r->gen.has_outputs = 0;
     memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
@@ -378,13 +379,14 @@ static void tsk__request_point_result(tsk__request *r) {
     result->stable_masked = r->counts.stable_masked;
 }
 
-/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. */
-static tsk_status tsk__request_allocate(tsk__request *r, tsk_error *error) {
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. *before: that of the
+   generation before, for the caller to free once nothing of it is needed any more. */
+static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
     r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
-    tsk__memory_delete(r->allocator, r->memory);
+    *before = r->memory;
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
     if (!r->memory) return tsk__error_memory(error, "a generation", size);
     tsk__request_layout(r, (char *)r->memory, &shared);
@@ -417,6 +419,7 @@ static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t 
 static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
                                      tsk_error *error) {
     const tsk_generate_options *o = &r->options;
+    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
     int32_t i;
     tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
     memset(&r->gen, 0, sizeof r->gen);
@@ -428,11 +431,15 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
     r->gen.n_masks = r->gen.infill_count +
                      (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
     r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
-    status = tsk__request_allocate(r, error);
-    if (status != TSK_OK) return status;
+    status = tsk__request_allocate(r, &before, error);
+    if (status != TSK_OK) {
+        tsk__memory_delete(r->allocator, before);
+        return status;
+    }
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o->gen_length; i++)
         r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    tsk__memory_delete(r->allocator, before);
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
     tsk__request_next_block(r);
@@ -550,13 +557,19 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
     return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
+/* Whether rows may be skipped by force: not in a block's first pass, nor where the outputs that they
+   would take are missing. */
+static int tsk__request_may_force(const tsk__request *r) {
+    return r->force_active >= 0 && r->gen.block_step > 0 && (r->gen.has_outputs || !r->keeps_outputs);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     const tsk_generate_options *o = &r->options;
     int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
-        if (r->force_active >= 0) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
+        if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
         else if (!full)
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
@@ -594,7 +607,7 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
     if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
     /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || (r->gen.block_step > 0 && r->force_active >= 0));
+    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || tsk__request_may_force(r));
     tsk__request_plan_rows(r, p);
     tsk__request_plan_layers(r);
     for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++)
@@ -919,6 +932,7 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
     if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    r->gen.has_outputs = r->keeps_outputs;
     r->gen.pass++;
     r->gen.block_step++;
 }

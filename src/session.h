@@ -119,6 +119,16 @@ tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_
     return status;
 }
 
+/* Asks the host, whose callback may not use the session. */
+static int tsk__session_is_cancelled(tsk__request *r) {
+    int answer;
+    if (!r->options.cancel) return 0;
+    r->is_running = 1;
+    answer = r->options.cancel(r->options.user);
+    r->is_running = 0;
+    return answer;
+}
+
 tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *error) {
     tsk__request *r;
     tsk_status status;
@@ -129,7 +139,7 @@ tsk_status tsk_session_step(tsk_session *session, int *finished, tsk_error *erro
     if (status == TSK_OK) status = tsk__request_check_runs(r, "tsk_session_step", error);
     if (status != TSK_OK) return status;
     session->n_probed = 0;
-    if (!r->gen.is_finished && r->options.cancel && r->options.cancel(r->options.user)) tsk__request_cancel(r);
+    if (!r->gen.is_finished && tsk__session_is_cancelled(r)) tsk__request_cancel(r);
     if (!r->gen.is_finished) status = tsk__session_forward(session, tsk__requests_pass, error);
     *finished = r->gen.is_finished;
     return status;
@@ -173,10 +183,20 @@ static tsk_status tsk__session_check_copy(const tsk_session *to, const tsk_sessi
     return tsk__request_check_runs(&from->request, "tsk_session_copy", error);
 }
 
-/* A session copied from its own step callback has taken the pass, but r->gen has still to move on. */
+/* A session copied from its own step callback has taken the pass, but r->gen has still to move on. Where that leads is
+   said by the options of the original. */
 static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from) {
+    tsk_generate_options own = to->options;
+    int32_t n_states = to->n_states;
+    int keeps_outputs = to->keeps_outputs;
+    to->options = from->options;
+    to->n_states = from->n_states;
+    to->keeps_outputs = from->keeps_outputs;
     to->pass.is_full = from->pass.is_full;
     tsk__request_advance(to, tsk__request_masks_left(to));
+    to->options = own;
+    to->n_states = n_states;
+    to->keeps_outputs = keeps_outputs;
 }
 
 /* A copy takes r->gen, the arrays before `cosines`, and every part that both caches have at the same size. */
@@ -184,21 +204,24 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__request *a = &to->request;
     const tsk__request *b = &from->request;
     int is_copied[TSK__CACHE_PARTS];
+    void *before = NULL;
     size_t shared;
     tsk_status status;
     to->n_probed = 0;
     a->gen = b->gen;
     a->gen.is_started = 0;
-    status = tsk__request_allocate(a, error);
+    status = tsk__request_allocate(a, &before, error);
+    tsk__memory_delete(a->allocator, before);
     if (status == TSK_OK) status = tsk__session_room(to, a->gen.length, a->n_states, error);
     if (status != TSK_OK) return status;
     tsk__request_layout(a, NULL, &shared);
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
-    else if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
+    if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* If the states are of another K, or the outputs are missing, the copy has no reference. */
     a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
+    a->gen.has_outputs = a->gen.has_outputs && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);
     if (status == TSK_OK) a->gen.is_started = 1;
@@ -233,6 +256,9 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (!refresh && r->options.cache != TSK_CACHE_DUAL)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step can be probed with cache dual only");
+    if (!refresh && r->gen.pass == 0)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the first pass: nothing is cached yet");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;

@@ -701,6 +701,39 @@ static void test_batch_cache(void) {
     tsk_model_free(model);
 }
 
+/* ---- whose turn it is */
+
+enum { n_equal = 12 };
+static int done_order[n_equal], n_done_in_order;
+
+static void note_order(void *user, uint64_t id, void *request_user, const tsk_result *result, const tsk_error *error) {
+    (void)user, (void)request_user, (void)result, (void)error;
+    if (n_done_in_order < n_equal) done_order[n_done_in_order++] = (int)id;
+}
+
+/* Requests of one pass each, of which two fit a pass: nobody is passed over by one that came later. */
+static void test_turns(tsk_model *model) {
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_generate_options o = small_options();
+    tsk_batch *batch = NULL;
+    int32_t prompt[n_short];
+    int i;
+    fill_prompt(prompt, n_short);
+    o.gen_length = block_length;
+    o.transfer = TSK_TRANSFER_THRESHOLD;
+    o.threshold = 0;
+    options.max_requests = 5;
+    options.max_rows = 2 * (n_short + block_length);
+    options.on_done = note_order;
+    CHECK_INT(tsk_batch_create(model, &options, &batch, NULL), TSK_OK);
+    for (i = 0; i < n_equal; i++)
+        CHECK_INT(tsk_batch_submit(batch, prompt, n_short, NULL, &o, NULL, NULL, NULL), TSK_OK);
+    CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
+    CHECK_INT(n_done_in_order, n_equal);
+    for (i = 0; i < n_equal; i++) CHECK(abs(done_order[i] - (i + 1)) <= 1); /* (two of a pass end in any order) */
+    tsk_batch_free(batch);
+}
+
 /* ---- fork */
 
 static void test_fork(void) {
@@ -728,6 +761,131 @@ static void test_fork(void) {
     tsk_model_free(model);
 }
 
+/* ---- a conversation: the next prompt is the last result, where it lies */
+
+static void test_own_result(tsk_model *model) {
+    tsk_generate_options o = small_options();
+    tsk_session *session = create(model, &o), *other = create(model, &o);
+    int32_t prompt[n_short + gen_length];
+    tsk_result result, alike;
+    CHECK_INT(start(session, n_short, NULL), TSK_OK);
+    steps(session, -1);
+    tsk_session_result(session, &result);
+    memcpy(prompt, result.canvas, sizeof prompt);
+    CHECK_INT(tsk_generate(session, result.canvas, n_short + gen_length, result.tokens, &result, NULL), TSK_OK);
+    CHECK_INT(tsk_generate(other, prompt, n_short + gen_length, prompt + n_short, &alike, NULL), TSK_OK);
+    CHECK(memcmp(result.canvas, alike.canvas, (n_short + 2 * gen_length) * sizeof *prompt) == 0);
+    CHECK(memcmp(result.canvas, prompt, sizeof prompt) == 0);
+    tsk_session_free(session);
+    tsk_session_free(other);
+}
+
+/* ---- copies made in a step's callback and right after the step are the same, whatever the two sessions' options */
+
+typedef struct twin { tsk_session *session, *in_step; int pass; } twin;
+
+static int copy_in_step(void *user, const tsk_step *step) {
+    twin *t = (twin *)user;
+    if (step->pass == t->pass) CHECK_INT(tsk_session_copy(t->in_step, t->session, NULL), TSK_OK);
+    return 0;
+}
+
+static void test_twins(void) {
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_model *model = load(folder, &allocator, 1);
+    int round;
+    random_state = 7;
+    for (round = 0; round < 400; round++) {
+        tsk_generate_options b = random_options(), a = random_options();
+        tsk_session *after;
+        outcome x, y;
+        twin t;
+        int finished = 0;
+        b.eos_stop = random_below(2), a.eos_stop = random_below(2);
+        a.end_of_turn_id = b.end_of_turn_id = random_below(50);
+        b.on_step = copy_in_step;
+        b.user = &t;
+        t.pass = random_below(6);
+        t.session = create(model, &b), t.in_step = create(model, &a), after = create(model, &a);
+        CHECK_INT(start(t.session, n_short, NULL), TSK_OK);
+        CHECK_INT(start(t.in_step, n_long, NULL), TSK_OK);
+        steps(t.session, t.pass);
+        CHECK_INT(tsk_session_step(t.session, &finished, NULL), TSK_OK);
+        if (tsk_session_copy(after, t.session, NULL) == TSK_OK) {
+            tsk_result result;
+            tsk_session_result(t.session, &result);
+            if (result.nfe == t.pass + 1) {
+                x = outcome_of(t.in_step), y = outcome_of(after);
+                test_check(memcmp(&x, &y, sizeof x) == 0, __FILE__, __LINE__,
+                           "round %d: a copy made in a step's callback is another than one made after it", round);
+            }
+        }
+        tsk_session_free(t.session);
+        tsk_session_free(t.in_step);
+        tsk_session_free(after);
+    }
+    tsk_model_free(model);
+    CHECK_INT(counting.alive, 0);
+}
+
+/* ---- cancel may not use the session, and nothing is probed before there is a cache */
+
+static tsk_session *asked;
+static int n_refused;
+
+static int use_in_cancel(void *user) {
+    static float logits[vocabulary];
+    int32_t tokens[] = {1, 2, 3};
+    int finished;
+    (void)user;
+    n_refused += tsk_session_logits(asked, tokens, 3, 0, 1, logits, NULL) == TSK_ERROR_ARGUMENT;
+    n_refused += start(asked, n_long, NULL) == TSK_ERROR_ARGUMENT;
+    n_refused += tsk_session_step(asked, &finished, NULL) == TSK_ERROR_ARGUMENT;
+    return 0;
+}
+
+static void test_cancel_and_probe(tsk_model *model) {
+    tsk_generate_options o = small_options();
+    int32_t tokens[gen_length];
+    tsk_probe probe;
+    tokens_alone(model, &o, n_short, tokens);
+    o.cancel = use_in_cancel;
+    asked = create(model, &o);
+    CHECK_INT(start(asked, n_short, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe(asked, NULL, 0, &probe, NULL), TSK_ERROR_ARGUMENT);
+    CHECK(goes_on_to(asked, tokens));
+    CHECK(n_refused > 0 && n_refused % 3 == 0);
+    tsk_session_free(asked);
+}
+
+/* ---- what is forced to skip falls back on outputs that are there, also after a copy */
+
+static void test_forced_copy(void) {
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    tsk_model *model = load(folder, &allocator, 1);
+    tsk_generate_options plain = small_options(), skipping = small_options();
+    static float logits[block_length * vocabulary];
+    tsk_session *from, *to;
+    tsk_probe probe;
+    int i, wrong = 0;
+    plain.skip.layer_k = 0;
+    from = create(model, &plain), to = create(model, &skipping);
+    CHECK_INT(start(from, n_short, NULL), TSK_OK);
+    steps(from, 2);
+    CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
+    CHECK_INT(tsk_session_force(to, 1, TSK_AUTO, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe(to, NULL, 0, &probe, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe_logits(to, NULL, logits, NULL), TSK_OK);
+    for (i = 0; i < probe.n_positions; i++) wrong += !probe.active[i];
+    CHECK_INT(wrong, 0); /* nothing is there to fall back on: all run */
+    tsk_session_free(from);
+    tsk_session_free(to);
+    tsk_model_free(model);
+    CHECK_INT(counting.alive, 0);
+}
+
 int main(void) {
     tsk_model *model = load(folder, NULL, 2), *poisoned = load(poisoned_folder(), NULL, 2);
     int i;
@@ -738,9 +896,14 @@ int main(void) {
     test_estimate();
     test_copies();
     test_callbacks(model);
+    test_own_result(model);
+    test_twins();
+    test_cancel_and_probe(model);
+    test_forced_copy();
     test_numeric_session(poisoned);
     test_numeric_batch(poisoned);
     test_batch_cache();
+    test_turns(model);
     test_fork();
     tsk_model_free(model);
     tsk_model_free(poisoned);

@@ -57,7 +57,7 @@ static const cli_option table[] = {
     {"merge", 0, CLI_BATCH, KIND_SWITCH, NO_RANGE, FIELD(merge), "",
      "join the results of shards, in the input's order"},
     {"order", 0, CLI_BATCH, KIND_CHOICE, NO_RANGE, FIELD(order), "input|completed", "of the results (input)"},
-    {"max-batch", 0, CLI_BATCH, KIND_INT, FROM(1), FIELD(max_batch), "N", "requests at a time (16)"},
+    {"max-batch", 0, CLI_BATCH, KIND_INT, RANGE(1, 65536), FIELD(max_batch), "N", "requests at a time (16)"},
     {"cache-tokens", 0, CLI_BATCH, KIND_INT, FROM(0), FIELD(cache_tokens), "N",
      "tokens the cache holds, of all requests together\n(0: max-batch times the model's longest sequence, or\nwhat "
      "memory is free for)"},
