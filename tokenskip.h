@@ -6154,6 +6154,16 @@ static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name
     return tsk_read_file(tsk__bpe_folder_path(folder, name), TSK__BPE_MAX_FILE, folder->host, out, folder->error);
 }
 
+/* The same of a file that is plain text, so that anything can stand in its place unnoticed. */
+static tsk_status tsk__bpe_folder_text(tsk__bpe_folder *folder, const char *name, tsk_text *out) {
+    tsk_status status = tsk__bpe_folder_read(folder, name, out);
+    const char *what = status == TSK_OK && out->length ? tsk__file_recognise(out->data, out->length) : NULL;
+    if (!what) return status;
+    tsk_text_free(out);
+    return tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, folder->path, 0, "'%s': no text: it is %s",
+                          tsk__error_path(folder->path), what);
+}
+
 static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name, tsk_json **out) {
     tsk_text text;
     tsk_status status = tsk__bpe_folder_read(folder, name, &text);
@@ -6187,7 +6197,7 @@ static tsk_status tsk__bpe_load_vocab_json(tsk__bpe_folder *folder, tsk__bpe_loa
 
 static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loader *loader) {
     tsk_text text;
-    tsk_status status = tsk__bpe_folder_read(folder, "merges.txt", &text);
+    tsk_status status = tsk__bpe_folder_text(folder, "merges.txt", &text);
     size_t invalid = status == TSK_OK ? tsk__unicode_invalid(text.data, text.length) : text.length;
     if (invalid < text.length)
         status =
@@ -6661,8 +6671,8 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
 /* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
    config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here. What it has and LLaDA has not gets a column or a line, together with the code that
-   reads it:
+   A family to come is an entry here and a value of tsk_family (api.h). What it has and LLaDA has not gets a column or a
+   line, together with the code that reads it:
      q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
      norms of q and k, a router   members of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names
@@ -10519,7 +10529,7 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {0,
                                                       NULL};
 
 // >>cuda_driver =======================================================================================================
-/* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
+/* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (src/kernels) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
    kernels: q, k and v rows in one matrix, 8 rows of a head's first half alternating with their partners in RoPE, and 8
    rows of gate with 8 of up. Ways through the layers:
@@ -11394,7 +11404,7 @@ typedef enum tsk__cuda_kernel {
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
 
-/* The bf16 attention kernels (see kernels.cu): for tiles of up to so many rows, keys split so many ways, bytes of
+/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways, bytes of
    shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention {
     TSK__CUDA_ATTENTION_FEW,
@@ -11414,7 +11424,7 @@ static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes;
 /* ---- the backend */
 
 /* The linear maps that have kernels of their own for few rows, and how a map's work is cut for those (see
-   kernels.cu). */
+   kernels/linear.cu). */
 typedef enum tsk__cuda_map {
     TSK__CUDA_MAP_QKV,
     TSK__CUDA_MAP_OUT,
@@ -11780,7 +11790,7 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
 }
 
 /* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see
-   kernels.cu). */
+   kernels/linear.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
     {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},

@@ -1942,6 +1942,16 @@ static tsk_status tsk__bpe_folder_read(tsk__bpe_folder *folder, const char *name
     return tsk_read_file(tsk__bpe_folder_path(folder, name), TSK__BPE_MAX_FILE, folder->host, out, folder->error);
 }
 
+/* The same of a file that is plain text, so that anything can stand in its place unnoticed. */
+static tsk_status tsk__bpe_folder_text(tsk__bpe_folder *folder, const char *name, tsk_text *out) {
+    tsk_status status = tsk__bpe_folder_read(folder, name, out);
+    const char *what = status == TSK_OK && out->length ? tsk__file_recognise(out->data, out->length) : NULL;
+    if (!what) return status;
+    tsk_text_free(out);
+    return tsk__error_set(folder->error, TSK_ERROR_TOKENIZER, folder->path, 0, "'%s': no text: it is %s",
+                          tsk__error_path(folder->path), what);
+}
+
 static tsk_status tsk__bpe_folder_json(tsk__bpe_folder *folder, const char *name, tsk_json **out) {
     tsk_text text;
     tsk_status status = tsk__bpe_folder_read(folder, name, &text);
@@ -1975,7 +1985,7 @@ static tsk_status tsk__bpe_load_vocab_json(tsk__bpe_folder *folder, tsk__bpe_loa
 
 static tsk_status tsk__bpe_load_merges_txt(tsk__bpe_folder *folder, tsk__bpe_loader *loader) {
     tsk_text text;
-    tsk_status status = tsk__bpe_folder_read(folder, "merges.txt", &text);
+    tsk_status status = tsk__bpe_folder_text(folder, "merges.txt", &text);
     size_t invalid = status == TSK_OK ? tsk__unicode_invalid(text.data, text.length) : text.length;
     if (invalid < text.length)
         status =

@@ -67,7 +67,7 @@ typedef enum tsk__cuda_kernel {
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
 
-/* The bf16 attention kernels (see kernels.cu): for tiles of up to so many rows, keys split so many ways, bytes of
+/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways, bytes of
    shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention {
     TSK__CUDA_ATTENTION_FEW,
@@ -87,7 +87,7 @@ static const struct { int kernel; int32_t rows; uint32_t splits, threads, bytes;
 /* ---- the backend */
 
 /* The linear maps that have kernels of their own for few rows, and how a map's work is cut for those (see
-   kernels.cu). */
+   kernels/linear.cu). */
 typedef enum tsk__cuda_map {
     TSK__CUDA_MAP_QKV,
     TSK__CUDA_MAP_OUT,

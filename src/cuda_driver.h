@@ -4,7 +4,7 @@
 #include "platform.h"
 
 // >>cuda_driver =======================================================================================================
-/* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (kernels.cu) are
+/* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (src/kernels) are
    compiled by NVRTC for the GPU at hand and kept on disk. Weights lie in one arena on the device, laid out for the
    kernels: q, k and v rows in one matrix, 8 rows of a head's first half alternating with their partners in RoPE, and 8
    rows of gate with 8 of up. Ways through the layers:

@@ -84,7 +84,7 @@ static int tsk__cuda_plan_maps(tsk__cuda_backend *b) {
 }
 
 /* The wide maps: a tile's outputs, how many blocks share its columns, and the most stages that were of use (see
-   kernels.cu). */
+   kernels/linear.cu). */
 static const struct { tsk__cuda_kernel kernel; int32_t width, split, most_stages; } tsk__cuda_wide[TSK__CUDA_MAPS] = {
     {TSK__CUDA_wide_qkv, TSK__CUDA_WIDE_QKV, 1, 8},
     {TSK__CUDA_wide_out, TSK__CUDA_WIDE_OUT, TSK__CUDA_WIDE_OUT_SPLIT, 6},

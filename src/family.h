@@ -8,8 +8,8 @@
 /* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
    config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here. What it has and LLaDA has not gets a column or a line, together with the code that
-   reads it:
+   A family to come is an entry here and a value of tsk_family (api.h). What it has and LLaDA has not gets a column or a
+   line, together with the code that reads it:
      q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
      norms of q and k, a router   members of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names

@@ -394,6 +394,9 @@ static void test_two_files(void) {
     CHECK_INT(error.offset, 4);
     CHECK(try_file("merges.txt", "a\tb\n") == TSK_ERROR_TOKENIZER);
     CHECK(try_file("merges.txt", "a b\n\xff c\n") == TSK_ERROR_TOKENIZER);
+    CHECK(try_file("merges.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n") ==
+          TSK_ERROR_TOKENIZER);
+    CHECK_CONTAINS(error.message, "git lfs pull");
     CHECK(try_file("merges.txt", "") == TSK_OK);
     CHECK(try_file("vocab.json", "[]") == TSK_ERROR_TOKENIZER);
     remove(tsk_test_path("merges.txt"));
