@@ -94,7 +94,7 @@ int main(int argc, char **argv) {
     if (argc < 2 || sizeof(off_t) != 4 || tsk_safetensors_open(argv[1], NULL, &file, &error)) return printf("%s\n", error.message), 1;
     t = tsk_safetensors_get(file, 0);
     if (tsk_safetensors_read(file, t, t->size - 1, &last, 1, &error)) return printf("%s\n", error.message), 1;
-    tsk_safetensors_close(file);
+    tsk_safetensors_free(file);
     return last != '!';
 }
 END
