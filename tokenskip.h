@@ -949,7 +949,7 @@ TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[
 
 /* =====================================================================================================================
    Stop here if you only use the library. What follows is the implementation; its sections are marked // >>name.
-   ===================================================================================================================== */
+   ================================================================================================================== */
 #ifdef TOKENSKIP_IMPLEMENTATION
 #ifndef TOKENSKIP__IMPLEMENTED
 #define TOKENSKIP__IMPLEMENTED
@@ -2555,7 +2555,8 @@ static int tsk__json_decimal_quick(const tsk__json_decimal *decimal, double *out
     for (i = 0; i < decimal->count; digit++)
         if (*digit != '.') value = value * 10 + (uint64_t)(*digit - '0'), i++;
     if (value > (uint64_t)1 << 53) return 0;
-    *out = decimal->exponent < 0 ? (double)value / powers[-decimal->exponent] : (double)value * powers[decimal->exponent];
+    *out = decimal->exponent < 0 ? (double)value / powers[-decimal->exponent]
+                                 : (double)value * powers[decimal->exponent];
     return 1;
 #else
     (void)decimal;
@@ -2714,7 +2715,8 @@ static int tsk__json_shortest_digits(double value, char *digits, int *k) {
     memcpy(&bits, &value, sizeof bits);
     exponent = (int)(bits >> 52 & 2047);
     mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (exponent ? (uint64_t)1 << 52 : 0);
-    *k = tsk__json_shortest_begin(&state, mantissa, (exponent ? exponent : 1) - 1075, exponent > 1 && mantissa == (uint64_t)1 << 52);
+    *k = tsk__json_shortest_begin(&state, mantissa, (exponent ? exponent : 1) - 1075,
+                                  exponent > 1 && mantissa == (uint64_t)1 << 52);
     while (!is_low && !is_high) {
         tsk__json_big_multiply_add(&state.value, 10, 0);
         tsk__json_big_multiply_add(&state.above, 10, 0);
@@ -8300,6 +8302,16 @@ typedef struct tsk__backend_ops {
     void (*finish)(tsk__stream *stream);
 } tsk__backend_ops;
 
+/* How a backend comes to be. */
+typedef struct tsk__backend_kind {
+    tsk_device device;
+    /* 1 if this machine has such a device; else 0 and `why`. */
+    int (*available)(int device_index, char *why, size_t why_size);
+    /* The backend with its weights in place; `config` must outlive it. Fails with *out NULL. */
+    tsk_status (*create)(const tsk_model_config *config, const struct tsk__source *source,
+                         const tsk_model_options *options, struct tsk__backend **out, tsk_error *error);
+} tsk__backend_kind;
+
 typedef struct tsk__backend {
     const tsk__backend_ops *ops;
     const tsk_model_config *config;
@@ -8898,14 +8910,17 @@ static TSK__TARGET_##V void tsk__cpu_##V##_silu(float *gate, const float *up, in
 #define TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
 static TSK__TARGET_##V void tsk__cpu_##V##_add(float *y, const float *x, int32_t n) { \
     int32_t i; \
-    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) \
+        tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
     for (; i < n; i++) y[i] += x[i]; \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, int32_t n) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, \
+                                                 int32_t n) { \
     const tsk__##V s = tsk__##V##_set(scale); \
     int32_t i; \
     for (i = 0; i + (LANES) <= n; i += (LANES)) \
-        tsk__##V##_store(out + i, tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
+        tsk__##V##_store(out + i, \
+                         tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
     for (; i < n; i++) out[i] = x[i] * scale * weight[i]; \
 }
 
@@ -8914,7 +8929,8 @@ static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, co
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_dot_step(float lanes[16], const float *x, const float *y) { \
     int i; \
     for (i = 0; i < 16; i += (LANES)) \
-        tsk__##V##_store(lanes + i, tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
+        tsk__##V##_store(lanes + i, \
+                         tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
 } \
 static TSK__TARGET_##V float tsk__cpu_##V##_dot(const float *x, const float *y, int32_t n) { \
     float lanes[16] = {0}, last_x[16] = {0}, last_y[16] = {0}; \
@@ -8954,7 +8970,8 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
 /* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
    as one 32-bit word and part only on their way out. */
 #define TSK__CPU_DEFINE_PACK(V, LANES) \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, \
+                                                           float *to) { \
     int c; \
     for (c = 0; c < 16; c += 4, rows += 16) { \
         tsk__##V v0, v1, v2, v3; \
@@ -8979,7 +8996,8 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, cons
     } \
 } \
 /* One row's next `count` elements, as 64 bytes, zeroes behind them. */ \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, int32_t step, char *to) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, \
+                                                          int32_t step, char *to) { \
     char part[64] TSK__CPU_ALIGNED; \
     int i; \
     if (count < step) { \
@@ -8988,11 +9006,12 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const
         from = part; \
     } \
     for (i = 0; i < 64; i += 4 * (LANES)) \
-        tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
-                                                                          : tsk__##V##_load((const float *)(const void *)(from + i))); \
+        tsk__##V##_store((float *)(void *)(to + i), \
+                         dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
+                                                : tsk__##V##_load((const float *)(const void *)(from + i))); \
 } \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
-                                                        float *panel) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, \
+                                                        int32_t k0, int32_t kn, float *panel) { \
     const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
     const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
     char copy[(LANES) * 64] TSK__CPU_ALIGNED; \
@@ -9007,12 +9026,14 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const t
                 continue; \
             } \
             for (i = 0; i < (LANES); i++) \
-                tsk__cpu_##V##_pack_copy(dtype, data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, count, step, \
-                                             copy + 64 * i); \
+                tsk__cpu_##V##_pack_copy(dtype, \
+                                         data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, \
+                                         count, step, copy + 64 * i); \
             tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
         } \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
+                                                float *panel) { \
     if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
     else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
@@ -9045,8 +9066,9 @@ TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
         tsk__##V##_store(to + (LANES), b##r); \
     }
 #define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
-                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, \
+                                                          const float *panel, size_t ldp, float *y, size_t ldy, \
+                                                          int add, tsk__cpu_prefetch *prefetch) { \
     const tsk__##V zero = tsk__##V##_set(0.0f); \
     tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
     tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
@@ -9069,7 +9091,8 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const 
     TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
     TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
+static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, \
+                                                const float *panel, size_t ldp, float *y, \
                                                 size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     int o; \
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
@@ -9091,9 +9114,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
     TSK__CPU_DEFINE_PACK(V, LANES) \
     TSK__CPU_DEFINE_TILE(V, LANES, TSK__CPU_TILE_CASES_##ROWS) \
-    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
-                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, tsk__cpu_##V##_silu, tsk__cpu_##V##_add, \
-                                                  tsk__cpu_##V##_scale};
+    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, \
+                                                  tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
+                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, \
+                                                  tsk__cpu_##V##_silu, tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
 
 TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
@@ -10485,8 +10509,11 @@ static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings 
 /* ---- the table */
 
 static void tsk__cpu_backend_destroy(tsk__backend *backend) {
-    tsk__cpu_weights_free(&((tsk__cpu_backend *)(void *)backend)->model);
-    tsk__memory_delete(tsk__cpu_allocator_of(backend), backend);
+    tsk__cpu_model *model = &((tsk__cpu_backend *)(void *)backend)->model;
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
+    tsk__pool_destroy(allocator, model->pool);
+    tsk__cpu_weights_free(model);
+    tsk__memory_delete(allocator, backend);
 }
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
@@ -10527,6 +10554,49 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {0,
                                                       NULL,
                                                       NULL,
                                                       NULL};
+
+static int tsk__cpu_backend_usable(int device_index, char *why, size_t why_size) {
+    (void)device_index, (void)why, (void)why_size;
+    return 1;
+}
+
+static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *source, const tsk_model_options *o,
+                                        tsk_error *error) {
+    const tsk_model_config *config = b->base.config;
+    const int32_t half = config->head_dim / 2;
+    tsk__cpu_model *model = &b->model;
+    tsk__source helped = *source;
+    int32_t i;
+    model->rope_frequencies = (float *)tsk__cpu_allocate(model, (size_t)half, sizeof(float));
+    if (!model->rope_frequencies)
+        return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
+    for (i = 0; i < half; i++) model->rope_frequencies[i] = tsk__rope_frequency(config, i);
+    model->pool = tsk__pool_create(b->allocator, o->n_threads);
+    if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
+    helped.pool = model->pool;
+    return tsk__cpu_load_weights(model, &helped, o, error);
+}
+
+static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                          const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
+    tsk__cpu_backend *b = (tsk__cpu_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
+    tsk_status status;
+    *out = NULL;
+    if (!b) return tsk__error_memory(error, "the CPU backend", sizeof *b);
+    b->base.ops = &tsk__cpu_backend_ops;
+    b->base.config = b->model.config = config;
+    b->base.element_size = sizeof(float);
+    b->allocator = b->model.allocator = allocator;
+    b->model.kernels = tsk__cpu_kernels_select();
+    status = tsk__cpu_backend_fill(b, source, o, error);
+    if (status != TSK_OK) tsk__cpu_backend_destroy(&b->base);
+    else *out = &b->base;
+    return status;
+}
+
+static const tsk__backend_kind tsk__cpu_backend_kind = {TSK_DEVICE_CPU, tsk__cpu_backend_usable,
+                                                        tsk__cpu_backend_create};
 
 // >>cuda_driver =======================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (src/kernels) are
@@ -10692,8 +10762,10 @@ enum {
     X(CUresult, cuModuleUnload, (CUmodule)) \
     X(CUresult, cuModuleGetFunction, (CUfunction *, CUmodule, const char *)) \
     X(CUresult, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int)) \
-    X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
-                                         CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill)) \
+    X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, \
+                                         const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
+                                         CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, \
+                                         CUtensorMapFloatOOBfill)) \
     X(CUresult, cuOccupancyMaxActiveClusters, (int *, CUfunction, const CUlaunchConfig *)) \
     X(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **)) \
     X(CUresult, cuStreamCreate, (CUstream *, unsigned int)) \
@@ -10711,7 +10783,8 @@ enum {
     X(CUresult, cuEventSynchronize, (CUevent)) \
     X(CUresult, cuEventDestroy_v2, (CUevent))
 #define TSK__CUDA_NVRTC(X) \
-    X(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, const char *const *)) \
+    X(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, \
+                                        const char *const *)) \
     X(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram, int, const char *const *)) \
     X(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram, size_t *)) \
     X(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram, char *)) \
@@ -11404,8 +11477,8 @@ typedef enum tsk__cuda_kernel {
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
 
-/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways, bytes of
-   shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
+/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways,
+   bytes of shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention {
     TSK__CUDA_ATTENTION_FEW,
     TSK__CUDA_ATTENTION_SMALL,
@@ -13630,6 +13703,9 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 
 #endif /* TOKENSKIP__HAS_CUDA */
 
+static const tsk__backend_kind tsk__cuda_backend_kind = {TSK_DEVICE_CUDA, tsk__cuda_available,
+                                                         tsk__cuda_backend_create};
+
 // >>model =============================================================================================================
 /* Loading: a checked folder, or random values, become weights in a backend. */
 
@@ -13640,7 +13716,6 @@ struct tsk_model {
     tsk_tokenizer *tokenizer;
     tsk_folder *folder;            /* keeps the mappings alive */
     tsk__backend *backend;
-    tsk__pool *pool;
     char device_name[128], device_note[256];
 };
 
@@ -13662,40 +13737,6 @@ typedef struct tsk__loading {
 
 /* ---- putting a model together */
 
-static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
-    tsk_model *model = l->model;
-    tsk_model_config *c = &model->config;
-    tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
-    int32_t i, half = c->head_dim / 2;
-    if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
-    model->backend = &backend->base;
-    backend->base.ops = &tsk__cpu_backend_ops;
-    backend->base.config = c;
-    backend->base.element_size = sizeof(float);
-    backend->allocator = model->allocator;
-    backend->model.config = c;
-    backend->model.allocator = model->allocator;
-    backend->model.kernels = tsk__cpu_kernels_select();
-    backend->model.rope_frequencies = (float *)tsk__cpu_allocate(&backend->model, (size_t)half, sizeof(float));
-    if (!backend->model.rope_frequencies)
-        return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
-    for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
-    model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
-    if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
-    backend->model.pool = l->source.pool = model->pool;
-    return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
-}
-
-/* Returns TSK_OK and leaves model->backend NULL if no device can be used and the caller did not ask for CUDA. */
-static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
-    tsk_model *model = l->model;
-    if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
-        if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
-    }
-    return tsk__cuda_backend_create(&model->config, &l->source, l->options, &model->backend, error);
-}
-
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device has no value %d", (int)o->device);
@@ -13713,14 +13754,29 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
     return TSK_OK;
 }
 
+/* The preferred first. A new backend is one more entry. */
+static const tsk__backend_kind *const tsk__backend_kinds[] = {&tsk__cuda_backend_kind, &tsk__cpu_backend_kind};
+
+/* The first kind that the options allow and this machine has. Why a kind was passed over stays in device_note. */
+static tsk_status tsk__model_backend_kind(tsk_model *model, const tsk_model_options *o, const tsk__backend_kind **out,
+                                          tsk_error *error) {
+    size_t i;
+    for (i = 0; i < sizeof tsk__backend_kinds / sizeof *tsk__backend_kinds; i++) {
+        *out = tsk__backend_kinds[i];
+        if (o->device != TSK_DEVICE_AUTO && o->device != (*out)->device) continue;
+        if ((*out)->available(o->device_index, model->device_note, sizeof model->device_note)) return TSK_OK;
+    }
+    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
+}
+
 static tsk_status tsk__model_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
-    tsk_status status = TSK_OK;
-    if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, error);
-    if (status == TSK_OK && !model->backend && l->options->dtype == TSK_DTYPE_BF16)
+    const tsk__backend_kind *kind;
+    tsk_status status = tsk__model_backend_kind(model, l->options, &kind, error);
+    if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && l->options->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                               "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
-    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, error);
+    if (status == TSK_OK) status = kind->create(&model->config, &l->source, l->options, &model->backend, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -13807,7 +13863,6 @@ void tsk_model_free(tsk_model *model) {
     const tsk_allocator *allocator;
     if (!model) return;
     allocator = model->allocator;
-    tsk__pool_destroy(allocator, model->pool);
     if (model->backend) model->backend->ops->destroy(model->backend);
     tsk_tokenizer_free(model->tokenizer);
     tsk_folder_free(model->folder);

@@ -199,6 +199,16 @@ typedef struct tsk__backend_ops {
     void (*finish)(tsk__stream *stream);
 } tsk__backend_ops;
 
+/* How a backend comes to be. */
+typedef struct tsk__backend_kind {
+    tsk_device device;
+    /* 1 if this machine has such a device; else 0 and `why`. */
+    int (*available)(int device_index, char *why, size_t why_size);
+    /* The backend with its weights in place; `config` must outlive it. Fails with *out NULL. */
+    tsk_status (*create)(const tsk_model_config *config, const struct tsk__source *source,
+                         const tsk_model_options *options, struct tsk__backend **out, tsk_error *error);
+} tsk__backend_kind;
+
 typedef struct tsk__backend {
     const tsk__backend_ops *ops;
     const tsk_model_config *config;

@@ -308,14 +308,17 @@ static TSK__TARGET_##V void tsk__cpu_##V##_silu(float *gate, const float *up, in
 #define TSK__CPU_DEFINE_ELEMENTWISE(V, LANES) \
 static TSK__TARGET_##V void tsk__cpu_##V##_add(float *y, const float *x, int32_t n) { \
     int32_t i; \
-    for (i = 0; i + (LANES) <= n; i += (LANES)) tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
+    for (i = 0; i + (LANES) <= n; i += (LANES)) \
+        tsk__##V##_store(y + i, tsk__##V##_add(tsk__##V##_load(y + i), tsk__##V##_load(x + i))); \
     for (; i < n; i++) y[i] += x[i]; \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, int32_t n) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, const float *weight, float *out, \
+                                                 int32_t n) { \
     const tsk__##V s = tsk__##V##_set(scale); \
     int32_t i; \
     for (i = 0; i + (LANES) <= n; i += (LANES)) \
-        tsk__##V##_store(out + i, tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
+        tsk__##V##_store(out + i, \
+                         tsk__##V##_mul(tsk__##V##_mul(tsk__##V##_load(x + i), s), tsk__##V##_load(weight + i))); \
     for (; i < n; i++) out[i] = x[i] * scale * weight[i]; \
 }
 
@@ -324,7 +327,8 @@ static TSK__TARGET_##V void tsk__cpu_##V##_scale(const float *x, float scale, co
 TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_dot_step(float lanes[16], const float *x, const float *y) { \
     int i; \
     for (i = 0; i < 16; i += (LANES)) \
-        tsk__##V##_store(lanes + i, tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
+        tsk__##V##_store(lanes + i, \
+                         tsk__##V##_fma(tsk__##V##_load(x + i), tsk__##V##_load(y + i), tsk__##V##_load(lanes + i))); \
 } \
 static TSK__TARGET_##V float tsk__cpu_##V##_dot(const float *x, const float *y, int32_t n) { \
     float lanes[16] = {0}, last_x[16] = {0}, last_y[16] = {0}; \
@@ -364,7 +368,8 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
 /* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
    as one 32-bit word and part only on their way out. */
 #define TSK__CPU_DEFINE_PACK(V, LANES) \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, float *to) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, const char *rows, size_t stride, \
+                                                           float *to) { \
     int c; \
     for (c = 0; c < 16; c += 4, rows += 16) { \
         tsk__##V v0, v1, v2, v3; \
@@ -389,7 +394,8 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_block(tsk_dtype dtype, cons
     } \
 } \
 /* One row's next `count` elements, as 64 bytes, zeroes behind them. */ \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, int32_t step, char *to) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const char *from, int32_t count, \
+                                                          int32_t step, char *to) { \
     char part[64] TSK__CPU_ALIGNED; \
     int i; \
     if (count < step) { \
@@ -398,11 +404,12 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_copy(tsk_dtype dtype, const
         from = part; \
     } \
     for (i = 0; i < 64; i += 4 * (LANES)) \
-        tsk__##V##_store((float *)(void *)(to + i), dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
-                                                                          : tsk__##V##_load((const float *)(const void *)(from + i))); \
+        tsk__##V##_store((float *)(void *)(to + i), \
+                         dtype == TSK_DTYPE_F16 ? tsk__##V##_half(from + i / 2) \
+                                                : tsk__##V##_load((const float *)(const void *)(from + i))); \
 } \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
-                                                        float *panel) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const tsk__weight *w, int32_t first, \
+                                                        int32_t k0, int32_t kn, float *panel) { \
     const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2, stride = (size_t)w->cols * size; \
     const int32_t step = dtype == TSK_DTYPE_BF16 ? 32 : 16; \
     char copy[(LANES) * 64] TSK__CPU_ALIGNED; \
@@ -417,12 +424,14 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_pack_as(tsk_dtype dtype, const t
                 continue; \
             } \
             for (i = 0; i < (LANES); i++) \
-                tsk__cpu_##V##_pack_copy(dtype, data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, count, step, \
-                                             copy + 64 * i); \
+                tsk__cpu_##V##_pack_copy(dtype, \
+                                         data + (size_t)(row + i < w->rows ? row + i : w->rows - 1) * stride, \
+                                         count, step, copy + 64 * i); \
             tsk__cpu_##V##_pack_block(dtype, copy, 64, to); \
         } \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) { \
+static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
+                                                float *panel) { \
     if (w->dtype == TSK_DTYPE_F32) tsk__cpu_##V##_pack_as(TSK_DTYPE_F32, w, first, k0, kn, panel); \
     else if (w->dtype == TSK_DTYPE_BF16) tsk__cpu_##V##_pack_as(TSK_DTYPE_BF16, w, first, k0, kn, panel); \
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
@@ -455,8 +464,9 @@ TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
         tsk__##V##_store(to + (LANES), b##r); \
     }
 #define TSK__CPU_DEFINE_TILE(V, LANES, CASES) \
-TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, const float *panel, \
-                                                          size_t ldp, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const float *x, size_t ldx, int32_t kn, \
+                                                          const float *panel, size_t ldp, float *y, size_t ldy, \
+                                                          int add, tsk__cpu_prefetch *prefetch) { \
     const tsk__##V zero = tsk__##V##_set(0.0f); \
     tsk__##V a0 = zero, a1 = zero, a2 = zero, a3 = zero, a4 = zero, a5 = zero; \
     tsk__##V a6 = zero, a7 = zero, a8 = zero, a9 = zero, a10 = zero, a11 = zero; \
@@ -479,7 +489,8 @@ TSK__INLINE TSK__TARGET_##V void tsk__cpu_##V##_tile_rows(const int rows, const 
     TSK__CPU_TILE_STORE(V, LANES, 6) TSK__CPU_TILE_STORE(V, LANES, 7) TSK__CPU_TILE_STORE(V, LANES, 8) \
     TSK__CPU_TILE_STORE(V, LANES, 9) TSK__CPU_TILE_STORE(V, LANES, 10) TSK__CPU_TILE_STORE(V, LANES, 11) \
 } \
-static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, \
+static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t ldx, int32_t kn, \
+                                                const float *panel, size_t ldp, float *y, \
                                                 size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
     int o; \
     for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
@@ -501,9 +512,10 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     TSK__CPU_DEFINE_REDUCTIONS(V, LANES) \
     TSK__CPU_DEFINE_PACK(V, LANES) \
     TSK__CPU_DEFINE_TILE(V, LANES, TSK__CPU_TILE_CASES_##ROWS) \
-    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
-                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, tsk__cpu_##V##_silu, tsk__cpu_##V##_add, \
-                                                  tsk__cpu_##V##_scale};
+    static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, \
+                                                  tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
+                                                  tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, \
+                                                  tsk__cpu_##V##_silu, tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
 
 TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86

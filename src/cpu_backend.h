@@ -408,8 +408,11 @@ static tsk_status tsk__cpu_backend_ceilings(tsk__backend *backend, tsk_ceilings 
 /* ---- the table */
 
 static void tsk__cpu_backend_destroy(tsk__backend *backend) {
-    tsk__cpu_weights_free(&((tsk__cpu_backend *)(void *)backend)->model);
-    tsk__memory_delete(tsk__cpu_allocator_of(backend), backend);
+    tsk__cpu_model *model = &((tsk__cpu_backend *)(void *)backend)->model;
+    const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
+    tsk__pool_destroy(allocator, model->pool);
+    tsk__cpu_weights_free(model);
+    tsk__memory_delete(allocator, backend);
 }
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
@@ -450,5 +453,48 @@ static const tsk__backend_ops tsk__cpu_backend_ops = {0,
                                                       NULL,
                                                       NULL,
                                                       NULL};
+
+static int tsk__cpu_backend_usable(int device_index, char *why, size_t why_size) {
+    (void)device_index, (void)why, (void)why_size;
+    return 1;
+}
+
+static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *source, const tsk_model_options *o,
+                                        tsk_error *error) {
+    const tsk_model_config *config = b->base.config;
+    const int32_t half = config->head_dim / 2;
+    tsk__cpu_model *model = &b->model;
+    tsk__source helped = *source;
+    int32_t i;
+    model->rope_frequencies = (float *)tsk__cpu_allocate(model, (size_t)half, sizeof(float));
+    if (!model->rope_frequencies)
+        return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
+    for (i = 0; i < half; i++) model->rope_frequencies[i] = tsk__rope_frequency(config, i);
+    model->pool = tsk__pool_create(b->allocator, o->n_threads);
+    if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
+    helped.pool = model->pool;
+    return tsk__cpu_load_weights(model, &helped, o, error);
+}
+
+static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const tsk__source *source,
+                                          const tsk_model_options *o, tsk__backend **out, tsk_error *error) {
+    const tsk_allocator *allocator = tsk__memory_allocator(&o->host);
+    tsk__cpu_backend *b = (tsk__cpu_backend *)tsk__memory_new_zeroed(allocator, 1, sizeof *b);
+    tsk_status status;
+    *out = NULL;
+    if (!b) return tsk__error_memory(error, "the CPU backend", sizeof *b);
+    b->base.ops = &tsk__cpu_backend_ops;
+    b->base.config = b->model.config = config;
+    b->base.element_size = sizeof(float);
+    b->allocator = b->model.allocator = allocator;
+    b->model.kernels = tsk__cpu_kernels_select();
+    status = tsk__cpu_backend_fill(b, source, o, error);
+    if (status != TSK_OK) tsk__cpu_backend_destroy(&b->base);
+    else *out = &b->base;
+    return status;
+}
+
+static const tsk__backend_kind tsk__cpu_backend_kind = {TSK_DEVICE_CPU, tsk__cpu_backend_usable,
+                                                        tsk__cpu_backend_create};
 
 #endif /* SECTION_GUARD_CPU_BACKEND */

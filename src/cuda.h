@@ -802,4 +802,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 
 #endif /* TOKENSKIP__HAS_CUDA */
 
+static const tsk__backend_kind tsk__cuda_backend_kind = {TSK_DEVICE_CUDA, tsk__cuda_available,
+                                                         tsk__cuda_backend_create};
+
 #endif /* SECTION_GUARD_CUDA */

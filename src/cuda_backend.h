@@ -67,8 +67,8 @@ typedef enum tsk__cuda_kernel {
     TSK__CUDA_KERNEL_COUNT
 } tsk__cuda_kernel;
 
-/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways, bytes of
-   shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
+/* The bf16 attention kernels (see kernels/attention.cu): for tiles of up to so many rows, keys split so many ways,
+   bytes of shared memory for an element of a head. `kernel` is the one for head_dim 64; 128's follows it. */
 typedef enum tsk__cuda_attention {
     TSK__CUDA_ATTENTION_FEW,
     TSK__CUDA_ATTENTION_SMALL,

@@ -167,8 +167,10 @@ enum {
     X(CUresult, cuModuleUnload, (CUmodule)) \
     X(CUresult, cuModuleGetFunction, (CUfunction *, CUmodule, const char *)) \
     X(CUresult, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int)) \
-    X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
-                                         CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill)) \
+    X(CUresult, cuTensorMapEncodeTiled, (CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, \
+                                         const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, \
+                                         CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, \
+                                         CUtensorMapFloatOOBfill)) \
     X(CUresult, cuOccupancyMaxActiveClusters, (int *, CUfunction, const CUlaunchConfig *)) \
     X(CUresult, cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **)) \
     X(CUresult, cuStreamCreate, (CUstream *, unsigned int)) \
@@ -186,7 +188,8 @@ enum {
     X(CUresult, cuEventSynchronize, (CUevent)) \
     X(CUresult, cuEventDestroy_v2, (CUevent))
 #define TSK__CUDA_NVRTC(X) \
-    X(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, const char *const *)) \
+    X(nvrtcResult, nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, \
+                                        const char *const *)) \
     X(nvrtcResult, nvrtcCompileProgram, (nvrtcProgram, int, const char *const *)) \
     X(nvrtcResult, nvrtcGetCUBINSize, (nvrtcProgram, size_t *)) \
     X(nvrtcResult, nvrtcGetCUBIN, (nvrtcProgram, char *)) \

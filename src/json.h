@@ -688,7 +688,8 @@ static int tsk__json_decimal_quick(const tsk__json_decimal *decimal, double *out
     for (i = 0; i < decimal->count; digit++)
         if (*digit != '.') value = value * 10 + (uint64_t)(*digit - '0'), i++;
     if (value > (uint64_t)1 << 53) return 0;
-    *out = decimal->exponent < 0 ? (double)value / powers[-decimal->exponent] : (double)value * powers[decimal->exponent];
+    *out = decimal->exponent < 0 ? (double)value / powers[-decimal->exponent]
+                                 : (double)value * powers[decimal->exponent];
     return 1;
 #else
     (void)decimal;
@@ -847,7 +848,8 @@ static int tsk__json_shortest_digits(double value, char *digits, int *k) {
     memcpy(&bits, &value, sizeof bits);
     exponent = (int)(bits >> 52 & 2047);
     mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (exponent ? (uint64_t)1 << 52 : 0);
-    *k = tsk__json_shortest_begin(&state, mantissa, (exponent ? exponent : 1) - 1075, exponent > 1 && mantissa == (uint64_t)1 << 52);
+    *k = tsk__json_shortest_begin(&state, mantissa, (exponent ? exponent : 1) - 1075,
+                                  exponent > 1 && mantissa == (uint64_t)1 << 52);
     while (!is_low && !is_high) {
         tsk__json_big_multiply_add(&state.value, 10, 0);
         tsk__json_big_multiply_add(&state.above, 10, 0);

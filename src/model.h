@@ -3,7 +3,6 @@
 
 #include "error.h"
 #include "memory.h"
-#include "pool.h"
 #include "safetensors.h"
 #include "bpe.h"
 #include "template.h"
@@ -26,7 +25,6 @@ struct tsk_model {
     tsk_tokenizer *tokenizer;
     tsk_folder *folder;            /* keeps the mappings alive */
     tsk__backend *backend;
-    tsk__pool *pool;
     char device_name[128], device_note[256];
 };
 
@@ -48,40 +46,6 @@ typedef struct tsk__loading {
 
 /* ---- putting a model together */
 
-static tsk_status tsk__model_cpu_backend(tsk__loading *l, tsk_error *error) {
-    tsk_model *model = l->model;
-    tsk_model_config *c = &model->config;
-    tsk__cpu_backend *backend = (tsk__cpu_backend *)tsk__memory_new_zeroed(model->allocator, 1, sizeof *backend);
-    int32_t i, half = c->head_dim / 2;
-    if (!backend) return tsk__error_memory(error, "the CPU backend", sizeof *backend);
-    model->backend = &backend->base;
-    backend->base.ops = &tsk__cpu_backend_ops;
-    backend->base.config = c;
-    backend->base.element_size = sizeof(float);
-    backend->allocator = model->allocator;
-    backend->model.config = c;
-    backend->model.allocator = model->allocator;
-    backend->model.kernels = tsk__cpu_kernels_select();
-    backend->model.rope_frequencies = (float *)tsk__cpu_allocate(&backend->model, (size_t)half, sizeof(float));
-    if (!backend->model.rope_frequencies)
-        return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
-    for (i = 0; i < half; i++) backend->model.rope_frequencies[i] = tsk__rope_frequency(c, i);
-    model->pool = tsk__pool_create(model->allocator, l->options->n_threads);
-    if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
-    backend->model.pool = l->source.pool = model->pool;
-    return tsk__cpu_load_weights(&backend->model, &l->source, l->options, error);
-}
-
-/* Returns TSK_OK and leaves model->backend NULL if no device can be used and the caller did not ask for CUDA. */
-static tsk_status tsk__model_cuda_backend(tsk__loading *l, tsk_error *error) {
-    tsk_model *model = l->model;
-    if (!tsk__cuda_available(l->options->device_index, model->device_note, sizeof model->device_note)) {
-        if (l->options->device == TSK_DEVICE_AUTO) return TSK_OK;
-        return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
-    }
-    return tsk__cuda_backend_create(&model->config, &l->source, l->options, &model->backend, error);
-}
-
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "device has no value %d", (int)o->device);
@@ -99,14 +63,29 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
     return TSK_OK;
 }
 
+/* The preferred first. A new backend is one more entry. */
+static const tsk__backend_kind *const tsk__backend_kinds[] = {&tsk__cuda_backend_kind, &tsk__cpu_backend_kind};
+
+/* The first kind that the options allow and this machine has. Why a kind was passed over stays in device_note. */
+static tsk_status tsk__model_backend_kind(tsk_model *model, const tsk_model_options *o, const tsk__backend_kind **out,
+                                          tsk_error *error) {
+    size_t i;
+    for (i = 0; i < sizeof tsk__backend_kinds / sizeof *tsk__backend_kinds; i++) {
+        *out = tsk__backend_kinds[i];
+        if (o->device != TSK_DEVICE_AUTO && o->device != (*out)->device) continue;
+        if ((*out)->available(o->device_index, model->device_note, sizeof model->device_note)) return TSK_OK;
+    }
+    return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
+}
+
 static tsk_status tsk__model_backend(tsk__loading *l, tsk_error *error) {
     tsk_model *model = l->model;
-    tsk_status status = TSK_OK;
-    if (l->options->device != TSK_DEVICE_CPU) status = tsk__model_cuda_backend(l, error);
-    if (status == TSK_OK && !model->backend && l->options->dtype == TSK_DTYPE_BF16)
+    const tsk__backend_kind *kind;
+    tsk_status status = tsk__model_backend_kind(model, l->options, &kind, error);
+    if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && l->options->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                               "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
-    if (status == TSK_OK && !model->backend) status = tsk__model_cpu_backend(l, error);
+    if (status == TSK_OK) status = kind->create(&model->config, &l->source, l->options, &model->backend, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -193,7 +172,6 @@ void tsk_model_free(tsk_model *model) {
     const tsk_allocator *allocator;
     if (!model) return;
     allocator = model->allocator;
-    tsk__pool_destroy(allocator, model->pool);
     if (model->backend) model->backend->ops->destroy(model->backend);
     tsk_tokenizer_free(model->tokenizer);
     tsk_folder_free(model->folder);

@@ -88,7 +88,8 @@ template <int N> static __device__ __forceinline__ void multiply_wide(float (&c)
 // For N outputs: N / 2 registers, and the operands after them.
 #define MULTIPLY_WIDE(N, REGISTERS, NEXT, ...) \
     template <> __device__ __forceinline__ void multiply_wide<N>(float (&c)[N / 2], u64 a, u64 b) { \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" WIDE_REGISTERS_##REGISTERS "}, %" #REGISTERS ", %" #NEXT ", 1, 1, 1, 0, 0;" \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" WIDE_REGISTERS_##REGISTERS \
+                     "}, %" #REGISTERS ", %" #NEXT ", 1, 1, 1, 0, 0;" \
                      : __VA_ARGS__ \
                      : "l"(a), "l"(b)); \
     }

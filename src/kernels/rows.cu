@@ -208,7 +208,8 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
     }
     T *to = hidden + row * mlp + group * 8;
     if (sizeof(T) == 2 && mlp % 8 == 0)
-        *(uint4 *)to = make_uint4(pack_bf16(gate[0], gate[1]), pack_bf16(gate[2], gate[3]), pack_bf16(gate[4], gate[5]), pack_bf16(gate[6], gate[7]));
+        *(uint4 *)to = make_uint4(pack_bf16(gate[0], gate[1]), pack_bf16(gate[2], gate[3]),
+                                  pack_bf16(gate[4], gate[5]), pack_bf16(gate[6], gate[7]));
     else
 #pragma unroll
         for (int i = 0; i < 8; i++)

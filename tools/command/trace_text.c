@@ -364,8 +364,9 @@ static void append_shadow_steps(const trace *t, tsk_text *out) {
 
 static void append_shadow_layers(const trace *t, tsk_text *out) {
     int32_t layer;
-    cli_append(out, "\nrelative L2 difference by layer, of the outputs of tokens that ran, of what stands for skipped tokens' outputs,\n"
-                    "and of skipped tokens' K and V\n%-9s %10s %10s %10s\n", "layer", "ran", "skipped", "K and V");
+    cli_append(out, "\nrelative L2 difference by layer, of the outputs of tokens that ran, of what stands for skipped "
+                    "tokens' outputs,\nand of skipped tokens' K and V\n%-9s %10s %10s %10s\n",
+               "layer", "ran", "skipped", "K and V");
     for (layer = 0; layer < t->config->n_layers; layer++) {
         cli_append(out, "%5d    ", (int)layer);
         append_relative(out, &t->skip.shadow.layers[layer].active);
