@@ -199,6 +199,8 @@ typedef struct tsk__backend_ops {
     void (*finish)(tsk__stream *stream);
 } tsk__backend_ops;
 
+struct tsk__source; /* of weights, see >>weights */
+
 /* How a backend comes to be. */
 typedef struct tsk__backend_kind {
     tsk_device device;

@@ -9,10 +9,7 @@
 #include "config.h"
 #include "weights.h"
 #include "backend.h"
-#include "cpu.h"
-#include "cpu_weights.h"
 #include "cpu_backend.h"
-#include "cuda_driver.h"
 #include "cuda.h"
 
 // >>model =============================================================================================================
@@ -36,15 +33,6 @@ tsk_model_options tsk_model_options_default(void) {
     o.n_threads = TSK_AUTO;
     return o;
 }
-
-/* Loading as a whole. */
-typedef struct tsk__loading {
-    tsk_model *model;
-    const tsk_model_options *options;
-    tsk__source source;
-} tsk__loading;
-
-/* ---- putting a model together */
 
 static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error *error) {
     if ((int)o->device < 0 || o->device > TSK_DEVICE_CUDA)
@@ -78,14 +66,14 @@ static tsk_status tsk__model_backend_kind(tsk_model *model, const tsk_model_opti
     return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
 }
 
-static tsk_status tsk__model_backend(tsk__loading *l, tsk_error *error) {
-    tsk_model *model = l->model;
+static tsk_status tsk__model_backend(tsk_model *model, const tsk__source *source, const tsk_model_options *o,
+                                     tsk_error *error) {
     const tsk__backend_kind *kind;
-    tsk_status status = tsk__model_backend_kind(model, l->options, &kind, error);
-    if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && l->options->dtype == TSK_DTYPE_BF16)
+    tsk_status status = tsk__model_backend_kind(model, o, &kind, error);
+    if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                               "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
-    if (status == TSK_OK) status = kind->create(&model->config, &l->source, l->options, &model->backend, error);
+    if (status == TSK_OK) status = kind->create(&model->config, source, o, &model->backend, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -120,24 +108,24 @@ static tsk_status tsk__model_tokenizer_load(tsk_model *model, tsk_error *error) 
 
 tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk_model **out, tsk_error *error) {
     tsk_model_options defaults = tsk_model_options_default();
-    tsk__loading loading;
+    tsk__source source;
     tsk_model *model;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_model_load", "out");
     *out = NULL;
     if (!dir) return tsk__error_null(error, "tsk_model_load", "dir");
-    status = tsk__model_new(options ? options : &defaults, &model, error);
+    if (!options) options = &defaults;
+    status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
-    memset(&loading, 0, sizeof loading);
-    loading.model = model;
-    loading.options = options ? options : &defaults;
     status = tsk_folder_open(dir, &model->host, &model->folder, error);
     if (status == TSK_OK) {
         model->config = model->folder->config;
-        loading.source = tsk__source_of_folder(model->folder);
-        if (!loading.options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
+        if (!options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
     }
-    if (status == TSK_OK) status = tsk__model_backend(&loading, error);
+    if (status == TSK_OK) {
+        source = tsk__source_of_folder(model->folder);
+        status = tsk__model_backend(model, &source, options, error);
+    }
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;
     return status;
@@ -146,23 +134,21 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
 tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const tsk_model_options *options,
                             tsk_model **out, tsk_error *error) {
     tsk_model_options defaults = tsk_model_options_default();
-    tsk__loading loading;
+    tsk__source source;
     tsk_model *model;
     tsk_status status;
     if (!out) return tsk__error_null(error, "tsk_model_random", "out");
     *out = NULL;
+    if (!options) options = &defaults;
     if (!config) return tsk__error_null(error, "tsk_model_random", "config");
     status = tsk__config_check(config, "random model", error);
     if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
-    if (status == TSK_OK) status = tsk__model_new(options ? options : &defaults, &model, error);
+    if (status == TSK_OK) status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
-    memset(&loading, 0, sizeof loading);
-    loading.model = model;
-    loading.options = options ? options : &defaults;
     model->config = *config;
-    loading.source = tsk__source_of_random(&model->config, seed);
-    status = tsk__model_backend(&loading, error);
+    source = tsk__source_of_random(&model->config, seed);
+    status = tsk__model_backend(model, &source, options, error);
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;
     return status;

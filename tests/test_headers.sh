@@ -16,7 +16,8 @@ check "the manual lists the sections" [ "$(sed -n '/^CONTENTS/,/^   Each/s/^   >
 
 for section in src/*.h; do
     echo "#include \"$section\"" > "$work/alone.c"
-    "$compiler" -I. -Isrc -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_CUDA_DLOPEN -fsyntax-only "$work/alone.c" > "$out" 2> "$err"
+    "$compiler" -I. -Isrc -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_CUDA_DLOPEN -Wall -Werror -Wno-unused -fsyntax-only \
+        "$work/alone.c" > "$out" 2> "$err"
     rc=$?
     check "$section compiles alone" [ "$rc" -eq 0 ]
 done
