@@ -8113,10 +8113,10 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
    GPU: no code outside the backend dereferences them; upload and download move data to and from them.
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
-   cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
-   same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
-   and the order of every sum depends on the model and the request's own length only, never on how many rows there are
-   or who their neighbours are. */
+   cache, and it attends to the first positions there, as many as are visible to it. So a full forward, a block's step,
+   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width] in
+   the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many positions
+   are visible only, never on how many rows there are or who their neighbours are. */
 
 /* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
    rounded to f32 as in PyTorch; at position 4000 the difference shows. */
@@ -8176,6 +8176,7 @@ typedef struct tsk__rows {
     const int32_t *requests;   /* [n] which cache */
     const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
     const int32_t *flags;      /* [n] of tsk__row_flag; NULL: none */
+    const int32_t *visible;    /* [n] attends to positions 0 .. visible[i] - 1; NULL: to its cache's length */
     const tsk__kv *caches;     /* [n_requests] */
     int32_t n_requests;
 } tsk__rows;
@@ -9738,6 +9739,11 @@ static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weigh
     tsk__cpu_attend_finish(g);
 }
 
+/* How many cached positions a row attends to. */
+static int32_t tsk__cpu_visible(const tsk__rows *rows, int32_t row) {
+    return rows->visible ? rows->visible[row] : rows->caches[rows->requests[row]].length;
+}
+
 static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
     const tsk_model_config *config = c->model->config;
@@ -9752,7 +9758,7 @@ static void tsk__cpu_attend_task(void *context, int task) {
     memset(&keys, 0, sizeof keys);
     keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
     keys.dtype = TSK_DTYPE_F32;
-    keys.rows = kv->length;
+    keys.rows = tsk__cpu_visible(c->rows, row);
     keys.cols = config->head_dim;
     memset(&g.prefetch, 0, sizeof g.prefetch);
     g.kernels = c->model->kernels;
@@ -9768,16 +9774,18 @@ static void tsk__cpu_attend_task(void *context, int task) {
     }
 }
 
-/* Cuts the rows into spans of one request that fit a task; returns how many. */
+/* Cuts the rows into spans of one request, to which equally much is visible, that fit a task; returns how many. */
 static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_t *spans) {
     int32_t i, count = 0;
     for (i = 0; i < rows->n; i++)
-        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most) spans[count++] = i;
+        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most ||
+            tsk__cpu_visible(rows, i) != tsk__cpu_visible(rows, i - 1))
+            spans[count++] = i;
     spans[count] = rows->n;
     return count;
 }
 
-/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what is visible to each row. `out` must not be q. */
 static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
                                float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;
@@ -9793,7 +9801,7 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
     attend.spans = scratch->spans;
     attend.q = q;
     attend.out = out;
-    for (i = 0; i < rows->n; i++) work += (uint64_t)rows->caches[rows->requests[i]].length;
+    for (i = 0; i < rows->n; i++) work += (uint64_t)tsk__cpu_visible(rows, i);
     work *= 2 * (uint64_t)config->n_heads * (uint64_t)config->head_dim;
     tsk__cpu_tasks(model, count * config->n_kv_heads, work, tsk__cpu_attend_task, &attend);
 }
@@ -10130,7 +10138,7 @@ typedef struct tsk__cpu_stream {
     tsk__rows rows;                /* of begin, then of compact */
     tsk__rows all_rows;
     const int32_t *compacted;      /* index into all_rows, or NULL */
-    int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
+    int32_t *compact_lists;        /* [5, max_rows] tokens, positions, requests, slots, visible */
     float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
     float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
     int32_t *tokens;               /* [max_rows] ids of the list of begin */
@@ -10191,7 +10199,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
     s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
-    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
+    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
@@ -10347,13 +10355,15 @@ static void tsk__cpu_backend_expand(tsk__stream *stream) {
 static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows,
-               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows,
+               *visible = slots + stream->max_rows;
     tsk__cpu_backend_expand(stream);
     for (i = 0; i < n; i++) {
         tokens[i] = s->all_rows.tokens[index[i]];
         positions[i] = s->all_rows.positions[index[i]];
         requests[i] = s->all_rows.requests[index[i]];
         slots[i] = s->all_rows.slots[index[i]];
+        visible[i] = tsk__cpu_visible(&s->all_rows, index[i]);
     }
     tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, s->full_x, index, s->compact_x);
     s->rows.n = n;
@@ -10361,6 +10371,7 @@ static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32
     s->rows.positions = positions;
     s->rows.requests = requests;
     s->rows.slots = slots;
+    s->rows.visible = visible;
     s->compacted = index;
     s->base.x = s->compact_x;
 }
@@ -11032,7 +11043,8 @@ typedef struct tsk__cuda_row {
     int32_t token;                 /* where the request has no canvas on the device */
     int32_t position, request, slot, active;
     int32_t number;                /* in the list of begin */
-    int32_t flags, pad;
+    int32_t flags;
+    int32_t visible;               /* it attends to so many positions, from 0 on */
 } tsk__cuda_row;
 TSK__CUDA_CHECK_SIZE(row, 32);
 
@@ -11051,14 +11063,14 @@ typedef struct tsk__cuda_cache {
     TSK__DEVICE(void) outputs;
     TSK__DEVICE(int32_t) tokens;
     TSK__DEVICE(tsk__cuda_prediction) predictions;
-    int32_t length, capacity, n_slots, n_states;
+    int32_t capacity, n_slots, n_states, pad;
     int32_t first_written, last_written; /* positions that the pass replaces lie between */
     float skip_threshold, skip_outlier;
 } tsk__cuda_cache;
 TSK__CUDA_CHECK_SIZE(cache, 80);
 
-/* Consecutive rows of one request: what attention works on. */
-typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
+/* Consecutive rows of one request, with equally much visible to them: what attention works on. */
+typedef struct tsk__cuda_tile { int32_t first, count, request, visible; } tsk__cuda_tile;
 TSK__CUDA_CHECK_SIZE(tile, 16);
 
 typedef struct tsk__cuda_table {
@@ -12812,16 +12824,18 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 
 /* ---- rows */
 
-/* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
+/* Runs of rows of one request with equally much visible to them, cut into tiles of up to `rows`; says the longest
+   tile. */
 static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     int32_t first, count, longest = 0;
     s->pass.n_tiles = 0;
     for (first = 0; first < s->pass.n; first += count) {
         tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
-        for (count = 1; first + count < s->pass.n && count < rows &&
-                        s->pinned.rows[first + count].request == s->pinned.rows[first].request;)
+        const tsk__cuda_row *row = &s->pinned.rows[first];
+        for (count = 1; first + count < s->pass.n && count < rows && row[count].request == row->request &&
+                        row[count].visible == row->visible;)
             count++;
-        tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
+        tile->first = first, tile->count = count, tile->request = row->request, tile->visible = row->visible;
         if (count > longest) longest = count;
     }
     return longest;
@@ -12879,6 +12893,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         row->active = 1;
         row->number = i;
         row->flags = rows->flags ? rows->flags[i] : 0;
+        row->visible = rows->visible ? rows->visible[i] : rows->caches[rows->requests[i]].length;
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
@@ -12889,7 +12904,6 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->outputs = tsk__cuda_address(kv->outputs);
         cache->tokens = tsk__cuda_address(kv->tokens);
         cache->predictions = tsk__cuda_address(kv->predictions);
-        cache->length = kv->length;
         cache->capacity = kv->capacity;
         cache->n_slots = kv->n_slots;
         cache->n_states = kv->n_states;
@@ -14132,7 +14146,7 @@ typedef struct tsk__pass {
     tsk__tracer *tracer;
     int32_t max_rows;
     int32_t n;                     /* rows */
-    int32_t *tokens, *positions, *requests, *slots; /* [max_rows] as tsk__rows */
+    int32_t *tokens, *positions, *requests, *slots, *visible; /* [max_rows] as tsk__rows */
     int32_t *flags;                /* [max_rows] of tsk__row_flag */
     int32_t *active;               /* [max_rows] 0: skips the upper layers, once that is known */
     int32_t *running;              /* [max_rows] 0: not in the layers that run now */
@@ -14179,8 +14193,8 @@ static void tsk__pass_free(tsk__pass *p) {
 /* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
 static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator,
                                    int32_t max_rows, int32_t max_requests, int32_t n_states, tsk_error *error) {
-    int32_t **lists[] = {&p->tokens,  &p->positions, &p->requests,           &p->slots, &p->flags, &p->active,
-                         &p->running, &p->narrowed,  &p->narrowed_positions, &p->head};
+    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots,              &p->visible, &p->flags,
+                         &p->active, &p->running,   &p->narrowed, &p->narrowed_positions, &p->head};
     size_t n_lists = sizeof lists / sizeof lists[0], i;
     tsk_status status;
     int32_t *block;
@@ -14204,11 +14218,13 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
 
 static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
+/* A row of the last request added, to which all of its cache is visible. */
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
     p->positions[p->n] = position;
     p->requests[p->n] = p->n_requests - 1;
     p->slots[p->n] = slot;
+    p->visible[p->n] = p->caches[p->n_requests - 1].length;
     p->flags[p->n] = 0;
     p->active[p->n++] = 1;
 }
@@ -14221,6 +14237,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.requests = p->requests;
     rows.slots = p->slots;
     rows.flags = p->flags;
+    rows.visible = p->visible;
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;

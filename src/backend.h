@@ -10,10 +10,10 @@
    GPU: no code outside the backend dereferences them; upload and download move data to and from them.
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
-   cache, and it attends to all of it. So a full forward, a block's step, a TokenSkip subset and a packed batch are the
-   same code with different lists. Activations are row-major [n, width] in the backend's activation type; sums are f32,
-   and the order of every sum depends on the model and the request's own length only, never on how many rows there are
-   or who their neighbours are. */
+   cache, and it attends to the first positions there, as many as are visible to it. So a full forward, a block's step,
+   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width] in
+   the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many positions
+   are visible only, never on how many rows there are or who their neighbours are. */
 
 /* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
    rounded to f32 as in PyTorch; at position 4000 the difference shows. */
@@ -73,6 +73,7 @@ typedef struct tsk__rows {
     const int32_t *requests;   /* [n] which cache */
     const int32_t *slots;      /* [n] in its request's states and outputs; -1: none */
     const int32_t *flags;      /* [n] of tsk__row_flag; NULL: none */
+    const int32_t *visible;    /* [n] attends to positions 0 .. visible[i] - 1; NULL: to its cache's length */
     const tsk__kv *caches;     /* [n_requests] */
     int32_t n_requests;
 } tsk__rows;

@@ -1134,6 +1134,11 @@ static void tsk__cpu_attend_group_run(tsk__cpu_attend_group *g, const tsk__weigh
     tsk__cpu_attend_finish(g);
 }
 
+/* How many cached positions a row attends to. */
+static int32_t tsk__cpu_visible(const tsk__rows *rows, int32_t row) {
+    return rows->visible ? rows->visible[row] : rows->caches[rows->requests[row]].length;
+}
+
 static void tsk__cpu_attend_task(void *context, int task) {
     const tsk__cpu_attend *c = (const tsk__cpu_attend *)context;
     const tsk_model_config *config = c->model->config;
@@ -1148,7 +1153,7 @@ static void tsk__cpu_attend_task(void *context, int task) {
     memset(&keys, 0, sizeof keys);
     keys.data = tsk__cpu_cached(config, kv, kv->k, c->layer, head);
     keys.dtype = TSK_DTYPE_F32;
-    keys.rows = kv->length;
+    keys.rows = tsk__cpu_visible(c->rows, row);
     keys.cols = config->head_dim;
     memset(&g.prefetch, 0, sizeof g.prefetch);
     g.kernels = c->model->kernels;
@@ -1164,16 +1169,18 @@ static void tsk__cpu_attend_task(void *context, int task) {
     }
 }
 
-/* Cuts the rows into spans of one request that fit a task; returns how many. */
+/* Cuts the rows into spans of one request, to which equally much is visible, that fit a task; returns how many. */
 static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_t *spans) {
     int32_t i, count = 0;
     for (i = 0; i < rows->n; i++)
-        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most) spans[count++] = i;
+        if (i == 0 || rows->requests[i] != rows->requests[i - 1] || i - spans[count - 1] == most ||
+            tsk__cpu_visible(rows, i) != tsk__cpu_visible(rows, i - 1))
+            spans[count++] = i;
     spans[count] = rows->n;
     return count;
 }
 
-/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over each row's whole cache. `out` must not be q. */
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what is visible to each row. `out` must not be q. */
 static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
                                float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;
@@ -1189,7 +1196,7 @@ static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const
     attend.spans = scratch->spans;
     attend.q = q;
     attend.out = out;
-    for (i = 0; i < rows->n; i++) work += (uint64_t)rows->caches[rows->requests[i]].length;
+    for (i = 0; i < rows->n; i++) work += (uint64_t)tsk__cpu_visible(rows, i);
     work *= 2 * (uint64_t)config->n_heads * (uint64_t)config->head_dim;
     tsk__cpu_tasks(model, count * config->n_kv_heads, work, tsk__cpu_attend_task, &attend);
 }

@@ -27,7 +27,7 @@ typedef struct tsk__cpu_stream {
     tsk__rows rows;                /* of begin, then of compact */
     tsk__rows all_rows;
     const int32_t *compacted;      /* index into all_rows, or NULL */
-    int32_t *compact_lists;        /* [4, max_rows] tokens, positions, requests, slots */
+    int32_t *compact_lists;        /* [5, max_rows] tokens, positions, requests, slots, visible */
     float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
     float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
     int32_t *tokens;               /* [max_rows] ids of the list of begin */
@@ -88,7 +88,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
     s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
-    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 4, sizeof(int32_t));
+    s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
@@ -244,13 +244,15 @@ static void tsk__cpu_backend_expand(tsk__stream *stream) {
 static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32_t *index) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     int32_t i, *tokens = s->compact_lists, *positions = tokens + stream->max_rows,
-               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows;
+               *requests = positions + stream->max_rows, *slots = requests + stream->max_rows,
+               *visible = slots + stream->max_rows;
     tsk__cpu_backend_expand(stream);
     for (i = 0; i < n; i++) {
         tokens[i] = s->all_rows.tokens[index[i]];
         positions[i] = s->all_rows.positions[index[i]];
         requests[i] = s->all_rows.requests[index[i]];
         slots[i] = s->all_rows.slots[index[i]];
+        visible[i] = tsk__cpu_visible(&s->all_rows, index[i]);
     }
     tsk__cpu_gather(tsk__cpu_model_of(stream), n, stream->backend->config->d_model, s->full_x, index, s->compact_x);
     s->rows.n = n;
@@ -258,6 +260,7 @@ static void tsk__cpu_backend_compact(tsk__stream *stream, int32_t n, const int32
     s->rows.positions = positions;
     s->rows.requests = requests;
     s->rows.slots = slots;
+    s->rows.visible = visible;
     s->compacted = index;
     s->base.x = s->compact_x;
 }

@@ -495,16 +495,18 @@ static tsk_status tsk__cuda_backend_stream_create(tsk__backend *backend, int32_t
 
 /* ---- rows */
 
-/* Runs of rows of one request, cut into tiles of up to `rows`; says the longest tile. */
+/* Runs of rows of one request with equally much visible to them, cut into tiles of up to `rows`; says the longest
+   tile. */
 static int32_t tsk__cuda_cut_tiles(tsk__cuda_stream *s, int32_t rows) {
     int32_t first, count, longest = 0;
     s->pass.n_tiles = 0;
     for (first = 0; first < s->pass.n; first += count) {
         tsk__cuda_tile *tile = &s->pinned.tiles[s->pass.n_tiles++];
-        for (count = 1; first + count < s->pass.n && count < rows &&
-                        s->pinned.rows[first + count].request == s->pinned.rows[first].request;)
+        const tsk__cuda_row *row = &s->pinned.rows[first];
+        for (count = 1; first + count < s->pass.n && count < rows && row[count].request == row->request &&
+                        row[count].visible == row->visible;)
             count++;
-        tile->first = first, tile->count = count, tile->request = s->pinned.rows[first].request;
+        tile->first = first, tile->count = count, tile->request = row->request, tile->visible = row->visible;
         if (count > longest) longest = count;
     }
     return longest;
@@ -562,6 +564,7 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         row->active = 1;
         row->number = i;
         row->flags = rows->flags ? rows->flags[i] : 0;
+        row->visible = rows->visible ? rows->visible[i] : rows->caches[rows->requests[i]].length;
     }
     for (i = 0; i < rows->n_requests; i++) {
         const tsk__kv *kv = &rows->caches[i];
@@ -572,7 +575,6 @@ static void tsk__cuda_backend_begin(tsk__stream *stream, const tsk__rows *rows) 
         cache->outputs = tsk__cuda_address(kv->outputs);
         cache->tokens = tsk__cuda_address(kv->tokens);
         cache->predictions = tsk__cuda_address(kv->predictions);
-        cache->length = kv->length;
         cache->capacity = kv->capacity;
         cache->n_slots = kv->n_slots;
         cache->n_states = kv->n_states;

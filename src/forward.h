@@ -19,7 +19,7 @@ typedef struct tsk__pass {
     tsk__tracer *tracer;
     int32_t max_rows;
     int32_t n;                     /* rows */
-    int32_t *tokens, *positions, *requests, *slots; /* [max_rows] as tsk__rows */
+    int32_t *tokens, *positions, *requests, *slots, *visible; /* [max_rows] as tsk__rows */
     int32_t *flags;                /* [max_rows] of tsk__row_flag */
     int32_t *active;               /* [max_rows] 0: skips the upper layers, once that is known */
     int32_t *running;              /* [max_rows] 0: not in the layers that run now */
@@ -66,8 +66,8 @@ static void tsk__pass_free(tsk__pass *p) {
 /* Room for max_rows rows of max_requests requests, n_states TokenSkip states a row. */
 static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const tsk_allocator *allocator,
                                    int32_t max_rows, int32_t max_requests, int32_t n_states, tsk_error *error) {
-    int32_t **lists[] = {&p->tokens,  &p->positions, &p->requests,           &p->slots, &p->flags, &p->active,
-                         &p->running, &p->narrowed,  &p->narrowed_positions, &p->head};
+    int32_t **lists[] = {&p->tokens, &p->positions, &p->requests, &p->slots,              &p->visible, &p->flags,
+                         &p->active, &p->running,   &p->narrowed, &p->narrowed_positions, &p->head};
     size_t n_lists = sizeof lists / sizeof lists[0], i;
     tsk_status status;
     int32_t *block;
@@ -91,11 +91,13 @@ static tsk_status tsk__pass_create(tsk__pass *p, tsk__backend *backend, const ts
 
 static void tsk__pass_reset(tsk__pass *p) { p->n = p->n_requests = p->n_head = p->n_rules = p->n_candidates = 0; }
 
+/* A row of the last request added, to which all of its cache is visible. */
 static void tsk__pass_add_row(tsk__pass *p, int32_t token, int32_t position, int32_t slot) {
     p->tokens[p->n] = token;
     p->positions[p->n] = position;
     p->requests[p->n] = p->n_requests - 1;
     p->slots[p->n] = slot;
+    p->visible[p->n] = p->caches[p->n_requests - 1].length;
     p->flags[p->n] = 0;
     p->active[p->n++] = 1;
 }
@@ -108,6 +110,7 @@ static void tsk__pass_begin(tsk__pass *p) {
     rows.requests = p->requests;
     rows.slots = p->slots;
     rows.flags = p->flags;
+    rows.visible = p->visible;
     rows.caches = p->caches;
     rows.n_requests = p->n_requests;
     p->n_running = p->n;

@@ -269,12 +269,13 @@ static void pass_run(pass *p, const model *m, const tsk__rows *rows, const tsk__
     free(memory);
 }
 
-/* ---- requests: two caches of different length and capacity, filled with noise where no row writes */
+/* ---- requests: two caches of different length and capacity, filled with noise where no row writes. Of the first, rows
+   attend to the end of their block of 4; of the second, to everything. */
 
 typedef struct requests {
     tsk__kv caches[2];
     size_t floats[2];
-    int32_t *tokens, *positions, *owners;
+    int32_t *tokens, *positions, *owners, *visible;
     tsk__draw *draws;
     tsk__rows rows;
 } requests;
@@ -296,10 +297,14 @@ static void requests_new(requests *r, const model *m, int32_t n) {
     r->tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
     r->positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
     r->owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    r->visible = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
     r->draws = (tsk__draw *)must(calloc((size_t)n, sizeof(tsk__draw)));
     for (i = 0; i < n; i++) {
         r->owners[i] = i >= 2 * n / 3;
         r->positions[i] = r->owners[i] ? i - 2 * n / 3 + 1 : i + 2;
+        r->visible[i] = (r->positions[i] / 4 + 1) * 4;
+        if (r->owners[i] || r->visible[i] > r->caches[r->owners[i]].length)
+            r->visible[i] = r->caches[r->owners[i]].length;
         r->tokens[i] = (7 * i + 1) % c->embedding_size;
         r->draws[i].temperature = i % 3 ? 0.0f : 0.7f;
         r->draws[i].mask_token_id = c->mask_token_id;
@@ -309,12 +314,12 @@ static void requests_new(requests *r, const model *m, int32_t n) {
     }
     r->rows.n = n;
     r->rows.tokens = r->tokens, r->rows.positions = r->positions, r->rows.requests = r->owners,
-    r->rows.caches = r->caches;
+    r->rows.visible = r->visible, r->rows.caches = r->caches;
 }
 static void requests_free(requests *r) {
     int i;
     for (i = 0; i < 2; i++) free(r->caches[i].k), free(r->caches[i].v);
-    free(r->tokens), free(r->positions), free(r->owners), free(r->draws);
+    free(r->tokens), free(r->positions), free(r->owners), free(r->visible), free(r->draws);
 }
 
 /* ---- each operation against its plain loop, fed with the operation's own input so that errors do not pile up */
@@ -392,14 +397,14 @@ static void check_attention(const model *m, const pass *p, const tsk__rows *rows
             const float *k = (const float *)kv->k + at, *v = (const float *)kv->v + at,
                         *q = p->q + i * p->q_width + h * c->head_dim;
             double max = -1e300, sum = 0;
-            for (key = 0; key < kv->length; key++) {
+            for (key = 0; key < rows->visible[i]; key++) {
                 weight[key] = 0;
                 for (j = 0; j < c->head_dim; j++) weight[key] += (double)q[j] * (double)k[key * c->head_dim + j];
                 weight[key] /= sqrt((double)c->head_dim);
                 if (weight[key] > max) max = weight[key];
             }
-            for (key = 0; key < kv->length; key++) sum += weight[key] = exp(weight[key] - max);
-            for (key = 0; key < kv->length; key++)
+            for (key = 0; key < rows->visible[i]; key++) sum += weight[key] = exp(weight[key] - max);
+            for (key = 0; key < rows->visible[i]; key++)
                 for (j = 0; j < c->head_dim; j++)
                     want[i * p->q_width + h * c->head_dim + j] += weight[key] / sum * (double)v[key * c->head_dim + j];
         }
@@ -444,13 +449,15 @@ static void check_rows(const model *m, requests *all, const pass *whole, const i
     part.tokens = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
     part.positions = (int32_t *)must(malloc((size_t)n * sizeof(int32_t)));
     part.owners = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
+    part.visible = (int32_t *)must(malloc((size_t)n * sizeof(int32_t))),
     part.draws = (tsk__draw *)must(malloc((size_t)n * sizeof(tsk__draw)));
     for (i = 0; i < n; i++) {
         part.tokens[i] = all->tokens[order[i]], part.positions[i] = all->positions[order[i]];
         part.owners[i] = all->owners[order[i]], part.draws[i] = all->draws[order[i]];
+        part.visible[i] = all->visible[order[i]];
     }
     part.rows.n = n, part.rows.tokens = part.tokens, part.rows.positions = part.positions,
-    part.rows.requests = part.owners;
+    part.rows.requests = part.owners, part.rows.visible = part.visible;
     pass_new(&p, m, n);
     pass_run(&p, m, &part.rows, part.draws, 0);
     for (i = 0; i < n; i++) {
@@ -464,7 +471,7 @@ static void check_rows(const model *m, requests *all, const pass *whole, const i
         CHECK(memcmp(&p.predictions[i], &whole->predictions[o], sizeof(tsk__prediction)) == 0);
     }
     pass_free(&p);
-    free(part.tokens), free(part.positions), free(part.owners), free(part.draws);
+    free(part.tokens), free(part.positions), free(part.owners), free(part.visible), free(part.draws);
 }
 
 static void check_same_bits(model *m, requests *r, const pass *whole) {

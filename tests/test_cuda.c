@@ -66,7 +66,7 @@ typedef struct outcome {          /* what every operation left, as f32 */
 
 typedef struct plan {
     int32_t n, n_requests, tokens[max_rows], positions[max_rows], requests[max_rows], slots[max_rows], active[max_rows],
-        flags[max_rows];
+        flags[max_rows], visible[max_rows];
     int32_t lengths[max_requests], index[max_rows], n_head;
     int masked, compacted;
     tsk__draw draws[max_rows];
@@ -134,7 +134,8 @@ static void run_pass(const tsk_model *model, const plan *p, outcome *o, int reco
     }
     memset(&rows, 0, sizeof rows);
     rows.n = p->n, rows.tokens = p->tokens, rows.positions = p->positions, rows.requests = p->requests,
-    rows.slots = p->slots, rows.flags = p->flags, rows.caches = caches, rows.n_requests = p->n_requests;
+    rows.slots = p->slots, rows.flags = p->flags, rows.visible = p->visible, rows.caches = caches,
+    rows.n_requests = p->n_requests;
     for (round = 0; round < (recorded ? 3 : 1); round++) {
         ops->begin(s, &rows);
         if (recorded && ops->replay && ops->replay(s, 5)) continue;
@@ -237,6 +238,14 @@ static int32_t random_flags(void) {
     return flags;
 }
 
+/* How much of its request is visible to a row: all; the first two thirds; or up to the end of the row's own block. */
+static int32_t visible_to(int32_t length, int32_t request, int32_t n, int32_t position) {
+    const int32_t block = 1 + n % 19, end = (position / block + 1) * block;
+    if ((n + request) % 3 == 0) return length;
+    if ((n + request) % 3 == 1) return (2 * length + 2) / 3;
+    return end < length ? end : length;
+}
+
 static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, const int32_t *runs, int masked,
                     int compacted, float temperature) {
     plan p;
@@ -249,7 +258,7 @@ static plan plan_of(const tsk_model_config *c, int32_t n, int32_t n_requests, co
         at = random_below(p.lengths[r] - share + 1);
         for (i = 0; i < share; i++, done++)
             p.tokens[done] = random_below(c->vocab_size), p.positions[done] = at + i, p.requests[done] = r,
-            p.slots[done] = at + i;
+            p.slots[done] = at + i, p.visible[done] = visible_to(p.lengths[r], r, n, at + i);
     }
     for (i = 0; i < n; i++) p.active[i] = random_below(3) > 0, p.flags[i] = random_flags();
     p.active[n - 1] = 1;
@@ -521,7 +530,7 @@ static void begin_flagged(const side *a, int narrow, const int32_t *flags) {
     tsk__rows rows;
     memset(&rows, 0, sizeof rows);
     rows.n = t->p.n, rows.tokens = t->p.tokens, rows.positions = t->p.positions, rows.requests = t->p.requests,
-    rows.slots = t->p.slots, rows.flags = flags;
+    rows.slots = t->p.slots, rows.flags = flags, rows.visible = t->p.visible;
     rows.caches = a->caches, rows.n_requests = t->p.n_requests;
     ops->begin(a->s, &rows);
     poison(a, a->s->x, (size_t)max_rows * d);

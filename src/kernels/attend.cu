@@ -7,23 +7,24 @@
 // -------------------------------------------------------
 
 // Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the
-// scores and one column a thread for the sums. The order of every sum depends on the cached length only. Grid (n,
-// n_heads).
+// scores and one column a thread for the sums. The order of every sum depends on what is visible only. Grid (n, n_heads).
 template <class T> static __device__ __forceinline__ void attend(const tsk__cuda_attend_args &a) {
     __shared__ float query[256], weight[128], parts[4];
     let_successor_start();
     wait_for_predecessor();
     int row = blockIdx.x, head = blockIdx.y, kv = head / (a.n_heads / a.n_kv_heads), hd = a.head_dim;
     int thread = threadIdx.x;
-    cache_entry cache = a.table.caches[a.table.rows[row].request];
+    const row_entry &entry = a.table.rows[row];
+    const int visible = entry.visible;
+    cache_entry cache = a.table.caches[entry.request];
     u64 layer = (a.layer_offset + (u64)kv * hd) * cache.capacity;
     const T *k = (const T *)cache.k + layer, *v = (const T *)cache.v + layer;
     const T *q = (const T *)a.q + ((u64)row * a.n_heads + head) * hd;
     T *out = (T *)a.out + ((u64)row * a.n_heads + head) * hd;
     for (int d = thread; d < hd; d += 128) query[d] = load(q + d);
     float max = NEGATIVE, sum = 0.0f, o[2] = {0.0f, 0.0f};
-    for (int first = 0; first < cache.length; first += 128) {
-        int count = min(128, cache.length - first);
+    for (int first = 0; first < visible; first += 128) {
+        int count = min(128, visible - first);
         float score = NEGATIVE, new_max = NEGATIVE, total = 0.0f;
         __syncthreads();
         if (thread < count) {

@@ -4,7 +4,7 @@
 #include "device.cuh"
 #include "pieces.cuh"
 
-// ---- Attention (bf16, matrix units): a tile's rows against all cached rows of their request, without a score matrix -
+// ---- Attention (bf16, matrix units): a tile's rows against the cached rows visible to them, without a score matrix
 
 // How a kernel is cut: ROW_WARPS warps of ROW_TILES * 16 query rows times KEY_WARPS that share each 64 keys, which
 // come through a ring of STAGES. The cached rows are cut into SPLITS runs of whole key tiles; the block that finishes
@@ -26,7 +26,7 @@ template <int HD_, int ROW_WARPS_, int ROW_TILES_, int KEY_WARPS_, int STAGES_, 
 template <class S> struct attention_work {
     int warp_row, warp_key, lane, head, width;
     tile_entry tile;
-    int length, begin, end;     // cached rows; key tiles of this block's run
+    int begin, end;             // key tiles of this block's run
     const bf16 *k, *v;          // of the head's rows of the layer
     int copied_row, copied_piece;
     u32 base, copy_to;          // of shared memory; where this thread's first copy of a stage goes
@@ -38,8 +38,7 @@ template <class S> struct attention_work {
         lane = threadIdx.x & 31, warp_row = warp % S::ROW_WARPS, warp_key = warp / S::ROW_WARPS;
         head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads), width = a.n_heads * S::HD;
         tile = a.table.tiles[blockIdx.z];
-        length = cache.length;
-        key_tiles = (length + S::keys - 1) / S::keys, a_split = (key_tiles + S::SPLITS - 1) / S::SPLITS;
+        key_tiles = (tile.visible + S::keys - 1) / S::keys, a_split = (key_tiles + S::SPLITS - 1) / S::SPLITS;
         begin = blockIdx.x * a_split, end = min(begin + a_split, key_tiles);
         copied_row = threadIdx.x / S::pieces, copied_piece = threadIdx.x % S::pieces;
         u64 layer = (a.layer_offset + (u64)kv_head * S::HD) * cache.capacity;
@@ -60,7 +59,7 @@ template <class S> static __device__ __forceinline__ void attention_fetch(const 
     if (key_tile < w.end) {
         u32 to = w.copy_to + w.stage_offset(key_tile);
         u64 from = (u64)(key_tile * S::keys + w.copied_row) * S::HD + w.copied_piece * 8;
-        int left = w.length - key_tile * S::keys - w.copied_row;
+        int left = w.tile.visible - key_tile * S::keys - w.copied_row;
 #pragma unroll
         for (int row = 0; row < S::keys; row += S::at_once) {
             bool valid = row < left;
@@ -77,7 +76,7 @@ template <class S> static __device__ __forceinline__ void attention_prefetch(con
     const int lines = S::keys * S::row_bytes / 128;  // of a tile
     for (int i = threadIdx.x + fetched * lines; i < (w.end - w.begin) * lines; i += S::threads) {
         u64 offset = (u64)w.begin * S::keys * S::row_bytes + (u64)i * 128;
-        if (offset >= (u64)w.length * S::row_bytes) break;
+        if (offset >= (u64)w.tile.visible * S::row_bytes) break;
         prefetch_l2((const char *)w.k + offset);
         prefetch_l2((const char *)w.v + offset);
     }
@@ -163,7 +162,7 @@ static __device__ __forceinline__ void attention_score(attention_scores<S> &s, c
     }
 }
 
-// Keys beyond the request's length count for nothing; `left`: keys from this lane's first on.
+// Keys beyond what is visible count for nothing; `left`: keys from this lane's first on.
 template <class S> static __device__ __forceinline__ void attention_cut_off(attention_scores<S> &s, int left) {
 #pragma unroll
     for (int j = 0; j < S::warp_keys / 8; j++)
@@ -387,8 +386,8 @@ template <class S> static __device__ __forceinline__ void attention(const attent
         u32 stage = w.base + w.stage_offset(key_tile);
         attention_scores<S> s;
         attention_score<S>(s, q, q_lane, stage + k_lane);
-        if ((key_tile + 1) * S::keys > w.length)
-            attention_cut_off(s, w.length - key_tile * S::keys - first_key - (lane & 3) * 2);
+        if ((key_tile + 1) * S::keys > w.tile.visible)
+            attention_cut_off(s, w.tile.visible - key_tile * S::keys - first_key - (lane & 3) * 2);
         attention_follow_maximum(sums, s, a.scale, slack);
         attention_add_values(sums, s, stage + v_lane, a.scale);
     }

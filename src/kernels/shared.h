@@ -63,7 +63,8 @@ typedef struct tsk__cuda_row {
     int32_t token;                 /* where the request has no canvas on the device */
     int32_t position, request, slot, active;
     int32_t number;                /* in the list of begin */
-    int32_t flags, pad;
+    int32_t flags;
+    int32_t visible;               /* it attends to so many positions, from 0 on */
 } tsk__cuda_row;
 TSK__CUDA_CHECK_SIZE(row, 32);
 
@@ -82,14 +83,14 @@ typedef struct tsk__cuda_cache {
     TSK__DEVICE(void) outputs;
     TSK__DEVICE(int32_t) tokens;
     TSK__DEVICE(tsk__cuda_prediction) predictions;
-    int32_t length, capacity, n_slots, n_states;
+    int32_t capacity, n_slots, n_states, pad;
     int32_t first_written, last_written; /* positions that the pass replaces lie between */
     float skip_threshold, skip_outlier;
 } tsk__cuda_cache;
 TSK__CUDA_CHECK_SIZE(cache, 80);
 
-/* Consecutive rows of one request: what attention works on. */
-typedef struct tsk__cuda_tile { int32_t first, count, request, pad; } tsk__cuda_tile;
+/* Consecutive rows of one request, with equally much visible to them: what attention works on. */
+typedef struct tsk__cuda_tile { int32_t first, count, request, visible; } tsk__cuda_tile;
 TSK__CUDA_CHECK_SIZE(tile, 16);
 
 typedef struct tsk__cuda_table {

@@ -243,7 +243,7 @@ static void test_maps(u32 seed) {
 
 struct tile_case { int rows, cached; };
 
-/* A request for each tile; all that it has cached beyond its length is NaN. */
+/* A request for each tile; all that it has cached beyond what is visible is NaN. */
 static void test_attention(void (*kernel)(const attention_args), const std::vector<tile_case> &tiles, int splits,
                            int tile_rows, int threads, int bytes, int heads, int kv_heads, int hd, u32 seed) {
     const int layer = 1;
@@ -254,13 +254,13 @@ static void test_attention(void (*kernel)(const attention_args), const std::vect
     for (const tile_case &t : tiles) {
         int capacity = t.cached + (int)(dice() % 9);
         cache_entry c = cache_entry();
-        tile_entry e = {n, t.rows, (int)caches.size(), 0};
+        tile_entry e = {n, t.rows, (int)caches.size(), t.cached};
         for (std::vector<values> *cache : {&k, &v}) {
             cache->push_back(random_values((size_t)2 * kv_heads * capacity * hd, 1.5f));
             for (size_t i = 0; i < cache->back().size(); i++)
                 if ((int)(i / hd % capacity) >= t.cached) cache->back()[i].bits = 0x7fff;
         }
-        c.k = (char *)k.back().data(), c.v = (char *)v.back().data(), c.length = t.cached, c.capacity = capacity;
+        c.k = (char *)k.back().data(), c.v = (char *)v.back().data(), c.capacity = capacity;
         c.first_written = t.cached / 2, c.last_written = t.cached / 2 + t.rows;
         caches.push_back(c), entries.push_back(e);
         n += t.rows;
