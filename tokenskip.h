@@ -987,6 +987,14 @@ TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[
 #define TOKENSKIP_FREE(block) free(block)
 #endif
 
+/* Of a small function with very many callers, none of them in a hurry: inlined into all of them it costs 4 % of the
+   header's code and as much of its compile time. */
+#ifdef __GNUC__
+#define TSK__NOT_INLINE __attribute__((__noinline__))
+#else
+#define TSK__NOT_INLINE
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -1016,7 +1024,7 @@ static void tsk__error_one_line(char *text) {
 }
 
 /* The end of a long path: in full it would push the reason out of the message. Never cuts a UTF-8 character. */
-static const char *tsk__error_path(const char *path) {
+static TSK__NOT_INLINE const char *tsk__error_path(const char *path) {
     size_t length = strlen(path), i = length > 200 ? length - 200 : 0;
     while (i && (path[i] & 0xc0) == 0x80) i++;
     return path + i;
@@ -1024,7 +1032,7 @@ static const char *tsk__error_path(const char *path) {
 
 /* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
    `return tsk__error_set(...)`. `file` may be NULL. */
-static tsk_status TSK__PRINTF(5, 6)
+static TSK__NOT_INLINE tsk_status TSK__PRINTF(5, 6)
     tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset, const char *format, ...) {
     va_list arguments;
     size_t length;
@@ -1043,12 +1051,12 @@ static tsk_status TSK__PRINTF(5, 6)
     return status;
 }
 
-static tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
+static TSK__NOT_INLINE tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
     return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "out of memory: %llu bytes for %s",
                           (unsigned long long)size, what);
 }
 
-static tsk_status tsk__error_null(tsk_error *error, const char *function, const char *parameter) {
+static TSK__NOT_INLINE tsk_status tsk__error_null(tsk_error *error, const char *function, const char *parameter) {
     return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: %s is NULL", function, parameter);
 }
 
@@ -1077,19 +1085,19 @@ static const tsk_allocator *tsk__memory_allocator(const tsk_host *host) {
 }
 
 /* NULL for count * size beyond size_t as for any other failure. A zero count gives a block too. */
-static void *tsk__memory_new(const tsk_allocator *allocator, size_t count, size_t size) {
+static TSK__NOT_INLINE void *tsk__memory_new(const tsk_allocator *allocator, size_t count, size_t size) {
     if (size && count > SIZE_MAX / size) return NULL;
     if (!allocator) allocator = &tsk__memory_default;
     return allocator->allocate(allocator->user, count && size ? count * size : 1);
 }
 
-static void *tsk__memory_new_zeroed(const tsk_allocator *allocator, size_t count, size_t size) {
+static TSK__NOT_INLINE void *tsk__memory_new_zeroed(const tsk_allocator *allocator, size_t count, size_t size) {
     void *block = tsk__memory_new(allocator, count, size);
     if (block) memset(block, 0, count * size);
     return block;
 }
 
-static void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
+static TSK__NOT_INLINE void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
     if (!allocator) allocator = &tsk__memory_default;
     if (block) allocator->release(allocator->user, block);
 }

@@ -29,7 +29,7 @@ static void tsk__error_one_line(char *text) {
 }
 
 /* The end of a long path: in full it would push the reason out of the message. Never cuts a UTF-8 character. */
-static const char *tsk__error_path(const char *path) {
+static TSK__NOT_INLINE const char *tsk__error_path(const char *path) {
     size_t length = strlen(path), i = length > 200 ? length - 200 : 0;
     while (i && (path[i] & 0xc0) == 0x80) i++;
     return path + i;
@@ -37,7 +37,7 @@ static const char *tsk__error_path(const char *path) {
 
 /* Fills all of `error` (may be NULL), whatever was in it, and returns `status`, so that callers write
    `return tsk__error_set(...)`. `file` may be NULL. */
-static tsk_status TSK__PRINTF(5, 6)
+static TSK__NOT_INLINE tsk_status TSK__PRINTF(5, 6)
     tsk__error_set(tsk_error *error, tsk_status status, const char *file, uint64_t offset, const char *format, ...) {
     va_list arguments;
     size_t length;
@@ -56,12 +56,12 @@ static tsk_status TSK__PRINTF(5, 6)
     return status;
 }
 
-static tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
+static TSK__NOT_INLINE tsk_status tsk__error_memory(tsk_error *error, const char *what, uint64_t size) {
     return tsk__error_set(error, TSK_ERROR_MEMORY, NULL, TSK_NO_OFFSET, "out of memory: %llu bytes for %s",
                           (unsigned long long)size, what);
 }
 
-static tsk_status tsk__error_null(tsk_error *error, const char *function, const char *parameter) {
+static TSK__NOT_INLINE tsk_status tsk__error_null(tsk_error *error, const char *function, const char *parameter) {
     return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "%s: %s is NULL", function, parameter);
 }
 

@@ -29,19 +29,19 @@ static const tsk_allocator *tsk__memory_allocator(const tsk_host *host) {
 }
 
 /* NULL for count * size beyond size_t as for any other failure. A zero count gives a block too. */
-static void *tsk__memory_new(const tsk_allocator *allocator, size_t count, size_t size) {
+static TSK__NOT_INLINE void *tsk__memory_new(const tsk_allocator *allocator, size_t count, size_t size) {
     if (size && count > SIZE_MAX / size) return NULL;
     if (!allocator) allocator = &tsk__memory_default;
     return allocator->allocate(allocator->user, count && size ? count * size : 1);
 }
 
-static void *tsk__memory_new_zeroed(const tsk_allocator *allocator, size_t count, size_t size) {
+static TSK__NOT_INLINE void *tsk__memory_new_zeroed(const tsk_allocator *allocator, size_t count, size_t size) {
     void *block = tsk__memory_new(allocator, count, size);
     if (block) memset(block, 0, count * size);
     return block;
 }
 
-static void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
+static TSK__NOT_INLINE void tsk__memory_delete(const tsk_allocator *allocator, void *block) {
     if (!allocator) allocator = &tsk__memory_default;
     if (block) allocator->release(allocator->user, block);
 }
