@@ -37,10 +37,24 @@ TokenSkip      t = 1, 2, ... counts the block's steps after its block-start pass
 skip_refresh   Reference of a position: h_1..h_(K-1) of the refresh that last ran it through all layers. Full steps
                (skip_full_every) concern block steps only. Refreshes are counted in token layers as block steps are.
 refresh_every  n: the first block that starts with a mask in it, and every n-th after it, start with a pass over the whole
-               canvas; the others with a block step (t = 0), of `prefix` or `dual`, that has no prev.
+               canvas; the others with a block step (t = 0), of `prefix` or `dual`, that has no prev. 0: only the first.
 refresh_rows   R: every block step of `dual` also computes R further positions, through all layers, whatever TokenSkip
                decides: first those whose upper layers last ran with another id than they have, then those that ran the
                longest ago; of equals the nearest to a position of the block, then the lowest.
+skip_rule      `states` is the one above. `rows`: block step t > 0 runs, through all layers, only C, M and N of the
+               block's rows. C: whose id is not the one with which they last ran. M: the masked ones of the best last
+               confidence, as many as this pass commits and rows_margin more; all of them where no schedule says how
+               many it commits. N: rows_ahead masked ones on either side of each of C. Only masked rows that ran may be
+               committed. A confidence is that of the last pass that ran the row; with `random` this pass's draw. All
+               rows run where skip_full_every has t % n == 0. skip_layer_k and what belongs to it are then of
+               skip_refresh only. Token layers are counted of the block's rows.
+refresh_window W > 0: while a block is decoded, positions from E on are neither run nor attended to. E: W after the
+               block's last position, or after the last position that holds no mask when the block starts, if that is
+               further. "The whole canvas" then ends at E. With `full` only where refresh_every is 1: a row whose K
+               and V nobody has computed is not attended to.
+refresh        `near`: the block starts that refresh_every leaves out are a pass, too, and count as refreshes: over
+               attended positions whose id is not the one with which they last ran, the block, and the masks among the
+               refresh_near positions after it; refresh_rows adds to them. Rows run in order of position.
 
 Files
 -----
@@ -54,6 +68,8 @@ generate.json          generations. `canvas`, where present, is the whole starti
                        `usage_errors` are options to refuse
 generate_refresh.json  the same with skip_refresh
 generate_rows.json     the same with refresh_rows and refresh_every, which the others leave out
+generate_rule_rows.json, generate_near.json    the same with skip_rule `rows`, and with refresh `near` and refresh_window.
+                       `rows` are the positions that entered each pass, in order; `refreshes` has 1 where it was a refresh
 """
 
 import json
@@ -245,11 +261,13 @@ class Model:
 # The transformer
 
 class Cache:
-    """K (after RoPE) and V of every layer for every position of the canvas: [n_layers, canvas, n_kv_heads*head_dim]."""
+    """K (after RoPE) and V of every layer for every position of the canvas: [n_layers, canvas, n_kv_heads*head_dim].
+    Positions from `end` on are not attended to."""
 
     def __init__(self, model, canvas):
         shape = (model.n_layers, canvas, model.n_kv_heads * model.head_dim)
         self.k, self.v = np.zeros(shape), np.zeros(shape)
+        self.end = canvas
 
 
 class Trace:
@@ -300,7 +318,7 @@ def silu(x):
 
 
 def run_layer(model, cache, layer, x, positions, record=silent):
-    """One layer for the rows at `positions`: their K/V rows are replaced, then they attend to the whole cache."""
+    """One layer for the rows at `positions`: their K/V rows are replaced, then they attend to the cache."""
     block, name = f"blocks.{layer}.", f"block_{layer}"
     before = x
 
@@ -315,7 +333,7 @@ def run_layer(model, cache, layer, x, positions, record=silent):
     cache.k[layer][positions], cache.v[layer][positions] = k_rope, v
     record(name + "_k_cache", layer, k_rope, cache.k[layer])
     record(name + "_v_cache", layer, v, cache.v[layer])
-    attended = attention(model, q_rope, cache.k[layer], cache.v[layer])
+    attended = attention(model, q_rope, cache.k[layer][:cache.end], cache.v[layer][:cache.end])
     projected = model.linear(block + "attn_out", attended)
     record(name + "_attn_out", layer, attended, projected)
     x = x + projected
@@ -465,6 +483,35 @@ def usage_error(options):
         return "refresh_rows needs cache dual"
     if options.get("refresh_every", 1) > 1 and options["cache"] == "none":
         return "refresh_every needs a cache"
+    return rule_error(options) or start_error(options)
+
+
+def rule_error(options):
+    """The same of the rule `rows`."""
+    if options.get("skip_rule") == "rows" and options["cache"] != "dual":
+        return "skip_rule rows needs cache dual"
+    for name in ("rows_margin", "rows_ahead"):
+        if options.get(name, 0) < 0:
+            return name + " is negative"
+    return None
+
+
+def start_error(options):
+    """The same of block starts."""
+    near, window = options.get("refresh") == "near", options.get("refresh_window", 0)
+    for name in ("refresh_near", "refresh_window", "refresh_every"):
+        if options.get(name, 0) < 0:
+            return name + " is negative"
+    if near and options["cache"] != "dual":
+        return "refresh near needs cache dual"
+    if window and options["cache"] != "dual":
+        return "refresh_window needs cache dual"
+    if near and options["skip_refresh"]:
+        return "refresh near and skip_refresh exclude each other"
+    if window and options["skip_refresh"]:
+        return "refresh_window and skip_refresh exclude each other"
+    if window and not near and options.get("refresh_every", 1) != 1:
+        return "refresh_window with refresh full needs refresh_every 1"
     return None
 
 
@@ -481,8 +528,9 @@ class Generation:
         self.blocks, self.committed, self.confidences = [], [], []
         self.active, self.stable_masked = [], []
         self.computed = self.total = 0
+        self.rule = options.get("skip_rule", "states" if options["skip_layer_k"] > 0 else "off")
         # TokenSkip compares h_1..h_(K-1), so it needs K of at least 2, and layers above K to leave out.
-        k = options["skip_layer_k"]
+        k = options["skip_layer_k"] if self.rule != "off" else 0
         self.lower = k if 2 <= k < model.n_layers else model.n_layers
         self.may_skip = self.lower < model.n_layers
         self.upper_id = np.full(len(canvas), -1)  # the id with which each position's upper layers last ran
@@ -490,33 +538,53 @@ class Generation:
         self.refresh_age = np.zeros(len(canvas), dtype=int)
         self.refresh_computed = self.refresh_total = 0
         self.ran_at = np.full(len(canvas), -1)  # the pass in which each position's upper layers last ran
+        self.last_confidence = np.full(len(canvas), np.nan)  # of the last pass that ran the masked row
         self.n_started = self.refreshed_rows = 0
+        self.near = options.get("refresh", "full") == "near"
+        self.every = options.get("refresh_every", 0 if self.near else 1)
+        self.entered, self.refreshes = [], []  # each pass's rows, and which passes were refreshes
 
     # -- forward passes ------------------------------------------------------------------------------------------
 
     def record(self, name, layer, before, after):
         """Is told of everything computed (check_dump.py looks)."""
 
+    def enter(self, positions):
+        """The embeddings of the rows that a pass runs."""
+        self.entered.append(positions.tolist())
+        return embed(self.model, self.canvas[positions], self.record)
+
     def rows(self, positions):
         """A plain pass over some rows of the canvas: their h_0..h_L."""
-        x = embed(self.model, self.canvas[positions], self.record)
+        x = self.enter(positions)
         return [x] + run_layers(self.model, self.cache, range(self.model.n_layers), x, positions, self.record)
 
-    def refresh(self, block):
-        """The block-start pass over the whole canvas: the block's last hidden states."""
-        everything = np.arange(len(self.canvas))
+    def refresh(self, block, positions):
+        """A block-start pass, over all attended positions or those of a near pass: the block's last hidden states."""
         if self.options["skip_refresh"] and self.may_skip:
             states, output, n_active = self.skipping_refresh(block)
         else:
-            states = self.rows(everything)
-            output, n_active = states[-1], len(everything)
-            self.note_ran(everything)
-        self.refresh_total += len(everything) * self.model.n_layers
-        self.refresh_computed += self.token_layers(len(everything), n_active)
-        self.output = output[block]
+            states = self.rows(positions)
+            output, n_active = states[-1], len(positions)
+            self.note_ran(positions)
+        self.refreshes.append(self.nfe)
+        self.refresh_total += len(self.canvas) * self.model.n_layers
+        self.refresh_computed += self.token_layers(len(positions), n_active)
+        own = np.searchsorted(positions, block)
+        self.output = output[own]
         if self.options["skip_warm_start"]:
-            self.reference = [h[block] for h in states[1:self.lower]]
+            self.reference = [h[own] for h in states[1:self.lower]]
         return self.output
+
+    def near_positions(self, block):
+        """What a near pass runs: what changed, the block, the masks that follow it, and refresh_rows."""
+        known, after = self.cache.end, block[-1] + 1
+        runs = self.upper_id[:known] != self.canvas[:known]
+        runs[block] = True
+        ahead = slice(after, min(known, after + self.options["refresh_near"]))
+        runs[ahead] |= self.canvas[ahead] == self.model.mask_id
+        runs[self.extra_rows(block, np.flatnonzero(runs))] = True
+        return np.flatnonzero(runs)
 
     def note_ran(self, positions):
         self.upper_id[positions] = self.canvas[positions]
@@ -530,15 +598,14 @@ class Generation:
 
     def block_step(self, block, t):
         """A dual-cache step over the block's rows, TokenSkip included: their last hidden states."""
-        extra = self.extra_rows(block)
+        extra = self.extra_rows(block, block)
         rows, n = np.concatenate([block, extra]), len(block)
-        self.refreshed_rows += len(extra)
-        x = embed(self.model, self.canvas[rows], self.record)
+        x = self.enter(rows)
         states = [x] + run_layers(self.model, self.cache, range(self.lower), x, rows, self.record)
         last, compared = states[-1], [h[:n] for h in states[1:self.lower]]
         active = ~self.stable_tokens(block, compared, t)
         running = np.concatenate([active, np.ones(len(extra), dtype=bool)])
-        self.count_step(block, active)
+        self.count_step(block, active, self.token_layers(n, int(np.sum(active))))
         if self.may_skip:
             last[running] = self.upper_rows(last[running].copy(), rows[running])
         self.note_ran(rows[running])
@@ -548,15 +615,61 @@ class Generation:
         self.remember(compared, output, active)
         return last[:n] if self.options["skip_policy"] == "exit" else output
 
-    def extra_rows(self, block):
-        """refresh_rows: the stalest positions outside the block."""
+    def extra_rows(self, block, running):
+        """refresh_rows: the stalest attended positions that are not running anyway."""
         def staleness(position):
             is_same = self.upper_id[position] == self.canvas[position]
             return (is_same, self.ran_at[position] if is_same else 0, np.min(np.abs(block - position)), position)
 
-        outside = np.setdiff1d(np.arange(len(self.canvas)), block)
+        outside = np.setdiff1d(np.arange(self.cache.end), running)
         chosen = sorted(outside, key=staleness)[:self.options.get("refresh_rows", 0)]
+        self.refreshed_rows += len(chosen)
         return np.array(chosen, dtype=int)
+
+    # -- the rule `rows` -----------------------------------------------------------------------------------------
+
+    def rows_step(self, block, t):
+        """A block step of the rule `rows`: the block's last hidden states, NaN where a row did not run."""
+        runs = self.chosen_rows(block, t)
+        rows = np.concatenate([block[runs], self.extra_rows(block, block)])
+        self.count_step(block, runs, int(np.sum(runs)) * self.model.n_layers)
+        output = np.full((len(block), self.model.spec["d_model"]), np.nan)
+        output[runs] = self.rows(rows)[-1][:np.sum(runs)]
+        self.note_ran(rows)
+        return output
+
+    def chosen_rows(self, block, t):
+        """C, M and N, as flags of the block's rows."""
+        full_every = self.options["skip_full_every"]
+        if t == 0 or (full_every and t % full_every == 0):
+            return np.ones(len(block), dtype=bool)
+        changed = self.canvas[block] != self.upper_id[block]
+        masked = self.canvas[block] == self.model.mask_id
+        return changed | self.best_masked(block, masked, t) | self.masked_neighbours(changed, masked)
+
+    def best_masked(self, block, masked, t):
+        """M: those from which this pass may choose."""
+        if self.options["threshold"] is not None or self.options["factor"] is not None:
+            return masked
+        count = self.quota(t) + self.options["rows_margin"]
+        value = self.last_confidence.copy()
+        if self.options["remasking"] == "random":
+            value[block] = [random_confidence(self.options["seed"], int(p), self.nfe) for p in block]
+        order = sorted(np.flatnonzero(masked), key=lambda i: (np.isnan(value[block[i]]), -value[block[i]], i))
+        if count < len(order):
+            self.margin.note(value[block[order[count - 1]]] - value[block[order[count]]])
+        chosen = np.zeros(len(block), dtype=bool)
+        chosen[order[:count]] = True
+        return chosen
+
+    def masked_neighbours(self, changed, masked):
+        """N: the masked rows nearest to those that changed."""
+        chosen, ahead = np.zeros(len(masked), dtype=bool), self.options["rows_ahead"]
+        for row in np.flatnonzero(changed):
+            before, after = np.flatnonzero(masked[:row]), row + 1 + np.flatnonzero(masked[row + 1:])
+            chosen[before[::-1][:ahead]] = True
+            chosen[after[:ahead]] = True
+        return chosen
 
     # -- TokenSkip -----------------------------------------------------------------------------------------------
 
@@ -583,12 +696,12 @@ class Generation:
         self.output = output
         self.age = np.where(active, 0, self.age + 1)
 
-    def count_step(self, block, active):
+    def count_step(self, block, active, computed):
         masked = self.canvas[block] == self.model.mask_id
         self.active.append(int(np.sum(active)))
         self.stable_masked.append(int(np.sum(~active & masked)))
         self.total += len(block) * self.model.n_layers
-        self.computed += self.token_layers(len(block), int(np.sum(active)))
+        self.computed += computed
 
     def token_layers(self, n_tokens, n_active):
         return n_tokens * self.lower + n_active * (self.model.n_layers - self.lower)
@@ -596,7 +709,7 @@ class Generation:
     def skipping_refresh(self, block):
         """skip_refresh: lower layers for the whole canvas, upper layers for what changed since the last refreshes."""
         everything = np.arange(len(self.canvas))
-        x = embed(self.model, self.canvas, self.record)
+        x = self.enter(everything)
         states = [x] + run_layers(self.model, self.cache, range(self.lower), x, everything, self.record)
         active = ~self.stable_positions(block, states[1:self.lower])
         if self.refresh_reference is None:
@@ -630,24 +743,43 @@ class Generation:
         for start in range(self.prompt_length, len(self.canvas), self.options["block_length"]):
             yield np.arange(start, start + self.options["block_length"]), False
 
+    def attended(self, block):
+        """E: the end of what the block's passes attend to."""
+        window, length = self.options.get("refresh_window", 0), len(self.canvas)
+        if window == 0:
+            return length
+        known = np.flatnonzero(self.canvas != self.model.mask_id)
+        return min(length, max([block[-1] + 1 + window, *(known[-1:] + 1)]))
+
+    def starts_whole(self):
+        """Whether the block's first pass runs all attended positions."""
+        return self.n_started == 0 or (self.every > 0 and self.n_started % self.every == 0)
+
     def output_states(self, block, step):
         """One forward pass: the last hidden states of the block's rows."""
-        if step == 0 and self.n_started % self.options.get("refresh_every", 1) == 0:
-            return self.refresh(block)
+        if step == 0 and self.starts_whole():
+            return self.refresh(block, np.arange(self.cache.end))
+        if step == 0 and self.near:
+            return self.refresh(block, self.near_positions(block))
         if self.options["cache"] == "none":
             return self.rows(np.arange(len(self.canvas)))[-1][block]
         if self.options["cache"] == "prefix":
             start = block[0]
             return self.rows(np.arange(start, len(self.canvas)))[-1][block - start]
+        if self.rule == "rows":
+            return self.rows_step(block, step)
         return self.block_step(block, step)
 
     def commit(self, block, output, quota):
         masked = self.canvas[block] == self.model.mask_id
+        if self.rule == "rows":
+            masked &= self.ran_at[block] == self.nfe
         positions = block[masked]
         logits = head(self.model, output[masked])
         x0, confidence = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
         chosen = get_transfer_index(confidence, positions, quota, self.options, self.margin)
         chosen = sorted(chosen, key=lambda i: positions[i])
+        self.last_confidence[positions] = confidence
         self.canvas[positions[chosen]] = x0[chosen]
         self.committed.append([int(positions[i]) for i in chosen])
         self.confidences.append([rounded(confidence[i], 6) for i in chosen])
@@ -655,18 +787,23 @@ class Generation:
     def decode(self, block):
         first = self.nfe
         n_blocks = self.options["gen_length"] // self.options["block_length"]
-        steps = self.options["steps"] // n_blocks
-        quotas = get_num_transfer_tokens(self.masks(block), steps)
+        self.quotas = get_num_transfer_tokens(self.masks(block), self.options["steps"] // n_blocks)
+        self.cache.end = self.attended(block)
         self.age = np.zeros(len(block), dtype=int)
         self.output = np.zeros((len(block), self.model.spec["d_model"]))
         self.reference = None
         while self.masks(block):
             step = self.nfe - first
-            quota = max(1, quotas[step]) if step < steps else 1
-            self.commit(block, self.output_states(block, step), quota)
+            output = self.output_states(block, step)
+            assert self.options["cache"] != "dual" or np.min(self.upper_id[:self.cache.end]) >= 0, "attends to no row"
+            self.commit(block, output, self.quota(step))
             self.nfe += 1
         self.n_started += self.nfe > first
         self.blocks.append({"nfe": self.nfe - first, "mask_residual": self.masks(block)})
+
+    def quota(self, step):
+        """How many tokens a pass commits by schedule."""
+        return max(1, self.quotas[step]) if step < len(self.quotas) else 1
 
     def masks(self, positions):
         return int(np.sum(self.canvas[positions] == self.model.mask_id))
@@ -692,11 +829,14 @@ class Generation:
             "committed": self.committed, "confidence": self.confidences,
             "margin": rounded(self.margin.smallest, 3),
         }
-        if self.options["skip_refresh"]:
+        if self.options["skip_refresh"] or self.near or self.options.get("refresh_window"):
             expected["skip"]["refresh_token_layers_computed"] = self.refresh_computed
             expected["skip"]["refresh_token_layers_total"] = self.refresh_total
         if self.options.get("refresh_rows"):
             expected["refreshed_rows"] = self.refreshed_rows
+        if "skip_rule" in self.options:
+            expected["rows"] = self.entered
+            expected["refreshes"] = [int(n in self.refreshes) for n in range(self.nfe)]
         return expected
 
 
