@@ -36,8 +36,9 @@ TokenSkip      t = 1, 2, ... counts the block's steps after its block-start pass
                with a zero vector is 0. `exit`: a stable token's output is its h_K of this step. `reuse`: its last h_L.
 skip_refresh   Reference of a position: h_1..h_(K-1) of the refresh that last ran it through all layers. Full steps
                (skip_full_every) concern block steps only. Refreshes are counted in token layers as block steps are.
-refresh_every  n: the first block that starts with a mask in it, and every n-th after it, start with a pass over the whole
-               canvas; the others with a block step (t = 0), of `prefix` or `dual`, that has no prev. 0: only the first.
+refresh_every  n: the first block that starts with a mask in it, and every n-th after it, start with a pass over the
+               whole canvas; the others with a block step (t = 0), of `prefix` or `dual`, that has no prev. 0: only the
+               first.
 refresh_rows   R: every block step of `dual` also computes R further positions, through all layers, whatever TokenSkip
                decides: first those whose upper layers last ran with another id than they have, then those that ran the
                longest ago; of equals the nearest to a position of the block, then the lowest.
@@ -68,8 +69,9 @@ generate.json          generations. `canvas`, where present, is the whole starti
                        `usage_errors` are options to refuse
 generate_refresh.json  the same with skip_refresh
 generate_rows.json     the same with refresh_rows and refresh_every, which the others leave out
-generate_rule_rows.json, generate_near.json    the same with skip_rule `rows`, and with refresh `near` and refresh_window.
-                       `rows` are the positions that entered each pass, in order; `refreshes` has 1 where it was a refresh
+generate_rule_rows.json  the same with skip_rule `rows`. `rows` are the positions that entered each pass, in order;
+                       `refreshes` has 1 where the pass was a refresh
+generate_near.json     the same with refresh `near` and refresh_window
 """
 
 import json
@@ -1083,6 +1085,245 @@ def further_rows_cases():
                refresh_rows=0, refresh_every=2)
 
 
+# These name every option of the rule and of block starts.
+RULE_DEFAULTS = dict(skip_rule="off", rows_margin=4, rows_ahead=0, refresh="full", refresh_near=16, refresh_window=0,
+                     refresh_rows=0)
+FULL = dict(refresh="full", refresh_every=1, refresh_window=0)  # as a plain dual cache starts its blocks
+WHOLE = dict(cache="none", skip_rule="off", refresh_rows=0, **FULL)
+BLOCKS = dict(gen_length=32, block_length=8, steps=32)
+
+
+def rule_options(options):
+    return {**RULE_DEFAULTS, "refresh_every": 0 if options.get("refresh") == "near" else 1, **options}
+
+
+def ruled(name, model, *wants, prompt_length=None, holes=(), fixed=None, **options):
+    return case(name, model, all_of(*wants), prompt_length, holes, fixed, **rule_options(options))
+
+
+def same_passes(**changes):
+    """Pass by pass the same, with these options."""
+    def want(result, rerun):
+        other = rerun(changes)
+        return all(result[key] == other[key] for key in ("canvas", "committed", "confidence"))
+    return want
+
+
+def same_positions(**changes):
+    """Each pass commits the positions that it would with these options."""
+    return lambda result, rerun: result["committed"] == rerun(changes)["committed"]
+
+
+def same_lengths(**changes):
+    """Blocks take as many passes as with these options, as far as both get."""
+    return lambda result, rerun: all(a == b for a, b in zip(result["blocks"], rerun(changes)["blocks"]))
+
+
+def differs_in_rows(**changes):
+    return lambda result, rerun: result["rows"] != rerun(changes)["rows"]
+
+
+def passes(result):
+    """(number in its block, rows, what the block's passes commit) of every pass."""
+    first = 0
+    for block in result["blocks"]:
+        for t in range(block["nfe"]):
+            yield t, result["rows"][first + t], result["committed"][first:first + block["nfe"]]
+        first += block["nfe"]
+
+
+def only_committed_leave(result, rerun):
+    """A block's later passes run what the pass before committed, and what is masked."""
+    return all(rows == sorted(sum(committed[t - 1:], [])) for t, rows, committed in passes(result) if t > 0)
+
+
+def as_many_rows(margin):
+    """By schedule a pass runs what the one before committed, and as many masked ones as it commits, and the margin."""
+    return lambda result, rerun: all(
+        len(rows) == len(committed[t - 1]) + min(len(committed[t]) + margin, sum(map(len, committed[t:])))
+        for t, rows, committed in passes(result) if t > 0)
+
+
+def rule_rows_cases():
+    off, rows = differs(skip_rule="off"), dict(skip_rule="rows")
+    first, second = dict(**rows, rows_margin=0), dict(**rows, rows_margin=1)
+    for model in MODELS:
+        yield ruled(f"rule {model}", model, off, same_lengths(skip_rule="off"), as_many_rows(4), **rows)
+        yield ruled(f"rule {model} margin 0", model, differs(rows_margin=1), as_many_rows(0), **first)
+        yield ruled(f"rule {model} margin 1", model, differs(rows_margin=4), as_many_rows(1), **second)
+        yield ruled(f"rule {model} ahead 1", model, differs(rows_ahead=0), same_lengths(skip_rule="off"), **first,
+                    rows_ahead=1)
+        for rule in ("threshold", "factor"):
+            yield ruled(f"rule {model} {rule}", model, off, several_and_single, only_committed_leave,
+                        same_passes(rows_margin=0), **rows, **RULES[rule])
+        yield ruled(f"rule {model} full every 1", model, same_passes(skip_rule="off"), off_without_full, **first,
+                    skip_full_every=1)
+    yield ruled("rule uneven", "odd-f16", off, as_many_rows(0), **first, steps=6)
+    yield ruled("rule uneven, margin 1, ahead 1", "gqa-bf16", differs(rows_ahead=0), differs(rows_margin=0), **second,
+                rows_ahead=1, block_length=12, steps=10)
+    yield ruled("rule margin of a block", "mha-f32", off, only_committed_leave, same_passes(rows_margin=1000), **rows,
+                rows_margin=8)
+    yield ruled("rule margin beyond a block", "gqa-bf16", off, only_committed_leave, **rows, rows_margin=100)
+    yield ruled("rule ahead 2", "mha-f32", differs(rows_ahead=1), **first, rows_ahead=2)
+    yield ruled("rule ahead 2, margin 1", "odd-f16", differs(rows_ahead=1), differs(rows_margin=0), **second,
+                rows_ahead=2)
+    yield ruled("rule ahead a block", "odd-f16", only_committed_leave, same_passes(rows_margin=1000), **first,
+                rows_ahead=10)
+    yield ruled("rule more steps than masks", "mha-f32", off, same_passes(steps=16), **second, steps=32)
+    yield ruled("rule one step a block", "mha-f32", same_passes(skip_rule="off"), **first, steps=2)
+    yield ruled("rule one long block", "gqa-bf16", differs(rows_margin=3), **rows, rows_margin=2, block_length=24,
+                steps=12)
+    yield ruled("rule temperature", "mha-f32", off, differs(temperature=0.0), as_many_rows(1), **second,
+                temperature=0.7, seed=7)
+    yield ruled("rule temperature threshold", "odd-f16", off, differs(seed=5), **rows, temperature=1.0, threshold=0.3,
+                seed=2**32 + 5)
+    for model, margin in (("mha-f32", 0), ("odd-f16", 4)):  # the draws decide, so the rule does not change where
+        yield ruled(f"rule random margin {margin}", model, off, same_positions(skip_rule="off"),
+                    differs(remasking="low_confidence"), **rows, rows_margin=margin, remasking="random", seed=2**53 - 1)
+    yield ruled("rule random temperature, ahead 1", "gqa-bf16", off, differs(rows_ahead=0), **first, rows_ahead=1,
+                temperature=0.5, remasking="random", seed=123456789)
+    yield ruled("rule random threshold", "mha-f32", off, several_and_single, **rows, remasking="random", threshold=0.8,
+                seed=3)
+    yield ruled("rule infill", "gqa-bf16", off, differs(rows_ahead=0), holes=(0, 4, 5, 6, 9, 13), **first, rows_ahead=1)
+    yield ruled("rule infill threshold", "mha-f32", off, holes=(2, 3, 6), **rows, threshold=0.7)
+    yield ruled("rule infill only", "mha-f32", off, as_many_rows(0), holes=(1, 4, 5, 7, 8),
+                fixed={i: None for i in range(16)}, **first)
+    yield ruled("rule infill and fixed", "odd-f16", off, differs(rows_ahead=0), holes=(1, 2, 3),
+                fixed={2: None, 3: None, 12: None}, **second, rows_ahead=1)
+    yield ruled("rule fixed", "odd-f16", off, as_many_rows(1), fixed={0: None, 4: None, 13: None, 19: None}, **second)
+    yield ruled("rule eos", "mha-f32", ends("eos", 1), off, **second)
+    yield ruled("rule eos in the middle", "gqa-bf16", ends("eos", 2), off, **first)
+    for n, model in ((2, "mha-f32"), (3, "odd-f16")):
+        yield ruled(f"rule full every {n}", model, differs(skip_full_every=0), off, **first, skip_full_every=n)
+    yield ruled("rule full every 3, threshold", "gqa-bf16", differs_in_rows(skip_full_every=0), off, **rows,
+                skip_full_every=3, threshold=0.9)
+    yield ruled("rule refresh_rows", "mha-f32", differs(refresh_rows=0), off, **second, refresh_rows=3)
+    yield ruled("rule refresh_rows, whole canvas", "odd-f16", off, **first, refresh_rows=100)
+    for n, model in ((0, "mha-f32"), (2, "gqa-bf16"), (3, "odd-f16")):
+        yield ruled(f"rule every {n}", model, differs(refresh_every=1), off, **second, gen_length=40, block_length=8,
+                    steps=40, refresh_every=n)
+    yield ruled("rule refresh_rows, every 2", "gqa-bf16", differs(refresh_rows=0), differs(refresh_every=1), off,
+                **BLOCKS, **first, refresh_rows=4, refresh_every=2)
+    yield ruled("rule K without skip_refresh", "mha-f32", same_passes(skip_layer_k=0), off, **second, **SKIP,
+                skip_masked=True)
+    for model in ("mha-f32", "gqa-bf16"):
+        yield ruled(f"rule skip_refresh {model}", model, differs(skip_refresh=False), off, differs(skip_rule="states"),
+                    **BLOCKS, **second, **SKIP, skip_refresh=True)
+    yield ruled("rule skip_refresh masked, max age, exit", "odd-f16", differs(skip_refresh=False),
+                differs(skip_masked=False), differs(skip_max_age=0), same_passes(skip_policy="reuse"),
+                **{**BLOCKS, "steps": 16}, **rows, **SKIP, skip_masked=True, skip_refresh=True, skip_max_age=1,
+                skip_policy="exit")
+    yield ruled("rule everything", "gqa-bf16", off, differs(skip_full_every=0), differs(rows_ahead=0),
+                differs(skip_refresh=False), differs(refresh_rows=0), **{**BLOCKS, "steps": 16}, **second, **SKIP,
+                rows_ahead=1, skip_full_every=3, skip_refresh=True, refresh_rows=2, refresh_every=2, temperature=0.3,
+                seed=77, holes=(0, 4, 5, 6))
+    yield ruled("rule without block steps", "mha-f32", same_passes(skip_rule="off"), gen_length=6, block_length=1,
+                steps=6, **rows)
+
+
+def off_without_full(result, rerun):
+    """It is skip_full_every that makes the rule do nothing."""
+    return rerun({"skip_rule": "off"})["canvas"] != rerun({"skip_full_every": 0})["canvas"]
+
+
+def starts(result):
+    """The rows of each block's first pass."""
+    return [rows for t, rows, _ in passes(result) if t == 0]
+
+
+def near_cases():
+    full, near = differs(**FULL), dict(refresh="near")
+    for model in MODELS:
+        yield ruled(f"near {model}", model, full, differs(refresh_near=0), **BLOCKS, **near, refresh_near=8)
+        yield ruled(f"near {model} rows", model, full, differs(skip_rule="off"), **BLOCKS, **near, refresh_near=8,
+                    skip_rule="rows", rows_margin=1)
+        yield ruled(f"near {model} window", model, full, differs(refresh_window=0), **BLOCKS, **near, refresh_near=2,
+                    refresh_window=3)
+        yield ruled(f"near {model} window, rows, threshold", model, full, differs(skip_rule="off"),
+                    differs(refresh_window=0), several_and_single, **BLOCKS, **near, refresh_near=2, refresh_window=8,
+                    skip_rule="rows", **RULES["threshold"])
+        yield ruled(f"near {model} states", model, full, differs(skip_rule="off"), **BLOCKS, **near, refresh_near=8,
+                    skip_rule="states", **SKIP)
+        yield ruled(f"near {model} whole canvas", model, same_passes(**WHOLE), differs(refresh_rows=0), **near,
+                    refresh_rows=100)
+        yield ruled(f"window {model}", model, differs(refresh_window=0), **BLOCKS, refresh_window=3)
+    yield from near_edge_cases(full, near)
+    yield from near_mixed_cases(full, near)
+
+
+def near_edge_cases(full, near):
+    """Sizes at their ends, and what a window has to reach."""
+    def reaches_the_fixed(result, rerun):
+        return all(rows[-1] == 9 + 27 for rows in starts(result)[:1]) and result["rows"][0] == list(range(9 + 28))
+
+    def of_the_prompt(result, rerun):
+        return result["rows"][0] == list(range(14 + 2)) and starts(result)[1][-1] == 14 + 8 + 1
+
+    yield ruled("near 0", "mha-f32", full, differs(refresh_near=1), **BLOCKS, **near, refresh_near=0)
+    yield ruled("near 2", "odd-f16", full, differs(refresh_near=3), **BLOCKS, **near, refresh_near=2)
+    yield ruled("near all", "gqa-bf16", full, differs(refresh_near=8), same_passes(refresh_near=1000), **BLOCKS, **near,
+                refresh_near=46)
+    yield ruled("near all, every 1", "gqa-bf16", same_passes(**FULL), differs(refresh_every=0), **BLOCKS, **near,
+                refresh_near=46, refresh_every=1)
+    yield ruled("near every 2", "mha-f32", full, differs(refresh_every=0), **BLOCKS, **near, refresh_near=4,
+                refresh_every=2)
+    yield ruled("near every 3, rows", "odd-f16", full, differs(refresh_every=0), differs(skip_rule="off"),
+                gen_length=40, block_length=8, steps=40, **near, refresh_every=3, skip_rule="rows", rows_margin=0)
+    yield ruled("near one block", "gqa-bf16", same_passes(**FULL), **near, block_length=24, steps=12)
+    yield ruled("near blocks of one", "mha-f32", full, same_passes(skip_rule="off"), **near, gen_length=12,
+                block_length=1, steps=12, skip_rule="rows", refresh_near=3)
+    yield ruled("near, first block fixed", "mha-f32", full, **BLOCKS, **near, fixed={i: None for i in range(8)})
+    yield ruled("near, block of fixed tokens", "gqa-bf16", full, **BLOCKS, **near, refresh_window=2,
+                fixed={i: None for i in range(8, 16)})
+    yield ruled("near prompt of one token", "odd-f16", full, **BLOCKS, **near, refresh_window=4, prompt_length=1)
+    yield ruled("window of a block", "gqa-bf16", differs(refresh_window=0), differs(refresh_window=7), **BLOCKS,
+                refresh_window=8)
+    yield ruled("window beyond the canvas", "mha-f32", same_passes(refresh_window=0), full, **BLOCKS, **near,
+                refresh_window=1000)
+    yield ruled("window, fixed token at the end", "odd-f16", same_passes(refresh_window=0), full, **BLOCKS, **near,
+                refresh_window=3, fixed={31: None})
+    yield ruled("window, fixed tokens far behind", "mha-f32", reaches_the_fixed, differs(refresh_window=0), **BLOCKS,
+                **near, refresh_window=3, fixed={20: None, 27: None})
+    yield ruled("window, infill", "gqa-bf16", of_the_prompt, full, differs(refresh_window=0), holes=(4, 5, 9, 13),
+                **near, refresh_window=2)
+    yield ruled("window full, rows", "odd-f16", differs(refresh_window=0), differs(skip_rule="off"), **BLOCKS,
+                refresh_window=5, skip_rule="rows", rows_margin=2)
+
+
+def near_mixed_cases(full, near):
+    """Together with the other options."""
+    rows = dict(skip_rule="rows", rows_margin=1)
+    yield ruled("near infill", "mha-f32", full, holes=(2, 3, 6), **BLOCKS, **near, refresh_near=4)
+    yield ruled("near infill and fixed, rows, window", "odd-f16", full, differs(skip_rule="off"), holes=(1, 2, 3),
+                fixed={2: None, 3: None, 12: None}, **near, **rows, refresh_near=2, refresh_window=4)
+    yield ruled("near refresh_rows", "mha-f32", full, differs(refresh_rows=0), **BLOCKS, **near, refresh_near=2,
+                refresh_rows=3)
+    yield ruled("near refresh_rows, window, rows", "gqa-bf16", full, differs(refresh_rows=0), differs(refresh_window=0),
+                differs(skip_rule="off"), **BLOCKS, **near, **rows, refresh_near=2, refresh_window=4, refresh_rows=4)
+    yield ruled("window full, refresh_rows", "odd-f16", differs(refresh_rows=0), differs(refresh_window=0), **BLOCKS,
+                refresh_window=4, refresh_rows=5)
+    yield ruled("near refresh_rows, window, whole", "odd-f16", same_passes(refresh="full", refresh_every=1),
+                differs(refresh_rows=0), **BLOCKS, **near, refresh_near=0, refresh_window=4, refresh_rows=100)
+    yield ruled("near factor, rows, ahead 1", "mha-f32", full, several_and_single, same_passes(rows_ahead=0), **BLOCKS,
+                **near, **rows, rows_ahead=1, **RULES["factor"])
+    yield ruled("near temperature", "gqa-bf16", full, differs(temperature=0.0), **BLOCKS, **near, refresh_window=6,
+                temperature=0.6, seed=21)
+    yield ruled("near random, rows", "odd-f16", full, same_positions(**FULL, skip_rule="off"), **BLOCKS, **near, **rows,
+                remasking="random", seed=17)
+    yield ruled("near uneven, rows, ahead 2", "odd-f16", full, differs(rows_ahead=0), **near, **rows, rows_ahead=2,
+                gen_length=40, block_length=10, steps=12)
+    yield ruled("near full every 3, rows", "mha-f32", full, differs(skip_full_every=0), **BLOCKS, **near, **rows,
+                skip_full_every=3)
+    yield ruled("near eos, window", "mha-f32", ends("eos", 2), full, **BLOCKS, **near, refresh_window=8)
+    yield ruled("near states masked, warm", "odd-f16", full, differs(skip_warm_start=False), differs(skip_rule="off"),
+                **BLOCKS, **near, refresh_near=4, skip_rule="states", skip_masked=True, skip_warm_start=True, **SKIP)
+    yield ruled("near states exit, window, refresh_rows", "gqa-bf16", full, differs(skip_policy="reuse"),
+                differs(refresh_rows=0), **BLOCKS, **near, refresh_window=5, refresh_rows=2, skip_rule="states",
+                skip_masked=True, skip_policy="exit", **SKIP)
+    yield ruled("near, K with the rule off", "mha-f32", same_passes(skip_layer_k=0), differs(skip_rule="states"),
+                **BLOCKS, **near, **SKIP)
+
+
 def first_canvas(case, spec, prompt_seed):
     """The prompt, then masks; holes and fixed tokens put in."""
     gen_length, mask_id = case["options"]["gen_length"], spec["mask_token_id"]
@@ -1139,6 +1380,25 @@ def further_rows_golden(models):
     refused = [{"options": {**DEFAULTS, **w}, "why": usage_error({**DEFAULTS, **w})} for w in wrong]
     cases = [golden_case(c, models) for c in further_rows_cases()]
     return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": cases, "usage_errors": refused}
+
+
+RULE_REFUSED = [dict(skip_rule="rows", cache="prefix"), dict(skip_rule="rows", cache="none"),
+                dict(skip_rule="rows", rows_margin=-1), dict(skip_rule="rows", rows_ahead=-1)]
+NEAR_REFUSED = [dict(refresh="near", cache="prefix"), dict(refresh="near", cache="none"),
+                dict(refresh_window=8, cache="prefix"), dict(refresh_window=8, cache="none"),
+                dict(refresh="near", refresh_near=-1), dict(refresh="near", refresh_window=-1),
+                dict(refresh="near", refresh_every=-1), dict(refresh_window=-3), dict(refresh_every=-1),
+                dict(refresh="near", skip_refresh=True, skip_rule="states", skip_layer_k=2),
+                dict(refresh="near", skip_refresh=True, skip_rule="rows", skip_layer_k=2),
+                dict(refresh_window=8, skip_refresh=True, skip_rule="rows", skip_layer_k=2)]
+
+
+def rule_golden(models, cases, wrong):
+    refused = [{**DEFAULTS, **rule_options(w)} for w in wrong]
+    refused = [{"options": options, "why": usage_error(options)} for options in refused]
+    assert all(r["why"] for r in refused)
+    return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": [golden_case(c, models) for c in cases],
+            "usage_errors": refused}
 
 
 def refresh_golden(models):
@@ -1373,7 +1633,9 @@ def derive():
         files.update({f"models/{name}/{path}": data for path, data in model_files(spec, tensors).items()})
     goldens = {"philox": philox_golden(), "schedule": schedule_golden(), "selection": selection_golden(),
                "cosine": cosine_golden(), "generate": generate_golden(models),
-               "generate_refresh": refresh_golden(models), "generate_rows": further_rows_golden(models)}
+               "generate_refresh": refresh_golden(models), "generate_rows": further_rows_golden(models),
+               "generate_rule_rows": rule_golden(models, rule_rows_cases(), RULE_REFUSED),
+               "generate_near": rule_golden(models, near_cases(), NEAR_REFUSED)}
     goldens.update({"forward_" + name: forward_golden(name, model) for name, model in models.items()})
     files.update({name + ".json": (text(golden) + "\n").encode() for name, golden in goldens.items()})
     return files
