@@ -474,8 +474,15 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
+/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, STATES with cache DUAL, else
+   OFF. */
+typedef enum tsk_skip_rule {
+    TSK_SKIP_RULE_AUTO = TSK_AUTO, TSK_SKIP_RULE_OFF, TSK_SKIP_RULE_STATES, TSK_SKIP_RULE_ROWS
+} tsk_skip_rule;
 typedef enum tsk_skip_policy { TSK_SKIP_REUSE, TSK_SKIP_EXIT } tsk_skip_policy;
 typedef enum tsk_skip_reference { TSK_SKIP_LAST_STEP, TSK_SKIP_LAST_COMPUTED } tsk_skip_reference;
+/* AUTO: FULL. */
+typedef enum tsk_refresh { TSK_REFRESH_AUTO = TSK_AUTO, TSK_REFRESH_FULL, TSK_REFRESH_NEAR } tsk_refresh;
 typedef enum tsk_finish { TSK_FINISH_NONE, TSK_FINISH_LENGTH, TSK_FINISH_EOS, TSK_FINISH_CANCELLED } tsk_finish;
 
 struct tsk_step;
@@ -485,7 +492,15 @@ struct tsk_selection;
    files. */
 /*                                  default         meaning */
 typedef struct tsk_skip_options {
-    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: TokenSkip off; auto:
+    tsk_skip_rule rule;          /* AUTO            what a block step leaves out: nothing (OFF), upper layers of tokens
+                                                    whose STATES hardly moved, or ROWS that cannot change what it
+                                                    commits */
+    /* ROWS: */
+    int32_t rows_margin;         /* 4               by the schedule, so many masked tokens run beyond those that the
+                                                    step commits */
+    int32_t rows_ahead;          /* 0               on either side of a token just committed so many masked ones run */
+    /* STATES, and refreshes under skip.refresh: */
+    int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: no TokenSkip by states; auto:
                                                     max(2, n_layers/4) with cache DUAL, else 0 */
     float threshold;             /* 0.95            stable: mean cosine above this … */
     float outlier;               /* 0.7             … and no layer's below this */
@@ -519,11 +534,18 @@ typedef struct tsk_generate_options {
     int32_t end_of_turn_id;      /* TSK_AUTO        a further token that ends it; auto: the chat template's; TSK_NONE:
                                                     none */
     tsk_skip_options skip;       /*                 TokenSkip: above */
+    tsk_refresh refresh;         /* AUTO            a block starts with a pass over the canvas (FULL), or over what has
+                                                    changed since the last pass, the block and the masks behind it
+                                                    (NEAR) */
+    int32_t refresh_near;        /* 16              NEAR: how many positions behind the block */
+    int32_t refresh_window;      /* 0               W: passes see no mask further behind the block than W positions; 0:
+                                                    they see all */
     int32_t refresh_rows;        /* 0               R: with cache DUAL every block step computes R further rows of the
                                                     canvas, the stalest first */
-    int32_t refresh_every;       /* 1               n: the first block to start, and only every n-th from there on,
-                                                    starts with a forward of the whole canvas; the others with a block
-                                                    step */
+    int32_t refresh_every;       /* TSK_AUTO        n: the first block to start, and only every n-th from there on,
+                                                    starts with a pass over all that is visible; the others with one
+                                                    that is NEAR, or with a block step. 0: only the first; auto: 0 with
+                                                    NEAR, else 1 */
     /* After every forward pass. Nonzero ends the generation (TSK_FINISH_CANCELLED; what is committed stays). */
     int (*on_step)(void *user, const struct tsk_step *step);              /* NULL */
     /* A decoding rule of your own, in place of `transfer`: see tsk_selection. */
@@ -537,14 +559,15 @@ typedef struct tsk_step {
     int32_t pass;                /* number of this forward pass in the generation, from 0 */
     int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
     int32_t block_step;          /* 0: the forward at the block's start */
-    int is_refresh;              /* 1: a forward of the whole canvas; 0: a block step */
+    int is_refresh;              /* 1: a pass over the canvas, or one that refresh NEAR makes; 0: a block step */
     int32_t n_positions;         /* positions of the block */
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
     const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
     const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
-    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers */
+    const uint8_t *active;       /* [n_positions] 0: skipped the upper layers (STATES) or all (ROWS) */
     int32_t n_active, n_stable_masked;
+    int32_t n_rows;              /* that ran all layers, of the block or not */
     int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
     const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
     int32_t masks_left;          /* in the block */
@@ -613,10 +636,11 @@ typedef struct tsk_result {
     const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
     int32_t n_block_steps;
     uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
-    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* block-start forwards, with skip.refresh */
-    uint64_t refreshed_rows;     /* refresh_rows: rows that block steps computed beside their blocks, all layers of
-                                    each */
-    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; a refresh is a forward of the whole canvas */
+    uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* refreshes, if they leave something out:
+                                    with skip.refresh, refresh NEAR or a window; total: of the whole canvas each */
+    uint64_t refreshed_rows;     /* those that refresh_rows added, all layers of each */
+    uint64_t rows;               /* that ran all layers, in all passes */
+    double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; is_refresh in tsk_step says which is which */
     int32_t refreshes, block_steps;
 } tsk_result;
 
@@ -899,6 +923,10 @@ TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64
    callback; `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
+/* STEP: a block step under the session's rule (cache DUAL; caches must be there from an earlier pass). STEP_ALL: one
+   that leaves nothing out. REFRESH: the canvas, as far as it is visible. */
+typedef enum tsk_probe_kind { TSK_PROBE_STEP, TSK_PROBE_STEP_ALL, TSK_PROBE_REFRESH } tsk_probe_kind;
+
 /* Pointers are valid until the session's next call. */
 typedef struct tsk_probe {
     int32_t n_positions;         /* of the current block */
@@ -910,11 +938,12 @@ typedef struct tsk_probe {
 
 /* The current block's next forward pass, committing nothing: the canvas stays; caches, TokenSkip's states and the count
    of block steps move on as in a step. `canvas` [n_prompt + gen_length] is what the pass runs on, NULL the session's
-   own. refresh 1: the whole canvas; 0: a block step (cache DUAL; caches must be there from an earlier pass). */
-TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
-                                           tsk_error *error);
+   own. */
+TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind,
+                                           tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. */
+   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. Of a token
+   that rule ROWS left out: NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 
@@ -927,8 +956,9 @@ typedef struct tsk_ceilings {
 } tsk_ceilings;
 TOKENSKIP_API tsk_status tsk_model_ceilings(tsk_model *model, tsk_ceilings *out, tsk_error *error);
 
-/* For benchmarks and tests: rows are active by their number, whatever their states say. n_active n >= 0: exactly the
-   first n tokens of a block are, in its passes after the first; n_refresh n >= 0: with skip.refresh, of the positions
+/* For benchmarks and tests: so many rows are active, whatever their states say. n_active n >= 0: in a block's passes
+   after the first exactly its first n tokens; with rule ROWS the changed ones, the best masked ones (one at least) and,
+   if these are fewer than n, others. n_refresh n >= 0: with skip.refresh, of the positions
    outside the block exactly the first n are, in refreshes after the first; TSK_AUTO: as ever. Of a session from its
    next pass on; of a batch all requests from its next step on (from the thread that steps it). */
 TOKENSKIP_API tsk_status tsk_session_force(tsk_session *session, int32_t n_active, int32_t n_refresh, tsk_error *error);

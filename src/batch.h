@@ -428,13 +428,6 @@ static void tsk__batch_admit(tsk_batch *b) {
     }
 }
 
-/* Rows the request's next pass takes. */
-static int32_t tsk__batch_rows(const tsk__request *r) {
-    if (tsk__request_is_refresh_next(r)) return r->gen.length;
-    return r->options.cache == TSK_CACHE_DUAL ? r->gen.n_positions + tsk__request_extra_rows(r)
-                                              : r->gen.length - r->block.positions[0];
-}
-
 /* Who comes first: the one whose turn it is, else the next that has come after it, else the oldest. */
 static int32_t tsk__batch_turn(const tsk_batch *b) {
     int32_t i;
@@ -454,13 +447,13 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     for (i = 0; i < b->n_in_flight; i++) {
         tsk__batch_entry *entry = b->in_flight[(start + i) % b->n_in_flight];
         tsk__request *r = entry->request;
-        int32_t rows = tsk__batch_rows(r), layers = r->config->n_layers - r->cut.next_layer;
+        int32_t rows = tsk__request_choose(r), layers = r->config->n_layers - r->cut.next_layer;
         if (rows > room) {
             if (!waits) waits = entry->id;
             continue;
         }
         r->cut.layer_budget = 0;
-        if (budget && tsk__request_is_refresh_next(r)) {
+        if (budget && tsk__request_is_refresh(r)) {
             int64_t share = budget > 0 ? budget / rows : 0;
             if (share < 1 && n) {
                 if (!waits) waits = entry->id;

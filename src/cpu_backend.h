@@ -289,8 +289,8 @@ static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o
         if (c->head >= 0) last[c->slot] = ((const tsk__prediction *)stream->predictions)[c->head];
         choice->id = last[c->slot].id;
         choice->log_sum_exp = last[c->slot].log_sum_exp;
-        choice->confidence = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0)
-                                          : last[c->slot].confidence;
+        choice->confidence =
+            o->is_random ? tsk__random_confidence(o->seed, c->position, o->pass) : last[c->slot].confidence;
         s->confidences[i] = choice->confidence;
     }
 }

@@ -48,4 +48,9 @@ static double tsk__random_uniform(uint64_t seed, uint32_t c0, uint32_t c1, uint3
     return tsk__random_from_word(words[lane]);
 }
 
+/* The confidence of a position in a pass, under remasking RANDOM. */
+static float tsk__random_confidence(uint64_t seed, int32_t position, uint32_t pass) {
+    return (float)tsk__random_uniform(seed, 0, (uint32_t)position, pass, 1, 0);
+}
+
 #endif /* SECTION_GUARD_RANDOM */

@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "template.h"
 #include "config.h"
+#include "random.h"
 #include "skip.h"
 #include "schedule.h"
 #include "backend.h"
@@ -27,6 +28,7 @@ typedef struct tsk__generation {
     int32_t n_masks;               /* masked positions of the canvas at the start */
     int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
     int32_t n_positions;           /* of the current block */
+    int32_t visible;               /* passes of this block see the positions below it, and no others */
     int32_t n_started;             /* blocks that had a pass, the current one included */
     int32_t block_step, block_masks;  /* passes done in it; masks at its start */
     uint32_t pass;
@@ -39,14 +41,25 @@ typedef struct tsk__generation {
     tsk_result result;
 } tsk__generation;
 
+/* Which positions a pass runs; the last two are refreshes. */
+typedef enum tsk__pass_kind {
+    TSK__PASS_STEP,                /* of the block, those that the rule `rows` leaves, and refresh_rows' */
+    TSK__PASS_SUFFIX,              /* from the block's first on: a step of cache prefix */
+    TSK__PASS_NEAR,                /* what has changed, the block, masks behind it, and refresh_rows' */
+    TSK__PASS_FULL                 /* all that is visible */
+} tsk__pass_kind;
+
 /* The pass under way. */
 typedef struct tsk__request_pass {
+    tsk__pass_kind kind;
     int32_t first_row, n_rows;
+    int32_t n_further;             /* of them, refresh_rows' */
+    int32_t n_ran;                 /* rows that ran all layers, once that is known */
     int32_t first_candidate, n_candidates; /* masked positions of the block */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
-    int is_full;                   /* it runs the whole canvas */
     int is_deciding;               /* some tokens may be stable */
-    int is_probe;                  /* the pass only looks: is_full is set already, and nothing is committed */
+    int is_probe;                  /* the pass only looks: its kind is set already, and nothing is committed */
+    int runs_all;                  /* a probe's step leaves nothing out */
 } tsk__request_pass;
 
 /* A batch may cut a refresh by layers, so that it does not hold up the others' steps: the next pass goes on at
@@ -66,7 +79,8 @@ typedef struct tsk__request_canvas {
     int32_t *nearest;              /* all positions, by their distance from the block (refresh_rows) */
     uint32_t *computed_passes;     /* the pass that last ran all layers of a position */
     uint8_t *refresh_active;       /* the decision of a refresh under way */
-    uint8_t *is_listed;            /* while a list of positions is made: already in it */
+    uint8_t *is_listed;            /* while a list of positions is made: already in it. Of a pass that is NEAR: it runs
+                                      the position */
 } tsk__request_canvas;
 
 /* Arrays over the slots of the current block, [max block]. */
@@ -76,6 +90,9 @@ typedef struct tsk__request_block {
     float *confidences;
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
+    int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
+    uint8_t *runs;                 /* the slots that a pass of kind STEP runs */
+    tsk__skip_slot *ranked;        /* while they are chosen */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
     uint8_t *candidate_commits;
@@ -92,7 +109,7 @@ typedef struct tsk__request {
     tsk__backend *backend;
     const tsk_allocator *allocator;
     tsk_generate_options options;  /* every TSK_AUTO resolved */
-    int32_t n_states;              /* K - 1 where states are compared, else 0 */
+    int32_t n_states;              /* K - 1 where states are compared, in block steps or in refreshes, else 0 */
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
     int keeps_outputs;             /* h_L of the block's tokens are stored */
     tsk__cache cache;
@@ -124,20 +141,34 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.factor = 1.0f;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
+    o.skip.rule = TSK_SKIP_RULE_AUTO;
+    o.skip.rows_margin = 4;
     o.skip.layer_k = TSK_AUTO;
     o.skip.threshold = 0.95f;
     o.skip.outlier = 0.7f;
-    o.refresh_every = 1;
+    o.refresh = TSK_REFRESH_AUTO;
+    o.refresh_near = 16;
+    o.refresh_every = TSK_AUTO;
     return o;
+}
+
+/* The rule first: what K is where nobody says so depends on it. */
+static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, int32_t n_layers) {
+    if (skip->rule == TSK_SKIP_RULE_AUTO) {
+        int has_states = skip->layer_k == TSK_AUTO ? cache == TSK_CACHE_DUAL : skip->layer_k > 0;
+        skip->rule = has_states ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+    }
+    if (skip->layer_k != TSK_AUTO) return;
+    skip->layer_k = n_layers / 4 > 2 ? n_layers / 4 : 2;
+    if (skip->rule == TSK_SKIP_RULE_OFF) skip->layer_k = 0;
 }
 
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config,
                                  const tsk_tokenizer *tokenizer) {
     if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    if (o->skip.layer_k == TSK_AUTO) {
-        o->skip.layer_k = config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
-        if (o->cache != TSK_CACHE_DUAL) o->skip.layer_k = 0;
-    }
+    tsk__options_resolve_skip(&o->skip, o->cache, config->n_layers);
+    if (o->refresh == TSK_REFRESH_AUTO) o->refresh = TSK_REFRESH_FULL;
+    if (o->refresh_every == TSK_AUTO) o->refresh_every = o->refresh == TSK_REFRESH_FULL;
     if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
@@ -174,21 +205,50 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
                          "skip_threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->skip.outlier == o->skip.outlier && fabsf(o->skip.outlier) <= FLT_MAX,
                          "skip_outlier must be a finite number");
+    TSK__OPTIONS_REQUIRE((int)o->skip.rule >= 0 && o->skip.rule <= TSK_SKIP_RULE_ROWS, "skip_rule has no value %d",
+                         (int)o->skip.rule);
+    TSK__OPTIONS_REQUIRE((int)o->refresh >= 0 && o->refresh <= TSK_REFRESH_NEAR, "refresh has no value %d",
+                         (int)o->refresh);
     TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
+    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_ROWS || o->cache == TSK_CACHE_DUAL,
+                         "skip_rule rows needs cache dual: other caches run more than the block in each pass");
+    TSK__OPTIONS_REQUIRE(o->skip.rule == TSK_SKIP_RULE_OFF || o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
                          "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
                          (int)o->skip.layer_k);
+    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_STATES || o->skip.layer_k > 0,
+                         "skip_rule states needs a skip_layer_k above 0");
+    TSK__OPTIONS_REQUIRE(o->skip.rows_margin >= 0, "skip_rows_margin must be zero or positive, not %d",
+                         (int)o->skip.rows_margin);
+    TSK__OPTIONS_REQUIRE(o->skip.rows_ahead >= 0, "skip_rows_ahead must be zero or positive, not %d",
+                         (int)o->skip.rows_ahead);
     TSK__OPTIONS_REQUIRE(o->skip.max_age >= 0 && o->skip.full_every >= 0,
                          "skip_max_age and skip_full_every must be zero or positive");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.rule != TSK_SKIP_RULE_OFF,
+                         "skip_refresh needs TokenSkip: skip_rule is off");
     TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->skip.layer_k > 0, "skip_refresh needs TokenSkip: skip_layer_k is 0");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->refresh == TSK_REFRESH_FULL,
+                         "skip_refresh needs refresh full: with near there is next to nothing that it could skip");
+    TSK__OPTIONS_REQUIRE(!o->skip.refresh || o->refresh_window == 0,
+                         "skip_refresh and refresh_window %d exclude each other", (int)o->refresh_window);
+    TSK__OPTIONS_REQUIRE(o->refresh == TSK_REFRESH_FULL || o->cache == TSK_CACHE_DUAL, "refresh near needs cache dual");
+    TSK__OPTIONS_REQUIRE(o->refresh_near >= 0, "refresh_near must be zero or positive, not %d", (int)o->refresh_near);
+    TSK__OPTIONS_REQUIRE(o->refresh_window >= 0, "refresh_window must be zero or positive, not %d",
+                         (int)o->refresh_window);
+    TSK__OPTIONS_REQUIRE(o->refresh_window == 0 || o->cache == TSK_CACHE_DUAL, "refresh_window %d needs cache dual",
+                         (int)o->refresh_window);
     TSK__OPTIONS_REQUIRE(o->refresh_rows >= 0, "refresh_rows must be zero or positive, not %d", (int)o->refresh_rows);
     TSK__OPTIONS_REQUIRE(o->refresh_rows == 0 || o->cache == TSK_CACHE_DUAL,
                          "refresh_rows %d needs cache dual: other caches leave no rows out that a step could add",
                          (int)o->refresh_rows);
-    TSK__OPTIONS_REQUIRE(o->refresh_every >= 1, "refresh_every must be positive, not %d", (int)o->refresh_every);
+    TSK__OPTIONS_REQUIRE(o->refresh_every >= 0, "refresh_every must be zero or positive, not %d",
+                         (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->refresh_every == 1 || o->cache != TSK_CACHE_NONE,
                          "refresh_every %d needs a cache: without one every pass is a forward of the whole canvas",
                          (int)o->refresh_every);
+    TSK__OPTIONS_REQUIRE(o->refresh_window == 0 || o->refresh == TSK_REFRESH_NEAR || o->refresh_every == 1,
+                         "refresh_window %d and refresh full need refresh_every 1, not %d: what comes into the window "
+                         "has to be computed at the block's start",
+                         (int)o->refresh_window, (int)o->refresh_every);
     TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size,
                          "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
@@ -198,6 +258,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
 static int32_t tsk__options_n_states(const tsk_generate_options *o, const tsk_model_config *config) {
+    if (o->skip.rule != TSK_SKIP_RULE_STATES && !o->skip.refresh) return 0;
     return o->skip.layer_k >= 2 && o->skip.layer_k < config->n_layers ? o->skip.layer_k - 1 : 0;
 }
 
@@ -221,6 +282,9 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(int32_t, canvas.ids, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
     TSK__REQUEST_ARRAY(int32_t, block.positions, block);
+    TSK__REQUEST_ARRAY(int32_t, block.rows, block);
+    TSK__REQUEST_ARRAY(tsk__skip_slot, block.ranked, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.runs, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
@@ -292,6 +356,13 @@ static int tsk__request_is_masked(const tsk__request *r, int32_t slot) {
     return r->canvas.ids[r->block.positions[slot]] == r->config->mask_token_id;
 }
 
+/* In the current block. */
+static int32_t tsk__request_masks_left(const tsk__request *r) {
+    int32_t i, masks_left = 0;
+    for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
+    return masks_left;
+}
+
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
 }
@@ -334,6 +405,17 @@ static void tsk__request_list_nearest(tsk__request *r) {
     }
 }
 
+/* How many positions the passes of the current block see: up to the end of the window behind it, or to the last token
+   that is there already, if that is further. */
+static int32_t tsk__request_visible(const tsk__request *r) {
+    int32_t visible = r->gen.length, end = r->block.positions[r->gen.n_positions - 1] + 1;
+    if (!r->options.refresh_window) return visible;
+    while (visible > end && visible - end > r->options.refresh_window &&
+           r->canvas.ids[visible - 1] == r->config->mask_token_id)
+        visible--;
+    return visible;
+}
+
 /* Makes block number r->gen.block the current one. */
 static void tsk__request_enter_block(tsk__request *r) {
     int has_infill = r->gen.infill_count > 0;
@@ -345,8 +427,8 @@ static void tsk__request_enter_block(tsk__request *r) {
     } else {
         for (i = 0; i < r->options.block_length; i++) r->block.positions[r->gen.n_positions++] = first + i;
     }
-    r->gen.block_masks = 0;
-    for (i = 0; i < r->gen.n_positions; i++) r->gen.block_masks += tsk__request_is_masked(r, i);
+    r->gen.visible = tsk__request_visible(r);
+    r->gen.block_masks = tsk__request_masks_left(r);
     r->gen.block_step = 0;
     r->gen.has_previous = r->gen.has_outputs = 0;
     memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
@@ -384,7 +466,8 @@ static void tsk__request_point_result(tsk__request *r) {
 static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
-    r->keeps_outputs = r->n_states && r->options.skip.policy == TSK_SKIP_REUSE;
+    r->keeps_outputs =
+        r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES && r->options.skip.policy == TSK_SKIP_REUSE;
     size = tsk__request_layout(r, NULL, &shared);
     *before = r->memory;
     r->memory = tsk__memory_new_zeroed(r->allocator, 1, size);
@@ -448,40 +531,145 @@ static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int
 
 /* ---- one pass: plan, take the decision, predict, finish */
 
-/* Whether the next pass is a forward of the whole canvas. The first block started has one in any case: it fills the
-   cache. */
-static int tsk__request_is_refresh_next(const tsk__request *r) {
-    return r->options.cache == TSK_CACHE_NONE ||
-           (r->gen.block_step == 0 && (r->gen.n_started - 1) % r->options.refresh_every == 0);
+/* Whether some visible position has never run: the first block's pass is to fill the cache. */
+static int tsk__request_has_gaps(const tsk__request *r) {
+    int32_t i;
+    for (i = 0; i < r->gen.visible && r->canvas.tokens[i].computed_id >= 0;) i++;
+    return i < r->gen.visible;
 }
 
-/* Rows of the canvas that a block step computes beside the block's. */
-static int32_t tsk__request_extra_rows(const tsk__request *r) {
-    int32_t outside = r->gen.length - r->gen.n_positions;
-    return r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
+/* Which positions the next pass runs. */
+static tsk__pass_kind tsk__request_next_kind(const tsk__request *r) {
+    const tsk_generate_options *o = &r->options;
+    if (o->cache == TSK_CACHE_NONE) return TSK__PASS_FULL;
+    if (r->gen.block_step == 0) {
+        int32_t started = r->gen.n_started - 1;
+        if (started == 0 || (o->refresh_every && started % o->refresh_every == 0)) return TSK__PASS_FULL;
+        if (o->refresh == TSK_REFRESH_NEAR) return TSK__PASS_NEAR;
+        if (tsk__request_has_gaps(r)) return TSK__PASS_FULL; /* (a copy of a session with a window) */
+    }
+    return o->cache == TSK_CACHE_PREFIX ? TSK__PASS_SUFFIX : TSK__PASS_STEP;
+}
+
+static int tsk__request_is_refresh(const tsk__request *r) { return r->pass.kind >= TSK__PASS_NEAR; }
+
+/* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
+static int32_t tsk__request_quota(const tsk__request *r) {
+    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
+    if (r->gen.block_step >= steps) return 1;
+    return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
+}
+
+/* Whether `position` has another id now than the one from which its K and V are. */
+static int tsk__request_is_changed(const tsk__request *r, int32_t position) {
+    return r->canvas.ids[position] != r->canvas.tokens[position].computed_id;
+}
+
+/* Whether this step leaves nothing out, whatever the rule. */
+static int tsk__request_runs_all(const tsk__request *r) {
+    return r->gen.block_step == 0 || r->pass.runs_all ||
+           (r->options.skip.full_every > 0 && r->gen.block_step % r->options.skip.full_every == 0);
+}
+
+/* The rule `rows`: what it knows of the block's positions. Returns how many are changed. */
+static int32_t tsk__request_rank(const tsk__request *r) {
+    int32_t i, n_changed = 0;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        tsk__skip_slot *slot = &r->block.ranked[i];
+        slot->is_masked = tsk__request_is_masked(r, i);
+        slot->is_changed = tsk__request_is_changed(r, r->block.positions[i]);
+        slot->confidence = r->options.remasking == TSK_REMASKING_RANDOM
+                               ? tsk__random_confidence(r->options.seed, r->block.positions[i], r->gen.pass)
+                               : r->block.confidences[i];
+        n_changed += slot->is_changed;
+    }
+    return n_changed;
+}
+
+/* By force: the rule's with as many masked ones as make up n, then the others in order until there are n. */
+static void tsk__request_force_rows(const tsk__request *r, int32_t n_changed) {
+    int32_t i, left = r->force_active;
+    tsk__skip_rows(r->block.ranked, r->gen.n_positions, left > n_changed ? left - n_changed : 1, 0, r->block.runs);
+    for (i = 0; i < r->gen.n_positions; i++) left -= r->block.runs[i];
+    for (i = 0; i < r->gen.n_positions && left > 0; i++) {
+        left -= !r->block.runs[i];
+        r->block.runs[i] = 1;
+    }
+}
+
+/* Which of the block's positions a step runs. */
+static void tsk__request_choose_block(const tsk__request *r) {
+    const tsk_generate_options *o = &r->options;
+    int32_t most = r->gen.n_positions, n_changed;
+    memset(r->block.runs, 1, (size_t)r->gen.n_positions);
+    if (o->skip.rule != TSK_SKIP_RULE_ROWS || tsk__request_runs_all(r) || !tsk__request_masks_left(r)) return;
+    n_changed = tsk__request_rank(r);
+    if (r->force_active >= 0) {
+        tsk__request_force_rows(r, n_changed);
+        return;
+    }
+    if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select) {
+        int32_t quota = tsk__request_quota(r);
+        if (quota < 1) quota = 1;
+        if (o->skip.rows_margin < most - quota) most = quota + o->skip.rows_margin;
+    }
+    tsk__skip_rows(r->block.ranked, r->gen.n_positions, most, o->skip.rows_ahead, r->block.runs);
+}
+
+/* Which positions a pass of kind NEAR runs, refresh_rows' not counted, in canvas.is_listed; returns how many. */
+static int32_t tsk__request_choose_near(const tsk__request *r) {
+    int32_t i, n = 0, end = r->block.positions[r->gen.n_positions - 1] + 1;
+    for (i = 0; i < r->gen.visible; i++)
+        r->canvas.is_listed[i] =
+            tsk__request_is_changed(r, i) || (i >= end && i - end < r->options.refresh_near &&
+                                              r->canvas.ids[i] == r->config->mask_token_id);
+    for (i = 0; i < r->gen.n_positions; i++) r->canvas.is_listed[r->block.positions[i]] = 1;
+    for (i = 0; i < r->gen.visible; i++) n += r->canvas.is_listed[i];
+    return n;
+}
+
+/* Chooses the positions of the next pass; returns how many rows it has. Asked again before that pass, it gives the
+   same. */
+static int32_t tsk__request_choose(tsk__request *r) {
+    tsk__request_pass *pass = &r->pass;
+    int32_t i, n = 0, outside;
+    if (!pass->is_probe) pass->kind = tsk__request_next_kind(r);
+    pass->n_further = 0;
+    if (pass->kind == TSK__PASS_FULL) return r->gen.visible;
+    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - r->block.positions[0];
+    if (pass->kind == TSK__PASS_NEAR) {
+        n = tsk__request_choose_near(r);
+        outside = r->gen.visible - n;
+    } else {
+        tsk__request_choose_block(r);
+        for (i = 0; i < r->gen.n_positions; i++) n += r->block.runs[i];
+        outside = r->gen.visible - r->gen.n_positions;
+    }
+    pass->n_further = r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
+    return n + pass->n_further;
 }
 
 /* How fresh a position's K and V are: a pass number plus 1, or 0 (the least) if they were computed from another id than
    the position has now; usually that was a mask. */
 static uint32_t tsk__request_freshness(const tsk__request *r, int32_t position) {
-    return r->canvas.tokens[position].computed_id == r->canvas.ids[position] ? 1 + r->canvas.computed_passes[position]
-                                                                             : 0;
+    return tsk__request_is_changed(r, position) ? 0 : 1 + r->canvas.computed_passes[position];
 }
 
-/* Adds the rows whose K and V are the stalest, near the block first. They are no part of the block: without a slot they
-   have no states, are never skipped and predict nothing. */
-static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
-    int32_t left = tsk__request_extra_rows(r), i;
+/* refresh_rows' positions: those whose K and V are the stalest, near the block first. They are no part of the block:
+   without a slot they have no states, are never skipped and predict nothing. */
+static void tsk__request_choose_further(const tsk__request *r, int32_t *positions) {
+    int32_t n = 0, i;
     uint32_t stalest = 0;
-    while (left > 0) {
+    while (n < r->pass.n_further) {
         uint32_t next = UINT32_MAX;
-        for (i = r->gen.n_positions; i < r->gen.length && left > 0; i++) {
+        for (i = r->gen.n_positions; i < r->gen.length && n < r->pass.n_further; i++) {
             int32_t position = r->canvas.nearest[i];
             uint32_t freshness = tsk__request_freshness(r, position);
+            if (position >= r->gen.visible) continue;
+            if (r->pass.kind == TSK__PASS_NEAR && r->canvas.is_listed[position]) continue;
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
-            tsk__pass_add_row(p, r->canvas.ids[position], position, -1);
-            left--;
+            positions[n++] = position;
         }
         stalest = next;
     }
@@ -489,7 +677,12 @@ static void tsk__request_add_extra_rows(const tsk__request *r, tsk__pass *p) {
 
 /* A refresh under skip.refresh has states of its own, of every position of the canvas. */
 static int tsk__request_skips_refresh(const tsk__request *r) {
-    return r->pass.is_full && r->n_states && r->options.skip.refresh;
+    return r->pass.kind == TSK__PASS_FULL && r->n_states && r->options.skip.refresh;
+}
+
+/* Whether block steps compare states. */
+static int tsk__request_compares(const tsk__request *r) {
+    return r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES;
 }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
@@ -497,43 +690,54 @@ static int tsk__request_completes(const tsk__request *r) { return r->pass.last_l
 
 /* A refresh compares states only if they are kept for later. */
 static int tsk__request_keeps_states(const tsk__request *r) {
-    return r->n_states && (!r->pass.is_full || r->options.skip.warm_start || r->options.skip.refresh);
+    if (tsk__request_skips_refresh(r)) return 1;
+    return tsk__request_compares(r) && (!tsk__request_is_refresh(r) || r->options.skip.warm_start);
 }
 
-/* The row of a slot in the pass under way. */
-static int32_t tsk__request_row(const tsk__request *r, int32_t slot) {
-    if (!r->pass.is_full && r->options.cache == TSK_CACHE_DUAL) return r->pass.first_row + slot;
-    return r->pass.first_row + r->block.positions[slot] - (r->pass.is_full ? 0 : r->block.positions[0]);
+/* Adds rows first .. visible-1 of the canvas, of a pass that is NEAR those that are listed. */
+static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first) {
+    /* Block rows of a refresh have slots only where something of them is kept. */
+    int keeps = tsk__request_compares(r) && (r->options.skip.warm_start || r->keeps_outputs);
+    int by_position = tsk__request_skips_refresh(r);
+    int32_t i, slot = 0;
+    for (i = first; i < r->gen.visible; i++) {
+        int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) continue;
+        if (in_block) r->block.rows[slot] = p->n;
+        tsk__pass_add_row(p, r->canvas.ids[i], i, by_position ? i : in_block && keeps ? slot : -1);
+        slot += in_block;
+    }
+}
+
+/* Adds the rows of a step of cache dual. */
+static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *further) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        int32_t position = r->block.positions[i];
+        r->block.rows[i] = r->block.runs[i] ? p->n : -1;
+        if (r->block.runs[i])
+            tsk__pass_add_row(p, r->canvas.ids[position], position, tsk__request_compares(r) ? i : -1);
+    }
+    for (i = 0; i < r->pass.n_further; i++) tsk__pass_add_row(p, r->canvas.ids[further[i]], further[i], -1);
 }
 
 /* Adds the request and its rows. */
 static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
-    const tsk_generate_options *o = &r->options;
-    tsk__kv *kv;
-    int32_t i, slot = 0, first = 0;
-    /* Block rows of a refresh have slots only where something of them is kept. */
-    int keeps_refresh = r->n_states && (o->skip.warm_start || r->keeps_outputs);
+    int32_t i, *further = p->narrowed; /* (free until the layers run) */
+    tsk__kv *kv = &p->caches[p->n_requests];
+    tsk__request_choose(r);
+    tsk__request_choose_further(r, further);
     r->pass.first_row = p->n;
-    kv = &p->caches[p->n_requests];
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
-    kv->skip_threshold = o->skip.threshold;
-    kv->skip_outlier = o->skip.outlier;
+    kv->length = r->gen.visible;
+    kv->skip_threshold = r->options.skip.threshold;
+    kv->skip_outlier = r->options.skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (!r->pass.is_full && o->cache == TSK_CACHE_DUAL) {
-        for (i = 0; i < r->gen.n_positions; i++)
-            tsk__pass_add_row(p, r->canvas.ids[r->block.positions[i]], r->block.positions[i], r->n_states ? i : -1);
-        tsk__request_add_extra_rows(r, p);
-    } else {
-        if (!r->pass.is_full) first = r->block.positions[0];
-        for (i = first; i < r->gen.length; i++) {
-            int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-            tsk__pass_add_row(p, r->canvas.ids[i], i,
-                              tsk__request_skips_refresh(r) ? i
-                              : in_block && keeps_refresh   ? slot
-                                                            : -1);
-            slot += in_block;
-        }
+    if (r->pass.kind == TSK__PASS_STEP) tsk__request_add_step(r, p, further);
+    else {
+        for (i = 0; i < r->pass.n_further; i++) r->canvas.is_listed[further[i]] = 1;
+        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? r->block.positions[0] : 0);
     }
     r->pass.n_rows = p->n - r->pass.first_row;
 }
@@ -542,7 +746,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_layers(tsk__request *r) {
     r->pass.first_layer = r->cut.next_layer;
     r->pass.last_layer = r->config->n_layers;
-    if (r->pass.is_full && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
+    if (tsk__request_is_refresh(r) && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
         r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
     if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1)
@@ -564,13 +768,12 @@ static int tsk__request_may_force(const tsk__request *r) {
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
-    const tsk_generate_options *o = &r->options;
-    int full = o->skip.full_every > 0 && r->gen.block_step % o->skip.full_every == 0;
+    int all = tsk__request_runs_all(r);
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t *flags = &p->flags[r->pass.first_row + i];
+        int32_t *flags = &p->flags[r->block.rows[i]];
         if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!full)
+        else if (!all)
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
@@ -593,31 +796,31 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
    reference before: all rows. */
 static void tsk__request_plan_states(const tsk__request *r, tsk__pass *p) {
     int of_those_that_ran =
-        r->pass.is_full || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
+        tsk__request_is_refresh(r) || (r->gen.has_previous && r->options.skip.reference == TSK_SKIP_LAST_COMPUTED);
     int if_ran = r->pass.is_deciding && of_those_that_ran ? TSK__ROW_IF_RAN : 0;
     int32_t i;
     for (i = 0; tsk__request_skips_refresh(r) && i < r->gen.length; i++)
         if (p->active[r->pass.first_row + i]) p->flags[r->pass.first_row + i] |= TSK__ROW_REMEMBER | if_ran;
     if (tsk__request_skips_refresh(r)) return;
-    for (i = 0; i < r->gen.n_positions; i++) p->flags[tsk__request_row(r, i)] |= TSK__ROW_REMEMBER | if_ran;
+    for (i = 0; i < r->gen.n_positions; i++) p->flags[r->block.rows[i]] |= TSK__ROW_REMEMBER | if_ran;
 }
 
 static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     int32_t i;
-    if (!r->pass.is_probe) r->pass.is_full = tsk__request_is_refresh_next(r);
-    if (r->pass.is_full) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
-    /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
-    else r->pass.is_deciding = r->n_states && (r->gen.has_previous || tsk__request_may_force(r));
     tsk__request_plan_rows(r, p);
+    if (tsk__request_is_refresh(r)) r->pass.is_deciding = tsk__request_skips_refresh(r) && r->gen.has_refresh;
+    /* (of a block's first pass all rows run: nothing that a skipped one could fall back on is there) */
+    else
+        r->pass.is_deciding = tsk__request_compares(r) && (r->gen.has_previous || tsk__request_may_force(r));
     tsk__request_plan_layers(r);
     for (i = 0; r->pass.is_deciding && r->cut.next_layer && i < r->pass.n_rows; i++)
         p->active[r->pass.first_row + i] = r->canvas.refresh_active[i];
-    if (r->pass.is_deciding && !r->cut.next_layer && r->pass.is_full) tsk__request_plan_refresh_skips(r, p);
-    if (r->pass.is_deciding && !r->pass.is_full) tsk__request_plan_step_skips(r, p);
+    if (r->pass.is_deciding && !r->cut.next_layer && tsk__request_is_refresh(r)) tsk__request_plan_refresh_skips(r, p);
+    if (r->pass.is_deciding && !tsk__request_is_refresh(r)) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
     for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++)
-        p->flags[tsk__request_row(r, i)] |= TSK__ROW_OUTPUT;
+        p->flags[r->block.rows[i]] |= TSK__ROW_OUTPUT;
 }
 
 /* The backend's canvas, where the host has changed its own. Until the pass has succeeded, its contents are unknown, so
@@ -633,16 +836,16 @@ static void tsk__request_take_decision(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->pass.n_rows; i++) {
         int32_t row = r->pass.first_row + i;
         if (p->flags[row] & TSK__ROW_DECIDED) p->active[row] = !p->stream->skipped[row];
-        if (r->pass.is_full) r->canvas.refresh_active[i] = (uint8_t)p->active[row];
+        if (tsk__request_skips_refresh(r)) r->canvas.refresh_active[i] = (uint8_t)p->active[row];
     }
 }
 
 /* Whether the token of a slot ran all layers, as far as the decision is known. */
 static int tsk__request_ran(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return p->active[tsk__request_row(r, slot)];
+    return r->block.rows[slot] >= 0 && p->active[r->block.rows[slot]];
 }
 
-/* Layers that every token runs. */
+/* Layers that every row runs of a pass in which some skip the others. */
 static uint64_t tsk__request_lower_layers(const tsk__request *r) {
     return (uint64_t)(r->options.skip.layer_k < r->config->n_layers ? r->options.skip.layer_k : r->config->n_layers);
 }
@@ -653,39 +856,32 @@ static void tsk__request_note_computed(tsk__request *r, int32_t position) {
     r->canvas.computed_passes[position] = r->gen.pass;
 }
 
-/* After the layers of a refresh: which positions' K and V now come from the ids they have. */
-static void tsk__request_note_refresh(tsk__request *r, const tsk__pass *p) {
-    int32_t i, n_active = 0;
-    for (i = 0; i < r->gen.length; i++) {
-        tsk__skip_token *token = &r->canvas.tokens[i];
-        int active = p->active[r->pass.first_row + i];
-        if (active) tsk__request_note_computed(r, i);
-        token->refresh_age = active ? 0 : token->refresh_age + 1;
-        token->age = 0;
-        n_active += active;
-    }
-    if (r->options.skip.refresh) r->gen.has_refresh = 1;
-    if (r->options.skip.refresh && !r->pass.is_probe) {
-        uint64_t layers = (uint64_t)r->config->n_layers, lower = tsk__request_lower_layers(r),
-                 length = (uint64_t)r->gen.length;
-        r->gen.result.refresh_token_layers_total += length * layers;
-        r->gen.result.refresh_token_layers_computed += length * lower + (uint64_t)n_active * (layers - lower);
-    }
-}
-
-/* After the layers: who ran in the block, and with which id. */
-static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
-    int in_step = !r->pass.is_full && r->options.cache == TSK_CACHE_DUAL;
+/* How long tokens have been skipped: the canvas in refreshes, the block in steps. */
+static void tsk__request_note_ages(tsk__request *r) {
     int32_t i;
-    if (r->pass.is_full) tsk__request_note_refresh(r, p);
-    for (i = r->gen.n_positions; in_step && i < r->pass.n_rows; i++)
-        tsk__request_note_computed(r, p->positions[r->pass.first_row + i]);
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
-        r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
-        if (in_step && r->block.active[i]) tsk__request_note_computed(r, r->block.positions[i]);
-        if (in_step) token->age = r->block.active[i] ? 0 : token->age + 1;
+        token->age = tsk__request_is_refresh(r) || r->block.active[i] ? 0 : token->age + 1;
     }
+    if (!tsk__request_skips_refresh(r)) return;
+    for (i = 0; i < r->gen.length; i++) {
+        tsk__skip_token *token = &r->canvas.tokens[i];
+        token->refresh_age = r->canvas.refresh_active[i] ? 0 : token->refresh_age + 1;
+    }
+    r->gen.has_refresh = 1;
+}
+
+/* After the layers: which rows ran all of them, so that K and V there come from the ids that the positions have. */
+static void tsk__request_note_active(tsk__request *r, const tsk__pass *p) {
+    int32_t i, row;
+    r->pass.n_ran = 0;
+    for (row = r->pass.first_row; row < r->pass.first_row + r->pass.n_rows; row++) {
+        r->pass.n_ran += p->active[row] != 0;
+        if (p->active[row]) tsk__request_note_computed(r, p->positions[row]);
+        if (tsk__request_skips_refresh(r)) r->canvas.refresh_active[row - r->pass.first_row] = p->active[row] != 0;
+    }
+    for (i = 0; i < r->gen.n_positions; i++) r->block.active[i] = (uint8_t)tsk__request_ran(r, p, i);
+    tsk__request_note_ages(r);
 }
 
 /* A refresh under skip.refresh numbers states by position: what the block's steps need of it is copied to their
@@ -695,9 +891,9 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     if (!tsk__request_skips_refresh(r)) return;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t position = r->block.positions[i];
-        for (state = 0; r->options.skip.warm_start && state < r->n_states; state++)
+        for (state = 0; tsk__request_compares(r) && r->options.skip.warm_start && state < r->n_states; state++)
             tsk__cache_adopt_state(&r->cache, p->stream, i, position, state);
-        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->pass.first_row + position);
+        if (r->keeps_outputs) tsk__cache_adopt_output(&r->cache, p->stream, i, r->block.rows[i]);
     }
 }
 
@@ -707,14 +903,8 @@ static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_
            r->block.is_predicted[slot];
 }
 
-/* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
-static int32_t tsk__request_quota(const tsk__request *r) {
-    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
-    if (r->gen.block_step >= steps) return 1;
-    return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
-}
-
-/* Every masked position of the block is a candidate, and those that ran have the head predict them. */
+/* Candidates are the block's masked positions that the pass has not left out; those that ran have the head predict
+   them. */
 static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     tsk__draw draw;
     int32_t i;
@@ -725,14 +915,14 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
-        if (!tsk__request_is_masked(r, i)) continue;
+        if (!tsk__request_is_masked(r, i) || r->block.rows[i] < 0) continue;
         candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
         r->block.is_predicted[i] = 1;
         p->n_candidates++;
         draw.position = (uint32_t)r->block.positions[i];
-        if (candidate->head >= 0) tsk__pass_add_head(p, tsk__request_row(r, i), &draw);
+        if (candidate->head >= 0) tsk__pass_add_head(p, r->block.rows[i], &draw);
     }
     r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
@@ -788,13 +978,15 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
     return TSK_OK;
 }
 
-/* What the pass predicts for the block, and what the backend has committed of it. */
+/* What the pass predicts for the block, and what the backend has committed of it. Masked positions that the pass left
+   out keep their last prediction. */
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
+        r->block.committed[i] = 0;
+        if (tsk__request_is_masked(r, i)) continue;
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
-        r->block.committed[i] = 0;
     }
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         const tsk__choice *choice = &p->stream->choices[i];
@@ -843,31 +1035,46 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
     r->canvas.is_uploaded = 0;
 }
 
-static void tsk__request_count(tsk__request *r, double ms) {
+/* Refreshes count their token-layers where they leave some out, or may. */
+static void tsk__request_count_refresh(tsk__request *r, double ms) {
+    tsk_result *result = &r->gen.result;
+    uint64_t layers = (uint64_t)r->config->n_layers, length = (uint64_t)r->gen.length, lower = 0, all = 0;
+    result->refresh_ms += ms;
+    result->refreshes++;
+    if (!r->options.skip.refresh && r->options.refresh == TSK_REFRESH_FULL && !r->options.refresh_window) return;
+    if (r->options.skip.refresh) lower = tsk__request_lower_layers(r), all = length;
+    result->refresh_token_layers_total += length * layers;
+    result->refresh_token_layers_computed += all * lower + (uint64_t)r->pass.n_ran * (layers - lower);
+}
+
+/* By states every token of the block runs the lower layers. */
+static void tsk__request_count_step(tsk__request *r, double ms) {
     tsk_result *result = &r->gen.result;
     uint64_t rows = (uint64_t)r->gen.n_positions, layers = (uint64_t)r->config->n_layers;
-    uint64_t lower = tsk__request_lower_layers(r);
+    uint64_t lower = r->options.skip.rule == TSK_SKIP_RULE_STATES ? tsk__request_lower_layers(r) : 0;
     int32_t i, n_active = 0, n_stable_masked = 0;
-    result->nfe++;
-    result->total_ms += ms;
-    r->counts.blocks[r->gen.block].nfe++;
-    if (r->pass.is_full) {
-        result->refresh_ms += ms;
-        result->refreshes++;
-        return;
-    }
     result->block_step_ms += ms;
     result->block_steps++;
-    if (r->options.cache != TSK_CACHE_DUAL) return;
+    if (r->pass.kind != TSK__PASS_STEP) return;
     for (i = 0; i < r->gen.n_positions; i++) {
         n_active += r->block.active[i];
         n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
-    result->refreshed_rows += (uint64_t)tsk__request_extra_rows(r);
     r->counts.active[result->n_block_steps] = n_active;
     r->counts.stable_masked[result->n_block_steps++] = n_stable_masked;
     result->token_layers_total += rows * layers;
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
+}
+
+static void tsk__request_count(tsk__request *r, double ms) {
+    tsk_result *result = &r->gen.result;
+    result->nfe++;
+    result->total_ms += ms;
+    result->rows += (uint64_t)r->pass.n_ran;
+    result->refreshed_rows += (uint64_t)r->pass.n_further;
+    r->counts.blocks[r->gen.block].nfe++;
+    if (tsk__request_is_refresh(r)) tsk__request_count_refresh(r, ms);
+    else tsk__request_count_step(r, ms);
 }
 
 static void tsk__request_cancel(tsk__request *r) {
@@ -877,7 +1084,7 @@ static void tsk__request_cancel(tsk__request *r) {
 
 /* Whether the pass has compared the block's states with earlier ones. */
 static int tsk__request_has_cosines(const tsk__request *r) {
-    return r->n_states && !r->pass.is_full && r->gen.has_previous;
+    return tsk__request_compares(r) && !tsk__request_is_refresh(r) && r->gen.has_previous;
 }
 
 /* Generated tokens before the first that is masked or ends the text. */
@@ -897,7 +1104,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.pass = (int32_t)r->gen.pass;
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
-    step.is_refresh = r->pass.is_full;
+    step.is_refresh = tsk__request_is_refresh(r);
+    step.n_rows = r->pass.n_ran;
     step.n_positions = r->gen.n_positions;
     step.positions = r->block.positions;
     step.predictions = r->block.predictions;
@@ -926,12 +1134,13 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
     for (i = 0; i < r->gen.n_positions; i++)
         for (state = 0; state < r->n_states; state++)
             r->block.cosines[(size_t)i * (size_t)r->n_states + (size_t)state] =
-                p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)(r->pass.first_row + i)];
+                p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)r->block.rows[i]];
 }
 
 /* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
 static void tsk__request_move_on(tsk__request *r) {
-    if (r->n_states && (!r->pass.is_full || r->options.skip.warm_start)) r->gen.has_previous = 1;
+    if (tsk__request_compares(r) && (!tsk__request_is_refresh(r) || r->options.skip.warm_start))
+        r->gen.has_previous = 1;
     r->gen.has_outputs = r->keeps_outputs;
     r->gen.pass++;
     r->gen.block_step++;
@@ -948,12 +1157,6 @@ static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
     }
     r->gen.block++;
     tsk__request_next_block(r);
-}
-
-static int32_t tsk__request_masks_left(const tsk__request *r) {
-    int32_t i, masks_left = 0;
-    for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
-    return masks_left;
 }
 
 /* Takes note of a pass that has ended well. What it predicts may end the generation with an error of its own. */
@@ -1046,7 +1249,7 @@ static int tsk__requests_can_decide_late(tsk__request *const *requests, int32_t 
     for (i = 0; i < n; i++) {
         const tsk__request *r = requests[i];
         if (!r->pass.is_deciding) continue;
-        if (r->pass.is_full || r->options.skip.masked || r->force_active >= 0) return 0;
+        if (tsk__request_is_refresh(r) || r->options.skip.masked || r->force_active >= 0) return 0;
     }
     for (row = 0; row < p->n && !certain; row++) certain = !(p->flags[row] & TSK__ROW_DECIDED);
     return p->masks_itself && certain;

@@ -3,6 +3,7 @@
 
 #include "system.h"
 #include "api.h"
+#include "skip.h"
 
 // >>schedule ==========================================================================================================
 /* How many predictions a step commits, and which. */
@@ -20,9 +21,6 @@ static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, floa
     }
 }
 
-/* Whether a is the better confidence; one that is no number comes after all others. */
-static int tsk__select_is_better(float a, float b) { return a > b || (a == a && b != b); }
-
 /* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
    falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
 static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride,
@@ -32,8 +30,8 @@ static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float
     for (rank = 1; rank <= n; rank++) {
         int32_t best = -1;
         for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__select_is_better(confidences[(size_t)i * stride],
-                                                                 confidences[(size_t)best * stride])))
+            if (!commit[i] && (best < 0 || tsk__skip_is_better(confidences[(size_t)i * stride],
+                                                               confidences[(size_t)best * stride])))
                 best = i;
         if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
         commit[best] = 1;

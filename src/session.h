@@ -192,7 +192,7 @@ static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from
     to->options = from->options;
     to->n_states = from->n_states;
     to->keeps_outputs = from->keeps_outputs;
-    to->pass.is_full = from->pass.is_full;
+    to->pass.kind = from->pass.kind;
     tsk__request_advance(to, tsk__request_masks_left(to));
     to->options = own;
     to->n_states = n_states;
@@ -233,7 +233,7 @@ tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error 
     return status != TSK_OK || to == from ? status : tsk__session_copy_state(to, from, error);
 }
 
-tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int refresh, tsk_probe *out,
+tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind, tsk_probe *out,
                              tsk_error *error) {
     tsk__request *r;
     tsk__pass *p;
@@ -253,10 +253,13 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
     if (!r->gen.n_positions)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "tsk_session_probe of a generation that had nothing to do");
-    if (!refresh && r->options.cache != TSK_CACHE_DUAL)
+    if ((int)kind < 0 || kind > TSK_PROBE_REFRESH)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe has no kind %d",
+                              (int)kind);
+    if (kind != TSK_PROBE_REFRESH && r->options.cache != TSK_CACHE_DUAL)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step can be probed with cache dual only");
-    if (!refresh && r->gen.pass == 0)
+    if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the first pass: nothing is cached yet");
     if (canvas) {
@@ -267,16 +270,18 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
         r->canvas.is_uploaded = 0;
     }
     r->pass.is_probe = 1;
-    r->pass.is_full = refresh != 0;
+    r->pass.kind = kind == TSK_PROBE_REFRESH ? TSK__PASS_FULL : TSK__PASS_STEP;
+    r->pass.runs_all = kind == TSK_PROBE_STEP_ALL;
     status = tsk__session_forward(session, tsk__requests_forward, error);
-    r->pass.is_probe = 0;
+    r->pass.is_probe = r->pass.runs_all = 0;
     if (status == TSK_OK) {
-        out->n_positions = session->n_probed = r->gen.n_positions;
+        out->n_positions = r->gen.n_positions;
         out->positions = r->block.positions;
         out->active = r->block.active;
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
-        for (i = 0; i < r->gen.n_positions; i++) p->head[i] = tsk__request_row(r, i);
+        for (i = 0; i < r->gen.n_positions; i++)
+            if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
         tsk__request_move_on(r);
     }
     if (canvas) {
@@ -284,6 +289,19 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, int re
         r->canvas.is_uploaded = 0;
     }
     return status;
+}
+
+/* From the front of `values` [n_positions, width], where those of the probe's rows are, to the rows' slots. */
+static void tsk__session_spread(const tsk_session *session, float *values, size_t width) {
+    const tsk__request *r = &session->request;
+    int32_t slot = r->gen.n_positions, from = session->n_probed;
+    while (slot-- > 0) {
+        float *to = values + (size_t)slot * width;
+        size_t i;
+        if (r->block.rows[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
+        else
+            for (i = 0; i < width; i++) to[i] = NAN;
+    }
 }
 
 tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits, tsk_error *error) {
@@ -298,8 +316,13 @@ tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, flo
     p = &session->pass;
     p->backend->ops->logits(p->stream, session->n_probed, p->head, final_norm, logits);
     status = p->backend->ops->wait(p->stream, error);
-    if (status != TSK_OK) session->n_probed = 0;
-    return status;
+    if (status != TSK_OK) {
+        session->n_probed = 0;
+        return status;
+    }
+    tsk__session_spread(session, logits, (size_t)session->model->config.embedding_size);
+    if (final_norm) tsk__session_spread(session, final_norm, (size_t)session->model->config.d_model);
+    return TSK_OK;
 }
 
 /* One forward over `tokens`, whose caches take the place of the generation's. */

@@ -95,6 +95,15 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     options.skip.full_every = golden_int(o, "skip_full_every", 0);
     options.skip.warm_start = golden_bool(o, "skip_warm_start");
     options.skip.refresh = golden_bool(o, "skip_refresh");
+    if (tsk_json_get(o, "skip_rule"))
+        options.skip.rule = golden_is(o, "skip_rule", "rows")     ? TSK_SKIP_RULE_ROWS
+                            : golden_is(o, "skip_rule", "states") ? TSK_SKIP_RULE_STATES
+                                                                  : TSK_SKIP_RULE_OFF;
+    options.skip.rows_margin = golden_int(o, "rows_margin", 0);
+    options.skip.rows_ahead = golden_int(o, "rows_ahead", 0);
+    options.refresh = golden_is(o, "refresh", "near") ? TSK_REFRESH_NEAR : TSK_REFRESH_FULL;
+    options.refresh_near = golden_int(o, "refresh_near", 0);
+    options.refresh_window = golden_int(o, "refresh_window", 0);
     options.refresh_rows = golden_int(o, "refresh_rows", 0);
     options.refresh_every = golden_int(o, "refresh_every", 1);
     return options;

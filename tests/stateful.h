@@ -413,7 +413,7 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
     if (o->skip.max_age < 0 || o->skip.full_every < 0 || o->refresh_rows < 0 ||
         (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
         return 0;
-    if (o->refresh_every < 1 || (o->refresh_every > 1 && o->cache == TSK_CACHE_NONE)) return 0;
+    if (o->refresh_every < TSK_AUTO || (o->refresh_every != TSK_AUTO && o->refresh_every != 1 && o->cache == TSK_CACHE_NONE)) return 0;
     return o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
 
@@ -486,8 +486,9 @@ static void call_inside(generation *g, int is_reporting);
 
 /* Whether a pass of the whole canvas starts the block, or runs at each step. */
 static int refresh_is_due(const generation *g) {
-    return g->options.cache == TSK_CACHE_NONE ||
-           (g->block_step == 0 && (g->n_started - 1) % g->options.refresh_every == 0);
+    int32_t every = g->options.refresh_every == TSK_AUTO ? 1 : g->options.refresh_every, before = g->n_started - 1;
+    if (g->options.cache == TSK_CACHE_NONE) return 1;
+    return g->block_step == 0 && (before == 0 || (every && before % every == 0));
 }
 
 /* Passes and blocks come in order. */
@@ -1195,7 +1196,8 @@ static void probe_slot(driver *d, slot *s) {
     say(d, "probe session %d: %s of %s", s->g.number, refresh ? "a refresh" : "a block step",
         has_canvas ? "another canvas" : "its own canvas");
     memset(&probe, 0x5a, sizeof probe);
-    status = tsk_session_probe(s->session, has_canvas ? canvas : NULL, refresh, &probe, c.error);
+    status = tsk_session_probe(s->session, has_canvas ? canvas : NULL, refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP,
+                               &probe, c.error);
     s->is_probed = s->is_probed && status == TSK_ERROR_ARGUMENT ? 2 : 0;
     if (end(d, &c, status, may)) {
         check_probe(d, s, &probe);
@@ -1666,7 +1668,7 @@ static void call_without_arguments(driver *d) {
     case 4: status = tsk_memory_estimate(NULL, NULL, c.error); break;
     case 5: status = tsk_session_logits(session, &id, 1, 0, 1, NULL, c.error); break;
     case 6: status = tsk_session_logits(session, NULL, 1, 0, 1, &number, c.error); break;
-    case 7: status = tsk_session_probe(session, NULL, 1, NULL, c.error); break;
+    case 7: status = tsk_session_probe(session, NULL, TSK_PROBE_REFRESH, NULL, c.error); break;
     case 8: status = tsk_session_start(NULL, &id, 1, NULL, c.error); break;
     default: status = tsk_session_copy(session, NULL, c.error); break;
     }

@@ -32,7 +32,7 @@ static void steps(tsk_session *session, int32_t n) {
 /* The block's logits of a probe. */
 static int32_t probed(tsk_session *session, const int32_t *canvas, int refresh, float *logits) {
     tsk_probe probe;
-    CHECK_INT(tsk_session_probe(session, canvas, refresh, &probe, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe(session, canvas, refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP, &probe, NULL), TSK_OK);
     CHECK_INT(tsk_session_probe_logits(session, NULL, logits, NULL), TSK_OK);
     return probe.n_positions;
 }

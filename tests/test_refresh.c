@@ -236,11 +236,11 @@ static void refuse(tsk_model *model, tsk_cache cache, int32_t rows, int32_t ever
 
 static void test_refusals(tsk_model *model) {
     refuse(model, TSK_CACHE_DUAL, -1, 1, "refresh_rows must be zero or positive, not -1");
-    refuse(model, TSK_CACHE_DUAL, 0, 0, "refresh_every must be positive, not 0");
-    refuse(model, TSK_CACHE_DUAL, 0, -5, "refresh_every must be positive, not -5");
+    refuse(model, TSK_CACHE_DUAL, 0, -5, "refresh_every must be zero or positive, not -5");
     refuse(model, TSK_CACHE_PREFIX, 8, 1, "refresh_rows 8 needs cache dual");
     refuse(model, TSK_CACHE_NONE, 8, 1, "refresh_rows 8 needs cache dual");
     refuse(model, TSK_CACHE_NONE, 0, 2, "refresh_every 2 needs a cache");
+    refuse(model, TSK_CACHE_NONE, 0, 0, "refresh_every 0 needs a cache");
 }
 
 int main(void) {

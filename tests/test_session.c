@@ -58,6 +58,46 @@ static void check_case(const tsk_json_value *test, const tsk_result *r) {
 #undef CASE_CHECK
 }
 
+/* ---- which rows each pass runs, where the goldens say it */
+
+enum { max_passes = 128 };
+
+typedef struct passes {
+    int32_t n, rows[max_passes][max_ids], n_rows[max_passes];
+    int is_refresh[max_passes];
+    uint64_t n_ran;
+    int wrong;
+} passes;
+
+static void see_rows(void *user, const tsk_trace_record *record) {
+    passes *seen = (passes *)user;
+    seen->n_rows[record->pass] = record->n_rows;
+    memcpy(seen->rows[record->pass], record->positions, (size_t)record->n_rows * sizeof *record->positions);
+}
+
+static int see_step(void *user, const tsk_step *step) {
+    passes *seen = (passes *)user;
+    seen->is_refresh[seen->n++] = step->is_refresh;
+    seen->n_ran += (uint64_t)step->n_rows;
+    seen->wrong += step->pass != seen->n - 1;
+    return 0;
+}
+
+static void check_rows(const tsk_json_value *test, const passes *seen, const tsk_result *r) {
+    const tsk_json_value *expected = tsk_json_get(test, "expected"),
+                         *rows = tsk_json_first(tsk_json_get(expected, "rows"));
+    const char *name = tsk_json_string(tsk_json_get(test, "name"), NULL);
+    int32_t i;
+    if (!rows) return;
+    test_check(seen->n == r->nfe && !seen->wrong && seen->n_ran == r->rows, __FILE__, __LINE__, "%s: its passes", name);
+    test_check(same_ids(tsk_json_get(expected, "refreshes"), seen->is_refresh, seen->n), __FILE__, __LINE__,
+               "%s: which are refreshes", name);
+    for (i = 0; i < seen->n; i++, rows = tsk_json_next(rows))
+        test_check(rows && same_ids(rows, seen->rows[i], seen->n_rows[i]), __FILE__, __LINE__, "%s: rows of pass %d",
+                   name, (int)i);
+    CHECK(!rows);
+}
+
 typedef struct named_model { const char *name; tsk_model *model; } named_model;
 static named_model models[] = {{"mha-f32", NULL}, {"gqa-bf16", NULL}, {"odd-f16", NULL}};
 
@@ -73,19 +113,29 @@ static tsk_model *model_of(const tsk_json_value *test) {
 
 static void run_case(const tsk_json_value *test) {
     tsk_generate_options options = golden_options(tsk_json_get(test, "options"));
+    tsk_trace_options trace = tsk_trace_options_default();
+    static passes seen;
     tsk_session *session = NULL;
     tsk_result result;
     tsk_error error;
     start s;
     case_start(test, &s);
     memset(&error, 0, sizeof error);
+    memset(&seen, 0, sizeof seen);
     options.end_of_turn_id = TSK_NONE;
-    if (!test_check(tsk_session_create(model_of(test), &options, &session, &error) == TSK_OK, __FILE__, __LINE__, "%s",
-                    error.message))
+    options.on_step = see_step;
+    options.user = trace.user = &seen;
+    trace.on_record = see_rows;
+    trace.pattern = "embedding";
+    if (!test_check(tsk_session_create(model_of(test), &options, &session, &error) == TSK_OK &&
+                        tsk_session_trace(session, &trace, &error) == TSK_OK,
+                    __FILE__, __LINE__, "%s", error.message))
         return;
     if (test_check(tsk_generate(session, s.ids, s.n_prompt, s.generated, &result, &error) == TSK_OK, __FILE__, __LINE__,
-                   "%s", error.message))
+                   "%s", error.message)) {
         check_case(test, &result);
+        check_rows(test, &seen, &result);
+    }
     tsk_session_free(session);
 }
 
@@ -104,6 +154,7 @@ static void run_goldens(const char *path) {
         if (options.transfer == TSK_TRANSFER_FACTOR &&
             tsk_json_type_of(tsk_json_get(tsk_json_get(test, "options"), "threshold")) == TSK_JSON_NUMBER)
             continue;
+        if (options.refresh_every == TSK_AUTO) continue; /* (the reference has no such number) */
         CHECK_INT(tsk_session_create(models[0].model, &options, &session, &error), TSK_ERROR_ARGUMENT);
         CHECK(error.message[0] && !session);
     }
@@ -183,6 +234,8 @@ int main(void) {
     run_goldens("tests/golden/generate.json");
     run_goldens("tests/golden/generate_refresh.json");
     run_goldens("tests/golden/generate_rows.json");
+    run_goldens("tests/golden/generate_rule_rows.json");
+    run_goldens("tests/golden/generate_near.json");
     for (i = 0; i < sizeof models / sizeof models[0]; i++) tsk_model_free(models[i].model);
     return test_end("test_session");
 }

@@ -96,8 +96,8 @@ static void check_never_started(tsk_session *session, tsk_session *other) {
     CHECK_INT(tsk_session_step(session, &finished, &error), TSK_ERROR_ARGUMENT);
     CHECK_INT(finished, 7);
     CHECK_CONTAINS(error.message, "tsk_session_start");
-    CHECK_INT(tsk_session_probe(session, NULL, 1, &probe, &error), TSK_ERROR_ARGUMENT);
-    CHECK_INT(tsk_session_probe(session, NULL, 0, &probe, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_session_probe(session, NULL, TSK_PROBE_REFRESH, &probe, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_session_probe(session, NULL, TSK_PROBE_STEP, &probe, &error), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_session_probe_logits(session, NULL, logits, &error), TSK_ERROR_ARGUMENT);
     CHECK_INT(tsk_session_copy(other, session, &error), TSK_ERROR_ARGUMENT);
     tsk_session_result(session, &result);
@@ -186,7 +186,7 @@ static void test_order(tsk_model *model) {
     /* logits of a probe need the probe, and nothing between the two */
     CHECK_INT(tsk_session_probe_logits(other, NULL, logits, &error), TSK_ERROR_ARGUMENT);
     CHECK_CONTAINS(error.message, "tsk_session_probe");
-    CHECK_INT(tsk_session_probe(other, NULL, 0, &probe, &error), TSK_OK);
+    CHECK_INT(tsk_session_probe(other, NULL, TSK_PROBE_STEP, &probe, &error), TSK_OK);
     CHECK_INT(tsk_session_probe_logits(other, NULL, logits, &error), TSK_OK);
     CHECK_INT(tsk_session_probe_logits(other, NULL, logits, &error), TSK_OK);
     CHECK_INT(tsk_session_step(other, &finished, &error), TSK_OK);
@@ -268,8 +268,8 @@ static void test_null(tsk_model *model) {
     CHECK_NULL(tsk_generate(session, ids, 1, NULL, NULL, &error), "result");
     CHECK_NULL(tsk_session_copy(session, NULL, &error), "from");
     CHECK_NULL(tsk_session_copy(NULL, session, &error), "to");
-    CHECK_NULL(tsk_session_probe(NULL, NULL, 0, &probe, &error), "session");
-    CHECK_NULL(tsk_session_probe(session, NULL, 0, NULL, &error), "out");
+    CHECK_NULL(tsk_session_probe(NULL, NULL, TSK_PROBE_STEP, &probe, &error), "session");
+    CHECK_NULL(tsk_session_probe(session, NULL, TSK_PROBE_STEP, NULL, &error), "out");
     CHECK_NULL(tsk_session_probe_logits(NULL, NULL, logits, &error), "session");
     CHECK_NULL(tsk_session_probe_logits(session, NULL, NULL, &error), "logits");
     CHECK_NULL(tsk_session_logits(NULL, ids, 1, 0, 1, logits, &error), "session");
@@ -602,7 +602,7 @@ static void test_numeric_session(tsk_model *model) {
     CHECK_CONTAINS(error.message, "position 3");
     CHECK_INT(tsk_session_step(session, &finished, &again), TSK_ERROR_NUMERIC);
     CHECK_STRING(again.message, error.message);
-    CHECK_INT(tsk_session_probe(session, NULL, 1, &probe, &again), TSK_ERROR_NUMERIC);
+    CHECK_INT(tsk_session_probe(session, NULL, TSK_PROBE_REFRESH, &probe, &again), TSK_ERROR_NUMERIC);
     CHECK_INT(tsk_session_copy(other, session, &again), TSK_ERROR_NUMERIC);
     tsk_session_result(session, &result);
     CHECK_INT(result.mask_residual, gen_length);
@@ -853,7 +853,7 @@ static void test_cancel_and_probe(tsk_model *model) {
     o.cancel = use_in_cancel;
     asked = create(model, &o);
     CHECK_INT(start(asked, n_short, NULL), TSK_OK);
-    CHECK_INT(tsk_session_probe(asked, NULL, 0, &probe, NULL), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_session_probe(asked, NULL, TSK_PROBE_STEP, &probe, NULL), TSK_ERROR_ARGUMENT);
     CHECK(goes_on_to(asked, tokens));
     CHECK(n_refused > 0 && n_refused % 3 == 0);
     tsk_session_free(asked);
@@ -876,7 +876,7 @@ static void test_forced_copy(void) {
     steps(from, 2);
     CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
     CHECK_INT(tsk_session_force(to, 1, TSK_AUTO, NULL), TSK_OK);
-    CHECK_INT(tsk_session_probe(to, NULL, 0, &probe, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe(to, NULL, TSK_PROBE_STEP, &probe, NULL), TSK_OK);
     CHECK_INT(tsk_session_probe_logits(to, NULL, logits, NULL), TSK_OK);
     for (i = 0; i < probe.n_positions; i++) wrong += !probe.active[i];
     CHECK_INT(wrong, 0); /* nothing is there to fall back on: all run */

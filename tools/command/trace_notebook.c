@@ -50,7 +50,7 @@ static int probe(tsk_session *session, const int32_t *canvas, int refresh, const
     options.on_record = on_record;
     options.user = user;
     if (tsk_session_trace(session, &options, &error) != TSK_OK ||
-        tsk_session_probe(session, canvas, refresh, out, &error) != TSK_OK)
+        tsk_session_probe(session, canvas, refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP, out, &error) != TSK_OK)
         return fail(&error);
     return cli_interrupted() ? trace_interrupted() : CLI_OK;
 }

@@ -163,7 +163,7 @@ int shadow_before(shadow *s, int starts_block, int is_refresh) {
     new_step(s);
     trace_values_clear(&s->values);
     if (tsk_session_copy(s->full, s->main, &error) != TSK_OK ||
-        tsk_session_probe(s->full, NULL, is_refresh, &probe, &error) != TSK_OK)
+        tsk_session_probe(s->full, NULL, is_refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP_ALL, &probe, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     return status;
 }
