@@ -90,16 +90,38 @@ HOW MASKED DIFFUSION WRITES
        dual      block                                            all others: from the refresh
 
    A refresh computes as many rows as the canvas has. refresh_every N keeps only every N-th refresh; the other blocks
-   start with a block step. With refresh_rows R each such pass of the dual cache also computes R rows outside the block
-   and replaces their K and V. It takes first the rows whose token has changed since they were computed (the last tokens
-   committed to a finished block were computed as masks), then the rows computed longest ago; among equals, those
-   nearest to the block. These rows are not part of the block. They run all layers whatever TokenSkip decides, and
-   nothing is predicted for them. They count as refreshed_rows, not as active rows or token-layers.
+   start with a block step. refresh NEAR starts a block with far fewer rows:
+
+       runs, all layers      positions whose token has changed since they last ran (the last commits), the block, and
+                             the masks up to refresh_near positions behind it
+       keeps K and V         everything else: a prompt runs once, a finished token once after its commit
+       refresh_window W      masks further behind the block than W positions are neither computed nor attended to
+
+   With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
+   V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
+   block were computed as masks), then the rows computed longest ago; among equals, those nearest to the block. These
+   rows are not part of the block. They run all layers whatever TokenSkip decides, and nothing is predicted for them.
+   They count as refreshed_rows, not as active rows or token-layers.
 
 WHAT TOKENSKIP ADDS
-   From one pass to the next most tokens of a block barely change. TokenSkip runs layers 0 .. K-1 for all of them,
-   compares each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and
-   up:
+   A block step computes a row for every token of the block, and most of these rows change nothing. skip.rule says which
+   of them are left out.
+
+   ROWS leaves rows out of the pass altogether. After a block's first pass, a pass consists of
+       - the tokens committed by the pass before: what was computed for them was computed from masks;
+       - the masked tokens that may be committed now: by the schedule (TSK_TRANSFER_SCHEDULE) as many as it commits plus
+         skip.rows_margin, the most confident ones of their last prediction; by any other transfer rule all of them;
+       - on either side of each token just committed, the skip.rows_ahead nearest masked ones.
+   Only masked tokens that ran can be committed. The others keep their K and V and their last prediction.
+
+       pass t      ▒ ■ □ · · □ · ·      ■ just committed, □ may be committed now: these rows run, through all layers
+       pass t+1    · ▒ ■ · □ · □ ·      · masked, ▒ committed before: left out
+
+   The schedule commits as many tokens in each pass as it would without the rule. No mask is ever left over: at least
+   one of the masked tokens runs. The result equals the plain dual cache bit for bit if skip.full_every is 1.
+
+   STATES keeps all rows and leaves out layers. TokenSkip runs layers 0 .. K-1 for all tokens of the block, compares
+   each token's states h_1 .. h_{K-1} with those it had, and lets the ones that hardly moved skip layers K and up:
 
        layer L-1   ·  ■  ·  ·  ■  ■  ·  ·      ■ active: computed, its K and V rows replaced
          …         ·  ■  ·  ·  ■  ■  ·  ·      · stable: skipped, its K and V rows stay as last computed
@@ -109,14 +131,15 @@ WHAT TOKENSKIP ADDS
          …         ■  ■  ■  ■  ■  ■  ■  ■
        layer 0     ■  ■  ■  ■  ■  ■  ■  ■
 
-   Two rules keep the output right. A masked token always runs (unless skip.masked): it is still waiting for a
+   Two things keep its output right. A masked token always runs (unless skip.masked): it is still waiting for a
    prediction from the upper layers. And a stable token's output is its last computed one (skip.policy REUSE), not its
    half-way state (EXIT, here for study: where masked tokens are skipped too, it ruins generations). Every token is
    active, and the result equals the plain dual cache bit for bit, if skip.threshold is 1, if K >= n_layers, or if there
    is no earlier state to compare with.
-   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on.
+   skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on, under either
+   rule.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
-   weights; skipping some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
+   weights; leaving out some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
 THREADS AND OWNERSHIP
    A tsk_model is immutable: any number of threads may use it. A tsk_session belongs to one thread at a time. What a
@@ -647,6 +670,8 @@ typedef struct tsk_result {
 typedef struct tsk_session tsk_session;
 
 TOKENSKIP_API tsk_generate_options tsk_generate_options_default(void);
+/* Every field that is TSK_AUTO becomes what the library chooses for this model; nothing is checked. */
+TOKENSKIP_API void tsk_generate_options_resolve(const tsk_model *model, tsk_generate_options *options);
 /* Checks the options (NULL: all defaults) against the model. A session runs any number of generations, one after
    another. */
 TOKENSKIP_API tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
@@ -8077,9 +8102,9 @@ static uint64_t tsk__weights_total(const tsk__source *source) {
 }
 
 // >>skip ==============================================================================================================
-/* TokenSkip's two rules. By STATES, tokens of a block may be stable in a step, and stable tokens skip layers K and up: a
-   token's id, mask and age say whether it may be stable; the cosines from the lower layers then say whether it is. By
-   ROWS, a step leaves out those tokens that cannot change what it commits, with all layers. This section does no
+/* TokenSkip's two rules. By STATES, tokens of a block may be stable in a step, and stable tokens skip layers K and up:
+   a token's id, mask and age say whether it may be stable; the cosines from the lower layers then say whether it is.
+   By ROWS, a step leaves out those tokens that cannot change what it commits, with all layers. This section does no
    arithmetic on states. */
 
 /* ---- by states */
@@ -8209,9 +8234,9 @@ int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
    cache, and it attends to the first positions there, as many as are visible to it. So a full forward, a block's step,
-   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width] in
-   the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many positions
-   are visible only, never on how many rows there are or who their neighbours are. */
+   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width]
+   in the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many
+   positions are visible only, never on how many rows there are or who their neighbours are. */
 
 /* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
    rounded to f32 as in PyTorch; at position 4000 the difference shows. */
@@ -9880,7 +9905,7 @@ static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_
     return count;
 }
 
-/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what is visible to each row. `out` must not be q. */
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what each row sees. `out` must not be q. */
 static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
                                float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;
@@ -15177,7 +15202,8 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_layers(tsk__request *r) {
     r->pass.first_layer = r->cut.next_layer;
     r->pass.last_layer = r->config->n_layers;
-    if (tsk__request_is_refresh(r) && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
+    if (tsk__request_is_refresh(r) && r->cut.layer_budget &&
+        r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
         r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
     if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1)
@@ -15793,6 +15819,10 @@ struct tsk_session {
     int32_t n_probed;              /* rows of the last call, if it was a probe: the stream still holds them */
     tsk__tracer tracer;
 };
+
+void tsk_generate_options_resolve(const tsk_model *model, tsk_generate_options *options) {
+    if (model && options) tsk__options_resolve(options, &model->config, model->tokenizer);
+}
 
 tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
                               tsk_error *error) {

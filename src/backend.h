@@ -11,9 +11,9 @@
 
    Every operation works on a list of rows. A row is one position of one request; its K and V live in that request's
    cache, and it attends to the first positions there, as many as are visible to it. So a full forward, a block's step,
-   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width] in
-   the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many positions
-   are visible only, never on how many rows there are or who their neighbours are. */
+   a TokenSkip subset and a packed batch are the same code with different lists. Activations are row-major [n, width]
+   in the backend's activation type; sums are f32, and the order of every sum depends on the model and on how many
+   positions are visible only, never on how many rows there are or who their neighbours are. */
 
 /* The frequency of pair i of a head. The angle of a position is the position times this. Frequency and angle are
    rounded to f32 as in PyTorch; at position 4000 the difference shows. */

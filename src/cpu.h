@@ -1180,7 +1180,7 @@ static int32_t tsk__cpu_attend_spans(const tsk__rows *rows, int32_t most, int32_
     return count;
 }
 
-/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what is visible to each row. `out` must not be q. */
+/* out[n, n_heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v over what each row sees. `out` must not be q. */
 static void tsk__cpu_attention(const tsk__cpu_model *model, int32_t layer, const tsk__rows *rows, const float *q,
                                float *out, tsk__cpu_scratch *scratch) {
     const tsk_model_config *config = model->config;

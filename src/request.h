@@ -746,7 +746,8 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
 static void tsk__request_plan_layers(tsk__request *r) {
     r->pass.first_layer = r->cut.next_layer;
     r->pass.last_layer = r->config->n_layers;
-    if (tsk__request_is_refresh(r) && r->cut.layer_budget && r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
+    if (tsk__request_is_refresh(r) && r->cut.layer_budget &&
+        r->pass.last_layer - r->pass.first_layer > r->cut.layer_budget)
         r->pass.last_layer = r->pass.first_layer + r->cut.layer_budget;
     /* The decision needs the cosines of all lower layers, which a pass does not leave to the next. */
     if (r->pass.is_deciding && r->pass.first_layer == 0 && r->pass.last_layer <= r->n_states + 1)

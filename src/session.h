@@ -21,6 +21,10 @@ struct tsk_session {
     tsk__tracer tracer;
 };
 
+void tsk_generate_options_resolve(const tsk_model *model, tsk_generate_options *options) {
+    if (model && options) tsk__options_resolve(options, &model->config, model->tokenizer);
+}
+
 tsk_status tsk_session_create(tsk_model *model, const tsk_generate_options *options, tsk_session **out,
                               tsk_error *error) {
     tsk_generate_options resolved = options ? *options : tsk_generate_options_default();

@@ -5,9 +5,9 @@
 #include "api.h"
 
 // >>skip ==============================================================================================================
-/* TokenSkip's two rules. By STATES, tokens of a block may be stable in a step, and stable tokens skip layers K and up: a
-   token's id, mask and age say whether it may be stable; the cosines from the lower layers then say whether it is. By
-   ROWS, a step leaves out those tokens that cannot change what it commits, with all layers. This section does no
+/* TokenSkip's two rules. By STATES, tokens of a block may be stable in a step, and stable tokens skip layers K and up:
+   a token's id, mask and age say whether it may be stable; the cosines from the lower layers then say whether it is.
+   By ROWS, a step leaves out those tokens that cannot change what it commits, with all layers. This section does no
    arithmetic on states. */
 
 /* ---- by states */

@@ -413,7 +413,8 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
     if (o->skip.max_age < 0 || o->skip.full_every < 0 || o->refresh_rows < 0 ||
         (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
         return 0;
-    if (o->refresh_every < TSK_AUTO || (o->refresh_every != TSK_AUTO && o->refresh_every != 1 && o->cache == TSK_CACHE_NONE)) return 0;
+    if (o->refresh_every < TSK_AUTO) return 0;
+    if (o->refresh_every != TSK_AUTO && o->refresh_every != 1 && o->cache == TSK_CACHE_NONE) return 0;
     return o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
 

@@ -109,24 +109,45 @@ test_values() {
     for option in --skip-threshold --skip-outlier; do
         for value in -1.5 2 nan; do refuses_value $option 'a number from -1 to 1,' $option "$value"; done
     done
-    for option in --gen-length --block-length --steps --refresh-every; do
+    for option in --gen-length --block-length --steps; do
         for value in 0 -1 x 2147483648; do refuses_value $option 'a whole number from 1 to 2147483647,' $option "$value"; done
     done
-    for option in --skip-layer-k --skip-max-age --skip-full-every --refresh-rows; do refuses_value $option 'a whole number from 0 to 2147483647,' $option -1; done
+    for option in --skip-layer-k --skip-max-age --skip-full-every --refresh-rows --refresh-every --rows-margin --rows-ahead --near --window; do
+        for value in -1 x 2147483648; do refuses_value $option 'a whole number from 0 to 2147483647,' $option "$value"; done
+    done
+    refuses_value --skip-rule 'off|states|rows' --skip-rule row
+    refuses_value --refresh 'full|near' --refresh far
     for value in 1025 -1 1e3; do refuses_value --threads 'a whole number from 0 to 1024,' --threads "$value"; done
     refuses 2 'gen-length 100 is not a multiple of --block-length 32' $generate --gen-length 100
     refuses 2 'gen-length 16 is not a multiple of --block-length 32' $generate --gen-length 16 --block-length 32
     refuses 2 'steps 3 is not a multiple of the number of blocks, 2' $generate --gen-length 64 --steps 3
     refuses 2 'skip-refresh needs TokenSkip' $generate --skip-refresh --skip-layer-k 0
     refuses 2 'skip-refresh needs TokenSkip' $generate --skip-refresh --cache prefix
-    refuses 2 'skip-preset needs TokenSkip' $generate --skip-preset fast --cache none
+    refuses 2 'skip-preset works with --cache dual only' $generate --skip-preset fast --cache none
     refuses 2 'refresh-rows 4 works with --cache dual' $generate --refresh-rows 4 --cache prefix
     refuses 2 'refresh-every 2 works with --cache dual and prefix' $generate --refresh-every 2 --cache none
+    refuses 2 '^tokenskip: --skip-rule rows works with --cache dual only$' $generate --skip-rule rows --cache prefix
+    refuses 2 '^tokenskip: --skip-rule states works with --cache dual only$' $generate --skip-rule states --cache none
+    refuses 2 '^tokenskip: --rows-margin works with --cache dual only$' $generate --rows-margin 0 --cache none
+    refuses 2 '^tokenskip: --rows-ahead works with --cache dual only$' $generate --rows-ahead 1 --cache prefix
+    refuses 2 '^tokenskip: --refresh near works with --cache dual only$' $generate --refresh near --cache prefix
+    refuses 2 '^tokenskip: --near works with --cache dual only$' $generate --near 4 --cache none
+    refuses 2 '^tokenskip: --window works with --cache dual only$' $generate --window 32 --cache prefix
+    refuses 2 '^tokenskip: --near works with --refresh near only$' $generate --near 4 --refresh full
+    refuses 2 '^tokenskip: --near and --skip-refresh exclude each other$' $generate --near 4 --skip-refresh
+    refuses 2 '^tokenskip: --refresh near and --skip-refresh exclude' $generate --refresh near --skip-refresh
+    refuses 2 '^tokenskip: --window and --skip-refresh exclude each other$' $generate --window 8 --skip-refresh
+    refuses 2 'window needs --refresh near, or --refresh-every 1' $generate --window 8 --refresh full --refresh-every 2
+    refuses 2 'skip-masked is of rule states and --rows-ahead of rule rows: say --skip-rule' $generate --skip-masked --rows-ahead 1
+    refuses 2 'skip-refresh and --skip-rule off exclude each other' $generate --skip-refresh --skip-rule off
+    refuses 2 'skip-rule states needs a --skip-layer-k above 0' $generate --skip-rule states --skip-layer-k 0
     refuses 2 'max-batch takes a whole number from 1' batch -m $golden --input x --output y --max-batch 0
     refuses 2 'limit takes a whole number from 1' eval -m $golden --data x --limit 0
     for option in prompt gen block batch repeat; do refuses 2 "$option takes a whole number from 1" bench --$option 0; done
     refuses 2 'multiple of --block' bench --gen 10 --block 8
     refuses 2 '--active 9' bench --gen 16 --block 8 --active 9
+    refuses 2 'active 0 and --skip-rule rows exclude' bench --gen 16 --block 8 --active 0 --skip-rule rows
+    refuses 2 'active needs TokenSkip' bench --gen 16 --block 8 --active 2 --skip-rule off
     # the commands that generate have the same options
     for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" "batch --input x --output y"; do
         for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age --refresh-rows; do

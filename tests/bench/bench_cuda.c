@@ -3,7 +3,8 @@
    library's own device memory, a mixed load beside a steady one, and how long the start takes. Not a test.
 
        make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it)
-       build/bench_cuda LLaDA-8B-Instruct      (that folder is loaded too) */
+       build/bench_cuda LLaDA-8B-Instruct      (that folder is loaded too)
+       build/bench_cuda rows                   (only what the rule `rows` gains) */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
 #include "../../tokenskip.h"
@@ -299,11 +300,70 @@ static void mixed_load(tsk_model *model) {
     }
 }
 
+/* ---- what the rule `rows` gains */
+
+/* Milliseconds that a batch takes for 64 requests of random lengths, one token a pass and request. */
+static double rows_load(tsk_model *model, tsk_generate_options o) {
+    enum { n = 64, most = 1024, gen = 128 };
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_batch *batch = NULL;
+    tsk_error error;
+    int32_t prompt[most], i, j, round;
+    double ms = 0;
+    memset(&error, 0, sizeof error);
+    options.max_requests = n;
+    options.cache_tokens = n * (most + gen);
+    options.max_rows = 4096;
+    must(tsk_batch_create(model, &options, &batch, &error), &error);
+    o.gen_length = o.steps = gen;
+    for (round = 0; round < 2; round++) { /* the first makes what is made once */
+        double start;
+        random_state = 17;
+        for (i = 0; i < n; i++) {
+            int32_t length = 64 + random_below(most - 63);
+            for (j = 0; j < length; j++) prompt[j] = random_below(126000);
+            must(tsk_batch_submit(batch, prompt, length, NULL, &o, NULL, NULL, &error), &error);
+        }
+        start = tsk__time_ms();
+        must(tsk_batch_drain(batch, &error), &error);
+        ms = tsk__time_ms() - start;
+    }
+    tsk_batch_free(batch);
+    return ms;
+}
+
+static void rows_gain(tsk_model *model) {
+    tsk_generate_options plain = seed_options(), rows;
+    double plain_ms, rows_ms, near_ms;
+    plain.skip.rule = TSK_SKIP_RULE_OFF;
+    rows = plain;
+    rows.skip.rule = TSK_SKIP_RULE_ROWS;
+    whole_generation(model, "dual cache", plain);
+    whole_generation(model, "rule rows", rows);
+    host_gaps(model, "dual cache", plain);
+    host_gaps(model, "rule rows", rows);
+    plain_ms = rows_load(model, plain);
+    rows_ms = rows_load(model, rows);
+    rows.refresh = TSK_REFRESH_NEAR;
+    near_ms = rows_load(model, rows);
+    printf("64 requests of random lengths, one token a pass: dual cache %.2f requests/s, rule rows %.2f (%.2f x), with "
+           "refresh near %.2f (%.2f x)\n",
+           64e3 / plain_ms, 64e3 / rows_ms, plain_ms / rows_ms, 64e3 / near_ms, plain_ms / near_ms);
+    whole_generation(model, "rule rows, refresh near", rows);
+    whole_generation(model, "dual cache", plain);
+}
+
 int main(int argc, char **argv) {
     tsk_model *model;
     tsk__cuda_backend *b;
     tsk_generate_options o = seed_options();
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc > 1 && strcmp(argv[1], "rows") == 0) {
+        model = make_model(32);
+        rows_gain(model);
+        tsk_model_free(model);
+        return 0;
+    }
     start_times(argc > 1 ? argv[1] : NULL);
     model = make_model(32);
     b = tsk__cuda_backend_of(model->backend);
@@ -321,6 +381,7 @@ int main(int argc, char **argv) {
     whole_generation(model, "32 more rows a step, a forward of all every 4th block", o);
     cublas_chain(model);
     mixed_load(model);
+    rows_gain(model);
     tsk_model_free(model);
     return 0;
 }

@@ -315,13 +315,28 @@ int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, co
 }
 
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config) {
+    if (options->skip.rule == TSK_SKIP_RULE_OFF) return 0;
+    if (options->skip.rule == TSK_SKIP_RULE_ROWS && !options->skip.refresh) return 0;
     if (options->skip.layer_k != TSK_AUTO) return options->skip.layer_k;
     if (options->cache != TSK_CACHE_DUAL) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }
 
 int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) {
-    return n_started % options->refresh_every == 0;
+    if (n_started == 0 || options->refresh == TSK_REFRESH_NEAR || options->refresh_every == TSK_AUTO) return 1;
+    return options->refresh_every && n_started % options->refresh_every == 0;
+}
+
+int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config) {
+    return options->skip.rule == TSK_SKIP_RULE_ROWS || cli_layer_k(options, config) > 0 ||
+           options->refresh == TSK_REFRESH_NEAR || options->refresh_window > 0;
+}
+
+void cli_make_plain(tsk_generate_options *options) {
+    options->skip.rule = TSK_SKIP_RULE_OFF;
+    options->skip.layer_k = options->skip.refresh = 0;
+    options->refresh = TSK_REFRESH_FULL;
+    options->refresh_window = 0;
 }
 
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,

@@ -47,7 +47,8 @@ typedef struct cli_settings {
     size_t n_paths;
     tsk_tokens prompt_ids;                            /* --prompt-ids */
     tsk_tokens active, refresh_active;                /* --active, --refresh-active */
-    int cache, remasking, skip_policy, skip_reference; /* the enumerations of generate, as numbers while parsing */
+    /* the enumerations of generate, as numbers while parsing */
+    int cache, remasking, skip_rule, skip_policy, skip_reference, refresh;
     int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow;
     int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
@@ -211,10 +212,13 @@ void cli_engine_free(cli_engine *engine);
 int cli_read_prompt(const cli_settings *settings, tsk_text *prompt);
 /* Its ids, or those of --prompt-ids. */
 int cli_prompt_tokens(const cli_engine *engine, const cli_settings *settings, const tsk_text *prompt, tsk_tokens *out);
-/* K as the library resolves it. */
+/* K as the library resolves it; 0: no states are compared. */
 int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config *config);
-/* Whether a block that starts after so many others does so with a pass over the whole canvas. */
+/* Whether a block that starts after so many others does so with a refresh. */
 int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
+/* Whether they compute less than the plain cache does; and they without that. */
+int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config);
+void cli_make_plain(tsk_generate_options *options);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out);

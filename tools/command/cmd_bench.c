@@ -191,6 +191,8 @@ static int on_step(void *user, const tsk_step *step) {
     return cli_interrupted();
 }
 
+static int is_by_rows(const bench *b) { return b->settings->skip_rule == (int)TSK_SKIP_RULE_ROWS; }
+
 /* One token a step is committed, so that a block has a refresh and block_length - 1 block steps. */
 static tsk_generate_options step_options(bench *b, const run *r) {
     tsk_generate_options options = tsk_generate_options_default();
@@ -199,7 +201,8 @@ static tsk_generate_options step_options(bench *b, const run *r) {
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.eos_stop = 0;
     options.skip.layer_k = 0;
-    if (r->active >= 0) {
+    if (r->active >= 0 && is_by_rows(b)) options.skip.rule = TSK_SKIP_RULE_ROWS;
+    else if (r->active >= 0) {
         options.skip.layer_k = r->layer_k;
         options.skip.masked = 1;
         options.skip.warm_start = 1; /* else the first block step of a block would run everything */
@@ -346,6 +349,7 @@ static int measure_all(bench *b, run *runs, size_t n) {
         runs[i].active = b->settings->active.count && i < n_steps ? b->settings->active.ids[i] : -1;
         runs[i].refresh_active = i < n_steps ? -1 : b->settings->refresh_active.ids[i - n_steps];
         if (k <= 0) k = b->config->n_layers / 4 > 2 ? b->config->n_layers / 4 : 2;
+        if (is_by_rows(b) && runs[i].active >= 0) k = 0;
         runs[i].layer_k =
             (runs[i].active < 0 && runs[i].refresh_active < 0) || k > b->config->n_layers ? b->config->n_layers : k;
         snprintf(tail, sizeof tail, "run %zu of %zu", i + 1, n);
@@ -444,7 +448,8 @@ static int print_table(const bench *b, const run *runs, size_t n) {
     for (i = 0; i < n; i++) {
         char what[64];
         if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
-        else snprintf(what, sizeof what, "block step, %d active", (int)runs[i].active);
+        else
+            snprintf(what, sizeof what, "block step, %d %s", (int)runs[i].active, is_by_rows(b) ? "rows" : "active");
         if (i == 0)
             print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms,
                       runs[i].refresh_is_compute);
@@ -478,6 +483,12 @@ static int check(const cli_settings *s) {
     if (s->refresh_active.count && s->bench_gen < 2 * s->bench_block)
         return cli_usage_error("--refresh-active needs two blocks at least: --gen %d is one of %d", (int)s->bench_gen,
                                (int)s->bench_block);
+    if (s->active.count && s->skip_rule == (int)TSK_SKIP_RULE_OFF)
+        return cli_usage_error("--active needs TokenSkip: --skip-rule states or rows, not off");
+    for (i = 0; i < s->active.count; i++)
+        if (s->active.ids[i] == 0 && s->skip_rule == (int)TSK_SKIP_RULE_ROWS)
+            return cli_usage_error("--active 0 and --skip-rule rows exclude each other: a pass of no rows commits "
+                                   "nothing");
     for (i = 0; i < s->active.count; i++)
         if (s->active.ids[i] > s->bench_block)
             return cli_usage_error("--active %d is more than the %d tokens of a block", (int)s->active.ids[i],

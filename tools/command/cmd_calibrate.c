@@ -446,7 +446,7 @@ static int calibrate(calibration *c) {
     tsk_error error = {0};
     int status;
     c->config = tsk_model_get_config(c->engine->model);
-    full.skip.layer_k = full.skip.refresh = 0;
+    cli_make_plain(&full);
     full.on_step = on_full_step;
     full.user = c;
     status = encode_prompts(c);

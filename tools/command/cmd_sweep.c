@@ -65,7 +65,7 @@ static void plan(sweep *s) {
 static int run_round(sweep *s, cli_engine *engine, const question_list *questions, int round) {
     cli_settings settings = *s->settings;
     int i, status;
-    settings.generate.skip.layer_k = settings.generate.skip.refresh = 0;
+    cli_make_plain(&settings.generate);
     status = evaluate_run(&s->baseline, engine, &settings, questions, "plain dual cache");
     settings = *s->settings;
     /* so that the threshold alone decides */

@@ -5,8 +5,10 @@
 
 /* Everything that can be known to be wrong before a model is loaded. */
 static int check(const cli_settings *settings, trace_dump *dump) {
-    if (settings->shadow && (settings->generate.cache != TSK_CACHE_DUAL || settings->generate.skip.layer_k == 0))
-        return cli_usage_error("--shadow needs TokenSkip: --cache dual and a --skip-layer-k above 0");
+    const tsk_generate_options *o = &settings->generate;
+    if (settings->shadow && (o->cache != TSK_CACHE_DUAL || o->skip.rule == TSK_SKIP_RULE_OFF ||
+                             (o->skip.rule != TSK_SKIP_RULE_ROWS && o->skip.layer_k == 0)))
+        return cli_usage_error("--shadow needs TokenSkip: --cache dual, and --skip-rule rows or a --skip-layer-k above 0");
     if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0)
         return cli_usage_error("--html and --dump name one file");
     if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
@@ -25,16 +27,19 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
 }
 
 /* The page's difference curves come from the shadow. */
-static int is_shadowed(const trace *t) { return t->layer_k && (t->settings->shadow || t->settings->html); }
+static int is_shadowed(const trace *t) {
+    int has_rule = t->layer_k || t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS;
+    return has_rule && (t->settings->shadow || t->settings->html);
+}
 
 static int run(trace *t, trace_dump *dump) {
     tsk_generate_options baseline = t->settings->generate;
     int status = CLI_OK;
-    baseline.skip.layer_k = baseline.skip.refresh = 0;
+    cli_make_plain(&baseline);
     if (t->layer_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
     if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
     dump->prefix = "skip.";
-    if (status == CLI_OK && t->layer_k)
+    if (status == CLI_OK && t->leaves_out)
         status =
             generation_run(&t->skip, t->engine, t->settings, &t->settings->generate, t->prompt, is_shadowed(t), dump);
     return status;
@@ -66,6 +71,7 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     t.config = tsk_model_get_config(engine->model);
     t.prompt = prompt;
     t.layer_k = cli_layer_k(&settings->generate, t.config);
+    t.leaves_out = cli_leaves_out(&settings->generate, t.config);
     status = run(&t, dump);
     /* files first: what is printed stands for a trace that is complete */
     if (status == CLI_OK) status = dump_finish(dump, settings);

@@ -105,8 +105,15 @@ static const cli_option table[] = {
     {"pad", 0, CLI_GENERATE | CLI_BATCH | CLI_REQUEST, KIND_SWITCH, NO_RANGE, FIELD(pad), "",
      "tokens to gen-length, beyond the end of the text"},
 
+    {"skip-rule", 0, GENERATION | CLI_BENCH, KIND_CHOICE, NO_RANGE, FIELD(skip_rule), "off|states|rows",
+     "what a block step leaves out: nothing, upper\nlayers of tokens whose states hardly moved, or rows\nthat cannot "
+     "change what it commits (the rule whose\noptions are given; else states with cache dual)"},
+    {"rows-margin", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.rows_margin), "N",
+     "rows: without a threshold, N masked tokens run\nbeyond those that the step commits (4)"},
+    {"rows-ahead", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.rows_ahead), "N",
+     "rows: on either side of a token just committed N\nmasked ones run (0)"},
     {"skip-layer-k", 0, GENERATION | CLI_BENCH, KIND_INT, FROM(0), FIELD(generate.skip.layer_k), "K",
-     "layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
+     "states: layers every token runs; 0: TokenSkip off\n(max(2, layers/4) with cache dual)"},
     {"skip-threshold", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.threshold), "X",
      "stable: mean cosine above this (0.95) ..."},
     {"skip-outlier", 0, GENERATION, KIND_FLOAT, RANGE(-1, 1), FIELD(generate.skip.outlier), "X",
@@ -125,10 +132,17 @@ static const cli_option table[] = {
      "compare the first block step with the refresh"},
     {"skip-refresh", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(generate.skip.refresh), "",
      "TokenSkip in block-start forwards too"},
+    {"refresh", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(refresh), "full|near",
+     "a block starts with a pass over the canvas, or over\nwhat has changed, the block and the masks behind it\n(full; "
+     "near where --near or --window is given)"},
+    {"near", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_near), "N",
+     "near: masks up to N positions behind the block (16)"},
+    {"window", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_window), "N",
+     "no pass sees masks further behind the block than N\npositions (0: it sees all)"},
     {"refresh-rows", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_rows), "R",
      "further rows that every block step computes, the\nstalest of the canvas first (0)"},
-    {"refresh-every", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.refresh_every), "N",
-     "only every N-th block starts with a pass over the\nwhole canvas (1)"},
+    {"refresh-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_every), "N",
+     "only every N-th block starts with a pass over the\nwhole canvas; 0: only the first (1; near: 0)"},
     {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME",
      "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, "
      "refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
@@ -162,11 +176,13 @@ typedef char options_fit_in_given[N_OPTIONS <= CLI_MAX_OPTIONS ? 1 : -1];
 static const struct { const char *preset, *option, *value; } presets[] = {
     {"default", NULL, NULL},
     /* measured on the demo model with one token a step: README, "What it gains" */
+    {"fast", "skip-rule", "states"},
     {"fast", "skip-masked", "on"},
     {"fast", "skip-threshold", "0.9"},
     {"fast", "skip-outlier", "-1"},
     {"fast", "skip-max-age", "2"},
     {"fast", "skip-refresh", "on"},
+    {"seed", "skip-rule", "states"},
     {"seed", "skip-policy", "exit"},
     {"seed", "skip-masked", "on"},
     {"seed", "skip-threshold", "0.95"},
@@ -560,6 +576,79 @@ static int check_prompt(const cli_settings *settings, const cli_command *command
     return ids ? only_one_of(settings, 2, options, is_there) : CLI_CONTINUE;
 }
 
+/* The first of these options that is given here, or at all; NULL: none. */
+static const char *given_of(const cli_settings *settings, const char *const *names, int here) {
+    for (; *names; names++)
+        if (here ? cli_given(settings, *names) : is_given_at_all(settings, *names)) return *names;
+    return NULL;
+}
+
+/* Without --skip-rule the rule is the one whose options are given; what a request gives comes before the command
+   line. A K of 0 is for the library to read. */
+static int choose_rule(cli_settings *settings) {
+    static const char *const of_states[] = {"skip-layer-k", "skip-threshold",  "skip-outlier", "skip-masked",
+                                            "skip-policy",  "skip-reference", "skip-max-age", "skip-warm-start",
+                                            NULL};
+    static const char *const of_rows[] = {"rows-margin", "rows-ahead", NULL};
+    tsk_skip_options *skip = &settings->generate.skip;
+    char a[SHOWN], b[SHOWN], c[SHOWN];
+    int here;
+    skip->rule = (tsk_skip_rule)settings->skip_rule;
+    for (here = 1; here >= 0 && skip->rule == TSK_SKIP_RULE_AUTO; here--) {
+        const char *states = given_of(settings, of_states, here), *rows = given_of(settings, of_rows, here);
+        if (states && rows)
+            return cli_usage_error("%s is of rule states and %s of rule rows: say %s states or rows",
+                                   shown(settings, states, a), shown(settings, rows, b),
+                                   shown(settings, "skip-rule", c));
+        if (rows) skip->rule = TSK_SKIP_RULE_ROWS;
+        if (states && (skip->layer_k != TSK_AUTO || settings->cache != (int)TSK_CACHE_DUAL)) return CLI_CONTINUE;
+        if (states) skip->rule = TSK_SKIP_RULE_STATES;
+    }
+    return CLI_CONTINUE;
+}
+
+static void choose_refresh(cli_settings *settings) {
+    tsk_generate_options *o = &settings->generate;
+    o->refresh = (tsk_refresh)settings->refresh;
+    if (o->refresh == TSK_REFRESH_AUTO && (is_given_at_all(settings, "near") || o->refresh_window > 0))
+        o->refresh = TSK_REFRESH_NEAR;
+}
+
+/* The option by which the user came to what they say, the first with its `value`. */
+static const char *shown_of(const cli_settings *settings, const char *const *names, const char *value,
+                            char out[2 * SHOWN]) {
+    const char *name = given_of(settings, names, 0);
+    char text[SHOWN];
+    snprintf(out, 2 * SHOWN, "%s%s%s", shown(settings, name ? name : names[0], text),
+             !name || name == names[0] ? " " : "", !name || name == names[0] ? value : "");
+    return out;
+}
+
+static int check_rows(const cli_settings *settings) {
+    static const char *const of_rows[] = {"skip-rule", "rows-margin", "rows-ahead", "skip-preset", NULL};
+    static const char *const of_states[] = {"skip-rule", "skip-preset", NULL};
+    static const char *const of_near[] = {"refresh", "near", "window", "skip-preset", NULL};
+    const tsk_generate_options *o = &settings->generate;
+    int is_dual = settings->cache == (int)TSK_CACHE_DUAL, is_near = o->refresh == TSK_REFRESH_NEAR;
+    char a[SHOWN], b[SHOWN], near[2 * SHOWN], rows[2 * SHOWN];
+    shown(settings, "cache", b);
+    shown_of(settings, of_near, "near", near);
+    shown_of(settings, of_rows, "rows", rows);
+    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_ROWS) return cli_usage_error("%s works with %s dual only", rows, b);
+    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == TSK_AUTO)
+        return cli_usage_error("%s works with %s dual only", shown_of(settings, of_states, "states", rows), b);
+    if (!is_dual && (is_near || o->refresh_window > 0))
+        return cli_usage_error("%s works with %s dual only", near, b);
+    if (o->skip.refresh && (is_near || o->refresh_window > 0))
+        return cli_usage_error("%s and %s exclude each other", near, shown(settings, "skip-refresh", b));
+    if (!is_near && is_given_at_all(settings, "near"))
+        return cli_usage_error("%s works with %s near only", shown(settings, "near", a), shown(settings, "refresh", b));
+    if (!is_near && o->refresh_window > 0 && o->refresh_every != TSK_AUTO && o->refresh_every != 1)
+        return cli_usage_error("%s needs %s near, or %s 1", shown(settings, "window", a), "--refresh",
+                               shown(settings, "refresh-every", b));
+    return CLI_CONTINUE;
+}
+
 /* What the caches do not have. A K or a row count beyond the model is for the library to say. */
 static int check_skip(const cli_settings *settings) {
     const tsk_generate_options *o = &settings->generate;
@@ -567,7 +656,13 @@ static int check_skip(const cli_settings *settings) {
     const char *from = is_given_at_all(settings, "skip-refresh") ? "skip-refresh" : "skip-preset";
     char a[SHOWN], b[SHOWN], c[SHOWN];
     shown(settings, "cache", b);
-    if (!is_dual && o->skip.layer_k > 0)
+    if (o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == 0)
+        return cli_usage_error("%s states needs a %s above 0", shown(settings, "skip-rule", a),
+                               shown(settings, "skip-layer-k", c));
+    if (o->skip.rule == TSK_SKIP_RULE_OFF && o->skip.refresh)
+        return cli_usage_error("%s and %s off exclude each other", shown(settings, from, a),
+                               shown(settings, "skip-rule", c));
+    if (!is_dual && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
                                (int)o->skip.layer_k, b);
     if (o->skip.refresh && (!is_dual || o->skip.layer_k == 0))
@@ -576,7 +671,7 @@ static int check_skip(const cli_settings *settings) {
     if (!is_dual && o->refresh_rows > 0)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a),
                                (int)o->refresh_rows, b);
-    if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every > 1)
+    if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every != 1 && o->refresh_every != TSK_AUTO)
         return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a),
                                (int)o->refresh_every, b);
     return CLI_CONTINUE;
@@ -587,6 +682,9 @@ static int check_generation(cli_settings *settings) {
     int status;
     choose_block_length(settings);
     status = check_lengths(settings);
+    if (status == CLI_CONTINUE) status = choose_rule(settings);
+    choose_refresh(settings);
+    if (status == CLI_CONTINUE) status = check_rows(settings);
     return status == CLI_CONTINUE ? check_skip(settings) : status;
 }
 
@@ -653,6 +751,8 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     settings->batch = 1;
     settings->repeat = 3;
     settings->rounds = 1;
+    settings->skip_rule = TSK_SKIP_RULE_AUTO;
+    settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
     for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
         if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;

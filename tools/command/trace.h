@@ -191,10 +191,11 @@ typedef struct trace {
     const cli_engine *engine;
     const cli_settings *settings;
     const tsk_model_config *config;
-    int32_t layer_k;                     /* resolved; 0: TokenSkip is off */
+    int32_t layer_k;                     /* resolved; 0: no states are compared */
+    int leaves_out;                      /* the settings compute less than the baseline */
     const tsk_tokens *prompt;
     notebook notes;
-    generation_log baseline, skip;       /* skip.count 0: TokenSkip is off */
+    generation_log baseline, skip;       /* skip.count 0: the settings are the baseline's */
 } trace;
 
 /* The first block step that meets a condition: masked tokens among the stable ones; all stable while masks remain. */
@@ -203,6 +204,7 @@ const step_log *trace_first_all_stable(const generation_log *log);
 /* Generated tokens that differ from the baseline's, of those decoded in both. */
 int32_t trace_differing_tokens(const trace *t, int32_t *compared);
 void trace_conclusion(const trace *t, tsk_text *out);
+const char *trace_rule(const trace *t); /* "off", "states" or "rows" */
 /* What a token is, in words that a terminal and a page can show; "" without a tokenizer. */
 void trace_token_text(const trace *t, int32_t id, tsk_text *out);
 

@@ -34,12 +34,22 @@ static void append_difference(const trace *t, tsk_text *out) {
     else cli_append(out, "all %d tokens are the baseline's", (int)compared);
 }
 
+const char *trace_rule(const trace *t) {
+    if (t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS) return "rows";
+    return t->layer_k ? "states" : "off";
+}
+
 void trace_conclusion(const trace *t, tsk_text *out) {
     const step_log *first = trace_first_stable_masked(&t->skip);
     int is_exit = t->settings->generate.skip.policy == TSK_SKIP_EXIT;
     size_t i, steps = 0;
-    if (!t->layer_k) {
+    if (!t->leaves_out) {
         cli_append(out, "TokenSkip is off: nothing was skipped.");
+        return;
+    }
+    if (!t->layer_k) {
+        append_difference(t, out);
+        cli_append(out, ".");
         return;
     }
     if (!first) {

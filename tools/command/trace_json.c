@@ -97,6 +97,9 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     tsk_json_write_key(json, "temperature");
     write_float(json, o->temperature);
     cli_json_uint(json, "seed", o->seed);
+    cli_json_string(json, "skip_rule", trace_rule(t));
+    write_int(json, "rows_margin", o->skip.rows_margin);
+    write_int(json, "rows_ahead", o->skip.rows_ahead);
     write_int(json, "skip_layer_k", t->layer_k);
     tsk_json_write_key(json, "skip_threshold");
     write_float(json, o->skip.threshold);
@@ -109,6 +112,9 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     write_int(json, "skip_full_every", o->skip.full_every);
     write_bool(json, "skip_warm_start", o->skip.warm_start);
     write_bool(json, "skip_refresh", o->skip.refresh);
+    cli_json_string(json, "refresh", o->refresh == TSK_REFRESH_NEAR ? "near" : "full");
+    write_int(json, "refresh_near", o->refresh_near);
+    write_int(json, "refresh_window", o->refresh_window);
     write_int(json, "refresh_every", o->refresh_every);
     write_int(json, "refresh_rows", o->refresh_rows);
     tsk_json_end_object(json);
@@ -403,7 +409,7 @@ static void write_hit(tsk_json_writer *json, const char *key, const step_log *st
 
 static void write_conclusion(const trace *t, tsk_json_writer *json) {
     tsk_text text = {0};
-    int32_t compared = 0, differing = t->layer_k ? trace_differing_tokens(t, &compared) : 0;
+    int32_t compared = 0, differing = t->leaves_out ? trace_differing_tokens(t, &compared) : 0;
     trace_conclusion(t, &text);
     write_hit(json, "first_stable_masked", trace_first_stable_masked(&t->skip));
     write_hit(json, "first_all_stable", trace_first_all_stable(&t->skip));
@@ -424,7 +430,7 @@ void trace_json(const trace *t, tsk_json_writer *json) {
     write_options(t, json);
     write_comparison(t, json);
     write_generation(t, json, "baseline", &t->baseline);
-    if (t->layer_k) write_generation(t, json, "tokenskip", &t->skip);
+    if (t->leaves_out) write_generation(t, json, "tokenskip", &t->skip);
     else write_null(json, "tokenskip");
     write_shadow(t, json);
     write_conclusion(t, json);

@@ -206,8 +206,7 @@ int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *
     tsk_session *base = NULL;
     int32_t *predictions, *canvas;
     int status;
-    base_options.skip.layer_k = 0;
-    base_options.skip.refresh = 0;
+    cli_make_plain(&base_options);
     notes->canvas_length = prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);

@@ -89,7 +89,7 @@ int shadow_begin(shadow **out, const cli_engine *engine, const tsk_generate_opti
     s->options = *options;
     s->layer_k = cli_layer_k(options, s->config);
     s->main = main;
-    full.skip.layer_k = full.skip.refresh = 0;
+    cli_make_plain(&full);
     full.on_step = NULL;
     watch.values = 1;
     watch.on_record = on_full_record;
@@ -163,7 +163,8 @@ int shadow_before(shadow *s, int starts_block, int is_refresh) {
     new_step(s);
     trace_values_clear(&s->values);
     if (tsk_session_copy(s->full, s->main, &error) != TSK_OK ||
-        tsk_session_probe(s->full, NULL, is_refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP_ALL, &probe, &error) != TSK_OK)
+        tsk_session_probe(s->full, NULL, is_refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP_ALL, &probe, &error) !=
+            TSK_OK)
         status = cli_fail_with(&error, NULL);
     return status;
 }

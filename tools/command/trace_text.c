@@ -59,10 +59,17 @@ static void append_settings(const trace *t, tsk_text *out) {
     const tsk_generate_options *o = &t->settings->generate;
     cli_append(out, "%d layers, prompt_len: %d, total_len: %d, %s\n", (int)t->config->n_layers, (int)t->prompt->count,
                (int)(t->prompt->count + o->gen_length), tsk_model_device_name(t->engine->model));
-    if (!t->layer_k) {
+    if (!t->leaves_out) {
         cli_append(out, "TokenSkip is off: no comparison\n");
         return;
     }
+    if (o->refresh == TSK_REFRESH_NEAR)
+        cli_append(out, "block starts: what has changed, the block, %d masks behind it\n", (int)o->refresh_near);
+    if (o->refresh_window > 0) cli_append(out, "window: %d positions behind the block\n", (int)o->refresh_window);
+    if (o->skip.rule == TSK_SKIP_RULE_ROWS)
+        cli_append(out, "TokenSkip: rule rows, margin %d, ahead %d\n", (int)o->skip.rows_margin,
+                   (int)o->skip.rows_ahead);
+    if (!t->layer_k) return;
     cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n",
                (int)t->layer_k, (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o),
                o->skip.masked ? "may be skipped" : "always run",
@@ -309,12 +316,12 @@ static void append_step(tsk_text *out, const step_log *step) {
 }
 
 static void append_steps(const trace *t, tsk_text *out) {
-    const generation_log *log = t->layer_k ? &t->skip : &t->baseline;
+    const generation_log *log = t->leaves_out ? &t->skip : &t->baseline;
     const step_log *danger = trace_first_all_stable(log);
     size_t i;
     heading(out, "Generation: mask residual and length");
     append_generation(out, "baseline", &t->baseline);
-    if (t->layer_k) append_generation(out, "TokenSkip", &t->skip);
+    if (t->leaves_out) append_generation(out, "TokenSkip", &t->skip);
     heading(out, "Step by step");
     for (i = 0; i < log->count; i++) {
         append_step(out, &log->steps[i]);
