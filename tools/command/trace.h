@@ -138,7 +138,7 @@ typedef struct step_log {
     int32_t *positions, *predictions;
     float *confidences, *cosines;
     uint8_t *committed, *active, *masked; /* masked: before this pass */
-    int32_t n_masked, n_active, n_stable_masked, masks_left;
+    int32_t n_masked, n_active, n_stable_masked, masks_left, n_rows;
     uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no
                                             block step */
     shadow_step *shadow;                 /* NULL: not run here */

@@ -47,6 +47,7 @@ static int on_step(void *user, const tsk_step *step) {
         log->n_masked += log->masked[i];
     }
     log->n_active = step->n_active;
+    log->n_rows = step->n_rows;
     log->n_stable_masked = step->n_stable_masked;
     log->masks_left = step->masks_left;
     visual_step(&r->view, step);

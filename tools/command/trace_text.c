@@ -297,16 +297,18 @@ static void append_generation(tsk_text *out, const char *name, const generation_
     cli_append(out, "\n");
 }
 
-static void append_step(tsk_text *out, const step_log *step) {
+/* What ran: under rule `rows` the others are left out, under `states` they are stable. */
+static void append_step(tsk_text *out, const step_log *step, int by_rows) {
     int32_t i, shown = 0, committed = step->n_masked - step->masks_left;
     cli_append(out, "block %d step %d: mask=%d", (int)step->block, (int)step->block_step, (int)step->n_masked);
     if (step->n_cosines)
         cli_append(out, ", stable=%d, stable&mask=%d", (int)(step->n_positions - step->n_active),
                    (int)step->n_stable_masked);
+    else if (by_rows) cli_append(out, ", rows=%d%s", (int)step->n_rows, step->block_step ? "" : " (block start)");
     else cli_append(out, step->block_step ? " (nothing to compare with)" : " (block start)");
     cli_append(out, ", committed=%d\n", (int)committed);
     if (!step->n_stable_masked) return;
-    cli_append(out, "  masked tokens judged stable:");
+    cli_append(out, by_rows ? "  masked tokens left out:" : "  masked tokens judged stable:");
     for (i = 0; i < step->n_positions && shown < 20; i++)
         if (!step->active[i] && step->masked[i]) {
             cli_append(out, " %d", (int)i);
@@ -324,11 +326,11 @@ static void append_steps(const trace *t, tsk_text *out) {
     if (t->leaves_out) append_generation(out, "TokenSkip", &t->skip);
     heading(out, "Step by step");
     for (i = 0; i < log->count; i++) {
-        append_step(out, &log->steps[i]);
+        append_step(out, &log->steps[i], t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS);
         if (log->steps[i].masks_left == 0)
             cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
     }
-    if (danger)
+    if (danger && t->layer_k)
         cli_append(
             out,
             "all tokens stable while masks remained, first at block %d, step %d: the upper layers ran for nobody\n",
