@@ -119,6 +119,21 @@ END
     alone '"plain"' --factor 2 --skip-masked
     alone -7 --no-threshold --steps 16 --skip-masked
     alone '"factor"' --factor 1.5 --skip-masked
+
+    # a preset takes the place of the command line's, which is none where TokenSkip is off
+    cat > "$input" << 'END'
+{"id": "default", "prompt_ids": [1, 2, 3], "skip_preset": "default"}
+{"id": "seed", "prompt_ids": [1, 2, 3], "skip_preset": "seed"}
+{"id": "off", "prompt_ids": [1, 2, 3], "skip_layer_k": 0}
+END
+    rm "$output"
+    works_silently $small --no-threshold --skip-preset fast --skip-max-age 3
+    skip() { sed 's/.*"skip":\({[^}]*}\).*/\1/'; }
+    for how in 'default --skip-preset=default' 'seed --skip-preset=seed' 'off --skip-layer-k=0'; do
+        alone "\"${how% *}\"" --no-threshold --skip-max-age 3 ${how#* }
+        check "${how% *}: no option of the other preset" \
+            [ "$(result "\"${how% *}\"" < "$output" | skip)" = "$(skip < "$work/alone")" ]
+    done
 }
 
 # Tokens end where the text does, each request's as it asks. This model answers 9,8 with one token before its end, and

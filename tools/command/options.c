@@ -649,6 +649,11 @@ static int check_rows(const cli_settings *settings) {
     return CLI_CONTINUE;
 }
 
+static int has_token_skip(const cli_settings *settings) {
+    const tsk_skip_options *skip = &settings->generate.skip;
+    return settings->cache == (int)TSK_CACHE_DUAL && skip->layer_k != 0 && skip->rule != TSK_SKIP_RULE_OFF;
+}
+
 /* What the caches do not have. A K or a row count beyond the model is for the library to say. */
 static int check_skip(const cli_settings *settings) {
     const tsk_generate_options *o = &settings->generate;
@@ -665,7 +670,7 @@ static int check_skip(const cli_settings *settings) {
     if (!is_dual && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
                                (int)o->skip.layer_k, b);
-    if (o->skip.refresh && (!is_dual || o->skip.layer_k == 0))
+    if (o->skip.refresh && !has_token_skip(settings))
         return cli_usage_error("%s needs TokenSkip: %s dual and a %s above 0", shown(settings, from, a), b,
                                shown(settings, "skip-layer-k", c));
     if (!is_dual && o->refresh_rows > 0)
@@ -740,8 +745,7 @@ static int finish(cli_settings *settings, const cli_command *command) {
     return status;
 }
 
-int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv) {
-    int i, only_paths = 0, status = CLI_CONTINUE;
+static void set_defaults(cli_settings *settings) {
     memset(settings, 0, sizeof *settings);
     settings->model = tsk_model_options_default();
     settings->model.log = cli_log;
@@ -754,6 +758,11 @@ int cli_parse(cli_settings *settings, const cli_command *command, int argc, char
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
+}
+
+int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv) {
+    int i, only_paths = 0, status = CLI_CONTINUE;
+    set_defaults(settings);
     for (i = 0; i < argc && status == CLI_CONTINUE; i++) {
         if (!only_paths && strcmp(argv[i], "--") == 0) only_paths = 1;
         else if (only_paths || argv[i][0] != '-' || !argv[i][1]) status = parse_positional(settings, command, argv[i]);
@@ -823,8 +832,23 @@ int cli_request_set(cli_settings *request, const char *key, const tsk_json_value
     return set_option(request, option, argument);
 }
 
+/* Gives what only the command line's preset has set its default again. */
+static void leave_preset(cli_settings *request) {
+    cli_settings defaults;
+    size_t i;
+    set_defaults(&defaults);
+    for (i = 0; i < sizeof presets / sizeof presets[0]; i++) {
+        const cli_option *option = presets[i].option ? generation_option(presets[i].option) : NULL;
+        if (!option || request->given[option - table]) continue;
+        memcpy((char *)request + option->field, (const char *)&defaults + option->field,
+               option->kind == KIND_FLOAT ? sizeof(float) : sizeof(int32_t));
+    }
+}
+
 int cli_request_end(cli_settings *request) {
-    int status = apply_preset(request);
+    int status;
+    if (request->preset || !has_token_skip(request)) leave_preset(request);
+    status = apply_preset(request);
     if (cli_given(request, "threshold") || cli_given(request, "factor") || cli_given(request, "no-threshold")) {
         if (!cli_given(request, "no-threshold")) request->no_threshold = 0; /* the command line's choice is overruled */
         if (status == CLI_CONTINUE) status = choose_transfer(request);

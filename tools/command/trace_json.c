@@ -339,6 +339,7 @@ static void write_step(const trace *t, tsk_json_writer *json, const step_log *st
     cli_json_uint(json, "token_layers_computed", step->computed);
     cli_json_uint(json, "token_layers_total", step->total);
     write_flags(json, "masked", step->masked, n);
+    write_int(json, "rows", step->n_rows);
     write_flags(json, "active", step->active, n);
     write_flags(json, "committed", step->committed, n);
     cli_json_ids(json, "predictions", step->predictions, (size_t)n);
