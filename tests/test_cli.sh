@@ -752,7 +752,7 @@ test_interrupts() {
             "$tokenskip" eval -m "$demo" --data "$work/many.jsonl" --json
         check "eval: $status" [ "$rc" -eq "$status" ]
         check "eval: no figures" nothing_said
-        check "eval: what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 500 answers'
+        check "eval: what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 500 questions'
         # a prompt that does not end
         on_terminal see:"Ctrl-D ends it" type:"half a prompt$newline" see:"prompt" "$step" -- \
             sh -c "$apart" "$work/said" "$tokenskip" generate -m "$demo"

@@ -73,7 +73,7 @@ void questions_free(question_list *q) {
 
 /* ---- Judging ---------------------------------------------------------------------------------------------------- */
 
-static tally *find_kind(evaluation *e, const char *kind) {
+tally *evaluation_kind(evaluation *e, const char *kind) {
     size_t i;
     for (i = 0; i < e->n_kinds; i++)
         if (strcmp(e->kinds[i].kind, kind) == 0) return &e->kinds[i];
@@ -124,43 +124,59 @@ static uint64_t count_rows(const cli_engine *engine, const tsk_generate_options 
     return rows;
 }
 
-static int ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q) {
-    tsk_tokens prompt = {0};
+static void count(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q,
+                  const judged_answer *a) {
+    const tsk_result *result = &a->result;
+    size_t right = (size_t)a->is_right;
+    e->done++;
+    e->right += right;
+    if (q->kind) {
+        tally *kind = evaluation_kind(e, q->kind);
+        kind->n++;
+        kind->right += right;
+    }
+    e->nfe += result->nfe;
+    e->refreshes += result->refreshes;
+    e->rows += count_rows(engine, &settings->generate, result);
+    e->tokens += cli_count_tokens(engine, result);
+    e->milliseconds += result->total_ms;
+    e->computed += result->token_layers_computed;
+    e->total += result->token_layers_total;
+}
+
+static int judge(judged_answer *a, const cli_engine *engine, const question *q) {
     tsk_text text = {0};
+    int status = cli_result_text(engine, &a->result, &text);
+    if (status == CLI_OK)
+        a->is_right = is_right(text.data ? text.data : "", text.length, q->answer, q->answer_length);
+    tsk_text_free(&text);
+    return status;
+}
+
+int evaluation_ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q,
+                   judged_answer *out) {
+    tsk_tokens prompt = {0};
     tsk_error error = {0};
-    tsk_result result;
     char where[512];
     double cpu_start;
     int status;
+    memset(out, 0, sizeof *out);
     snprintf(where, sizeof where, "%s, line %zu", settings->data, q->line);
     status = cli_encode_prompt(engine, settings, q->prompt, q->prompt_length, where, &prompt);
     cpu_start = cli_cpu_ms();
-    if (status == CLI_OK && tsk_generate(engine->session, prompt.ids, prompt.count, NULL, &result, &error) != TSK_OK)
+    if (status == CLI_OK &&
+        tsk_generate(engine->session, prompt.ids, prompt.count, NULL, &out->result, &error) != TSK_OK)
         status = cli_fail_with(&error, where);
     e->cpu_ms += cli_cpu_ms() - cpu_start;
-    if (status == CLI_OK && result.finish_reason == TSK_FINISH_CANCELLED)
-        status = cli_fail("interrupted after %zu of %zu answers: nothing is printed or written", e->done, e->asked);
-    if (status == CLI_OK) status = cli_result_text(engine, &result, &text);
-    if (status == CLI_OK) {
-        size_t right = (size_t)is_right(text.data ? text.data : "", text.length, q->answer, q->answer_length);
-        e->done++;
-        e->right += right;
-        if (q->kind) {
-            tally *kind = find_kind(e, q->kind);
-            kind->n++;
-            kind->right += right;
-        }
-        e->nfe += result.nfe;
-        e->refreshes += result.refreshes;
-        e->rows += count_rows(engine, &settings->generate, &result);
-        e->tokens += cli_count_tokens(engine, &result);
-        e->milliseconds += result.total_ms;
-        e->computed += result.token_layers_computed;
-        e->total += result.token_layers_total;
-    }
-    tsk_text_free(&text);
     tsk_tokens_free(&prompt);
+    if (status != CLI_OK || out->result.finish_reason == TSK_FINISH_CANCELLED) return status;
+    status = judge(out, engine, q);
+    if (status == CLI_OK) count(e, engine, settings, q, out);
     return status;
+}
+
+int evaluation_interrupted(const evaluation *e) {
+    return cli_fail("interrupted after %zu of %zu questions: nothing is printed or written", e->done, e->asked);
 }
 
 static void show_progress(const evaluation *e, const char *label) {
@@ -173,21 +189,23 @@ static void show_progress(const evaluation *e, const char *label) {
     cli_progress(label, done / (double)e->asked, tail);
 }
 
-static int open_session(evaluation *e, cli_engine *engine, const cli_settings *settings) {
+int evaluation_open(evaluation *e, cli_engine *engine, const cli_settings *settings, size_t n_questions) {
     cli_settings counted = *settings;
     if (settings->generate.cache == TSK_CACHE_PREFIX) counted.generate.on_step = on_step;
     counted.generate.user = e;
+    e->asked = n_questions;
     return cli_open_session(engine, &counted);
 }
 
 int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions,
              const char *label) {
     size_t i;
-    int status = open_session(e, engine, settings);
-    e->asked = questions->count;
+    int status = evaluation_open(e, engine, settings, questions->count);
     show_progress(e, label);
     for (i = 0; i < questions->count && status == CLI_OK; i++) {
-        status = ask(e, engine, settings, &questions->items[i]);
+        judged_answer a;
+        status = evaluation_ask(e, engine, settings, &questions->items[i], &a);
+        if (status == CLI_OK && a.result.finish_reason == TSK_FINISH_CANCELLED) status = evaluation_interrupted(e);
         if (status == CLI_OK) show_progress(e, label);
     }
     cli_progress_clear();

@@ -25,6 +25,7 @@ void questions_free(question_list *questions);
 typedef struct tally {
     const char *kind;
     size_t n, right;
+    size_t gained, lost; /* beside other settings: right here only, right there only (comparison.h) */
 } tally;
 
 typedef struct evaluation {
@@ -36,9 +37,24 @@ typedef struct evaluation {
     uint64_t computed, total; /* token-layers of block steps */
 } evaluation;
 
+/* `result` is good until the session's next answer. */
+typedef struct judged_answer {
+    tsk_result result;
+    int is_right;
+} judged_answer;
+
 /* Asks all of them in a session of these settings, which it opens. `label`: of the progress bar. */
 int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions,
              const char *label);
+/* The same in steps, so that several settings can take turns: a session of these settings, for an evaluation that stays
+   in its place; one answer, which counts unless it was interrupted (TSK_FINISH_CANCELLED, not a failure yet); what is
+   said then. */
+int evaluation_open(evaluation *e, cli_engine *engine, const cli_settings *settings, size_t n_questions);
+int evaluation_ask(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q,
+                   judged_answer *out);
+int evaluation_interrupted(const evaluation *e);
+/* The tally of that kind, a new one if need be. */
+tally *evaluation_kind(evaluation *e, const char *kind);
 void evaluation_free(evaluation *e);
 
 #endif
