@@ -9,21 +9,26 @@
 /* ---- Messages --------------------------------------------------------------------------------------------------- */
 
 static tsk_text *kept_messages;
+static const char *message_place;
 
 void cli_keep_messages(tsk_text *out) { kept_messages = out; }
+
+void cli_place_messages(const char *place) { message_place = place; }
 
 enum { MAX_MESSAGE = 2048 };
 
 /* One line, whatever a file name or a message holds; a terminal gets no control character. Without allocating: memory
    may be what has run out. */
 static void print_line(const char *line) {
-    char out[MAX_MESSAGE * CLI_VISIBLE_SIZE + 16];
-    size_t n = (size_t)snprintf(out, sizeof out, "tokenskip: "), i, length, size = strlen(line);
+    char out[MAX_MESSAGE * CLI_VISIBLE_SIZE + 64];
+    size_t n = 0, i, length, size = strlen(line);
     int is_terminal = isatty(STDERR_FILENO);
     if (kept_messages) {
         cli_append_bytes(kept_messages, line, size);
         return;
     }
+    n += (size_t)snprintf(out, sizeof out, "tokenskip: %.40s%s", message_place ? message_place : "",
+                          message_place ? ": " : "");
     for (i = 0; i < size; i += length) {
         length = 1;
         if (line[i] == '\n') n += (size_t)snprintf(out + n, sizeof out - n, "\\u000a");

@@ -31,7 +31,8 @@ enum { CLI_CONTINUE = -1, CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 enum {
     CLI_GENERATE = 1, CLI_CHAT = 2, CLI_TOKENIZE = 4, CLI_TEMPLATE = 8, CLI_INSPECT = 16, CLI_EVAL = 32, CLI_BENCH = 64,
     CLI_TRACE = 128, CLI_CALIBRATE = 256, CLI_SWEEP = 512, CLI_BATCH = 1024,
-    CLI_REQUEST = 2048 /* no subcommand: a line of batch's input */
+    CLI_REQUEST = 2048, /* no subcommand: a line of batch's input */
+    CLI_AGAINST = 4096  /* nor is this: the text of eval's --against */
 };
 
 #define CLI_MAX_OPTIONS 96
@@ -41,6 +42,7 @@ typedef struct cli_settings {
     tsk_model_options model;
     tsk_generate_options generate;
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
+    const char *against;                              /* eval */
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     const char **paths;                               /* [n_paths] batch --merge */
@@ -82,6 +84,10 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults);
 int cli_request_set(cli_settings *request, const char *key, const tsk_json_value *value, const char *line);
 int cli_request_end(cli_settings *request);
 
+/* The options of `words`, written as on the command line, over those of the command line; only a generation's.
+   CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to the words. */
+int cli_parse_against(cli_settings *against, const cli_settings *given, int n_words, char **words);
+
 /* Strict numbers, whatever the locale: the whole text, in range, or 0 is returned. */
 int cli_read_int(const char *text, int64_t min, int64_t max, int64_t *out);
 int cli_read_ids(const char *text, tsk_tokens *out);  /* separated by commas or white space */
@@ -110,6 +116,8 @@ void cli_log(void *user, const char *line);
 /* Until called with NULL, messages are kept in `out` instead, without "tokenskip: " and newline: where a failure is
    part of the result. */
 void cli_keep_messages(tsk_text *out);
+/* Until called with NULL, every line on stderr begins with this short place and a colon. */
+void cli_place_messages(const char *place);
 /* A remark on what was dropped or left out. */
 void cli_warn(const char *format, ...) CLI_PRINTF(1, 2);
 /* A remark that a script has no use for, only where stderr is a terminal. */

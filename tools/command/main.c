@@ -32,7 +32,21 @@ static const cli_command commands[] = {
      "  mean_rows               positions that passes ran through all layers, summed over the passes: what TokenSkip "
      "skips is\n"
      "                          not in it, what --refresh-rows adds is\n"
-     "  cpu_seconds_per_answer  processor time of generating, on all threads, their spinning for work included\n",
+     "  cpu_seconds_per_answer  processor time of generating, on all threads, their spinning for work included\n"
+     "  accuracy_interval       95 % interval of the accuracy (Wilson's)\n"
+     "--against answers every question under two settings on one loaded model, in turn, and compares them. SETTINGS\n"
+     "is options of a generation as one types them here, in one argument; quotes keep a text with blanks together.\n"
+     "What it does not name is as on the command line, so that the two differ in nothing that it does not say. A\n"
+     "preset in it takes the place of the command line's. Where it is empty, both are the same, and what differs is\n"
+     "noise. Both answer the first question once before, uncounted: who reads the weights first waits for them.\n"
+     "--json has the other settings' figures in \"against\", and in \"paired\":\n"
+     "  gained, lost            questions that only the given settings answer right; only those of --against\n"
+     "  difference, interval    of the accuracies, with its 95 % interval (Newcombe's for paired proportions, method "
+     "10)\n"
+     "  p                       McNemar's exact test, two-sided: where both were as good, gained and lost would be as\n"
+     "                          far apart with this probability\n"
+     "  identical               answers with the same tokens up to the end of the text\n"
+     "  seconds_ratio           time of the given settings over that of --against's\n",
      cmd_eval},
     {CLI_BENCH, "bench", "[--shape NAME | -m DIR] [options]",
      "Times block steps and refreshes against what the machine can do.",

@@ -35,7 +35,8 @@ typedef struct cli_option {
 #define FROM(least) {least, INT32_MAX, 0}
 #define ABOVE(least) {least, FLT_MAX, 1}
 #define ENGINES (CLI_GENERATE | CLI_CHAT | CLI_EVAL | CLI_TRACE | CLI_CALIBRATE | CLI_SWEEP | CLI_BATCH)
-#define GENERATION (ENGINES | CLI_REQUEST) /* of one generation: a request of batch may have its own */
+/* of one generation: a request of batch and what stands in --against may have their own */
+#define GENERATION (ENGINES | CLI_REQUEST | CLI_AGAINST)
 
 static const cli_option table[] = {
     {"model", 'm', ENGINES | CLI_TOKENIZE | CLI_TEMPLATE | CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(model_dir), "DIR",
@@ -82,6 +83,9 @@ static const cli_option table[] = {
      "every setting runs N times, in turn; its best time counts (1)"},
     {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N",
      "N questions, evenly spread (all; calibrate: 16)"},
+    {"against", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against), "SETTINGS",
+     "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
+     "given here"},
 
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
@@ -449,6 +453,8 @@ static int is_help(const char *argument) { return strcmp(argument, "--help") == 
 static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
     const char *argument = argv[*i], *value, *unused;
     const cli_option *option = match_argument(command->bit, argument, &value);
+    if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL, argument, &value))
+        return cli_usage_error("'%s' is no option of a generation: it holds for both settings", argument);
     if (!option)
         return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument,
                                command->name);
@@ -456,9 +462,11 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
         return cli_usage_error("--%s takes no value", option->name);
     if (!value) {
         value = *i + 1 < argc ? argv[++*i] : NULL;
-        /* an option where a value should stand is a forgotten value */
-        if (!value || is_help(value) ||
-            (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))
+        /* an option where a value should stand is a forgotten value, unless options are the value */
+        if (!value ||
+            (option->field != FIELD(against) &&
+             (is_help(value) ||
+              (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
     }
     settings->given[option - table] = GIVEN_HERE;
@@ -545,7 +553,7 @@ static void choose_block_length(cli_settings *settings) {
     int32_t usual = tsk_generate_options_default().block_length;
     if (is_given_at_all(settings, "block-length")) return;
     o->block_length = o->gen_length < usual ? o->gen_length : usual;
-    if (!settings->is_request && o->block_length < usual)
+    if (!settings->is_request && cli_given(settings, "gen-length") && o->block_length < usual)
         cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length,
                  (int)usual, (int)o->block_length);
 }
@@ -855,6 +863,20 @@ int cli_request_end(cli_settings *request) {
     }
     copy_choices(request);
     return status == CLI_CONTINUE ? check_generation(request) : status;
+}
+
+/* ---- What stands in --against ----------------------------------------------------------------------------------- */
+
+int cli_parse_against(cli_settings *against, const cli_settings *given, int n_words, char **words) {
+    static const cli_command command = {CLI_AGAINST, "eval", "", "", "", NULL};
+    int i, status = CLI_CONTINUE;
+    cli_request_begin(against, given);
+    against->is_request = 0;
+    for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
+        status = words[i][0] == '-' && words[i][1] ? parse_option(against, &command, n_words, words, &i)
+                                                   : parse_positional(against, &command, words[i]);
+    if (status == CLI_CONTINUE) status = check_prompt(against, &command);
+    return status == CLI_CONTINUE ? cli_request_end(against) : status;
 }
 
 void cli_settings_free(cli_settings *settings) {

@@ -1,0 +1,28 @@
+/* Two settings that answer the same questions on one model, and where they differ. */
+#ifndef COMPARISON_H
+#define COMPARISON_H
+
+#include "questions.h"
+
+typedef struct comparison_side {
+    cli_settings settings;
+    cli_engine engine;     /* a session of its own, the model of both */
+    evaluation e;
+    judged_answer last;
+    const char *place;     /* of its messages: "--against", or NULL */
+} comparison_side;
+
+typedef struct comparison {
+    comparison_side given, against;
+    size_t gained, lost;   /* right under the given settings only; under the others only */
+    size_t identical;      /* answers, token for token up to the text's end */
+    char **words;          /* the texts of `against` */
+} comparison;
+
+/* The settings of the command line and those of its --against. CLI_CONTINUE, or CLI_USAGE after a message. */
+int comparison_read(comparison *c, const cli_settings *settings);
+/* Both answer each question, in turn. The model stays the caller's, to be freed after the comparison. */
+int comparison_run(comparison *c, const cli_engine *engine, const question_list *questions);
+void comparison_free(comparison *c);
+
+#endif
