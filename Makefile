@@ -41,9 +41,12 @@ EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*
 # What is not everywhere is looked for, and what depends on it is skipped with a word, not in silence.
 HAS_CXX := $(shell command -v $(CXX) 2>/dev/null)
 HAS_SANITIZERS = $(eval HAS_SANITIZERS := $$(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
-    $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
+    $(CC) $(SANITIZE) -x c - -o build/sanitizers_work 2>/dev/null && \
+    build/sanitizers_work && echo yes))$(HAS_SANITIZERS)
 
-.PHONY: all demo test examples compile-matrix fuzz test-threads test-stateful test-oracle test-gpu test-gpu-sanitize test-browser bench-gemm bench-tokenizer bench-cuda headers clean FORCE
+.PHONY: all demo examples headers clean FORCE
+.PHONY: test test-threads test-stateful test-oracle test-browser test-gpu test-gpu-sanitize compile-matrix fuzz
+.PHONY: bench-gemm bench-tokenizer bench-cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -71,7 +74,8 @@ build/sanitized/tools/%.o: tools/command/%.c | build/sanitized/tools
 
 # Two tokens a step, so that there is something to watch: left to itself, so small a model is sure of it all at once.
 demo: tokenskip
-	./tokenskip generate -m $(DEMO_MODEL) -p "Who is Newton in physics?" --gen-length 32 --no-threshold --steps 16 --visual
+	./tokenskip generate -m $(DEMO_MODEL) -p "Who is Newton in physics?" \
+	    --gen-length 32 --no-threshold --steps 16 --visual
 
 # ---- Examples -------------------------------------------------------------------------------------------------------
 
@@ -95,9 +99,11 @@ RUN_TEST = sh tools/run_test.sh
 EMULATED = test_emulated test_emulated_sm80
 # (without the fake stack, on which gcc before 14 misaligns 64-byte vectors: its bug 110027)
 ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
-TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
+TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log \
+    $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
-SANITIZED_LOGS = $(patsubst %,build/test/sanitized_%.log,$(TESTS) $(filter-out test_seed_failure test_headers,$(SHELL_TESTS)))
+SANITIZED_TESTS = $(TESTS) $(filter-out test_seed_failure test_headers,$(SHELL_TESTS))
+SANITIZED_LOGS = $(SANITIZED_TESTS:%=build/test/sanitized_%.log)
 
 test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
 	@$(if $(HAS_SANITIZERS),:,echo "sanitizers: skipped, $(CC) cannot link -fsanitize=address,undefined")
@@ -107,7 +113,8 @@ test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
 
 build/test/test_headers.log: build/make_headers
 
-$(SHELL_TESTS:%=build/test/sanitized_%.log): build/test/sanitized_%.log: build/sanitized/tokenskip $(TEST_PROGRAMS) FORCE | build/test
+SANITIZED_SHELL_LOGS = $(SHELL_TESTS:%=build/test/sanitized_%.log)
+$(SANITIZED_SHELL_LOGS): build/test/sanitized_%.log: build/sanitized/tokenskip $(TEST_PROGRAMS) FORCE | build/test
 	@$(ENVIRONMENT) TOKENSKIP=build/sanitized/tokenskip $(RUN_TEST) $@ sh tests/$*.sh
 
 $(SHELL_TESTS:%=build/test/%.log): build/test/%.log: tokenskip $(TEST_PROGRAMS) FORCE | build/test
@@ -126,8 +133,8 @@ build/test/%.log: build/tests/% FORCE | build/test
 # `make compile-matrix`, not here, where a compiler of next year may know new ones.)
 # Most tests use the library's public side and share one object of it; those that look inside compile their own.
 INSIDE_TESTS = $(patsubst tests/%.c,%,$(shell grep -l '^.define TOKENSKIP_IMPLEMENTATION' tests/test_*.c))
-# Those of one section compile that section and what it uses, not the rest: seconds instead of half a minute. What of a section
-# only others call is unused there.
+# Those of one section compile that section and what it uses, not the rest: seconds instead of half a minute. What of a
+# section only others call is unused there.
 SECTION_TESTS = $(patsubst tests/%.c,%,$(shell grep -l '^.include "../src/' tests/test_*.c))
 $(SECTION_TESTS:%=build/tests/%) $(SECTION_TESTS:%=build/sanitized/%): SECTION_FLAGS = -Isrc -Wno-unused-function
 OUTSIDE_TESTS = $(filter-out $(INSIDE_TESTS),$(TESTS))
@@ -163,7 +170,8 @@ $(TEST_PROGRAMS): %: %.c tokenskip.h
 	$(CC) -O2 $(WARNINGS) -I. $< -o $@ $(LIBS)
 
 test-threads: | build/tests
-	$(CC) -std=c99 -O1 -g -fsanitize=thread $(WARNINGS) -I. tests/test_threads.c tests/library.c -o build/test_threads $(LIBS)
+	$(CC) -std=c99 -O1 -g -fsanitize=thread $(WARNINGS) -I. tests/test_threads.c tests/library.c \
+	    -o build/test_threads $(LIBS)
 	build/test_threads
 
 # What `make test` does with a fixed number of sequences, for as long as one likes.
@@ -174,9 +182,9 @@ test-stateful: build/tests/test_stateful $(if $(HAS_SANITIZERS),build/sanitized/
 test-oracle: tokenskip
 	sh tests/oracle/run.sh
 
-# On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, invariants and batches on the device,
-# calls refused by its driver, the operations as an older GPU has them, the demo model's accuracy, then compute-sanitizer. All
-# are run, whatever became of the others.
+# On a machine with an NVIDIA GPU: every operation against the CPU's, whole generations, invariants and batches on the
+# device, calls refused by its driver, the operations as an older GPU has them, the demo model's accuracy, then
+# compute-sanitizer. All are run, whatever became of the others.
 GPU_TESTS = test_cuda test_cuda_generate test_cuda_faults older_gpu
 
 build/tests/older_gpu: tests/cuda/older_gpu.c tests/test_cuda.c tokenskip.h kernels.cu.h | build/tests
@@ -195,17 +203,19 @@ test-browser: tokenskip
 	sh tests/browser/run.sh
 
 # ---- The header in every dialect ------------------------------------------------------------------------------------
-# One target a combination, named compiler.standard.cuda.optimisation, so that -j runs them beside each other. (c++2b is what
-# compilers that were there before C++23 call it.)
+# One target a combination, named compiler.standard.cuda.optimisation, so that -j runs them beside each other. (c++2b is
+# what compilers that were there before C++23 call it.)
 
 COMPILERS = $(foreach compiler,gcc clang,$(if $(shell command -v $(compiler) 2>/dev/null),$(compiler)))
 MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11 c++17,$(foreach cuda,default no-cuda dlopen,\
     $(foreach level,O0 O2,$(compiler).$(standard).$(cuda).$(level))) $(compiler).$(standard).static.O2) \
     $(foreach standard,c++20 c++2b,$(compiler).$(standard).no-cuda.O0 $(compiler).$(standard).dlopen.O0) \
-    $(compiler).c99.no-cuda-h.O0 $(compiler).gnu99.m32.O1 $(compiler).c99.tools.O2 $(foreach standard,c99 c++11 c++20 c++2b,$(compiler).$(standard).manual.O0))
+    $(compiler).c99.no-cuda-h.O0 $(compiler).gnu99.m32.O1 $(compiler).c99.tools.O2 \
+    $(foreach standard,c99 c++11 c++20 c++2b,$(compiler).$(standard).manual.O0))
 
 compile-matrix: $(MATRIX:%=build/matrix/%.log)
-	@for compiler in gcc clang; do command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done
+	@for compiler in gcc clang; do \
+	    command -v $$compiler >/dev/null || echo "compile-matrix: no $$compiler here, skipped"; done
 	@cat $^ | awk '$$1 == "ok" { passed++ } $$1 == "failed" { failed++ } \
 	    END { print "compile-matrix: " passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
 
@@ -220,7 +230,8 @@ fuzz: $(FUZZERS:%=fuzz-run-%)
 
 fuzz-run-%: build/fuzz/%
 	mkdir -p build/fuzz/corpus_$*
-	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) $(FUZZ_ARGS) -timeout=10 -rss_limit_mb=2048 corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) $(FUZZ_ARGS) -timeout=10 -rss_limit_mb=2048 \
+	    corpus_$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
 
 build/fuzz/fuzz_stateful: tests/stateful.h tests/stateful_models.h tests/random_model.h
 
@@ -245,7 +256,8 @@ bench-tokenizer: | build/tests
 	$(CC) -O2 $(WARNINGS) -DTOKENSKIP_NO_CUDA -I. tests/bench/bench_tokenizer.c -o build/bench_tokenizer $(LIBS)
 	cd tests/bench && RAYON_NUM_THREADS=1 node bench_tokenizer.mjs $(CURDIR)/build/bench_tokenizer
 
-# The two files that one vendors are committed, so that nobody needs to make them; tests/test_headers.sh says when they are stale.
+# The two files that one vendors are committed, so that nobody needs to make them; tests/test_headers.sh says when they
+# are stale.
 headers: build/make_headers
 	build/make_headers join src/tokenskip.h tokenskip.h
 	build/make_headers quote src/kernels/kernels.cu kernels.cu.h
