@@ -30,8 +30,8 @@
 #ifndef TOKENSKIP_CUDA_DLOPEN
 #if defined(__has_include)
 #if !__has_include(<cuda.h>)
-#error \
-    "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
+#error "cuda.h not found. Give its folder with -I (often /usr/local/cuda/include), or define TOKENSKIP_CUDA_DLOPEN \
+to look for CUDA at run time, or TOKENSKIP_NO_CUDA to do without"
 #endif
 #endif
 #if defined(__GNUC__)
