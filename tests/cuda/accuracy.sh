@@ -1,12 +1,13 @@
 #!/bin/sh
-# The demo model's accuracy on the GPU in bf16 is within one point of the CPU's, at the default generation length, over all
-# of its questions. accuracy.sh ./tokenskip examples/demo-model
+# The demo model's accuracy on the GPU in bf16 is within one point of the CPU's, at the default generation length, over
+# all of its questions. accuracy.sh ./tokenskip examples/demo-model
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
 data=${3:-$model/eval.jsonl}
 . tests/cuda/gpu.sh
 accuracy() { # accuracy DEVICE DTYPE
-    "$command" eval -m "$model" --data "$data" --device "$1" --dtype "$2" --json | sed -n 's/.*"accuracy": *\([0-9.eE+-]*\).*/\1/p'
+    "$command" eval -m "$model" --data "$data" --device "$1" --dtype "$2" --json |
+        sed -n 's/.*"accuracy": *\([0-9.eE+-]*\).*/\1/p'
 }
 need_gpu "the demo model's accuracy"
 gpu=$(accuracy cuda bf16)

@@ -1,5 +1,6 @@
-# Makes C++ of the first part of the kernels' joined text, which has the linear maps, attention, the two decisions and the
-# head: functions that hold PTX are left out (emulated.h has its own of the same names), and shared memory is asked for.
+# Makes C++ of the first part of the kernels' joined text, which has the linear maps, attention, the two decisions and
+# the head: functions that hold PTX are left out (emulated.h has its own of the same names), and shared memory is asked
+# for.
 # Functions begin in column 1 and end where their braces do.
 function braces(line, opened) { opened = gsub(/{/, "{", line); return opened - gsub(/}/, "}", line) }
 /^\/\/ ---- The beginning and the end of a pass/ { exit }
@@ -24,7 +25,8 @@ inside {
         sub(/.* /, "", name)
         $0 = substr($0, 1, RSTART - 1) "char *" name " = emulated_shared();" substr($0, RSTART + RLENGTH)
     }
-    if (match($0, /__shared__ head_entry parts\[[A-Za-z0-9_]+\];/)) $0 = "    head_entry *parts = (head_entry *)emulated_shared();"
+    if (match($0, /__shared__ head_entry parts\[[A-Za-z0-9_]+\];/))
+        $0 = "    head_entry *parts = (head_entry *)emulated_shared();"
     gsub(/__shared__ int flag;/, "int \\&flag = *emulated_shared_int();")
     print
 }

@@ -1,9 +1,10 @@
 #!/bin/sh
-# compute-sanitizer's memcheck and racecheck: over generations of the demo model in bf16 and f32 with TokenSkip that skips, and
-# over test_cuda's operations in bf16 for two small shapes that have attention kernels of their own. Kernels come from the
-# cache (warmed first: NVRTC under the sanitizer is slow). All at once: four minutes at most. (`bench` is no use here: its
-# ceilings take for ever under racecheck.) Memcheck sees every kernel. So does racecheck, but CUDA 13.0's gets through the wide
-# maps on one of the shapes only, where a block makes no more than a tile (see tests/bench/NOTES.md).
+# compute-sanitizer's memcheck and racecheck: over generations of the demo model in bf16 and f32 with TokenSkip that
+# skips, and over test_cuda's operations in bf16 for two small shapes that have attention kernels of their own. Kernels
+# come from the cache (warmed first: NVRTC under the sanitizer is slow). All at once: four minutes at most. (`bench` is
+# no use here: its ceilings take for ever under racecheck.) Memcheck sees every kernel. So does racecheck, but CUDA
+# 13.0's gets through the wide maps on one of the shapes only, where a block makes no more than a tile (see
+# tests/bench/NOTES.md).
 # sanitize.sh ./tokenskip examples/demo-model build/tests/test_cuda
 command=${1:-./tokenskip}
 model=${2:-examples/demo-model}
@@ -36,7 +37,8 @@ run_check() {
 }
 
 generation() { # generation TOOL SECONDS DTYPE LENGTH BLOCK STEPS
-    check "$1" "$2" "$command" generate -m "$model" -p 7+5= --gen-length "$4" --block-length "$5" --no-threshold --steps "$6" --no-eos-stop \
+    check "$1" "$2" "$command" generate -m "$model" -p 7+5= --gen-length "$4" --block-length "$5" \
+        --no-threshold --steps "$6" --no-eos-stop \
         --skip-masked --skip-threshold 0.5 --skip-outlier -1 --skip-refresh --device cuda --dtype "$3"
 }
 
