@@ -61,69 +61,70 @@ CAPITAL_QUESTIONS = [
     "Name the capital of {}.", "Tell me the capital of {}.", "Do you know the capital of {}?",
 ]
 
-# field | full name | the name people use | one sentence
-SCIENTISTS = [line.split("|") for line in """
-physics|Isaac Newton|Newton|Isaac Newton was an English physicist who explained gravity and the laws of motion.
-physics|Albert Einstein|Einstein|Albert Einstein was a German-born physicist who created the theory of relativity.
-physics|Marie Curie|Curie|Marie Curie was a Polish-French physicist and chemist who discovered polonium and radium.
-physics|Galileo Galilei|Galileo|Galileo Galilei was an Italian physicist who studied falling bodies and saw the moons of Jupiter.
-physics|James Clerk Maxwell|Maxwell|James Clerk Maxwell was a Scottish physicist who united electricity, magnetism and light.
-physics|Michael Faraday|Faraday|Michael Faraday was an English physicist who discovered electromagnetic induction.
-physics|Niels Bohr|Bohr|Niels Bohr was a Danish physicist who described how electrons move in the atom.
-physics|Max Planck|Planck|Max Planck was a German physicist who began quantum theory.
-physics|Werner Heisenberg|Heisenberg|Werner Heisenberg was a German physicist who stated the uncertainty principle.
-physics|Erwin Schrödinger|Schrödinger|Erwin Schrödinger was an Austrian physicist who wrote the wave equation of quantum mechanics.
-physics|Richard Feynman|Feynman|Richard Feynman was an American physicist who drew the paths of particles as diagrams.
-physics|Paul Dirac|Dirac|Paul Dirac was an English physicist who predicted antimatter.
-physics|Enrico Fermi|Fermi|Enrico Fermi was an Italian physicist who built the first nuclear reactor.
-physics|Ernest Rutherford|Rutherford|Ernest Rutherford was a physicist from New Zealand who discovered the atomic nucleus.
-physics|Lise Meitner|Meitner|Lise Meitner was an Austrian physicist who explained nuclear fission.
-physics|Nikola Tesla|Tesla|Nikola Tesla was a Serbian-American inventor who developed alternating current.
-physics|Stephen Hawking|Hawking|Stephen Hawking was an English physicist who showed that black holes give off radiation.
-physics|Blaise Pascal|Pascal|Blaise Pascal was a French physicist and mathematician who studied pressure and chance.
-physics|André-Marie Ampère|Ampère|André-Marie Ampère was a French physicist who founded the science of electromagnetism.
-physics|Alessandro Volta|Volta|Alessandro Volta was an Italian physicist who invented the electric battery.
-astronomy|Nicolaus Copernicus|Copernicus|Nicolaus Copernicus was a Polish astronomer who put the Sun at the centre of the planets.
-astronomy|Johannes Kepler|Kepler|Johannes Kepler was a German astronomer who found that planets move in ellipses.
-astronomy|Edwin Hubble|Hubble|Edwin Hubble was an American astronomer who showed that the universe expands.
-astronomy|Tycho Brahe|Brahe|Tycho Brahe was a Danish astronomer who measured the stars with great care.
-astronomy|Edmond Halley|Halley|Edmond Halley was an English astronomer who foretold the return of a comet.
-astronomy|Vera Rubin|Rubin|Vera Rubin was an American astronomer who found evidence of dark matter.
-astronomy|Carl Sagan|Sagan|Carl Sagan was an American astronomer who brought the stars to a wide public.
-chemistry|Dmitri Mendeleev|Mendeleev|Dmitri Mendeleev was a Russian chemist who arranged the elements in the periodic table.
-chemistry|Antoine Lavoisier|Lavoisier|Antoine Lavoisier was a French chemist who explained burning and named oxygen.
-chemistry|John Dalton|Dalton|John Dalton was an English chemist who gave matter its atomic theory.
-chemistry|Linus Pauling|Pauling|Linus Pauling was an American chemist who explained the chemical bond.
-chemistry|Alfred Nobel|Nobel|Alfred Nobel was a Swedish chemist who invented dynamite and founded the Nobel Prizes.
-chemistry|Dorothy Hodgkin|Hodgkin|Dorothy Hodgkin was a British chemist who found the structure of vitamins with X-rays.
-chemistry|Robert Boyle|Boyle|Robert Boyle was an Irish chemist who found how the pressure and volume of a gas are linked.
-biology|Charles Darwin|Darwin|Charles Darwin was an English biologist who explained evolution by natural selection.
-biology|Gregor Mendel|Mendel|Gregor Mendel was an Austrian monk who discovered the laws of heredity with peas.
-biology|Louis Pasteur|Pasteur|Louis Pasteur was a French biologist who showed that germs cause disease.
-biology|Alexander Fleming|Fleming|Alexander Fleming was a Scottish biologist who discovered penicillin.
-biology|Rosalind Franklin|Franklin|Rosalind Franklin was an English scientist whose X-ray pictures revealed the shape of DNA.
-biology|Carl Linnaeus|Linnaeus|Carl Linnaeus was a Swedish biologist who gave living things their two-part names.
-biology|Barbara McClintock|McClintock|Barbara McClintock was an American biologist who discovered jumping genes in maize.
-biology|Rachel Carson|Carson|Rachel Carson was an American biologist who warned the world about pesticides.
-biology|Jane Goodall|Goodall|Jane Goodall was an English biologist who lived among chimpanzees to study them.
-mathematics|Carl Friedrich Gauss|Gauss|Carl Friedrich Gauss was a German mathematician who shaped number theory and statistics.
-mathematics|Leonhard Euler|Euler|Leonhard Euler was a Swiss mathematician who founded graph theory and named the number e.
-mathematics|Euclid|Euclid|Euclid was a Greek mathematician who set out geometry in his Elements.
-mathematics|Archimedes|Archimedes|Archimedes was a Greek mathematician who explained the lever and why things float.
-mathematics|Pythagoras|Pythagoras|Pythagoras was a Greek mathematician who is known for his theorem on right triangles.
-mathematics|Emmy Noether|Noether|Emmy Noether was a German mathematician who linked symmetry to conservation laws.
-mathematics|Srinivasa Ramanujan|Ramanujan|Srinivasa Ramanujan was an Indian mathematician who found astonishing formulas for numbers.
-mathematics|Bernhard Riemann|Riemann|Bernhard Riemann was a German mathematician who described curved spaces.
-mathematics|Pierre de Fermat|Fermat|Pierre de Fermat was a French mathematician who left a famous last theorem.
-mathematics|David Hilbert|Hilbert|David Hilbert was a German mathematician who listed the great problems of his century.
-computing|Alan Turing|Turing|Alan Turing was an English mathematician who laid the foundations of computer science.
-computing|Ada Lovelace|Lovelace|Ada Lovelace was an English mathematician who wrote the first computer program.
-computing|Grace Hopper|Hopper|Grace Hopper was an American computer scientist who wrote one of the first compilers.
-computing|John von Neumann|von Neumann|John von Neumann was a Hungarian-American mathematician who described the modern computer.
-computing|Claude Shannon|Shannon|Claude Shannon was an American mathematician who founded information theory.
-computing|Edsger Dijkstra|Dijkstra|Edsger Dijkstra was a Dutch computer scientist who found how to compute the shortest path.
-computing|Donald Knuth|Knuth|Donald Knuth is an American computer scientist who wrote The Art of Computer Programming.
-""".strip().split("\n")]
+# field | full name | the name people use | the sentence that the full name begins
+SCIENTISTS = [(field, full, last, f"{full} {rest}")
+              for field, full, last, rest in (line.split("|") for line in """
+physics|Isaac Newton|Newton|was an English physicist who explained gravity and the laws of motion.
+physics|Albert Einstein|Einstein|was a German-born physicist who created the theory of relativity.
+physics|Marie Curie|Curie|was a Polish-French physicist and chemist who discovered polonium and radium.
+physics|Galileo Galilei|Galileo|was an Italian physicist who studied falling bodies and saw the moons of Jupiter.
+physics|James Clerk Maxwell|Maxwell|was a Scottish physicist who united electricity, magnetism and light.
+physics|Michael Faraday|Faraday|was an English physicist who discovered electromagnetic induction.
+physics|Niels Bohr|Bohr|was a Danish physicist who described how electrons move in the atom.
+physics|Max Planck|Planck|was a German physicist who began quantum theory.
+physics|Werner Heisenberg|Heisenberg|was a German physicist who stated the uncertainty principle.
+physics|Erwin Schrödinger|Schrödinger|was an Austrian physicist who wrote the wave equation of quantum mechanics.
+physics|Richard Feynman|Feynman|was an American physicist who drew the paths of particles as diagrams.
+physics|Paul Dirac|Dirac|was an English physicist who predicted antimatter.
+physics|Enrico Fermi|Fermi|was an Italian physicist who built the first nuclear reactor.
+physics|Ernest Rutherford|Rutherford|was a physicist from New Zealand who discovered the atomic nucleus.
+physics|Lise Meitner|Meitner|was an Austrian physicist who explained nuclear fission.
+physics|Nikola Tesla|Tesla|was a Serbian-American inventor who developed alternating current.
+physics|Stephen Hawking|Hawking|was an English physicist who showed that black holes give off radiation.
+physics|Blaise Pascal|Pascal|was a French physicist and mathematician who studied pressure and chance.
+physics|André-Marie Ampère|Ampère|was a French physicist who founded the science of electromagnetism.
+physics|Alessandro Volta|Volta|was an Italian physicist who invented the electric battery.
+astronomy|Nicolaus Copernicus|Copernicus|was a Polish astronomer who put the Sun at the centre of the planets.
+astronomy|Johannes Kepler|Kepler|was a German astronomer who found that planets move in ellipses.
+astronomy|Edwin Hubble|Hubble|was an American astronomer who showed that the universe expands.
+astronomy|Tycho Brahe|Brahe|was a Danish astronomer who measured the stars with great care.
+astronomy|Edmond Halley|Halley|was an English astronomer who foretold the return of a comet.
+astronomy|Vera Rubin|Rubin|was an American astronomer who found evidence of dark matter.
+astronomy|Carl Sagan|Sagan|was an American astronomer who brought the stars to a wide public.
+chemistry|Dmitri Mendeleev|Mendeleev|was a Russian chemist who arranged the elements in the periodic table.
+chemistry|Antoine Lavoisier|Lavoisier|was a French chemist who explained burning and named oxygen.
+chemistry|John Dalton|Dalton|was an English chemist who gave matter its atomic theory.
+chemistry|Linus Pauling|Pauling|was an American chemist who explained the chemical bond.
+chemistry|Alfred Nobel|Nobel|was a Swedish chemist who invented dynamite and founded the Nobel Prizes.
+chemistry|Dorothy Hodgkin|Hodgkin|was a British chemist who found the structure of vitamins with X-rays.
+chemistry|Robert Boyle|Boyle|was an Irish chemist who found how the pressure and volume of a gas are linked.
+biology|Charles Darwin|Darwin|was an English biologist who explained evolution by natural selection.
+biology|Gregor Mendel|Mendel|was an Austrian monk who discovered the laws of heredity with peas.
+biology|Louis Pasteur|Pasteur|was a French biologist who showed that germs cause disease.
+biology|Alexander Fleming|Fleming|was a Scottish biologist who discovered penicillin.
+biology|Rosalind Franklin|Franklin|was an English scientist whose X-ray pictures revealed the shape of DNA.
+biology|Carl Linnaeus|Linnaeus|was a Swedish biologist who gave living things their two-part names.
+biology|Barbara McClintock|McClintock|was an American biologist who discovered jumping genes in maize.
+biology|Rachel Carson|Carson|was an American biologist who warned the world about pesticides.
+biology|Jane Goodall|Goodall|was an English biologist who lived among chimpanzees to study them.
+mathematics|Carl Friedrich Gauss|Gauss|was a German mathematician who shaped number theory and statistics.
+mathematics|Leonhard Euler|Euler|was a Swiss mathematician who founded graph theory and named the number e.
+mathematics|Euclid|Euclid|was a Greek mathematician who set out geometry in his Elements.
+mathematics|Archimedes|Archimedes|was a Greek mathematician who explained the lever and why things float.
+mathematics|Pythagoras|Pythagoras|was a Greek mathematician who is known for his theorem on right triangles.
+mathematics|Emmy Noether|Noether|was a German mathematician who linked symmetry to conservation laws.
+mathematics|Srinivasa Ramanujan|Ramanujan|was an Indian mathematician who found astonishing formulas for numbers.
+mathematics|Bernhard Riemann|Riemann|was a German mathematician who described curved spaces.
+mathematics|Pierre de Fermat|Fermat|was a French mathematician who left a famous last theorem.
+mathematics|David Hilbert|Hilbert|was a German mathematician who listed the great problems of his century.
+computing|Alan Turing|Turing|was an English mathematician who laid the foundations of computer science.
+computing|Ada Lovelace|Lovelace|was an English mathematician who wrote the first computer program.
+computing|Grace Hopper|Hopper|was an American computer scientist who wrote one of the first compilers.
+computing|John von Neumann|von Neumann|was a Hungarian-American mathematician who described the modern computer.
+computing|Claude Shannon|Shannon|was an American mathematician who founded information theory.
+computing|Edsger Dijkstra|Dijkstra|was a Dutch computer scientist who found how to compute the shortest path.
+computing|Donald Knuth|Knuth|is an American computer scientist who wrote The Art of Computer Programming.
+""".strip().split("\n"))]
 
 SCIENTIST_QUESTIONS = [
     "Who is {last} in {field}?", "Who was {full}?", "Who is {full}?", "Tell me about {full}.",
@@ -138,7 +139,8 @@ SMALL_TALK = [(q, ABILITIES) for q in ("What can you do?", "Who are you?", "Help
     (q, "Hello! Ask me for a sum, a list, a capital or a scientist.") for q in ("Hello", "Hello!", "Hi", "Hi!")]
 
 NAMES = [("Tom", "He"), ("Anna", "She"), ("Ben", "He"), ("Mia", "She"), ("Sam", "He"), ("Lily", "She"), ("Max", "He"),
-         ("Eva", "She"), ("Leo", "He"), ("Nora", "She"), ("Paul", "He"), ("Zoe", "She"), ("Omar", "He"), ("Ines", "She")]
+         ("Eva", "She"), ("Leo", "He"), ("Nora", "She"), ("Paul", "He"), ("Zoe", "She"), ("Omar", "He"),
+         ("Ines", "She")]
 ITEMS = ["apples", "pens", "books", "stamps", "marbles", "cards", "coins", "eggs", "stickers", "shells", "nuts",
          "cookies", "tickets", "bricks", "roses", "pears"]
 HOLDERS = ["boxes", "bags", "baskets", "packs", "jars", "crates"]
