@@ -36,7 +36,11 @@ command -v "$driver" > /dev/null || { echo "skipped $compiler $standard $variant
 rm -rf "$here"
 mkdir -p "$here"
 printf '#define TOKENSKIP_IMPLEMENTATION\n#include "tokenskip.h"\n' > "$here/implementation.$language"
-printf '#include "tokenskip.h"\n#include <stdio.h>\nint main(void) { puts(tsk_status_string(TSK_OK)); return 0; }\n' > "$here/user.$language"
+cat > "$here/user.$language" << 'END'
+#include "tokenskip.h"
+#include <stdio.h>
+int main(void) { puts(tsk_status_string(TSK_OK)); return 0; }
+END
 
 # Two translation units, one with the implementation, and the program they make.
 two_units() { # two_units FLAGS LINK_FLAGS
@@ -59,7 +63,8 @@ must_refuse() {
 
 # As a user would.
 shown_program() { # shown_program SOURCE
-    $driver -std=$standard -$level -Wall -Wextra -Werror -I. -x $language "$1" -o "$here/program" $libraries && [ -n "$("$here/program")" ]
+    $driver -std=$standard -$level -Wall -Wextra -Werror -I. -x $language "$1" -o "$here/program" $libraries &&
+        [ -n "$("$here/program")" ]
 }
 
 case $variant in
@@ -68,14 +73,16 @@ manual)
     sed -n '/^```c$/,/^```$/{/^```/!p;}' README.md > "$here/readme.$language"
     [ "$language" = c ] || cp examples/embed.cpp "$here/embed.c++"
     { [ "$language" = c ] || shown_program "$here/embed.c++"; } > "$here/messages" 2>&1 || finish 1 "embed.cpp"
-    { grep -q main "$here/manual.$language" && shown_program "$here/manual.$language" && grep -q main "$here/readme.$language" && shown_program "$here/readme.$language"; } > "$here/messages" 2>&1
+    { grep -q main "$here/manual.$language" && shown_program "$here/manual.$language" &&
+        grep -q main "$here/readme.$language" && shown_program "$here/readme.$language"; } > "$here/messages" 2>&1
     finish $? ;;
 no-cuda) two_units -DTOKENSKIP_NO_CUDA "" > "$here/messages" 2>&1; finish $? ;;
 dlopen) two_units -DTOKENSKIP_CUDA_DLOPEN "" > "$here/messages" 2>&1; finish $? ;;
 static)
-    printf '#define TOKENSKIP_STATIC\n#define TOKENSKIP_IMPLEMENTATION\n' | cat - "$here/user.$language" > "$here/one.$language"
-    $compile -DTOKENSKIP_NO_CUDA -x $language "$here/one.$language" -o "$here/program" $libraries > "$here/messages" 2>&1 &&
-        "$here/program" >> "$here/messages"
+    printf '#define TOKENSKIP_STATIC\n#define TOKENSKIP_IMPLEMENTATION\n' > "$here/one.$language"
+    cat "$here/user.$language" >> "$here/one.$language"
+    $compile -DTOKENSKIP_NO_CUDA -x $language "$here/one.$language" \
+        -o "$here/program" $libraries > "$here/messages" 2>&1 && "$here/program" >> "$here/messages"
     finish $? ;;
 m32)
     echo 'int main(void) { return 0; }' | $driver -m32 -x $language - -o "$here/probe" 2> /dev/null ||
@@ -91,7 +98,8 @@ int main(int argc, char **argv) {
     unsigned char last = 0;
     const tsk_tensor_info *t;
     memset(&error, 0, sizeof error);
-    if (argc < 2 || sizeof(off_t) != 4 || tsk_safetensors_open(argv[1], NULL, &file, &error)) return printf("%s\n", error.message), 1;
+    if (argc < 2 || sizeof(off_t) != 4 || tsk_safetensors_open(argv[1], NULL, &file, &error))
+        return printf("%s\n", error.message), 1;
     t = tsk_safetensors_get(file, 0);
     if (tsk_safetensors_read(file, t, t->size - 1, &last, 1, &error)) return printf("%s\n", error.message), 1;
     tsk_safetensors_free(file);
@@ -101,7 +109,8 @@ END
     header='{"t":{"dtype":"U8","shape":[3221225472],"data_offsets":[0,3221225472]}} '
     printf "\\$(printf %o ${#header})\\0\\0\\0\\0\\0\\0\\0%s" "$header" > "$here/large.safetensors"
     printf '!' | dd of="$here/large.safetensors" bs=1 seek=$((8 + ${#header} + 3221225471)) conv=notrunc 2> /dev/null
-    { $driver -std=$standard -$level -m32 -Wall -Wextra -Wno-psabi -Werror -I. "$here/large.$language" -o "$here/program" -lm -lpthread &&
+    { $driver -std=$standard -$level -m32 -Wall -Wextra -Wno-psabi -Werror -I. "$here/large.$language" \
+        -o "$here/program" -lm -lpthread &&
         "$here/program" "$here/large.safetensors"; } > "$here/messages" 2>&1
     finish $? ;;
 tools)
