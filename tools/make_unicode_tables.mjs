@@ -31,15 +31,20 @@ function tokenizer(parts) {
 
 // ---- character classes: which characters a Split on the pattern takes out
 function matching(pattern) {
-  const split = tokenizer({ pre_tokenizer: { type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true } });
+  const split = tokenizer({
+    pre_tokenizer: { type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true },
+  });
   return new Set(split.getPreTokenizer().preTokenizeString(everything).flatMap(([s]) => chars(s)));
 }
 const sets = {};
-for (const name of ['\\p{L}', '\\p{N}', '\\s', '\\p{Lu}', '\\p{Lt}', '\\p{Lm}', '\\p{Lo}', '\\p{Ll}', '\\p{M}']) sets[name] = matching(name);
+for (const name of ['\\p{L}', '\\p{N}', '\\s', '\\p{Lu}', '\\p{Lt}', '\\p{Lm}', '\\p{Lo}', '\\p{Ll}', '\\p{M}'])
+  sets[name] = matching(name);
 
 // ---- \w and \s of the other regular expression engine, the one behind single_word, lstrip and rstrip of added tokens
 async function addedToken(options, text, test) {
-  const added = { id: 0, content: 'X', single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, ...options };
+  const added = {
+    id: 0, content: 'X', single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, ...options,
+  };
   const t = tokenizer({ added_tokens: [added] });
   const found = new Set();
   for (let i = 0; i < codePoints.length; i += 20000) {
@@ -49,10 +54,11 @@ async function addedToken(options, text, test) {
   }
   return found;
 }
-const word = await addedToken({ single_word: true }, (c) => `X${c}`, (e) => e.getIds().length === 0 || e.getIds().length === 2);
+const noneOrTwo = (e) => e.getIds().length === 0 || e.getIds().length === 2;
+const word = await addedToken({ single_word: true }, (c) => `X${c}`, noneOrTwo);
 word.delete(0x58); // "XX" holds the token twice; X is a word character by any account
 word.add(0x58);
-const wordBefore = await addedToken({ single_word: true }, (c) => `${c}X`, (e) => e.getIds().length === 0 || e.getIds().length === 2);
+const wordBefore = await addedToken({ single_word: true }, (c) => `${c}X`, noneOrTwo);
 wordBefore.add(0x58);
 const strip = await addedToken({ rstrip: true }, (c) => `X${c}`, (e) => e.getOffsets()[0][1] > 1);
 const same = (a, b) => a.size === b.size && [...a].every((x) => b.has(x));
@@ -94,7 +100,8 @@ for (const [c, d] of decomposed) {
 // combining classes: only their order matters, and NFD shows it by what it swaps
 const swaps = (x, y) => NFD(S(0x61, x, y)) === S(0x61, y, x) && x !== y;
 const probes = [0x334, 0x345, 0x301, 0x323]; // classes 1, 240, 230, 220
-const nonStarters = codePoints.filter((c) => !decomposed.has(c) && !isHangul(c) && probes.some((p) => swaps(c, p) || swaps(p, c)));
+const combines = (c) => probes.some((p) => swaps(c, p) || swaps(p, c));
+const nonStarters = codePoints.filter((c) => !decomposed.has(c) && !isHangul(c) && combines(c));
 nonStarters.sort((x, y) => (swaps(x, y) ? 1 : swaps(y, x) ? -1 : x - y));
 const order = new Map();
 let classIndex = 0, first = 0;
@@ -124,7 +131,10 @@ function kind(c) {
 const property = (c) => (isSurrogate(c) ? 0 : kind(c) | (word.has(c) ? 8 : 0) | (unstable(c) ? 16 : 0));
 const runs = [];
 for (let c = 0, start = 0; c <= 0x110000; c++) {
-  if (c === 0x110000 || (c > 0 && property(c) !== property(c - 1))) { runs.push([c - start, property(c - 1)]); start = c; }
+  if (c === 0x110000 || (c > 0 && property(c) !== property(c - 1))) {
+    runs.push([c - start, property(c - 1)]);
+    start = c;
+  }
 }
 
 function array(declaration, comment, values) {
@@ -147,18 +157,22 @@ for (const c of [...order.keys()].sort((x, y) => x - y)) {
   if (last && last.start + last.length === c && last.order === order.get(c)) last.length++;
   else orderRuns.push({ start: c, length: 1, order: order.get(c) });
 }
-const composing = steps.map((s, i) => [s, i]).filter(([s]) => s[3]).sort(([x], [y]) => x[1] - y[1] || x[2] - y[2]).map(([, i]) => i);
+const composing = steps.map((s, i) => [s, i]).filter(([s]) => s[3])
+  .sort(([x], [y]) => x[1] - y[1] || x[2] - y[2]).map(([, i]) => i);
 let text = `${BEGIN}\n`;
 text += array('static const uint32_t tsk__unicode_runs[]',
-  `${runs.length} runs that cover all code points from 0: length * 32 + property`, runs.map(([n, p]) => shorter(n * 32 + p)));
+  `${runs.length} runs that cover all code points from 0: length * 32 + property`,
+  runs.map(([n, p]) => shorter(n * 32 + p)));
 text += array('static const uint32_t tsk__unicode_orders[][2]',
-  `${orderRuns.length} runs of code points that combine: the first, length * 64 + class (classes numbered in their order)`,
+  `${orderRuns.length} runs of code points that combine: ` +
+    'the first, length * 64 + class (classes numbered in their order)',
   orderRuns.map((r) => `{${shorter(r.start)},${shorter(r.length * 64 + r.order)}}`));
 text += array('static const uint32_t tsk__unicode_steps[][3]',
   `${steps.length} decompositions by one step, ascending: code point, first half, second half (0: there is none)`,
   steps.map(([c, a, b]) => `{${shorter(c)}, ${shorter(a)}, ${shorter(b)}}`).map((s) => s.replaceAll(', ', ',')));
 text += array('static const uint16_t tsk__unicode_compositions[]',
-  `${composing.length} of them compose again: their places in tsk__unicode_steps, ordered by the two halves`, composing.map(String));
+  `${composing.length} of them compose again: their places in tsk__unicode_steps, ordered by the two halves`,
+  composing.map(String));
 text += `${END}\n`;
 
 const file = process.argv[2], check = process.argv[3] === '--check';
@@ -166,7 +180,8 @@ const old = fs.readFileSync(file, 'utf8');
 const from = old.indexOf(BEGIN), to = old.indexOf(END) + END.length + 1;
 if (from < 0 || to <= from) throw new Error(`${file} has no table markers`);
 const now = old.slice(0, from) + text + old.slice(to);
-console.error(`${runs.length} runs, ${order.size} combining in ${classIndex} classes, ${steps.length} decompositions, ${composing.length} compositions, ` +
+console.error(`${runs.length} runs, ${order.size} combining in ${classIndex} classes, ` +
+  `${steps.length} decompositions, ${composing.length} compositions, ` +
   `${text.split('\n').length} lines; kinds ${KINDS.join(' ')}`);
 if (check && now !== old) { console.error(`${file}: tables differ from what this script makes`); process.exit(1); }
 if (!check) fs.writeFileSync(file, now);
