@@ -1,6 +1,7 @@
 """Renders conversations with Jinja2, set up as Hugging Face's transformers sets it up.
 
-stdin: {"template": …, "bos_token": …, "conversations": [[{"role":…, "content":…}, …], …]}; stdout: a JSON string a line.
+stdin: {"template": …, "bos_token": …, "conversations": [[{"role":…, "content":…}, …], …]}
+stdout: a JSON string a line.
 """
 import json
 import sys
@@ -14,4 +15,5 @@ job = json.load(sys.stdin)
 environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 template = environment.from_string(job["template"])
 for messages in job["conversations"]:
-    print(json.dumps(template.render(messages=messages, bos_token=job["bos_token"], add_generation_prompt=True), ensure_ascii=False))
+    text = template.render(messages=messages, bos_token=job["bos_token"], add_generation_prompt=True)
+    print(json.dumps(text, ensure_ascii=False))

@@ -38,7 +38,10 @@ function filter(args, lines) {
     const chunks = [];
     child.stdout.on('data', (chunk) => chunks.push(chunk));
     child.on('error', reject);
-    child.on('close', (code) => (code === 0 ? resolve(Buffer.concat(chunks).toString('utf8').split('\n').slice(0, -1)) : reject(new Error(`exit ${code}`))));
+    child.on('close', (code) => {
+      if (code === 0) resolve(Buffer.concat(chunks).toString('utf8').split('\n').slice(0, -1));
+      else reject(new Error(`exit ${code}`));
+    });
     child.stdin.on('error', () => {});
     child.stdin.end(lines.join('\n') + '\n');
   });
@@ -49,11 +52,15 @@ function compare(what, ours, expected, inputs) {
   let different = ours.length === expected.length ? 0 : 1;
   for (let i = 0; i < expected.length; i++) {
     if (ours[i] === expected[i]) continue;
-    if (different++ < show) console.log(`  ${what} differs on ${inputs[i]}\n    expected ${expected[i]}\n    found    ${ours[i]}`);
+    if (different++ < show)
+      console.log(`  ${what} differs on ${inputs[i]}\n    expected ${expected[i]}\n    found    ${ours[i]}`);
   }
   if (different) console.log(`  ${what}: ${different} of ${expected.length} differ`);
   failures += different;
 }
+
+// A line that is a JSON string as JSON.stringify writes it.
+const normal = (line) => JSON.stringify(JSON.parse(line));
 
 async function batches(list, f) {
   const out = [];
@@ -68,23 +75,29 @@ for (const [name, folder, n] of folders) {
   const specials = JSON.parse(fs.readFileSync(file, 'utf8')).added_tokens.map((t) => t.content);
   const next = generator(seed, specials);
   const texts = Array.from({ length: n }, next);
-  const encoded = await batches(texts, async (b) => (await reference.encodeBatch(b, { addSpecialTokens: false })).map((e) => e.getIds()));
+  const encoded = await batches(texts, async (b) =>
+    (await reference.encodeBatch(b, { addSpecialTokens: false })).map((e) => e.getIds()));
   const lines = texts.map((t) => JSON.stringify(t));
   const ids = encoded.map((e) => JSON.stringify(e));
   compare('encode', await filter([folder], lines), ids, lines);
   // decoding: what was encoded, and ids drawn blindly, which give broken UTF-8
-  const largest = Math.max(...encoded.flatMap((e) => (e.length ? [e.reduce((a, b) => (a > b ? a : b))] : [])).slice(0, 1000));
-  const draw = generator.length && ((k) => Array.from({ length: 1 + (k % 12) }, (_, j) => ((k + 1) * 7919 + (j + 1) * 104729 * (k % 97)) % (largest + 3)));
+  const largestOfEach = encoded.flatMap((e) => (e.length ? [e.reduce((a, b) => (a > b ? a : b))] : []));
+  const largest = Math.max(...largestOfEach.slice(0, 1000));
+  const drawn = (k, j) => ((k + 1) * 7919 + (j + 1) * 104729 * (k % 97)) % (largest + 3);
+  const draw = (k) => Array.from({ length: 1 + (k % 12) }, (_, j) => drawn(k, j));
   const lists = encoded.concat(Array.from({ length: Math.ceil(n / 4) }, (_, k) => draw(k)));
   const listLines = lists.map((e) => JSON.stringify(e));
   for (const skip of [false, true]) {
     const expected = (await batches(lists, (b) => reference.decodeBatch(b, skip))).map((t) => JSON.stringify(t));
     const ours = await filter([folder, '--decode', ...(skip ? ['--skip'] : [])], listLines);
-    compare(skip ? 'decode without special tokens' : 'decode', ours.map((t) => JSON.stringify(JSON.parse(t))), expected, listLines);
-    if (!skip) compare('streamed decode', (await filter([folder, '--decode', '--stream'], listLines)).map((t) => JSON.stringify(JSON.parse(t))), expected, listLines);
+    compare(skip ? 'decode without special tokens' : 'decode', ours.map(normal), expected, listLines);
+    if (skip) continue;
+    const streamed = await filter([folder, '--decode', '--stream'], listLines);
+    compare('streamed decode', streamed.map(normal), expected, listLines);
   }
   const kept = Number((await filter([folder, '--memory'], []))[0]), size = fs.statSync(file).size;
-  if (!(kept <= 4 * size + 100000)) failures++, console.log(`  ${kept} bytes kept of a file of ${size}`); // (Unicode tables: 100 KB at most)
+  if (!(kept <= 4 * size + 100000)) // (Unicode tables: 100 KB at most)
+    failures++, console.log(`  ${kept} bytes kept of a file of ${size}`);
   console.log(`${name}: ${texts.length} texts, ${lists.length} id lists, ${failures} differences so far`);
 }
 // ---- chat templates: those that come with npm packages, LLaDA's, and two that differ from a package's by one sentence
@@ -99,7 +112,10 @@ const templates = {
   qwen2_5: packaged('qwen2_5'),
   dream: packaged('qwen2_5').replaceAll('You are Qwen, created by Alibaba Cloud. You are', 'You are'),
   qwen3: packaged('qwen3'),
-  chatml: "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+  chatml: '{% for message in messages %}' +
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}" +
+    '{% endfor %}' +
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
 };
 for (const file of process.argv.filter((a) => a.endsWith('.jinja'))) templates[file] = fs.readFileSync(file, 'utf8');
 const anyTokenizer = [...madeTokenizers()][0][1];
@@ -107,13 +123,15 @@ for (const [name, template] of Object.entries(templates)) {
   if (only && name !== only) continue;
   const folder = fs.mkdtempSync(path.join(scratch, 'template-'));
   fs.writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(anyTokenizer));
-  fs.writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify({ bos_token: '<|startoftext|>', chat_template: template }));
+  const settings = { bos_token: '<|startoftext|>', chat_template: template };
+  fs.writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(settings));
   const list = conversations(seed, Math.ceil(count / 50));
   const job = JSON.stringify({ template, bos_token: '<|startoftext|>', conversations: list });
-  const rendered = execFileSync(process.env.PYTHON || 'python3', [new URL('render.py', import.meta.url).pathname], { input: job, maxBuffer: 1 << 30 }).toString();
-  const expected = rendered.split('\n').slice(0, -1).map((t) => JSON.stringify(JSON.parse(t)));
+  const script = new URL('render.py', import.meta.url).pathname;
+  const rendered = execFileSync(process.env.PYTHON || 'python3', [script], { input: job, maxBuffer: 1 << 30 });
+  const expected = rendered.toString().split('\n').slice(0, -1).map(normal);
   const lines = list.map((m) => JSON.stringify(m));
-  compare(`template ${name}`, (await filter([folder, '--chat'], lines)).map((t) => JSON.stringify(JSON.parse(t))), expected, lines);
+  compare(`template ${name}`, (await filter([folder, '--chat'], lines)).map(normal), expected, lines);
   console.log(`template ${name}: ${list.length} conversations, ${failures} differences so far`);
 }
 

