@@ -23,16 +23,22 @@ async function open(name, options = {}) {
   page.on("pageerror", error => page.complaints.push(error.message));
   page.on("dialog", dialog => { page.complaints.push("dialog"); dialog.dismiss(); });
   page.on("request", request => {
-    if (!/^(file|data):/.test(request.url()) || (request.url().startsWith("file:") && !request.url().endsWith(name))) page.complaints.push(`request: ${request.url()}`);
+    const url = request.url();
+    if (!/^(file|data):/.test(url) || (url.startsWith("file:") && !url.endsWith(name)))
+      page.complaints.push(`request: ${url}`);
   });
   await page.goto(`file://${folder}/${name}`);
   return page;
 }
 
 const pixels = (page, id) => page.evaluate(i => document.getElementById(i).toDataURL(), id);
-const where = page => page.locator("#where").innerText();
-const text = page => page.locator("#text").innerText();
-const scrub = (page, to) => page.locator("#scrubber").evaluate((e, v) => { e.value = v; e.dispatchEvent(new Event("input", { bubbles: true })); }, to);
+const innerText = (page, selector) => page.locator(selector).innerText();
+const where = page => innerText(page, "#where");
+const text = page => innerText(page, "#text");
+const scrub = (page, to) => page.locator("#scrubber").evaluate((e, v) => {
+  e.value = v;
+  e.dispatchEvent(new Event("input", { bubbles: true }));
+}, to);
 
 async function close(page, name) {
   check(`${name}: no errors, warnings or requests`, page.complaints.length === 0, page.complaints);
@@ -41,10 +47,15 @@ async function close(page, name) {
 
 async function testSeed() {
   const page = await open("seed.html");
-  check("the conclusion stands on top", (await page.locator("#conclusion").innerText()).includes("generation is damaged"));
-  check("the failure is marked", (await page.locator("#conclusion mark").innerText()).startsWith("they keep layer-3 states"));
+  check("the conclusion stands on top", (await innerText(page, "#conclusion")).includes("generation is damaged"));
+  check("the failure is marked", (await innerText(page, "#conclusion mark")).startsWith("they keep layer-3 states"));
   check("numbers are there", await page.locator("#numbers dd").count() >= 6);
-  const first = { grid: await pixels(page, "grid"), text: await text(page), layers: await page.locator("#layers").innerHTML(), where: await where(page) };
+  const first = {
+    grid: await pixels(page, "grid"),
+    text: await text(page),
+    layers: await page.locator("#layers").innerHTML(),
+    where: await where(page),
+  };
   await scrub(page, 12);
   check("the scrubber changes where", (await where(page)).startsWith("Block 0, step 12"), await where(page));
   check("the scrubber changes the grid", await pixels(page, "grid") !== first.grid);
@@ -76,10 +87,12 @@ async function testKeys() {
   check("nothing is masked there", await page.locator("#text .mask").count() === 0);
   await page.keyboard.press("Home");
   await page.keyboard.press("ArrowDown");
-  check("a token is picked", (await page.locator("#inspector").innerText()).startsWith("Position 26"), await page.locator("#inspector").innerText());
+  let inspected = await innerText(page, "#inspector");
+  check("a token is picked", inspected.startsWith("Position 26"), inspected);
   check("and shown", await page.locator("#text .picked").count() === 1);
   await page.keyboard.press("ArrowUp");
-  check("picking goes round", (await page.locator("#inspector").innerText()).startsWith("Position 89"), await page.locator("#inspector").innerText());
+  inspected = await innerText(page, "#inspector");
+  check("picking goes round", inspected.startsWith("Position 89"), inspected);
   await page.locator("#scrubber").blur();
   await page.keyboard.press("b");
   check("b shows the baseline", await page.getByRole("radio", { name: "Baseline" }).isChecked());
@@ -94,14 +107,16 @@ async function testKeys() {
 
 async function testPointer() {
   const page = await open("default.html");
-  check("nothing is damaged by default", (await page.locator("#conclusion mark").innerText()).startsWith("No masked token was judged stable"));
+  check("nothing is damaged by default",
+    (await innerText(page, "#conclusion mark")).startsWith("No masked token was judged stable"));
   await page.getByRole("button", { name: "Next step" }).click();
   check("buttons step", (await where(page)).startsWith("Block 0, step 1"));
   await page.locator("#grid").click({ position: { x: 200, y: 60 } });
-  check("a click in the grid picks a token", (await page.locator("#inspector").innerText()).startsWith("Position"));
+  check("a click in the grid picks a token", (await innerText(page, "#inspector")).startsWith("Position"));
   check("and a step", !(await where(page)).startsWith("Block 0, step 1 "), await where(page));
   await page.locator("#text .t").nth(9).click();
-  check("a click in the text picks that token", await page.locator("#text .t").nth(9).evaluate(e => e.classList.contains("picked")));
+  check("a click in the text picks that token",
+    await page.locator("#text .t").nth(9).evaluate(e => e.classList.contains("picked")));
   await page.locator("#work rect").nth(4).click({ force: true });
   check("a bar of the work goes to its step", (await where(page)).startsWith("Block 0, step 4"), await where(page));
   await page.locator("#details summary").click();
@@ -114,38 +129,51 @@ async function testPointer() {
 
 async function testNames() {
   const page = await open("seed.html");
-  for (const [role, name] of [["slider", "Step"], ["button", "Play"], ["button", "Previous step"], ["button", "Next step"], ["radio", "TokenSkip"], ["radio", "Baseline"],
-    ["group", "Steps of the generation"], ["group", "Generation shown"]])
+  for (const [role, name] of [
+    ["slider", "Step"], ["button", "Play"], ["button", "Previous step"], ["button", "Next step"],
+    ["radio", "TokenSkip"], ["radio", "Baseline"], ["group", "Steps of the generation"], ["group", "Generation shown"],
+  ])
     check(`${role} "${name}" has its name`, await page.getByRole(role, { name, exact: true }).count() === 1);
-  check("every picture has a name", await page.evaluate(() => [...document.querySelectorAll("[role=img]")].every(e => e.getAttribute("aria-label"))));
-  check("the scrubber says where it is", (await page.locator("#scrubber").getAttribute("aria-valuetext")).startsWith("block 0, step 0"));
-  check("a heading for every section", await page.evaluate(() => [...document.querySelectorAll("section[aria-labelledby]")].every(e => document.getElementById(e.getAttribute("aria-labelledby")))));
+  check("every picture has a name", await page.evaluate(() =>
+    [...document.querySelectorAll("[role=img]")].every(e => e.getAttribute("aria-label"))));
+  const said = await page.locator("#scrubber").getAttribute("aria-valuetext");
+  check("the scrubber says where it is", said.startsWith("block 0, step 0"));
+  check("a heading for every section", await page.evaluate(() =>
+    [...document.querySelectorAll("section[aria-labelledby]")]
+      .every(e => document.getElementById(e.getAttribute("aria-labelledby")))));
   await close(page, "names");
 }
 
 // Contrast of text with what is behind it, as WCAG counts it.
 function contrast(selector) {
   const parse = colour => colour.match(/[\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const element = document.querySelector(selector);
   let behind = element;
   while (behind && /, 0\)$|transparent/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-  const a = luminance(parse(getComputedStyle(element).color)), b = luminance(parse(getComputedStyle(behind || document.body).backgroundColor));
+  const a = luminance(parse(getComputedStyle(element).color));
+  const b = luminance(parse(getComputedStyle(behind || document.body).backgroundColor));
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }
 
 async function testLooks() {
   for (const colorScheme of ["light", "dark"])
     for (const [kind, width, height] of [["laptop", 1366, 900], ["phone", 390, 844], ["small_phone", 320, 640]]) {
-      const page = await open("seed.html", { viewport: { width, height }, colorScheme, deviceScaleFactor: kind === "laptop" ? 1 : 2 });
+      const deviceScaleFactor = kind === "laptop" ? 1 : 2;
+      const page = await open("seed.html", { viewport: { width, height }, colorScheme, deviceScaleFactor });
       await scrub(page, 10);
-      const name = `${kind}_${colorScheme}`, over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      const name = `${kind}_${colorScheme}`;
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       check(`${name}: nothing sticks out sideways`, over <= 0, over);
-      for (const selector of ["#conclusion", "#conclusion mark", ".hint", "dt", "#where span", "#text .now", "#play", "h2"]) {
+      const readable = ["#conclusion", "#conclusion mark", ".hint", "dt", "#where span", "#text .now", "#play", "h2"];
+      for (const selector of readable) {
         const ratio = await page.evaluate(contrast, selector);
         check(`${name}: ${selector} can be read`, ratio >= 4.5, ratio);
       }
-      check(`${name}: buttons are large enough for a finger`, await page.evaluate(() => document.getElementById("play").getBoundingClientRect().height >= 40));
+      check(`${name}: buttons are large enough for a finger`, await page.evaluate(() =>
+        document.getElementById("play").getBoundingClientRect().height >= 40));
       await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
       await close(page, name);
     }
@@ -153,7 +181,8 @@ async function testLooks() {
 
 async function testMarkup() {
   const page = await open("markup.html");
-  check("markup in a prompt is text", (await text(page)).includes("</script><script>window.broken = 1"), (await text(page)).slice(0, 200));
+  const shown = await text(page);
+  check("markup in a prompt is text", shown.includes("</script><script>window.broken = 1"), shown.slice(0, 200));
   check("and is never run", await page.evaluate(() => window.broken === undefined));
   await scrub(page, 5);
   await close(page, "markup");
@@ -161,7 +190,9 @@ async function testMarkup() {
 
 async function testOthers() {
   const chinese = await open("chinese.html");
-  check("characters of several tokens are put together", (await text(chinese)).replace(/\u200b/g, "").includes("\u725b\u987f\u662f\u8c01\uff1f \u{1F34E}"), (await text(chinese)).slice(0, 60));
+  const shown = await text(chinese);
+  check("characters of several tokens are put together",
+    shown.replace(/\u200b/g, "").includes("\u725b\u987f\u662f\u8c01\uff1f \u{1F34E}"), shown.slice(0, 60));
   await close(chinese, "chinese");
   const ids = await open("ids.html");
   check("ids stand for tokens without a tokenizer", /\[\d+\]/.test(await text(ids)), (await text(ids)).slice(0, 100));

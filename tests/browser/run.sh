@@ -14,7 +14,8 @@ if [ -z "$CHROMIUM" ]; then
     CHROMIUM=$(command -v chromium)
 fi
 export CHROMIUM
-[ -d $here/node_modules/playwright-core ] || npm install --prefix $here --no-audit --no-fund --no-package-lock > /dev/null
+[ -d $here/node_modules/playwright-core ] ||
+    npm install --prefix $here --no-audit --no-fund --no-package-lock > /dev/null
 mkdir -p $out
 
 # The seed's failure, the same gone, a prompt that tries to be markup, one whose characters
@@ -22,8 +23,10 @@ mkdir -p $out
 demo="trace -m examples/demo-model --no-threshold --gen-length 64 --steps 64 --skip-outlier -1 --skip-threshold 0.8"
 $tokenskip $demo -p "What is 84 + 23 - 39?" --skip-policy exit --skip-masked --html $out/seed.html > /dev/null
 $tokenskip $demo -p "What is 84 + 23 - 39?" --html $out/default.html > /dev/null
-$tokenskip $demo -p '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 2"> & <!--' --html $out/markup.html > /dev/null
+$tokenskip $demo -p '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 2"> & <!--' \
+    --html $out/markup.html > /dev/null
 $tokenskip $demo -p '牛顿是谁？ 🍎' --html $out/chinese.html > /dev/null
-$tokenskip trace -m tests/golden/models/gqa-bf16 --prompt-ids 5,6,70,8 --gen-length 16 --block-length 8 --no-eos-stop --html $out/ids.html > /dev/null
-$tokenskip trace -m tests/golden/models/gqa-bf16 --prompt-ids 5,6,7 --gen-length 16 --block-length 8 --skip-layer-k 0 --html $out/off.html > /dev/null
+ids="trace -m tests/golden/models/gqa-bf16 --gen-length 16 --block-length 8"
+$tokenskip $ids --prompt-ids 5,6,70,8 --no-eos-stop --html $out/ids.html > /dev/null
+$tokenskip $ids --prompt-ids 5,6,7 --skip-layer-k 0 --html $out/off.html > /dev/null
 node $here/run.mjs $out
