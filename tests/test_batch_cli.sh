@@ -20,7 +20,8 @@ error_of() { result "$1" < "$output" | grep -q -e "\"error\":\".*$2"; }
 failures() { # failures N TOTAL LINE REASON: what the last run says of them, beside its exit status
     check "failed requests: exit status 1" [ "$rc" -eq 1 ]
     check "one line" one_line
-    check "it says $1 of $2, the first at line $3: $4" says "^tokenskip: $output.*: $1 of $2 requests failed, the first at line $3 of $input: .*$4"
+    check "it says $1 of $2, the first at line $3: $4" \
+        says "^tokenskip: $output.*: $1 of $2 requests failed, the first at line $3 of $input: .*$4"
 }
 id_list() { sed 's/^{"id":null,"line":\([0-9]*\),.*/line \1/; s/^{"id":\("[^"]*"\|[-0-9]*\),.*/\1/' "$@"; }
 error_of_line() { grep -e "^{\"id\":null,\"line\":$1,\"error\":\".*$2" "$output" > /dev/null; }
@@ -87,7 +88,7 @@ test_requests() {
 {"id": "switches", "prompt_ids": [1, 2, 3], "eos_stop": false, "skip_masked": true, "skip_refresh": true}
 {"id": "no", "prompt_ids": [1, 2, 3], "no_eos_stop": true, "no_skip_masked": false, "no_skip_refresh": false}
 {"id": "refreshes", "prompt_ids": [1, 2, 3], "no_threshold": true, "refresh_rows": 5, "refresh_every": 2}
-{"id": "preset", "prompt_ids": [1, 2, 3], "skip_preset": "seed", "skip_threshold": 1e-1, "skip_reference": "last-computed"}
+{"id":"preset","prompt_ids":[1,2,3],"skip_preset":"seed","skip_threshold":1e-1,"skip_reference":"last-computed"}
 {"id": "factor", "prompt_ids": [1, 2, 3], "factor": 1.5}
 {"id": "\u00e4\"\n", "prompt_ids": [1, 2, 3]}
 END
@@ -98,10 +99,13 @@ END
     alone() { # alone ID OPTIONS...: what generate makes of it
         id=$1
         shift
-        "$tokenskip" generate -m $golden --prompt-ids 1,2,3 --gen-length 32 --block-length 8 --threads 1 --json "$@" > "$work/alone"
+        "$tokenskip" generate -m $golden --prompt-ids 1,2,3 \
+            --gen-length 32 --block-length 8 --threads 1 --json "$@" > "$work/alone"
         check "$id as alone" [ "$(result "$id" < "$output" | tokens)" = "$(tokens < "$work/alone")" ]
-        check "$id has the fields of generate --json" [ "$(result "$id" < "$output" | grep -o '"[a-z_]*":' | tr -d '\n')" = "\"id\":$(grep -o '"[a-z_]*":' "$work/alone" | tr -d '\n')" ]
+        check "$id has the fields of generate --json" \
+            [ "$(result "$id" < "$output" | fields)" = "\"id\":$(fields < "$work/alone")" ]
     }
+    fields() { grep -o '"[a-z_]*":' | tr -d '\n'; }
     alone '"plain"'
     alone 7 --gen-length 64
     alone -7 --no-threshold --steps 16
@@ -180,8 +184,9 @@ END
 
 # A whole number may be written with a point or an exponent.
 test_whole_numbers() {
-    cat > "$input" << 'END'
-{"id": 1.0, "prompt_ids": [1.0, 2e0, 30e-1], "gen_length": 32.0, "steps": 1.6e1, "seed": 7.00, "temperature": 1e0, "no_threshold": true}
+    cat > "$input" << END
+{"id": 1.0, "prompt_ids": [1.0, 2e0, 30e-1], "gen_length": 32.0, "steps": 1.6e1, \
+"seed": 7.00, "temperature": 1e0, "no_threshold": true}
 {"id": 2, "prompt_ids": [1, 2, 3], "gen_length": 32, "steps": 16, "seed": 7, "temperature": 1, "no_threshold": true}
 {"id": 1, "prompt_ids": [1]}
 {"id": 3, "prompt_ids": [1], "gen_length": 32.5}
@@ -238,7 +243,8 @@ test_bad_lines() {
     check "a result for each line" equal "$(wc -l < "$output")" 33
     check "each is JSON" all_json "$output"
     check "no id twice" [ -z "$(id_list "$output" | sort | uniq -d)" ]
-    check "the first is answered, with its own prompt" [ "$(result '"first"' < "$output" | grep -c '"prompt_tokens":\[1,2,3\]')" -eq 1 ]
+    check "the first is answered, with its own prompt" \
+        [ "$(result '"first"' < "$output" | grep -c '"prompt_tokens":\[1,2,3\]')" -eq 1 ]
     check "so is the last, without a newline" [ -n "$(result '"last"' < "$output" | tokens)" ]
     for n in 2 3 4 5 6 7 8 9; do check "line $n has no id, and its number" error_of_line $n .; done
     check "an earlier line's id" error_of_line 9 'first.*earlier line'
@@ -248,7 +254,8 @@ test_bad_lines() {
     check "ids and messages" error_of '"two lists"' 'only one of .\"prompt_ids.\" and .\"messages.\" can'
     check "no threshold above 1" error_of '"above"' '.\"threshold.\" takes a number from 0 to 1, not .1.5.'
     check "no steps below 1" error_of '"steps"' '.\"steps.\" takes a whole number from 1'
-    check "an option of the request, one of the command line" error_of '"mixed"' '.\"gen_length.\" 12 is not a multiple of --block-length 8'
+    check "an option of the request, one of the command line" \
+        error_of '"mixed"' '.\"gen_length.\" 12 is not a multiple of --block-length 8'
     check "no tokenizer" error_of '"text"' 'tokenizer'
     check "none for messages" error_of '"chat"' 'tokenizer'
     check "an id below zero" error_of '"ids"' 'number 1'
@@ -307,19 +314,21 @@ test_status() {
 }
 
 test_prompts() {
-    cat > "$input" << 'END'
+    cat > "$input" << END
 {"id": 1, "prompt": "Who is Newton in physics?"}
 {"id": 2, "messages": [{"role": "user", "content": "Who is Newton in physics?"}]}
 {"id": 3, "prompt": "Who is Newton in physics?", "raw": true}
 {"id": 4, "prompt": "Who is Newton in physics?", "system": "Be brief."}
-{"id": 5, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who is Newton in physics?"}]}
+{"id": 5, "messages": [{"role": "system", "content": "Be brief."}, \
+{"role": "user", "content": "Who is Newton in physics?"}]}
 {"id": 6, "prompt": "x", "system": "Be brief.", "raw": true}
 {"id": 7, "messages": [], "gen_length": 32}
 {"id": 8, "messages": [{"role": "user"}]}
 {"id": 9, "prompt": "a\u0000b"}
 {"id": 10, "prompt_ids": [1], "system": "Be brief."}
 {"id": 11, "prompt": 3}
-{"id": 12, "messages": [{"role": "user", "content": [{"type": "text", "text": "Who is "}, {"type": "text", "text": "Newton in physics?"}]}]}
+{"id": 12, "messages": [{"role": "user", "content": [\
+{"type": "text", "text": "Who is "}, {"type": "text", "text": "Newton in physics?"}]}]}
 {"id": 13, "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}
 END
     rm -f "$output"
@@ -386,7 +395,8 @@ END
     failures 6 12 1 'not JSON'
     cp "$output" "$work/whole"
     id_list "$output" | tr '\n' ' ' > "$work/ids"
-    check "ids and lines: $(cat "$work/ids")" [ "$(cat "$work/ids")" = 'line 1 "line 1" "#1" 1 "1" line 6 line 7 "ä" line 9 "" "line 12" line 12 ' ]
+    check "ids and lines: $(cat "$work/ids")" \
+        [ "$(cat "$work/ids")" = 'line 1 "line 1" "#1" 1 "1" line 6 line 7 "ä" line 9 "" "line 12" line 12 ' ]
     check "a request's own id has its result" [ -n "$(result '"line 1"' < "$output" | tokens)" ]
     run $small
     failures 6 12 1 'in an earlier run'
@@ -395,7 +405,8 @@ END
         sed ${line}d "$work/whole" > "$output"
         run $small
         check "line $line alone is done again" equal "$(wc -l < "$output")" 12
-        check "line $line comes back" [ "$(tail -n 1 "$output" | id_list)" = "$(sed -n ${line}p "$work/whole" | id_list)" ]
+        check "line $line comes back" \
+            [ "$(tail -n 1 "$output" | id_list)" = "$(sed -n ${line}p "$work/whole" | id_list)" ]
     done
     cat > "$work/mixed" << 'END'
 {"id": "a", "prompt_ids": [1]}
@@ -410,7 +421,13 @@ END
 
 # Version 0.1 gave such lines the id "line N".
 test_old_ids() {
-    printf 'nonsense\n{"id":"line 1","prompt_ids":[1]}\n{"id":"line 2","prompt_ids":[64]}\n[]\n{"id":"line 1","prompt_ids":[2]}\n' > "$input"
+    cat > "$input" << 'END'
+nonsense
+{"id":"line 1","prompt_ids":[1]}
+{"id":"line 2","prompt_ids":[64]}
+[]
+{"id":"line 1","prompt_ids":[2]}
+END
     unreadable='{"id":"line 1","error":"not JSON: line 1, column 1: expected a value, found '"'n'"' (at byte 0)"}'
     own='{"id":"line 1","text":null,"tokens":[5]}'
     refused='{"id":"line 2","error":"token 64 is outside the vocabulary"}'
@@ -430,7 +447,8 @@ test_old_ids() {
     done
     head -n 1 "$work/whole" > "$output"
     run $small
-    check "cut after the first: the request of that id is not lost" [ -n "$(result '"line 1"' < "$output" | tail -n 1 | tokens)" ]
+    check "cut after the first: the request of that id is not lost" \
+        [ -n "$(result '"line 1"' < "$output" | tail -n 1 | tokens)" ]
     check "nothing twice" [ "$(id_list "$output" | tail -n 4 | tr '\n' ' ')" = '"line 1" "line 2" line 4 line 5 ' ]
 }
 
@@ -446,7 +464,8 @@ test_streams() {
     run $streams < "$input"
     check "a failed request: exit status 1" [ "$rc" -eq 1 ]
     check "one line" one_line
-    check "which names the streams" says '^tokenskip: standard output: 1 of 21 requests failed, the first at line 21 of standard input: not JSON'
+    check "which names the streams" \
+        says '^tokenskip: standard output: 1 of 21 requests failed, the first at line 21 of standard input: not JSON'
     check "the results" [ "$(tokens < "$out")" = "$(cat "$work/tokens")" ]
     check "their ids, in order" [ "$(id_list "$out")" = "$(cat "$work/ids")" ]
     check "each is JSON" all_json "$out"
@@ -503,7 +522,8 @@ test_cut_line() {
     for bytes in 1 5 6 7 40 700; do
         { head -n 4 "$work/whole"; sed -n 5p "$work/whole" | head -c $bytes; } > "$output"
         works_silently $small
-        check "cut after $bytes bytes of a line: nothing twice, nothing lost" [ "$(id_list "$output")" = "$(id_list "$work/whole")" ]
+        check "cut after $bytes bytes of a line: nothing twice, nothing lost" \
+            [ "$(id_list "$output")" = "$(id_list "$work/whole")" ]
         check "the same tokens" [ "$(tokens < "$output")" = "$(tokens < "$work/whole")" ]
     done
     head -c -1 "$work/whole" > "$output"
@@ -529,13 +549,15 @@ test_kill() { # test_kill SIGNAL OPTIONS...
         { wait $pid; } 2> /dev/null
         rc=$?
         [ "$signal" = KILL ] && continue
-        [ ! -s "$output" ] || check "SIG$signal: whole lines" [ "$(tail -c 1 "$output" | od -An -c | tr -d ' ')" = '\n' ]
+        [ ! -s "$output" ] ||
+            check "SIG$signal: whole lines" [ "$(tail -c 1 "$output" | od -An -c | tr -d ' ')" = '\n' ]
         [ "$rc" -eq 143 ] || check "SIG$signal: 143, or done" says 'requests failed'
         [ ! -s "$err" ] || check "SIG$signal: one line, or too early for one" one_line
     done
     run $small "$@"
     failures 4 154 151 ''
-    check "SIG$signal $*: each result once" [ "$(id_list "$output" | sort)" = "$( (seq -f '"r%g"' 150; seq -f 'line %g' 151 154) | sort)" ]
+    check "SIG$signal $*: each result once" \
+        [ "$(id_list "$output" | sort)" = "$( (seq -f '"r%g"' 150; seq -f 'line %g' 151 154) | sort)" ]
     check "SIG$signal $*: each is JSON" all_json "$output"
     [ $# -ne 0 ] || check "SIG$signal: in order" [ "$(id_list "$output" | head -n 150)" = "$(seq -f '"r%g"' 150)" ]
 }
@@ -543,7 +565,8 @@ test_kill() { # test_kill SIGNAL OPTIONS...
 interrupted() { # interrupted STATUS RESULTS
     check "interrupted: $1" [ "$rc" -eq "$1" ]
     check "one line" one_line
-    check "it says how far it came and how it goes on" says "interrupted after $2 results; run again to go on with $output"
+    check "it says how far it came and how it goes on" \
+        says "interrupted after $2 results; run again to go on with $output"
 }
 
 # A line without an end, of which some has been read when the signal comes; and one that never comes.
@@ -604,7 +627,8 @@ test_lock() {
 # ---- Ranks ----------------------------------------------------------------------------------------------------------
 
 shards_are_all() { # shards_are_all N COUNT
-    [ "$(cat "$output".shard-*-of-"$1" | wc -l)" -eq "$2" ] && [ "$(id_list "$output".shard-*-of-"$1" | sort -u | wc -l)" -eq "$2" ]
+    [ "$(cat "$output".shard-*-of-"$1" | wc -l)" -eq "$2" ] &&
+        [ "$(id_list "$output".shard-*-of-"$1" | sort -u | wc -l)" -eq "$2" ]
 }
 
 test_ranks() {
@@ -619,7 +643,8 @@ test_ranks() {
     done
     wait
     check "no rank has mpirun kill the others" [ ! -e "$work/killed" ]
-    check "the rank of a failed request says so" grep -q "^tokenskip: $output.shard-0-of-3: 1 of 8 requests failed, the first at line 22 " "$work/err0"
+    check "the rank of a failed request says so" \
+        grep -q "^tokenskip: $output.shard-0-of-3: 1 of 8 requests failed, the first at line 22 " "$work/err0"
     check "the others say nothing" [ ! -s "$work/err1" ]
     check "OpenMPI's ranks divide the input" shards_are_all 3 22
     check "and find the same" [ "$(cat "$output".shard-* | sort | tokens)" = "$(sort "$work/whole" | tokens)" ]
@@ -628,7 +653,8 @@ test_ranks() {
     check "an id of another rank's line" grep -q '^{"id":null,"line":22,"error"' "$output.shard-0-of-3"
     rm "$output".shard-*
     for i in 0 1; do
-        SLURM_NTASKS=2 SLURM_PROCID=$i SLURM_LOCALID=$i "$tokenskip" $small --device cpu > /dev/null 2>&1 || : > "$work/failed$i" &
+        SLURM_NTASKS=2 SLURM_PROCID=$i SLURM_LOCALID=$i \
+            "$tokenskip" $small --device cpu > /dev/null 2>&1 || : > "$work/failed$i" &
     done
     wait
     check "Slurm's ranks too" shards_are_all 2 22
@@ -667,7 +693,14 @@ shards() { # shards N OPTIONS...: all of them, one after another
 }
 
 test_merge() {
-    { requests 17; echo; echo 'not JSON'; echo '{"id": "bad", "prompt_ids": [64]}'; requests 2; echo '{"id": "last,request:1}", "prompt_ids": [1]}'; } > "$input"
+    {
+        requests 17
+        echo
+        echo 'not JSON'
+        echo '{"id": "bad", "prompt_ids": [64]}'
+        requests 2
+        echo '{"id": "last,request:1}", "prompt_ids": [1]}'
+    } > "$input"
     rm -f "$output"*
     run $small
     cp "$output" "$work/whole"
@@ -683,7 +716,8 @@ test_merge() {
     works_silently batch --merge "$merged" --output "$work/again"
     check "one file is in order" cmp -s "$work/again" "$merged"
     sed 's/,"request":[0-9]*}$/}/' "$output.shard-0-of-3" > "$work/unnumbered"
-    refuses 1 "$work/unnumbered, line 1: it does not say" batch --merge "$work/unnumbered" "$output.shard-1-of-3" --output "$work/again"
+    refuses 1 "$work/unnumbered, line 1: it does not say" \
+        batch --merge "$work/unnumbered" "$output.shard-1-of-3" --output "$work/again"
     rm "$output"*
     shards 12 --order completed --max-batch 4
     works_silently batch --merge "$output".shard-* --output "$merged"
@@ -720,10 +754,12 @@ test_merge_refusals() {
     refuses 1 "one of the files" batch --merge "$a" "$b" --output "$a"
     ln "$b" "$work/link2"
     refuses 1 "one of the files" batch --merge "$a" "$b" --output "$work/link2"
-    refuses 1 "$a, line 1: the result of the id \"r1\" was in an earlier" batch --merge "$a" "$b" "$a" --output "$merged"
+    refuses 1 "$a, line 1: the result of the id \"r1\" was in an earlier" \
+        batch --merge "$a" "$b" "$a" --output "$merged"
     cp "$b" "$work/b"
     sed -n '1s/"r2"/"other"/p' "$work/b" > "$work/renamed"
-    refuses 1 "$work/renamed, line 1: the result of request 2 is in $b, line 1, already" batch --merge "$a" "$b" "$work/renamed" --output "$merged"
+    refuses 1 "$work/renamed, line 1: the result of request 2 is in $b, line 1, already" \
+        batch --merge "$a" "$b" "$work/renamed" --output "$merged"
     check "renamed, it is alone" [ ! -e "$merged" ]
     sed 2d "$work/b" > "$b"
     refuses 1 "$a, line 3: it is the result of request 5, and that of request 4 is in none" $merge
@@ -751,16 +787,19 @@ test_merge_refusals() {
     check "a full disk leaves nothing" [ ! -e "$work/again2" -a -z "$(ls -A "$work" | grep tmp)" ]
     cp "$a" "$merged"
     works_silently $merge
-    check "results that are merged may be replaced" [ "$(id_list "$merged" | tr '\n' ' ')" = '"r1" "r2" "r3" "r4" "r5" "r6" "r7" "r8" ' ]
+    check "results that are merged may be replaced" \
+        [ "$(id_list "$merged" | tr '\n' ' ')" = '"r1" "r2" "r3" "r4" "r5" "r6" "r7" "r8" ' ]
     # as version 0.1 wrote them
     for file in "$a" "$b"; do sed 's/,"request":[0-9]*}$/}/' "$file" > "$work/old" && cp "$work/old" "$file"; done
     cp "$merged" "$work/before"
     works_silently batch --merge "$b" "$a" --output "$merged"
     check "by the files' names" cmp -s "$merged" "$work/before"
     cp "$a" "$work/a"
-    refuses 1 "$work/a: its lines do not say where they belong, nor does its name" batch --merge "$work/a" "$b" --output "$merged"
+    refuses 1 "$work/a: its lines do not say where they belong, nor does its name" \
+        batch --merge "$work/a" "$b" --output "$merged"
     head -n 2 "$a" > "$work/a" && cp "$work/a" "$a"
-    refuses 1 "$b, line 3: it is the result of request 6, and that of request 5 is in none" batch --merge "$a" "$b" --output "$merged"
+    refuses 1 "$b, line 3: it is the result of request 6, and that of request 5 is in none" \
+        batch --merge "$a" "$b" --output "$merged"
 }
 
 # A shard without results leaves no file.
@@ -769,7 +808,8 @@ test_empty_shards() {
     rm -f "$output"*
     : > "$output.shard-3-of-4"
     shards 4
-    check "no empty file" [ "$(cd "$work" && ls output.jsonl* | tr '\n' ' ')" = "output.jsonl.shard-0-of-4 output.jsonl.shard-1-of-4 " ]
+    check "no empty file" \
+        [ "$(cd "$work" && ls output.jsonl* | tr '\n' ' ')" = "output.jsonl.shard-0-of-4 output.jsonl.shard-1-of-4 " ]
     shards 2
     check "nor where other files have it all" [ "$(cd "$work" && ls output.jsonl* | wc -l)" -eq 2 ]
     rm "$output"*

@@ -11,8 +11,9 @@ top_number() { sed 's/"blocks":.*//' "$out" | sed -n "s/.*[{,]\"$1\":\\(-*[0-9][
 list() { sed -n "s/.*\"$1\":\\[\\([^]]*\\)\\].*/\\1/p" "$out"; }
 list_length() { list "$1" | awk -F, '{ n = NF } END { print n + 0 }'; }
 list_sum() { list "$1" | awk -F, '{ for (i = 1; i <= NF; i++) s += $i } END { print s + 0 }'; }
-blocks_sum() { sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' "$out" | grep -o "\"$1\":[0-9]*" | awk -F: '{ s += $2 } END { print s + 0 }'; }
-block_count() { sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' "$out" | grep -o '"nfe"' | wc -l; }
+blocks() { sed 's/.*"blocks":\[\([^]]*\)\].*/\1/' "$out"; }
+blocks_sum() { blocks | grep -o "\"$1\":[0-9]*" | awk -F: '{ s += $2 } END { print s + 0 }'; }
+block_count() { blocks | grep -o '"nfe"' | wc -l; }
 equal() { [ -n "$1" ] && [ "$1" -eq "$2" ] 2> /dev/null; }
 
 # ---- Usage ----------------------------------------------------------------------------------------------------------
@@ -103,17 +104,24 @@ test_usage() {
 refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "$4"; }
 
 test_values() {
-    for value in nan NaN -nan inf -infinity 1e999 1.5 1.0001 -0.1 x; do refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"; done
+    for value in nan NaN -nan inf -infinity 1e999 1.5 1.0001 -0.1 x; do
+        refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"
+    done
     for value in 0 -1 1e-99 nan inf; do refuses_value --factor 'a number above 0,' --factor "$value"; done
     for value in -0.5 nan inf; do refuses_value --temperature 'a number from 0 on,' --temperature "$value"; done
     for option in --skip-threshold --skip-outlier; do
         for value in -1.5 2 nan; do refuses_value $option 'a number from -1 to 1,' $option "$value"; done
     done
     for option in --gen-length --block-length --steps; do
-        for value in 0 -1 x 2147483648; do refuses_value $option 'a whole number from 1 to 2147483647,' $option "$value"; done
+        for value in 0 -1 x 2147483648; do
+            refuses_value $option 'a whole number from 1 to 2147483647,' $option "$value"
+        done
     done
-    for option in --skip-layer-k --skip-max-age --skip-full-every --refresh-rows --refresh-every --rows-margin --rows-ahead --near --window; do
-        for value in -1 x 2147483648; do refuses_value $option 'a whole number from 0 to 2147483647,' $option "$value"; done
+    for option in --skip-layer-k --skip-max-age --skip-full-every --refresh-rows --refresh-every --rows-margin \
+        --rows-ahead --near --window; do
+        for value in -1 x 2147483648; do
+            refuses_value $option 'a whole number from 0 to 2147483647,' $option "$value"
+        done
     done
     refuses_value --skip-rule 'off|states|rows' --skip-rule row
     refuses_value --refresh 'full|near' --refresh far
@@ -138,19 +146,24 @@ test_values() {
     refuses 2 '^tokenskip: --refresh near and --skip-refresh exclude' $generate --refresh near --skip-refresh
     refuses 2 '^tokenskip: --window and --skip-refresh exclude each other$' $generate --window 8 --skip-refresh
     refuses 2 'window needs --refresh near, or --refresh-every 1' $generate --window 8 --refresh full --refresh-every 2
-    refuses 2 'skip-masked is of rule states and --rows-ahead of rule rows: say --skip-rule' $generate --skip-masked --rows-ahead 1
+    refuses 2 'skip-masked is of rule states and --rows-ahead of rule rows: say --skip-rule' \
+        $generate --skip-masked --rows-ahead 1
     refuses 2 'skip-refresh and --skip-rule off exclude each other' $generate --skip-refresh --skip-rule off
     refuses 2 'skip-rule states needs a --skip-layer-k above 0' $generate --skip-rule states --skip-layer-k 0
     refuses 2 'max-batch takes a whole number from 1' batch -m $golden --input x --output y --max-batch 0
     refuses 2 'limit takes a whole number from 1' eval -m $golden --data x --limit 0
-    for option in prompt gen block batch repeat; do refuses 2 "$option takes a whole number from 1" bench --$option 0; done
+    for option in prompt gen block batch repeat; do
+        refuses 2 "$option takes a whole number from 1" bench --$option 0
+    done
     refuses 2 'multiple of --block' bench --gen 10 --block 8
     refuses 2 '--active 9' bench --gen 16 --block 8 --active 9
     refuses 2 'active 0 and --skip-rule rows exclude' bench --gen 16 --block 8 --active 0 --skip-rule rows
     refuses 2 'active needs TokenSkip' bench --gen 16 --block 8 --active 2 --skip-rule off
     # the commands that generate have the same options
-    for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" "batch --input x --output y"; do
-        for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age --refresh-rows; do
+    for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" \
+        "batch --input x --output y"; do
+        for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age \
+            --refresh-rows; do
             refuses 2 "$option takes " $command -m $golden $option -1
         done
         refuses 2 'a number from 0 to 1,' $command -m $golden --threshold 2
@@ -162,7 +175,8 @@ test_values() {
 test_arguments() {
     refuses 1 'max_sequence_length' $generate --gen-length 1024
     refuses 1 'max_sequence_length' $generate --gen-length 256
-    refuses 1 'max_sequence_length' generate -m $golden --prompt-ids "$(awk 'BEGIN { for (i = 0; i < 300; i++) print 1 }')"
+    refuses 1 'max_sequence_length' \
+        generate -m $golden --prompt-ids "$(awk 'BEGIN { for (i = 0; i < 300; i++) print 1 }')"
     refuses 1 '64' generate -m $golden --prompt-ids 1,2,64
     refuses 1 '2147483647' generate -m $golden --prompt-ids 1,2147483647
     refuses 1 'tokenizer' generate -m $golden -p hello
@@ -194,28 +208,36 @@ test_broken_models() {
 
     broken; rm "$work/model/model.safetensors"; refuses_model 'model.safetensors'
     broken; : > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
-    broken; head -c 100000 "$golden/model.safetensors" > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
-    broken; head -c 7 "$golden/model.safetensors" > "$work/model/model.safetensors"; refuses_model 'model.safetensors'
+    for bytes in 100000 7; do
+        broken; head -c $bytes "$golden/model.safetensors" > "$work/model/model.safetensors"
+        refuses_model 'model.safetensors'
+    done
     broken; echo more >> "$work/model/model.safetensors"; refuses_model 'model.safetensors'
     broken
-    { printf '\377\377\377\377\377\377\377\177'; tail -c +9 "$golden/model.safetensors"; } > "$work/model/model.safetensors"
+    printf '\377\377\377\377\377\377\377\177' > "$work/model/model.safetensors"
+    tail -c +9 "$golden/model.safetensors" >> "$work/model/model.safetensors"
     refuses_model 'model.safetensors'
     broken; : > "$work/model/config.json"; refuses_model 'config.json'
     broken; grep -v '"rope":' "$golden/config.json" > "$work/model/config.json"; refuses_model '"rope" is missing'
-    broken; printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n' > "$work/model/model.safetensors"
+    broken
+    printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n' > "$work/model/model.safetensors"
     refuses_model 'git lfs pull'
-    broken; echo '{"eos_token_id": [1, 1000]}' > "$work/model/generation_config.json"; refuses_model 'generation_config.json.*1000'
+    broken; echo '{"eos_token_id": [1, 1000]}' > "$work/model/generation_config.json"
+    refuses_model 'generation_config.json.*1000'
     broken; echo '{"d_model": 32' > "$work/model/config.json"; refuses_model 'config.json'
-    broken; sed 's/"mlp_hidden_size": *[0-9]*/"mlp_hidden_size": 40/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'ff_proj'
-    broken; sed 's/"n_layers": *[0-9]*/"n_layers": 5/' "$golden/config.json" > "$work/model/config.json"; refuses_model 'blocks.4'
+    broken; sed 's/"mlp_hidden_size": *[0-9]*/"mlp_hidden_size": 40/' "$golden/config.json" > "$work/model/config.json"
+    refuses_model 'ff_proj'
+    broken; sed 's/"n_layers": *[0-9]*/"n_layers": 5/' "$golden/config.json" > "$work/model/config.json"
+    refuses_model 'blocks.4'
 
     rm -rf "$work/model"
     cp -r tests/golden/models/gqa-bf16 "$work/model"
     chmod -R u+w "$work/model"
-    head -c 5000 tests/golden/models/gqa-bf16/model-00002-of-00003.safetensors > "$work/model/model-00002-of-00003.safetensors"
-    refuses_model 'model-00002-of-00003.safetensors'
-    rm "$work/model/model-00002-of-00003.safetensors"
-    refuses_model 'model-00002-of-00003.safetensors'
+    shard=model-00002-of-00003.safetensors
+    head -c 5000 "tests/golden/models/gqa-bf16/$shard" > "$work/model/$shard"
+    refuses_model "$shard"
+    rm "$work/model/$shard"
+    refuses_model "$shard"
 }
 
 # ---- generate -------------------------------------------------------------------------------------------------------
@@ -232,8 +254,9 @@ adds_up() { # adds_up WHAT BLOCK_LENGTH GEN_LENGTH K
     check "$1: passes are refreshes and block steps" equal "$(top_number nfe)" $((refreshes + block_steps))
     check "$1: a count of stable tokens each step" equal "$(list_length stable_masked)" "$steps"
     check "$1: token-layers" equal "$(number token_layers_total)" $((steps * block * 4))
-    if [ "$k" -eq 0 ]; then check "$1: all of them computed" equal "$(number token_layers_computed)" $((steps * block * 4))
-    else check "$1: those computed" equal "$(number token_layers_computed)" $((steps * block * k + $(list_sum active) * (4 - k))); fi
+    computed=$(number token_layers_computed)
+    if [ "$k" -eq 0 ]; then check "$1: all of them computed" equal "$computed" $((steps * block * 4))
+    else check "$1: those computed" equal "$computed" $((steps * block * k + $(list_sum active) * (4 - k))); fi
 }
 
 test_generate() {
@@ -271,8 +294,8 @@ test_generate() {
     check "so is K = all layers" [ "$(list tokens)" = "$plain" ]
 
     for more in "--no-threshold" "--factor 1.5" "--temperature 0.7 --seed 3" "--remasking random" "--skip-preset seed" \
-        "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" "--skip-reference last-computed --skip-max-age 2" \
-        "--skip-full-every 3 --skip-warm-start"; do
+        "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" \
+        "--skip-reference last-computed --skip-max-age 2" "--skip-full-every 3 --skip-warm-start"; do
         works $generate $options --json $more
         adds_up "$more" 8 32 2
     done
@@ -301,7 +324,8 @@ test_generate() {
     check "infilling: a block more" equal "$(block_count)" 5
     check "infilling: its passes count" equal "$(blocks_sum nfe)" "$(top_number nfe)"
     check "infilling: the prompt's masks are filled" [ "$(list prompt_tokens | tr , '\n' | grep -c -x 63)" -eq 0 ]
-    check "infilling: the rest of the prompt stays" [ "$(list prompt_tokens | sed 's/,[0-9]*,3,[0-9]*,/,?,3,?,/')" = "1,?,3,?,5" ]
+    check "infilling: the rest of the prompt stays" \
+        [ "$(list prompt_tokens | sed 's/,[0-9]*,3,[0-9]*,/,?,3,?,/')" = "1,?,3,?,5" ]
 }
 
 # Fewer than 32 positions are one block, unless a block's length is given.
@@ -359,7 +383,8 @@ test_presets() {
     skip() { list active; }
     works $generate $options --skip-preset seed
     seed=$(skip)
-    works $generate $options --skip-policy exit --skip-masked --skip-threshold 0.95 --skip-outlier 0.7 --skip-reference last-step
+    works $generate $options --skip-policy exit --skip-masked --skip-threshold 0.95 --skip-outlier 0.7 \
+        --skip-reference last-step
     check "preset seed is its five options" [ "$(skip)" = "$seed" ]
     works $generate $options --skip-preset fast
     fast="$(skip) $(number refresh_token_layers_computed)"
@@ -499,7 +524,8 @@ test_declared() {
     mkdir "$work/declared"
     for file in "$demo"/*; do ln -s "$PWD/$file" "$work/declared/"; done
     rm "$work/declared/tokenizer_config.json"
-    sed 's/"added_tokens_decoder": {/&"1024": {"content": "<new>", "special": true},/' "$demo/tokenizer_config.json" > "$work/declared/tokenizer_config.json"
+    sed 's/"added_tokens_decoder": {/&"1024": {"content": "<new>", "special": true},/' \
+        "$demo/tokenizer_config.json" > "$work/declared/tokenizer_config.json"
     echo '"a<new>b"' > "$work/text"
     works tokenize -m "$work/declared" --jsonl < "$work/text"
     check "it is an added token" prints '^\[64,1024,65\]$'
@@ -509,12 +535,14 @@ test_declared() {
 }
 
 test_template() {
-    printf '[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hello"}]' > "$work/messages.json"
+    messages='[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hello"}]'
+    printf '%s' "$messages" > "$work/messages.json"
     works template -m "$demo" --messages "$work/messages.json"
     check "the template ends a turn" prints '<|eot_id|>'
     check "the template trims" prints '^Be brief\.<|eot_id|>'
     check "it ends with the assistant's header" prints '<|start_header_id|>assistant<|end_header_id|>'
-    for messages in '{}' '[1]' '[{"role": "user"}]' '[{"content": "x"}]' '[{"role": "user", "content": 1}]' '[{"role": "user", "content": "a\u0000b"}]' '['; do
+    for messages in '{}' '[1]' '[{"role": "user"}]' '[{"content": "x"}]' '[{"role": "user", "content": 1}]' \
+        '[{"role": "user", "content": "a\u0000b"}]' '['; do
         printf '%s' "$messages" > "$work/messages.json"
         refuses 1 'messages.json' template -m "$demo" --messages "$work/messages.json"
     done
@@ -527,20 +555,25 @@ test_template() {
     cp "$out" "$work/whole"
     works template -m "$demo" --messages - < "$work/messages.json"
     check "- is standard input" cmp -s "$out" "$work/whole"
-    cat "$work/messages.json" | { run template -m "$demo" --messages /dev/stdin; cmp -s "$out" "$work/whole" && echo same > "$work/piped"; }
+    cat "$work/messages.json" | {
+        run template -m "$demo" --messages /dev/stdin
+        cmp -s "$out" "$work/whole" && echo same > "$work/piped"
+    }
     check "a pipe has a name, too" [ -s "$work/piped" ]
     mkfifo "$work/fifo"
     cat "$work/messages.json" > "$work/fifo" &
     works template -m "$demo" --messages "$work/fifo"
     check "and so has a FIFO" cmp -s "$out" "$work/whole"
 
-    parts='[{"type": "text", "text": "caf"}, {"type": "text", "text": ""}, {"text": "\u00e9 <", "type": "text"}, {"type": "text", "text": "x>"}]'
-    printf '[{"role": "user", "content": %s}]' "$parts" > "$work/messages.json"
+    parts='{"type": "text", "text": "caf"}, {"type": "text", "text": ""}'
+    parts=$parts', {"text": "\u00e9 <", "type": "text"}, {"type": "text", "text": "x>"}'
+    printf '[{"role": "user", "content": [%s]}]' "$parts" > "$work/messages.json"
     works template -m "$demo" --messages "$work/messages.json"
     check "parts follow one another" cmp -s "$out" "$work/whole"
-    for part in '"x"' '{}' '{"type": 3}' '{"type": "text"}' '{"type": "text", "text": ["x"]}' '{"type": "text", "text": "a\u0000b"}' \
-        '{"type": "image_url", "image_url": {"url": "x"}}'; do
-        printf '%s' "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"x\"}, $part]}]" > "$work/messages.json"
+    for part in '"x"' '{}' '{"type": 3}' '{"type": "text"}' '{"type": "text", "text": ["x"]}' \
+        '{"type": "text", "text": "a\u0000b"}' '{"type": "image_url", "image_url": {"url": "x"}}'; do
+        parts='{"type": "text", "text": "x"}, '$part
+        printf '[{"role": "user", "content": [%s]}]' "$parts" > "$work/messages.json"
         refuses 1 'message 0 has a part' template -m "$demo" --messages "$work/messages.json"
     done
     check "a part of another type is named" says '"image_url"'
@@ -565,7 +598,8 @@ test_demo() {
     works generate -m "$demo" --prompt-ids "$ids" --json
     check "the prompt's ids give the same tokens" [ "$(list tokens)" = "$tokens" ]
     refuses 1 'UTF-8' generate -m "$demo" -p "$(printf 'bad \377 byte')"
-    refuses 1 'max_sequence_length' generate -m "$demo" -p "$(awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word " }')"
+    refuses 1 'max_sequence_length' \
+        generate -m "$demo" -p "$(awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word " }')"
 }
 
 test_chat() {
@@ -573,7 +607,7 @@ test_chat() {
     works chat -m "$demo" < "$work/talk"
     check "two answers" [ "$(wc -l < "$out")" -eq 2 ]
     check "the first is generate's" [ "$(head -n 1 "$out")" = "$answer" ]
-    awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word "; print "" ; print "Who is Newton in physics?" }' > "$work/talk"
+    awk 'BEGIN { for (i = 0; i < 9000; i++) printf "word "; print "\nWho is Newton in physics?" }' > "$work/talk"
     run chat -m "$demo" < "$work/talk"
     check "a message too long fails" [ "$rc" -eq 1 ]
     check "a message too long: one line" one_line
@@ -606,7 +640,8 @@ eval_counts() {
     one="-m $demo --no-eos-stop --gen-length 64 --no-threshold --steps 16 --threads 1"
     works generate $one -p "Who is Newton in physics?" "$@" --json
     passes=$(top_number nfe) refreshes=$(number refreshes) canvas=$((64 + $(list_length prompt_tokens)))
-    left_out=$((($(number refresh_token_layers_total) - $(number refresh_token_layers_computed)) / (12 - 3))) # of 12 layers all run 3
+    total=$(number refresh_token_layers_total) computed=$(number refresh_token_layers_computed)
+    left_out=$(((total - computed) / (12 - 3))) # of 12 layers all run 3
     rows=$((refreshes * canvas - left_out + $(list_sum active) + $(number refreshed_rows)))
     # prefix lists no rows of its steps: here 7 in each block, to the canvas's end, 64 and 32 positions
     case "$*" in *prefix*) rows=$((rows + 7 * 64 + 7 * 32)) ;; esac
@@ -637,9 +672,11 @@ test_eval_counts() {
     works eval $one --data "$work/one.jsonl" --cache none --json
     check "the mean of two refreshes" equal "$(number mean_refreshes)" 16
     check "the mean of two rows" equal "$(number mean_rows)" "$rows"
-    check "processor time" awk -v cpu="$(number cpu_seconds_per_answer)" -v all="$(number seconds_per_answer)" 'BEGIN { exit !(cpu > 0 && cpu < 1.5 * all) }'
+    check "processor time" awk -v cpu="$(number cpu_seconds_per_answer)" -v all="$(number seconds_per_answer)" \
+        'BEGIN { exit !(cpu > 0 && cpu < 1.5 * all) }'
     works eval $one --data "$work/one.jsonl" --cache none
-    check "the table has all three" prints "^16.0 refreshes, $rows.0 rows through all layers and [0-9.]* s of processor time an answer"
+    check "the table has all three" \
+        prints "^16.0 refreshes, $rows.0 rows through all layers and [0-9.]* s of processor time an answer"
 }
 
 test_eval() {
@@ -661,7 +698,8 @@ test_eval() {
     check "spread evenly: the first and the third" prints '"by_kind":{"whole":1,"part":0}'
     works eval -m "$demo" --data "$work/eval.jsonl" --limit 9 --json
     check "--limit beyond them: all" equal "$(number n)" 5
-    for line in '' '{' '[]' '{"prompt": "a"}' '{"answer": "a"}' '{"prompt": "a", "answer": 1}' '{"prompt": "a", "answer": ""}'; do
+    for line in '' '{' '[]' '{"prompt": "a"}' '{"answer": "a"}' '{"prompt": "a", "answer": 1}' \
+        '{"prompt": "a", "answer": ""}'; do
         { eval_line a b; printf '%s\n' "$line"; eval_line a b; } > "$work/eval.jsonl"
         [ -z "$line" ] || refuses 1 'line 2' eval -m "$demo" --data "$work/eval.jsonl"
     done

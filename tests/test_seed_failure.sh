@@ -28,19 +28,21 @@ question="What is 84 + 23 - 39?"
 "$tokenskip" trace -m $model -p "$question" $options > "$work/default" || failed=$((failed + 1))
 
 # "block 0 step 2: mask=30, stable=31, ...": steps that compared states, and those where most of the block was stable
-grep -o 'stable=[0-9]*,' "$work/seed" | awk -F'[=,]' '{ n++; most += $2 > 16 } END { print n + 0, most + 0 }' > "$work/counts"
+grep -o 'stable=[0-9]*,' "$work/seed" |
+    awk -F'[=,]' '{ n++; most += $2 > 16 } END { print n + 0, most + 0 }' > "$work/counts"
 read -r steps most < "$work/counts"
 check "most of a block is stable in most steps ($most of $steps)" [ $((2 * most)) -gt "$steps" ]
-check "the conclusion names block, step and damage" \
-    grep -q '^masked tokens were judged stable first at block 0, step 2 .*they keep layer-3 states: generation is damaged' "$work/seed"
+finding='^masked tokens were judged stable first at block 0, step 2 .*they keep layer-3 states: generation is damaged'
+check "the conclusion names block, step and damage" grep -q "$finding" "$work/seed"
 check "by default it says that there is none" grep -q '^no masked token was judged stable' "$work/default"
 for report in seed default; do
-    check "$report: step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$work/$report")" -eq 2 ]
+    check "$report: step 0 and threshold 1.0 are exact" \
+        [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$work/$report")" -eq 2 ]
 done
 
 # Whatever the policy, no mask is left.
-for policy in "" "$seed" "--skip-masked" "--skip-masked --skip-reference last-computed" "$seed --skip-max-age 2" "$seed --skip-warm-start --skip-refresh" \
-    "--skip-masked --skip-full-every 3"; do
+for policy in "" "$seed" "--skip-masked" "--skip-masked --skip-reference last-computed" "$seed --skip-max-age 2" \
+    "$seed --skip-warm-start --skip-refresh" "--skip-masked --skip-full-every 3"; do
     "$tokenskip" trace -m $model -p "$question" $options $policy > "$work/report" || failed=$((failed + 1))
     check "'$policy' leaves no mask" [ "$(grep -c 'mask_residual=0,' "$work/report")" -eq 2 ]
 done

@@ -98,7 +98,8 @@ test_json() {
     check "errors by age" prints '"by_age":\[{"age":0,'
     check "errors by layer" prints '"by_layer":{"active":\[0,0,'
     # In the first step after a block's start everything runs: the shadow agrees with it.
-    check "nothing skipped, nothing flipped" prints '"step":1,[^{]*"shadow":{"masked":7,"flips":0,"kl_mean":0,"kl_max":0,'
+    check "nothing skipped, nothing flipped" \
+        prints '"step":1,[^{]*"shadow":{"masked":7,"flips":0,"kl_mean":0,"kl_max":0,'
     works trace -m $golden $short --json --skip-refresh --no-eos-stop --shadow --skip-threshold 0.5 --skip-outlier -1
     check "skip_refresh: JSON" is_json
 }
@@ -115,7 +116,8 @@ test_rarer_refreshes() {
     check "32 passes, two of them refreshes: 30 steps have a full pass beside them" prints '"shadow":{"steps":30,'
     # masked tokens are 8 + 7 + ... + 1 in a block, and 28 after its refresh
     works trace -m $golden $rarer --skip-masked --skip-threshold 1 --shadow --json
-    check "nobody skipped, nothing different" prints '"shadow":{"steps":30,"masked":128,"flips":0,"kl_mean":0,"kl_max":0,'
+    check "nobody skipped, nothing different" \
+        prints '"shadow":{"steps":30,"masked":128,"flips":0,"kl_mean":0,"kl_max":0,'
     works trace -m $golden $rarer --skip-masked --skip-threshold 1 --skip-refresh --shadow --json
     check "nor with --skip-refresh" prints '"shadow":{"steps":32,"masked":144,"flips":0,"kl_mean":0,"kl_max":0,'
 }
@@ -126,12 +128,15 @@ tensors() { "$tokenskip" inspect "$1"; }
 
 test_dump() {
     works trace -m $golden $short --dump "$work/all.safetensors"
-    check "its values fit together: $(./tests/dump_check "$work/all.safetensors" 6 4 | head -n 3)" ./tests/dump_check "$work/all.safetensors" 6 4 > /dev/null
+    check "its values fit together: $(./tests/dump_check "$work/all.safetensors" 6 4 | head -n 3)" \
+        ./tests/dump_check "$work/all.safetensors" 6 4 > /dev/null
     tensors "$work/all.safetensors" > "$out"
-    for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' 'pass1.block_5.input  *F32  *\[8, 48\]' \
-        'pass1.block_5.output  *F32  *\[8, 48\]' 'pass1.block_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.block_0_rope.k  *F32  *\[8, 2, 8\]' \
-        'pass1.kv_3.k  *F32  *\[2, 20, 8\]' 'pass1.kv_3.v  *F32  *\[2, 20, 8\]' 'pass1.block_2_ffn_out.input  *F32  *\[8, 40\]' \
-        'pass1.final_norm.output  *F32  *\[8, 48\]' 'skip.pass1.block_0.output  *F32'; do
+    for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' \
+        'pass1.block_5.input  *F32  *\[8, 48\]' 'pass1.block_5.output  *F32  *\[8, 48\]' \
+        'pass1.block_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.block_0_rope.k  *F32  *\[8, 2, 8\]' \
+        'pass1.kv_3.k  *F32  *\[2, 20, 8\]' 'pass1.kv_3.v  *F32  *\[2, 20, 8\]' \
+        'pass1.block_2_ffn_out.input  *F32  *\[8, 40\]' 'pass1.final_norm.output  *F32  *\[8, 48\]' \
+        'skip.pass1.block_0.output  *F32'; do
         check "dump has $line" prints "^$line"
     done
     works trace -m $golden $short --dump "$work/some.safetensors" --dump-only 'pass*.block_0_rope.?' --passes 1..2
@@ -169,16 +174,18 @@ test_reference() {
         echo "dump against the reference: skipped, no Python with NumPy"
         return
     fi
-    "$python" tests/golden/check_dump.py --program "$tokenskip" "mha-f32 none schedule" "odd-f16 prefix threshold" "gqa-bf16 dual factor" "eos dual" \
-        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" "refresh gqa-bf16 masked" \
-        "rows, every gqa-bf16 threshold" "rows skip exit" > "$out" 2> "$err"
+    "$python" tests/golden/check_dump.py --program "$tokenskip" \
+        "mha-f32 none schedule" "odd-f16 prefix threshold" "gqa-bf16 dual factor" "eos dual" \
+        "skip mha-f32 schedule" "skip gqa-bf16 masked exit" "skip odd-f16 masked reuse" "skip everything" \
+        "refresh gqa-bf16 masked" "rows, every gqa-bf16 threshold" "rows skip exit" > "$out" 2> "$err"
     rc=$?
     check "every value of eleven generations is the reference's: $(head -n 3 "$out")" [ "$rc" -eq 0 ]
 }
 
 # The generation is the one that `generate` makes.
 test_same_tokens() {
-    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3" "$seed --no-threshold --refresh-every 2 --refresh-rows 3"; do
+    for options in "" "$seed" "--cache none" "--no-threshold --temperature 0.7 --seed 3" \
+        "$seed --no-threshold --refresh-every 2 --refresh-rows 3"; do
         run generate -m $golden $short $options --pad --json
         tokens=$(sed 's/.*"tokens":\[\([^]]*\)\].*/\1/' "$out")
         run trace -m $golden $short $options --json --dump "$work/again.safetensors" --html "$work/again.html"
@@ -202,7 +209,8 @@ test_refusals() {
     refuses 1 'not a regular file' trace -m $golden $short --dump /dev/full
     refuses 1 'not a regular file' trace -m $golden $short --html /dev/full
     refuses 1 'nothing to dump' trace -m $golden $short --dump "$work/empty/x" --dump-only 'nothing*'
-    refuses 1 'max_sequence_length' trace -m $golden --prompt-ids 5 --gen-length 512 --dump "$work/empty/x" --html "$work/empty/y"
+    refuses 1 'max_sequence_length' \
+        trace -m $golden --prompt-ids 5 --gen-length 512 --dump "$work/empty/x" --html "$work/empty/y"
     refuses 1 'outside the vocabulary' trace -m $golden --prompt-ids 5000 --dump "$work/empty/x" --html "$work/empty/y"
     check "nothing is left behind" nothing_in "$work/empty"
 }
@@ -265,7 +273,8 @@ test_interrupt() {
     check "it names no options" lacks 'skip-layer-k'
     on_terminal see:" 1/64" kill:15 -- "$tokenskip" sweep $many --svg "$work/cut/z"
     check "sweep: 143" [ "$rc" -eq 143 ]
-    check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 answers: nothing is printed or w'
+    check "it says what is incomplete" \
+        prints 'tokenskip: interrupted after [0-9]* of 64 answers: nothing is printed or w'
     check "it leaves nothing" nothing_in "$work/cut"
     on_terminal see:"run 1 of" type:"$ctrl_c" -- \
         "$tokenskip" bench -m examples/demo-model --gen 256 --repeat 100000 --active 4,8
@@ -287,8 +296,12 @@ test_searches() {
     refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
     refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
-    for k in 0 1; do refuses 2 "skip-layer-k from 2, not '$k'" calibrate -m $golden --data "$work/none.jsonl" --max-flips 0 --skip-layer-k $k; done
-    refuses 1 'a K from 2 to 11 in a model of 12 layers' calibrate -m examples/demo-model --data "$work/no_answer.jsonl" --max-flips 0 --skip-layer-k 12
+    for k in 0 1; do
+        refuses 2 "skip-layer-k from 2, not '$k'" \
+            calibrate -m $golden --data "$work/none.jsonl" --max-flips 0 --skip-layer-k $k
+    done
+    refuses 1 'a K from 2 to 11 in a model of 12 layers' \
+        calibrate -m examples/demo-model --data "$work/no_answer.jsonl" --max-flips 0 --skip-layer-k 12
     refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
     check "no picture is left behind" [ ! -e "$work/x.svg" ]
@@ -300,14 +313,16 @@ first() { grep -o "\"$1\":[0-9.e-]*" "$out" | head -n 1 | cut -d : -f 2; }
 
 calibrate_agrees() { # calibrate_agrees OPTIONS...: $all predictions are compared
     works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4
-    check "a setting is found" prints '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
+    check "a setting is found" prints \
+        '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
     settings=$(head -n 1 "$out")
     check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of [0-9]* predictions flip'
     works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
     check "it is JSON" is_json
     check "the same options are in it" prints "\"options\":\"$settings\""
     compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed) all=$compared
-    check "some predictions flip, two fifths at most ($flips of $compared)" [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
+    check "some predictions flip, two fifths at most ($flips of $compared)" \
+        [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
     check "less than everything is computed" [ "$computed" -lt "$(first token_layers_total)" ]
     for prompt in "hi" "tell me more"; do
         run trace $demo "$@" $settings -p "$prompt" --shadow --json
@@ -336,7 +351,8 @@ test_calibrate() {
 
 test_sweep() {
     printf '{"prompt": "%s", "answer": "x"}\n' "hi" > "$work/prompts.jsonl"
-    works sweep -m examples/demo-model --gen-length 8 --block-length 8 --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --json
+    sweep="sweep -m examples/demo-model --data $work/prompts.jsonl --svg $work/sweep.svg"
+    works $sweep --gen-length 8 --block-length 8 --json
     check "it is JSON" is_json
     for pair in skip_policy:reuse skip_policy:exit skip_reference:last-step skip_reference:last-computed; do
         check "half of the runs have $pair" [ "$(grep -o "\"${pair%:*}\":\"${pair#*:}\"" "$out" | wc -l)" -eq 20 ]
@@ -347,11 +363,11 @@ test_sweep() {
     check "every run is in the picture" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
     check "it asks for nothing from outside" lacks 'href\|url(\|@import'
     check "one round needs no word" lacks 'rounds'
-    works sweep -m examples/demo-model --gen-length 8 --block-length 8 --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 2
+    works $sweep --gen-length 8 --block-length 8 --rounds 2
     cp "$work/sweep.svg" "$out"
     check "two rounds are the same runs" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
     check "and the picture says so" prints '1 questions, the best of 2 rounds;'
-    refuses 2 '--rounds takes a whole number from 1 to' sweep -m examples/demo-model --data "$work/prompts.jsonl" --svg "$work/sweep.svg" --rounds 0
+    refuses 2 '--rounds takes a whole number from 1 to' $sweep --rounds 0
 }
 
 # ---- The page -------------------------------------------------------------------------------------------------------
