@@ -1,5 +1,5 @@
-# tokenskip.h and kernels.cu.h are what src/ makes, each section compiles alone, and a section that uses one below it is
-# refused. Run from the repository's root.
+# tokenskip.h and kernels.cu.h are what src/ makes, each section compiles alone, a section that uses one below it is
+# refused, and no line is too long. Run from the repository's root.
 . tests/shell.sh
 make=build/make_headers
 compiler=${CC:-cc}
