@@ -7,7 +7,8 @@
 // -------------------------------------------------------
 
 // Attention for any head_dim up to 256: one query row and head a block, 128 keys at a time, one key a thread for the
-// scores and one column a thread for the sums. The order of every sum depends on what is visible only. Grid (n, n_heads).
+// scores and one column a thread for the sums. The order of every sum depends on what is visible only. Grid
+// (n, n_heads).
 template <class T> static __device__ __forceinline__ void attend(const tsk__cuda_attend_args &a) {
     __shared__ float query[256], weight[128], parts[4];
     let_successor_start();

@@ -8,7 +8,8 @@ static int check(const cli_settings *settings, trace_dump *dump) {
     const tsk_generate_options *o = &settings->generate;
     if (settings->shadow && (o->cache != TSK_CACHE_DUAL || o->skip.rule == TSK_SKIP_RULE_OFF ||
                              (o->skip.rule != TSK_SKIP_RULE_ROWS && o->skip.layer_k == 0)))
-        return cli_usage_error("--shadow needs TokenSkip: --cache dual, and --skip-rule rows or a --skip-layer-k above 0");
+        return cli_usage_error("--shadow needs TokenSkip: --cache dual, and --skip-rule rows or a "
+                               "--skip-layer-k above 0");
     if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0)
         return cli_usage_error("--html and --dump name one file");
     if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
