@@ -397,26 +397,32 @@ static void tsk__cuda_head_slice(tsk__cuda_stream *s, int32_t m, CUdeviceptr dra
                      "head_tiles");
 }
 
-/* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. */
+/* Logits that there is room for: a slice's of all rows of a chunk, or all of a few rows'. */
+static uint64_t tsk__cuda_logits_room(const tsk__cuda_stream *s) {
+    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE,
+             whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
+    return slice > whole ? slice : whole;
+}
+
+/* Up to TSK__CUDA_HEAD_ROWS rows, from number `first_row` of the head's on. Slices are of whole tiles and as wide as
+   there is room for: of a narrow one the product reads its weights at half of memory's rate. */
 static void tsk__cuda_head_sliced(tsk__cuda_stream *s, int32_t m, CUdeviceptr index, CUdeviceptr draws,
                                   int32_t first_row) {
-    int32_t vocabulary = s->backend->base.config->embedding_size, first;
+    int32_t vocabulary = s->backend->base.config->embedding_size, first,
+            width = (int32_t)(tsk__cuda_logits_room(s) / (uint64_t)m / TSK__CUDA_HEAD_TILE) * TSK__CUDA_HEAD_TILE;
     tsk__cuda_norm(s, m, index, s->backend->final_norm, s->device.normed);
-    for (first = 0; first < vocabulary; first += TSK__CUDA_HEAD_SLICE)
+    for (first = 0; first < vocabulary; first += width)
         tsk__cuda_head_slice(s, m, draws, s->device.logits, first,
-                             vocabulary - first < TSK__CUDA_HEAD_SLICE ? vocabulary - first : TSK__CUDA_HEAD_SLICE);
+                             vocabulary - first < width ? vocabulary - first : width);
     tsk__cuda_head_finish(s, m, (vocabulary + TSK__CUDA_HEAD_TILE - 1) / TSK__CUDA_HEAD_TILE, draws, first_row);
 }
 
-/* Memory for logits, made when first needed: a slice's for all rows of a chunk, or all of a few rows'. */
+/* Memory for logits, made when first needed. */
 static int tsk__cuda_need_logits(tsk__cuda_stream *s) {
-    uint64_t slice = (uint64_t)tsk__cuda_head_rows(s->base.max_rows) * TSK__CUDA_HEAD_SLICE,
-             whole = (uint64_t)TSK__CUDA_LOGITS_ROWS * (uint64_t)s->backend->base.config->embedding_size;
     if (!s->device.logits)
-        tsk__cuda_note(s,
-                       s->backend->api.cuMemAlloc_v2(&s->device.logits,
-                                                     (size_t)((slice > whole ? slice : whole) * sizeof(float))),
-                       "memory for logits");
+        tsk__cuda_note(
+            s, s->backend->api.cuMemAlloc_v2(&s->device.logits, (size_t)(tsk__cuda_logits_room(s) * sizeof(float))),
+            "memory for logits");
     return s->failure == CUDA_SUCCESS;
 }
 

@@ -4,7 +4,8 @@
 
        make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it)
        build/bench_cuda LLaDA-8B-Instruct      (that folder is loaded too)
-       build/bench_cuda rows                   (only what the rule `rows` gains) */
+       build/bench_cuda rows                   (only what the rule `rows` gains)
+       build/bench_cuda step LAYERS N ROWS LENGTH   (one step of a batch, between cuProfilerStart and -Stop) */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
 #include "../../tokenskip.h"
@@ -353,6 +354,50 @@ static void rows_gain(tsk_model *model) {
     whole_generation(model, "dual cache", plain);
 }
 
+/* ---- one step for a profiler: `n` requests of `length` positions each, `rows` of the block's 32 in each pass */
+
+static void profiled_step(tsk_model *model, int32_t n, int32_t rows, int32_t length) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    CUresult (*start)(void) = NULL, (*stop)(void) = NULL;
+    tsk_batch_options options = tsk_batch_options_default();
+    tsk_generate_options o = seed_options();
+    tsk_batch *batch = NULL;
+    tsk_batch_status status;
+    tsk_error error;
+    int32_t prompt[4096], i, j;
+    double ms[16];
+    char why[128];
+    memset(&error, 0, sizeof error);
+    if (!driver || !tsk__cuda_symbol(driver, "cuProfilerStart", &start, why, sizeof why) ||
+        !tsk__cuda_symbol(driver, "cuProfilerStop", &stop, why, sizeof why))
+        return;
+    o.gen_length = o.steps = 32;
+    o.skip.rule = rows < 32 ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
+    options.max_requests = n;
+    options.cache_tokens = options.max_rows = n * length;
+    must(tsk_batch_create(model, &options, &batch, &error), &error);
+    must(tsk_batch_force(batch, rows < 32 ? rows : TSK_AUTO, TSK_AUTO, &error), &error);
+    for (i = 0; i < n; i++) {
+        for (j = 0; j < length - 32; j++) prompt[j] = random_below(126000);
+        must(tsk_batch_submit(batch, prompt, length - 32, NULL, &o, NULL, NULL, &error), &error);
+    }
+    for (i = 0; i < 4; i++) must(tsk_batch_step(batch, &status, &error), &error);
+    for (i = 0; i < 16; i++) {
+        must(tsk_batch_step(batch, &status, &error), &error);
+        ms[i] = status.ms;
+    }
+    tsk__cuda_enter(b);
+    start();
+    tsk__cuda_leave(b);
+    must(tsk_batch_step(batch, &status, &error), &error);
+    tsk__cuda_enter(b);
+    stop();
+    tsk__cuda_leave(b);
+    printf("%d x %d rows, %d cached: %.3f ms\n", (int)n, (int)rows, (int)length, median(ms, 16));
+    tsk_batch_free(batch);
+}
+
 int main(int argc, char **argv) {
     tsk_model *model;
     tsk__cuda_backend *b;
@@ -361,6 +406,12 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "rows") == 0) {
         model = make_model(32);
         rows_gain(model);
+        tsk_model_free(model);
+        return 0;
+    }
+    if (argc > 5 && strcmp(argv[1], "step") == 0) {
+        model = make_model(atoi(argv[2]));
+        profiled_step(model, atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
         tsk_model_free(model);
         return 0;
     }
