@@ -649,7 +649,8 @@ static int check_rows(const cli_settings *settings) {
         return cli_usage_error("%s works with %s dual only", near, b);
     if (o->skip.refresh && (is_near || o->refresh_window > 0))
         return cli_usage_error("%s and %s exclude each other", near, shown(settings, "skip-refresh", b));
-    if (!is_near && is_given_at_all(settings, "near"))
+    if (!is_near &&
+        (cli_given(settings, "near") || (is_given_at_all(settings, "near") && !cli_given(settings, "refresh"))))
         return cli_usage_error("%s works with %s near only", shown(settings, "near", a), shown(settings, "refresh", b));
     if (!is_near && o->refresh_window > 0 && o->refresh_every != TSK_AUTO && o->refresh_every != 1)
         return cli_usage_error("%s needs %s near, or %s 1", shown(settings, "window", a), "--refresh",
