@@ -273,12 +273,7 @@ test_interrupt() {
     check "it names no options" lacks 'skip-layer-k'
     on_terminal see:" 1/64" kill:15 -- "$tokenskip" sweep $many --svg "$work/cut/z"
     check "sweep: 143" [ "$rc" -eq 143 ]
-<<<<<<< ours
-    check "it says what is incomplete" \
-        prints 'tokenskip: interrupted after [0-9]* of 64 answers: nothing is printed or w'
-=======
     check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 questions: nothing is print'
->>>>>>> theirs
     check "it leaves nothing" nothing_in "$work/cut"
     on_terminal see:"run 1 of" type:"$ctrl_c" -- \
         "$tokenskip" bench -m examples/demo-model --gen 256 --repeat 100000 --active 4,8

@@ -98,34 +98,7 @@ static int is_right(const char *text, size_t length, const char *answer, size_t 
     return isspace(before) || (ispunct(before) && before != '-' && before != '.');
 }
 
-/* Block steps of cache prefix: results do not count the rows of these, from the block's first position to the canvas's
-   end. */
-static int on_step(void *user, const tsk_step *step) {
-    evaluation *e = (evaluation *)user;
-    if (!step->is_refresh) e->rows += (uint64_t)(step->canvas_length - step->positions[0]);
-    return 0;
-}
-
-/* Refreshes run all positions through all layers, unless skip_refresh has TokenSkip in them: of R rows and L layers, A
-   of the rows above layer K, it counts R * K + A * (L - K) token-layers of R * L. */
-static uint64_t refresh_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
-    const tsk_model_config *config = tsk_model_get_config(engine->model);
-    uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)cli_layer_k(options, config), rows;
-    if (!options->skip.refresh) return (uint64_t)r->refreshes * (uint64_t)(r->n_prompt + r->n_tokens);
-    rows = r->refresh_token_layers_total / layers;
-    return lower < layers ? (r->refresh_token_layers_computed - rows * lower) / (layers - lower) : rows;
-}
-
-/* The rows of refreshes and of cache dual's block steps, those of refresh_rows beside the block included. */
-static uint64_t count_rows(const cli_engine *engine, const tsk_generate_options *options, const tsk_result *r) {
-    uint64_t rows = refresh_rows(engine, options, r) + r->refreshed_rows;
-    int32_t i;
-    for (i = 0; i < r->n_block_steps; i++) rows += (uint64_t)r->active[i];
-    return rows;
-}
-
-static void count(evaluation *e, const cli_engine *engine, const cli_settings *settings, const question *q,
-                  const judged_answer *a) {
+static void count(evaluation *e, const cli_engine *engine, const question *q, const judged_answer *a) {
     const tsk_result *result = &a->result;
     size_t right = (size_t)a->is_right;
     e->done++;
@@ -137,7 +110,7 @@ static void count(evaluation *e, const cli_engine *engine, const cli_settings *s
     }
     e->nfe += result->nfe;
     e->refreshes += result->refreshes;
-    e->rows += count_rows(engine, &settings->generate, result);
+    e->rows += result->rows;
     e->tokens += cli_count_tokens(engine, result);
     e->milliseconds += result->total_ms;
     e->computed += result->token_layers_computed;
@@ -171,7 +144,7 @@ int evaluation_ask(evaluation *e, const cli_engine *engine, const cli_settings *
     tsk_tokens_free(&prompt);
     if (status != CLI_OK || out->result.finish_reason == TSK_FINISH_CANCELLED) return status;
     status = judge(out, engine, q);
-    if (status == CLI_OK) count(e, engine, settings, q, out);
+    if (status == CLI_OK) count(e, engine, q, out);
     return status;
 }
 
@@ -190,11 +163,8 @@ static void show_progress(const evaluation *e, const char *label) {
 }
 
 int evaluation_open(evaluation *e, cli_engine *engine, const cli_settings *settings, size_t n_questions) {
-    cli_settings counted = *settings;
-    if (settings->generate.cache == TSK_CACHE_PREFIX) counted.generate.on_step = on_step;
-    counted.generate.user = e;
     e->asked = n_questions;
-    return cli_open_session(engine, &counted);
+    return cli_open_session(engine, settings);
 }
 
 int evaluate(evaluation *e, cli_engine *engine, const cli_settings *settings, const question_list *questions,
