@@ -86,11 +86,17 @@ def expected_values(model, golden, changes, prefix):
     return {f"{prefix}pass{n}.{name}": value for n, kept in enumerate(generation.passes) for name, value in kept.items()}
 
 
+FLAGS = {"refresh_near": "--near", "refresh_window": "--window"}  # the others are named after their option
+
+
 def arguments(golden):
     """A case's options as the command spells them."""
+    options = golden["options"]
     out = ["--prompt-ids", ",".join(map(str, golden["prompt"]))]
-    for name, value in golden["options"].items():
-        flag = "--" + name.replace("_", "-")
+    for name, value in options.items():
+        flag = FLAGS.get(name, "--" + name.replace("_", "-"))
+        if name == "refresh_near" and options["refresh"] == "full":
+            continue
         if name == "threshold" and value is None:
             out += ["--no-threshold"] if golden["options"]["factor"] is None else []
         elif isinstance(value, bool):
@@ -105,11 +111,17 @@ def predicted_rows(name, found, expected):
     return found[:len(expected)] if ".final_norm." in name or ".logits." in name else found
 
 
+def visible_rows(name, found, expected):
+    """Under a window the dump has the K and V of what the pass sees; the reference keeps all of them."""
+    return expected[:, :found.shape[1]] if ".kv_" in name else expected
+
+
 def differences(found, expected):
     for name in sorted(set(found) ^ set(expected)):
         yield name + (" is not in the reference" if name in found else " is not in the dump")
     for name in sorted(set(found) & set(expected)):
-        a, b = predicted_rows(name, found[name], expected[name]), expected[name]
+        b = visible_rows(name, found[name], expected[name])
+        a = predicted_rows(name, found[name], b)
         known = np.isfinite(b)  # a position that a refresh skipped has no last states
         if a.shape != b.shape:
             yield f"{name} has shape {a.shape}, not {b.shape}"
@@ -117,14 +129,25 @@ def differences(found, expected):
             yield f"{name} is off by {np.max(np.abs(a - b)[known]):.3g}"
 
 
+PLAIN = {"skip_rule": "off", "skip_layer_k": 0, "skip_refresh": False, "refresh": "full", "refresh_window": 0}
+
+
+def leaves_out(options):
+    """Whether the dump has a second generation, because the options compute less than the plain cache."""
+    by_states = options["skip_layer_k"] > 0 and options.get("skip_rule", "states") != "off"
+    by_rows = options.get("skip_rule") == "rows"
+    return by_states or by_rows or options.get("refresh") == "near" or options.get("refresh_window", 0) > 0
+
+
 def check(program, model, golden):
     folder = os.path.join(reference.HERE, "models", golden["model"])
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "dump.safetensors")
-        subprocess.run([program, "trace", "-m", folder, "--dump", path, *arguments(golden)], check=True, stdout=subprocess.DEVNULL)
+        command = [program, "trace", "-m", folder, "--dump", path, *arguments(golden)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = read_safetensors(path)
-    expected = expected_values(model, golden, {"skip_layer_k": 0, "skip_refresh": False}, "")
-    if golden["options"]["skip_layer_k"]:
+    expected = expected_values(model, golden, PLAIN, "")
+    if leaves_out(golden["options"]):
         expected.update(expected_values(model, golden, {}, "skip."))
     return len(expected), list(differences(found, expected))
 
@@ -135,7 +158,8 @@ def can_run(golden):
     return len(set(rest)) <= 1 and golden["expected"]["nfe"] > 0
 
 
-GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json")
+GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json", "generate_rule_rows.json",
+           "generate_near.json")
 
 
 def main():
