@@ -948,8 +948,9 @@ TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64
    callback; `to` then gets the state that `from` will have after that step. */
 TOKENSKIP_API tsk_status tsk_session_copy(tsk_session *to, const tsk_session *from, tsk_error *error);
 
-/* STEP: a block step under the session's rule (cache DUAL; caches must be there from an earlier pass). STEP_ALL: one
-   that leaves nothing out. REFRESH: the canvas, as far as it is visible. */
+/* STEP: a block step under the session's rule (cache DUAL; caches must be there of all that is visible: with a window
+   the block has had its first pass). STEP_ALL: one that leaves nothing out, by force neither. REFRESH: the canvas, as
+   far as it is visible. */
 typedef enum tsk_probe_kind { TSK_PROBE_STEP, TSK_PROBE_STEP_ALL, TSK_PROBE_REFRESH } tsk_probe_kind;
 
 /* Pointers are valid until the session's next call. */
@@ -16071,6 +16072,10 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
     if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the first pass: nothing is cached yet");
+    if (kind != TSK_PROBE_REFRESH && tsk__request_has_gaps(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the block's first pass: of what the window shows "
+                              "not all is cached yet");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;

@@ -266,6 +266,10 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
     if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the first pass: nothing is cached yet");
+    if (kind != TSK_PROBE_REFRESH && tsk__request_has_gaps(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the block's first pass: of what the window shows "
+                              "not all is cached yet");
     if (canvas) {
         status = tsk__request_check_ids(r, "the canvas", canvas, r->gen.length, error);
         if (status != TSK_OK) return status;
