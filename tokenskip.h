@@ -16027,6 +16027,7 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     tsk__request_layout(a, NULL, &shared);
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
+    if (a->gen.n_positions && a->gen.block_step == 0) a->gen.visible = tsk__request_visible(a);
     if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
     /* If the states are of another K, or the outputs are missing, the copy has no reference. */

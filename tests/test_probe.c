@@ -125,6 +125,25 @@ static void test_never_predicted(void) {
 
 /* ---- block steps of the rule ROWS, and windows */
 
+typedef struct watcher {
+    int32_t n_positions, n_rows, n_cosines, n_active, predictions[block];
+    float confidences[block];
+    uint8_t active[block];
+    int is_refresh;
+    tsk_session *to, *from;        /* copied from the one to the other inside a step */
+} watcher;
+
+static int watch(void *user, const tsk_step *step) {
+    watcher *w = (watcher *)user;
+    w->n_positions = step->n_positions, w->n_rows = step->n_rows, w->n_cosines = step->n_cosines;
+    w->n_active = step->n_active, w->is_refresh = step->is_refresh;
+    memcpy(w->predictions, step->predictions, (size_t)step->n_positions * sizeof *w->predictions);
+    memcpy(w->confidences, step->confidences, (size_t)step->n_positions * sizeof *w->confidences);
+    memcpy(w->active, step->active, (size_t)step->n_positions);
+    if (w->to) CHECK_INT(tsk_session_copy(w->to, w->from, NULL), TSK_OK);
+    return 0;
+}
+
 /* A block step attends to all that the window shows: one of a block whose first pass is still to come is refused, since
    part of that was never computed. */
 static void test_window_step(tsk_model *model) {
@@ -150,11 +169,38 @@ static void test_window_step(tsk_model *model) {
     }
 }
 
+/* A copy at a block's start, or made in the step before it, sees what its own window shows. */
+static void test_window_copy(tsk_model *model) {
+    tsk_generate_options narrow = options_of(0), whole = options_of(0);
+    tsk_session *from, *to;
+    watcher seen, inside;
+    memset(&seen, 0, sizeof seen);
+    memset(&inside, 0, sizeof inside);
+    narrow.refresh_window = 2;
+    narrow.gen_length = narrow.steps = whole.gen_length = whole.steps = 3 * block;
+    narrow.on_step = whole.on_step = watch;
+    narrow.user = &inside, whole.user = &seen;
+    from = session_of(model, &narrow), to = session_of(model, &whole);
+    CHECK_INT(tsk_session_start(from, prompt, n_prompt, NULL, NULL), TSK_OK);
+    CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
+    steps(to, 1);
+    CHECK_INT(seen.n_rows, length + block);
+    steps(from, block - 1);
+    inside.to = to, inside.from = from; /* it ends the block */
+    steps(from, 1);
+    inside.to = NULL;
+    steps(to, 1);
+    CHECK(seen.is_refresh && seen.n_rows == length + block);
+    tsk_session_free(from);
+    tsk_session_free(to);
+}
+
 int main(void) {
     tsk_model *model = golden_model("mha-f32", 2);
     test_copies(model);
     test_never_predicted();
     test_window_step(model);
+    test_window_copy(model);
     tsk_model_free(model);
     return test_end("test_probe");
 }
