@@ -15138,9 +15138,10 @@ static void tsk__request_choose_further(const tsk__request *r, int32_t *position
     }
 }
 
-/* A refresh under skip.refresh has states of its own, of every position of the canvas. */
+/* A refresh under skip.refresh has states of its own, of every position of the canvas. (A copy of a session with a
+   window may be in a block that does not see all of it.) */
 static int tsk__request_skips_refresh(const tsk__request *r) {
-    return r->pass.kind == TSK__PASS_FULL && r->n_states && r->options.skip.refresh;
+    return r->pass.kind == TSK__PASS_FULL && r->n_states && r->options.skip.refresh && r->gen.visible == r->gen.length;
 }
 
 /* Whether block steps compare states. */

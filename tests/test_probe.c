@@ -195,12 +195,36 @@ static void test_window_copy(tsk_model *model) {
     tsk_session_free(to);
 }
 
+/* A refresh that sees a part of the canvas leaves no states for skip.refresh: of the rest there are none. */
+static void test_window_states(tsk_model *model) {
+    tsk_generate_options narrow = options_of(0), skipping = options_of(0);
+    tsk_session *from, *to;
+    tsk_probe probe;
+    tsk_result result;
+    narrow.refresh_window = 2;
+    skipping.skip.refresh = skipping.skip.masked = 1;
+    skipping.skip.threshold = skipping.skip.outlier = -2;
+    from = session_of(model, &narrow), to = session_of(model, &skipping);
+    CHECK_INT(tsk_session_start(from, prompt, n_prompt, NULL, NULL), TSK_OK);
+    steps(from, 1);
+    CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
+    CHECK_INT(tsk_session_probe(to, NULL, TSK_PROBE_REFRESH, &probe, NULL), TSK_OK);
+    steps(to, block);
+    tsk_session_result(to, &result);
+    CHECK_INT(result.refreshes, 2);
+    CHECK(result.refresh_token_layers_total - result.refresh_token_layers_computed ==
+          (uint64_t)((length - n_prompt - block - 2) * tsk_model_get_config(model)->n_layers)); /* of the first alone */
+    tsk_session_free(from);
+    tsk_session_free(to);
+}
+
 int main(void) {
     tsk_model *model = golden_model("mha-f32", 2);
     test_copies(model);
     test_never_predicted();
     test_window_step(model);
     test_window_copy(model);
+    test_window_states(model);
     tsk_model_free(model);
     return test_end("test_probe");
 }
