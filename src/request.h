@@ -763,10 +763,11 @@ static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t 
     return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
-/* Whether rows may be skipped by force: not in a block's first pass, nor where the outputs that they
-   would take are missing. */
+/* Whether rows may be skipped by force: not in a block's first pass, nor in a probe that leaves nothing out, nor where
+   the outputs that they would take are missing. */
 static int tsk__request_may_force(const tsk__request *r) {
-    return r->force_active >= 0 && r->gen.block_step > 0 && (r->gen.has_outputs || !r->keeps_outputs);
+    return r->force_active >= 0 && r->gen.block_step > 0 && !r->pass.runs_all &&
+           (r->gen.has_outputs || !r->keeps_outputs);
 }
 
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {

@@ -218,6 +218,27 @@ static void test_window_states(tsk_model *model) {
     tsk_session_free(to);
 }
 
+/* STEP_ALL leaves nothing out, not by force either. */
+static void test_step_all(tsk_model *model) {
+    tsk_generate_options o = options_of(0);
+    int rule;
+    for (rule = TSK_SKIP_RULE_OFF; rule <= TSK_SKIP_RULE_ROWS; rule++) {
+        tsk_session *session;
+        tsk_probe probe;
+        int32_t i, active = 0;
+        o.skip.rule = (tsk_skip_rule)rule;
+        o.skip.masked = 1;
+        session = session_of(model, &o);
+        CHECK_INT(tsk_session_force(session, 1, TSK_AUTO, NULL), TSK_OK);
+        CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
+        steps(session, 3);
+        CHECK_INT(tsk_session_probe(session, NULL, TSK_PROBE_STEP_ALL, &probe, NULL), TSK_OK);
+        for (i = 0; i < probe.n_positions; i++) active += probe.active[i];
+        CHECK_INT(active, block);
+        tsk_session_free(session);
+    }
+}
+
 int main(void) {
     tsk_model *model = golden_model("mha-f32", 2);
     test_copies(model);
@@ -225,6 +246,7 @@ int main(void) {
     test_window_step(model);
     test_window_copy(model);
     test_window_states(model);
+    test_step_all(model);
     tsk_model_free(model);
     return test_end("test_probe");
 }
