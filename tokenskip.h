@@ -15444,8 +15444,16 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
     return TSK_OK;
 }
 
-/* What the pass predicts for the block, and what the backend has committed of it. Masked positions that the pass left
-   out keep their last prediction. */
+/* What the pass predicts for the block. Masked positions that it left out keep their last prediction. */
+static void tsk__request_take_predictions(tsk__request *r, const tsk__pass *p) {
+    int32_t i;
+    for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
+        r->block.predictions[p->candidates[i].slot] = p->stream->choices[i].id;
+        r->block.confidences[p->candidates[i].slot] = p->stream->choices[i].confidence;
+    }
+}
+
+/* The same, and what the backend has committed of it. */
 static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
@@ -15454,11 +15462,10 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
     }
+    tsk__request_take_predictions(r, p);
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         const tsk__choice *choice = &p->stream->choices[i];
         int32_t slot = p->candidates[i].slot;
-        r->block.predictions[slot] = choice->id;
-        r->block.confidences[slot] = choice->confidence;
         r->block.committed[slot] = choice->is_committed != 0;
         if (choice->is_committed) r->canvas.ids[r->block.positions[slot]] = choice->id;
     }
@@ -16099,6 +16106,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
             if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+        tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
     if (canvas) {

@@ -291,6 +291,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
             if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+        tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
     if (canvas) {

@@ -3,6 +3,8 @@
 #include "../tokenskip.h"
 #include "golden.h"
 
+#include <math.h>
+
 enum { n_prompt = 5, block = 8, length = n_prompt + 2 * block, max_logits = block * 512 };
 static const int32_t prompt[n_prompt] = {3, 14, 15, 9, 26};
 
@@ -239,6 +241,46 @@ static void test_step_all(tsk_model *model) {
     }
 }
 
+/* What a probe predicts is the last prediction that there is: the rule ROWS ranks by it, and on_step shows it of the
+   rows that are left out. */
+static void test_probe_predicts(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static float logits[max_logits];
+    tsk_generate_options o = options_of(0);
+    int32_t predictions[block], i, id, best = 0, wrong = 0;
+    double confidences[block];
+    tsk_session *session;
+    watcher seen;
+    memset(&seen, 0, sizeof seen);
+    o.skip.rule = TSK_SKIP_RULE_ROWS;
+    o.skip.rows_margin = 0;
+    o.on_step = watch, o.user = &seen;
+    session = session_of(model, &o);
+    CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
+    steps(session, block);
+    CHECK_INT(probed(session, NULL, 1, logits), block); /* of the second block */
+    for (i = 0; i < block; i++) {
+        const float *row = logits + (size_t)i * (size_t)config->embedding_size;
+        double sum = 0;
+        predictions[i] = -1;
+        for (id = 0; id < config->embedding_size; id++)
+            if (id != config->mask_token_id && (predictions[i] < 0 || row[id] > row[predictions[i]]))
+                predictions[i] = id;
+        for (id = 0; id < config->embedding_size; id++) sum += exp((double)row[id] - (double)row[predictions[i]]);
+        confidences[i] = 1 / sum;
+        if (confidences[i] > confidences[best]) best = i;
+    }
+    steps(session, 1);
+    CHECK_INT(seen.n_rows, 1); /* none is changed, and the quota is 1 */
+    for (i = 0; i < block; i++) {
+        CHECK_INT(seen.active[i], i == best);
+        wrong += i != best && (seen.predictions[i] != predictions[i] ||
+                               fabs((double)seen.confidences[i] - confidences[i]) > 1e-5);
+    }
+    CHECK_INT(wrong, 0);
+    tsk_session_free(session);
+}
+
 int main(void) {
     tsk_model *model = golden_model("mha-f32", 2);
     test_copies(model);
@@ -247,6 +289,7 @@ int main(void) {
     test_window_copy(model);
     test_window_states(model);
     test_step_all(model);
+    test_probe_predicts(model);
     tsk_model_free(model);
     return test_end("test_probe");
 }
