@@ -224,8 +224,10 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     if (a->gen.n_positions && a->gen.block_step == 0) a->gen.visible = tsk__request_visible(a);
     if (a->options.refresh_rows && a->gen.n_positions) tsk__request_list_nearest(a);
     tsk__cache_copy(&a->cache, &b->cache, to->pass.stream, is_copied);
-    /* If the states are of another K, or the outputs are missing, the copy has no reference. */
-    a->gen.has_previous = a->gen.has_previous && is_copied[TSK__CACHE_STATES] && is_copied[TSK__CACHE_OUTPUTS];
+    /* If the states are of another K, or the outputs are missing, or its steps do not go on to compare, the copy has no
+       reference. */
+    a->gen.has_previous = a->gen.has_previous && tsk__request_compares(a) && is_copied[TSK__CACHE_STATES] &&
+                          is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_outputs = a->gen.has_outputs && is_copied[TSK__CACHE_OUTPUTS];
     a->gen.has_refresh = a->gen.has_refresh && is_copied[TSK__CACHE_REFRESH_STATES] && a->options.skip.refresh;
     status = a->backend->ops->wait(to->pass.stream, error);

@@ -281,6 +281,34 @@ static void test_probe_predicts(tsk_model *model) {
     tsk_session_free(session);
 }
 
+/* Steps by ROWS keep no states: what they were before is no reference for a copy that compares. */
+static void test_states_through_rows(tsk_model *model) {
+    tsk_generate_options o = options_of(0), rows;
+    tsk_session *first, *between, *last;
+    watcher seen;
+    memset(&seen, 0, sizeof seen);
+    o.skip.policy = TSK_SKIP_EXIT;
+    o.skip.refresh = 1;
+    rows = o;
+    rows.skip.rule = TSK_SKIP_RULE_ROWS;
+    first = session_of(model, &o), between = session_of(model, &rows);
+    o.on_step = watch, o.user = &seen;
+    last = session_of(model, &o);
+    CHECK_INT(tsk_session_start(first, prompt, n_prompt, NULL, NULL), TSK_OK);
+    steps(first, 3);
+    CHECK_INT(tsk_session_copy(last, first, NULL), TSK_OK);
+    steps(last, 1);
+    CHECK_INT(seen.n_cosines, 1);
+    CHECK_INT(tsk_session_copy(between, first, NULL), TSK_OK);
+    steps(between, 2);
+    CHECK_INT(tsk_session_copy(last, between, NULL), TSK_OK);
+    steps(last, 1);
+    CHECK(seen.n_cosines == 0 && seen.n_active == block);
+    tsk_session_free(first);
+    tsk_session_free(between);
+    tsk_session_free(last);
+}
+
 int main(void) {
     tsk_model *model = golden_model("mha-f32", 2);
     test_copies(model);
@@ -290,6 +318,7 @@ int main(void) {
     test_window_states(model);
     test_step_all(model);
     test_probe_predicts(model);
+    test_states_through_rows(model);
     tsk_model_free(model);
     return test_end("test_probe");
 }
