@@ -1,5 +1,5 @@
 /* How many tokens a step commits and which, against the reference's goldens (tests/golden/reference.py) and against the
-   definitions themselves; and TokenSkip's decision on a token. */
+   definitions themselves; TokenSkip's decision on a token, and the rows of a block that it runs. */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_NO_CUDA
 #include "../src/skip.h"
@@ -267,6 +267,112 @@ static void test_stable_rules(void) {
     CHECK(!tsk__skip_similar(same, 3, 1, 1.0f, 0.7f));      /* strict: never */
 }
 
+/* ---- which rows of a block a step of the rule ROWS runs */
+
+/* Slots as text: '.' neither masked nor changed, 'c' changed, 'C' changed and masked (its confidence is 0), digits:
+   masked, of that confidence in tenths, '?': masked, of one that is no number. `expected`: '1' runs, '0' does not. */
+static void check_rows(const char *text, int32_t most, int32_t ahead, const char *expected, int line) {
+    tsk__skip_slot slots[max_rows];
+    uint8_t runs[max_rows + 1];
+    int32_t n = (int32_t)strlen(text), i;
+    memset(slots, 0, sizeof slots);
+    for (i = 0; i < n; i++) {
+        slots[i].is_masked = text[i] != '.' && text[i] != 'c';
+        slots[i].is_changed = text[i] == 'c' || text[i] == 'C';
+        slots[i].confidence = text[i] >= '0' && text[i] <= '9' ? (float)(text[i] - '0') / 10 : text[i] == '?' ? NAN : 0;
+    }
+    memset(runs, 7, sizeof runs); /* whatever was there before */
+    tsk__skip_rows(slots, n, most, ahead, runs);
+    test_check(runs[n] == 7, __FILE__, line, "%s: written past the last slot", text);
+    for (i = 0; i < n; i++)
+        test_check(runs[i] == expected[i] - '0', __FILE__, line, "%s, most %d, ahead %d: slot %d runs %d, not %c", text,
+                   (int)most, (int)ahead, (int)i, (int)runs[i], expected[i]);
+}
+
+static void test_rows_by_hand(void) {
+#define ROWS(text, most, ahead, expected) check_rows(text, most, ahead, expected, __LINE__)
+    /* the best masked ones */
+    ROWS("135798", 1, 0, "000010");
+    ROWS("135798", 3, 0, "000111");
+    ROWS("9.7.8.", 2, 0, "100010");
+    ROWS("135798", 6, 0, "111111");
+    ROWS("1.5.9.", 7, 0, "101010"); /* more than there are: those that are masked, and no others */
+    ROWS("1.5.9.", INT32_MAX, 0, "101010");
+    ROWS("135798", 0, 0, "000000");
+    /* of equals the first */
+    ROWS("5555", 1, 0, "1000");
+    ROWS("5555", 3, 0, "1110");
+    ROWS("49.94", 1, 0, "01000");
+    ROWS("49.94", 3, 0, "11010");
+    ROWS("0000", 2, 0, "1100");
+    /* what is no number comes last, and of those, too, the first */
+    ROWS("?1?0", 1, 0, "0100");
+    ROWS("?1?0", 2, 0, "0101");
+    ROWS("?1?0", 3, 0, "1101");
+    ROWS("??", 1, 0, "10");
+    /* the changed ones, beside the best */
+    ROWS("c.....", 1, 0, "100000");
+    ROWS("c1.2.c", 1, 0, "100101");
+    ROWS("c1.2.c", 0, 0, "100001");
+    ROWS("C1.2", 1, 0, "1001"); /* one that is masked, too, takes nobody's place */
+    ROWS("C1.2", 2, 0, "1101");
+    ROWS("......", 3, 2, "000000"); /* nothing to do */
+    ROWS("", 3, 2, "");
+    /* the masked ones next to a changed one: masked ones are counted, not positions */
+    ROWS("1c1", 0, 1, "111");
+    ROWS("11..c..11", 0, 1, "010010010");
+    ROWS("11..c..11", 0, 2, "110010011");
+    ROWS("11..c..11", 0, 9, "110010011");
+    ROWS("11..c..11", 0, INT32_MAX, "110010011");
+    ROWS("c.111", 0, 2, "10110"); /* at an end only one side is left */
+    ROWS("111.c", 0, 2, "01101");
+    ROWS("1c.c1", 0, 1, "11011"); /* a changed one is none of those ahead */
+    ROWS("c11c", 0, 1, "1111");
+    ROWS("c111c", 0, 1, "11011");
+    ROWS("1111", 0, 3, "0000"); /* nothing changed: nothing is near */
+    ROWS("1111", 1, 3, "1000");
+    ROWS("1C11", 0, 1, "1110");
+    /* all three: the best, the changed, and those ahead, which may be the best already */
+    ROWS("9.1c1.8", 1, 1, "1011100");
+    ROWS("1.9c1.8", 1, 1, "0011100");
+    ROWS("1.9c1.8", 2, 1, "0011101");
+#undef ROWS
+}
+
+/* By definition, slot by slot. */
+static void test_rows_against_definition(void) {
+    int32_t trial, i, j, wrong = 0;
+    for (trial = 0; trial < 20000; trial++) {
+        tsk__skip_slot slots[max_rows];
+        uint8_t runs[max_rows];
+        int32_t n = 1 + (int32_t)random_below(max_rows), most = (int32_t)random_below(max_rows + 2),
+                ahead = random_below(2) ? 0 : (int32_t)random_below(4);
+        for (i = 0; i < n; i++) {
+            slots[i].is_masked = random_below(2) == 0;
+            slots[i].is_changed = random_below(4) == 0;
+            slots[i].confidence = random_below(8) ? (float)random_below(6) / 5 : NAN; /* ties are common */
+        }
+        tsk__skip_rows(slots, n, most, ahead, runs);
+        for (i = 0; i < n; i++) {
+            int32_t better = 0, expected = slots[i].is_changed;
+            float c = slots[i].confidence;
+            for (j = 0; j < n; j++) {
+                float other = slots[j].confidence;
+                int is_equal = other == c || (other != other && c != c);
+                better += slots[j].is_masked && (other > c || (c != c && other == other) || (is_equal && j < i));
+            }
+            expected |= slots[i].is_masked && better < most;
+            for (j = 0; j < n; j++) { /* near to a changed one: fewer than `ahead` masked ones are between */
+                int32_t between = 0, k;
+                for (k = (i < j ? i : j) + 1; k < (i < j ? j : i); k++) between += slots[k].is_masked;
+                expected |= slots[i].is_masked && slots[j].is_changed && i != j && between < ahead;
+            }
+            wrong += runs[i] != expected;
+        }
+    }
+    CHECK_INT(wrong, 0);
+}
+
 /* A confidence that is no number is the worst, wherever it stands, and still ends a block that has no other. */
 static void test_select_without_numbers(void) {
     static const float mixed[] = {NAN, 0.2f, NAN, 0.8f}, none[] = {NAN, NAN};
@@ -300,5 +406,7 @@ int main(void) {
     test_select_against_definition();
     test_select_without_numbers();
     test_stable_rules();
+    test_rows_by_hand();
+    test_rows_against_definition();
     return test_end("test_schedule");
 }
