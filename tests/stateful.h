@@ -138,13 +138,30 @@ typedef struct input {
 
 typedef enum choice { CHOICE_NONE, CHOICE_ALL, CHOICE_THIRD, CHOICE_LAST, CHOICE_COUNT } choice;
 
+/* What a generation's caches hold, and where its block is, as far as callbacks and probes tell. A copy takes it. */
+typedef struct caches {
+    int is_blind;                  /* passes went by of which nobody was told: all below means nothing */
+    int is_ageless;                /* nor, of some refreshes, which rows ran: ran_at means nothing */
+    int32_t first;                 /* position of the block; -1: none has begun */
+    int32_t visible;               /* its passes attend to the positions below */
+    int32_t n_started;             /* blocks, this one included */
+    int32_t block_step;            /* passes, probes included, that it has had */
+    int32_t block_masks;           /* at its start */
+    int32_t n_probes;
+    int32_t ran[max_canvas], ran_at[max_canvas]; /* the id with which a position last ran all layers, or -1; the pass */
+    int32_t predictions[max_canvas]; /* the last in this block of masked positions */
+    float confidences[max_canvas]; /* of these; -1: not known */
+} caches;
+
 /* A generation: what it was given, what its callbacks do, and what they and its results have shown so far. */
 typedef struct generation {
     struct driver *driver;
     const char *kind;              /* "session", "request" or "alone" */
     int number;
     tsk_generate_options options;
-    int32_t k, n_states;           /* resolved, as tsk_generate_options explains them */
+    tsk_skip_rule rule;            /* this and what follows: resolved, as tsk_generate_options explains them */
+    int32_t k, n_states;           /* n_states: that block steps compare */
+    int skips_refresh;             /* refreshes compare states */
     int32_t force_active, force_refresh; /* see tsk_session_force */
     input given;
     int32_t infilled, length;
@@ -154,14 +171,15 @@ typedef struct generation {
 
     int32_t canvas[max_canvas];
     int32_t passes, asked;         /* calls of on_step and of cancel */
-    int32_t block, block_step, n_started;
-    int32_t block_masks;           /* at the block's start */
-    int is_loose;                  /* probed, or copied from inside a pass: passes may repeat */
-    int is_mixed;                  /* begun under other options */
+    int32_t block;
+    caches m;
+    int32_t seen[max_canvas], n_seen, seen_pass; /* the rows of that pass, where a record told of them */
+    int32_t n_selected;            /* candidates that on_select was last asked about */
+    int is_mixed;                  /* probed, or begun under other options */
     int must_end;                  /* a callback said so, or the batch was told to */
     int32_t age[max_canvas];       /* block steps in a row that a position was skipped */
     int32_t nfe, refreshes, n_steps, active[max_canvas], stable_masked[max_canvas];
-    uint64_t computed, total, refresh_computed, refresh_total, refreshed;
+    uint64_t computed, total, refresh_computed, refresh_total, refreshed, rows;
     tsk_finish finish;
     char fault[400];
 } generation;
@@ -184,6 +202,7 @@ typedef struct slot {
     int is_pure;                   /* its result is that of a lone generation */
     int is_probed, probe_is_full;  /* 1: the last call was a probe that went well; 2: but for some that may leave it */
     int32_t n_probed, probe_positions[max_canvas], probe_canvas[max_canvas];
+    uint8_t probe_ran[max_canvas]; /* [n_probed]: there are logits of it */
     int is_traced;
     tsk_trace_options tracing;
     long records;
@@ -317,10 +336,44 @@ static int end(driver *d, call *c, tsk_status status, int may) {
 
 /* ---- options: drawn, resolved, judged */
 
+/* What leaves layers or rows out, of cache DUAL. */
+static void draw_skip(driver *d, tsk_generate_options *o) {
+    static const float skips[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2};
+    static const tsk_skip_rule rules[] = {TSK_SKIP_RULE_AUTO, TSK_SKIP_RULE_AUTO, TSK_SKIP_RULE_OFF,
+                                          TSK_SKIP_RULE_STATES, TSK_SKIP_RULE_ROWS, TSK_SKIP_RULE_ROWS,
+                                          TSK_SKIP_RULE_ROWS};
+    static const int32_t margins[] = {0, 1, 0, 2, 3, 8, INT32_MAX}, ahead[] = {0, 0, 1, 0, 2, 3, INT32_MAX};
+    o->skip.rule = rules[draw(d, 7)];
+    o->skip.rows_margin = margins[draw(d, 7)];
+    o->skip.rows_ahead = ahead[draw(d, 7)];
+    o->skip.layer_k = draw(d, d->config->n_layers + 3) - 1;
+    if (o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == 0) o->skip.layer_k = 2;
+    o->skip.threshold = draw_float(d, skips, 9);
+    o->skip.outlier = draw_float(d, skips, 9);
+    o->skip.policy = (tsk_skip_policy)draw(d, 2);
+    o->skip.masked = draw(d, 2);
+    o->skip.reference = (tsk_skip_reference)draw(d, 2);
+    o->skip.max_age = draw(d, 3);
+    o->skip.full_every = draw(d, 2) ? draw(d, 4) : 0;
+    o->skip.warm_start = draw(d, 2);
+}
+
+/* How blocks start: `refresh_every` is drawn already. */
+static void draw_refresh(driver *d, tsk_generate_options *o) {
+    static const int32_t nears[] = {0, 1, 2, 3, 5, 16, INT32_MAX}, windows[] = {0, 1, 0, 2, 3, 6, 20, INT32_MAX};
+    int may_skip = o->skip.rule != TSK_SKIP_RULE_OFF && o->skip.layer_k != 0;
+    o->refresh = (tsk_refresh)(draw(d, 4) - 1);
+    if ((int)o->refresh > 1) o->refresh = TSK_REFRESH_NEAR;
+    o->refresh_near = nears[draw(d, 7)];
+    o->refresh_window = windows[draw(d, 8)];
+    if (o->refresh != TSK_REFRESH_NEAR && o->refresh_window) o->refresh_every = draw(d, 2) ? TSK_AUTO : 1;
+    o->refresh_rows = draw(d, 2) ? draw(d, 40) : 0;
+    o->skip.refresh = may_skip && o->refresh != TSK_REFRESH_NEAR && !o->refresh_window && draw(d, 2);
+}
+
 static tsk_generate_options draw_options(driver *d) {
     static const float thresholds[] = {-1, 0, 0.1f, 0.3f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100},
                        temperatures[] = {0, 0, 0.7f, 2};
-    static const float skips[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2};
     static const int32_t blocks[] = {4, 8, 1, 3, 5, 7};
     tsk_generate_options o = tsk_generate_options_default();
     int32_t n_blocks;
@@ -328,7 +381,7 @@ static tsk_generate_options draw_options(driver *d) {
     n_blocks = 1 + draw(d, 3);
     o.gen_length = n_blocks * o.block_length;
     o.steps = draw(d, 2) ? TSK_AUTO : n_blocks * (1 + draw(d, 6));
-    o.cache = draw(d, 3) ? TSK_CACHE_DUAL : draw(d, 2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
+    o.cache = draw(d, 5) ? TSK_CACHE_DUAL : draw(d, 2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
     o.transfer = (tsk_transfer)draw(d, 3);
     o.threshold = draw_float(d, thresholds, 8);
     o.factor = draw_float(d, factors, 5);
@@ -337,27 +390,18 @@ static tsk_generate_options draw_options(driver *d) {
     o.seed = (uint64_t)draw(d, 256) << draw(d, 57);
     o.eos_stop = draw(d, 2);
     o.end_of_turn_id = draw(d, 3) ? TSK_AUTO : draw(d, d->config->embedding_size);
-    if (o.cache != TSK_CACHE_NONE && draw(d, 2)) o.refresh_every = 1 + draw(d, 4);
+    if (o.cache != TSK_CACHE_NONE && draw(d, 2)) o.refresh_every = draw(d, 5);
     if (o.cache != TSK_CACHE_DUAL) return o;
-    o.skip.layer_k = draw(d, d->config->n_layers + 3) - 1;
-    o.skip.threshold = draw_float(d, skips, 9);
-    o.skip.outlier = draw_float(d, skips, 9);
-    o.skip.policy = (tsk_skip_policy)draw(d, 2);
-    o.skip.masked = draw(d, 2);
-    o.skip.reference = (tsk_skip_reference)draw(d, 2);
-    o.skip.max_age = draw(d, 3);
-    o.skip.full_every = draw(d, 4);
-    o.skip.warm_start = draw(d, 2);
-    o.skip.refresh = o.skip.layer_k != 0 && draw(d, 2);
-    o.refresh_rows = draw(d, 2) ? draw(d, 40) : 0;
+    draw_skip(d, &o);
+    draw_refresh(d, &o);
     return o;
 }
 
 /* One field at a limit of its type, or beside what is allowed. */
 static void draw_extreme(driver *d, tsk_generate_options *o) {
-    static const int32_t integers[] = {0, -1, -2, 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, 1 << 30};
+    static const int32_t integers[] = {0, -1, -2, 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, 1 << 30, 2};
     static const float floats[] = {0, -0.0f, FLT_MAX, -FLT_MAX, FLT_MIN, 1e-40f, 1e30f, -1};
-    int32_t number = integers[draw(d, 8)], which = draw(d, 22), kind = draw(d, 11);
+    int32_t number = integers[draw(d, 9)], which = draw(d, 28), kind = draw(d, 11);
     float real = kind < 8 ? floats[kind] : kind == 8 ? (float)NAN : kind == 9 ? (float)INFINITY : -(float)INFINITY;
     switch (which) {
     case 0: o->gen_length = number; break;
@@ -381,20 +425,56 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
     case 18: o->skip.full_every = number; break;
     case 19: o->skip.refresh = number; break;
     case 20: o->refresh_rows = number; break;
+    case 21: o->skip.rule = (tsk_skip_rule)number; break;
+    case 22: o->skip.rows_margin = number; break;
+    case 23: o->skip.rows_ahead = number; break;
+    case 24: o->refresh = (tsk_refresh)number; break;
+    case 25: o->refresh_near = number; break;
+    case 26: o->refresh_window = number; break;
     default: o->refresh_every = number; break;
     }
 }
 
+static tsk_skip_rule resolved_rule(const tsk_generate_options *o) {
+    if (o->skip.rule != TSK_SKIP_RULE_AUTO) return o->skip.rule;
+    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+    return o->skip.layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+}
+
 static int32_t resolved_k(const tsk_generate_options *o, const tsk_model_config *c) {
     if (o->skip.layer_k != TSK_AUTO) return o->skip.layer_k;
-    return o->cache != TSK_CACHE_DUAL ? 0 : c->n_layers / 4 > 2 ? c->n_layers / 4 : 2;
+    return resolved_rule(o) == TSK_SKIP_RULE_OFF ? 0 : c->n_layers / 4 > 2 ? c->n_layers / 4 : 2;
+}
+
+static int32_t resolved_every(const tsk_generate_options *o) {
+    if (o->refresh_every != TSK_AUTO) return o->refresh_every;
+    return o->refresh == TSK_REFRESH_NEAR ? 0 : 1;
 }
 
 static int is_finite(float x) { return x >= -FLT_MAX && x <= FLT_MAX; }
 
+/* Of what leaves layers or rows out, and of block starts. */
+static int skips_are_legal(const tsk_generate_options *o, const tsk_model_config *c) {
+    int32_t k = resolved_k(o, c), every = resolved_every(o);
+    tsk_skip_rule rule = resolved_rule(o);
+    int is_dual = o->cache == TSK_CACHE_DUAL, is_near = o->refresh == TSK_REFRESH_NEAR;
+    if ((int)o->skip.policy < 0 || (int)o->skip.policy > 1 || (int)o->skip.reference < 0 || (int)o->skip.reference > 1)
+        return 0;
+    if ((int)o->skip.rule < -1 || (int)o->skip.rule > 2 || (int)o->refresh < -1 || (int)o->refresh > 1) return 0;
+    if (!is_finite(o->skip.threshold) || !is_finite(o->skip.outlier) || k < 0) return 0;
+    if (rule == TSK_SKIP_RULE_STATES && (!k || !is_dual)) return 0;
+    if (rule == TSK_SKIP_RULE_ROWS && !is_dual) return 0;
+    if (o->skip.rows_margin < 0 || o->skip.rows_ahead < 0 || o->skip.max_age < 0 || o->skip.full_every < 0) return 0;
+    if (o->skip.refresh && (!k || rule == TSK_SKIP_RULE_OFF || is_near || o->refresh_window)) return 0;
+    if (o->refresh_near < 0 || o->refresh_window < 0 || o->refresh_rows < 0 || every < 0) return 0;
+    if (!is_dual && (is_near || o->refresh_window || o->refresh_rows)) return 0;
+    if (o->refresh_window && !is_near && every != 1) return 0;
+    return every == 1 || o->cache != TSK_CACHE_NONE;
+}
+
 /* As the comments of tsk_generate_options have it. */
 static int options_are_legal(const tsk_generate_options *o, const tsk_model_config *c) {
-    int32_t k = resolved_k(o, c), steps = o->steps == TSK_AUTO ? o->gen_length : o->steps;
+    int32_t steps = o->steps == TSK_AUTO ? o->gen_length : o->steps;
     if (o->gen_length < 1 || o->block_length < 1 || o->gen_length % o->block_length ||
         o->gen_length > c->max_sequence_length)
         return 0;
@@ -402,20 +482,10 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
     if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 ||
         (int)o->remasking < 0 || (int)o->remasking > 1)
         return 0;
-    if ((int)o->skip.policy < 0 || (int)o->skip.policy > 1 || (int)o->skip.reference < 0 || (int)o->skip.reference > 1)
-        return 0;
     if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) ||
         o->temperature < 0)
         return 0;
-    if (!is_finite(o->skip.threshold) || !is_finite(o->skip.outlier) || k < 0 || (k && o->cache != TSK_CACHE_DUAL) ||
-        (o->skip.refresh && !k))
-        return 0;
-    if (o->skip.max_age < 0 || o->skip.full_every < 0 || o->refresh_rows < 0 ||
-        (o->refresh_rows && o->cache != TSK_CACHE_DUAL))
-        return 0;
-    if (o->refresh_every < TSK_AUTO) return 0;
-    if (o->refresh_every != TSK_AUTO && o->refresh_every != 1 && o->cache == TSK_CACHE_NONE) return 0;
-    return o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
+    return skips_are_legal(o, c) && o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
 
 static int ends(const generation *g, int32_t id) {
@@ -474,10 +544,13 @@ static void expect_start(generation *g, const input *in) {
     for (i = 0; i < g->options.gen_length; i++)
         g->canvas[in->n_prompt + i] = in->has_generated ? in->generated[i] : mask;
     memset(g->age, 0, sizeof g->age);
-    g->passes = g->asked = g->n_started = g->nfe = g->refreshes = g->n_steps = 0;
-    g->block = g->block_step = -1;
-    g->is_loose = g->is_mixed = g->must_end = 0;
-    g->computed = g->total = g->refresh_computed = g->refresh_total = g->refreshed = 0;
+    g->passes = g->asked = g->nfe = g->refreshes = g->n_steps = 0;
+    g->block = g->seen_pass = -1;
+    memset(&g->m, 0, sizeof g->m);
+    g->m.first = -1;
+    for (i = 0; i < max_canvas; i++) g->m.ran[i] = -1;
+    g->is_mixed = g->must_end = 0;
+    g->computed = g->total = g->refresh_computed = g->refresh_total = g->refreshed = g->rows = 0;
     g->finish = TSK_FINISH_NONE;
 }
 
@@ -485,26 +558,275 @@ static void call_inside(generation *g, int is_reporting);
 
 /* ---- callbacks of a generation */
 
-/* Whether a pass of the whole canvas starts the block, or runs at each step. */
-static int refresh_is_due(const generation *g) {
-    int32_t every = g->options.refresh_every == TSK_AUTO ? 1 : g->options.refresh_every, before = g->n_started - 1;
-    if (g->options.cache == TSK_CACHE_NONE) return 1;
-    return g->block_step == 0 && (before == 0 || (every && before % every == 0));
+/* ---- what a pass runs, as the rules have it */
+
+typedef enum extent {
+    EXTENT_STEP,                   /* of the block, what the rule leaves */
+    EXTENT_SUFFIX,                 /* from the block to the end */
+    EXTENT_NEAR,                   /* what has changed, the block, masks behind it */
+    EXTENT_ALL                     /* all that is visible */
+} extent;
+
+typedef struct plan {
+    extent extent;
+    int is_exact;                  /* else `runs` is some of the block's rows that run, not all */
+    uint8_t runs[max_canvas];      /* by position */
+    uint8_t in_block[max_canvas];
+    int32_t n_rows;                /* that enter the pass; -1: not known */
+    int32_t n_further, n_sure;     /* refresh_rows' of them; how many of these `further` names */
+    int32_t further[max_canvas];
+} plan;
+
+/* Forward passes so far. */
+static int32_t passes_of(const generation *g) { return g->nfe + g->m.n_probes; }
+
+static int32_t steps_of(const tsk_generate_options *o) {
+    return (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length);
+}
+
+/* How many tokens the next pass of the block commits by schedule. */
+static int32_t quota_of(const generation *g) {
+    int32_t steps = steps_of(&g->options), quota = 1;
+    if (g->m.block_step < steps) quota = g->m.block_masks / steps + (g->m.block_step < g->m.block_masks % steps);
+    return quota < 1 ? 1 : quota;
+}
+
+/* E: attended to are the positions below it. */
+static int32_t visible_from(const generation *g, const int32_t *canvas, int32_t end) {
+    int32_t fixed = g->length;
+    if (!g->options.refresh_window || g->options.refresh_window >= g->length - end) return g->length;
+    while (fixed > 0 && canvas[fixed - 1] == g->driver->config->mask_token_id) fixed--;
+    return end + g->options.refresh_window > fixed ? end + g->options.refresh_window : fixed;
+}
+
+/* Once for each block, whose positions these are. */
+static void enter_block(generation *g, const int32_t *canvas, const int32_t *positions, int32_t n) {
+    caches *m = &g->m;
+    int32_t i;
+    if (m->first == positions[0]) return;
+    m->first = positions[0];
+    m->n_started++;
+    m->block_step = m->block_masks = 0;
+    m->visible = visible_from(g, canvas, positions[n - 1] + 1);
+    for (i = 0; i < n; i++) m->block_masks += canvas[positions[i]] == g->driver->config->mask_token_id;
+    for (i = 0; i < max_canvas; i++) m->confidences[i] = -1;
+}
+
+/* Whether what is visible has positions that never ran. */
+static int has_gaps(const caches *m) {
+    int32_t i;
+    for (i = 0; i < m->visible; i++)
+        if (m->ran[i] < 0) return 1;
+    return 0;
+}
+
+static extent next_extent(const generation *g) {
+    const tsk_generate_options *o = &g->options;
+    int32_t every = resolved_every(o), before = g->m.n_started - 1;
+    if (o->cache == TSK_CACHE_NONE) return EXTENT_ALL;
+    if (g->m.block_step == 0) {
+        if (before == 0 || (every && before % every == 0)) return EXTENT_ALL;
+        if (o->refresh == TSK_REFRESH_NEAR) return EXTENT_NEAR;
+        if (has_gaps(&g->m)) return EXTENT_ALL; /* (a copy of one with a window: nothing is attended to unseen) */
+    }
+    return o->cache == TSK_CACHE_PREFIX ? EXTENT_SUFFIX : EXTENT_STEP;
+}
+
+/* How sure of a masked position the rule ROWS takes the model to be: its last confidence, or this pass's draw. */
+static float rank_of(const generation *g, int32_t at) {
+    uint32_t counter[4], key[2], words[4];
+    if (g->options.remasking != TSK_REMASKING_RANDOM) return g->m.confidences[at];
+    counter[0] = 0, counter[1] = (uint32_t)at, counter[2] = (uint32_t)passes_of(g), counter[3] = 1;
+    key[0] = (uint32_t)g->options.seed, key[1] = (uint32_t)(g->options.seed >> 32);
+    tsk_philox4x32(counter, key, words);
+    return (float)(((double)words[0] + 0.5) / 4294967296.0);
+}
+
+/* M: `most` of the masked, by rank. */
+static void plan_best(const generation *g, const int32_t *positions, const uint8_t *masked, int32_t n, int32_t masks,
+                      int32_t most, plan *p) {
+    float ranks[max_canvas];
+    int32_t i, j;
+    for (i = 0; i < n; i++) {
+        ranks[i] = masked[i] ? rank_of(g, positions[i]) : -2;
+        if (ranks[i] == -1 && most < masks) p->is_exact = 0;
+    }
+    for (i = 0; i < n && p->is_exact; i++) {
+        int32_t better = 0;
+        for (j = 0; j < n; j++) better += masked[j] && (ranks[j] > ranks[i] || (ranks[j] == ranks[i] && j < i));
+        if (masked[i] && (better < most || most >= masks)) p->runs[positions[i]] = 1;
+    }
+}
+
+/* C, and N: the masked ones nearest to each of C on either side. */
+static void plan_changed(const int32_t *positions, const uint8_t *masked, const uint8_t *changed, int32_t n,
+                         int32_t ahead, plan *p) {
+    int32_t i, j, between;
+    for (i = 0; i < n; i++) {
+        if (!changed[i]) continue;
+        p->runs[positions[i]] = 1;
+        for (j = i - 1, between = 0; j >= 0; j--)
+            if (masked[j] && between++ < ahead) p->runs[positions[j]] = 1;
+        for (j = i + 1, between = 0; j < n; j++)
+            if (masked[j] && between++ < ahead) p->runs[positions[j]] = 1;
+    }
+}
+
+/* A step of the rule ROWS. */
+static void plan_rule(const generation *g, const int32_t *canvas, const int32_t *positions, int32_t n, plan *p) {
+    const tsk_generate_options *o = &g->options;
+    uint8_t masked[max_canvas], changed[max_canvas];
+    int32_t i, masks = 0, n_changed = 0, most = n, ran = 0, ahead = o->skip.rows_ahead, forced = g->force_active;
+    for (i = 0; i < n; i++) {
+        masked[i] = canvas[positions[i]] == g->driver->config->mask_token_id;
+        changed[i] = canvas[positions[i]] != g->m.ran[positions[i]];
+        masks += masked[i];
+        n_changed += changed[i];
+    }
+    if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select && o->skip.rows_margin < n)
+        most = quota_of(g) + o->skip.rows_margin;
+    if (forced >= 0) most = forced - n_changed > 1 ? forced - n_changed : 1, ahead = 0;
+    plan_best(g, positions, masked, n, masks, most, p);
+    plan_changed(positions, masked, changed, n, ahead, p);
+    for (i = 0; i < n; i++) ran += p->runs[positions[i]];
+    p->n_rows = p->is_exact ? ran : -1;
+    if (forced < 0 || !p->is_exact || ran >= forced || ran == n) return;
+    p->is_exact = 0; /* others, too, but which is not said */
+    p->n_rows = forced < n ? forced : n;
+}
+
+/* refresh_rows': the stalest that do not run anyway. */
+static void plan_further(const generation *g, const int32_t *canvas, const int32_t *positions, int32_t n, plan *p) {
+    int32_t at, i, outside = 0;
+    for (at = 0; at < g->m.visible; at++) outside += !p->runs[at] && !p->in_block[at];
+    p->n_further = g->options.refresh_rows < outside ? g->options.refresh_rows : outside;
+    while (p->n_sure < p->n_further) {
+        int32_t best = -1, best_ran = 0, best_distance = 0;
+        for (at = 0; at < g->m.visible; at++) {
+            int32_t ran = canvas[at] == g->m.ran[at] ? g->m.ran_at[at] : -1, distance = max_canvas;
+            if (p->runs[at] || p->in_block[at]) continue;
+            for (i = 0; i < n; i++) distance = abs(positions[i] - at) < distance ? abs(positions[i] - at) : distance;
+            if (best >= 0 && (ran > best_ran || (ran == best_ran && distance >= best_distance))) continue;
+            best = at, best_ran = ran, best_distance = distance;
+        }
+        if (g->m.is_ageless && best_ran >= 0) return;
+        p->further[p->n_sure++] = best;
+        p->runs[best] = 1;
+    }
+}
+
+/* A pass of the current block on this canvas; under the rule STATES, what enters it. */
+static void plan_pass(const generation *g, extent e, const int32_t *canvas, const int32_t *positions, int32_t n,
+                      int runs_all, plan *p) {
+    const tsk_generate_options *o = &g->options;
+    int32_t i, at, step = g->m.block_step, mask = g->driver->config->mask_token_id, masks = 0;
+    memset(p, 0, sizeof *p);
+    p->extent = e;
+    p->is_exact = 1;
+    for (i = 0; i < n; i++) {
+        p->in_block[positions[i]] = 1;
+        masks += canvas[positions[i]] == mask;
+    }
+    runs_all |= g->rule != TSK_SKIP_RULE_ROWS || step == 0 || (o->skip.full_every && step % o->skip.full_every == 0);
+    runs_all |= masks == 0;
+    if (e == EXTENT_STEP && !runs_all) plan_rule(g, canvas, positions, n, p);
+    for (at = 0; at < g->m.visible; at++) {
+        int is_ahead = at > positions[n - 1] && at - positions[n - 1] <= o->refresh_near && canvas[at] == mask;
+        if (e == EXTENT_STEP) p->runs[at] |= runs_all && p->in_block[at];
+        if (e == EXTENT_SUFFIX) p->runs[at] = at >= positions[0];
+        if (e == EXTENT_NEAR) p->runs[at] = p->in_block[at] || is_ahead || canvas[at] != g->m.ran[at];
+        if (e == EXTENT_ALL) p->runs[at] = 1;
+        if (e != EXTENT_STEP || runs_all) p->n_rows += p->runs[at];
+    }
+    if (e == EXTENT_STEP || e == EXTENT_NEAR) plan_further(g, canvas, positions, n, p);
+    if (p->n_rows >= 0) p->n_rows += p->n_further;
+}
+
+/* Beside a record of what entered a pass. */
+static void watch_entered(generation *g, const plan *p, const int32_t *positions, int32_t n, int32_t pass) {
+    int32_t expected[max_canvas], n_expected = 0, i;
+    if (g->seen_pass != pass || g->m.is_blind || p->n_rows < 0) return;
+    EXPECT(g, g->n_seen == p->n_rows, "%d rows enter pass %d, not %d", (int)g->n_seen, (int)pass, (int)p->n_rows);
+    if (!p->is_exact || (p->extent == EXTENT_NEAR && p->n_sure < p->n_further)) return;
+    for (i = 0; p->extent == EXTENT_STEP && i < n; i++)
+        if (p->runs[positions[i]]) expected[n_expected++] = positions[i];
+    for (i = 0; p->extent == EXTENT_STEP && i < p->n_sure; i++) expected[n_expected++] = p->further[i];
+    for (i = 0; p->extent != EXTENT_STEP && i < g->m.visible; i++)
+        if (p->runs[i]) expected[n_expected++] = i;
+    EXPECT(g, memcmp(expected, g->seen, (size_t)n_expected * sizeof *expected) == 0, "other rows enter pass %d",
+           (int)pass);
+}
+
+/* How many rows a pass ran, and which of the block's the rule ROWS left out. */
+static void watch_plan(generation *g, const tsk_step *s, const plan *p) {
+    int32_t i, wrong = 0, outside = g->m.visible - s->n_positions, least = p->n_rows, most = p->n_rows;
+    if (g->m.is_blind) return;
+    EXPECT(g, s->is_refresh == (p->extent >= EXTENT_NEAR), "pass %d, step %d of a block, is_refresh %d", (int)s->pass,
+           (int)g->m.block_step, s->is_refresh);
+    watch_entered(g, p, s->positions, s->n_positions, s->pass);
+    for (i = 0; i < s->n_positions && g->rule == TSK_SKIP_RULE_ROWS; i++) {
+        int runs = p->runs[s->positions[i]];
+        wrong += p->is_exact ? (s->active[i] != 0) != runs : runs && !s->active[i];
+    }
+    EXPECT(g, wrong == 0, "pass %d runs, or leaves out, %d rows against the rule", (int)s->pass, (int)wrong);
+    if (p->n_rows < 0 || (p->extent == EXTENT_STEP && g->n_states)) least = most = s->n_active + p->n_further;
+    if (p->extent == EXTENT_ALL && g->skips_refresh) {
+        least = s->n_positions;
+        if (g->force_refresh >= 0 && !g->is_mixed && g->refreshes)
+            least = most = s->n_positions + (g->force_refresh < outside ? g->force_refresh : outside);
+    }
+    EXPECT(g, s->n_rows >= least && s->n_rows <= most, "pass %d has %d rows, not %d to %d", (int)s->pass,
+           (int)s->n_rows, (int)least, (int)most);
+}
+
+/* After a pass on this canvas: which K and V are of what. */
+static void note_pass(generation *g, const plan *p, const int32_t *canvas, const int32_t *positions,
+                      const uint8_t *active, int32_t n, int32_t pass) {
+    caches *m = &g->m;
+    int32_t i;
+    for (i = 0; i < g->length; i++)
+        if (p->runs[i] && !p->in_block[i]) m->ran[i] = canvas[i], m->ran_at[i] = pass;
+    for (i = 0; i < n; i++)
+        if (active[i]) m->ran[positions[i]] = canvas[positions[i]], m->ran_at[positions[i]] = pass;
+    if (p->extent == EXTENT_ALL && g->skips_refresh) m->is_ageless = 1;
+    if (p->extent == EXTENT_ALL && g->skips_refresh && g->force_refresh >= 0) m->is_blind = 1;
+    m->block_step++;
+}
+
+/* What stays of a pass's predictions; what it left out keeps its last. */
+static void note_confidences(generation *g, const tsk_step *s, const int32_t *before) {
+    caches *m = &g->m;
+    int32_t i, wrong = 0;
+    for (i = 0; i < s->n_positions; i++) {
+        int32_t at = s->positions[i];
+        int was_masked = before[at] == g->driver->config->mask_token_id;
+        if (!was_masked) m->confidences[at] = -1;
+        if (!was_masked) continue;
+        if (g->rule == TSK_SKIP_RULE_ROWS && !s->active[i] && m->confidences[at] >= 0)
+            wrong += m->confidences[at] != s->confidences[i] || m->predictions[at] != s->predictions[i];
+        m->confidences[at] = s->confidences[i];
+        m->predictions[at] = s->predictions[i];
+    }
+    EXPECT(g, wrong == 0 || m->is_blind, "pass %d has new predictions of %d rows that it left out", (int)s->pass,
+           (int)wrong);
+}
+
+static void note_seen(generation *g, const tsk_trace_record *r) {
+    if (strcmp(r->name, "embedding") != 0 || r->n_rows > max_canvas) return;
+    g->seen_pass = r->pass;
+    g->n_seen = r->n_rows;
+    memcpy(g->seen, r->positions, (size_t)r->n_rows * sizeof *g->seen);
 }
 
 /* Passes and blocks come in order. */
-static void watch_order(generation *g, const tsk_step *s) {
-    int is_next = s->block == g->block;
+static void watch_order(generation *g, const tsk_step *s, const int32_t *before) {
     EXPECT(g, s->block >= g->block, "block %d after block %d", (int)s->block, (int)g->block);
     g->block = s->block;
-    g->block_step = is_next ? g->block_step + 1 : 0;
-    g->n_started += !is_next;
-    if (g->is_loose) return;
-    EXPECT(g, s->pass == g->nfe, "pass %d is told as %d", (int)g->nfe, (int)s->pass);
-    EXPECT(g, s->block_step == g->block_step, "step %d of a block is told as %d", (int)g->block_step,
+    enter_block(g, before, s->positions, s->n_positions);
+    if (g->m.is_blind) return;
+    EXPECT(g, s->pass == passes_of(g), "pass %d is told as %d", (int)passes_of(g), (int)s->pass);
+    EXPECT(g, s->block_step == g->m.block_step, "step %d of a block is told as %d", (int)g->m.block_step,
            (int)s->block_step);
-    EXPECT(g, g->is_mixed || s->is_refresh == refresh_is_due(g), "step %d of a block, is_refresh %d",
-           (int)g->block_step, s->is_refresh);
 }
 
 /* Which positions there are, and how they change: what was committed was masked, nothing else moves. */
@@ -529,7 +851,7 @@ static void watch_canvas(generation *g, const tsk_step *s) {
     EXPECT(g, wrong == 0, "%d wrong commits, predictions or confidences in pass %d", (int)wrong, (int)s->pass);
     EXPECT(g, memcmp(g->canvas, s->canvas, (size_t)g->length * sizeof *g->canvas) == 0,
            "pass %d changes more than it commits", (int)s->pass);
-    EXPECT(g, commits > 0 || g->is_loose, "pass %d commits nothing", (int)s->pass);
+    EXPECT(g, commits > 0, "pass %d commits nothing", (int)s->pass);
     EXPECT(g, s->masks_left == masks, "masks_left %d of %d", (int)s->masks_left, (int)masks);
     for (i = s->prompt_length; i < s->canvas_length && s->canvas[i] != mask && !ends(g, s->canvas[i]); i++) {
     }
@@ -537,50 +859,62 @@ static void watch_canvas(generation *g, const tsk_step *s) {
            (int)s->n_final, (int)(i - s->prompt_length));
 }
 
-/* Who is committed follows from the confidences by tsk_select, which check_select holds to its definition. */
+/* Who is committed follows from the confidences by tsk_select, which check_select holds to its definition. Candidates
+   are the masked positions that the pass did not leave out. */
 static void watch_rule(generation *g, const tsk_step *s, const int32_t *before) {
     const tsk_generate_options *o = &g->options;
-    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length);
-    int32_t i, n = 0, quota = 1, mask = g->driver->config->mask_token_id, wrong = 0;
+    int32_t i, n = 0, masks = 0, commits = 0, quota = quota_of(g), mask = g->driver->config->mask_token_id, wrong = 0;
+    int leaves_out = g->rule == TSK_SKIP_RULE_ROWS;
     float confidences[max_canvas];
     uint8_t commit[max_canvas];
-    if (o->on_select || g->is_loose || g->is_mixed) return;
-    for (i = 0; i < s->n_positions; i++)
-        if (before[s->positions[i]] == mask) confidences[n++] = s->confidences[i];
-    if (s->block_step == 0) g->block_masks = n;
-    if (s->block_step < steps) quota = g->block_masks / steps + (s->block_step < g->block_masks % steps);
+    for (i = 0; i < s->n_positions; i++) {
+        int is_masked = before[s->positions[i]] == mask, is_out = leaves_out && !s->active[i];
+        masks += is_masked;
+        commits += s->committed[i] != 0;
+        wrong += s->committed[i] && is_out;
+        if (is_masked && !is_out) confidences[n++] = s->confidences[i];
+    }
+    EXPECT(g, wrong == 0, "pass %d commits %d rows that it left out", (int)s->pass, (int)wrong);
+    if (o->on_select) EXPECT(g, g->n_selected == n, "a rule was asked about %d of %d", (int)g->n_selected, (int)n);
+    if (o->on_select || g->m.is_blind) return;
     select_by(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
     for (n = i = 0; i < s->n_positions; i++)
-        if (before[s->positions[i]] == mask) wrong += (commit[n++] != 0) != (s->committed[i] != 0);
+        if (before[s->positions[i]] == mask && (s->active[i] || !leaves_out))
+            wrong += (commit[n++] != 0) != (s->committed[i] != 0);
     EXPECT(g, wrong == 0, "%d tokens of pass %d are committed against the rule, or not by it", (int)wrong,
            (int)s->pass);
+    if (o->transfer == TSK_TRANSFER_SCHEDULE && !(leaves_out && g->force_active >= 0))
+        EXPECT(g, commits == (quota < masks ? quota : masks), "pass %d commits %d of a quota of %d, with %d masks",
+               (int)s->pass, (int)commits, (int)quota, (int)masks);
 }
 
-/* Who may skip: active + stable masked + stable others are the block, and each option's word is kept. */
+/* Who may skip: active + stable masked + stable others are the block, and each option's word is kept. Whom the rule
+   ROWS leaves out is judged by watch_plan. */
 static void watch_active(generation *g, const tsk_step *s, const int32_t *before) {
     const tsk_generate_options *o = &g->options;
     int32_t i, active = 0, stable_masked = 0, mask = g->driver->config->mask_token_id;
-    int decides = !s->is_refresh && g->n_states > 0;
+    int decides = !s->is_refresh && g->n_states > 0, is_ours = g->rule == TSK_SKIP_RULE_STATES;
     for (i = 0; i < s->n_positions; i++) {
         int32_t at = s->positions[i];
         active += s->active[i] != 0;
         stable_masked += !s->active[i] && before[at] == mask;
         if (s->active[i] || s->is_refresh) g->age[at] = 0;
         else g->age[at]++;
-        if (decides && g->force_active >= 0 && s->block_step == 0)
-            continue; /* whether a block's first step has anything to skip to is not said */
+        if (decides && g->force_active >= 0 && (s->block_step == 0 || (g->is_mixed && s->active[i])))
+            continue; /* whether a block's first step, or a copy, has anything to skip to is not said */
         if (decides && g->force_active >= 0)
             EXPECT(g, (s->active[i] != 0) == (i < g->force_active), "slot %d's activity was forced", (int)i);
-        else if (o->skip.max_age > 0 && !g->is_mixed)
+        else if (is_ours && o->skip.max_age > 0 && !g->is_mixed)
             EXPECT(g, g->age[at] <= o->skip.max_age, "skipped %d times in a row", (int)g->age[at]);
     }
     EXPECT(g, s->n_active == active && s->n_stable_masked == stable_masked,
            "pass %d counts %d active and %d stable masked of %d and %d", (int)s->pass, (int)s->n_active,
            (int)s->n_stable_masked, (int)active, (int)stable_masked);
-    if (!decides) EXPECT(g, active == s->n_positions, "pass %d skips where nothing is compared", (int)s->pass);
-    if (g->force_active >= 0) return;
-    EXPECT(g, o->skip.masked || !stable_masked, "masked tokens are stable");
-    if (!g->is_loose && o->skip.full_every > 0 && s->block_step % o->skip.full_every == 0)
+    if (!decides && (s->is_refresh || g->rule != TSK_SKIP_RULE_ROWS))
+        EXPECT(g, active == s->n_positions, "pass %d skips where nothing is compared", (int)s->pass);
+    if (is_ours && g->force_active >= 0) return;
+    EXPECT(g, o->skip.masked || !is_ours || !stable_masked, "masked tokens are stable");
+    if (o->skip.full_every > 0 && s->block_step % o->skip.full_every == 0)
         EXPECT(g, active == s->n_positions, "step %d of a block was to run in full", (int)s->block_step);
 }
 
@@ -594,26 +928,32 @@ static void watch_cosines(generation *g, const tsk_step *s) {
 }
 
 /* The counts that the result must come to. */
-static void watch_counts(generation *g, const tsk_step *s) {
+static void watch_counts(generation *g, const tsk_step *s, const plan *p) {
+    const tsk_generate_options *o = &g->options;
     uint64_t rows = (uint64_t)s->n_positions, layers = (uint64_t)g->driver->config->n_layers,
-             active = (uint64_t)s->n_active;
-    uint64_t lower = (uint64_t)g->k < layers ? (uint64_t)g->k : layers;
-    int32_t outside = g->length - s->n_positions;
+             active = (uint64_t)s->n_active, length = (uint64_t)g->length;
+    uint64_t k = (uint64_t)g->k < layers ? (uint64_t)g->k : layers, lower = g->rule == TSK_SKIP_RULE_STATES ? k : 0;
     g->nfe++;
     g->refreshes += s->is_refresh;
-    if (s->is_refresh && g->options.skip.refresh) g->refresh_total += (uint64_t)g->length * layers;
-    if (s->is_refresh || g->options.cache != TSK_CACHE_DUAL) return;
+    g->rows += (uint64_t)s->n_rows;
+    g->refreshed += (uint64_t)p->n_further;
+    if (s->is_refresh && (o->skip.refresh || o->refresh == TSK_REFRESH_NEAR || o->refresh_window)) {
+        uint64_t all = o->skip.refresh ? k : 0; /* layers that everything visible runs */
+        g->refresh_total += length * layers;
+        g->refresh_computed += (uint64_t)g->m.visible * all + (uint64_t)s->n_rows * (layers - all);
+    }
+    if (s->is_refresh || o->cache != TSK_CACHE_DUAL) return;
     if (!EXPECT(g, g->n_steps < max_canvas, "more block steps than positions")) return;
     g->active[g->n_steps] = s->n_active;
     g->stable_masked[g->n_steps++] = s->n_stable_masked;
     g->total += rows * layers;
     g->computed += rows * lower + active * (layers - lower);
-    g->refreshed += (uint64_t)(g->options.refresh_rows < outside ? g->options.refresh_rows : outside);
 }
 
 static int watch_step(void *user, const tsk_step *s) {
     generation *g = (generation *)user;
     int32_t before[max_canvas], pass = g->passes++;
+    plan p;
     if (!EXPECT(g,
                 s->canvas_length == g->length && s->prompt_length == g->given.n_prompt && s->n_positions > 0 &&
                     s->n_positions <= g->length,
@@ -622,12 +962,16 @@ static int watch_step(void *user, const tsk_step *s) {
         return 1;
     EXPECT(g, !g->must_end, "a pass after the one that was to be the last");
     memcpy(before, g->canvas, sizeof before);
-    watch_order(g, s);
+    watch_order(g, s, before);
     watch_canvas(g, s);
+    plan_pass(g, next_extent(g), before, s->positions, s->n_positions, 0, &p);
+    watch_plan(g, s, &p);
     watch_rule(g, s, before);
     watch_active(g, s, before);
     watch_cosines(g, s);
-    watch_counts(g, s);
+    watch_counts(g, s, &p);
+    note_confidences(g, s, before);
+    note_pass(g, &p, before, s->positions, s->active, s->n_positions, s->pass);
     if (pass == g->deed_at) call_inside(g, 1);
     if (pass != g->stop_at) return 0;
     g->must_end = 1;
@@ -638,9 +982,11 @@ static int watch_step(void *user, const tsk_step *s) {
 static void choose_some(void *user, const tsk_selection *s) {
     generation *g = (generation *)user;
     int32_t i, mask = g->driver->config->mask_token_id;
-    EXPECT(g, s->n > 0 || g->is_loose, "a rule is asked about %d candidates", (int)s->n);
-    EXPECT(g, g->is_loose || (s->pass == g->passes && s->block_step >= 0 && s->quota > 0), "a rule is asked in pass %d",
-           (int)s->pass);
+    g->n_selected = s->n;
+    EXPECT(g, s->n > 0, "a rule is asked about %d candidates", (int)s->n);
+    EXPECT(g, s->block_step >= 0 && s->quota >= (g->m.n_probes == 0), "a rule is asked in step %d, of quota %d",
+           (int)s->block_step, (int)s->quota);
+    EXPECT(g, g->m.is_blind || s->pass == passes_of(g), "a rule is asked in pass %d", (int)s->pass);
     for (i = 0; i < s->n; i++) {
         const tsk_candidate *c = &s->candidates[i];
         if (!EXPECT(g, c->position >= 0 && c->position < g->length && (!i || c->position > c[-1].position),
@@ -672,8 +1018,10 @@ static void new_generation(driver *d, generation *g, const char *kind, int numbe
     g->kind = kind;
     g->number = number;
     g->options = *o;
+    g->rule = resolved_rule(o);
     g->k = resolved_k(o, d->config);
-    g->n_states = g->k >= 2 && g->k < d->config->n_layers ? g->k - 1 : 0;
+    g->n_states = g->rule == TSK_SKIP_RULE_STATES && g->k >= 2 && g->k < d->config->n_layers ? g->k - 1 : 0;
+    g->skips_refresh = o->skip.refresh && g->k >= 2 && g->k < d->config->n_layers;
     g->stop_at = g->cancel_at = g->deed_at = -1;
     g->force_active = draw(d, 8) == 7 ? draw(d, 10) : TSK_AUTO;
     g->force_refresh = draw(d, 8) == 7 ? draw(d, 20) : TSK_AUTO;
@@ -696,11 +1044,12 @@ static void say_options(driver *d, const generation *g) {
     say(d, " refresh_every %d", (int)o->refresh_every);
     if (o->cache == TSK_CACHE_DUAL)
         say(d,
-            " refresh_rows %d K %d skip %g %g policy %d masked %d reference %d age %d full %d warm %d refresh %d force "
-            "%d %d",
-            (int)o->refresh_rows, (int)o->skip.layer_k, (double)o->skip.threshold, (double)o->skip.outlier,
-            (int)o->skip.policy, o->skip.masked, (int)o->skip.reference, (int)o->skip.max_age, (int)o->skip.full_every,
-            o->skip.warm_start, o->skip.refresh, (int)g->force_active, (int)g->force_refresh);
+            " start %d near %d window %d refresh_rows %d rule %d margin %d ahead %d K %d skip %g %g policy %d "
+            "masked %d reference %d age %d full %d warm %d refresh %d force %d %d",
+            (int)o->refresh, (int)o->refresh_near, (int)o->refresh_window, (int)o->refresh_rows, (int)o->skip.rule,
+            (int)o->skip.rows_margin, (int)o->skip.rows_ahead, (int)o->skip.layer_k, (double)o->skip.threshold,
+            (double)o->skip.outlier, (int)o->skip.policy, o->skip.masked, (int)o->skip.reference, (int)o->skip.max_age,
+            (int)o->skip.full_every, o->skip.warm_start, o->skip.refresh, (int)g->force_active, (int)g->force_refresh);
     if (o->on_select) say(d, " rule %d", (int)g->choice);
     if (!o->on_step) say(d, " no on_step");
     if (g->stop_at >= 0) say(d, " stop at %d", (int)g->stop_at);
@@ -790,11 +1139,16 @@ static void check_counts(generation *g, const tsk_result *r) {
                "token-layers %llu of %llu, in all %llu of %llu", (unsigned long long)r->token_layers_computed,
                (unsigned long long)g->computed, (unsigned long long)r->token_layers_total,
                (unsigned long long)g->total);
-        EXPECT(g, r->refreshed_rows == g->refreshed, "refreshed_rows %d of %d", (int)r->refreshed_rows,
+        EXPECT(g, r->refreshed_rows == g->refreshed || g->m.is_blind, "refreshed_rows %d of %d", (int)r->refreshed_rows,
                (int)g->refreshed);
-        EXPECT(g, r->refresh_token_layers_total == g->refresh_total, "the refreshes' token-layers are %d of %d",
-               (int)r->refresh_token_layers_total, (int)g->refresh_total);
+        EXPECT(g,
+               r->refresh_token_layers_total == g->refresh_total &&
+                   (r->refresh_token_layers_computed == g->refresh_computed || g->m.is_blind),
+               "the refreshes' token-layers are %d of %d, not %d of %d", (int)r->refresh_token_layers_computed,
+               (int)r->refresh_token_layers_total, (int)g->refresh_computed, (int)g->refresh_total);
+        EXPECT(g, r->rows == g->rows, "rows %d of %d", (int)r->rows, (int)g->rows);
     }
+    if (!g->options.on_step && r->nfe != g->nfe) g->m.is_blind = 1;
     EXPECT(g,
            r->refresh_token_layers_computed <= r->refresh_token_layers_total &&
                r->token_layers_computed <= r->token_layers_total,
@@ -804,6 +1158,7 @@ static void check_counts(generation *g, const tsk_result *r) {
     g->nfe = r->nfe, g->refreshes = r->refreshes, g->n_steps = r->n_block_steps;
     g->total = r->token_layers_total, g->computed = r->token_layers_computed, g->refreshed = r->refreshed_rows;
     g->refresh_total = r->refresh_token_layers_total, g->refresh_computed = r->refresh_token_layers_computed;
+    g->rows = r->rows;
     g->finish = r->finish_reason;
 }
 
@@ -845,17 +1200,22 @@ static void same_generation(driver *d, const generation *a, const generation *b)
            "%s %d has other active rows than alone", a->kind, a->number);
     EXPECT(d, a->computed == b->computed && a->total == b->total && a->refreshed == b->refreshed,
            "%s %d has other token-layers than alone", a->kind, a->number);
-    EXPECT(d, a->refresh_computed == b->refresh_computed && a->refresh_total == b->refresh_total,
-           "%s %d has refreshed other token-layers than alone", a->kind, a->number);
+    EXPECT(d,
+           a->refresh_computed == b->refresh_computed && a->refresh_total == b->refresh_total && a->rows == b->rows,
+           "%s %d has refreshed other token-layers than alone, or other rows", a->kind, a->number);
     EXPECT(d,
            a->finish == b->finish ||
                (a->finish == TSK_FINISH_CANCELLED && (a->stop_at < 0 || a->stop_at != a->nfe - 1)),
            "%s %d has finish_reason %d, alone %d", a->kind, a->number, (int)a->finish, (int)b->finish);
 }
 
-/* A session of its own, with nothing refused, takes the same number of passes from the same start. */
+static void watch_rows(void *user, const tsk_trace_record *r) { note_seen((generation *)user, r); }
+
+/* A session of its own, with nothing refused, takes the same number of passes from the same start. Now and then it is
+   traced, so that the rows of its passes are seen. */
 static void compare_alone(driver *d, const generation *g) {
     generation *alone = &d->alone;
+    tsk_trace_options tracing = tsk_trace_options_default();
     refusal kept = d->refusal;
     tsk_session *session = NULL;
     tsk_result result;
@@ -869,11 +1229,15 @@ static void compare_alone(driver *d, const generation *g) {
     alone->cancel_at = alone->deed_at = -1;
     alone->fault[0] = 0;
     expect_start(alone, &g->given);
+    tracing.pattern = "embedding";
+    tracing.on_record = watch_rows;
+    tracing.user = alone;
     alone->given.prompt_argument = alone->given.prompt;
     alone->given.generated_argument = g->given.has_generated ? alone->given.generated : NULL;
     if (EXPECT(d, tsk_session_create(d->model, &alone->options, &session, NULL) == TSK_OK,
                "no session of the same options") &&
         EXPECT(d, tsk_session_force(session, alone->force_active, alone->force_refresh, NULL) == TSK_OK, "no force") &&
+        EXPECT(d, tsk_session_trace(session, g->nfe % 3 ? &tracing : NULL, NULL) == TSK_OK, "no trace") &&
         EXPECT(d,
                tsk_session_start(session, alone->given.prompt, alone->given.n_prompt, alone->given.generated_argument,
                                  NULL) == TSK_OK,
@@ -930,14 +1294,21 @@ static void free_slot(driver *d, slot *s) {
     harvest(d, &s->g);
 }
 
+static void start_slot(driver *d, slot *s, int to_the_end);
+
 static void create_slot(driver *d, slot *s) {
     tsk_generate_options o = draw_options(d);
     int is_default = draw(d, 64) == 63, legal;
+    const slot *like = draw_slot(d);
     tsk_model *model;
     tsk_status status;
     call c;
     if (s->session) free_slot(d, s);
     memset(s, 0, sizeof *s);
+    if (draw(d, 2) && like->phase != PHASE_NONE && !like->is_other) { /* so that one may be copied to the other */
+        o.gen_length = like->g.options.gen_length, o.block_length = like->g.options.block_length;
+        o.steps = TSK_AUTO;
+    }
     if (draw(d, 8) == 7) draw_extreme(d, &o);
     if (is_default) o = tsk_generate_options_default();
     s->is_other = !is_default && draw(d, 16) == 15;
@@ -957,6 +1328,7 @@ static void create_slot(driver *d, slot *s) {
     if (!EXPECT(d, (s->session != NULL) == (status == TSK_OK), "a session is given out with '%s'",
                 tsk_status_string(status)))
         s->session = NULL;
+    if (s->phase == PHASE_FRESH && draw(d, 2)) start_slot(d, s, 0);
 }
 
 /* Nothing is left of what was before, unless a call was refused for its arguments: then all may be as it was. */
@@ -1113,19 +1485,17 @@ static void expect_copy(slot *to, const slot *from) {
     expect_start(a, &b->given);
     to->is_pure =
         from->is_pure && (same || (b->nfe == 0 && from->phase == PHASE_RUNNING && differs_only_in_choices(a, b)));
-    /* (without on_step nobody was told how far it is) */
-    a->is_loose = b->is_loose || (!b->options.on_step && a->options.on_step);
+    a->m = b->m;
     a->is_mixed = b->is_mixed || (!same && !to->is_pure);
     memcpy(a->canvas, b->canvas, sizeof a->canvas);
     memcpy(a->active, b->active, sizeof a->active);
     memcpy(a->stable_masked, b->stable_masked, sizeof a->stable_masked);
     for (i = 0; i < max_canvas; i++) a->age[i] = a->is_mixed ? 0 : b->age[i];
     a->passes = b->passes;
-    a->block_masks = b->block_masks;
-    a->block = b->block, a->block_step = b->block_step, a->n_started = b->n_started;
+    a->block = b->block;
     a->nfe = b->nfe, a->refreshes = b->refreshes, a->n_steps = b->n_steps;
     a->computed = b->computed, a->total = b->total, a->refreshed = b->refreshed;
-    a->refresh_computed = b->refresh_computed, a->refresh_total = b->refresh_total;
+    a->refresh_computed = b->refresh_computed, a->refresh_total = b->refresh_total, a->rows = b->rows;
     a->cancel_at = cancel_at, a->asked = asked;
     to->phase = from->phase;
     to->failure = from->failure;
@@ -1165,6 +1535,8 @@ static void copy_slot(driver *d, slot *to, slot *from) {
 
 /* ---- probes */
 
+static const char *const probe_names[] = {"a block step", "a block step that leaves nothing out", "a refresh"};
+
 static void check_probe(driver *d, const slot *s, const tsk_probe *p) {
     const generation *g = &s->g;
     int32_t i, wrong = 0;
@@ -1179,41 +1551,55 @@ static void check_probe(driver *d, const slot *s, const tsk_probe *p) {
     EXPECT(d, wrong == 0, "%d positions or cosines of a probe are wrong", (int)wrong);
 }
 
-static void probe_slot(driver *d, slot *s) {
-    int32_t canvas[max_canvas], n = s->g.length, i;
-    int refresh = draw(d, 3) != 0, has_canvas = draw(d, 2), flaw = draw(d, 16) == 15, may = may_ok;
-    tsk_probe probe;
-    tsk_status status;
-    call c;
-    if (s->phase == PHASE_NONE || s->is_other) return;
-    if (!refresh && (s->phase != PHASE_RUNNING || s->g.nfe == 0)) return; /* the caches must be there */
-    if (s->phase == PHASE_FRESH) n = 0;
-    draw_ids(d, canvas, n, 3);
-    if (flaw && has_canvas && n) canvas[draw(d, n)] = draw(d, 2) ? -1 : INT32_MAX;
-    else flaw = 0;
-    if (s->phase == PHASE_FRESH || flaw || (!refresh && s->g.options.cache != TSK_CACHE_DUAL)) may = may_argument;
-    if (s->phase == PHASE_FAILED) may = may_argument | MAY(s->failure);
-    begin(d, &c);
-    say(d, "probe session %d: %s of %s", s->g.number, refresh ? "a refresh" : "a block step",
-        has_canvas ? "another canvas" : "its own canvas");
-    memset(&probe, 0x5a, sizeof probe);
-    status = tsk_session_probe(s->session, has_canvas ? canvas : NULL, refresh ? TSK_PROBE_REFRESH : TSK_PROBE_STEP,
-                               &probe, c.error);
-    s->is_probed = s->is_probed && status == TSK_ERROR_ARGUMENT ? 2 : 0;
-    if (end(d, &c, status, may)) {
-        check_probe(d, s, &probe);
-        s->is_probed = 1;
-        s->probe_is_full = refresh;
-        s->n_probed = probe.n_positions;
-        memcpy(s->probe_positions, probe.positions, (size_t)probe.n_positions * sizeof *canvas);
-        for (i = 0; i < n; i++) s->probe_canvas[i] = has_canvas ? canvas[i] : s->g.canvas[i];
-        s->g.is_loose = s->g.is_mixed = 1;
-        s->is_pure = 0;
-    } else if (status != TSK_ERROR_ARGUMENT && s->phase != PHASE_FAILED) fail_slot(d, s, status);
-    check_slot(d, s);
+/* What it ran is what a pass of that kind runs; caches and the count of steps move on, the canvas stays. */
+static void expect_probe(driver *d, slot *s, const tsk_probe *probe, tsk_probe_kind kind, const int32_t *canvas) {
+    generation *g = &s->g;
+    int32_t i, n = probe->n_positions, pass, wrong = 0, entered = 0;
+    int may_skip = g->n_states && kind == TSK_PROBE_STEP;
+    plan p;
+    /* (a block that had no mask: what its window was is not to be seen once an early end has filled the canvas) */
+    if (s->phase == PHASE_FINISHED && g->m.first != probe->positions[0]) g->m.is_blind = 1;
+    enter_block(g, g->canvas, probe->positions, n);
+    pass = passes_of(g);
+    plan_pass(g, kind == TSK_PROBE_REFRESH ? EXTENT_ALL : EXTENT_STEP, canvas, probe->positions, n,
+              kind == TSK_PROBE_STEP_ALL, &p);
+    for (i = 0; i < n && !may_skip; i++) {
+        int runs = p.runs[probe->positions[i]];
+        wrong += p.is_exact ? (probe->active[i] != 0) != runs : runs && !probe->active[i];
+    }
+    EXPECT(d, wrong == 0 || g->m.is_blind, "a probe runs, or leaves out, %d rows against the rule", (int)wrong);
+    watch_entered(g, &p, probe->positions, n, pass);
+    harvest(d, g);
+    g->seen_pass = -1;
+    for (i = 0; i < g->length; i++) entered += p.runs[i];
+    s->probe_is_full = !may_skip && p.is_exact && entered == g->m.visible &&
+                       !(kind == TSK_PROBE_REFRESH && g->skips_refresh);
+    for (i = 0; i < n; i++) {
+        s->probe_ran[i] = probe->active[i] || g->rule != TSK_SKIP_RULE_ROWS;
+        if (probe->active[i]) g->m.confidences[probe->positions[i]] = -1; /* seen by nobody */
+    }
+    note_pass(g, &p, canvas, probe->positions, probe->active, n, pass);
+    g->m.n_probes++;
 }
 
-/* Logits of a whole pass are those that another session computes of the same tokens, to the last bit. */
+/* Whether the caches that a block step wants are there: of all that the current block sees, which is the first block
+   with a mask. */
+static int step_may_be_probed(const generation *g) {
+    int32_t mask = g->driver->config->mask_token_id, at = 0, length = g->options.block_length, first, last;
+    caches m = g->m;
+    if (passes_of(g) == 0) return 0;
+    while (g->canvas[at] != mask) at++;
+    first = at - (at - g->given.n_prompt) % length, last = first + length - 1;
+    if (at < g->given.n_prompt) { /* infilling: the first block of all */
+        first = m.first >= 0 ? m.first : at;
+        for (last = g->given.n_prompt - 1; g->canvas[last] != mask;) last--;
+    }
+    if (m.first != first) m.visible = visible_from(g, g->canvas, last + 1);
+    return !has_gaps(&m);
+}
+
+/* Logits of a pass over all that is visible are those that another session computes of the same tokens, to the last
+   bit. */
 static void compare_logits(driver *d, const slot *s, const float *logits) {
     size_t width = (size_t)d->config->embedding_size;
     refusal kept = d->refusal;
@@ -1225,7 +1611,7 @@ static void compare_logits(driver *d, const slot *s, const float *logits) {
     d->refusal.budget = SIZE_MAX;
     if (EXPECT(d,
                tsk_session_create(d->model, &s->g.options, &session, NULL) == TSK_OK &&
-                   tsk_session_logits(session, s->probe_canvas, s->g.length, 0, s->g.length, own, NULL) == TSK_OK,
+                   tsk_session_logits(session, s->probe_canvas, s->g.m.visible, 0, s->g.m.visible, own, NULL) == TSK_OK,
                "no logits to compare with"))
         for (i = 0; i < s->n_probed; i++)
             EXPECT(d,
@@ -1256,14 +1642,60 @@ static void probe_logits_slot(driver *d, slot *s) {
     say(d, "probe_logits of session %d", s->g.number);
     status = tsk_session_probe_logits(s->session, with_norm ? norm : NULL, logits, c.error);
     if (end(d, &c, status, may) && s->is_probed == 1) {
-        for (i = 0; i < (size_t)s->n_probed * width; i++) wrong += !is_finite(logits[i]);
-        for (i = 0; with_norm && i < (size_t)s->n_probed * d_model; i++) wrong += !is_finite(norm[i]);
-        EXPECT(d, wrong == 0, "%d probed values are no numbers", wrong);
-        if (s->probe_is_full && !(s->g.n_states && s->g.options.skip.refresh)) compare_logits(d, s, logits);
+        for (i = 0; i < (size_t)s->n_probed * width; i++)
+            wrong += s->probe_ran[i / width] ? !is_finite(logits[i]) : logits[i] == logits[i];
+        for (i = 0; with_norm && i < (size_t)s->n_probed * d_model; i++)
+            wrong += s->probe_ran[i / d_model] ? !is_finite(norm[i]) : norm[i] == norm[i];
+        EXPECT(d, wrong == 0, "%d probed values are no numbers, or are numbers though nothing ran", wrong);
+        if (s->probe_is_full && !s->g.m.is_blind) compare_logits(d, s, logits);
     }
     free(logits);
     free(norm);
     check_slot(d, s);
+}
+
+static void probe_slot(driver *d, slot *s) {
+    static const tsk_probe_kind kinds[] = {TSK_PROBE_STEP, TSK_PROBE_STEP, TSK_PROBE_STEP_ALL, TSK_PROBE_REFRESH,
+                                           TSK_PROBE_REFRESH};
+    int32_t canvas[max_canvas], n = s->g.length, i;
+    tsk_probe_kind kind = kinds[draw(d, 5)];
+    int has_canvas = draw(d, 2), flaw = draw(d, 16) == 15, may = may_ok;
+    tsk_probe probe;
+    tsk_status status;
+    call c;
+    if (s->phase == PHASE_NONE || s->is_other) return;
+    if (s->phase == PHASE_FRESH) n = 0;
+    draw_ids(d, canvas, n, 3);
+    if (flaw && has_canvas && n) canvas[draw(d, n)] = draw(d, 2) ? -1 : INT32_MAX;
+    else flaw = 0;
+    if (kind != TSK_PROBE_REFRESH && s->phase == PHASE_FINISHED) may = may_ok | may_argument;
+    if (kind != TSK_PROBE_REFRESH && s->phase == PHASE_RUNNING)
+        may = s->g.m.is_blind             ? may_ok | may_argument /* whether all that it attends to ran is not known */
+              : step_may_be_probed(&s->g) ? may_ok
+                                          : may_argument;
+    if (kind != TSK_PROBE_REFRESH && s->g.options.cache != TSK_CACHE_DUAL) may = may_argument;
+    if (s->phase == PHASE_FRESH || flaw) may = may_argument;
+    if (s->phase == PHASE_FAILED) may = may_argument | MAY(s->failure);
+    begin(d, &c);
+    say(d, "probe session %d: %s of %s", s->g.number, probe_names[kind],
+        has_canvas ? "another canvas" : "its own canvas");
+    for (i = 0; i < n && !has_canvas; i++) canvas[i] = s->g.canvas[i];
+    memset(&probe, 0x5a, sizeof probe);
+    s->g.seen_pass = -1;
+    status = tsk_session_probe(s->session, has_canvas ? canvas : NULL, kind, &probe, c.error);
+    s->is_probed = s->is_probed && status == TSK_ERROR_ARGUMENT ? 2 : 0;
+    if (end(d, &c, status, may)) {
+        check_probe(d, s, &probe);
+        expect_probe(d, s, &probe, kind, canvas);
+        s->is_probed = 1;
+        s->n_probed = probe.n_positions;
+        memcpy(s->probe_positions, probe.positions, (size_t)probe.n_positions * sizeof *canvas);
+        memcpy(s->probe_canvas, canvas, (size_t)n * sizeof *canvas);
+        s->g.is_mixed = 1;
+        s->is_pure = 0;
+    } else if (status != TSK_ERROR_ARGUMENT && s->phase != PHASE_FAILED) fail_slot(d, s, status);
+    check_slot(d, s);
+    if (s->is_probed == 1 && draw(d, 2)) probe_logits_slot(d, s);
 }
 
 /* ---- traces */
@@ -1275,6 +1707,7 @@ static void watch_record(void *user, const tsk_trace_record *r) {
     int dim, wrong = 0;
     double low = INFINITY, high = -INFINITY;
     s->records++;
+    note_seen(g, r);
     EXPECT(g, s->is_traced, "a record though tracing has ended");
     if (!EXPECT(g, r->name && r->part && r->n_dims >= 2 && r->n_dims <= 3 && r->n_rows > 0,
                 "a record of %d dimensions and %d rows", r->n_dims, (int)r->n_rows))
@@ -1289,12 +1722,12 @@ static void watch_record(void *user, const tsk_trace_record *r) {
     if (!EXPECT(g, s->tracing.values ? r->output != NULL : !r->output && !r->input, "values of %s", r->name) ||
         !r->output)
         return;
-    for (i = 0; i < n; i++) {
+    for (wrong = 0, i = 0; i < n; i++) {
         wrong += !is_finite(r->output[i]);
         low = r->output[i] < low ? r->output[i] : low;
         high = r->output[i] > high ? r->output[i] : high;
     }
-    EXPECT(g, wrong == 0 || g->options.refresh_rows, "%d values of %s are no numbers", wrong, r->name);
+    EXPECT(g, wrong == 0, "%d values of %s are no numbers", wrong, r->name);
     EXPECT(g, low == r->stats.min && high == r->stats.max, "%s is from %g to %g, said to be from %g to %g", r->name,
            low, high, r->stats.min, r->stats.max);
 }
@@ -1720,27 +2153,27 @@ static void call_inside(generation *g, int is_reporting) {
 
 static void call_next(driver *d) {
     slot *s = draw_slot(d);
-    int32_t kind = draw(d, 48), i, n;
+    int32_t kind = draw(d, 55), i, n;
     if (d->shared->batch) settle_orders(d);
     if (kind < 4) create_slot(d, s);
     else if (kind < 5) free_slot(d, s);
     else if (kind < 11) start_slot(d, s, 0);
     else if (kind < 14) start_slot(d, s, 1);
-    else if (kind < 20) step_slot(d, s);
-    else if (kind < 22) run_slot(d, s);
-    else if (kind < 23) logits_slot(d, s);
-    else if (kind < 26) copy_slot(d, s, draw_slot(d));
-    else if (kind < 28) probe_slot(d, s);
-    else if (kind < 30) probe_logits_slot(d, s);
-    else if (kind < 32) trace_slot(d, s);
-    else if (kind < 33) create_batch(d);
-    else if (kind < 38) submit_order(d, 0);
-    else if (kind < 39) cancel_order(d);
-    else if (kind < 42) for (n = 1 + draw(d, 6), i = 0; i < n && d->batch; i++) step_batch(d, 0);
-    else if (kind < 43) step_batch(d, 1);
-    else if (kind < 45) draw_refusal(d);
-    else if (kind < 46) check_select(d);
-    else if (kind < 47) check_estimate(d);
+    else if (kind < 22) step_slot(d, s);
+    else if (kind < 24) run_slot(d, s);
+    else if (kind < 25) logits_slot(d, s);
+    else if (kind < 29) copy_slot(d, s, draw_slot(d));
+    else if (kind < 33) probe_slot(d, s);
+    else if (kind < 35) probe_logits_slot(d, s);
+    else if (kind < 37) trace_slot(d, s);
+    else if (kind < 38) create_batch(d);
+    else if (kind < 44) submit_order(d, 0);
+    else if (kind < 45) cancel_order(d);
+    else if (kind < 49) for (n = 1 + draw(d, 6), i = 0; i < n && d->batch; i++) step_batch(d, 0);
+    else if (kind < 50) step_batch(d, 1);
+    else if (kind < 52) draw_refusal(d);
+    else if (kind < 53) check_select(d);
+    else if (kind < 54) check_estimate(d);
     else if (draw(d, 2)) check_transfer_numbers(d);
     else call_without_arguments(d);
 }

@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { max_bytes = 1500, n_sequences = 4000, max_failures = 5 };
+enum { max_bytes = 3000, n_sequences = 4000, max_failures = 5 };
 
 /* Seen by the child and by its parent. */
 typedef struct progress { uint32_t seed; int done, failed; } progress;
