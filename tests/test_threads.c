@@ -45,6 +45,8 @@ static tsk_generate_options options_of(job *j) {
     options.eos_stop = 0;
     options.skip.masked = j->number == 4;
     options.skip.threshold = 0.8f;
+    if (j->number < 2 || j->number == 5) options.skip.rule = TSK_SKIP_RULE_ROWS, options.skip.rows_margin = 1;
+    if (j->number == 1) options.refresh = TSK_REFRESH_NEAR, options.refresh_window = 4;
     options.on_step = add_confidences;
     options.user = j;
     return options;
