@@ -13,10 +13,30 @@ typedef struct job {
     int32_t tokens[max_gen];
     uint64_t id;
     int32_t nfe;
+    uint64_t rows;             /* that ran, in all passes */
     int n_done;                /* times it was reported */
     tsk_finish finish;
     tsk_status status;
 } job;
+
+/* What leaves layers or rows out, and how blocks start: of cache DUAL. */
+static void random_rows(tsk_generate_options *o) {
+    static const tsk_skip_rule rules[] = {TSK_SKIP_RULE_AUTO, TSK_SKIP_RULE_ROWS, TSK_SKIP_RULE_ROWS,
+                                          TSK_SKIP_RULE_OFF};
+    o->skip.rule = rules[random_below(4)];
+    o->skip.rows_margin = random_below(5);
+    o->skip.rows_ahead = random_below(3);
+    o->skip.layer_k = random_below(5);
+    o->skip.full_every = random_below(3) ? 0 : random_below(4);
+    o->refresh = random_below(2) ? TSK_REFRESH_NEAR : TSK_REFRESH_AUTO;
+    o->refresh_near = random_below(12);
+    o->refresh_window = random_below(2) ? random_below(14) : 0;
+    o->refresh_rows = random_below(2) ? random_below(40) : 0;
+    if (random_below(2)) o->refresh_every = random_below(4);
+    if (o->refresh_window && o->refresh != TSK_REFRESH_NEAR) o->refresh_every = 1;
+    o->skip.refresh = o->refresh != TSK_REFRESH_NEAR && !o->refresh_window && o->skip.layer_k > 0 &&
+                      o->skip.rule != TSK_SKIP_RULE_OFF && random_below(2);
+}
 
 static void random_job(job *j, const tsk_model_config *config) {
     tsk_generate_options *o = &j->options;
@@ -25,24 +45,22 @@ static void random_job(job *j, const tsk_model_config *config) {
     *o = tsk_generate_options_default();
     o->block_length = random_below(2) ? 8 : 4;
     o->gen_length = o->block_length * (1 + random_below(3));
-    o->cache = (tsk_cache)random_below(3);
+    o->cache = random_below(2) ? TSK_CACHE_DUAL : (tsk_cache)random_below(3);
     o->transfer = (tsk_transfer)random_below(3);
     o->threshold = 0.3f + 0.1f * (float)random_below(6);
     o->temperature = random_below(3) ? 0.0f : 0.7f;
     o->seed = (uint64_t)random_below(1000);
     o->eos_stop = random_below(2);
     o->remasking = random_below(4) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
-    o->skip.layer_k = o->cache == TSK_CACHE_DUAL ? random_below(5) : 0;
     o->skip.threshold = random_below(2) ? 0.5f : 0.95f;
     o->skip.outlier = random_below(2) ? -1.0f : 0.7f;
     o->skip.masked = random_below(2);
     o->skip.policy = random_below(3) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
     o->skip.reference = random_below(2) ? TSK_SKIP_LAST_STEP : TSK_SKIP_LAST_COMPUTED;
     o->skip.warm_start = random_below(2);
-    o->skip.refresh = o->skip.layer_k > 0 && random_below(2);
     o->skip.max_age = random_below(3);
-    o->refresh_rows = o->cache == TSK_CACHE_DUAL && random_below(2) ? random_below(40) : 0;
-    o->refresh_every = o->cache != TSK_CACHE_NONE && random_below(2) ? 1 + random_below(3) : 1;
+    if (o->cache == TSK_CACHE_DUAL) random_rows(o);
+    if (o->cache == TSK_CACHE_PREFIX && random_below(2)) o->refresh_every = random_below(4);
     j->n_prompt = random_below(max_prompt);
     for (i = 0; i < j->n_prompt; i++) {
         j->prompt[i] = random_below(config->vocab_size);
@@ -56,6 +74,7 @@ static void note(job *j, const tsk_result *result, tsk_status status) {
     if (!result) return;
     j->finish = result->finish_reason;
     j->nfe = result->nfe;
+    j->rows = result->rows;
     memcpy(j->tokens, result->tokens, (size_t)result->n_tokens * sizeof *j->tokens);
 }
 
@@ -128,10 +147,12 @@ static void test_as_alone(tsk_model *model, const char *name, int32_t n_jobs, in
             continue;
         }
         run_alone(model, &alone);
-        test_check(jobs[i].nfe == alone.nfe && jobs[i].finish == alone.finish &&
+        test_check(jobs[i].nfe == alone.nfe && jobs[i].finish == alone.finish && jobs[i].rows == alone.rows &&
                        memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0,
-                   __FILE__, __LINE__, "%s, request %d of a batch equals itself alone (cache %d, K %d, refresh %d)",
-                   name, (int)i, (int)alone.options.cache, (int)alone.options.skip.layer_k, alone.options.skip.refresh);
+                   __FILE__, __LINE__,
+                   "%s, request %d of a batch equals itself alone (cache %d, rule %d, K %d, skip_refresh %d, start %d)",
+                   name, (int)i, (int)alone.options.cache, (int)alone.options.skip.rule,
+                   (int)alone.options.skip.layer_k, alone.options.skip.refresh, (int)alone.options.refresh);
     }
     CHECK(cancels ? n_cancelled > 0 && n_cancelled < n_jobs : n_cancelled == 0);
     free(jobs);

@@ -78,8 +78,8 @@ static void test_budget(void) {
     CHECK(layers > 2);
     for (i = 0; i < n_jobs; i++) {
         random_job(&jobs[i], tsk_model_get_config(model));
-        jobs[i].options.cache = TSK_CACHE_NONE, jobs[i].options.skip.layer_k = 0, jobs[i].options.skip.refresh = 0;
-        jobs[i].options.refresh_rows = 0, jobs[i].options.refresh_every = 1;
+        jobs[i].options = tsk_generate_options_default();
+        jobs[i].options.cache = TSK_CACHE_NONE;
         jobs[i].options.gen_length = gen, jobs[i].options.block_length = 4, jobs[i].options.eos_stop = 0;
         jobs[i].n_prompt = n_prompt;
         submit(batch, &jobs[i]);
@@ -89,6 +89,106 @@ static void test_budget(void) {
         CHECK(status.row_layers > 0 && status.row_layers <= budget);
     } while (status.in_flight || status.queued);
     for (i = 0; i < n_jobs; i++) CHECK_INT(jobs[i].n_done, 1);
+    tsk_batch_free(batch);
+    tsk_model_free(model);
+}
+
+/* ---- rows of block steps and of block starts */
+
+/* A prompt of 20, three blocks of 4, a token a pass. */
+static void make_near_job(job *j, int32_t margin) {
+    int32_t i;
+    memset(j, 0, sizeof *j);
+    j->options = tsk_generate_options_default();
+    j->options.gen_length = 12, j->options.block_length = 4, j->options.eos_stop = 0;
+    j->options.transfer = TSK_TRANSFER_SCHEDULE;
+    j->options.skip.rule = TSK_SKIP_RULE_ROWS, j->options.skip.rows_margin = margin;
+    j->options.refresh = TSK_REFRESH_NEAR, j->options.refresh_near = 2, j->options.refresh_window = 3;
+    for (j->n_prompt = 20, i = 0; i < 20; i++) j->prompt[i] = 3 * i + 1;
+}
+
+/* The last committed and the one that is to be: 2 rows a step. The first block sees 20 + 4 + 3 positions. The second
+   starts with the last committed, itself and the 3 that the window newly shows behind it; the third with the last
+   committed and itself. */
+static void test_near_rows(int32_t n_jobs) {
+    static const int32_t rows[12] = {27, 2, 2, 2, 8, 2, 2, 2, 5, 2, 2, 2};
+    tsk_model *model = golden_model("mha-f32", 1);
+    tsk_batch *batch = make_batch(model, 3, 1000, 200, 0);
+    job jobs[3], alone;
+    tsk_batch_status status;
+    int32_t i, layers = tsk_model_get_config(model)->n_layers;
+    for (i = 0; i < n_jobs; i++) {
+        make_near_job(&jobs[i], 0);
+        submit(batch, &jobs[i]);
+    }
+    for (i = 0; i < 12; i++) {
+        CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
+        CHECK_INT(status.rows, n_jobs * rows[i]);
+        CHECK(status.row_layers == (int64_t)status.rows * layers);
+    }
+    CHECK_INT(status.in_flight, 0);
+    alone = jobs[0];
+    run_alone(model, &alone);
+    for (i = 0; i < n_jobs; i++)
+        CHECK(jobs[i].n_done == 1 && jobs[i].rows == 58 && alone.rows == 58 &&
+              memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0);
+    tsk_batch_free(batch);
+    tsk_model_free(model);
+}
+
+/* Block starts made of rows are cut by layers as refreshes are, and come to the same. */
+static void test_near_cut(void) {
+    tsk_model *model = golden_model("mha-f32", 1);
+    int32_t layers = tsk_model_get_config(model)->n_layers, i, most = 0, parts = 0, steps = 0;
+    tsk_batch *batch = make_batch(model, 1, 1000, 200, 16);
+    job cut, alone;
+    tsk_batch_status status;
+    make_near_job(&cut, 0);
+    submit(batch, &cut);
+    do {
+        CHECK_INT(tsk_batch_step(batch, &status, NULL), TSK_OK);
+        CHECK(status.rows == 27 ? status.row_layers == 27 : status.row_layers <= 16 || status.rows == 2);
+        parts += status.rows == 8;
+        most = status.rows > most ? status.rows : most;
+        steps++;
+    } while (status.in_flight);
+    CHECK_INT(most, 27);
+    CHECK_INT(parts, (layers + 1) / 2); /* two layers of the 8 rows at a time */
+    i = (layers + 2) / 3;               /* three of the 5 rows */
+    CHECK_INT(steps, layers + parts + i + 9);
+    alone = cut;
+    run_alone(model, &alone);
+    CHECK(cut.nfe == 12 && cut.rows == alone.rows && memcmp(cut.tokens, alone.tokens, sizeof alone.tokens) == 0);
+    tsk_batch_free(batch);
+    tsk_model_free(model);
+}
+
+/* Side by side, each by a margin, a window and a start of its own. */
+static void test_margins(void) {
+    enum { n_jobs = 12 };
+    tsk_model *model = golden_model("gqa-bf16", 2);
+    tsk_batch *batch = make_batch(model, n_jobs, 2000, 500, 0);
+    job jobs[n_jobs];
+    int32_t i;
+    for (i = 0; i < n_jobs; i++) {
+        make_near_job(&jobs[i], i % 6 == 5 ? INT32_MAX : i % 6);
+        jobs[i].options.skip.rule = i == 7 ? TSK_SKIP_RULE_OFF : TSK_SKIP_RULE_ROWS;
+        jobs[i].options.skip.rows_ahead = i % 3;
+        jobs[i].options.refresh = i % 2 ? TSK_REFRESH_NEAR : TSK_REFRESH_FULL;
+        jobs[i].options.refresh_window = i % 4 * 3;
+        jobs[i].options.steps = i % 3 == 2 ? 6 : 12;
+        jobs[i].n_prompt = 20 - i;
+        submit(batch, &jobs[i]);
+    }
+    CHECK_INT(tsk_batch_drain(batch, NULL), TSK_OK);
+    for (i = 0; i < n_jobs; i++) {
+        job alone = jobs[i];
+        run_alone(model, &alone);
+        test_check(jobs[i].n_done == 1 && jobs[i].nfe == alone.nfe && jobs[i].rows == alone.rows &&
+                       jobs[i].nfe == jobs[i].options.steps &&
+                       memcmp(jobs[i].tokens, alone.tokens, sizeof alone.tokens) == 0,
+                   __FILE__, __LINE__, "request %d of different margins and starts", (int)i);
+    }
     tsk_batch_free(batch);
     tsk_model_free(model);
 }
@@ -299,6 +399,10 @@ int main(void) {
     test_soak();
     test_fairness();
     test_budget();
+    test_near_rows(1);
+    test_near_rows(3);
+    test_near_cut();
+    test_margins();
     test_refusals();
     test_threads();
     test_queue();
