@@ -1,6 +1,7 @@
 /* What holds on every backend, whatever the options: generation ends without masks, counts add up, TokenSkip that
    cannot skip equals the plain dual cache bit for bit, and neither tracing nor what a session did before changes a
-   result. */
+   result. Of the rule ROWS: how many rows a pass has follows from what is known before it, and by schedule it commits
+   what the plain dual cache does. */
 #ifndef TSK_INVARIANTS_H
 #define TSK_INVARIANTS_H
 
@@ -29,7 +30,9 @@ typedef struct run {
     tsk_block_result blocks[max_length];
     int32_t active[max_passes], stable_masked[max_passes];
     int32_t asked, passes, commits_of_pass[max_passes], block_of_pass[max_passes], step_of_pass[max_passes],
-        masks_of_pass[max_passes];
+        masks_of_pass[max_passes], active_of_pass[max_passes], rows_of_pass[max_passes];
+    int32_t visible;               /* of the block: its passes see the positions below */
+    int32_t further_of_pass[max_passes]; /* rows that refresh_rows may add */
     int is_refresh[max_passes];
     float confidences[max_confidences];
     int32_t n_confidences;
@@ -51,10 +54,26 @@ static void choose(void *user, const tsk_selection *s) {
     }
 }
 
+static tsk_skip_rule rule_of(const tsk_generate_options *o) {
+    if (o->skip.rule != TSK_SKIP_RULE_AUTO) return o->skip.rule;
+    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+    return o->skip.layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+}
+
+/* How many positions the passes of a block see that ends before `end`. */
+static int32_t visible_of(const run *r, int32_t end) {
+    int32_t length = r->n_prompt + r->options.gen_length, window = r->options.refresh_window, fixed = length;
+    if (!window || window >= length - end) return length;
+    while (fixed > end + window && r->seen_canvas[fixed - 1] == r->mask) fixed--;
+    return fixed;
+}
+
 /* (c) active + stable = block tokens; what was committed was masked, and nothing else changed. */
 static int watch(void *user, const tsk_step *step) {
     run *r = (run *)user;
     int32_t i, active = 0, stable_masked = 0, masks = 0, commits = 0, before = 0;
+    int by_rows = rule_of(&r->options) == TSK_SKIP_RULE_ROWS;
+    if (step->block_step == 0) r->visible = visible_of(r, step->positions[step->n_positions - 1] + 1);
     for (i = 0; i < step->n_positions; i++) {
         int32_t at = step->positions[i], id = step->canvas[at];
         int was_masked = r->seen_canvas[at] == r->mask;
@@ -63,6 +82,7 @@ static int watch(void *user, const tsk_step *step) {
         masks += id == r->mask;
         commits += step->committed[i] != 0;
         before += was_masked;
+        r->wrong += step->committed[i] && !step->active[i] && by_rows;
         r->wrong +=
             step->committed[i] ? !was_masked || id != step->predictions[i] || id == r->mask : id != r->seen_canvas[at];
         r->wrong += !was_masked && (step->confidences[i] != 1.0f || step->predictions[i] != id);
@@ -75,9 +95,10 @@ static int watch(void *user, const tsk_step *step) {
     r->wrong += commits == 0 || step->canvas_length != r->n_prompt + r->options.gen_length ||
                 step->prompt_length != r->n_prompt;
     /* The first block step after a refresh has nothing to compare with, unless it keeps the refresh's states. */
-    if (step->block_step == 0 || (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip.warm_start))
+    if (step->block_step == 0 ||
+        (step->block_step == 1 && r->is_refresh[r->passes - 1] && !r->options.skip.warm_start && !by_rows))
         r->wrong += active != step->n_positions;
-    r->wrong += !r->options.skip.masked && stable_masked != 0;
+    r->wrong += !by_rows && !r->options.skip.masked && stable_masked != 0;
     r->n_skipped += step->n_positions - active;
     r->n_skipped_masked += stable_masked;
     r->commits_of_pass[r->passes] = commits;
@@ -85,6 +106,11 @@ static int watch(void *user, const tsk_step *step) {
     r->step_of_pass[r->passes] = step->block_step;
     r->is_refresh[r->passes] = step->is_refresh;
     r->masks_of_pass[r->passes] = before;
+    r->active_of_pass[r->passes] = active;
+    r->rows_of_pass[r->passes] = step->n_rows;
+    r->further_of_pass[r->passes] = r->visible - step->n_positions;
+    if (r->options.refresh_rows < r->further_of_pass[r->passes])
+        r->further_of_pass[r->passes] = r->options.refresh_rows;
     return r->passes++ == r->stop_at;
 }
 
@@ -183,25 +209,56 @@ static void check_quotas(const run *r) {
     CHECK_INT(left, 0);
 }
 
-/* Layers below K run for all of the block's rows, the others for the active ones; refresh_rows adds rows of its own. An
-   infilling block has as many rows as the prompt has masks. */
+/* How many rows of the block a step of the rule ROWS runs is known before it: those that the pass before committed, and
+   of the masked ones as many as the schedule's quota and the margin, or all. */
+static void check_row_counts(const run *r) {
+    const tsk_generate_options *o = &r->options;
+    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length), i,
+            wanted[max_length], wrong = 0, n_positions = 0;
+    for (i = 0; i < r->passes; i++) {
+        int32_t step = r->step_of_pass[i], quota, most = r->masks_of_pass[i], changed;
+        if (step == 0) n_positions = r->active_of_pass[i];
+        if (step == 0) tsk_num_transfer_tokens(most, steps, wanted);
+        if (step == 0 || (o->skip.full_every && step % o->skip.full_every == 0)) {
+            wrong += r->active_of_pass[i] != n_positions;
+            continue;
+        }
+        changed = r->commits_of_pass[i - 1];
+        quota = step < steps && wanted[step] > 1 ? wanted[step] : 1;
+        if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select && o->skip.rows_margin < most - quota)
+            most = quota + o->skip.rows_margin;
+        wrong += r->active_of_pass[i] < changed + most;
+        wrong += !o->skip.rows_ahead && r->active_of_pass[i] > changed + most;
+        wrong += r->rows_of_pass[i] != r->active_of_pass[i] + r->further_of_pass[i];
+    }
+    CHECK_INT(wrong, 0);
+}
+
+/* Layers below K run for all of the block's rows, the others for the active ones; by ROWS all run for the active ones
+   only. refresh_rows adds rows of its own, to block starts that are NEAR too. An infilling block has as many rows as
+   the prompt has masks. */
 static void check_layer_counts(const run *r, const tsk_model_config *config, int32_t k) {
     uint64_t layers = (uint64_t)config->n_layers, lower = (uint64_t)k < layers ? (uint64_t)k : layers, computed = 0,
-             total = 0, refreshed = 0;
-    int32_t i, n = 0, infilled = 0, length = r->n_prompt + r->options.gen_length;
+             total = 0, refreshed = 0, most_refreshed = 0, ran = 0;
+    int32_t i, n = 0, infilled = 0;
+    if (rule_of(&r->options) == TSK_SKIP_RULE_ROWS) lower = 0;
     for (i = 0; i < r->n_prompt; i++) infilled += r->prompt[i] == r->mask;
     for (i = 0; i < r->passes; i++) {
         uint64_t rows = (uint64_t)(infilled && r->block_of_pass[i] == 0 ? infilled : r->options.block_length);
+        ran += (uint64_t)r->rows_of_pass[i];
+        most_refreshed += (uint64_t)r->further_of_pass[i];
         if (r->is_refresh[i]) continue;
         total += rows * layers;
         computed += rows * lower + (uint64_t)r->active[n++] * (layers - lower);
-        refreshed += r->options.refresh_rows < length - (int32_t)rows ? (uint64_t)r->options.refresh_rows
-                                                                      : (uint64_t)length - rows;
+        refreshed += (uint64_t)r->further_of_pass[i];
     }
     CHECK_INT(r->result.n_block_steps, n);
     CHECK(r->result.token_layers_total == total);
     CHECK(r->result.token_layers_computed == computed);
-    CHECK(r->result.refreshed_rows == refreshed);
+    CHECK(r->options.refresh == TSK_REFRESH_NEAR
+              ? r->result.refreshed_rows >= refreshed && r->result.refreshed_rows <= most_refreshed
+              : r->result.refreshed_rows == refreshed);
+    CHECK(r->result.rows == ran);
 }
 
 static void check_finished(const run *r, const tsk_model_config *config) {
@@ -230,10 +287,13 @@ static void check_finished(const run *r, const tsk_model_config *config) {
     for (i = 0; i < result->n_before_end; i++) CHECK(result->tokens[i] != config->eos_token_id);
     CHECK(i == result->n_tokens || result->tokens[i] == config->eos_token_id);
     CHECK(r->options.cache != TSK_CACHE_NONE || result->block_steps == 0);
+    if (k == TSK_AUTO && r->options.skip.rule == TSK_SKIP_RULE_OFF) k = 0;
     if (k == TSK_AUTO) k = is_dual ? (config->n_layers / 4 > 2 ? config->n_layers / 4 : 2) : 0;
     if (is_dual) check_layer_counts(r, config, k);
     else CHECK_INT(result->n_block_steps, 0);
-    if (k < 2 || k >= config->n_layers) CHECK_INT(r->n_skipped, 0);
+    if (rule_of(&r->options) == TSK_SKIP_RULE_OFF) CHECK_INT(r->n_skipped, 0);
+    if (rule_of(&r->options) == TSK_SKIP_RULE_ROWS) check_row_counts(r);
+    else if (k < 2 || k >= config->n_layers) CHECK_INT(r->n_skipped, 0);
     if (r->options.transfer == TSK_TRANSFER_SCHEDULE && !r->options.on_select) check_quotas(r);
 }
 
@@ -249,8 +309,14 @@ static void random_sizes(run *r) {
 static void random_skip(run *r) {
     static const float thresholds[] = {-2, -1, 0, 0.5f, 0.8f, 0.95f, 0.999f, 1, 2},
                        outliers[] = {-2, -1, 0, 0.7f, 0.95f, 2};
+    static const tsk_skip_rule rules[] = {TSK_SKIP_RULE_AUTO, TSK_SKIP_RULE_AUTO, TSK_SKIP_RULE_STATES,
+                                          TSK_SKIP_RULE_OFF,  TSK_SKIP_RULE_ROWS, TSK_SKIP_RULE_ROWS};
     tsk_generate_options *o = &r->options;
+    o->skip.rule = rules[random_below(6)];
+    o->skip.rows_margin = random_below(3) ? random_below(6) : random_below(2) ? 0 : INT32_MAX;
+    o->skip.rows_ahead = random_below(2) ? 0 : random_below(4);
     o->skip.layer_k = random_below(8) - 1;
+    if (o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == 0) o->skip.layer_k = 3;
     o->skip.threshold = random_pick(thresholds, 9);
     o->skip.outlier = random_pick(outliers, 6);
     o->skip.policy = random_below(2) ? TSK_SKIP_REUSE : TSK_SKIP_EXIT;
@@ -259,7 +325,18 @@ static void random_skip(run *r) {
     o->skip.max_age = random_below(3);
     o->skip.full_every = random_below(4);
     o->skip.warm_start = random_below(2);
-    o->skip.refresh = o->skip.layer_k != 0 && random_below(2);
+}
+
+/* How blocks of cache DUAL start. */
+static void random_starts(run *r) {
+    tsk_generate_options *o = &r->options;
+    o->refresh = (tsk_refresh)(random_below(3) - 1);
+    o->refresh_near = random_below(4) ? random_below(14) : INT32_MAX;
+    o->refresh_window = random_below(2) ? 0 : random_below(4) ? random_below(14) : INT32_MAX;
+    if (o->refresh_window && o->refresh != TSK_REFRESH_NEAR) o->refresh_every = TSK_AUTO;
+    if (random_below(2)) o->refresh_rows = random_below(30);
+    o->skip.refresh = o->refresh != TSK_REFRESH_NEAR && !o->refresh_window && o->skip.layer_k != 0 &&
+                      o->skip.rule != TSK_SKIP_RULE_OFF && random_below(2);
 }
 
 static void random_options(run *r, const tsk_model_config *config) {
@@ -278,9 +355,9 @@ static void random_options(run *r, const tsk_model_config *config) {
     o->remasking = random_below(3) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
     o->seed = (uint64_t)random_below(1000000) << 20;
     o->eos_stop = random_below(2);
+    if (o->cache != TSK_CACHE_NONE && random_below(2)) o->refresh_every = random_below(5);
     if (o->cache == TSK_CACHE_DUAL) random_skip(r);
-    if (o->cache == TSK_CACHE_DUAL && random_below(2)) o->refresh_rows = random_below(30);
-    if (o->cache != TSK_CACHE_NONE && random_below(2)) o->refresh_every = 1 + random_below(4);
+    if (o->cache == TSK_CACHE_DUAL) random_starts(r);
     random_prompt(r, config, random_below(20));
     for (i = 0; i < r->n_prompt && random_below(3) == 0; i++)
         if (random_below(3) == 0) r->prompt[i] = r->mask;
@@ -388,6 +465,117 @@ static void test_exact(tsk_model *model) {
     }
 }
 
+/* ---- the rule ROWS, and block starts made of rows, that leave nothing out */
+
+/* Plain dual, by each transfer rule, with temperature and with random confidences. */
+static void plain_options(run *r, const tsk_model_config *config, int32_t trial) {
+    new_run(r, config);
+    random_prompt(r, config, 5 + 4 * trial);
+    r->options.gen_length = 24;
+    r->options.steps = trial % 2 ? TSK_AUTO : 12;
+    r->options.skip.rule = TSK_SKIP_RULE_OFF;
+    r->options.transfer = (tsk_transfer)(trial % 3);
+    r->options.threshold = 0.4f;
+    r->options.temperature = trial % 4 == 3 ? 0.7f : 0.0f;
+    r->options.remasking = trial == 6 ? TSK_REMASKING_RANDOM : TSK_REMASKING_LOW_CONFIDENCE;
+    if (trial % 3 == 2) r->prompt[3] = r->prompt[4] = r->prompt[9] = r->mask;
+}
+
+static void check_same(tsk_model *model, const run *expected, const tsk_generate_options *o, int32_t trial,
+                       const char *what) {
+    static run r;
+    r = *expected;
+    r.options = *o;
+    generate(model, &r);
+    check_finished(&r, tsk_model_get_config(model));
+    test_check(same_run(&r, expected), __FILE__, __LINE__, "trial %d: %s", (int)trial, what);
+}
+
+static void test_rows_exact(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run plain;
+    tsk_generate_options o;
+    int32_t trial;
+    for (trial = 0; trial < 8; trial++) {
+        plain_options(&plain, config, trial);
+        generate(model, &plain);
+        check_finished(&plain, config);
+        o = plain.options;
+        o.skip.rule = TSK_SKIP_RULE_ROWS, o.skip.rows_margin = 0, o.skip.full_every = 1;
+        check_same(model, &plain, &o, trial, "ROWS that runs all in every step differs from plain dual");
+        o = plain.options;
+        o.refresh = TSK_REFRESH_NEAR, o.refresh_near = INT32_MAX, o.refresh_every = 1;
+        check_same(model, &plain, &o, trial, "NEAR over all at every start differs from plain dual");
+        o.refresh_near = 0; /* (a start over all asks for nothing near) */
+        o.refresh_window = plain.n_prompt + 24;
+        check_same(model, &plain, &o, trial, "NEAR over all with a window over all differs from plain dual");
+        o = plain.options;
+        o.refresh_window = trial % 3 == 2 ? plain.n_prompt + 24 : 16; /* (the first block may be in the prompt) */
+        check_same(model, &plain, &o, trial, "a window to the end differs from plain dual");
+        o.skip.rule = TSK_SKIP_RULE_ROWS, o.skip.rows_margin = 0, o.skip.full_every = 1;
+        o.refresh = TSK_REFRESH_NEAR, o.refresh_every = 1;
+        check_same(model, &plain, &o, trial, "ROWS and NEAR that leave nothing out differ from plain dual");
+    }
+}
+
+/* The schedule's choice as a rule of the host's: of such a rule nothing is known before, so that all masked ones
+   run. */
+static void choose_by_schedule(void *user, const tsk_selection *s) {
+    tsk_transfer_rule rule;
+    (void)user;
+    memset(&rule, 0, sizeof rule);
+    rule.transfer = TSK_TRANSFER_SCHEDULE;
+    rule.quota = s->quota;
+    tsk_select(&rule, s->n, s->candidates, s->commit);
+}
+
+static int same_commits(const run *a, const run *b) {
+    return a->passes == b->passes &&
+           memcmp(a->commits_of_pass, b->commits_of_pass, (size_t)a->passes * sizeof *a->commits_of_pass) == 0;
+}
+
+/* What does and what does not depend on the margin: a margin of a block, and by other rules than the schedule any
+   margin, leaves out committed tokens only. */
+static void test_rows_margins(tsk_model *model) {
+    static const int32_t margins[] = {0, 1, 4, 7, 1000};
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run plain, first, r;
+    int32_t trial, differ = 0;
+    size_t i;
+    for (trial = 0; trial < 8; trial++) {
+        int by_schedule;
+        plain_options(&plain, config, trial);
+        generate(model, &plain);
+        by_schedule = plain.options.transfer == TSK_TRANSFER_SCHEDULE;
+        first = plain;
+        first.options.skip.rule = TSK_SKIP_RULE_ROWS;
+        first.options.skip.rows_margin = INT32_MAX;
+        if (trial > 3) first.options.refresh = TSK_REFRESH_NEAR, first.options.refresh_window = trial;
+        generate(model, &first);
+        check_finished(&first, config);
+        if (by_schedule) CHECK(same_commits(&plain, &first));
+        for (i = 0; i < sizeof margins / sizeof margins[0]; i++) {
+            r = first;
+            r.options.skip.rows_margin = margins[i];
+            generate(model, &r);
+            check_finished(&r, config);
+            if (!by_schedule || margins[i] >= r.options.block_length)
+                test_check(same_run(&first, &r), __FILE__, __LINE__, "trial %d: margin %d differs from a larger one",
+                           (int)trial, (int)margins[i]);
+            else differ += !same_run(&first, &r);
+            if (by_schedule) CHECK(same_commits(&plain, &r));
+            CHECK(r.result.rows <= first.result.rows);
+        }
+        if (!by_schedule) continue;
+        r = first;
+        r.options.on_select = choose_by_schedule;
+        generate(model, &r);
+        test_check(same_run(&first, &r), __FILE__, __LINE__, "trial %d: the margin of a block differs from no margin",
+                   (int)trial);
+    }
+    CHECK(differ > 0);
+}
+
 /* The comparison above can fail: a looser threshold does change something. */
 static void test_skipping_shows(tsk_model *model) {
     const tsk_model_config *config = tsk_model_get_config(model);
@@ -408,7 +596,7 @@ static void test_skipping_shows(tsk_model *model) {
 
 /* ---- (d) tracing */
 
-/* Trials of what must not depend on how it is run: all caches, TokenSkip, its refresh, temperature. */
+/* Trials of what must not depend on how it is run: all caches, TokenSkip, its refresh, temperature, rows. */
 static void traced_options(run *r, const tsk_model_config *config, int32_t trial) {
     new_run(r, config);
     random_prompt(r, config, 6 + 9 * trial);
@@ -419,7 +607,20 @@ static void traced_options(run *r, const tsk_model_config *config, int32_t trial
     r->options.skip.refresh = trial == 3;
     r->options.threshold = 0.5f;
     r->options.temperature = trial == 2 ? 1.0f : 0.0f;
+    if (trial < 6) return;
+    r->n_prompt = 7 * (trial - 5);
+    r->options.gen_length = 24;
+    r->options.transfer = trial == 8 ? TSK_TRANSFER_THRESHOLD : TSK_TRANSFER_SCHEDULE;
+    r->options.skip.rule = TSK_SKIP_RULE_ROWS;
+    r->options.skip.rows_margin = trial - 6;
+    r->options.skip.rows_ahead = trial % 2;
+    if (trial == 6) return;
+    r->options.refresh = TSK_REFRESH_NEAR;
+    r->options.refresh_near = 3;
+    r->options.refresh_window = 5 * (trial - 7);
+    r->options.refresh_rows = trial == 9 ? 4 : 0;
 }
+enum { n_traced = 10 };
 
 static void ignore_record(void *user, const tsk_trace_record *record) {
     (void)record;
@@ -490,7 +691,7 @@ static void test_cancel(tsk_model *model) {
 }
 
 /* One session through many generations, of all lengths and with logits in between, beside fresh ones. */
-static void test_reuse(tsk_model *model) {
+static void test_reuse(tsk_model *model, int by_rows) {
     const tsk_model_config *config = tsk_model_get_config(model);
     static run fresh, again;
     static float logits[128 * 2];
@@ -502,6 +703,11 @@ static void test_reuse(tsk_model *model) {
     again.options.skip.threshold = 0.9f;
     again.options.skip.warm_start = 1;
     again.options.threshold = 0.6f;
+    if (by_rows) {
+        again.options.skip.rule = TSK_SKIP_RULE_ROWS, again.options.skip.rows_margin = 0;
+        again.options.transfer = TSK_TRANSFER_SCHEDULE;
+        again.options.refresh = TSK_REFRESH_NEAR, again.options.refresh_near = 2, again.options.refresh_window = 4;
+    }
     prepare(&again);
     CHECK_INT(tsk_session_create(model, &again.options, &session, NULL), TSK_OK);
     for (round = 0; round < 15; round++) {
@@ -559,6 +765,40 @@ static void test_interleaved(tsk_model *model) {
         CHECK_INT(tsk_session_step(sessions[i], &finished[i], NULL), TSK_OK); /* nothing more happens */
         CHECK_INT(turns[i].passes, alone[i].passes);
         tsk_session_free(sessions[i]);
+    }
+}
+
+/* A copy goes on as its original would, wherever that was: what ranks the rows of the next pass, which of them have
+   changed and what the window shows goes with it. */
+static void test_copied(tsk_model *model) {
+    const tsk_model_config *config = tsk_model_get_config(model);
+    static run whole, original, copy;
+    int32_t trial;
+    for (trial = 0; trial < 24; trial++) {
+        tsk_session *from = NULL, *to = NULL;
+        int finished = 0, i;
+        traced_options(&whole, config, 6 + trial % 4);
+        whole.options.steps = trial % 3 ? TSK_AUTO : 12;
+        whole.options.remasking = trial % 5 == 4 ? TSK_REMASKING_RANDOM : TSK_REMASKING_LOW_CONFIDENCE;
+        generate(model, &whole);
+        original = copy = whole;
+        prepare(&original);
+        prepare(&copy);
+        CHECK_INT(tsk_session_create(model, &original.options, &from, NULL), TSK_OK);
+        CHECK_INT(tsk_session_create(model, &copy.options, &to, NULL), TSK_OK);
+        CHECK_INT(tsk_session_start(from, original.prompt, original.n_prompt, NULL, NULL), TSK_OK);
+        for (i = 0; i < trial && !finished; i++) step_once(from, &finished);
+        copy = original; /* what its callback has seen */
+        copy.options.user = &copy;
+        CHECK_INT(tsk_session_copy(to, from, NULL), TSK_OK);
+        while (!finished) step_once(to, &finished);
+        tsk_session_result(to, &copy.result);
+        keep_result(&copy);
+        check_finished(&copy, config);
+        test_check(same_run(&whole, &copy), __FILE__, __LINE__, "trial %d: a copy goes on otherwise", (int)trial);
+        CHECK(copy.result.rows == whole.result.rows);
+        tsk_session_free(from);
+        tsk_session_free(to);
     }
 }
 
@@ -632,7 +872,7 @@ static void test_traced(tsk_model *model) {
     const tsk_model_config *config = tsk_model_get_config(model);
     static run first, other;
     int32_t trial;
-    for (trial = 0; trial < 6; trial++) {
+    for (trial = 0; trial < n_traced; trial++) {
         traced_options(&first, config, trial);
         generate(model, &first);
         other = first;
@@ -649,7 +889,11 @@ static void test_invariants_of(tsk_model *model, int32_t trials) {
     test_skipping_shows(model);
     test_traced(model);
     test_cancel(model);
-    test_reuse(model);
+    test_reuse(model, 0);
+    test_reuse(model, 1);
+    test_rows_exact(model);
+    test_rows_margins(model);
+    test_copied(model);
     test_interleaved(model);
     test_infilling(model);
     test_end_of_sequence(model);

@@ -40,7 +40,7 @@ static void test_threads_and_tracing(int which) {
     static run first, other;
     int32_t i, trial;
     for (i = 0; i < 3; i++) models[i] = model_with_threads(which, 1 + (int)i);
-    for (trial = 0; trial < (which < n_models ? 6 : 2); trial++) {
+    for (trial = 0; trial < n_traced; trial += which < n_models || trial != 1 ? 1 : 5) {
         const tsk_model_config *config = tsk_model_get_config(models[0]);
         traced_options(&first, config, trial);
         generate(models[0], &first);
@@ -101,6 +101,29 @@ static void test_refusals(tsk_model *model) {
     REFUSE(remasking, (tsk_remasking)7, "remasking");
     REFUSE(skip.policy, (tsk_skip_policy)7, "skip_policy");
     REFUSE(skip.reference, (tsk_skip_reference)7, "skip_reference");
+    REFUSE(skip.rule, (tsk_skip_rule)3, "skip_rule has no value 3");
+    REFUSE(skip.rule, (tsk_skip_rule)-2, "skip_rule has no value -2");
+    REFUSE(skip.rows_margin, -1, "skip_rows_margin must be zero or positive, not -1");
+    REFUSE(skip.rows_ahead, -1, "skip_rows_ahead must be zero or positive, not -1");
+    REFUSE(refresh, (tsk_refresh)2, "refresh has no value 2");
+    REFUSE(refresh_near, -1, "refresh_near must be zero or positive, not -1");
+    REFUSE(refresh_window, -1, "refresh_window must be zero or positive, not -1");
+    good.refresh_window = 8;
+    REFUSE(refresh_every, 2, "refresh_window 8 and refresh full need refresh_every 1, not 2");
+    REFUSE(refresh_every, 0, "refresh_every 1, not 0");
+    REFUSE(skip.refresh, 1, "skip_refresh and refresh_window 8 exclude each other");
+    REFUSE(cache, TSK_CACHE_PREFIX, "refresh_window 8 needs cache dual");
+    good.refresh_window = 0, good.refresh = TSK_REFRESH_NEAR;
+    REFUSE(cache, TSK_CACHE_NONE, "refresh near needs cache dual");
+    REFUSE(skip.refresh, 1, "skip_refresh needs refresh full");
+    good.refresh = TSK_REFRESH_AUTO, good.skip.rule = TSK_SKIP_RULE_ROWS;
+    REFUSE(cache, TSK_CACHE_PREFIX, "skip_rule rows needs cache dual");
+    REFUSE(cache, TSK_CACHE_NONE, "skip_rule rows needs cache dual");
+    good.skip.rule = TSK_SKIP_RULE_STATES;
+    REFUSE(skip.layer_k, 0, "skip_rule states needs a skip_layer_k above 0");
+    good.skip.rule = TSK_SKIP_RULE_OFF;
+    REFUSE(skip.refresh, 1, "skip_refresh needs TokenSkip");
+    good.skip.rule = TSK_SKIP_RULE_AUTO;
     good.skip.layer_k = 2;
     REFUSE(cache, TSK_CACHE_PREFIX, "dual");
     REFUSE(cache, TSK_CACHE_NONE, "dual");
