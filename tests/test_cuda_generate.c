@@ -31,7 +31,10 @@ static struct probe {
     const tsk__backend_ops *ops;   /* the CPU's own */
     double margin;                 /* the smallest so far */
     const char *where;             /* in which decision */
+    int32_t layer_k;               /* resolved */
     int n_compared;                /* states whose cosines the pass under way has */
+    int32_t block_masks;           /* at the start of the block, */
+    float last[max_length];        /* and its positions' last confidences */
 } probe;
 
 static void narrow_margin(double gap, const char *where) {
@@ -94,7 +97,34 @@ static void probe_cosines(tsk__stream *s) {
 static void probe_compare(tsk__stream *s, int32_t state) {
     probe.ops->compare(s, state);
     probe.n_compared = (int)state + 1;
-    if (state + 2 == probe.r->options.skip.layer_k) probe_cosines(s);
+    if (state + 2 == probe.layer_k) probe_cosines(s);
+}
+
+/* Adds one to n confidences that fall. */
+static int32_t sort_in(float *confidences, int32_t n, float confidence) {
+    int32_t i;
+    for (i = n; i > 0 && confidences[i - 1] < confidence; i--) confidences[i] = confidences[i - 1];
+    confidences[i] = confidence;
+    return n + 1;
+}
+
+/* The order of the last confidences where the rule ROWS, by schedule, leaves out masked tokens. (Random ones are the
+   same everywhere.) */
+static void probe_rows(const tsk_step *step) {
+    const tsk_generate_options *o = &probe.r->options;
+    int32_t steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / (o->gen_length / o->block_length), i, n = 0,
+            quota = 1, most;
+    float last[max_length];
+    for (i = 0; i < step->n_positions; i++)
+        if (probe.r->seen_canvas[step->positions[i]] == probe.r->mask)
+            n = sort_in(last, n, probe.last[step->positions[i]]);
+    if (step->block_step == 0) probe.block_masks = n;
+    if (step->block_step < steps) quota = probe.block_masks / steps + (step->block_step < probe.block_masks % steps);
+    if (quota < 1) quota = 1;
+    if (step->block_step > 0 && rule_of(o) == TSK_SKIP_RULE_ROWS && o->transfer == TSK_TRANSFER_SCHEDULE &&
+        o->remasking == TSK_REMASKING_LOW_CONFIDENCE && o->skip.rows_margin < n - quota)
+        most = quota + o->skip.rows_margin, narrow_margin((double)last[most - 1] - (double)last[most], "rows");
+    for (i = 0; i < step->n_positions; i++) probe.last[step->positions[i]] = step->confidences[i];
 }
 
 /* The order of confidences where the last committed and the first uncommitted meet, and the distance from the
@@ -103,13 +133,14 @@ static int probe_step(void *user, const tsk_step *step) {
     run *r = (run *)user;
     const tsk_generate_options *o = &r->options;
     float candidates[max_length];
-    int32_t n = 0, committed = 0, i, j;
+    int32_t n = 0, committed = 0, i;
     for (i = 0; i < step->n_positions; i++) {
         if (r->seen_canvas[step->positions[i]] != r->mask) continue;
+        if (rule_of(o) == TSK_SKIP_RULE_ROWS && !step->active[i]) continue; /* no candidate */
         committed += step->committed[i] != 0;
-        for (j = n++; j > 0 && candidates[j - 1] < step->confidences[i]; j--) candidates[j] = candidates[j - 1];
-        candidates[j] = step->confidences[i];
+        n = sort_in(candidates, n, step->confidences[i]);
     }
+    probe_rows(step);
     if (committed < n && (committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD))
         narrow_margin((double)candidates[committed - 1] - (double)candidates[committed], "order");
     for (i = 1; i < n && o->transfer != TSK_TRANSFER_SCHEDULE; i++) {
@@ -126,6 +157,8 @@ static void generate_probed(tsk_model *model, run *r) {
     tsk_error error;
     memset(&error, 0, sizeof error);
     memset(&probe, 0, sizeof probe);
+    probe.layer_k = r->options.skip.layer_k;
+    if (probe.layer_k == TSK_AUTO) probe.layer_k = model->config.n_layers / 4 > 2 ? model->config.n_layers / 4 : 2;
     probe.r = r, probe.ops = model->backend->ops, probe.margin = 1e300, probe.where = "none";
     probing.head = probe_head, probing.compare = probe_compare;
     model->backend->ops = &probing;
@@ -143,7 +176,7 @@ static void generate_probed(tsk_model *model, run *r) {
 
 typedef struct coverage {
     int kept, dual, prefix, none, skipped, skipped_masked, exits, refreshes, ages, outliers, last_computed,
-        temperatures, schedules, factors, infills;
+        temperatures, schedules, factors, infills, rows, rows_masked, aheads, nears, windows;
 } coverage;
 
 static void cover(coverage *c, const run *r) {
@@ -153,18 +186,32 @@ static void cover(coverage *c, const run *r) {
     c->kept++;
     c->dual += o->cache == TSK_CACHE_DUAL, c->prefix += o->cache == TSK_CACHE_PREFIX,
         c->none += o->cache == TSK_CACHE_NONE;
-    c->skipped += r->n_skipped > 0, c->skipped_masked += r->n_skipped_masked > 0;
-    c->exits += r->n_skipped > 0 && o->skip.policy == TSK_SKIP_EXIT, c->ages += r->n_skipped > 0 && o->skip.max_age > 0;
-    c->last_computed += r->n_skipped > 0 && o->skip.reference == TSK_SKIP_LAST_COMPUTED,
-        c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
-    c->refreshes += r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
+    if (rule_of(o) == TSK_SKIP_RULE_STATES)
+        c->skipped += r->n_skipped > 0, c->skipped_masked += r->n_skipped_masked > 0,
+            c->exits += r->n_skipped > 0 && o->skip.policy == TSK_SKIP_EXIT,
+            c->ages += r->n_skipped > 0 && o->skip.max_age > 0,
+            c->last_computed += r->n_skipped > 0 && o->skip.reference == TSK_SKIP_LAST_COMPUTED,
+            c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
+    c->refreshes += o->skip.refresh && r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
     c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE,
         c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
+    if (rule_of(o) == TSK_SKIP_RULE_ROWS)
+        c->rows += r->n_skipped > 0, c->rows_masked += r->n_skipped_masked > 0,
+            c->aheads += r->n_skipped_masked > 0 && o->skip.rows_ahead > 0;
+    c->nears += o->refresh == TSK_REFRESH_NEAR && r->result.refreshes > 1,
+        c->windows += r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total &&
+                      o->refresh_window > 0;
 }
 
 /* More of the cases in which something is skipped, but not everything. */
 static void skip_more(tsk_generate_options *o) {
     static const float thresholds[] = {0.5f, 0.8f, 0.9f, 0.95f};
+    if (o->skip.rule == TSK_SKIP_RULE_ROWS) {
+        o->transfer = TSK_TRANSFER_SCHEDULE;
+        o->steps = TSK_AUTO;
+        o->skip.rows_margin = random_below(3);
+        o->skip.full_every = 0;
+    } else if (!o->skip.refresh) o->skip.rule = TSK_SKIP_RULE_STATES;
     o->skip.layer_k = 2 + random_below(2);
     o->skip.threshold = random_pick(thresholds, 4);
     o->skip.outlier = random_below(2) ? 0.3f : -1.0f;
@@ -192,6 +239,7 @@ static void test_generations(const char *name, const char *dir, tsk_device devic
         generate(other, &got);
         test_check(memcmp(expected.canvas, got.canvas, sizeof got.canvas) == 0 && expected.passes == got.passes &&
                        expected.n_skipped == got.n_skipped &&
+                       memcmp(expected.rows_of_pass, got.rows_of_pass, sizeof got.rows_of_pass) == 0 &&
                        memcmp(expected.commits_of_pass, got.commits_of_pass, sizeof got.commits_of_pass) == 0 &&
                        memcmp(expected.active, got.active, sizeof got.active) == 0,
                    __FILE__, __LINE__, "%s, generation %d is the CPU's, whose smallest margin is %g (%s)", name, i,
@@ -213,14 +261,17 @@ static void test_all_generations(tsk_device device) {
     test_generations("odd-f16", "tests/golden/models/odd-f16", device, &c);
     printf("%d kept: dual %d, prefix %d, none %d; skipping %d, of masked tokens %d, by exit %d, in refreshes %d, with "
            "an age limit %d, with an outlier limit %d,\n"
-           "last-computed %d; temperature %d, schedule %d, factor %d, infilling %d\n",
+           "last-computed %d; temperature %d, schedule %d, factor %d, infilling %d; by rows %d, masked ones too %d, "
+           "some ahead %d; starts near %d, windows %d\n",
            c.kept, c.dual, c.prefix, c.none, c.skipped, c.skipped_masked, c.exits, c.refreshes, c.ages, c.outliers,
-           c.last_computed, c.temperatures, c.schedules, c.factors, c.infills);
+           c.last_computed, c.temperatures, c.schedules, c.factors, c.infills, c.rows, c.rows_masked, c.aheads, c.nears,
+           c.windows);
     CHECK(c.kept >= min_kept);
     if (!is_whole) return;
     CHECK(c.dual && c.prefix && c.none && c.skipped && c.skipped_masked && c.exits && c.refreshes && c.ages &&
           c.outliers && c.last_computed);
     CHECK(c.temperatures && c.schedules && c.factors && c.infills);
+    CHECK(c.rows && c.rows_masked && c.aheads && c.nears && c.windows);
 }
 
 /* ---- what a trace sees: the CPU's names, rows and shapes in the CPU's order, and looking changes nothing */
