@@ -497,7 +497,7 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
 typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
-/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, STATES with cache DUAL, else
+/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL, else
    OFF. */
 typedef enum tsk_skip_rule {
     TSK_SKIP_RULE_AUTO = TSK_AUTO, TSK_SKIP_RULE_OFF, TSK_SKIP_RULE_STATES, TSK_SKIP_RULE_ROWS
@@ -524,7 +524,7 @@ typedef struct tsk_skip_options {
     int32_t rows_ahead;          /* 0               on either side of a token just committed so many masked ones run */
     /* STATES, and refreshes under skip.refresh: */
     int32_t layer_k;             /* TSK_AUTO        K: layers that every token runs; 0: no TokenSkip by states; auto:
-                                                    max(2, n_layers/4) with cache DUAL, else 0 */
+                                                    max(2, n_layers/4), with rule OFF 0 */
     float threshold;             /* 0.95            stable: mean cosine above this … */
     float outlier;               /* 0.7             … and no layer's below this */
     tsk_skip_policy policy;      /* REUSE           a stable token's output: its last computed one, or its layer-K
@@ -14617,10 +14617,9 @@ tsk_generate_options tsk_generate_options_default(void) {
 
 /* The rule first: what K is where nobody says so depends on it. */
 static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, int32_t n_layers) {
-    if (skip->rule == TSK_SKIP_RULE_AUTO) {
-        int has_states = skip->layer_k == TSK_AUTO ? cache == TSK_CACHE_DUAL : skip->layer_k > 0;
-        skip->rule = has_states ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
-    }
+    if (skip->rule == TSK_SKIP_RULE_AUTO && skip->layer_k == TSK_AUTO)
+        skip->rule = cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
+    if (skip->rule == TSK_SKIP_RULE_AUTO) skip->rule = skip->layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
     if (skip->layer_k != TSK_AUTO) return;
     skip->layer_k = n_layers / 4 > 2 ? n_layers / 4 : 2;
     if (skip->rule == TSK_SKIP_RULE_OFF) skip->layer_k = 0;

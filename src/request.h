@@ -154,10 +154,9 @@ tsk_generate_options tsk_generate_options_default(void) {
 
 /* The rule first: what K is where nobody says so depends on it. */
 static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, int32_t n_layers) {
-    if (skip->rule == TSK_SKIP_RULE_AUTO) {
-        int has_states = skip->layer_k == TSK_AUTO ? cache == TSK_CACHE_DUAL : skip->layer_k > 0;
-        skip->rule = has_states ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
-    }
+    if (skip->rule == TSK_SKIP_RULE_AUTO && skip->layer_k == TSK_AUTO)
+        skip->rule = cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
+    if (skip->rule == TSK_SKIP_RULE_AUTO) skip->rule = skip->layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
     if (skip->layer_k != TSK_AUTO) return;
     skip->layer_k = n_layers / 4 > 2 ? n_layers / 4 : 2;
     if (skip->rule == TSK_SKIP_RULE_OFF) skip->layer_k = 0;

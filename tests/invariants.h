@@ -56,7 +56,7 @@ static void choose(void *user, const tsk_selection *s) {
 
 static tsk_skip_rule rule_of(const tsk_generate_options *o) {
     if (o->skip.rule != TSK_SKIP_RULE_AUTO) return o->skip.rule;
-    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
     return o->skip.layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
 }
 

@@ -437,7 +437,7 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
 
 static tsk_skip_rule resolved_rule(const tsk_generate_options *o) {
     if (o->skip.rule != TSK_SKIP_RULE_AUTO) return o->skip.rule;
-    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
+    if (o->skip.layer_k == TSK_AUTO) return o->cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
     return o->skip.layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
 }
 

@@ -243,7 +243,7 @@ test_broken_models() {
 # ---- generate -------------------------------------------------------------------------------------------------------
 
 # What the numbers of one generation have to do with each other. The golden model has 4 layers.
-adds_up() { # adds_up WHAT BLOCK_LENGTH GEN_LENGTH K
+adds_up() { # adds_up WHAT BLOCK_LENGTH GEN_LENGTH K, or "rows" for that rule
     block=$2 length=$3 k=$4
     steps=$(list_length active) refreshes=$(number refreshes) block_steps=$(number block_steps)
     check "$1: is one JSON object" is_json
@@ -255,7 +255,8 @@ adds_up() { # adds_up WHAT BLOCK_LENGTH GEN_LENGTH K
     check "$1: a count of stable tokens each step" equal "$(list_length stable_masked)" "$steps"
     check "$1: token-layers" equal "$(number token_layers_total)" $((steps * block * 4))
     computed=$(number token_layers_computed)
-    if [ "$k" -eq 0 ]; then check "$1: all of them computed" equal "$computed" $((steps * block * 4))
+    if [ "$k" = rows ]; then check "$1: the rows computed" equal "$computed" $(($(list_sum active) * 4))
+    elif [ "$k" -eq 0 ]; then check "$1: all of them computed" equal "$computed" $((steps * block * 4))
     else check "$1: those computed" equal "$computed" $((steps * block * k + $(list_sum active) * (4 - k))); fi
 }
 
@@ -264,7 +265,7 @@ test_generate() {
     works $generate $options
     check "ids are printed where there is no tokenizer" [ "$(wc -w < "$out")" -eq 32 ]
     works $generate $options --json
-    adds_up "dual" 8 32 2
+    adds_up "dual" 8 32 rows
     check "no tokenizer, no text" prints '^{"text":null,'
     check "the prompt is repeated" prints '"prompt_tokens":\[1,2,3\]'
     check "it went to the end" prints '"finish_reason":"length"'
@@ -297,10 +298,10 @@ test_generate() {
         "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" \
         "--skip-reference last-computed --skip-max-age 2" "--skip-full-every 3 --skip-warm-start"; do
         works $generate $options --json $more
-        adds_up "$more" 8 32 2
+        case "$more" in *--skip-[mprtw]*) adds_up "$more" 8 32 2 ;; *) adds_up "$more" 8 32 rows ;; esac
     done
     works $generate $options --json --skip-refresh
-    adds_up "--skip-refresh" 8 32 2
+    adds_up "--skip-refresh" 8 32 rows
     check "refreshes of 35 positions are counted" equal "$(number refresh_token_layers_total)" $((4 * 35 * 4))
     check "some of them skipped" [ "$(number refresh_token_layers_computed)" -lt $((4 * 35 * 4)) ]
     works $generate $options --json --no-threshold --refresh-every 3 --refresh-rows 2
@@ -388,8 +389,12 @@ test_presets() {
     check "preset seed is its five options" [ "$(skip)" = "$seed" ]
     works $generate $options --skip-preset fast
     fast="$(skip) $(number refresh_token_layers_computed)"
-    works $generate $options --skip-masked --skip-threshold 0.9 --skip-outlier -1 --skip-max-age 2 --skip-refresh
-    check "preset fast is its five options" [ "$(skip) $(number refresh_token_layers_computed)" = "$fast" ]
+    works $generate $options --skip-rule rows --refresh near --near 32 --window 32
+    check "preset fast is its four options" [ "$(skip) $(number refresh_token_layers_computed)" = "$fast" ]
+    works $generate $options --no-threshold --skip-preset careful
+    careful=$(skip)
+    works $generate $options --no-threshold --skip-rule rows --rows-ahead 1 --refresh full
+    check "preset careful is its three options" [ "$(skip)" = "$careful" ]
     works $generate $options --skip-preset default
     default=$(skip)
     works $generate $options
@@ -398,8 +403,10 @@ test_presets() {
     after=$(skip)
     works $generate $options --skip-threshold 1 --skip-preset seed
     check "an option before the preset wins too" [ "$(skip)" = "$after" ]
+    works $generate $options --skip-rule states
+    states=$(skip)
     works $generate $options --no-skip-masked --skip-preset seed --skip-policy reuse
-    check "all options beside it win" [ "$(skip)" = "$default" ]
+    check "all options beside it win" [ "$(skip)" = "$states" ]
 }
 
 # Every command, with descriptor 5 for stdout.
@@ -642,6 +649,7 @@ eval_counts() {
     passes=$(top_number nfe) refreshes=$(number refreshes) canvas=$((64 + $(list_length prompt_tokens)))
     total=$(number refresh_token_layers_total) computed=$(number refresh_token_layers_computed)
     left_out=$(((total - computed) / (12 - 3))) # of 12 layers all run 3
+    case "$*" in *near*) left_out=$(((total - computed) / 12)) ;; esac # or none
     rows=$((refreshes * canvas - left_out + $(list_sum active) + $(number refreshed_rows)))
     # prefix lists no rows of its steps: here 7 in each block, to the canvas's end, 64 and 32 positions
     case "$*" in *prefix*) rows=$((rows + 7 * 64 + 7 * 32)) ;; esac
@@ -658,8 +666,10 @@ test_eval_counts() {
     check "all of the canvas in it, all of the block in each other pass" equal "$rows" $((2 * canvas + 14 * 32))
     eval_counts --skip-layer-k 3
     check "TokenSkip leaves rows out" [ "$rows" -lt $((2 * canvas + 14 * 32)) ]
-    eval_counts --skip-preset fast
+    eval_counts --skip-masked --skip-threshold 0.9 --skip-outlier -1 --skip-max-age 2 --skip-refresh
     check "in refreshes too" [ "$left_out" -gt 0 ]
+    eval_counts --skip-rule rows --refresh near --near 8 --window 16
+    check "and rule rows, with refresh near" [ "$rows" -lt $((canvas + 32 * 14)) ]
     eval_counts --skip-layer-k 12 --skip-refresh
     check "not with K = all layers" equal "$rows" $((2 * canvas + 14 * 32))
     eval_counts --skip-layer-k 0 --refresh-every 2 --refresh-rows 4

@@ -154,9 +154,9 @@ test_refusals() {
     refuses 2 "${over}only one of --threshold and --factor" $eval --against '--threshold 0.5 --factor 1'
     refuses 2 "$over--steps 3 is not a multiple of the number of blocks, 2" $eval --gen-length 64 --against '--steps 3'
     refuses 2 "$over--skip-layer-k 3 works with --cache dual only" $eval --skip-layer-k 3 --against '--cache none'
-    refuses 2 "$over--skip-refresh needs TokenSkip" $eval --skip-preset fast --skip-refresh --against '--skip-layer-k 0'
+    refuses 2 "$over--skip-refresh needs TokenSkip" $eval --skip-preset seed --skip-refresh --against '--skip-layer-k 0'
     refuses 2 "$over--system needs the chat template" $eval --raw --against "--system 'Be brief.'"
-    refuses 2 "$over--skip-preset takes default, fast or seed, not 'x'" $eval --against '--skip-preset x'
+    refuses 2 "$over--skip-preset takes default, fast, careful or seed, not 'x'" $eval --against '--skip-preset x'
     refuses 2 "${over}a quote has no end" $eval --against "--system 'Be brief."
     refuses 2 'against needs a value' $eval --against
     refuses 2 "has no option '--against'" sweep -m $demo --data "$work/ten.jsonl" --svg "$work/x.svg" --against ''

@@ -175,7 +175,7 @@ int main(void) {
     int i;
     for (i = 0; i < n_models; i++) {
         tsk_model *model = golden_model(model_names[i], 1);
-        test_invariants_of(model, 100);
+        test_invariants_of(model, 160);
         test_refusals(model);
         test_refused_input(model);
         tsk_model_free(model);

@@ -324,6 +324,7 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
     if (options->skip.rule == TSK_SKIP_RULE_ROWS && !options->skip.refresh) return 0;
     if (options->skip.layer_k != TSK_AUTO) return options->skip.layer_k;
     if (options->cache != TSK_CACHE_DUAL) return 0;
+    if (options->skip.rule == TSK_SKIP_RULE_AUTO && !options->skip.refresh) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }
 
@@ -333,8 +334,19 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) 
 }
 
 int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config) {
-    return options->skip.rule == TSK_SKIP_RULE_ROWS || cli_layer_k(options, config) > 0 ||
+    int is_auto = options->skip.rule == TSK_SKIP_RULE_AUTO && options->skip.layer_k == TSK_AUTO;
+    return options->skip.rule == TSK_SKIP_RULE_ROWS || (is_auto && options->cache == TSK_CACHE_DUAL) || cli_layer_k(options, config) > 0 ||
            options->refresh == TSK_REFRESH_NEAR || options->refresh_window > 0;
+}
+
+void cli_choose_states(tsk_generate_options *options) {
+    if (options->skip.rule == TSK_SKIP_RULE_AUTO && options->skip.layer_k != 0 && options->cache == TSK_CACHE_DUAL)
+        options->skip.rule = TSK_SKIP_RULE_STATES;
+}
+
+int cli_refuse_rows(const cli_settings *settings, const char *command) {
+    if (settings->generate.skip.rule != TSK_SKIP_RULE_ROWS) return CLI_OK;
+    return cli_usage_error("%s searches the options of --skip-rule states, not rows", command);
 }
 
 void cli_make_plain(tsk_generate_options *options) {

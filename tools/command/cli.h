@@ -227,6 +227,9 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* Whether they compute less than the plain cache does; and they without that. */
 int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config);
 void cli_make_plain(tsk_generate_options *options);
+/* For a command that is about rule STATES, which is not the default: it becomes the rule where none is chosen. */
+void cli_choose_states(tsk_generate_options *options);
+int cli_refuse_rows(const cli_settings *settings, const char *command);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out);

@@ -147,6 +147,7 @@ static int open_session(calibration *c, const setting *s, tsk_session **out) {
     tsk_generate_options options = c->settings->generate;
     tsk_error error = {0};
     int status = CLI_OK;
+    options.skip.rule = s->layer_k ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
     options.skip.layer_k = s->layer_k;
     options.skip.threshold = s->threshold;
     options.skip.outlier = s->outlier;
@@ -423,7 +424,7 @@ static int check(const cli_settings *settings) {
                                (int)settings->generate.skip.layer_k);
     if (settings->generate.cache != TSK_CACHE_DUAL)
         return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
-    return CLI_OK;
+    return cli_refuse_rows(settings, "calibrate");
 }
 
 static int encode_prompts(calibration *c) {
@@ -474,6 +475,7 @@ int cmd_calibrate(cli_settings *settings) {
     calibration c;
     int status = check(settings);
     if (status != CLI_OK) return status;
+    cli_choose_states(&settings->generate);
     memset(&c, 0, sizeof c);
     c.settings = settings;
     c.engine = &engine;

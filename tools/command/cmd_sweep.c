@@ -335,7 +335,9 @@ int cmd_sweep(cli_settings *settings) {
     int status;
     if (settings->generate.cache != TSK_CACHE_DUAL)
         return cli_usage_error("sweep needs --cache dual: TokenSkip lives in its block steps");
+    if (cli_refuse_rows(settings, "sweep") != CLI_OK) return CLI_USAGE;
     if (output_check(settings->svg) != CLI_OK) return CLI_FAILED;
+    cli_choose_states(&settings->generate);
     memset(&s, 0, sizeof s);
     s.settings = settings;
     plan(&s);

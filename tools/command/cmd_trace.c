@@ -29,15 +29,14 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
 
 /* The page's difference curves come from the shadow. */
 static int is_shadowed(const trace *t) {
-    int has_rule = t->layer_k || t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS;
-    return has_rule && (t->settings->shadow || t->settings->html);
+    return strcmp(trace_rule(t), "off") != 0 && (t->settings->shadow || t->settings->html);
 }
 
 static int run(trace *t, trace_dump *dump) {
     tsk_generate_options baseline = t->settings->generate;
     int status = CLI_OK;
     cli_make_plain(&baseline);
-    if (t->layer_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
+    if (t->notes_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
     if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
     dump->prefix = "skip.";
     if (status == CLI_OK && t->leaves_out)
@@ -64,6 +63,7 @@ static int print(const trace *t) {
 
 static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt,
                         trace_dump *dump) {
+    tsk_generate_options by_states = settings->generate;
     trace t;
     int status;
     memset(&t, 0, sizeof t);
@@ -72,6 +72,8 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     t.config = tsk_model_get_config(engine->model);
     t.prompt = prompt;
     t.layer_k = cli_layer_k(&settings->generate, t.config);
+    cli_choose_states(&by_states);
+    t.notes_k = cli_layer_k(&by_states, t.config);
     t.leaves_out = cli_leaves_out(&settings->generate, t.config);
     status = run(&t, dump);
     /* files first: what is printed stands for a trace that is complete */

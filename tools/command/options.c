@@ -111,7 +111,7 @@ static const cli_option table[] = {
 
     {"skip-rule", 0, GENERATION | CLI_BENCH, KIND_CHOICE, NO_RANGE, FIELD(skip_rule), "off|states|rows",
      "what a block step leaves out: nothing, upper\nlayers of tokens whose states hardly moved, or rows\nthat cannot "
-     "change what it commits (the rule whose\noptions are given; else states with cache dual)"},
+     "change what it commits (the rule whose\noptions are given; else rows with cache dual)"},
     {"rows-margin", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.rows_margin), "N",
      "rows: without a threshold, N masked tokens run\nbeyond those that the step commits (4)"},
     {"rows-ahead", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.skip.rows_ahead), "N",
@@ -148,8 +148,8 @@ static const cli_option table[] = {
     {"refresh-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_every), "N",
      "only every N-th block starts with a pass over the\nwhole canvas; 0: only the first (1; near: 0)"},
     {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME",
-     "a named set of skip options: default,\nfast (masked tokens too, mean cosine 0.9, two\nsteps in a row at most, "
-     "refreshes too), or seed\n(exit, masked tokens too, 0.95, 0.7; for study)"},
+     "a named set of these options: default, fast (rows;\nrefresh near, near 32, window 32), careful (rows,\nahead 1; "
+     "refresh full), or seed (states: exit, masked\ntokens too, 0.95, 0.7; for study)"},
 
     {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "NAME",
      "random weights: llada-8b, llada-1b or tiny (tiny)"},
@@ -180,12 +180,13 @@ typedef char options_fit_in_given[N_OPTIONS <= CLI_MAX_OPTIONS ? 1 : -1];
 static const struct { const char *preset, *option, *value; } presets[] = {
     {"default", NULL, NULL},
     /* measured on the demo model with one token a step: README, "What it gains" */
-    {"fast", "skip-rule", "states"},
-    {"fast", "skip-masked", "on"},
-    {"fast", "skip-threshold", "0.9"},
-    {"fast", "skip-outlier", "-1"},
-    {"fast", "skip-max-age", "2"},
-    {"fast", "skip-refresh", "on"},
+    {"fast", "skip-rule", "rows"},
+    {"fast", "refresh", "near"},
+    {"fast", "near", "32"},
+    {"fast", "window", "32"},
+    {"careful", "skip-rule", "rows"},
+    {"careful", "rows-ahead", "1"},
+    {"careful", "refresh", "full"},
     {"seed", "skip-rule", "states"},
     {"seed", "skip-policy", "exit"},
     {"seed", "skip-masked", "on"},
@@ -528,7 +529,7 @@ static int apply_preset(cli_settings *settings) {
         set_option(settings, generation_option(presets[i].option), presets[i].value);
     }
     if (known) return CLI_CONTINUE;
-    return bad_value(settings, generation_option("skip-preset"), "default, fast or seed", settings->preset);
+    return bad_value(settings, generation_option("skip-preset"), "default, fast, careful or seed", settings->preset);
 }
 
 /* The transfer rule follows from which of its three options was given. */
@@ -591,19 +592,27 @@ static const char *given_of(const cli_settings *settings, const char *const *nam
     return NULL;
 }
 
+/* Of rule states' options; a switch that is off says nothing. */
+static const char *states_given(const cli_settings *settings, int here) {
+    static const char *const names[] = {"skip-layer-k", "skip-threshold", "skip-outlier", "skip-policy",
+                                        "skip-reference", "skip-max-age", NULL};
+    static const char *const masked[] = {"skip-masked", NULL}, *const warm[] = {"skip-warm-start", NULL};
+    const char *name = given_of(settings, names, here);
+    if (!name && settings->generate.skip.masked) name = given_of(settings, masked, here);
+    if (!name && settings->generate.skip.warm_start) name = given_of(settings, warm, here);
+    return name;
+}
+
 /* Without --skip-rule the rule is the one whose options are given; what a request gives comes before the command
    line. A K of 0 is for the library to read. */
 static int choose_rule(cli_settings *settings) {
-    static const char *const of_states[] = {"skip-layer-k", "skip-threshold",  "skip-outlier", "skip-masked",
-                                            "skip-policy",  "skip-reference", "skip-max-age", "skip-warm-start",
-                                            NULL};
     static const char *const of_rows[] = {"rows-margin", "rows-ahead", NULL};
     tsk_skip_options *skip = &settings->generate.skip;
     char a[SHOWN], b[SHOWN], c[SHOWN];
     int here;
     skip->rule = (tsk_skip_rule)settings->skip_rule;
     for (here = 1; here >= 0 && skip->rule == TSK_SKIP_RULE_AUTO; here--) {
-        const char *states = given_of(settings, of_states, here), *rows = given_of(settings, of_rows, here);
+        const char *states = states_given(settings, here), *rows = given_of(settings, of_rows, here);
         if (states && rows)
             return cli_usage_error("%s is of rule states and %s of rule rows: say %s states or rows",
                                    shown(settings, states, a), shown(settings, rows, b),

@@ -191,7 +191,8 @@ typedef struct trace {
     const cli_engine *engine;
     const cli_settings *settings;
     const tsk_model_config *config;
-    int32_t layer_k;                     /* resolved; 0: no states are compared */
+    int32_t layer_k;                     /* resolved, of the generation; 0: it compares no states */
+    int32_t notes_k;                     /* of the two-step comparison, which is by states; 0: there is none */
     int leaves_out;                      /* the settings compute less than the baseline */
     const tsk_tokens *prompt;
     notebook notes;

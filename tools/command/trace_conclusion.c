@@ -35,8 +35,10 @@ static void append_difference(const trace *t, tsk_text *out) {
 }
 
 const char *trace_rule(const trace *t) {
-    if (t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS) return "rows";
-    return t->layer_k ? "states" : "off";
+    static const char *const names[] = {"off", "states", "rows"};
+    tsk_generate_options o = t->settings->generate;
+    tsk_generate_options_resolve(t->engine->model, &o);
+    return names[o.skip.rule];
 }
 
 void trace_conclusion(const trace *t, tsk_text *out) {

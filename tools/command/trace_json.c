@@ -100,7 +100,7 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     cli_json_string(json, "skip_rule", trace_rule(t));
     write_int(json, "rows_margin", o->skip.rows_margin);
     write_int(json, "rows_ahead", o->skip.rows_ahead);
-    write_int(json, "skip_layer_k", t->layer_k);
+    write_int(json, "skip_layer_k", t->notes_k);
     tsk_json_write_key(json, "skip_threshold");
     write_float(json, o->skip.threshold);
     tsk_json_write_key(json, "skip_outlier");
@@ -135,7 +135,7 @@ static void write_layer(const trace *t, tsk_json_writer *json, const trace_compa
     size_t i, length = (size_t)snprintf(prefix, sizeof prefix, "block_%d", (int)layer);
     tsk_json_begin_object(json);
     write_int(json, "layer", layer);
-    write_bool(json, "above_split", layer >= t->layer_k);
+    write_bool(json, "above_split", layer >= t->notes_k);
     for (i = 0; i < c->count; i++) {
         const trace_difference *d = &c->items[i];
         char key[64];

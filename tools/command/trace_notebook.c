@@ -201,18 +201,19 @@ static int run_steps(notebook *notes, tsk_model *model, const tsk_generate_optio
 }
 
 int notebook_run(notebook *notes, const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt) {
-    tsk_generate_options base_options = settings->generate;
+    tsk_generate_options base_options = settings->generate, by_states = settings->generate;
     int32_t mask_id = tsk_model_get_config(engine->model)->mask_token_id;
     tsk_session *base = NULL;
     int32_t *predictions, *canvas;
     int status;
     cli_make_plain(&base_options);
+    cli_choose_states(&by_states);
     notes->canvas_length = prompt->count + base_options.gen_length;
     predictions = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *predictions);
     canvas = (int32_t *)cli_allocate((size_t)notes->canvas_length, sizeof *canvas);
     status = run_initial(notes, engine, &base_options, &base, prompt, predictions);
     fill_canvas(notes, prompt, predictions, mask_id, settings->keep_masks, canvas);
-    if (status == CLI_OK) status = run_steps(notes, engine->model, &settings->generate, base, canvas, mask_id);
+    if (status == CLI_OK) status = run_steps(notes, engine->model, &by_states, base, canvas, mask_id);
     tsk_session_free(base);
     free(predictions);
     free(canvas);

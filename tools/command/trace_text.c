@@ -34,7 +34,7 @@ static const trace_difference *find(const trace_comparison *c, const char *forma
 
 /* The notebook's: 0, K-1, K, K+1 and the last, each once. Returns how many. */
 static int key_layers(const trace *t, int32_t layers[5]) {
-    int32_t wanted[5], k = t->layer_k;
+    int32_t wanted[5], k = t->notes_k;
     int i, j, n = 0;
     wanted[0] = 0;
     wanted[1] = k - 1;
@@ -66,12 +66,13 @@ static void append_settings(const trace *t, tsk_text *out) {
     if (o->refresh == TSK_REFRESH_NEAR)
         cli_append(out, "block starts: what has changed, the block, %d masks behind it\n", (int)o->refresh_near);
     if (o->refresh_window > 0) cli_append(out, "window: %d positions behind the block\n", (int)o->refresh_window);
-    if (o->skip.rule == TSK_SKIP_RULE_ROWS)
+    if (strcmp(trace_rule(t), "rows") == 0)
         cli_append(out, "TokenSkip: rule rows, margin %d, ahead %d\n", (int)o->skip.rows_margin,
                    (int)o->skip.rows_ahead);
-    if (!t->layer_k) return;
+    if (!t->notes_k) return;
+    if (!t->layer_k) cli_append(out, "the comparison of two steps is by states:\n");
     cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n",
-               (int)t->layer_k, (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o),
+               (int)t->notes_k, (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o),
                o->skip.masked ? "may be skipped" : "always run",
                o->skip.reference == TSK_SKIP_LAST_STEP ? "last-step" : "last-computed");
 }
@@ -128,7 +129,7 @@ static void append_layer_shapes(const trace *t, tsk_text *out) {
         other[0] = d->other_shape[0];
         other[1] = d->base->input_shape[1];
         cli_append(out, "layer %2d: baseline=%s, skip=%s%s%s\n", (int)layer, shape_string(d->base->shape, a, sizeof a),
-                   shape_string(other, b, sizeof b), layer == t->layer_k ? " <-- split" : "",
+                   shape_string(other, b, sizeof b), layer == t->notes_k ? " <-- split" : "",
                    d->base->shape[0] != other[0] ? " *** DIFF ***" : "");
     }
 }
@@ -326,7 +327,7 @@ static void append_steps(const trace *t, tsk_text *out) {
     if (t->leaves_out) append_generation(out, "TokenSkip", &t->skip);
     heading(out, "Step by step");
     for (i = 0; i < log->count; i++) {
-        append_step(out, &log->steps[i], t->settings->generate.skip.rule == TSK_SKIP_RULE_ROWS);
+        append_step(out, &log->steps[i], strcmp(trace_rule(t), "rows") == 0);
         if (log->steps[i].masks_left == 0)
             cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
     }
