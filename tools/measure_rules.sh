@@ -1,6 +1,6 @@
 #!/bin/sh
-# Measures both rules of TokenSkip and both kinds of block starts on a model and its questions, each setting in turn with
-# the plain dual cache, and draws the result. README's table and docs/rules.svg are made by
+# Measures both rules of TokenSkip and both kinds of block starts on a model and its questions, each setting in turn
+# with the plain dual cache, and draws the result. README's table and docs/rules.svg are made by
 #     sh tools/measure_rules.sh examples/demo-model examples/demo-model/eval.jsonl OUT
 # with one thread a run, as many runs at a time as JOBS says (1). OUT, a new folder, gets a file NAME.json for each
 # setting (`eval --against --json`), table.md and rules.svg. The picture needs matplotlib (Debian: python3-matplotlib);

@@ -336,7 +336,8 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) 
 int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config) {
     int is_auto = options->skip.rule == TSK_SKIP_RULE_AUTO && options->skip.layer_k == TSK_AUTO;
     int by_rows = options->skip.rule == TSK_SKIP_RULE_ROWS || (is_auto && options->cache == TSK_CACHE_DUAL);
-    return by_rows || cli_layer_k(options, config) > 0 || options->refresh == TSK_REFRESH_NEAR || options->refresh_window > 0;
+    return by_rows || cli_layer_k(options, config) > 0 || options->refresh == TSK_REFRESH_NEAR ||
+           options->refresh_window > 0;
 }
 
 void cli_choose_states(tsk_generate_options *options) {
