@@ -273,3 +273,27 @@ clean:
 	rm -rf build tokenskip $(TEST_PROGRAMS)
 
 -include $(wildcard build/*/*.d build/sanitized/tools/*.d)
+
+# ---- Python ---------------------------------------------------------------------------------------------------------
+# The module needs the library beside it (or installed, or named by TOKENSKIP_LIBRARY). PYTHON: which one tests it.
+
+PYTHON ?= python3
+PYTHON_LIBRARY = python/tokenskip/libtokenskip.so
+.PHONY: python python-layout python-wheel test-python notebook test-notebook
+
+python: $(PYTHON_LIBRARY)
+
+$(PYTHON_LIBRARY): tokenskip.h kernels.cu.h
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -fPIC -fvisibility=hidden \
+	    '-DTOKENSKIP_API=__attribute__((visibility("default")))' -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_CUDA_DLOPEN \
+	    -x c $< -o $@ $(LIBS)
+
+# the structs of tokenskip.h for ctypes; committed, and compared by test-python
+python-layout:
+	$(PYTHON) python/tools/make_layout.py
+
+python-wheel: python
+	cd python && $(PYTHON) -m pip wheel --no-deps --no-build-isolation --wheel-dir ../build/wheels .
+
+test-python: python tokenskip
+	PYTHONPATH=python $(PYTHON) python/tests/run.py
