@@ -1,11 +1,12 @@
 """Whole generations: to the token those of the command, and of the goldens, which a second implementation wrote."""
 
 import os
+import tempfile
 import threading
 import unittest
 
 import tokenskip
-from common import DEMO, GOLDEN, QUESTION, SLOW, command_json, counted, golden, golden_model, model
+from common import DEMO, QUESTION, SLOW, command_json, counted, golden, golden_model, model
 
 CHANGES = [
     {},
@@ -272,8 +273,6 @@ class ErrorTest(unittest.TestCase):
         self.assertIn("999999", str(caught.exception))
 
     def test_the_place_is_told(self):
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
                 file.write('{"a": nothing}')
@@ -281,7 +280,3 @@ class ErrorTest(unittest.TestCase):
                 tokenskip.Model.load(folder)
             self.assertEqual(caught.exception.offset, 6)
             self.assertTrue(caught.exception.file.endswith("config.json"))
-
-    def test_a_folder_with_a_tokenizer_only(self):
-        tokenizer = tokenskip.Tokenizer.load(os.path.join(GOLDEN, "models", "..", "..", "..", "examples", "demo-model"))
-        self.assertEqual(tokenizer.encode("Hello"), model().tokenizer.encode("Hello"))
