@@ -297,3 +297,10 @@ python-wheel: python
 
 test-python: python tokenskip
 	PYTHONPATH=python $(PYTHON) python/tests/run.py
+
+# the notebook: run from its source, with its outputs; committed, and compared
+notebook: python
+	$(PYTHON) tools/make_notebook.py
+
+test-notebook: python
+	$(PYTHON) tools/make_notebook.py --check

@@ -187,10 +187,12 @@ class Session:
 
         Args:
             changes: options that the copy has in place of this session's: any but gen_length and block_length.
-                on_step, on_select and cancel are not taken over.
+                A skip_preset comes before this session's own options. on_step, on_select and cancel are not taken over.
         """
         callbacks = {name: changes.pop(name) for name in list(changes) if name in self._user}
-        made = Session(self.model, **callbacks, **{**self.options, **changes})
+        preset = _options.PRESETS.get(changes.get("skip_preset", ""), {})
+        mine = {name: value for name, value in self.options.items() if name not in preset}
+        made = Session(self.model, **callbacks, **{**mine, **changes})
         try:
             made.copy_from(self)
         except BaseException:
