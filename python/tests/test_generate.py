@@ -31,6 +31,7 @@ CHANGES = [
      "skip_warm_start": True, "threshold": None, "gen_length": 32},
     {"refresh": "near", "threshold": None, "gen_length": 64, "block_length": 16, "eos_stop": False},
     {"near": 4, "window": 20, "threshold": None, "gen_length": 64, "block_length": 16, "eos_stop": False},
+    {"window": 8, "threshold": None, "gen_length": 64, "block_length": 16, "eos_stop": False},
     {"refresh_every": 2, "refresh_rows": 5, "threshold": None, "gen_length": 64, "block_length": 16, "eos_stop": False},
 ]
 

@@ -297,7 +297,8 @@ class Batch:
             with self._core.lock:
                 requests = list(self._core.requests.values())
         if self._core.pump is not None:
-            yield from concurrent.futures.as_completed(list(requests))
+            for request in concurrent.futures.as_completed(list(requests)):
+                yield request  # type: ignore[misc]
             return
         left = list(requests)
         while left:

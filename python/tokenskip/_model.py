@@ -142,11 +142,12 @@ class Model:
         if not isinstance(prompt, str):
             if hasattr(prompt, "tolist"):
                 prompt = prompt.tolist()
-            prompt = list(prompt)
-            if not prompt or not isinstance(prompt[0], (Mapping, tuple, list)):
+            listed: List[Any] = list(prompt)
+            if not listed or not isinstance(listed[0], (Mapping, tuple, list)):
                 if system is not None or raw:
                     raise ValueError("system and raw need a prompt as text")
-                return prompt
+                return listed
+            prompt = listed
         if raw and system is not None:
             raise ValueError("system needs the chat template, which raw leaves out")
         if self.tokenizer is None:

@@ -185,7 +185,7 @@ def build(function: str, options: Mapping[str, Any]) -> _layout.tsk_generate_opt
         raise ValueError(f"skip_preset takes {', '.join(map(repr, PRESETS))}, not {preset!r}")
     given = {name: value for name, value in options.items() if name in OPTIONS and value is not None}
     whole = {**PRESETS[preset or "default"], **given}
-    o = library().tsk_generate_options_default()
+    o: _layout.tsk_generate_options = library().tsk_generate_options_default()
     for name, value in whole.items():
         path, convert = OPTIONS[name]
         target = o.skip if path.startswith("skip.") else o

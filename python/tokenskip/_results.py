@@ -332,7 +332,8 @@ def select(candidates: List[Candidate], transfer: str = "threshold", threshold: 
         raise ValueError(f"transfer takes {', '.join(map(repr, rules))}, not {transfer!r}")
     rule = _layout.tsk_transfer_rule(_layout.ENUMS["tsk_transfer"][rules[transfer]], threshold, factor, quota)
     n = len(candidates)
-    given = (_layout.tsk_candidate * max(n, 1))(*((c.position, c.id, c.confidence, c.entropy) for c in candidates))
+    given = (_layout.tsk_candidate * max(n, 1))(
+        *(_layout.tsk_candidate(c.position, c.id, c.confidence, c.entropy) for c in candidates))
     commit = (ctypes.c_uint8 * max(n, 1))()
     library().tsk_select(ctypes.byref(rule), n, given, commit)
     return [c for c, chosen in zip(candidates, commit) if chosen]

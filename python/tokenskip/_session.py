@@ -53,7 +53,7 @@ class Callbacks:
             selection = selection_of(pointer.contents)
             index = {c.position: i for i, c in enumerate(selection.candidates)}
             for chosen in on_select(selection) or ():  # type: ignore[misc]
-                position = getattr(chosen, "position", chosen)
+                position: Any = getattr(chosen, "position", chosen)
                 if position not in index:
                     raise ValueError(f"on_select chose position {position!r}, which is none of the candidates")
                 pointer.contents.commit[index[position]] = 1

@@ -23,7 +23,7 @@ def _take_text(text: _layout.tsk_text) -> str:
 
 def _take_ids(ids: _layout.tsk_tokens) -> List[int]:
     try:
-        return ids.ids[: ids.count] if ids.count else []
+        return list(ids.ids[: ids.count]) if ids.count else []
     finally:
         library().tsk_tokens_free(ctypes.byref(ids))
 
@@ -53,7 +53,7 @@ def _messages(messages: Iterable[Message]) -> Tuple[Any, int]:
         text = _content(content)
         if "\0" in text or "\0" in role:
             raise ValueError("a message has a NUL character in it")
-        made.append((role.encode("utf-8"), text.encode("utf-8")))
+        made.append(_layout.tsk_message(role.encode("utf-8"), text.encode("utf-8")))
     return (_layout.tsk_message * max(len(made), 1))(*made), len(made)
 
 
