@@ -231,8 +231,8 @@ print(f"min cos {cosines.min():.4f} ~ {cosines.max():.4f}; active: {(~stable).su
 print("as the library has it:", list(~np.array(skip1.probe.active)) == list(stable))
 
 # %% [markdown]
-# All masks were filled, so both steps see the same tokens, and in f32 every cosine is 1 (in bf16 they were between 0.992
-# and 1). Section 4 shows the cosines of a real generation.
+# All masks were filled, so both steps see the same tokens, and in f32 every cosine is 1 (in bf16 they were between
+# 0.992 and 1). Section 4 shows the cosines of a real generation.
 #
 # 所有 mask 都已填好，两步的 token 完全相同，所以 f32 下余弦全为 1（原实验用 bf16，在 0.992 到 1 之间）。
 # 真实生成过程中的余弦见第 4 节。
@@ -345,9 +345,12 @@ print(f"first masked token judged stable: block 0, step {first[0]}, {first[3]} o
 
 # %%
 figure, ax = plt.subplots(figsize=(9, 3.4))
-image = ax.imshow(means, aspect="auto", vmin=0.9, vmax=1, cmap="viridis", extent=(-0.5, 31.5, table[-1, 0] + 0.5, 1.5))
-ax.contour(range(BLOCK_LENGTH), table[:, 0], np.array(waiting, dtype=float), levels=[0.5], colors="red", linewidths=0.8)
-ax.set(xlabel="token of the block", ylabel="step", title="mean cosine with the step before (inside the red line: masked)")
+image = ax.imshow(means, aspect="auto", vmin=0.9, vmax=1, cmap="viridis",
+                  extent=(-0.5, BLOCK_LENGTH - 0.5, table[-1, 0] + 0.5, 1.5))
+ax.contour(range(BLOCK_LENGTH), table[:, 0], np.array(waiting, dtype=float), levels=[0.5], colors="red",
+           linewidths=0.8)
+ax.set(xlabel="token of the block", ylabel="step",
+       title="mean cosine with the step before (inside the red line: masked)")
 figure.colorbar(image, pad=0.01)
 plt.show()
 
@@ -453,8 +456,8 @@ plt.show()
 # ### 小结
 #
 # Step 0 and threshold 1.0 agree with the baseline to the bit, so TokenSkip is built right; at 0.95 the naive version
-# skips tokens that are still waiting for a prediction, and ruins the text. With the guard and reuse it answers as well as
-# the baseline (24 questions cannot tell more) with less work in block steps, and rule `rows` does with less still. The
+# skips tokens that are still waiting for a prediction, and ruins the text. With the guard and reuse it answers as well
+# as the baseline (24 questions cannot tell more) with less work in block steps, and rule `rows` does with less still. The
 # command has the same study:
 # `./tokenskip trace -m examples/demo-model -p "Who is Newton in physics?" --no-threshold --html trace.html`.
 #

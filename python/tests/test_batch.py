@@ -92,7 +92,8 @@ class BatchTest(unittest.TestCase):
     def test_submitting_from_a_callback(self):
         more = []
         with model().batch() as batch:
-            first = batch.submit(QUESTION, gen_length=8, on_step=lambda s: more.append(batch.submit("Hi", gen_length=8)))
+            first = batch.submit(QUESTION, gen_length=8,
+                                 on_step=lambda s: more.append(batch.submit("Hi", gen_length=8)))
             first.result()
             self.assertTrue(more[0].result().nfe)
             done = queue.Queue()
@@ -109,7 +110,8 @@ class BatchTest(unittest.TestCase):
 
     def test_refused_requests(self):
         with model().batch() as batch:
-            for prompt, options in (([5, 99999], {}), (QUESTION, {"gen_length": 48}), (QUESTION, {"gen_length": 10240})):
+            for prompt, options in (([5, 99999], {}), (QUESTION, {"gen_length": 48}),
+                                    (QUESTION, {"gen_length": 10240})):
                 with self.assertRaises(tokenskip.ArgumentError):
                     batch.submit(prompt, **options)
             batch.drain()
