@@ -380,14 +380,14 @@ plt.show()
 # 1. **The guard**: a masked token always runs (`skip_masked=False`).
 # 2. **Reuse**: a skipped token's output is its last computed one, not its half-way state (`skip_policy="reuse"`).
 #
-# Both are TokenSkip's defaults. The rule **`rows`** asks another question: not who has moved, but whose row can change
-# what this pass commits. The tokens just committed, and the masked ones that may be committed now, run through all
-# layers; the others are left out altogether.
+# Both are the defaults of rule `states`. The rule **`rows`**, the default, asks another question: not who has moved,
+# but whose row can change what this pass commits. The tokens just committed, and the masked ones that may be committed
+# now, run through all layers; the others are left out altogether.
 #
 # 1. **guard**：mask 位置永远运行（`skip_masked=False`）。
 # 2. **reuse**：被跳过的 token 输出它最近一次算完的结果，而不是中间状态（`skip_policy="reuse"`）。
 #
-# 两者都是 TokenSkip 的默认值。规则 **`rows`** 换了一个问题：不问谁动了，而问哪一行能影响本次提交。
+# 两者都是规则 `states` 的默认值。默认规则 **`rows`** 换了一个问题：不问谁动了，而问哪一行能影响本次提交。
 # 刚提交的 token 与现在可能被提交的 mask 跑完所有层，其余的行完全不算。
 
 # %%
@@ -457,8 +457,8 @@ plt.show()
 #
 # Step 0 and threshold 1.0 agree with the baseline to the bit, so TokenSkip is built right; at 0.95 the naive version
 # skips tokens that are still waiting for a prediction, and ruins the text. With the guard and reuse it answers as well
-# as the baseline (24 questions cannot tell more) with less work in block steps, and rule `rows` does with less still. The
-# command has the same study:
+# as the baseline (24 questions cannot tell more) with less work in block steps, and rule `rows` does with less still.
+# The command has the same study:
 # `./tokenskip trace -m examples/demo-model -p "Who is Newton in physics?" --no-threshold --html trace.html`.
 #
 # Step 0 与 threshold=1.0 和 baseline 逐位一致，说明实现正确；0.95 时朴素版跳过了仍在等待预测的 token，毁掉了文本。

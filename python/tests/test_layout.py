@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,18 @@ class CoverageTest(unittest.TestCase):
     def test_every_status_has_an_exception(self):
         statuses = {v for n, v in _layout.ENUMS["tsk_status"].items() if n not in ("TSK_OK", "TSK_STATUS_COUNT")}
         self.assertEqual(set(_errors.BY_STATUS), statuses, "_errors.py")
+
+    def test_the_presets_are_the_commands(self):
+        with open(os.path.join(ROOT, "tools", "command", "options.c"), encoding="utf-8") as file:
+            table = re.search(r"presets\[\] = \{(.*?)\n\};", file.read(), re.S)[1]
+        found = {}
+        for preset, option, value in re.findall(r'\{"(\w+)", (?:"([\w-]+)"|NULL), (?:"([^"]+)"|NULL)\}', table):
+            options = found.setdefault(preset, {})
+            if option:
+                options[option.replace("-", "_")] = value
+        mine = {preset: {name: "on" if value is True else str(value) for name, value in options.items()}
+                for preset, options in _options.PRESETS.items()}
+        self.assertEqual(mine, found, "_options.py")
 
     def test_every_option_has_a_keyword(self):
         fields = {name for name, kind in _layout.tsk_generate_options._fields_}

@@ -121,8 +121,8 @@ class SessionTest(unittest.TestCase):
                 session.step()
             copy = session.copy()
             other = session.copy(skip_rule="rows")
-            self.assertEqual(session.copy(skip_preset="fast", skip_max_age=3).options,
-                             {**SLOW, "skip_preset": "fast", "skip_max_age": 3})
+            self.assertEqual(session.copy(skip_preset="seed", skip_max_age=3).options,
+                             {**SLOW, "skip_preset": "seed", "skip_max_age": 3})
             self.assertEqual(copy.result().all_tokens, session.result().all_tokens)
             rest = [step.committed for step in session.steps()]
             self.assertEqual([step.committed for step in copy.steps()], rest)

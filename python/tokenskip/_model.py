@@ -192,7 +192,7 @@ class Model:
                 skip_rule="off" | "states" | "rows"; rows_margin=4, rows_ahead=0; skip_layer_k=None,
                 skip_threshold=0.95, skip_outlier=0.7, skip_masked=False, skip_policy="reuse" | "exit",
                 skip_reference="last-step" | "last-computed", skip_max_age=0, skip_full_every=0,
-                skip_warm_start=False, skip_refresh=False; skip_preset="default" | "fast" | "seed";
+                skip_warm_start=False, skip_refresh=False; skip_preset="default" | "fast" | "careful" | "seed";
                 refresh="full" | "near", near=16, window=0, refresh_every=None, refresh_rows=0.
                 None is the default of each, but of threshold. What each means: README, and tokenskip.h.
 

@@ -117,8 +117,8 @@ EXTRA = ("no_threshold", "skip_preset")
 # As the command has them.
 PRESETS: Dict[str, Dict[str, Any]] = {
     "default": {},
-    "fast": {"skip_rule": "states", "skip_masked": True, "skip_threshold": 0.9, "skip_outlier": -1, "skip_max_age": 2,
-             "skip_refresh": True},
+    "fast": {"skip_rule": "rows", "refresh": "near", "near": 32, "window": 32},
+    "careful": {"skip_rule": "rows", "rows_ahead": 1, "refresh": "full"},
     "seed": {"skip_rule": "states", "skip_policy": "exit", "skip_masked": True, "skip_threshold": 0.95,
              "skip_outlier": 0.7, "skip_reference": "last-step"},
 }
@@ -158,7 +158,8 @@ def _choose_rule(o: Any, given: Dict[str, Any]) -> None:
     """Without skip_rule, TokenSkip's rule is the one whose options are there."""
     if o.skip.rule != _enum("tsk_skip_rule", "TSK_SKIP_RULE_AUTO"):
         return
-    states = [name for name in _OF_STATES if name in given]
+    # (a switch that is off says nothing)
+    states = [name for name in _OF_STATES if name in given and given[name] is not False]
     rows = [name for name in _OF_ROWS if name in given]
     if states and rows:
         raise ValueError(f"{states[0]} is of rule states and {rows[0]} of rule rows: say skip_rule='states' or 'rows'")
