@@ -1032,6 +1032,9 @@ TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[
 #include <unistd.h>
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
 #endif
 #if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
 #include <dlfcn.h>
@@ -1049,6 +1052,18 @@ TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[
 #define TSK__NOT_INLINE __attribute__((__noinline__))
 #else
 #define TSK__NOT_INLINE
+#endif
+
+/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once where
+   other machines round twice. From here to the end of the implementation they may not; x86 has no such instruction
+   unless it is asked for. (In front of arm_neon.h this would keep programs from inlining what that header has.) */
+#if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
 #endif
 
 #ifdef __cplusplus
@@ -1649,6 +1664,11 @@ static int tsk__processors(void) {
 #else
 #define TSK__PLATFORM_X86 0
 #endif
+#if defined(__aarch64__) && defined(__GNUC__)
+#define TSK__PLATFORM_ARM 1
+#else
+#define TSK__PLATFORM_ARM 0
+#endif
 
 #if TSK__PLATFORM_X86
 /* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
@@ -1660,6 +1680,12 @@ static int tsk__processor_features(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
     return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#elif TSK__PLATFORM_ARM
+/* Bit 1 NEON, bit 2 its dot products of int8 (for kernels of quantised weights, when there are any). */
+static int tsk__processor_features(void) {
+    const unsigned long has = getauxval(AT_HWCAP);
+    return (has & HWCAP_ASIMD ? 1 : 0) | (has & HWCAP_ASIMDDP ? 2 : 0);
 }
 #endif
 
@@ -8753,11 +8779,12 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
    [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
-   AVX-512F and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for
-   any other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of
-   stack and allocates nothing. */
+   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
+   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
+   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
+#define TSK__CPU_ARM TSK__PLATFORM_ARM
 
 #if TSK__CPU_X86
 #ifdef __cplusplus
@@ -8979,6 +9006,50 @@ TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 
     *c1 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
     *c2 = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
     *c3 = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+}
+#endif
+
+#if TSK__CPU_ARM
+typedef float32x4_t tsk__neon;
+#define TSK__TARGET_neon
+
+TSK__INLINE float32x4_t tsk__neon_load(const float *p) { return vld1q_f32(p); }
+TSK__INLINE void tsk__neon_store(float *p, float32x4_t v) { vst1q_f32(p, v); }
+TSK__INLINE float32x4_t tsk__neon_set(float a) { return vdupq_n_f32(a); }
+TSK__INLINE float32x4_t tsk__neon_add(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_sub(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_mul(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_div(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_fma(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+/* (not vminq, vmaxq: they give NaN for NaN in either place) */
+TSK__INLINE float32x4_t tsk__neon_min(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+TSK__INLINE float32x4_t tsk__neon_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+TSK__INLINE float32x4_t tsk__neon_pow2(float32x4_t t) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vaddq_u32(vreinterpretq_u32_f32(t), vdupq_n_u32(127)), 23));
+}
+TSK__INLINE float32x4_t tsk__neon_from(float32x4_t x, float32x4_t low, float32x4_t v) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)));
+}
+TSK__INLINE float32x4_t tsk__neon_half(const char *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)p)));
+}
+TSK__INLINE float32x4_t tsk__neon_even(float32x4_t v) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16));
+}
+TSK__INLINE float32x4_t tsk__neon_odd(float32x4_t v) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)));
+}
+TSK__INLINE float32x4_t tsk__neon_four(const char *p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)p)); }
+TSK__INLINE void tsk__neon_columns(const char *rows, size_t stride, float32x4_t *c0, float32x4_t *c1, float32x4_t *c2,
+                                   float32x4_t *c3) {
+    const float32x4_t r0 = tsk__neon_four(rows), r1 = tsk__neon_four(rows + stride);
+    const float32x4_t r2 = tsk__neon_four(rows + 2 * stride), r3 = tsk__neon_four(rows + 3 * stride);
+    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)), b = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3));
+    const float64x2_t c = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1)), d = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
+    *c0 = vreinterpretq_f32_f64(vtrn1q_f64(a, b));
+    *c1 = vreinterpretq_f32_f64(vtrn1q_f64(c, d));
+    *c2 = vreinterpretq_f32_f64(vtrn2q_f64(a, b));
+    *c3 = vreinterpretq_f32_f64(vtrn2q_f64(c, d));
 }
 #endif
 
@@ -9228,8 +9299,9 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
         break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
-#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
-    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
+#define TSK__CPU_TILE_CASES_10(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
+    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10)
+#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_10(V) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
 
 #define TSK__CPU_DEFINE_KERNELS(V, LANES, ROWS, NAME, DESCRIPTION) \
     TSK__CPU_DEFINE_EXP(V) \
@@ -9252,6 +9324,10 @@ TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
 #endif
 
 #endif
+#if TSK__CPU_ARM
+/* (of 32 registers: with more rows both compilers keep a sum in memory) */
+TSK__CPU_DEFINE_KERNELS(neon, 4, 10, "neon", "NEON")
+#endif
 
 /* NULL when there is no such set or the machine cannot run it. */
 static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
@@ -9259,6 +9335,8 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
     const int features = tsk__processor_features();
     if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
     if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
+#elif TSK__CPU_ARM
+    if ((tsk__processor_features() & 1) && strcmp(name, tsk__cpu_neon.name) == 0) return &tsk__cpu_neon;
 #endif
     return strcmp(name, tsk__cpu_v128.name) == 0 ? &tsk__cpu_v128 : NULL;
 }
@@ -9266,6 +9344,7 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
 static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
     const tsk__cpu_kernels *kernels = tsk__cpu_kernels_by_name("avx512");
     if (!kernels) kernels = tsk__cpu_kernels_by_name("avx2");
+    if (!kernels) kernels = tsk__cpu_kernels_by_name("neon");
     return kernels ? kernels : &tsk__cpu_v128;
 }
 
@@ -16948,6 +17027,15 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
 
 #ifdef __cplusplus
 }
+#endif
+
+/* A program's own a * b + c is its own affair again (see the system headers above). */
+#if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
 #endif
 #endif /* TOKENSKIP__IMPLEMENTED */
 #endif /* TOKENSKIP_IMPLEMENTATION */

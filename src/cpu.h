@@ -27,11 +27,12 @@
    [position][head_dim], and V already is a panel.
 
    The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
-   AVX-512F and AVX2 + FMA + F16C (these two give the same bits), found at run time, and 128-bit vectors in plain C for
-   any other machine. Infinities and NaN are needed: do not compile with -ffast-math. An operation uses up to 80 KB of
-   stack and allocates nothing. */
+   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
+   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
+   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
+#define TSK__CPU_ARM TSK__PLATFORM_ARM
 
 #if TSK__CPU_X86
 #ifdef __cplusplus
@@ -253,6 +254,50 @@ TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 
     *c1 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
     *c2 = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
     *c3 = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+}
+#endif
+
+#if TSK__CPU_ARM
+typedef float32x4_t tsk__neon;
+#define TSK__TARGET_neon
+
+TSK__INLINE float32x4_t tsk__neon_load(const float *p) { return vld1q_f32(p); }
+TSK__INLINE void tsk__neon_store(float *p, float32x4_t v) { vst1q_f32(p, v); }
+TSK__INLINE float32x4_t tsk__neon_set(float a) { return vdupq_n_f32(a); }
+TSK__INLINE float32x4_t tsk__neon_add(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_sub(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_mul(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_div(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+TSK__INLINE float32x4_t tsk__neon_fma(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+/* (not vminq, vmaxq: they give NaN for NaN in either place) */
+TSK__INLINE float32x4_t tsk__neon_min(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+TSK__INLINE float32x4_t tsk__neon_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+TSK__INLINE float32x4_t tsk__neon_pow2(float32x4_t t) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vaddq_u32(vreinterpretq_u32_f32(t), vdupq_n_u32(127)), 23));
+}
+TSK__INLINE float32x4_t tsk__neon_from(float32x4_t x, float32x4_t low, float32x4_t v) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)));
+}
+TSK__INLINE float32x4_t tsk__neon_half(const char *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)p)));
+}
+TSK__INLINE float32x4_t tsk__neon_even(float32x4_t v) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16));
+}
+TSK__INLINE float32x4_t tsk__neon_odd(float32x4_t v) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)));
+}
+TSK__INLINE float32x4_t tsk__neon_four(const char *p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)p)); }
+TSK__INLINE void tsk__neon_columns(const char *rows, size_t stride, float32x4_t *c0, float32x4_t *c1, float32x4_t *c2,
+                                   float32x4_t *c3) {
+    const float32x4_t r0 = tsk__neon_four(rows), r1 = tsk__neon_four(rows + stride);
+    const float32x4_t r2 = tsk__neon_four(rows + 2 * stride), r3 = tsk__neon_four(rows + 3 * stride);
+    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)), b = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3));
+    const float64x2_t c = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1)), d = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
+    *c0 = vreinterpretq_f32_f64(vtrn1q_f64(a, b));
+    *c1 = vreinterpretq_f32_f64(vtrn1q_f64(c, d));
+    *c2 = vreinterpretq_f32_f64(vtrn2q_f64(a, b));
+    *c3 = vreinterpretq_f32_f64(vtrn2q_f64(c, d));
 }
 #endif
 
@@ -502,8 +547,9 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
         break;
 #define TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 1) TSK__CPU_TILE_CASE(V, 2) TSK__CPU_TILE_CASE(V, 3) \
     TSK__CPU_TILE_CASE(V, 4) TSK__CPU_TILE_CASE(V, 5) TSK__CPU_TILE_CASE(V, 6)
-#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
-    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
+#define TSK__CPU_TILE_CASES_10(V) TSK__CPU_TILE_CASES_6(V) TSK__CPU_TILE_CASE(V, 7) TSK__CPU_TILE_CASE(V, 8) \
+    TSK__CPU_TILE_CASE(V, 9) TSK__CPU_TILE_CASE(V, 10)
+#define TSK__CPU_TILE_CASES_12(V) TSK__CPU_TILE_CASES_10(V) TSK__CPU_TILE_CASE(V, 11) TSK__CPU_TILE_CASE(V, 12)
 
 #define TSK__CPU_DEFINE_KERNELS(V, LANES, ROWS, NAME, DESCRIPTION) \
     TSK__CPU_DEFINE_EXP(V) \
@@ -526,6 +572,10 @@ TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
 #endif
 
 #endif
+#if TSK__CPU_ARM
+/* (of 32 registers: with more rows both compilers keep a sum in memory) */
+TSK__CPU_DEFINE_KERNELS(neon, 4, 10, "neon", "NEON")
+#endif
 
 /* NULL when there is no such set or the machine cannot run it. */
 static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
@@ -533,6 +583,8 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
     const int features = tsk__processor_features();
     if ((features & 2) && strcmp(name, tsk__cpu_v512.name) == 0) return &tsk__cpu_v512;
     if ((features & 1) && strcmp(name, tsk__cpu_v256.name) == 0) return &tsk__cpu_v256;
+#elif TSK__CPU_ARM
+    if ((tsk__processor_features() & 1) && strcmp(name, tsk__cpu_neon.name) == 0) return &tsk__cpu_neon;
 #endif
     return strcmp(name, tsk__cpu_v128.name) == 0 ? &tsk__cpu_v128 : NULL;
 }
@@ -540,6 +592,7 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_by_name(const char *name) {
 static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
     const tsk__cpu_kernels *kernels = tsk__cpu_kernels_by_name("avx512");
     if (!kernels) kernels = tsk__cpu_kernels_by_name("avx2");
+    if (!kernels) kernels = tsk__cpu_kernels_by_name("neon");
     return kernels ? kernels : &tsk__cpu_v128;
 }
 

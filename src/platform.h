@@ -426,6 +426,11 @@ static int tsk__processors(void) {
 #else
 #define TSK__PLATFORM_X86 0
 #endif
+#if defined(__aarch64__) && defined(__GNUC__)
+#define TSK__PLATFORM_ARM 1
+#else
+#define TSK__PLATFORM_ARM 0
+#endif
 
 #if TSK__PLATFORM_X86
 /* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
@@ -437,6 +442,12 @@ static int tsk__processor_features(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
     return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+}
+#elif TSK__PLATFORM_ARM
+/* Bit 1 NEON, bit 2 its dot products of int8 (for kernels of quantised weights, when there are any). */
+static int tsk__processor_features(void) {
+    const unsigned long has = getauxval(AT_HWCAP);
+    return (has & HWCAP_ASIMD ? 1 : 0) | (has & HWCAP_ASIMDDP ? 2 : 0);
 }
 #endif
 

@@ -23,6 +23,9 @@
 #include <unistd.h>
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
 #endif
 #if defined(TOKENSKIP_CUDA_DLOPEN) && !defined(TOKENSKIP_NO_CUDA)
 #include <dlfcn.h>
@@ -40,6 +43,18 @@
 #define TSK__NOT_INLINE __attribute__((__noinline__))
 #else
 #define TSK__NOT_INLINE
+#endif
+
+/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once where
+   other machines round twice. From here to the end of the implementation they may not; x86 has no such instruction
+   unless it is asked for. (In front of arm_neon.h this would keep programs from inlining what that header has.) */
+#if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
 #endif
 
 #endif /* SECTION_GUARD_SYSTEM */

@@ -54,5 +54,14 @@ extern "C" {
 #ifdef __cplusplus
 }
 #endif
+
+/* A program's own a * b + c is its own affair again (see the system headers above). */
+#if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
+#endif
 #endif /* TOKENSKIP__IMPLEMENTED */
 #endif /* TOKENSKIP_IMPLEMENTATION */
