@@ -10,6 +10,7 @@
 #   make test-stateful   random calls of the API, plain and under sanitizers, STATEFUL_SECONDS in all
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
+#   make test-arm        the library, the command and their tests for ARM, emulated (Debian; see below)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
 #   make test-gpu-sanitize its last part, compute-sanitizer, alone
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
@@ -271,6 +272,50 @@ $(FOLDERS):
 
 clean:
 	rm -rf build tokenskip $(TEST_PROGRAMS)
+
+# ---- ARM ------------------------------------------------------------------------------------------------------------
+# Everything for aarch64, by a cross compiler, run by qemu: the tests, then the command beside this machine's. What is
+# missing is installed from Debian. (Each multiplication is a call in the emulator: minutes, not seconds.)
+
+ARM_CC = aarch64-linux-gnu-gcc
+ARM_RUN = $(shell command -v qemu-aarch64) -L /usr/aarch64-linux-gnu
+ARM_TESTS = $(filter-out test_cuda%,$(TESTS))
+ARM_LOGS = $(ARM_TESTS:%=build/test/arm_%.log) build/test/arm_same.log
+
+.PHONY: test-arm
+test-arm: $(ARM_LOGS)
+	@for log in $^; do tail -n 1 $$log; done | awk '{ passed += $$(NF-3); failed += $$(NF-1) } \
+	    END { print "test-arm: " passed + 0 " passed, " failed + 0 " failed"; exit failed != 0 || passed == 0 }'
+
+build/test/arm_same.log: build/arm/tokenskip tokenskip FORCE | build/test
+	@$(RUN_TEST) $@ sh tests/arm/same.sh $(ARM_RUN) $<
+
+build/test/arm_%.log: build/arm/% FORCE | build/test
+	@$(RUN_TEST) $@ $(ARM_RUN) $<
+
+build/arm/ready: tests/arm/install.sh
+	sh $<
+	@mkdir -p build/arm build/arm-tools && touch $@
+
+build/arm/tokenskip: $(TOOL_SOURCES:tools/command/%.c=build/arm-tools/%.o)
+	$(ARM_CC) $^ -o $@ $(LIBS)
+
+build/arm-tools/%.o: tools/command/%.c build/trace_page.h build/arm/ready
+	$(ARM_CC) -std=c99 -O2 $(WARNINGS) -I. -Ibuild -MMD -MP -c $< -o $@
+
+build/arm/library.o: tests/library.c build/arm/ready
+	$(ARM_CC) -O2 $(WARNINGS) -I. -MMD -MP -c $< -o $@
+
+$(OUTSIDE_TESTS:%=build/arm/%): build/arm/library.o
+$(SECTION_TESTS:%=build/arm/%): SECTION_FLAGS = -Isrc -Wno-unused-function
+build/arm/test_%: tests/test_%.c build/arm/ready
+	@rm -f $@
+	-$(ARM_CC) -O2 $(WARNINGS) $(SECTION_FLAGS) -I. -MMD -MP $< $(filter %.o,$^) -o $@ $(LIBS)
+
+# and in the compile matrix, where there is a cross compiler
+ARM_MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11,$(foreach level,O0 O2,\
+    $(compiler).$(standard).aarch64.$(level))))
+compile-matrix: $(ARM_MATRIX:%=build/matrix/%.log)
 
 -include $(wildcard build/*/*.d build/sanitized/tools/*.d)
 

@@ -6,6 +6,7 @@
 #   static     TOKENSKIP_STATIC, in one translation unit
 #   no-cuda-h  the default build without cuda.h in reach
 #   m32        a 32-bit program in GNU mode, a system header first, reads a file of 3 GiB
+#   aarch64    for ARM, where there is a compiler for it: without CUDA, and with CUDA found at run time
 #   tools      the command's sources, at every warning
 #   manual     the programs that the header's manual and README show, as they stand there; both answer
 folder=$1 compiler=$2 standard=$3 variant=$4 level=$5
@@ -113,6 +114,18 @@ END
         -o "$here/program" -lm -lpthread &&
         "$here/program" "$here/large.safetensors"; } > "$here/messages" 2>&1
     finish $? ;;
+aarch64)
+    target=aarch64-linux-gnu
+    case $compiler in
+    gcc) driver=$target-$driver ;;
+    *) driver="$driver --target=$target -isystem /usr/$target/include" ;;
+    esac
+    echo '#include <stdio.h>' | $driver -x $language -fsyntax-only - 2> /dev/null ||
+        { echo "skipped $compiler $standard $variant $level: no compiler for $target"; exit 0; }
+    compile="$driver ${compile#* }"
+    { two_units -DTOKENSKIP_NO_CUDA no-link && two_units -DTOKENSKIP_CUDA_DLOPEN no-link; } \
+        > "$here/messages" 2>&1
+    finish $? "(compiled, not run)" ;;
 tools)
     for source in tools/command/*.c; do
         case $source in tools/command/library.c) continue ;; esac
