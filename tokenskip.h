@@ -40,8 +40,8 @@ WHAT IT DOES
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0
-     up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
+     8.0 up.
 
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
@@ -1054,9 +1054,9 @@ TOKENSKIP_API void tsk_philox4x32(const uint32_t counter[4], const uint32_t key[
 #define TSK__NOT_INLINE
 #endif
 
-/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once where
-   other machines round twice. From here to the end of the implementation they may not; x86 has no such instruction
-   unless it is asked for. (In front of arm_neon.h this would keep programs from inlining what that header has.) */
+/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once
+   where other machines round twice. From here to the end of the implementation they may not. (x86 has none unless it
+   is asked for. In front of arm_neon.h this would keep programs from inlining what that header has.) */
 #if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF

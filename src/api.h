@@ -40,8 +40,8 @@ WHAT IT DOES
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2 or portable C, chosen at run time) and on NVIDIA GPUs from compute capability 8.0
-     up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
+     8.0 up.
 
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.

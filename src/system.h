@@ -45,9 +45,9 @@
 #define TSK__NOT_INLINE
 #endif
 
-/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once where
-   other machines round twice. From here to the end of the implementation they may not; x86 has no such instruction
-   unless it is asked for. (In front of arm_neon.h this would keep programs from inlining what that header has.) */
+/* Where one instruction of every processor multiplies and adds, compilers put it for any a * b + c, and round once
+   where other machines round twice. From here to the end of the implementation they may not. (x86 has none unless it
+   is asked for. In front of arm_neon.h this would keep programs from inlining what that header has.) */
 #if defined(__GNUC__) && !defined(__x86_64__) && !defined(__i386__)
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
