@@ -147,12 +147,12 @@ static const cli_option table[] = {
      "further rows that every block step computes, the\nstalest of the canvas first (0)"},
     {"refresh-every", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.refresh_every), "N",
      "only every N-th block starts with a pass over the\nwhole canvas; 0: only the first (1; near: 0)"},
-    {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "NAME",
-     "a named set of these options: default, fast (rows;\nrefresh near, near 32, window 32), careful (rows,\nahead 1; "
-     "refresh full), or seed (states: exit, masked\ntokens too, 0.95, 0.7; for study)"},
+    {"skip-preset", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(preset), "default|fast|careful|seed",
+     "a named set of these options: fast (rows; refresh\nnear, near 32, window 32), careful (rows, ahead 1;\nrefresh "
+     "full), seed (states: exit, masked tokens\ntoo, 0.95, 0.7; for study)"},
 
-    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "NAME",
-     "random weights: llada-8b, llada-1b or tiny (tiny)"},
+    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "llada-8b|llada-1b|tiny",
+     "random weights in a model's shape (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
     {"gen", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_gen), "N", "positions after the prompt (128)"},
     {"block", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_block), "N", "positions of a block (32)"},
