@@ -17,6 +17,10 @@
 #   make bench-tokenizer the tokenizer beside the official library (needs node and npm)
 #   make bench-cuda      what `tokenskip bench` does not see of the CUDA backend (needs a GPU with 40 GB)
 #   make headers         tokenskip.h and kernels.cu.h from src/
+#   make shared          libtokenskip.so, in build/
+#   make install         command, headers, libtokenskip.so, manual page, completions: PREFIX=/usr/local DESTDIR=
+#   make uninstall       takes them away again; the same variables
+#   make test-package    installs, CMake, and a Debian package in a clean root (Debian, as root; takes minutes)
 #   make clean
 
 CC ?= cc
@@ -62,8 +66,8 @@ build/tools/%.o: tools/command/%.c | build/tools
 	$(CC) -std=c99 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -I. -Ibuild -MMD -MP -c $< -o $@
 
 # the page of `trace --html` as lines of C: a string literal each, short enough for C99
-build/trace_page.h: tools/command/trace_page.html | build/tools
-	sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n",/' $< > $@
+build/trace_page.h: tools/command/trace_page.html tools/quote_lines.sed | build/tools
+	sed -f tools/quote_lines.sed $< > $@
 
 build/tools/trace_html.o build/sanitized/tools/trace_html.o: build/trace_page.h
 
@@ -103,7 +107,7 @@ ENVIRONMENT = ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_s
 TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/test/examples.log \
     $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
-SANITIZED_TESTS = $(TESTS) $(filter-out test_seed_failure test_headers,$(SHELL_TESTS))
+SANITIZED_TESTS = $(TESTS) $(filter-out test_seed_failure test_headers test_packages,$(SHELL_TESTS))
 SANITIZED_LOGS = $(SANITIZED_TESTS:%=build/test/sanitized_%.log)
 
 test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
@@ -316,6 +320,76 @@ build/arm/test_%: tests/test_%.c build/arm/ready
 ARM_MATRIX = $(foreach compiler,$(COMPILERS),$(foreach standard,c99 c++11,$(foreach level,O0 O2,\
     $(compiler).$(standard).aarch64.$(level))))
 compile-matrix: $(ARM_MATRIX:%=build/matrix/%.log)
+
+# ---- Installing -----------------------------------------------------------------------------------------------------
+# packaging/install.sh has the list of files, for both ways. What `make` does not build is built here.
+
+PREFIX ?= /usr/local
+prefix = $(PREFIX)
+exec_prefix = $(prefix)
+bindir = $(exec_prefix)/bin
+libdir = $(exec_prefix)/lib
+includedir = $(prefix)/include
+datarootdir = $(prefix)/share
+datadir = $(datarootdir)
+mandir = $(datarootdir)/man
+pkgconfigdir = $(libdir)/pkgconfig
+cmakedir = $(libdir)/cmake/tokenskip
+bashcompletiondir = $(datadir)/bash-completion/completions
+zshcompletiondir = $(datadir)/zsh/site-functions
+fishcompletiondir = $(datadir)/fish/vendor_completions.d
+INSTALL = install
+INSTALL_PROGRAM = $(INSTALL)
+INSTALL_DATA = $(INSTALL) -m 644
+# a tokenskip that runs here, where the one that is built is for another machine
+TOKENSKIP_HERE = ./tokenskip
+
+INSTALLED_FOLDERS = prefix bindir libdir includedir mandir pkgconfigdir cmakedir bashcompletiondir zshcompletiondir \
+    fishcompletiondir
+PAGES = $(addprefix build/share/,tokenskip.1 tokenskip.bash _tokenskip tokenskip.fish)
+
+.PHONY: shared pages install uninstall test-package
+
+shared: build/libtokenskip.so
+
+pages: $(PAGES)
+
+install: tokenskip build/libtokenskip.so $(PAGES)
+	@$(foreach name,DESTDIR INSTALL INSTALL_PROGRAM INSTALL_DATA $(INSTALLED_FOLDERS),$(name)='$($(name))') \
+	    sh packaging/install.sh install
+
+uninstall:
+	@$(foreach name,DESTDIR $(INSTALLED_FOLDERS),$(name)='$($(name))') sh packaging/install.sh uninstall
+
+# Below 1.0 the soname has the minor version: docs/stability.md.
+SOVERSION = $(shell sed -n 's/^.define TOKENSKIP_VERSION_MAJOR //p' tokenskip.h).$(shell \
+    sed -n 's/^.define TOKENSKIP_VERSION_MINOR //p' tokenskip.h)
+
+build/libtokenskip.so: build/shared/library.o build/exports.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libtokenskip.so.$(SOVERSION) -Wl,-z,defs \
+	    -Wl,--version-script=build/exports.map $< -o $@ $(LIBS)
+	ln -sf libtokenskip.so build/libtokenskip.so.$(SOVERSION)
+
+build/shared/library.o: tools/command/library.c | build/shared
+	$(CC) -std=c99 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -I. -fPIC -fvisibility=hidden \
+	    -DTOKENSKIP_API='extern __attribute__((visibility("default")))' -MMD -MP -c $< -o $@
+
+build/exports.map: tools/make_exports.awk tokenskip.h | build/shared
+	awk -f $< tokenskip.h > $@
+
+# One run makes all of them.
+build/share/tokenskip.1: tools/make_pages.sh $(wildcard tools/pages/*) tokenskip | build/share
+	sh $< $(TOKENSKIP_HERE) build/share
+
+$(filter-out %.1,$(PAGES)): build/share/tokenskip.1
+
+build/shared build/share:
+	@mkdir -p $@
+
+build/test/test_packages.log: build/libtokenskip.so $(PAGES)
+
+test-package: tokenskip build/libtokenskip.so $(PAGES) $(TEST_PROGRAMS)
+	bash tests/packages/run.sh
 
 -include $(wildcard build/*/*.d build/sanitized/tools/*.d)
 

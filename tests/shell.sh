@@ -1,6 +1,8 @@
-# What the tests of the command share: `.` it from the repository's root. TOKENSKIP=path tests another build.
+# What the tests of the command share: `.` it from the repository's root. TOKENSKIP=path tests another build, and
+# TOKENSKIP_TEST_PROGRAMS=folder has the programs that tests run elsewhere than in tests/.
 tokenskip=${TOKENSKIP:-./tokenskip}
-lint=./tests/json_lint
+programs=${TOKENSKIP_TEST_PROGRAMS:-./tests}
+lint=$programs/json_lint
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 out=$work/out
@@ -40,12 +42,12 @@ run_with_room() { # run_with_room BLOCKS ARGUMENTS...
 # A command on a terminal, which shows its stdout and stderr in $out, under these steps (tests/on_terminal.c has them).
 # A test that asks has_terminal first is skipped, with a word, on a system that has none to lend.
 on_terminal() { # on_terminal STEP... -- COMMAND...
-    TERM=${terminal:-xterm} ./tests/on_terminal "$@" > "$out" 2> "$err" < /dev/null
+    TERM=${terminal:-xterm} "$programs/on_terminal" "$@" > "$out" 2> "$err" < /dev/null
     rc=$?
 }
 
 has_terminal() { # has_terminal NAME
-    ./tests/on_terminal -- true > /dev/null && return
+    "$programs/on_terminal" -- true > /dev/null && return
     echo "$1: skipped, there is no terminal to be had"
     return 1
 }

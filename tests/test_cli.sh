@@ -447,7 +447,7 @@ test_output() {
 
 # The real model's config and index over files with nothing in them: all of it is listed, and no weight is read.
 test_inspect_llada() {
-    mkdir "$work/llada" && ./tests/make_sparse "$work/llada" || return
+    mkdir "$work/llada" && "$programs/make_sparse" "$work/llada" || return
     works inspect "$work/llada"
     check "LLaDA-8B: 291 tensors" [ "$(grep -c '^model[.]transformer[.]' "$out")" -eq 291 ]
     works inspect "$work/llada" --json

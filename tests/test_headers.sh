@@ -38,8 +38,9 @@ for call in $calls; do
 done
 
 # The longest lines: 120 characters in what is written by hand. (UTF-8 has one byte of a character outside \200-\277.)
-long=$(find Makefile src tests tools examples python -name node_modules -prune -o -path tests/golden -prune -o -type f \
-    \( -name Makefile -o -name '*.[ch]' -o -name '*.cc' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+long=$(find Makefile CMakeLists.txt packaging src tests tools examples python -name node_modules -prune -o \
+    -path tests/golden -prune -o -type f \( -name Makefile -o -name CMakeLists.txt -o -name '*.in' -o -name '*.sed' \
+    -o -name '*.[ch]' -o -name '*.cc' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bash' \
     -o -name '*.sh' -o -name '*.py' -o -name '*.mjs' -o -name '*.awk' -o -name '*.html' \) -print | sort |
     while read -r file; do
         tr -d '\200-\277' < "$file" | awk -v file="$file" 'length($0) > 120 { print file ":" NR }'

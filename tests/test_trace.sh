@@ -128,8 +128,8 @@ tensors() { "$tokenskip" inspect "$1"; }
 
 test_dump() {
     works trace -m $golden $short --dump "$work/all.safetensors"
-    check "its values fit together: $(./tests/dump_check "$work/all.safetensors" 6 4 | head -n 3)" \
-        ./tests/dump_check "$work/all.safetensors" 6 4 > /dev/null
+    check "its values fit together: $("$programs/dump_check" "$work/all.safetensors" 6 4 | head -n 3)" \
+        "$programs/dump_check" "$work/all.safetensors" 6 4 > /dev/null
     tensors "$work/all.safetensors" > "$out"
     for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' \
         'pass1.block_5.input  *F32  *\[8, 48\]' 'pass1.block_5.output  *F32  *\[8, 48\]' \

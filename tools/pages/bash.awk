@@ -3,7 +3,8 @@ END {
     finish_reading()
     print "# bash completion of tokenskip, made from its help (tools/pages/bash.awk)."
     print "_tokenskip() {"
-    print "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} options= paths="
+    print "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}"
+    print "    local command=${COMP_WORDS[1]} options= paths="
     print "    COMPREPLY=()"
     print "    # --option=value comes in three words"
     print "    if [[ $current == = ]]; then current="

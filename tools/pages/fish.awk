@@ -22,7 +22,8 @@ END {
         if (takes_paths[commands[c]]) with_paths = with_paths " " commands[c]
     }
     print "complete -c tokenskip -n __tokenskip_is -a help -d 'Lists the options of a command.'"
-    print "complete -c tokenskip -n '__tokenskip_is help; and test (count (commandline -opc)) -eq 2' -a '" trim(names) "'"
+    print "complete -c tokenskip -n '__tokenskip_is help; and test (count (commandline -opc)) -eq 2' \\"
+    print "    -a '" trim(names) "'"
     print "complete -c tokenskip -n '__tokenskip_is" names "' -s h -l help -d 'its options'"
     if (with_paths != "") print "complete -c tokenskip -n '__tokenskip_is" with_paths "' -F"
     for (o = 0; o < n_options; o++) {

@@ -33,10 +33,8 @@ END {
     say("CUDA kernels, compiled for the GPUs of this machine. They can be deleted: the next start makes them again.")
     print ".SH EXAMPLES"
     example("What is in a model's folder, and the memory it takes:", "inspect LLaDA-8B-Instruct")
-    example("Ask it, and watch the answer come:", \
-            "generate -m LLaDA-8B-Instruct -p \"Who is Newton in physics?\" --visual")
-    example("Answer a file of requests:", \
-            "batch -m LLaDA-8B-Instruct --input questions.jsonl --output answers.jsonl")
+    example("Ask it, and watch the answer come:", "generate -m LLaDA-8B-Instruct -p \"Who is Newton?\" --visual")
+    example("Answer a file of requests:", "batch -m LLaDA-8B-Instruct --input in.jsonl --output out.jsonl")
 }
 
 # The overview's last lines are paragraphs, each up to a line that ends in a full stop.
@@ -113,7 +111,7 @@ function print_options_of(these,    o) {
 function is_shared(o) { return index(trim(owners[o]), " ") > 0 }
 
 function example(what, line) {
-    print ".TP\n" escaped(what) "\n.EX\ntokenskip " escaped(line) "\n.EE"
+    print (n_examples++ ? ".PP\n" : "") escaped(what) "\n.PP\n.EX\ntokenskip " escaped(line) "\n.EE"
 }
 
 function escaped_lines(s,    lines, n, i, result) {
