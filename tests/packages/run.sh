@@ -8,7 +8,7 @@
 #   debian    packages build in a clean root without a network, lintian accepts them, and they work in another root
 #
 # Arguments name the parts to run; none: all. It needs Debian, root and apt-get, which brings what is missing, and takes
-# minutes. Run from the repository's root.
+# minutes; DEB_BUILD_OPTIONS=nocheck leaves the tests out of Debian's build. Run from the repository's root.
 parts=${*:-cmake stranger shells debian}
 for part in $parts; do
     case $part in
@@ -62,7 +62,7 @@ test_cmake() {
     check "CMake configures" [ "$rc" -eq 0 ]
     logged cmake --build "$work/cmake" -j "$(nproc)"
     check "... builds" [ "$rc" -eq 0 ]
-    (cd "$work/cmake" && logged ctest --output-on-failure)
+    (cd "$work/cmake" && logged ctest --output-on-failure -j "$(nproc)")
     check "... and passes the tests: $(grep 'tests passed' "$out")" grep -q '^100% tests passed' "$out"
     DESTDIR=$work/cmake_root logged cmake --install "$work/cmake"
     check "it installs" [ "$rc" -eq 0 ]
@@ -91,7 +91,7 @@ stranger() { # stranger NAME CMAKE_ARGUMENT...
     check "$name: configures" [ "$rc" -eq 0 ]
     logged cmake --build "$work/$name"
     check "$name: builds" [ "$rc" -eq 0 ]
-    (cd "$work/$name" && logged ctest --output-on-failure)
+    (cd "$work/$name" && logged ctest --output-on-failure -j "$(nproc)")
     check "$name: its programs run" grep -q '^100% tests passed.* 2$' "$out"
     check "$name: a build runs the command" grep -q "^tokenskip $version" "$work/$name/version.txt"
     "$work/$name/app_header" "$golden" > "$work/header"
@@ -223,6 +223,7 @@ test_debian() {
     mkdir "$work/built"
     cat > "$work/build" << END
 set -e
+export DEB_BUILD_OPTIONS='$DEB_BUILD_OPTIONS'
 useradd --create-home builder
 chown -R builder /build
 cd /build
@@ -240,6 +241,7 @@ END
         --customize-hook='chroot "$1" sh /build/build' \
         --customize-hook="cp \"\$1\"/build/out/* '$work/built'" "$suite" /dev/null
     check "packages build in a clean root" [ "$rc" -eq 0 ]
+    [ "$rc" -eq 0 ] || return
     for package in tokenskip libtokenskip${version%.*} libtokenskip-dev; do
         check "... among them $package" [ -n "$(ls "$work/built/${package}_${debian_version}"_*.deb)" ]
     done
@@ -248,7 +250,7 @@ END
     check "the command needs the C library only" [ "$(sed -n 's/^ Depends: //p' "$out" | grep -c ,)" -eq 0 ]
 
     changes=$(ls "$work/built"/*_"$(dpkg --print-architecture)".changes)
-    lintian --no-tag-display-limit --fail-on error,warning "$changes" > "$work/lintian" 2> "$err"
+    lintian --allow-root --tag-display-limit 0 --fail-on error,warning "$changes" > "$work/lintian" 2> "$err"
     rc=$?
     cp "$work/lintian" "$out"
     cat "$work/lintian"
