@@ -231,11 +231,17 @@ static int tsk__cuda_symbol(void *library, const char *name, void *function, cha
 }
 
 static int tsk__cuda_load(tsk__cuda_api *api, tsk__cuda_library which, char *why, size_t why_size) {
+#ifdef _WIN32
+    static const char *const names[3][5] = {{"nvcuda.dll", NULL, NULL, NULL, NULL},
+                                            {"nvrtc64_130_0.dll", "nvrtc64_120_0.dll", NULL, NULL, NULL},
+                                            {"cublas64_13.dll", "cublas64_12.dll", NULL, NULL, NULL}};
+#else
     static const char *const names[3][5] = {{"libcuda.so.1", "libcuda.so", NULL, NULL, NULL},
                                             {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so",
                                              "/usr/local/cuda/lib64/libnvrtc.so", NULL},
                                             {"libcublas.so.13", "libcublas.so.12", "libcublas.so",
                                              "/usr/local/cuda/lib64/libcublas.so", NULL}};
+#endif
     void *library = NULL;
     int i;
     /* Never unloaded: CUDA's libraries do not like it, and others in this process may use them. */
