@@ -4,6 +4,7 @@
 #include "test.h"
 
 #define clock_gettime test_clock
+#include "../tools/command/system.c"
 #include "../tools/command/terminal.c"
 #include "../tools/command/cli.c"
 

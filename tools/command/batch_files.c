@@ -1,14 +1,8 @@
 /* The files of `batch`: lines in, lines out, and which ids have been there. */
 #include "batch.h"
+#include "system.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <glob.h>
-#include <poll.h>
-#include <sys/random.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 /* ---- Lines in --------------------------------------------------------------------------------------------------- */
 
@@ -23,15 +17,15 @@ void lines_begin(line_reader *r, int descriptor, const char *path) {
 }
 
 int lines_open(line_reader *r, const char *path) {
-    struct stat status;
+    system_file file;
     int is_stdin = strcmp(path, "-") == 0;
-    lines_begin(r, is_stdin ? STDIN_FILENO : open(path, O_RDONLY), is_stdin ? "standard input" : path);
+    lines_begin(r, is_stdin ? SYSTEM_STDIN : system_open(path, SYSTEM_READ), is_stdin ? "standard input" : path);
     r->is_owned = !is_stdin && r->descriptor >= 0;
     /* a pipe that nobody writes */
     if (r->descriptor < 0 && cli_interrupted()) return cli_fail("interrupted while opening %s", path);
-    if (r->descriptor < 0 || fstat(r->descriptor, &status) != 0)
+    if (r->descriptor < 0 || system_look_at(r->descriptor, &file) != 0)
         return cli_fail("cannot read '%s': %s", path, strerror(errno));
-    return S_ISDIR(status.st_mode) ? cli_fail("cannot read '%s': is a folder", path) : CLI_OK;
+    return file.kind == SYSTEM_FOLDER ? cli_fail("cannot read '%s': is a folder", path) : CLI_OK;
 }
 
 static int is_stopped(const line_reader *r) { return r->can_stop && cli_interrupted(); }
@@ -39,7 +33,7 @@ static int is_stopped(const line_reader *r) { return r->can_stop && cli_interrup
 /* 0 at the end, and where a signal stops a reader that can be stopped. */
 static int refill(line_reader *r) {
     ssize_t n;
-    do n = r->can_stop ? cli_read(r->descriptor, r->buffer, BUFFER) : read(r->descriptor, r->buffer, BUFFER);
+    do n = r->can_stop ? cli_read(r->descriptor, r->buffer, BUFFER) : system_read(r->descriptor, r->buffer, BUFFER);
     while (n < 0 && errno == EINTR && !is_stopped(r));
     if (n < 0 && !is_stopped(r)) r->error = errno;
     r->begin = 0;
@@ -58,13 +52,6 @@ static void take_piece(line_reader *r) {
     cli_append_bytes(&r->line, piece, length > room ? room : length);
 }
 
-static int can_read_now(const line_reader *r) {
-    struct pollfd poll_for;
-    poll_for.fd = r->descriptor;
-    poll_for.events = POLLIN;
-    return poll(&poll_for, 1, 0) > 0;
-}
-
 /* Reads on in the line, or in the next one. 0: it would have to wait, and may not. */
 static int read_line(line_reader *r, int may_wait) {
     if (r->is_read) {
@@ -73,7 +60,7 @@ static int read_line(line_reader *r, int may_wait) {
     }
     while (!r->is_whole) {
         if (r->begin == r->end) {
-            if (!may_wait && !can_read_now(r)) return 0;
+            if (!may_wait && !system_can_read(r->descriptor)) return 0;
             if (!refill(r)) break;
         }
         take_piece(r);
@@ -100,7 +87,7 @@ int lines_check(const line_reader *r) {
 }
 
 void lines_free(line_reader *r) {
-    if (r->is_owned) close(r->descriptor);
+    if (r->is_owned) system_close(r->descriptor);
     free(r->buffer);
     tsk_text_free(&r->line);
     memset(r, 0, sizeof *r);
@@ -122,9 +109,8 @@ enum { MARKS = ID_WRITTEN | ID_SEEN | ID_FAILED };
 static void choose_keys(id_set *set) {
     size_t i;
     for (i = 0; i < sizeof set->keys / sizeof *set->keys; i++)
-        set->keys[i] = (uint64_t)time(NULL) << 32 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)set;
-    if (getrandom(set->keys, sizeof set->keys, GRND_NONBLOCK) != (ssize_t)sizeof set->keys)
-        set->keys[1] = mix(set->keys[0]);
+        set->keys[i] = (uint64_t)time(NULL) << 32 ^ (uint64_t)system_process_number() ^ (uint64_t)(uintptr_t)set;
+    if (!system_random(set->keys, sizeof set->keys)) set->keys[1] = mix(set->keys[0]);
 }
 
 /* Two chains of mixes, 64 bits each. */
@@ -267,7 +253,7 @@ static int read_written(batch_output *out, id_set *ids) {
                               (unsigned long long)r.number);
     }
     if (status == CLI_OK) status = lines_check(&r);
-    if (status == CLI_OK && r.offset > out->size && ftruncate(out->descriptor, (off_t)out->size) != 0)
+    if (status == CLI_OK && r.offset > out->size && system_truncate(out->descriptor, out->size) != 0)
         status = cannot_write(out->path, strerror(errno));
     lines_free(&r);
     tsk_text_free(&key);
@@ -278,7 +264,7 @@ static int read_written(batch_output *out, id_set *ids) {
 static void read_sibling(const char *path, id_set *ids) {
     line_reader r;
     tsk_text key = {0};
-    int descriptor = open(path, O_RDONLY);
+    int descriptor = system_open(path, SYSTEM_READ);
     if (descriptor < 0) return;
     lines_begin(&r, descriptor, path);
     r.is_owned = 1;
@@ -289,37 +275,27 @@ static void read_sibling(const char *path, id_set *ids) {
 
 /* Closing any descriptor of a file gives up the process's lock on it: its own file is left out. */
 static void read_siblings(batch_output *out, const char *base, id_set *ids) {
-    tsk_text pattern = {0};
-    glob_t found;
+    system_paths found = system_find(base, ".shard-*-of-*");
     size_t i;
-    const char *c;
-    for (c = base; *c; c++) cli_append(&pattern, strchr("*?[]\\", *c) ? "\\%c" : "%c", *c);
-    cli_append(&pattern, ".shard-*-of-*");
-    if (glob(pattern.data, 0, NULL, &found) == 0) {
-        for (i = 0; i < found.gl_pathc; i++)
-            if (strcmp(found.gl_pathv[i], out->path) != 0) read_sibling(found.gl_pathv[i], ids);
-        out->is_numbered = 1;
-        globfree(&found);
+    if (found.count) out->is_numbered = 1;
+    for (i = 0; i < found.count; i++) {
+        if (strcmp(found.items[i], out->path) != 0) read_sibling(found.items[i], ids);
+        free(found.items[i]);
     }
+    free(found.items);
     if (strcmp(base, out->path) != 0) read_sibling(base, ids);
-    tsk_text_free(&pattern);
 }
 
-/* The lock ends with the process; a file system without locks is taken as it is. */
 int batch_lock(int descriptor, const char *path, int alone) {
-    struct flock lock;
-    memset(&lock, 0, sizeof lock);
-    lock.l_type = alone ? F_WRLCK : F_RDLCK;
-    lock.l_whence = SEEK_SET;
-    if (fcntl(descriptor, F_SETLK, &lock) == 0 || (errno != EACCES && errno != EAGAIN)) return CLI_OK;
+    if (system_lock(descriptor, alone)) return CLI_OK;
     return cli_fail("cannot %s '%s': another process is writing it", alone ? "write" : "read", path);
 }
 
 static int check_output(const batch_output *out, const line_reader *input) {
-    struct stat ours, theirs;
-    if (fstat(out->descriptor, &ours) != 0) return cannot_write(out->path, strerror(errno));
-    if (!S_ISREG(ours.st_mode)) return out->is_stream ? CLI_OK : cannot_write(out->path, "not a regular file");
-    if (fstat(input->descriptor, &theirs) == 0 && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino)
+    system_file ours, theirs;
+    if (system_look_at(out->descriptor, &ours) != 0) return cannot_write(out->path, strerror(errno));
+    if (ours.kind != SYSTEM_REGULAR) return out->is_stream ? CLI_OK : cannot_write(out->path, "not a regular file");
+    if (system_look_at(input->descriptor, &theirs) == 0 && system_is_same(&ours, &theirs))
         return cannot_write(out->path, "it is the input");
     return out->is_stream ? CLI_OK : batch_lock(out->descriptor, out->path, 1);
 }
@@ -329,7 +305,7 @@ int batch_output_open(batch_output *out, const char *path, const char *base, con
     memset(out, 0, sizeof *out);
     out->is_stream = strcmp(base, "-") == 0;
     out->path = out->is_stream ? "standard output" : path;
-    out->descriptor = out->is_stream ? STDOUT_FILENO : open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
+    out->descriptor = out->is_stream ? SYSTEM_STDOUT : system_open(path, SYSTEM_APPEND);
     if (out->descriptor < 0) return cannot_write(path, strerror(errno));
     status = check_output(out, input);
     if (status != CLI_OK || out->is_stream) return status;
@@ -343,12 +319,12 @@ int batch_output_open(batch_output *out, const char *path, const char *base, con
 int batch_output_write(batch_output *out, const tsk_text *line) {
     size_t done = 0;
     while (done < line->length) {
-        ssize_t n = write(out->descriptor, line->data + done, line->length - done);
+        ssize_t n = system_write(out->descriptor, line->data + done, line->length - done);
         if (n > 0) done += (size_t)n;
         else if (n == 0 || errno != EINTR) {
             int reason = n == 0 ? ENOSPC : errno;
             /* the part of a line that did get there */
-            if (!out->is_stream && ftruncate(out->descriptor, (off_t)out->size) != 0) reason = errno;
+            if (!out->is_stream && system_truncate(out->descriptor, out->size) != 0) reason = errno;
             return cannot_write(out->path, strerror(reason));
         }
     }
@@ -357,9 +333,13 @@ int batch_output_write(batch_output *out, const tsk_text *line) {
 }
 
 int batch_output_close(batch_output *out, int status) {
-    struct stat file;
+    system_file file;
+    int is_empty;
     if (!out->path || out->descriptor < 0 || out->is_stream) return status;
     /* while the lock is held: nobody else has it open to write */
-    if (out->is_ours && out->is_shard && fstat(out->descriptor, &file) == 0 && file.st_size == 0) unlink(out->path);
-    return close(out->descriptor) != 0 && status == CLI_OK ? cannot_write(out->path, strerror(errno)) : status;
+    is_empty = out->is_ours && out->is_shard && system_look_at(out->descriptor, &file) == 0 && file.size == 0;
+    if (is_empty && SYSTEM_REPLACES_OPEN_FILES) system_remove(out->path);
+    if (system_close(out->descriptor) != 0 && status == CLI_OK) status = cannot_write(out->path, strerror(errno));
+    if (is_empty && !SYSTEM_REPLACES_OPEN_FILES) system_remove(out->path);
+    return status;
 }

@@ -1,11 +1,7 @@
 /* `batch --merge`: the results of shards in one file, in the order of the input. */
 #include "batch.h"
 #include "output.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "system.h"
 
 /* A result in one of the files. */
 typedef struct merge_line {
@@ -17,7 +13,7 @@ typedef struct merge_line {
 
 typedef struct merge_file {
     line_reader reader;
-    struct stat status;
+    system_file file;
     size_t first, count;       /* its lines */
 } merge_file;
 
@@ -92,7 +88,7 @@ static int read_file(merge *m, const char *path) {
     line_reader *r = &file->reader;
     uint64_t offset = 0;
     int status = lines_open(r, path);
-    if (status == CLI_OK && (fstat(r->descriptor, &file->status) != 0 || !S_ISREG(file->status.st_mode)))
+    if (status == CLI_OK && (system_look_at(r->descriptor, &file->file) != 0 || file->file.kind != SYSTEM_REGULAR))
         status = cli_fail("cannot read '%s': not a regular file", path);
     if (status == CLI_OK) status = batch_lock(r->descriptor, path, 0);
     file->first = m->n_lines;
@@ -199,13 +195,13 @@ static int check_replaced(merge *m, int descriptor, const char *path) {
 
 /* *descriptor keeps the lock on what is there, until it is closed. -1: nothing is. */
 static int check_output(merge *m, const char *path, int *descriptor) {
-    struct stat status;
+    system_file there;
     size_t f;
-    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode)) return output_check(path);
+    if (system_look(path, &there) != 0 || there.kind != SYSTEM_REGULAR) return output_check(path);
     for (f = 0; f < m->n_files; f++)
-        if (m->files[f].status.st_dev == status.st_dev && m->files[f].status.st_ino == status.st_ino)
+        if (system_is_same(&m->files[f].file, &there))
             return cli_fail("cannot write '%s': it is one of the files to merge", path);
-    *descriptor = open(path, O_RDWR);
+    *descriptor = system_open(path, SYSTEM_UPDATE);
     if (*descriptor < 0) return cli_fail("cannot write '%s': %s", path, strerror(errno));
     return batch_lock(*descriptor, path, 1) == CLI_OK ? check_replaced(m, *descriptor, path) : CLI_FAILED;
 }
@@ -218,7 +214,7 @@ static int read_back(const merge *m, const merge_line *line, tsk_text *out) {
     while (done < line->length) {
         char piece[65536];
         size_t wanted = line->length - done < sizeof piece ? line->length - done : sizeof piece;
-        ssize_t n = pread(r->descriptor, piece, wanted, (off_t)(line->offset + done));
+        ssize_t n = system_read_at(r->descriptor, piece, wanted, line->offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return cli_fail("cannot read '%s': %s", r->path, n < 0 ? strerror(errno) : "it has become shorter");
         cli_append_bytes(out, piece, (size_t)n);
@@ -254,9 +250,13 @@ static int write_file(merge *m, const char *path) {
     if (status == CLI_OK) {
         status = output_open(&file, path);
         if (status == CLI_OK) status = write_lines(m, &file);
+        if (replaced >= 0 && !SYSTEM_REPLACES_OPEN_FILES) {
+            system_close(replaced);
+            replaced = -1;
+        }
         status = output_close(&file, status);
     }
-    if (replaced >= 0) close(replaced);
+    if (replaced >= 0) system_close(replaced);
     return status;
 }
 

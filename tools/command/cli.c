@@ -1,10 +1,7 @@
 /* Messages, output, input, and loading a model: what every subcommand does the same way. */
-#include "cli.h"
+#include "system.h"
 
-#include <errno.h>
 #include <stdarg.h>
-#include <time.h>
-#include <unistd.h>
 
 /* ---- Messages --------------------------------------------------------------------------------------------------- */
 
@@ -22,7 +19,7 @@ enum { MAX_MESSAGE = 2048 };
 static void print_line(const char *line) {
     char out[MAX_MESSAGE * CLI_VISIBLE_SIZE + 64];
     size_t n = 0, i, length, size = strlen(line);
-    int is_terminal = isatty(STDERR_FILENO);
+    int is_terminal = system_is_terminal(SYSTEM_STDERR);
     if (kept_messages) {
         cli_append_bytes(kept_messages, line, size);
         return;
@@ -107,7 +104,7 @@ static int write_bytes(const char *bytes, size_t size) {
 int cli_write(const char *bytes, size_t size) {
     tsk_text visible = {0};
     int status;
-    if (!isatty(STDOUT_FILENO)) return write_bytes(bytes, size);
+    if (!system_is_terminal(SYSTEM_STDOUT)) return write_bytes(bytes, size);
     cli_append_visible(&visible, bytes, size);
     status = write_bytes(visible.data, visible.length);
     tsk_text_free(&visible);
@@ -198,11 +195,11 @@ const char *cli_size_string(uint64_t bytes, char *buffer, size_t size) {
 
 const char *cli_file_name(const char *path) { return strcmp(path, "-") == 0 ? "standard input" : path; }
 
-static int read_stream(FILE *file, const char *path, size_t max_size, tsk_text *out) {
-    const char *name = cli_file_name(path), *quote = file == stdin ? "" : "'";
+static int read_all(int descriptor, const char *path, size_t max_size, tsk_text *out) {
+    const char *name = cli_file_name(path), *quote = descriptor == SYSTEM_STDIN ? "" : "'";
     char buffer[65536];
     ssize_t n;
-    while ((n = cli_read(fileno(file), buffer, sizeof buffer)) > 0) {
+    while ((n = cli_read(descriptor, buffer, sizeof buffer)) > 0) {
         if ((size_t)n > max_size - out->length)
             return cli_fail("%s%s%s has more than the %zu bytes allowed here", quote, name, quote, max_size);
         cli_append_bytes(out, buffer, (size_t)n);
@@ -211,15 +208,15 @@ static int read_stream(FILE *file, const char *path, size_t max_size, tsk_text *
     return n < 0 ? cli_fail("cannot read %s%s%s: %s", quote, name, quote, strerror(errno)) : CLI_OK;
 }
 
-int cli_read_stdin(tsk_text *out) { return read_stream(stdin, "-", SIZE_MAX, out); }
+int cli_read_stdin(tsk_text *out) { return read_all(SYSTEM_STDIN, "-", SIZE_MAX, out); }
 
 int cli_read_file(const char *path, size_t max_size, tsk_text *out) {
     int is_stdin = strcmp(path, "-") == 0, status;
-    FILE *file = is_stdin ? stdin : fopen(path, "rb");
-    if (!file && cli_interrupted()) return cli_fail("interrupted while opening '%s'", path);
-    if (!file) return cli_fail("cannot open '%s': %s", path, strerror(errno));
-    status = read_stream(file, path, max_size, out);
-    if (!is_stdin) fclose(file);
+    int descriptor = is_stdin ? SYSTEM_STDIN : system_open(path, SYSTEM_READ);
+    if (descriptor < 0 && cli_interrupted()) return cli_fail("interrupted while opening '%s'", path);
+    if (descriptor < 0) return cli_fail("cannot open '%s': %s", path, strerror(errno));
+    status = read_all(descriptor, path, max_size, out);
+    if (!is_stdin) system_close(descriptor);
     return status;
 }
 
@@ -233,15 +230,9 @@ int cli_next_line(const tsk_text *text, size_t *offset, const char **line, size_
     return 1;
 }
 
-static double clock_ms(clockid_t clock) {
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
+double cli_now_ms(void) { return system_clock_ms(); }
 
-double cli_now_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
-
-double cli_cpu_ms(void) { return clock_ms(CLOCK_PROCESS_CPUTIME_ID); }
+double cli_cpu_ms(void) { return system_cpu_ms(); }
 
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
 
@@ -306,7 +297,8 @@ int cli_read_prompt(const cli_settings *settings, tsk_text *prompt) {
         cli_append_bytes(prompt, settings->prompt, strlen(settings->prompt));
         return CLI_OK;
     }
-    if (isatty(STDIN_FILENO)) cli_note("reading the prompt from standard input; Ctrl-D ends it");
+    if (system_is_terminal(SYSTEM_STDIN))
+        cli_note("reading the prompt from standard input; " SYSTEM_END_KEYS " ends it");
     if (cli_read_stdin(prompt) != CLI_OK) return CLI_FAILED;
     if (prompt->length && prompt->data[prompt->length - 1] == '\n') prompt->data[--prompt->length] = 0;
     return CLI_OK;

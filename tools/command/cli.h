@@ -1,10 +1,13 @@
 /* What the subcommands of the `tokenskip` command share. The command uses the library as any program does: through
-   tokenskip.h's public part. C99 and POSIX. */
+   tokenskip.h's public part. C99; what is the operating system's is in system.h. */
 #ifndef CLI_H
 #define CLI_H
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
+#endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE /* getentropy, winsize */
 #endif
 
 #include "tokenskip.h"
@@ -19,7 +22,9 @@
 /* Exit statuses. CLI_CONTINUE: none yet, the command goes on. */
 enum { CLI_CONTINUE = -1, CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)
+#define CLI_PRINTF(text, first) __attribute__((__format__(__gnu_printf__, text, first))) /* not the C library's own */
+#elif defined(__GNUC__)
 #define CLI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #else
 #define CLI_PRINTF(text, first)

@@ -1,9 +1,7 @@
 /* Answers a file of requests, many in each pass. */
 #include "batch.h"
 #include "result.h"
-
-#include <errno.h>
-#include <sys/stat.h>
+#include "system.h"
 
 /* Results not written yet, of which most wait for an earlier one when they come out in input order. */
 enum { MAX_HELD = 4096 };
@@ -293,14 +291,14 @@ static int summarize(const batch_run *b) {
 /* ---- The command ------------------------------------------------------------------------------------------------ */
 
 static int open_input(batch_run *b) {
-    struct stat status;
+    system_file file;
     if (lines_open(&b->input, b->settings->input) != CLI_OK) return CLI_FAILED;
     b->input.can_stop = 1;
-    if (fstat(b->input.descriptor, &status) != 0)
+    if (system_look_at(b->input.descriptor, &file) != 0)
         return cli_fail("cannot read '%s': %s", b->input.path, strerror(errno));
-    if (strcmp(b->settings->input, "-") != 0 && !S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode))
+    if (strcmp(b->settings->input, "-") != 0 && file.kind != SYSTEM_REGULAR && file.kind != SYSTEM_PIPE)
         return cli_fail("cannot read '%s': neither a regular file nor a pipe", b->input.path);
-    b->input_size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
+    b->input_size = file.kind == SYSTEM_REGULAR ? file.size : 0;
     return CLI_OK;
 }
 

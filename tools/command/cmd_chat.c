@@ -1,8 +1,7 @@
+#include "system.h"
 #include "visual.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <unistd.h>
 
 /* A turn's text; roles alternate after the system message, if there is one. */
 typedef struct turn {
@@ -209,7 +208,7 @@ static char *take_line(chat *c, size_t *length) {
 /* What is left of the lines moves to the front, and more is read behind it. 1: it was; 0: the end; -1: an error. */
 static int read_more(chat *c) {
     char bytes[4096];
-    ssize_t n = cli_read(STDIN_FILENO, bytes, sizeof bytes);
+    ssize_t n = cli_read(SYSTEM_STDIN, bytes, sizeof bytes);
     if (n < 0) return -1;
     if (c->taken) memmove(c->input.data, c->input.data + c->taken, c->input.length - c->taken);
     c->input.length -= c->taken;
@@ -223,7 +222,7 @@ static int read_more(chat *c) {
 
 /* `text`: the prompt, or the end of its line. */
 static void show(const chat *c, const char *text) {
-    if (c->is_interactive && isatty(STDERR_FILENO)) fputs(text, stderr);
+    if (c->is_interactive && system_is_terminal(SYSTEM_STDERR)) fputs(text, stderr);
 }
 
 /* Ctrl-C where nothing is under way may be a slip, and the conversation would be lost. What was typed of a line is
@@ -232,7 +231,7 @@ static void ask_before_leaving(chat *c) {
     cli_forget_interrupt();
     c->input.length = c->taken = c->searched = 0;
     show(c, "\n");
-    cli_warn("Ctrl-C once more leaves, as Ctrl-D does");
+    cli_warn("Ctrl-C once more leaves, as " SYSTEM_END_KEYS " does");
     show(c, "> ");
 }
 
@@ -270,7 +269,7 @@ int cmd_chat(cli_settings *settings) {
     int status;
     memset(&c, 0, sizeof c);
     c.settings = settings;
-    c.is_interactive = isatty(STDIN_FILENO);
+    c.is_interactive = system_is_terminal(SYSTEM_STDIN);
     cli_catch_interrupts();
     status = cli_load_model(&c.engine, settings);
     if (status == CLI_OK && !c.engine.tokenizer)
@@ -283,7 +282,7 @@ int cmd_chat(cli_settings *settings) {
     }
     if (status == CLI_OK) {
         reset(&c);
-        cli_note("%s; /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer",
+        cli_note("%s; /reset forgets the conversation, /exit or " SYSTEM_END_KEYS " ends it, Ctrl-C ends an answer",
                  tsk_model_device_name(c.engine.model));
         if (settings->prompt) answer(&c, settings->prompt, strlen(settings->prompt));
         converse(&c);

@@ -1,7 +1,4 @@
-#include "cli.h"
-
-#include <errno.h>
-#include <sys/stat.h>
+#include "system.h"
 
 /* The tensors of a file or of a folder, one after another. */
 typedef struct listing {
@@ -299,11 +296,11 @@ int cmd_inspect(cli_settings *settings) {
     tsk_folder *folder = NULL;
     tsk_error error = {0};
     listing l = {NULL, NULL};
-    struct stat info;
+    system_file info;
     tsk_status opened;
     int status;
-    if (stat(settings->path, &info) != 0) return cli_fail("%s: %s", settings->path, strerror(errno));
-    opened = S_ISDIR(info.st_mode) ? tsk_folder_open(settings->path, NULL, &folder, &error)
+    if (system_look(settings->path, &info) != 0) return cli_fail("%s: %s", settings->path, strerror(errno));
+    opened = info.kind == SYSTEM_FOLDER ? tsk_folder_open(settings->path, NULL, &folder, &error)
                                    : tsk_safetensors_open(settings->path, NULL, &file, &error);
     l.file = file;
     l.folder = folder;

@@ -1,6 +1,5 @@
 #include "messages.h"
-
-#include <unistd.h>
+#include "system.h"
 
 enum { MAX_FILE = 64 << 20 };
 
@@ -12,7 +11,7 @@ static int render(const tsk_tokenizer *tokenizer, const char *name, const tsk_js
     if (status == CLI_OK && tsk_chat_render(tokenizer, messages.items, messages.count, &out, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     if (status == CLI_OK) {
-        if (isatty(STDOUT_FILENO)) cli_append(&out, "\n"); /* elsewhere the template's own bytes, no more */
+        if (system_is_terminal(SYSTEM_STDOUT)) cli_append(&out, "\n"); /* elsewhere the template's own bytes, no more */
         status = cli_write(out.data, out.length);
     }
     tsk_text_free(&out);

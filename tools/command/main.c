@@ -1,9 +1,5 @@
 /* The `tokenskip` command: finds the subcommand and runs it. */
-#include "cli.h"
-
-#include <fcntl.h>
-#include <signal.h>
-#include <unistd.h>
+#include "system.h"
 
 #define PROMPT_NOTE \
     "The prompt comes from -p, from --prompt-ids, or from standard input (without its last newline).\n"
@@ -12,7 +8,8 @@ static const cli_command commands[] = {
     {CLI_GENERATE, "generate", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]", "Answers one prompt.",
      PROMPT_NOTE "A folder without a tokenizer works with --prompt-ids; ids are printed then.\n", cmd_generate},
     {CLI_CHAT, "chat", "-m DIR [options]", "A conversation in the terminal.",
-     "One line is one message. /reset forgets the conversation; /exit or Ctrl-D ends it, with exit status 0.\n"
+     "One line is one message. /reset forgets the conversation; /exit or " SYSTEM_END_KEYS
+     " ends it, with exit status 0.\n"
      "Ctrl-C ends the answer under way, of which what came is kept. At the prompt it asks, and once more it ends the\n"
      "conversation, with 130. Where messages do not come from a terminal, it ends the conversation at once.\n",
      cmd_chat},
@@ -132,15 +129,6 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     return cli_exit_status(status);
 }
 
-/* A model's file must never be opened under the number of a standard stream that the caller has closed: what is printed
-   would go there. Read-only, so that writing to such a stream still fails. */
-static void occupy_standard_streams(void) {
-    int fd;
-    do fd = open("/dev/null", O_RDONLY);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd > STDERR_FILENO) close(fd);
-}
-
 static const cli_command *find_command(const char *name) {
     int i;
     for (i = 0; i < N_COMMANDS; i++)
@@ -160,9 +148,7 @@ static int help(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     const cli_command *command;
-    occupy_standard_streams();
-    signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write with a message, like a full disk */
-    signal(SIGXFSZ, SIG_IGN); /* so is a file at its size limit */
+    system_begin(&argc, &argv);
     if (argc < 2) return cli_usage_error("no command (tokenskip --help lists them)");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_overview();
     if (strcmp(argv[1], "--version") == 0) return print_version();

@@ -1,33 +1,28 @@
 #include "output.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "system.h"
 
 static int cannot_write(const char *path, const char *reason) {
     return cli_fail("cannot write '%s': %s", path, reason);
 }
 
-/* A name beside `path`, so that renaming stays within one file system. O_EXCL: never somebody else's file. */
+/* A name beside `path`, so that renaming stays within one file system. Never somebody else's file. */
 static int open_temporary(const char *path, tsk_text *name) {
-    const char *slash = strrchr(path, '/');
     char tail[64];
     int descriptor;
-    snprintf(tail, sizeof tail, ".tokenskip-%ld.tmp", (long)getpid());
-    if (slash) cli_append_bytes(name, path, (size_t)(slash - path) + 1);
+    snprintf(tail, sizeof tail, ".tokenskip-%ld.tmp", system_process_number());
+    cli_append_bytes(name, path, system_folder_length(path));
     cli_append_bytes(name, tail, strlen(tail));
-    descriptor = open(name->data, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    descriptor = system_open(name->data, SYSTEM_CREATE);
     if (descriptor < 0) cannot_write(path, strerror(errno));
     return descriptor;
 }
 
 /* Renaming would replace a device or fail on a folder only at the end. */
 static int check_kind(const char *path) {
-    struct stat status;
+    system_file file;
     if (!path[0]) return cannot_write(path, "the path is empty");
-    if (stat(path, &status) != 0 || S_ISREG(status.st_mode)) return CLI_OK;
-    return cannot_write(path, S_ISDIR(status.st_mode) ? "is a folder" : "not a regular file");
+    if (system_look(path, &file) != 0 || file.kind == SYSTEM_REGULAR) return CLI_OK;
+    return cannot_write(path, file.kind == SYSTEM_FOLDER ? "is a folder" : "not a regular file");
 }
 
 int output_check(const char *path) {
@@ -36,8 +31,8 @@ int output_check(const char *path) {
     if (status != CLI_OK) return status;
     descriptor = open_temporary(path, &name);
     if (descriptor >= 0) {
-        close(descriptor);
-        unlink(name.data);
+        system_close(descriptor);
+        system_remove(name.data);
     }
     tsk_text_free(&name);
     return descriptor >= 0 ? CLI_OK : CLI_FAILED;
@@ -46,7 +41,7 @@ int output_check(const char *path) {
 static int write_all(int descriptor, const char *bytes, size_t size) {
     size_t done = 0;
     while (done < size) {
-        ssize_t n = write(descriptor, bytes + done, size - done);
+        ssize_t n = system_write(descriptor, bytes + done, size - done);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return 0;
         done += (size_t)n;
@@ -69,10 +64,10 @@ int output_append(output_file *file, const char *bytes, size_t size) {
 int output_close(output_file *file, int status) {
     if (file->descriptor >= 0) {
         /* some file systems tell of a full disk only here */
-        if (close(file->descriptor) != 0 && status == CLI_OK) status = cannot_write(file->path, strerror(errno));
-        if (status == CLI_OK && rename(file->name.data, file->path) != 0)
+        if (system_close(file->descriptor) != 0 && status == CLI_OK) status = cannot_write(file->path, strerror(errno));
+        if (status == CLI_OK && system_rename(file->name.data, file->path) != 0)
             status = cannot_write(file->path, strerror(errno));
-        if (status != CLI_OK) unlink(file->name.data);
+        if (status != CLI_OK) system_remove(file->name.data);
     }
     tsk_text_free(&file->name);
     return status;

@@ -1,12 +1,5 @@
-/* What goes to a terminal, and the signals that come from one. */
-#include "cli.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/select.h>
-#include <unistd.h>
+/* What goes to a terminal. */
+#include "system.h"
 
 /* ---- Text ------------------------------------------------------------------------------------------------------- */
 
@@ -53,104 +46,14 @@ void cli_append_visible(tsk_text *out, const char *text, size_t size) {
     }
 }
 
-/* ---- Signals ---------------------------------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t interrupted, terminated, cursor_hidden;
-static int wake_up[2] = {-1, -1}; /* a pipe: a signal that comes just before a read is still there when it waits */
-static const char show_cursor[] = "\033[?25h";
-
-int cli_interrupted(void) { return terminated ? SIGTERM : interrupted ? SIGINT : 0; }
-
-static void on_signal(int signal_number) {
-    int saved = errno, is_second = cli_interrupted();
-    if (cursor_hidden && write(STDERR_FILENO, show_cursor, sizeof show_cursor - 1) > 0) cursor_hidden = 0;
-    if (is_second) _exit(128 + signal_number);
-    if (signal_number == SIGTERM) terminated = 1;
-    else interrupted = 1;
-    if (write(wake_up[1], "", 1) < 0) errno = saved; /* full: it wakes up all the same */
-    errno = saved;
-}
-
-static void open_wake_up(void) {
-    int i;
-    if (wake_up[0] >= 0 || pipe(wake_up) != 0) return;
-    for (i = 0; i < 2; i++) {
-        fcntl(wake_up[i], F_SETFL, O_NONBLOCK);
-        fcntl(wake_up[i], F_SETFD, FD_CLOEXEC);
-    }
-}
-
-/* Without SA_RESTART: a call that blocks ends with EINTR. */
-void cli_catch_interrupts(void) {
-    struct sigaction action;
-    open_wake_up();
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    sigemptyset(&action.sa_mask);
-    sigaddset(&action.sa_mask, SIGINT);
-    sigaddset(&action.sa_mask, SIGTERM);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-/* In this order: a Ctrl-C that comes in between stays in the pipe, and the next cli_read tells of it. */
-void cli_forget_interrupt(void) {
-    char bytes[16];
-    while (wake_up[0] >= 0 && read(wake_up[0], bytes, sizeof bytes) > 0) continue;
-    interrupted = 0;
-}
-
-int cli_exit_status(int status) { return status != CLI_OK && cli_interrupted() ? 128 + cli_interrupted() : status; }
-
-/* 0: a signal came. */
-static int wait_for_input(int descriptor) {
-    fd_set set;
-    int last = descriptor > wake_up[0] ? descriptor : wake_up[0];
-    if (wake_up[0] < 0 || last >= FD_SETSIZE) return !cli_interrupted();
-    do {
-        FD_ZERO(&set);
-        FD_SET(descriptor, &set);
-        FD_SET(wake_up[0], &set);
-    } while (select(last + 1, &set, NULL, NULL, NULL) < 0 && errno == EINTR);
-    return !FD_ISSET(wake_up[0], &set) && !cli_interrupted();
-}
-
-ssize_t cli_read(int descriptor, char *bytes, size_t size) {
-    ssize_t n;
-    do {
-        if (!wait_for_input(descriptor)) {
-            errno = EINTR;
-            return -1;
-        }
-        n = read(descriptor, bytes, size);
-    } while (n < 0 && (errno == EINTR || (errno == EAGAIN && wake_up[0] >= 0)));
-    return n;
-}
-
 /* ---- The screen ------------------------------------------------------------------------------------------------- */
 
-int cli_stderr_is_terminal(void) {
-    const char *term = getenv("TERM");
-    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
-}
-
-void cli_hide_cursor(int hide) {
-    if (hide && !cli_interrupted()) {
-        fputs("\033[?25l", stderr);
-        cursor_hidden = 1;
-    }
-    if (!hide && cursor_hidden) {
-        fputs(show_cursor, stderr);
-        cursor_hidden = 0;
-    }
-    fflush(stderr);
-}
+int cli_stderr_is_terminal(void) { return system_can_draw(SYSTEM_STDERR); }
 
 void cli_terminal_size(int *columns, int *rows) {
-    struct winsize size;
-    int known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0;
-    *columns = known && size.ws_col > 0 ? size.ws_col : 80;
-    *rows = known && size.ws_row > 0 ? size.ws_row : 24;
+    int known = system_terminal_size(SYSTEM_STDERR, columns, rows);
+    if (!known || *columns <= 0) *columns = 80;
+    if (!known || *rows <= 0) *rows = 24;
 }
 
 /* ---- Progress --------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,6 @@
 /* --dump: values of passes in a safetensors file, under the names pass{n}.{record}.{input|output}. */
+#include "system.h"
 #include "trace.h"
-
-#include <fnmatch.h>
 
 /* "A..B", "A..", "..B" or "A". */
 static int read_passes(const char *text, int32_t *first, int32_t *last) {
@@ -46,7 +45,7 @@ static void add(trace_dump *dump, const tsk_trace_record *record, const char *wh
                 const float *values) {
     char name[128];
     snprintf(name, sizeof name, "%spass%d.%s.%s", dump->prefix, (int)record->pass, record->name, what);
-    if (!values || dump->failed || (dump->only && fnmatch(dump->only, name, 0) != 0)) return;
+    if (!values || dump->failed || (dump->only && !system_matches(dump->only, name))) return;
     if (tsk_safetensors_writer_add(dump->writer, name, TSK_DTYPE_F32, n_dims, shape, values, &dump->error) != TSK_OK)
         dump->failed = 1;
     else dump->n_tensors++;

@@ -1,6 +1,5 @@
+#include "system.h"
 #include "visual.h"
-
-#include <time.h>
 
 /* ---- Width of a character --------------------------------------------------------------------------------------- */
 
@@ -157,12 +156,7 @@ static void find_first(visual *view, const tsk_step *step) {
 
 static void wait_for_frame(visual *view) {
     double left = view->last_frame + view->pause_ms - cli_now_ms();
-    if (left > 0) {
-        struct timespec pause;
-        pause.tv_sec = 0;
-        pause.tv_nsec = (long)(left * 1e6);
-        nanosleep(&pause, NULL);
-    }
+    if (left > 0) system_sleep_ms(left);
     view->last_frame = cli_now_ms();
 }
 
