@@ -23,6 +23,17 @@
 #define TEST_PRINTF(text, first)
 #endif
 
+#ifdef _WIN32
+#include "on_windows.h"
+#else
+#define TEST_DEVICE "/dev/null"
+static TEST_UNUSED int test_remove_tree(const char *path) {
+    char command[600];
+    snprintf(command, sizeof command, "rm -rf '%s'", path);
+    return system(command);
+}
+#endif
+
 static int test_passed, test_failed;
 
 /* Each prints where and what on failure and has the value of the check: if (!CHECK(x)) return; */
@@ -59,7 +70,7 @@ static TEST_UNUSED int test_check_contains(const char *text, const char *part, c
 /* A folder of this process's own, removed by test_end with everything in it. */
 static TEST_UNUSED const char *tsk_test_temp_dir(void) {
     static char dir[512];
-    const char *base = getenv("TMPDIR");
+    const char *base = getenv("TMPDIR") ? getenv("TMPDIR") : getenv("TEMP");
     int i, made = dir[0] != 0;
     /* a killed process of the same number may have left its own */
     for (i = 0; !made && i < 1000; i++) {
@@ -180,10 +191,7 @@ static TEST_UNUSED tsk_allocator test_allocator_of(test_allocator *counting) {
 
 /* The last line of every test: the counts, and the exit status for main. */
 static TEST_UNUSED int test_end(const char *name) {
-    char command[600];
-    const char *dir = tsk_test_temp_dir();
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    if (system(command) != 0) test_failed++;
+    if (test_remove_tree(tsk_test_temp_dir()) != 0) test_failed++;
     printf("%s: %d passed, %d failed\n", name, test_passed, test_failed);
     return test_failed != 0;
 }

@@ -688,8 +688,10 @@ static void test_cut_files(void) {
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     unlink(path);
     refuse_dir(dir, TSK_ERROR_IO, "", "neither model.safetensors nor model.safetensors.index.json", dir, __LINE__);
+#ifndef TEST_NO_LINKS
     if (mkfifo(path, 0600) != 0) exit(2);
     refuse_dir(dir, TSK_ERROR_IO, "model.safetensors", "FIFO", "", __LINE__);
+#endif
 }
 
 /* What people have in a model file's place, and what the error says that it is. */
@@ -811,7 +813,12 @@ static const char *replaced(const char *name, const char *link) {
     spread_over_shards(3);
     dir = write_folder();
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    if (rename(path, tsk_test_path("elsewhere")) != 0 || (link ? symlink(link, path) : mkdir(path, 0700)) != 0) exit(2);
+    remove(tsk_test_path("elsewhere"));
+    if (rename(path, tsk_test_path("elsewhere")) != 0) exit(2);
+#ifndef TEST_NO_LINKS
+    if (link && symlink(link, path) != 0) exit(2);
+#endif
+    if (!link && mkdir(path, 0700) != 0) exit(2);
     return dir;
 }
 
@@ -825,9 +832,12 @@ static void test_links_and_folders(void) {
     fresh();
     load_logits(write_folder(), 0, plain);
     for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+        refuse_dir(replaced(names[i], NULL), TSK_ERROR_IO, names[i], "is a directory", "cannot open", __LINE__);
+#ifdef TEST_NO_LINKS
+        continue;
+#endif
         refuse_dir(replaced(names[i], "nowhere"), TSK_ERROR_IO, names[i], "No such file", "cannot open", __LINE__);
         refuse_dir(replaced(names[i], names[i]), TSK_ERROR_IO, names[i], "symbolic links", "cannot open", __LINE__);
-        refuse_dir(replaced(names[i], NULL), TSK_ERROR_IO, names[i], "is a directory", "cannot open", __LINE__);
         memset(linked, 0, sizeof linked);
         load_logits(replaced(names[i], tsk_test_path("elsewhere")), 0, linked);
         CHECK(memcmp(plain, linked, sizeof plain) == 0);

@@ -21,8 +21,7 @@ static void check_unreadable(const char *path, size_t max_size, const tsk_host *
 
 static void test_read_file(void) {
     static const char bytes[] = "first\0second";
-    const char *path = tsk_test_path("some file"), *fifo = tsk_test_path("a fifo"), *empty = tsk_test_path("empty"),
-               *link_path = tsk_test_path("link");
+    const char *path = tsk_test_path("some file"), *empty = tsk_test_path("empty");
     tsk_text text;
     tsk_error error;
     memset(&text, 0, sizeof text);
@@ -37,21 +36,162 @@ static void test_read_file(void) {
     write_text(empty, "");
     CHECK_INT(tsk_read_file(empty, 0, NULL, &text, &error), TSK_OK);
     CHECK_INT(text.length, 2 * sizeof bytes);
-    CHECK_INT(symlink(path, link_path), 0);
-    CHECK_INT(tsk_read_file(link_path, 1000, NULL, &text, &error), TSK_OK);
-    CHECK_INT(text.length, 3 * sizeof bytes);
     tsk_text_free(&text);
     CHECK(text.data == NULL && text.length == 0 && text.capacity == 0);
     CHECK_INT(error.status, TSK_OK); /* written only when a call fails */
     check_unreadable(tsk_test_path("missing"), 1000, NULL, "No such file", __LINE__);
     check_unreadable(path, sizeof bytes - 1, NULL, "13 bytes, more than the 12 allowed", __LINE__);
     check_unreadable(tsk_test_temp_dir(), 1000, NULL, "directory", __LINE__);
-    CHECK_INT(mkfifo(fifo, 0600), 0);
-    check_unreadable(fifo, 1000, NULL, "FIFO", __LINE__); /* and does not wait for a writer */
-    check_unreadable("/dev/null", 1000, NULL, "not a regular file", __LINE__);
+    check_unreadable(TEST_DEVICE, 1000, NULL, "not a regular file", __LINE__);
     check_unreadable("", 1000, NULL, "No such file", __LINE__);
     CHECK_INT(tsk_read_file(tsk_test_path("missing"), 1000, NULL, &text, NULL),
               TSK_ERROR_IO); /* the error may be NULL */
+}
+
+/* A link is what it leads to, and nobody waits for a FIFO's writer. */
+#ifdef TEST_NO_LINKS
+static void test_links(void) {}
+#else
+static void test_links(void) {
+    const char *path = tsk_test_path("linked"), *link_path = tsk_test_path("link"), *fifo = tsk_test_path("a fifo");
+    tsk_text text;
+    memset(&text, 0, sizeof text);
+    write_text(path, "linked");
+    CHECK_INT(symlink(path, link_path), 0);
+    CHECK_INT(tsk_read_file(link_path, 1000, NULL, &text, NULL), TSK_OK);
+    CHECK_STRING(text.data, "linked");
+    tsk_text_free(&text);
+    CHECK_INT(mkfifo(fifo, 0600), 0);
+    check_unreadable(fifo, 1000, NULL, "FIFO", __LINE__);
+}
+#endif
+
+/* ---- files that appear whole or not at all */
+
+static void check_content(const char *path, const char *expected, int line) {
+    tsk_text text;
+    tsk_error error;
+    memset(&text, 0, sizeof text);
+    memset(&error, 0, sizeof error);
+    test_check(tsk_read_file(path, 1000, NULL, &text, &error) == TSK_OK && strcmp(text.data, expected) == 0, __FILE__,
+               line, "'%s' has \"%s\": %s", path, expected, error.message);
+    tsk_text_free(&text);
+}
+
+static void write_output(const char *path, const char *text) {
+    tsk__output output;
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    if (!CHECK_INT(tsk__output_open(&output, path, NULL, &error), TSK_OK)) return;
+    CHECK_INT(tsk__output_write(&output, 0, text, strlen(text), &error), TSK_OK);
+    CHECK_INT(tsk__output_commit(&output, &error), TSK_OK);
+    CHECK_STRING(error.message, "");
+}
+
+/* Until the end there is what was there before, and no trace of what never came to its end. */
+static void test_output(void) {
+    const char *path = tsk_test_path("output");
+    char first[1024], second[1024], back[8];
+    tsk__output one, other;
+    write_text(path, "what was there");
+    CHECK_INT(tsk__output_open(&one, path, NULL, NULL), TSK_OK);
+    CHECK_INT(tsk__output_open(&other, path, NULL, NULL), TSK_OK); /* nobody else's file */
+    snprintf(first, sizeof first, "%s", one.temporary);
+    snprintf(second, sizeof second, "%s", other.temporary);
+    CHECK(strcmp(first, second) != 0 && tsk__file_exists(first, NULL) && tsk__file_exists(second, NULL));
+    CHECK_INT(tsk__output_write(&one, 3, "later", 5, NULL), TSK_OK);
+    CHECK_INT(tsk__output_write(&one, 0, "now", 3, NULL), TSK_OK);
+    CHECK_INT(tsk__output_read(&one, 1, back, sizeof back), 7);
+    CHECK(memcmp(back, "owlater", 7) == 0);
+    CHECK_INT(tsk__output_read(&one, 8, back, sizeof back), 0);
+    check_content(path, "what was there", __LINE__);
+    tsk__output_abandon(&other);
+    CHECK_INT(tsk__output_commit(&one, NULL), TSK_OK);
+    check_content(path, "nowlater", __LINE__);
+    CHECK(!tsk__file_exists(first, NULL) && !tsk__file_exists(second, NULL));
+    write_output(path, "again");
+    check_content(path, "again", __LINE__);
+}
+
+/* A file of a temporary name that is not ours stays as it is. */
+static void test_output_taken(void) {
+    const char *path = tsk_test_path("taken");
+    char name[1024];
+    tsk__output output;
+    CHECK_INT(tsk__output_open(&output, path, NULL, NULL), TSK_OK);
+    snprintf(name, sizeof name, "%s", output.temporary);
+    tsk__output_abandon(&output);
+    write_text(name, "theirs");
+    CHECK_INT(tsk__output_open(&output, path, NULL, NULL), TSK_OK);
+    CHECK(strcmp(name, output.temporary) != 0);
+    tsk__output_abandon(&output);
+    check_content(name, "theirs", __LINE__);
+    CHECK(!tsk__file_exists(path, NULL));
+}
+
+/* One without a name can be written and read, and is in nobody's way. */
+static void test_output_hidden(void) {
+    const char *path = tsk_test_path("hidden");
+    char name[1024], back[4];
+    tsk__output hidden;
+    CHECK_INT(tsk__output_open(&hidden, path, NULL, NULL), TSK_OK);
+    snprintf(name, sizeof name, "%s", hidden.temporary);
+    CHECK_INT(tsk__output_hide(&hidden, NULL), TSK_OK);
+    write_output(path, "seen");
+    CHECK_INT(tsk__output_write(&hidden, 0, "unseen", 6, NULL), TSK_OK);
+    CHECK_INT(tsk__output_read(&hidden, 2, back, 4), 4);
+    CHECK(memcmp(back, "seen", 4) == 0);
+    tsk__output_abandon(&hidden);
+    CHECK(!tsk__file_exists(name, NULL));
+    check_content(path, "seen", __LINE__);
+}
+
+/* Any name in UTF-8; one that is longer than old Windows allows. */
+static void test_names(void) {
+    static const char *const names[] = {"za\xc5\xbc\xc3\xb3\xc5\x82\xc4\x87",
+                                        "\xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80 %d"};
+    char name[241], path[1400];
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        write_output(tsk_test_path(names[i]), "once");
+        write_output(tsk_test_path(names[i]), names[i]);
+        check_content(tsk_test_path(names[i]), names[i], __LINE__);
+        CHECK(tsk__file_exists(tsk_test_path(names[i]), NULL));
+    }
+#ifdef _WIN32
+    {
+        struct _wfinddata_t found;
+        wchar_t pattern[1024];
+        intptr_t search;
+        MultiByteToWideChar(CP_UTF8, 0, tsk_test_path("za*"), -1, pattern, 1024);
+        search = _wfindfirst(pattern, &found);
+        CHECK(search != -1 && wcscmp(found.name, L"za\x017c\x00f3\x0142\x0107") == 0);
+        if (search != -1) _findclose(search);
+        /* not UTF-8: there can be no such name */
+        check_unreadable(tsk_test_path("\xff"), 1000, NULL, "cannot open", __LINE__);
+    }
+#endif
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = 0;
+    snprintf(path, sizeof path, "%s", tsk_test_path(name));
+    write_output(path, "long");
+    check_content(path, "long", __LINE__);
+    CHECK_INT(tsk__path_remove(path), 0);
+    CHECK(!tsk__file_exists(path, NULL));
+    CHECK(tsk__path_remove(path) != 0 && errno == ENOENT);
+}
+
+static void test_folder_length(void) {
+    CHECK_INT(tsk__path_folder_length("name"), 0);
+    CHECK_INT(tsk__path_folder_length(""), 0);
+    CHECK_INT(tsk__path_folder_length("/name"), 1);
+    CHECK_INT(tsk__path_folder_length("a/b/"), 4);
+#ifdef _WIN32
+    CHECK_INT(tsk__path_folder_length("C:name"), 2);
+    CHECK_INT(tsk__path_folder_length("C:\\a/b\\name"), 7);
+#else
+    CHECK_INT(tsk__path_folder_length("a\\b"), 0);
+#endif
 }
 
 /* A host's own files: one of five bytes, named "five", that can be told to fail. */
@@ -278,6 +418,35 @@ static void check_sections(int n_threads, int n_sections) {
     tsk__pool_destroy(NULL, pool);
 }
 
+/* ---- locks, conditions, time, random numbers */
+
+static void test_system(void) {
+    tsk__mutex mutex;
+    tsk__condition condition;
+    double before = tsk__time_ms(), deadline;
+    uint64_t numbers[4] = {0, 0, 0, 0};
+    tsk__mutex_create(&mutex);
+    tsk__condition_create(&condition);
+    CHECK(tsk__mutex_try(&mutex));
+    CHECK(!tsk__mutex_try(&mutex)); /* also not by who has it */
+    CHECK(!tsk__condition_wait_until(&condition, &mutex, before - 1));
+    deadline = tsk__time_ms() + 3;
+    while (tsk__condition_wait_until(&condition, &mutex, deadline)) {
+    }
+    CHECK(tsk__time_ms() >= deadline);
+    tsk__mutex_unlock(&mutex);
+    CHECK(tsk__mutex_try(&mutex));
+    tsk__mutex_unlock(&mutex);
+    tsk__condition_destroy(&condition);
+    tsk__mutex_destroy(&mutex);
+    CHECK(tsk__time_ms() >= before);
+    tsk__random_numbers(numbers, 2);
+    tsk__random_numbers(numbers + 2, 2);
+    CHECK(numbers[0] != numbers[1] && numbers[0] != numbers[2] && numbers[1] != numbers[3]);
+    CHECK(tsk__processors() >= 1 && tsk__process_number() != 0);
+    CHECK(tsk__memory_total() > (uint64_t)1 << 20);
+}
+
 typedef struct guest {
     tsk__pool *pool;
     sums own;
@@ -299,15 +468,15 @@ static void *use_pool(void *argument) {
 /* A section that finds the pool busy runs on its own thread. */
 static void check_shared_pool(void) {
     static guest guests[4];
-    pthread_t threads[4];
+    tsk__thread threads[4];
     tsk__pool *pool = tsk__pool_create(NULL, 3);
     int i;
     for (i = 0; i < 4; i++) {
         guests[i].pool = pool;
-        if (!CHECK_INT(pthread_create(&threads[i], NULL, use_pool, &guests[i]), 0)) exit(1);
+        if (!CHECK(tsk__thread_start(&threads[i], use_pool, &guests[i]))) exit(1);
     }
     for (i = 0; i < 4; i++) {
-        pthread_join(threads[i], NULL);
+        tsk__thread_join(threads[i]);
         CHECK_INT(guests[i].wrong, 0);
     }
     tsk__pool_destroy(NULL, pool);
@@ -403,6 +572,12 @@ static void test_devices(void) {
 
 int main(void) {
     test_read_file();
+    test_links();
+    test_output();
+    test_output_taken();
+    test_output_hidden();
+    test_names();
+    test_folder_length();
     test_callbacks();
     test_error_text();
     test_long_path();
@@ -410,6 +585,7 @@ int main(void) {
     test_text();
     test_tokens();
     test_memory_sizes();
+    test_system();
     check_sections(1, 200);
     check_sections(2, 3000);
     check_sections(3, 3000);

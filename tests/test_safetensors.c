@@ -6,7 +6,9 @@
 
 #include <dirent.h>
 #include <signal.h>
+#ifndef _WIN32
 #include <sys/resource.h>
+#endif
 
 #define N(array) (sizeof(array) / sizeof *(array))
 
@@ -236,7 +238,6 @@ static void test_not_a_file(void) {
     tsk_error error = no_error;
     tsk_safetensors *file = NULL;
     size_t i;
-    const char *fifo, *link;
     CHECK_INT(open_bytes("", 0, &error), TSK_ERROR_SAFETENSORS);
     CHECK_CONTAINS(error.message, "it is empty");
     CHECK_INT(open_bytes(bytes, 7, &error), TSK_ERROR_SAFETENSORS);
@@ -255,18 +256,24 @@ static void test_not_a_file(void) {
     CHECK_CONTAINS(error.message, "/missing': No such file");
     CHECK_INT(tsk_safetensors_open(tsk_test_temp_dir(), NULL, &file, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "is a directory");
-    fifo = tsk_test_path("fifo");
-    link = tsk_test_path("link");
+    CHECK_INT(tsk_safetensors_open(TEST_DEVICE, NULL, &file, &error), TSK_ERROR_IO);
+    CHECK_CONTAINS(error.message, "not a regular file");
+}
+
+#ifndef TEST_NO_LINKS
+static void test_links(void) {
+    tsk_error error = no_error;
+    tsk_safetensors *file = NULL;
+    const char *fifo = tsk_test_path("fifo"), *link = tsk_test_path("link");
     CHECK_INT(mkfifo(fifo, 0600), 0);
     CHECK_INT(tsk_safetensors_open(fifo, NULL, &file, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "is a FIFO");
-    CHECK_INT(tsk_safetensors_open("/dev/null", NULL, &file, &error), TSK_ERROR_IO);
-    CHECK_CONTAINS(error.message, "not a regular file");
     CHECK_INT(symlink("good", link), 0); /* a link to a good file is a good file */
     CHECK_INT(tsk_safetensors_open(link, NULL, &file, &error), TSK_OK);
     tsk_safetensors_free(file);
     CHECK_INT(unlink(link) | unlink(fifo), 0);
 }
+#endif
 
 /* Cut after opening: reading says so; nothing is mapped, so nothing can raise SIGBUS. */
 static void test_cut_while_open(void) {
@@ -399,7 +406,9 @@ static void test_write(void) {
     write_text(path, "old");
     files = files_in_folder();
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
+#ifndef _WIN32 /* where a hidden file keeps its name until it is closed */
     CHECK_INT(files_in_folder(), files);
+#endif
     CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_F32, 2, shape, data, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_add(writer, "q\"\n\xc3\xa9", TSK_DTYPE_U8, 0, NULL, data + 7, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_add(writer, "z", TSK_DTYPE_BF16, 2, zero, NULL, &error), TSK_OK);
@@ -574,17 +583,22 @@ static void test_write_places(void) {
     CHECK_CONTAINS(error.message, "no/such/folder': No such file or directory");
     CHECK_INT(tsk_safetensors_writer_open(tsk_test_temp_dir(), NULL, &writer, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "is a directory");
-    CHECK_INT(tsk_safetensors_writer_open("/dev/null", NULL, &writer, &error), TSK_ERROR_IO);
+    CHECK_INT(tsk_safetensors_writer_open(TEST_DEVICE, NULL, &writer, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "not a regular file");
     CHECK_INT(tsk_safetensors_writer_open("", NULL, &writer, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "the path is empty");
     /* the folder goes away, or a folder takes the name, before the end */
     CHECK_INT(mkdir(folder, 0700), 0);
     CHECK_INT(tsk_safetensors_writer_open(in_folder, NULL, &writer, &error), TSK_OK);
+#ifdef _WIN32 /* a folder with an open file stays */
+    tsk_safetensors_writer_free(writer);
+    CHECK_INT(rmdir(folder), 0);
+#else
     CHECK_INT(rmdir(folder), 0);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
     tsk_safetensors_writer_free(writer);
     CHECK_CONTAINS(error.message, "folder/x': No such file or directory");
+#endif
     CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(mkdir(path, 0700), 0);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
@@ -596,11 +610,14 @@ static void test_write_places(void) {
     CHECK_INT(tsk_safetensors_writer_open(long_path, NULL, &writer, &error), TSK_OK);
     CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_ERROR_IO);
     tsk_safetensors_writer_free(writer);
+#ifndef _WIN32 /* has no word for it */
     CHECK_CONTAINS(error.message, "00001': File name too long");
+#endif
     CHECK_INT(files_in_folder(), files);
 }
 
 /* A file size limit stands in for a full disk. */
+#ifndef _WIN32
 static void test_disk_full(void) {
     struct rlimit old_limit, limit;
     static unsigned char data[8192];
@@ -631,6 +648,7 @@ static void test_disk_full(void) {
     CHECK_STRING(text, "old");
     free(text);
 }
+#endif
 
 static void test_memory(void) {
     static const uint64_t shape[] = {2};
@@ -684,6 +702,9 @@ int main(void) {
     test_refuses();
     test_error_offset();
     test_not_a_file();
+#ifndef TEST_NO_LINKS
+    test_links();
+#endif
     test_cut_while_open();
     test_reads_only_the_header();
     test_many_entries();
@@ -693,7 +714,9 @@ int main(void) {
     test_write_refuses();
     test_write_long_header();
     test_write_places();
+#ifndef _WIN32
     test_disk_full();
+#endif
     test_memory();
     return test_end("test_safetensors");
 }

@@ -5,7 +5,9 @@
 #include "seeded.h"
 
 #include <math.h>
+#ifndef _WIN32
 #include <sys/wait.h>
+#endif
 
 enum { gen_length = 16, block_length = 8, n_short = 4, n_long = 40, max_positions = 64, vocabulary = 128 };
 
@@ -736,6 +738,7 @@ static void test_turns(tsk_model *model) {
 
 /* ---- fork */
 
+#ifndef _WIN32
 static void test_fork(void) {
     tsk_model *model = load(folder, NULL, 4);
     tsk_generate_options o = small_options();
@@ -760,6 +763,7 @@ static void test_fork(void) {
     tsk_session_free(session);
     tsk_model_free(model);
 }
+#endif
 
 /* ---- a conversation: the next prompt is the last result, where it lies */
 
@@ -904,7 +908,9 @@ int main(void) {
     test_numeric_batch(poisoned);
     test_batch_cache();
     test_turns(model);
+#ifndef _WIN32
     test_fork();
+#endif
     tsk_model_free(model);
     tsk_model_free(poisoned);
     return test_end("test_states");

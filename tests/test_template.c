@@ -381,10 +381,14 @@ static void test_dangling(void) {
     if (!CHECK(tokenizer != NULL) || unlink(tsk_test_path("tokenizer_config.json")) != 0) return;
     CHECK_INT(tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error), TSK_OK);
     tsk_tokenizer_free(tokenizer);
+#ifdef TEST_NO_LINKS
+    return;
+#else
     if (!CHECK_INT(symlink("nowhere", tsk_test_path("tokenizer_config.json")), 0)) return;
     CHECK_INT(tsk_tokenizer_load(tsk_test_temp_dir(), NULL, &tokenizer, &error), TSK_ERROR_IO);
     CHECK_CONTAINS(error.message, "tokenizer_config.json': No such file");
     unlink(tsk_test_path("tokenizer_config.json"));
+#endif
 }
 
 /* A model without a tokenizer hands NULL on. */
