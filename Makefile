@@ -11,6 +11,7 @@
 #   make test-oracle     the tokenizer against the reference implementation (needs node and npm)
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-arm        the library, the command and their tests for ARM, emulated (Debian; see below)
+#   make test-windows    the unit tests and the command for Windows, under wine (both from Debian)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
 #   make test-gpu-sanitize its last part, compute-sanitizer, alone
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
@@ -423,3 +424,44 @@ notebook: python
 
 test-notebook: python
 	$(PYTHON) tools/make_notebook.py --check
+
+# ---- Other systems --------------------------------------------------------------------------------------------------
+# Windows: the unit tests and the command by mingw-w64, run under wine. (fork is what the tests left out are about.)
+
+.PHONY: test-windows windows-programs
+WINDOWS_CC = x86_64-w64-mingw32-gcc
+WINDOWS_FLAGS = -O2 -D_FILE_OFFSET_BITS=64 $(WARNINGS) -I. -MMD -MP
+WINDOWS_TESTS = $(filter-out test_cuda% test_stateful test_terminal,$(TESTS))
+
+test-windows: tokenskip tests/on_terminal
+	sh tests/windows/run.sh install
+	$(MAKE) windows-programs
+	sh tests/windows/run.sh test $(WINDOWS_TESTS)
+
+windows-programs: $(WINDOWS_TESTS:%=build/windows/tests/%.exe) build/windows/tokenskip.exe
+
+build/windows/tokenskip.exe: $(TOOL_SOURCES:tools/command/%.c=build/windows/tools/%.o)
+	$(WINDOWS_CC) -static $^ -o $@
+
+build/windows/tools/%.o: tools/command/%.c build/trace_page.h | build/windows/tools
+	$(WINDOWS_CC) -std=c99 $(WINDOWS_FLAGS) -Ibuild -c $< -o $@
+
+build/windows/tests/library.o: tests/library.c | build/windows/tests
+	$(WINDOWS_CC) $(WINDOWS_FLAGS) -c $< -o $@
+
+$(SECTION_TESTS:%=build/windows/tests/%.exe): SECTION_FLAGS = -Isrc -Wno-unused-function
+$(OUTSIDE_TESTS:%=build/windows/tests/%.exe): build/windows/tests/library.o
+
+build/windows/tests/%.exe: tests/%.c | build/windows/tests
+	@rm -f $@
+	-$(WINDOWS_CC) $(WINDOWS_FLAGS) $(SECTION_FLAGS) -static $< $(filter %.o,$^) -o $@
+
+build/windows/tests build/windows/tools:
+	@mkdir -p $@
+
+-include $(wildcard build/windows/*/*.d)
+
+# The header and the command for Windows and, with Linux's headers, for macOS (compile_check.sh).
+SYSTEMS_MATRIX = $(foreach compiler,$(COMPILERS),$(compiler).c99.windows.O2 $(compiler).c++11.windows.O0 \
+    $(compiler).c99.macos.O1 $(compiler).c++11.macos.O1) gcc.c99.windows32.O2 gcc.c++11.windows32.O0
+compile-matrix: $(SYSTEMS_MATRIX:%=build/matrix/%.log)

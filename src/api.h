@@ -51,11 +51,12 @@ WHAT IT DOES NOT DO
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
 BUILD AND LINK
-   Linux, a C99 or C++11 compiler, POSIX threads. With -std=c99 include this header before any system header in the file
-   that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX). Optimise (-O2): without it everything still works, slowly. Not
-   with -ffast-math: results and checks rely on infinities and on the order of sums. Threads that call it need 128 KB of
-   stack. For the GPU keep kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time
-   (the driver, NVRTC and cuBLAS from CUDA 12 on).
+   Linux, Windows (mingw-w64) or macOS; gcc or clang, C99 or C++11. With -std=c99 include this header before any system
+   header in the file that has TOKENSKIP_IMPLEMENTATION (it asks for POSIX); on Windows that file gets windows.h, others
+   do not. Paths are UTF-8. Optimise (-O2): without it everything still works, slowly. Not with -ffast-math: results and
+   checks rely on infinities and on the order of sums. Threads that call it need 128 KB of stack. For the GPU keep
+   kernels.cu.h beside this file: it is the kernels' source, which NVRTC compiles at run time (the driver, NVRTC and
+   cuBLAS from CUDA 12 on). On Windows nothing is linked and TOKENSKIP_CUDA_DLOPEN is the default; macOS has no CUDA.
      TOKENSKIP_NO_CUDA        CPU only:  cc -O2 app.c -lm -lpthread
      TOKENSKIP_CUDA_DLOPEN    finds the CUDA driver, NVRTC and cuBLAS at run time if they are there, else uses the CPU;
                               needs no CUDA headers:  cc -O2 app.c -lm -lpthread -ldl

@@ -16,6 +16,9 @@
 #if defined(__APPLE__) && !defined(TOKENSKIP_NO_CUDA)
 #define TOKENSKIP_NO_CUDA
 #endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE /* sysconf's names, where only POSIX was asked for */
+#endif
 
 #include <errno.h>
 #include <fcntl.h>

@@ -36,6 +36,20 @@ for call in $calls; do
     found=$(grep -nE "(^|[^>.a-z_A-Z*])$call\\(" $(ls src/*.h | grep -v -e platform.h -e api.h))
     check "only >>platform calls $call: $found" [ -z "$found" ]
 done
+# Windows has thousands of functions, whose names begin like no other: GetLastError.
+found=$(grep -nE '(^|[^a-z_A-Z0-9#"])([A-Z][a-z]+[A-Z][A-Za-z]*|_w?(open|close|read|write|beginthreadex)[a-z0-9_]*)\(' \
+    $(ls src/*.h | grep -v -e platform.h -e api.h))
+check "only >>platform calls Windows: $found" [ -z "$found" ]
+found=$(grep -lE 'windows\.h|unistd\.h|sys/' src/*.h | grep -v -e src/system.h)
+check "only system.h includes the system's headers: $found" [ -z "$found" ]
+found=$(grep -nE '#include <(windows|io|unistd|fcntl|poll|glob|fnmatch|sys/[a-z]*)\.h>' tools/command/*.[ch] |
+    grep -v -e system.c -e sys/types.h)
+check "of the command only system.c includes the system's headers: $found" [ -z "$found" ]
+
+echo '#include "src/tokenskip.h"' > "$work/alone.c"
+"$compiler" -U__linux__ -I. -DTOKENSKIP_IMPLEMENTATION -DTOKENSKIP_NO_CUDA -fsyntax-only "$work/alone.c" \
+    > "$out" 2> "$err"
+check "another system is refused, with the names of those that are known" grep -q 'Linux, macOS and Windows' "$err"
 
 # The longest lines: 120 characters in what is written by hand. (UTF-8 has one byte of a character outside \200-\277.)
 long=$(find Makefile CMakeLists.txt packaging src tests tools examples python -name node_modules -prune -o \

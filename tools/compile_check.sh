@@ -8,6 +8,11 @@
 #   m32        a 32-bit program in GNU mode, a system header first, reads a file of 3 GiB
 #   aarch64    for ARM, where there is a compiler for it: without CUDA, and with CUDA found at run time
 #   tools      the command's sources, at every warning
+#   windows    64-bit Windows by mingw-w64: with CUDA and without, windows.h before the header, the command; a file that
+#              only uses the library gets none of windows.h's names
+#   windows32  32-bit Windows, compiled only
+#   macos      compiled as for macOS with Linux's headers, and those of tests/macos where the two differ: calls nothing
+#              but what macOS has (tests/macos/functions.txt)
 #   manual     the programs that the header's manual and README show, as they stand there; both answer
 folder=$1 compiler=$2 standard=$3 variant=$4 level=$5
 here=$folder/$compiler.$standard.$variant.$level.files
@@ -15,6 +20,11 @@ cuda=${CUDA_HOME:-/usr/local/cuda}
 case $standard in
 c++*) language=c++ driver=$(echo "$compiler" | sed 's/^gcc$/g++/; s/^clang$/clang++/') ;;
 *) language=c driver=$compiler ;;
+esac
+case $variant-$compiler in
+windows-gcc) driver=x86_64-w64-mingw32-$driver ;;
+windows32-gcc) driver=i686-w64-mingw32-$driver ;;
+windows-clang) driver="$driver --target=x86_64-w64-mingw32" ;;
 esac
 # in C, strict: no GNU mode, the header included first
 compile="$driver -std=$standard -$level -Wall -Wextra -Wpedantic -Wshadow -Werror -I."
@@ -33,7 +43,7 @@ finish() { # finish STATUS WORDS...
     exit 0
 }
 
-command -v "$driver" > /dev/null || { echo "skipped $compiler $standard $variant $level: no $driver"; exit 0; }
+command -v "${driver%% *}" > /dev/null || { echo "skipped $compiler $standard $variant $level: no $driver"; exit 0; }
 rm -rf "$here"
 mkdir -p "$here"
 printf '#define TOKENSKIP_IMPLEMENTATION\n#include "tokenskip.h"\n' > "$here/implementation.$language"
@@ -68,7 +78,60 @@ shown_program() { # shown_program SOURCE
         [ -n "$("$here/program")" ]
 }
 
+# What the library is made of, on Windows.
+windows_units() {
+    echo '#define TOKENSKIP_STATIC
+#include <windows.h>
+#define TOKENSKIP_IMPLEMENTATION
+#include "tokenskip.h"
+int near_and_far(void) { return tsk_version(); }' > "$here/after.$language"
+    echo 'static int near, far, small, interface, min, max, IN, OUT, ERROR, CONST;
+#include "tokenskip.h"
+int names(void); int names(void) { return near + far + small + interface + min + max + IN + OUT + ERROR + CONST; }
+#ifdef _WINDOWS_
+#error "the public part of the header brings windows.h"
+#endif' > "$here/names.$language"
+    echo '#include "tokenskip.h"
+int near, far;' > "$here/names_after.$language"
+    for unit in implementation after names names_after; do
+        # (windows.h has a type `byte`, which names of ours may shadow)
+        case $unit in after) shadow=-Wno-shadow ;; *) shadow= ;; esac
+        $compile $shadow -x $language -c "$here/$unit.$language" -o "$here/$unit.o" || return 1
+    done
+    $compile -DTOKENSKIP_NO_CUDA -x $language -c "$here/implementation.$language" -o "$here/implementation.o"
+}
+
+macos="-U__linux__ -Ulinux -U__linux -D__APPLE__ -isystem tests/macos"
+# No other functions but those that macOS has, too. (Names with two underscores and with 64 are of Linux's headers,
+# sincos is gcc's own for sin and cos.)
+macos_calls() { # macos_calls OBJECT
+    nm -u "$1" | awk '{ sub(/64$/, "", $2); print $2 }' |
+        grep -vE '^(__|_GLOBAL|tsk_|cli_|system_|sincos$)' |
+        sort -u > "$here/calls"
+    tr ' ' '\n' < tests/macos/functions.txt | sort -u | comm -23 "$here/calls" - > "$here/unknown"
+    [ ! -s "$here/unknown" ] || { echo "macOS has no:" $(cat "$here/unknown"); return 1; }
+}
+
 case $variant in
+windows | windows32)
+    echo '#include <windows.h>' | $driver -x $language -fsyntax-only - 2> /dev/null ||
+        { echo "skipped $compiler $standard $variant $level: no windows.h for $driver"; exit 0; }
+    [ $variant = windows ] || compile="$compile -msse2"
+    windows_units > "$here/messages" 2>&1 || finish 1
+    [ $variant = windows ] && [ $language = c ] || finish 0
+    for source in tools/command/*.c; do
+        $compile -Ibuild -c "$source" -o "$here/tool.o" >> "$here/messages" 2>&1 || finish 1 "$source"
+    done
+    finish 0 "(and the command)" ;;
+macos)
+    # (in GNU mode, as macOS's headers show all that they have by themselves)
+    compile="$driver -std=$standard -$level -Wall -Wextra -Wpedantic -Wshadow -Werror -I. $macos"
+    { $compile -x $language -c "$here/implementation.$language" -o "$here/implementation.o" &&
+        macos_calls "$here/implementation.o"; } > "$here/messages" 2>&1 || finish 1
+    [ $language = c ] || finish 0
+    $compile -D_DEFAULT_SOURCE -Ibuild -c tools/command/system.c -o "$here/tool.o" > "$here/messages" 2>&1 &&
+        macos_calls "$here/tool.o" >> "$here/messages" 2>&1
+    finish $? "(and the command's system)" ;;
 manual)
     sed -n '/^A COMPLETE PROGRAM/,/^WHAT IT DOES/s/^       //p' tokenskip.h > "$here/manual.$language"
     sed -n '/^```c$/,/^```$/{/^```/!p;}' README.md > "$here/readme.$language"

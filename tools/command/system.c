@@ -350,6 +350,8 @@ int system_can_read(int descriptor) {
 
 static volatile LONG is_caught, interrupted, terminated, cursor_hidden;
 static HANDLE wake_up; /* an event: set while there is an interrupt */
+static HANDLE main_thread;
+static volatile LONG reads_console; /* the main thread does */
 
 int cli_interrupted(void) { return terminated ? SIGTERM : interrupted ? SIGINT : 0; }
 
@@ -372,6 +374,7 @@ static BOOL WINAPI on_event(DWORD event) {
     if (!is_typed) be_terminated();
     interrupted = 1;
     SetEvent(wake_up);
+    if (reads_console) CancelSynchronousIo(main_thread); /* where the system has not done so */
     return TRUE;
 }
 
@@ -397,16 +400,19 @@ static ssize_t read_console(int descriptor, char *bytes, size_t size) {
     wchar_t units[1024];
     size_t room = size / 3 < 1024 ? size / 3 : 1024, begin = high != 0, n, i, kept = 0;
     DWORD read = 0;
-    int length;
+    int length, is_read;
     units[0] = high;
     SetLastError(0);
-    if (!ReadConsoleW(handle_of(descriptor), units + begin, (DWORD)(room - begin), &read, NULL)) {
-        errno = EIO;
+    reads_console = 1;
+    is_read = ReadConsoleW(handle_of(descriptor), units + begin, (DWORD)(room - begin), &read, NULL);
+    reads_console = 0;
+    if (!read && (cli_interrupted() || GetLastError() == ERROR_OPERATION_ABORTED)) {
+        if (is_caught) WaitForSingleObject(wake_up, 1000); /* on_event may be still to come */
+        errno = EINTR;
         return -1;
     }
-    if (read == 0 && GetLastError() == ERROR_OPERATION_ABORTED) {
-        if (is_caught) WaitForSingleObject(wake_up, 1000); /* on_event is still to come */
-        errno = EINTR;
+    if (!is_read) {
+        errno = EIO;
         return -1;
     }
     if (read && !begin && (units[0] == 26 || units[0] == 4)) return 0;
@@ -420,8 +426,12 @@ static ssize_t read_console(int descriptor, char *bytes, size_t size) {
 }
 
 ssize_t system_read(int descriptor, char *bytes, size_t size) {
+    system_file file;
+    int n;
     if (system_is_terminal(descriptor)) return read_console(descriptor, bytes, size);
-    return _read(descriptor, bytes, size < INT_MAX ? (unsigned)size : INT_MAX);
+    n = _read(descriptor, bytes, size < INT_MAX ? (unsigned)size : INT_MAX);
+    if (n < 0 && system_look_at(descriptor, &file) == 0 && file.kind == SYSTEM_FOLDER) errno = EISDIR;
+    return n;
 }
 
 ssize_t cli_read(int descriptor, char *bytes, size_t size) {
@@ -446,6 +456,8 @@ void system_begin(int *argc, char ***argv) {
     int d;
     for (d = SYSTEM_STDIN; d <= SYSTEM_STDERR; d++) _setmode(d, _O_BINARY);
     wake_up = CreateEventW(NULL, TRUE, FALSE, NULL);
+    DuplicateHandle(GetCurrentProcess(), GetCurrentThread(), GetCurrentProcess(), &main_thread, 0, FALSE,
+                    DUPLICATE_SAME_ACCESS);
     SetConsoleCtrlHandler(on_event, TRUE);
     prepare_console();
     read_arguments(argc, argv);
@@ -477,11 +489,43 @@ void system_sleep_ms(double milliseconds) { Sleep((DWORD)milliseconds); }
 
 /* ---- Files ------------------------------------------------------------------------------------------------------ */
 
-int system_open(const char *path, int how) {
-    static const int flags[] = {_O_RDONLY, _O_RDWR, _O_RDWR | _O_CREAT | _O_APPEND, _O_WRONLY | _O_CREAT | _O_EXCL};
+/* The reason why a name was of no use. */
+static int fail_of_name(void) {
+    static const struct { DWORD code; int number; } reasons[] = {
+        {ERROR_FILE_NOT_FOUND, ENOENT}, {ERROR_PATH_NOT_FOUND, ENOENT}, {ERROR_INVALID_NAME, ENOENT},
+        {ERROR_ACCESS_DENIED, EACCES}, {ERROR_SHARING_VIOLATION, EACCES}, {ERROR_FILE_EXISTS, EEXIST},
+        {ERROR_ALREADY_EXISTS, EEXIST}, {ERROR_DISK_FULL, ENOSPC}, {ERROR_HANDLE_DISK_FULL, ENOSPC},
+        {ERROR_WRITE_PROTECT, EROFS}};
+    const DWORD code = GetLastError();
+    size_t i;
+    errno = EIO;
+    for (i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
+        if (reasons[i].code == code) errno = reasons[i].number;
+    return -1;
+}
+
+/* Others may do with it what they like, as they may elsewhere; a folder opens, too, which is found out later. */
+static HANDLE open_handle(const char *path, DWORD access, DWORD how) {
+    const DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
     wchar_t *room, *wide = new_wide_path(path, &room);
-    int descriptor = wide ? _wopen(wide, flags[how] | _O_BINARY | _O_NOINHERIT, _S_IREAD | _S_IWRITE) : -1;
+    HANDLE handle = INVALID_HANDLE_VALUE;
+    if (wide) {
+        handle = CreateFileW(wide, access, share, NULL, how, FILE_FLAG_BACKUP_SEMANTICS, NULL);
+        if (handle == INVALID_HANDLE_VALUE) fail_of_name();
+    }
     free(room);
+    return handle;
+}
+
+int system_open(const char *path, int how) {
+    static const struct { DWORD access, how; int flags; } modes[] = {
+        {GENERIC_READ, OPEN_EXISTING, 0}, {GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING, 0},
+        {GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS, _O_APPEND}, {GENERIC_WRITE, CREATE_NEW, 0}};
+    HANDLE handle = open_handle(path, modes[how].access, modes[how].how);
+    int descriptor = -1;
+    if (handle == INVALID_HANDLE_VALUE) return -1;
+    descriptor = _open_osfhandle((intptr_t)handle, modes[how].flags | _O_BINARY | _O_NOINHERIT);
+    if (descriptor < 0) CloseHandle(handle);
     return descriptor;
 }
 
@@ -500,13 +544,11 @@ int system_truncate(int descriptor, uint64_t size) { return _chsize_s(descriptor
 
 static int describe(HANDLE handle, system_file *out) {
     BY_HANDLE_FILE_INFORMATION info;
-    DWORD type = GetFileType(handle);
+    DWORD type;
     memset(out, 0, sizeof *out);
+    if (handle == INVALID_HANDLE_VALUE) return -1;
+    type = GetFileType(handle);
     out->kind = type == FILE_TYPE_PIPE ? SYSTEM_PIPE : SYSTEM_OTHER;
-    if (handle == INVALID_HANDLE_VALUE) {
-        errno = EBADF;
-        return -1;
-    }
     if (type != FILE_TYPE_DISK || !GetFileInformationByHandle(handle, &info)) {
         out->number = (uint64_t)(uintptr_t)handle;
         return 0;
@@ -519,30 +561,13 @@ static int describe(HANDLE handle, system_file *out) {
 }
 
 int system_look(const char *path, system_file *out) {
-    const DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
-    wchar_t *room, *wide = new_wide_path(path, &room);
-    HANDLE handle = INVALID_HANDLE_VALUE;
-    int result = -1;
-    if (wide) handle = CreateFileW(wide, 0, share, NULL, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
-    if (handle != INVALID_HANDLE_VALUE) {
-        result = describe(handle, out);
-        CloseHandle(handle);
-    } else errno = GetLastError() == ERROR_ACCESS_DENIED ? EACCES : ENOENT;
-    free(room);
+    HANDLE handle = open_handle(path, 0, OPEN_EXISTING);
+    int result = describe(handle, out);
+    if (handle != INVALID_HANDLE_VALUE) CloseHandle(handle);
     return result;
 }
 
 int system_look_at(int descriptor, system_file *out) { return describe(handle_of(descriptor), out); }
-
-/* The reason why a name could not be given or taken away. */
-static int fail_of_name(void) {
-    const DWORD code = GetLastError();
-    errno = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND         ? ENOENT
-            : code == ERROR_ACCESS_DENIED || code == ERROR_SHARING_VIOLATION     ? EACCES
-            : code == ERROR_DISK_FULL || code == ERROR_HANDLE_DISK_FULL          ? ENOSPC
-                                                                                 : EIO;
-    return -1;
-}
 
 int system_remove(const char *path) {
     wchar_t *room, *wide = new_wide_path(path, &room);
