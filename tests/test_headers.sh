@@ -40,7 +40,7 @@ done
 found=$(grep -nE '(^|[^a-z_A-Z0-9#"])([A-Z][a-z]+[A-Z][A-Za-z]*|_w?(open|close|read|write|beginthreadex)[a-z0-9_]*)\(' \
     $(ls src/*.h | grep -v -e platform.h -e api.h))
 check "only >>platform calls Windows: $found" [ -z "$found" ]
-found=$(grep -lE 'windows\.h|unistd\.h|sys/' src/*.h | grep -v -e src/system.h)
+found=$(grep -lE 'include <(windows|unistd|sys/)' src/*.h | grep -v -e src/system.h)
 check "only system.h includes the system's headers: $found" [ -z "$found" ]
 found=$(grep -nE '#include <(windows|io|unistd|fcntl|poll|glob|fnmatch|sys/[a-z]*)\.h>' tools/command/*.[ch] |
     grep -v -e system.c -e sys/types.h)
