@@ -12,6 +12,7 @@
 #   make test-browser    the page of `trace --html` in Chromium (needs node and npm)
 #   make test-arm        the library, the command and their tests for ARM, emulated (Debian; see below)
 #   make test-windows    the unit tests and the command for Windows, under wine (both from Debian)
+#   make test-ranks      batch by ranks, under OpenMPI and as Slurm starts them (Debian; see below)
 #   make test-gpu        the CUDA backend, on a machine with an NVIDIA GPU
 #   make test-gpu-sanitize its last part, compute-sanitizer, alone
 #   make bench-gemm      the CPU's matrix product beside OpenBLAS's
@@ -39,7 +40,8 @@ TOOL_OBJECTS = $(TOOL_SOURCES:tools/command/%.c=build/tools/%.o)
 SANITIZED_TOOL_OBJECTS = $(TOOL_SOURCES:tools/command/%.c=build/sanitized/tools/%.o)
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-SHELL_TESTS = $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
+# (test_ranks needs OpenMPI: make test-ranks)
+SHELL_TESTS = $(filter-out test_ranks,$(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh)))
 # (what the shell tests read JSON and dumps with, and the terminal they run the command on)
 TEST_PROGRAMS = tests/json_lint tests/dump_check tests/make_sparse tests/on_terminal
 EXAMPLES = $(patsubst examples/%,%,$(basename $(wildcard examples/*.c examples/*.cpp)))
@@ -109,6 +111,8 @@ TEST_LOGS = $(TESTS:%=build/test/%.log) $(SHELL_TESTS:%=build/test/%.log) build/
     $(if $(HAS_CXX),$(EMULATED:%=build/test/%.log))
 # (the seed's failure takes hundreds of answers: too slow under sanitizers)
 SANITIZED_TESTS = $(TESTS) $(filter-out test_seed_failure test_headers test_packages,$(SHELL_TESTS))
+
+SANITIZED_TESTS = $(TESTS) $(filter-out test_seed_failure test_headers test_readme,$(SHELL_TESTS))
 SANITIZED_LOGS = $(SANITIZED_TESTS:%=build/test/sanitized_%.log)
 
 test: $(TEST_LOGS) $(if $(HAS_SANITIZERS),$(SANITIZED_LOGS))
@@ -465,3 +469,11 @@ build/windows/tests build/windows/tools:
 SYSTEMS_MATRIX = $(foreach compiler,$(COMPILERS),$(compiler).c99.windows.O2 $(compiler).c++11.windows.O0 \
     $(compiler).c99.macos.O1 $(compiler).c++11.macos.O1) gcc.c99.windows32.O2 gcc.c++11.windows32.O0
 compile-matrix: $(SYSTEMS_MATRIX:%=build/matrix/%.log)
+
+# ---- Several processes ----------------------------------------------------------------------------------------------
+# `batch` under OpenMPI, and with Slurm's variables; installs Debian's openmpi-bin where there is no mpirun.
+
+.PHONY: test-ranks
+
+test-ranks: tokenskip
+	sh tests/test_ranks.sh
