@@ -242,7 +242,8 @@ test_bash() {
     offers tokenskip batch --device c
     check "bash: a device" are cpu cuda
     offers tokenskip chat --skip-preset ''
-    check "bash: the presets" are default fast seed
+    check "bash: the presets" are $("$tokenskip" help chat | sed -n 's/^ *--skip-preset \([^ ]*\).*/\1/p' | tr '|' ' ')
+    check "bash: ... among them fast" prints '^fast$'
     offers tokenskip generate -m ''
     check "bash: -m takes a folder" are compopt -o filenames -o dirnames
     offers tokenskip trace --html ''
@@ -259,10 +260,10 @@ test_bash() {
     check "bash: nothing of a command that there is not" [ ! -s "$out" -a ! -s "$err" ]
 
     has_terminal "bash completion on a terminal" || return
-    tab=$(printf '\t')
+    tab=$(printf '\t') kill_line=$(printf '\025')
     PS1='ready> ' terminal=dumb on_terminal see:"ready> " type:". build/share/tokenskip.bash$newline" see:"ready> " \
         type:"tokenskip generate -m examples/de${tab}" see:"examples/demo-model/" type:" --cac${tab}pre${tab}" \
-        see:"--cache prefix" type:"$ctrl_c" see:"ready> " type:"exit 0$newline" -- bash --norc --noprofile -i
+        see:"--cache prefix" type:"${kill_line}exit 0$newline" -- bash --norc --noprofile -i
     check "bash: keys on a terminal" [ "$rc" -eq 0 ]
 }
 
