@@ -286,7 +286,7 @@ clean:
 # Everything for aarch64, by a cross compiler, run by qemu: the tests, then the command beside this machine's. What is
 # missing is installed from Debian. (Each multiplication is a call in the emulator: minutes, not seconds.)
 
-ARM_CC = aarch64-linux-gnu-gcc
+ARM_CC = $(if $(shell command -v aarch64-linux-gnu-gcc),aarch64-linux-gnu-gcc,clang --target=aarch64-linux-gnu)
 ARM_RUN = $(shell command -v qemu-aarch64) -L /usr/aarch64-linux-gnu
 ARM_TESTS = $(filter-out test_cuda%,$(TESTS))
 ARM_LOGS = $(ARM_TESTS:%=build/test/arm_%.log) build/test/arm_same.log

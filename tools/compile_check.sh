@@ -149,7 +149,8 @@ static)
         -o "$here/program" $libraries > "$here/messages" 2>&1 && "$here/program" >> "$here/messages"
     finish $? ;;
 m32)
-    echo 'int main(void) { return 0; }' | $driver -m32 -x $language - -o "$here/probe" 2> /dev/null ||
+    printf '#include <errno.h>\nint main(void) { return 0; }\n' |
+        $driver -m32 -x $language - -o "$here/probe" 2> /dev/null ||
         { echo "skipped $compiler $standard $variant $level: no 32-bit libraries"; exit 0; }
     cat > "$here/large.$language" << 'END'
 #include <stdio.h>
@@ -181,7 +182,7 @@ aarch64)
     target=aarch64-linux-gnu
     case $compiler in
     gcc) driver=$target-$driver ;;
-    *) driver="$driver --target=$target -isystem /usr/$target/include" ;;
+    *) driver="$driver --target=$target" ;;
     esac
     echo '#include <stdio.h>' | $driver -x $language -fsyntax-only - 2> /dev/null ||
         { echo "skipped $compiler $standard $variant $level: no compiler for $target"; exit 0; }
