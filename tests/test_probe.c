@@ -153,10 +153,10 @@ static void test_window_step(tsk_model *model) {
     tsk_session *session;
     tsk_probe probe;
     tsk_error error;
-    int near;
+    int is_near; /* (near is a macro of windows.h) */
     o.refresh_window = 2;
-    for (near = 0; near < 2; near++) {
-        o.refresh = near ? TSK_REFRESH_NEAR : TSK_REFRESH_FULL;
+    for (is_near = 0; is_near < 2; is_near++) {
+        o.refresh = is_near ? TSK_REFRESH_NEAR : TSK_REFRESH_FULL;
         session = session_of(model, &o);
         CHECK_INT(tsk_session_start(session, prompt, n_prompt, NULL, NULL), TSK_OK);
         steps(session, block - 1);
