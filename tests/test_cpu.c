@@ -26,11 +26,26 @@ typedef tsk__v128 tsk__fused;
 #define tsk__fused_even tsk__v128_even
 #define tsk__fused_odd tsk__v128_odd
 #define tsk__fused_columns tsk__v128_columns
+/* fmaf with its one rounding: mingw's own rounds twice. The product of two floats is exact in a double; the sum is
+   rounded to odd there, and then once to a float. (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
+   sums", 2008.) */
+static inline float fused(float a, float b, float c) {
+    const double product = (double)a * b, sum = product + c;
+    const double part = sum - product, lost = (product - (sum - part)) + (c - part);
+    int64_t bits;
+    double odd;
+    memcpy(&bits, &sum, sizeof bits);
+    if (lost != 0 && sum - sum == 0 && !(bits & 1)) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+    memcpy(&odd, &bits, sizeof odd);
+    return (float)odd;
+}
 static inline tsk__fused tsk__fused_fma(tsk__fused a, tsk__fused b, tsk__fused c) {
-    tsk__fused sum = {fmaf(a[0], b[0], c[0]), fmaf(a[1], b[1], c[1]), fmaf(a[2], b[2], c[2]), fmaf(a[3], b[3], c[3])};
+    tsk__fused sum;
+    int i;
+    for (i = 0; i < 4; i++) sum[i] = fused(a[i], b[i], c[i]);
     return sum;
 }
-TSK__CPU_DEFINE_KERNELS(fused, 4, 6, "fused", "plain C with fmaf")
+TSK__CPU_DEFINE_KERNELS(fused, 4, 6, "fused", "plain C, fused")
 
 static int is_fused(const tsk__cpu_kernels *kernels) { return strcmp(kernels->name, "portable") != 0; }
 
