@@ -11863,6 +11863,7 @@ TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
 #define TSK__CUDA_LINEAR_CHUNK 64     /* columns at a time */
 #define TSK__CUDA_LINEAR_WARPS 12     /* that multiply; and the most pieces of a tile, which are of 16 outputs */
 #define TSK__CUDA_LINEAR_GROUPS 6     /* most of them that the warps are divided into */
+#define TSK__CUDA_LINEAR_SPLIT 2      /* blocks that share the columns of a tile of out and down, from sm_90 on */
 #define TSK__CUDA_LINEAR_FETCHERS 64  /* threads that fetch, where the copy engine does the work, */
 #define TSK__CUDA_LINEAR_FETCHERS_80 128  /* and before sm_90, where they do */
 
@@ -12215,6 +12216,7 @@ typedef enum tsk__cuda_map {
 } tsk__cuda_map;
 typedef struct tsk__cuda_plan {
     int32_t n, k, pieces, groups, blocks;
+    int32_t split;                 /* blocks that share a tile's columns */
     int32_t stages[2];             /* for up to 32 and up to 64 rows */
     int32_t shared[2];
     int32_t wide_stages, wide_shared, wide_blocks;
@@ -12497,28 +12499,24 @@ static tsk_status tsk__cuda_load_kernels(tsk__cuda_backend *b, const tsk_model_o
 #ifdef TOKENSKIP__HAS_CUDA
 
 /* What a block of a linear map needs of shared memory besides the ring; and for every stage of it. */
-static int32_t tsk__cuda_plan_fixed(int32_t pieces, int32_t groups, int32_t rows) {
-    return groups * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4;
+static int32_t tsk__cuda_plan_fixed(int32_t split, int32_t pieces, int32_t groups, int32_t rows) {
+    return (groups + split - 1) * rows * TSK__CUDA_SUMS_ROW(16 * pieces) * 4 + rows * 4 + 16;
 }
 static int32_t tsk__cuda_plan_stage(int32_t pieces, int32_t rows) {
     return (16 * pieces + rows) * TSK__CUDA_LINEAR_CHUNK * 2 + 16;
 }
 /* Stages that fit in `shared` bytes: a multiple of the groups, 0 when there are too few to keep memory busy. */
-static int32_t tsk__cuda_plan_stages(int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
-    int32_t room = shared - tsk__cuda_plan_fixed(pieces, groups, rows),
+static int32_t tsk__cuda_plan_stages(int32_t split, int32_t pieces, int32_t groups, int32_t rows, int32_t shared) {
+    int32_t room = shared - tsk__cuda_plan_fixed(split, pieces, groups, rows),
             stages = room > 0 ? room / tsk__cuda_plan_stage(pieces, rows) / groups * groups : 0;
     return stages < 3 || stages < 2 * groups ? 0 : stages;
 }
 static const int32_t tsk__cuda_plan_rows[2] = {32, 64};  /* that the two kernels of a map take at the most */
-/* Whether both kernels have the stages, each in its room. */
-static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t room[2]) {
-    return tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[0], room[0]) &&
-           tsk__cuda_plan_stages(pieces, groups, tsk__cuda_plan_rows[1], room[1]);
+/* Whether both kernels have the stages. */
+static int tsk__cuda_plan_fits(int32_t split, int32_t pieces, int32_t groups, int32_t shared) {
+    return tsk__cuda_plan_stages(split, pieces, groups, tsk__cuda_plan_rows[0], shared) &&
+           tsk__cuda_plan_stages(split, pieces, groups, tsk__cuda_plan_rows[1], shared);
 }
-/* Where there is that much, the maps before and after attention leave room for its blocks on the same multiprocessor,
-   so that the one's end and the other's beginning overlap. */
-#define TSK__CUDA_LARGE (200 * 1024)
-#define TSK__CUDA_BESIDE_ATTENTION (126 * 1024)
 /* More than half of a multiprocessor's shared memory, so that two blocks of one map never share a multiprocessor while
    another is idle. */
 #define TSK__CUDA_ALONE 118000
@@ -12527,30 +12525,31 @@ static int tsk__cuda_plan_fits(int32_t pieces, int32_t groups, const int32_t roo
    reads the input least often. Then as many groups as there are warps and stages for, the same for 32 and 64 rows, so
    that a row's sums do not depend on how many there are. 0: the device has too little shared memory. */
 static int tsk__cuda_plan_map(const tsk__cuda_backend *b, tsk__cuda_map map, tsk__cuda_plan *plan) {
-    int32_t pieces, groups, best = INT32_MAX, i, step = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN ? 2 : 1;
-    int is_beside = b->shared_limit >= TSK__CUDA_LARGE && (map == TSK__CUDA_MAP_QKV || map == TSK__CUDA_MAP_OUT);
-    int32_t room[2];
-    room[0] = is_beside ? TSK__CUDA_BESIDE_ATTENTION : b->shared_limit, room[1] = b->shared_limit;
+    int is_out = map == TSK__CUDA_MAP_OUT || map == TSK__CUDA_MAP_DOWN;
+    int32_t split = is_out && b->arch >= 90 ? TSK__CUDA_LINEAR_SPLIT : 1, most = b->n_multiprocessors / split * split;
+    int32_t pieces, groups, best = INT32_MAX, i, step = is_out ? 2 : 1;
+    plan->split = split;
     plan->pieces = 0;
-    for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS; pieces += step) {
-        int32_t tiles = (plan->n + 16 * pieces - 1) / (16 * pieces),
-                cost = (tiles + b->n_multiprocessors - 1) / b->n_multiprocessors * pieces;
-        if (cost > best || !tsk__cuda_plan_fits(pieces, 1, room)) continue;
+    for (pieces = step; pieces <= TSK__CUDA_LINEAR_WARPS && most; pieces += step) {
+        int32_t blocks = (plan->n + 16 * pieces - 1) / (16 * pieces) * split,
+                cost = (blocks + most - 1) / most * pieces;
+        if (cost > best || !tsk__cuda_plan_fits(split, pieces, 1, b->shared_limit)) continue;
         best = cost;
         plan->pieces = pieces;
-        plan->blocks = tiles < b->n_multiprocessors ? tiles : b->n_multiprocessors;
+        plan->blocks = blocks < most ? blocks : most;
     }
     if (!plan->pieces) return 0;
     groups = TSK__CUDA_LINEAR_WARPS / plan->pieces;
-    if (groups > TSK__CUDA_LINEAR_GROUPS) groups = TSK__CUDA_LINEAR_GROUPS;
-    while (groups > 1 && !tsk__cuda_plan_fits(plan->pieces, groups, room)) groups--;
+    if (groups > TSK__CUDA_LINEAR_GROUPS - split + 1) groups = TSK__CUDA_LINEAR_GROUPS - split + 1;
+    while (groups > 1 && !tsk__cuda_plan_fits(split, plan->pieces, groups, b->shared_limit)) groups--;
     plan->groups = groups;
     for (i = 0; i < 2; i++) {
         int32_t rows = tsk__cuda_plan_rows[i];
-        plan->stages[i] = tsk__cuda_plan_stages(plan->pieces, groups, rows, room[i]);
-        plan->shared[i] = tsk__cuda_plan_fixed(plan->pieces, groups, rows) +
+        plan->stages[i] = tsk__cuda_plan_stages(split, plan->pieces, groups, rows, b->shared_limit);
+        plan->shared[i] = tsk__cuda_plan_fixed(split, plan->pieces, groups, rows) +
                           plan->stages[i] * tsk__cuda_plan_stage(plan->pieces, rows);
-        if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE) plan->shared[i] = TSK__CUDA_ALONE;
+        if (b->shared_limit >= TSK__CUDA_ALONE && plan->shared[i] < TSK__CUDA_ALONE)
+            plan->shared[i] = TSK__CUDA_ALONE;
     }
     return 1;
 }

@@ -98,6 +98,7 @@ typedef enum tsk__cuda_map {
 } tsk__cuda_map;
 typedef struct tsk__cuda_plan {
     int32_t n, k, pieces, groups, blocks;
+    int32_t split;                 /* blocks that share a tile's columns */
     int32_t stages[2];             /* for up to 32 and up to 64 rows */
     int32_t shared[2];
     int32_t wide_stages, wide_shared, wide_blocks;

@@ -839,7 +839,7 @@ test_chat_interrupts() {
         pid=$!
         exec 6> "$work/pipe"
         echo "Who is Newton in physics?" >&6
-        until [ "$(tail -c 1 "$out" | wc -l)" -eq 1 ]; do sleep 0.05; done # the answer's end: it waits for the next line
+        until [ "$(tail -c 1 "$out" | wc -l)" -eq 1 ]; do sleep 0.05; done # the answer's end
         kill -s $signal $pid
         wait_for $pid
         exec 6>&-

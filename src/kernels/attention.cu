@@ -238,100 +238,105 @@ static __device__ __forceinline__ void attention_add_values(attention_sums<S> &s
     }
 }
 
-// Warps that share rows join in shared memory, in their order: the first one of them has the sums then.
+// What a warp knows of its rows, in shared memory: for each share of the keys [rows, padded] sums, then [rows] maximum
+// and total.
+template <class S> struct attention_shared {
+    static const int padded = S::HD + 8, state = S::KEY_WARPS * S::rows * padded;
+    // Threads that join a row's sums, every one four columns at a time.
+    static const int a_row = S::threads / S::rows, fours = S::HD / 4 / a_row;
+};
 template <class S>
-static __device__ __forceinline__ void attention_join_warps(attention_sums<S> &sums, const attention_work<S> &w,
-                                                            char *memory) {
-    const int a_tile = S::HD / 2 + 4, stride = S::ROW_TILES * a_tile + 1;  // odd: no bank conflicts
-    float *joined = (float *)memory + (w.warp_row * 32 + w.lane) * stride;
-    __syncthreads();
-    if (w.warp_key > 0) {
-        float *mine = joined + (w.warp_key - 1) * S::ROW_WARPS * 32 * stride;
-#pragma unroll
-        for (int t = 0; t < S::ROW_TILES; t++, mine += a_tile) {
-            mine[0] = sums.max[t][0], mine[1] = sums.max[t][1], mine[2] = sums.sum[t][0], mine[3] = sums.sum[t][1];
-#pragma unroll
-            for (int i = 0; i < S::HD / 8; i++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) mine[4 + i * 4 + e] = sums.o[t][i][e];
-        }
-    }
-    __syncthreads();
-    if (w.warp_key > 0) return;
-    for (int other = 1; other < S::KEY_WARPS; other++, joined += S::ROW_WARPS * 32 * stride)
-#pragma unroll
-        for (int t = 0; t < S::ROW_TILES; t++) {
-            const float *theirs = joined + t * a_tile;
-            float by_mine[2], by_theirs[2];
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float highest = fmaxf(sums.max[t][half], theirs[half]);
-                by_mine[half] = exp2_fast(sums.max[t][half] - highest);
-                by_theirs[half] = exp2_fast(theirs[half] - highest);
-                sums.sum[t][half] = sums.sum[t][half] * by_mine[half] + theirs[2 + half] * by_theirs[half];
-                sums.max[t][half] = highest;
-            }
-#pragma unroll
-            for (int i = 0; i < S::HD / 8; i++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    sums.o[t][i][e] = sums.o[t][i][e] * by_mine[e / 2] + theirs[4 + i * 4 + e] * by_theirs[e / 2];
-        }
-}
-
-// A run's sums, for the block that joins the runs.
-template <class S>
-static __device__ __forceinline__ void attention_store_part(const attention_sums<S> &sums, const attention_work<S> &w,
-                                                            float *part) {
+static __device__ __forceinline__ void attention_lay_down(const attention_sums<S> &sums, const attention_work<S> &w,
+                                                          float *shared) {
+    typedef attention_shared<S> A;
 #pragma unroll
     for (int t = 0; t < S::ROW_TILES; t++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int row = w.row0 + t * 16 + half * 8;
+            int row = w.warp_key * S::rows + w.row0 + t * 16 + half * 8;
 #pragma unroll
             for (int i = 0; i < S::HD / 8; i++)
-                *(float2 *)(part + row * S::HD + i * 8 + (w.lane & 3) * 2) =
+                *(float2 *)(shared + row * A::padded + i * 8 + (w.lane & 3) * 2) =
                     make_float2(sums.o[t][i][half * 2], sums.o[t][i][half * 2 + 1]);
             if ((w.lane & 3) == 0)
-                *(float2 *)(part + S::rows * S::HD + row * 2) = make_float2(sums.max[t][half], sums.sum[t][half]);
+                *(float2 *)(shared + A::state + row * 2) = make_float2(sums.max[t][half], sums.sum[t][half]);
         }
 }
-// The runs' sums to the result. Four threads a row; all reads of a thread are under way at once.
+
+// Some sums of a row that this thread joins, with their maximum and total; `state` and `at` tell where each lies.
+template <int PARTS, int FOURS> struct attention_joined {
+    float4 x[FOURS];
+    float highest, total;
+    template <class STATE, class AT> __device__ __forceinline__ attention_joined(const STATE &state, const AT &at) {
+        float2 states[PARTS];
+        highest = NEGATIVE, total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            states[i] = state(i);
+            highest = fmaxf(highest, states[i].x);
+        }
+#pragma unroll
+        for (int j = 0; j < FOURS; j++) x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            float share = exp2_fast(states[i].x - highest);
+            total += states[i].y * share;
+#pragma unroll
+            for (int j = 0; j < FOURS; j++) {
+                float4 y = at(i, j);
+                x[j].x += y.x * share, x[j].y += y.y * share, x[j].z += y.z * share, x[j].w += y.w * share;
+            }
+        }
+    }
+};
+template <class S, int FOURS>
+static __device__ __forceinline__ void attention_store_row(const attention_args &a, const attention_work<S> &w, int row,
+                                                           int first, const float4 (&x)[FOURS], float total) {
+    float inverse = 1.0f / total;
+    bf16 *to = a.out + w.row_offset(row) + first * 4;
+#pragma unroll
+    for (int j = 0; j < FOURS; j++)
+        *(uint2 *)(to + j * attention_shared<S>::a_row * 4) = make_uint2(
+            pack_bf16(x[j].x * inverse, x[j].y * inverse), pack_bf16(x[j].z * inverse, x[j].w * inverse));
+}
+// Warps that share rows join: the result, or, of a run, `part` for the block that joins the runs: [rows, HD] sums, then
+// [rows] maximum and total.
+template <class S>
+static __device__ __forceinline__ void attention_join_warps(const attention_args &a, const attention_sums<S> &sums,
+                                                            const attention_work<S> &w, float *shared, float *part) {
+    typedef attention_shared<S> A;
+    int row = threadIdx.x / A::a_row, first = threadIdx.x % A::a_row;
+    __syncthreads();  // the ring has been read
+    attention_lay_down(sums, w, shared);
+    __syncthreads();
+    if (row >= w.tile.count) return;
+    attention_joined<S::KEY_WARPS, A::fours> joined(
+        [=](int i) { return *(const float2 *)(shared + A::state + (i * S::rows + row) * 2); },
+        [=](int i, int j) {
+            return *(const float4 *)(shared + (i * S::rows + row) * A::padded + (first + j * A::a_row) * 4);
+        });
+    if (S::SPLITS == 1) attention_store_row(a, w, row, first, joined.x, joined.total);
+    else {
+#pragma unroll
+        for (int j = 0; j < A::fours; j++) *(float4 *)(part + row * S::HD + (first + j * A::a_row) * 4) = joined.x[j];
+        if (first == 0) *(float2 *)(part + S::rows * S::HD + row * 2) = make_float2(joined.highest, joined.total);
+    }
+}
+// The runs' sums to the result; all reads of a thread are under way at once.
 template <class S>
 static __device__ __forceinline__ void attention_join_parts(const attention_args &a, const attention_work<S> &w,
                                                             const float *parts) {
-    const int HD = S::HD, part_floats = S::rows * (HD + 2);
-    for (int row = threadIdx.x / 4; row < w.tile.count; row += S::threads / 4) {
-        float share[S::SPLITS], highest = NEGATIVE, total = 0.0f;
-        float2 state[S::SPLITS];
-        float4 x[HD / 16];
-#pragma unroll
-        for (int i = 0; i < S::SPLITS; i++) {
-            state[i] = __ldcg((const float2 *)(parts + (u64)i * part_floats + S::rows * HD + row * 2));
-            highest = fmaxf(highest, state[i].x);
-        }
-#pragma unroll
-        for (int i = 0; i < S::SPLITS; i++) {
-            share[i] = exp2_fast(state[i].x - highest);
-            total += state[i].y * share[i];
-        }
-#pragma unroll
-        for (int j = 0; j < HD / 16; j++) x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-        for (int i = 0; i < S::SPLITS; i++)
-#pragma unroll
-            for (int j = 0; j < HD / 16; j++) {
-                const float *from = parts + (u64)i * part_floats + row * HD + j * 16 + (threadIdx.x & 3) * 4;
-                float4 y = __ldcg((const float4 *)from);
-                x[j].x += y.x * share[i], x[j].y += y.y * share[i], x[j].z += y.z * share[i], x[j].w += y.w * share[i];
-            }
-        float inverse = 1.0f / total;
-        uint2 *to = (uint2 *)(a.out + w.row_offset(row)) + (threadIdx.x & 3);
-#pragma unroll
-        for (int j = 0; j < HD / 16; j++)
-            to[j * 4] = make_uint2(pack_bf16(x[j].x * inverse, x[j].y * inverse),
-                                   pack_bf16(x[j].z * inverse, x[j].w * inverse));
-    }
+    typedef attention_shared<S> A;
+    const int part_floats = S::rows * (S::HD + 2);
+    int row = threadIdx.x / A::a_row, first = threadIdx.x % A::a_row;
+    if (row >= w.tile.count) return;
+    attention_joined<S::SPLITS, A::fours> joined(
+        [=](int i) { return __ldcg((const float2 *)(parts + (u64)i * part_floats + S::rows * S::HD + row * 2)); },
+        [=](int i, int j) {
+            return __ldcg(
+                (const float4 *)(parts + (u64)i * part_floats + row * S::HD + (first + j * A::a_row) * 4));
+        });
+    attention_store_row(a, w, row, first, joined.x, joined.total);
 }
 
 template <class S>
@@ -394,13 +399,13 @@ template <class S> static __device__ __forceinline__ void attention(const attent
     sums.close(a.scale);
     copies_wait<0>();
 
-    if (S::KEY_WARPS > 1) attention_join_warps(sums, w, memory);
-    if (S::SPLITS > 1) {
+    if (S::KEY_WARPS == 1) attention_store(a, sums, w);
+    else {
         u64 group = (u64)blockIdx.z * a.n_heads + w.head;
         float *parts = a.parts + group * S::SPLITS * S::rows * (S::HD + 2);
-        if (w.warp_key == 0) attention_store_part(sums, w, parts + blockIdx.x * S::rows * (S::HD + 2));
-        if (last_to_arrive(a.counters + group, S::SPLITS, &flag)) attention_join_parts(a, w, parts);
-    } else if (w.warp_key == 0) attention_store(a, sums, w);
+        attention_join_warps(a, sums, w, (float *)memory, parts + blockIdx.x * S::rows * (S::HD + 2));
+        if (S::SPLITS > 1 && last_to_arrive(a.counters + group, S::SPLITS, &flag)) attention_join_parts(a, w, parts);
+    }
 }
 // Tiles of all sizes in one launch, each by the warps that suit it: the short ones, which wait for memory, fill the
 // gaps that the long ones leave. What they have in common costs them nothing where two blocks fit on a multiprocessor

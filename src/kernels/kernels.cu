@@ -19,6 +19,7 @@
 #include "norm.cuh"
 #include "draw.cuh"
 #include "pieces.cuh"
+#include "cluster.cuh"
 #include "linear_finish.cuh"
 #include "linear.cu"
 #include "linear_wide.cu"

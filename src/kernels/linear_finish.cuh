@@ -9,7 +9,7 @@
 // ---- Skinny linear maps (bf16): weights read once at memory speed
 // --------------------------------------------------------- out[m, n] = input[m, k] * weights[n, k]^T for up to 64 rows
 // m. A block makes whole tiles of 16 * pieces outputs, so many that all multiprocessors get the same number (the host
-// chooses `pieces`): no sum waits for another block.
+// chooses `pieces`): no sum waits for another block, but for the one that shares its columns.
 //
 //     a warp that fetches weights --> ring in shared memory --> 12 warps, each for 16 of the outputs and all rows;
 //     a warp that fetches input   -->  stages of 64 columns     stages go round among `groups` of `pieces` warps
@@ -19,6 +19,10 @@
 // end, so that memory is never left idle. At a tile's end the groups' sums meet in shared memory, are added in order of
 // the groups, and go through the map's epilogue. Weights are the left operand of the matrix units, the input the right
 // one.
+//
+// From sm_90 on the two blocks of a cluster make a tile of out and down together, each from half of the columns: twice
+// as wide, so that a block reads half as much of the input, which comes from L2 at little more than memory's rate. Each
+// sends the other the sums of half of the rows, and finishes the other half.
 
 #define LINEAR_CHUNK TSK__CUDA_LINEAR_CHUNK
 #define LINEAR_WARPS TSK__CUDA_LINEAR_WARPS
@@ -36,11 +40,11 @@ static __device__ __forceinline__ int sums_place(int column) { return column ^ (
 
 // A tile's sums and what is done to all of them.
 struct linear_sums {
-    const float *sums;          // [groups, rows, sums_row(width)], columns at sums_place
+    const float *sums;          // [parts, part_rows, sums_row(width)], from first_row on; columns at sums_place
     const float *scales;        // [rows] of the norm
     const bf16 *bias;           // [n] or NULL
-    int groups, rows, width;
-    int first_row, first;       // input row and output that the tile begins with
+    int parts, part_rows, rows, width;
+    int first_row, first;       // of `rows` input rows, and of the tile's outputs
     int n;
 };
 // What a thread does of a tile at a time: from `column` on of a row, as much as an epilogue's `step` says.
@@ -69,12 +73,12 @@ static __device__ __forceinline__ void linear_result(const linear_sums &t, int r
     for (int first = 0; first < LINEAR_GROUPS; first += at_once) {
         float4 parts[at_once][2];
 #pragma unroll
-        for (int i = 0; i < at_once; i++, from += t.rows * sums_row(t.width))
-            if (first + i < t.groups)
+        for (int i = 0; i < at_once; i++, from += t.part_rows * sums_row(t.width))
+            if (first + i < t.parts)
                 parts[i][0] = *(const float4 *)(from + low), parts[i][1] = *(const float4 *)(from + high);
 #pragma unroll
         for (int i = 0; i < at_once; i++)
-            if (first + i < t.groups) {
+            if (first + i < t.parts) {
                 y[0] += parts[i][0].x, y[1] += parts[i][0].y, y[2] += parts[i][0].z, y[3] += parts[i][0].w;
                 y[4] += parts[i][1].x, y[5] += parts[i][1].y, y[6] += parts[i][1].z, y[7] += parts[i][1].w;
             }
@@ -246,10 +250,9 @@ struct head_epilogue {
 template <int THREADS, class EPILOGUE>
 static __device__ __forceinline__ void finish_tile(const linear_args &a, const linear_sums &t, linear_item item,
                                                    EPILOGUE epilogue) {
-    for (;;) {
+    while (item.exists<EPILOGUE>(t)) {
         epilogue.finish(a, t, item);
         item.place<EPILOGUE>(t, item.number + THREADS);
-        if (!item.exists<EPILOGUE>(t)) return;
         epilogue.begin(a, item);
         epilogue.load(a, item);
     }

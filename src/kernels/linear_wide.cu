@@ -2,6 +2,7 @@
 #define SECTION_GUARD_KERNELS_LINEAR_WIDE
 
 #include "device.cuh"
+#include "cluster.cuh"
 #include "linear_finish.cuh"
 #include "linear.cu"
 
@@ -22,43 +23,6 @@ enum {
     WIDE_SCALES = 10,
     WIDE_WARPS = TSK__CUDA_WIDE_WARPS
 }; // fetch weights, fetch input, make scales (two)
-
-static __device__ __forceinline__ int cluster_rank() {
-    int rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-// Orders nothing but barriers_publish and what has been waited for.
-static __device__ __forceinline__ void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-}
-static __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
-// The same place in another block's shared memory.
-static __device__ __forceinline__ u32 peer_address(u32 address, int rank) {
-    u32 there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-    return there;
-}
-// To another block's shared memory, whose barrier counts the bytes as they come.
-static __device__ __forceinline__ void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     to),
-                 "r"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-static __device__ __forceinline__ void fence_cluster() { asm volatile("fence.acq_rel.cluster;" ::: "memory"); }
-// Orders what the matrix units have read before; what threads have read or written only by fence_cluster.
-static __device__ __forceinline__ void barrier_arrive_peer(u32 barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// To the same place of the blocks in `ranks`, whose barriers at the same place as this one's count the bytes.
-static __device__ __forceinline__ void copy_box_to_peers(u32 to, const tensor_map *map, int column, int row,
-                                                         u32 barrier, u32 ranks, u64 policy) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster."
-                 "L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier), "h"((unsigned short)ranks), "l"(policy)
-                 : "memory");
-}
 
 // A matrix in shared memory as the matrix units want it told: rows of 128 bytes, swizzled, 8 of them 1024 bytes.
 static __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
@@ -166,7 +130,8 @@ static __device__ __forceinline__ void wide_multiply(const linear_args &a, wide_
     float acc[N / 2];
     for (u32 tiles = 0; walk.more(); tiles++) {
         bool is_last = walk.is_last_tile();
-        linear_sums t = {memory.sums, memory.scales, a.bias, SPLIT, rows, N, walk.share * rows, walk.output(N), a.n};
+        linear_sums t = {memory.sums, memory.scales,     a.bias,         SPLIT, rows, rows,
+                         N,           walk.share * rows, walk.output(N), a.n};
         u32 last_empty = 0;
         linear_item item;
         EPILOGUE epilogue[rounds];

@@ -190,6 +190,7 @@ TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
 #define TSK__CUDA_LINEAR_CHUNK 64     /* columns at a time */
 #define TSK__CUDA_LINEAR_WARPS 12     /* that multiply; and the most pieces of a tile, which are of 16 outputs */
 #define TSK__CUDA_LINEAR_GROUPS 6     /* most of them that the warps are divided into */
+#define TSK__CUDA_LINEAR_SPLIT 2      /* blocks that share the columns of a tile of out and down, from sm_90 on */
 #define TSK__CUDA_LINEAR_FETCHERS 64  /* threads that fetch, where the copy engine does the work, */
 #define TSK__CUDA_LINEAR_FETCHERS_80 128  /* and before sm_90, where they do */
 

@@ -312,6 +312,19 @@ static inline void copy_to_peer(u32 to, u32 from, u32 bytes, u32 barrier) {
     });
 }
 
+static inline void store_to_peer(u32 to, float4 x, u32 barrier) {
+    block_state *target = block_of(to);
+    char *there = shared_at(to, 16);
+    if (block_of(barrier) != target) emulated_error("a store to a block, and another's barrier");
+    machine.copies.push_back([=]() {
+        if (chance_of(8)) return false;
+        if (!target->n_alive) emulated_error("a store to a block that has ended");
+        memcpy(there, &x, 16);
+        bytes_come(target, barrier, 16);
+        return true;
+    });
+}
+
 static inline bool last_to_arrive(u32 *counter, u32 expected, int *shared_flag) {
     __syncthreads();
     if (threadIdx.x == 0) {
