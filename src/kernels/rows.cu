@@ -59,23 +59,52 @@ template <class T> static __device__ __forceinline__ void embed(const tsk__cuda_
 }
 KERNEL_OF_BOTH_TYPES(embed)
 
+// A norm's first pieces of x and weight, two a thread, stay in registers between the sums and the result.
+struct norm_pieces {
+    static const int count = 2, columns = count * TSK__CUDA_THREADS_norm * 8;
+    uint4 x[count], weight[count];
+    static __device__ __forceinline__ int column(int i) { return (i * TSK__CUDA_THREADS_norm + (int)threadIdx.x) * 8; }
+    __device__ __forceinline__ void load(uint4 (&pieces)[count], const void *from, int d) {
+#pragma unroll
+        for (int i = 0; i < count; i++)
+            pieces[i] = column(i) < d ? *(const uint4 *)((const bf16 *)from + column(i)) : make_uint4(0, 0, 0, 0);
+    }
+    // In the order in which row_squares makes them.
+    __device__ __forceinline__ void make_squares(float *squares, int d) const {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            float sum = lanes_sum<SQUARES_TILE / 8>(squares_of_piece(x[i]));
+            if (column(i) % SQUARES_TILE == 0 && column(i) < d) squares[column(i) / SQUARES_TILE] = sum;
+        }
+    }
+    __device__ __forceinline__ void store(void *to, float scale, int d) const {
+#pragma unroll
+        for (int i = 0; i < count; i++)
+            if (column(i) < d) *(uint4 *)((bf16 *)to + column(i)) = normalised(x[i], scale, weight[i]);
+    }
+};
 // out[i] = rms(x[index[i]]) * weight, index NULL: i. Grid n, shared memory 4 * squares_row(d) bytes.
 template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_norm_args &a) {
     extern __shared__ __align__(16) float tile_squares[];
-    __shared__ float scale;
-    let_successor_start();
-    wait_for_predecessor();
     int d = a.d;
-    const T *x = (const T *)a.x + (u64)(a.index ? a.index[blockIdx.x] : (int)blockIdx.x) * d;
     const T *weight = (const T *)a.weight;
     T *out = (T *)a.out + (u64)blockIdx.x * d;
-    row_squares(x, d, tile_squares);
+    bool is_short = sizeof(T) == 2 && d % 8 == 0 && d <= norm_pieces::columns;
+    norm_pieces pieces;
+    if (is_short) pieces.load(pieces.weight, weight, d);
+    let_successor_start();
+    wait_for_predecessor();
+    const T *x = (const T *)a.x + (u64)(a.index ? a.index[blockIdx.x] : (int)blockIdx.x) * d;
+    if (is_short) {
+        pieces.load(pieces.x, x, d);
+        pieces.make_squares(tile_squares, d);
+    } else row_squares(x, d, tile_squares);
     __syncthreads();
-    if (threadIdx.x < 32) {
-        float s = row_scale(tile_squares, d, a.eps, threadIdx.x & 7);
-        if (threadIdx.x == 0) scale = s;
+    float scale = row_scale(tile_squares, d, a.eps, threadIdx.x & 7);  // by every warp for itself
+    if (is_short) {
+        pieces.store(out, scale, d);
+        return;
     }
-    __syncthreads();
     if (sizeof(T) == 2 && d % 8 == 0) {
         for (int i = threadIdx.x; i < d / 8; i += TSK__CUDA_THREADS_norm)
             ((uint4 *)out)[i] = normalised(((const uint4 *)x)[i], scale, ((const uint4 *)weight)[i]);
@@ -144,11 +173,11 @@ static __device__ __forceinline__ void rope_cache_pieces(const tsk__cuda_rope_ca
                                                          const cache_entry &, const float *, const float *) {}
 // RoPE of y + bias; q goes to its buffer, k and v to the cache. Grid n.
 template <class T> static __device__ __forceinline__ void rope_cache(const tsk__cuda_rope_cache_args &a) {
+    int half = a.head_dim / 2, row = blockIdx.x, heads = a.n_heads + 2 * a.n_kv_heads;
+    row_entry entry = a.table.rows[row];  // while the predecessor ends, like all that it does not write
+    cache_entry cache = a.table.caches[entry.request];
     let_successor_start();
     wait_for_predecessor();
-    int half = a.head_dim / 2, row = blockIdx.x, heads = a.n_heads + 2 * a.n_kv_heads;
-    row_entry entry = a.table.rows[row];
-    cache_entry cache = a.table.caches[entry.request];
     const T *y = (const T *)a.y + (u64)row * heads * a.head_dim, *bias = (const T *)a.bias;
     if (sizeof(T) == 2 && half % 8 == 0) {
         rope_cache_pieces(a, entry, cache, y, bias);
@@ -204,7 +233,7 @@ template <class T> static __device__ __forceinline__ void silu(const tsk__cuda_s
             if (captured_gate) store(captured_gate + at, gate[i]);
             if (captured_up) store(captured_up + at, up[i]);
         }
-        gate[i] = rounded(silu(gate[i]), y) * up[i];
+        gate[i] = rounded(sizeof(T) == 2 ? silu_fast(gate[i]) : silu(gate[i]), y) * up[i];
     }
     T *to = hidden + row * mlp + group * 8;
     if (sizeof(T) == 2 && mlp % 8 == 0)

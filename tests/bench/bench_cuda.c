@@ -1,10 +1,12 @@
-/* What `tokenskip bench` does not see of the CUDA backend, in LLaDA-8B's shape with random weights: the chain of cuBLAS
-   products of one refresh beside the refresh, a whole generation, the gaps that the host leaves on the stream, the
-   library's own device memory, a mixed load beside a steady one, and how long the start takes. Not a test.
+/* What `tokenskip bench` does not see of the CUDA backend, in LLaDA-8B's shape with random weights: steps and refreshes
+   of 1 to 32 requests beside their floors and the chain of cuBLAS's products, a whole generation, the gaps that the host
+   leaves on the stream, the library's own device memory, a mixed load beside a steady one, and how long the start
+   takes. Not a test.
 
        make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it)
        build/bench_cuda LLaDA-8B-Instruct      (that folder is loaded too)
        build/bench_cuda rows                   (only what the rule `rows` gains)
+       build/bench_cuda table                  (only steps and refreshes beside floors and cuBLAS's products)
        build/bench_cuda step LAYERS N ROWS LENGTH   (one step of a batch, between cuProfilerStart and -Stop) */
 #define TOKENSKIP_IMPLEMENTATION
 #define TOKENSKIP_CUDA_DLOPEN
@@ -196,23 +198,26 @@ static void randomise(tsk__cuda_stream *s, CUdeviceptr to, uint64_t count) {
     tsk__cuda_launch(s, TSK__CUDA_randomise, 1024, 1, 1, 256, 0, &a, "randomise");
 }
 
-/* One refresh's products: all rows through the layers, one block's through the head. */
-static void cublas_chain(tsk_model *model) {
+/* The products of a pass by cuBLAS, one after another: m rows through the layers, head_m through the head. In
+   milliseconds, the best of six when warm: what a chain sustains. */
+static double cublas_chain(tsk_model *model, int32_t m, int32_t head_m) {
     tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
     tsk__stream *stream = NULL;
     tsk__cuda_stream *s;
     tsk_error error;
     double best = 1e30;
-    int32_t m = 1280, l, i;
+    int32_t room = m > 1280 ? m : 1280, l, i, first, slice;
     memset(&error, 0, sizeof error);
-    must(b->base.ops->stream_create(&b->base, m, 0, &stream, &error), &error);
+    must(b->base.ops->stream_create(&b->base, room, 0, &stream, &error), &error);
     s = tsk__cuda_stream_of(stream);
     tsk__cuda_enter(b);
     tsk__cuda_need_logits(s);
-    randomise(s, s->device.normed, (uint64_t)m * 4096);  /* a product of zeros takes less power, and time */
-    randomise(s, s->device.scratch, (uint64_t)m * (uint64_t)b->gate_up_rows);
-    randomise(s, tsk__cuda_address(s->base.attention), (uint64_t)m * 4096);
-    randomise(s, tsk__cuda_address(s->base.hidden), (uint64_t)m * 12288);
+    randomise(s, s->device.normed, (uint64_t)room * 4096);  /* a product of zeros takes less power, and time */
+    randomise(s, s->device.scratch, (uint64_t)room * (uint64_t)b->gate_up_rows);
+    randomise(s, tsk__cuda_address(s->base.attention), (uint64_t)room * 4096);
+    randomise(s, tsk__cuda_address(s->base.hidden), (uint64_t)room * 12288);
+    slice = (int32_t)(tsk__cuda_logits_room(s) / (uint64_t)head_m);
+    if (slice > 126464) slice = 126464;
     for (i = 0; i < 12; i++) {
         double start = tsk__time_ms();
         for (l = 0; l < 32; l++) {
@@ -224,14 +229,16 @@ static void cublas_chain(tsk_model *model) {
             tsk__cuda_product(s, tsk__cuda_address(s->base.hidden), b->layers[l].down, s->device.full_x, m, 4096, 12288,
                               0, 0);
         }
-        tsk__cuda_product(s, s->device.normed, b->head, s->device.logits, 32, 126464, 4096, 0, 1);
+        for (first = 0; first < 126464; first += slice)
+            tsk__cuda_product(s, s->device.normed, b->head + (uint64_t)first * 4096 * 2, s->device.logits, head_m,
+                              126464 - first < slice ? 126464 - first : slice, 4096, 0, 1);
         b->api.cuStreamSynchronize(s->stream);
         start = tsk__time_ms() - start;
-        if (i >= 6 && start < best) best = start; /* warm by then: what a chain sustains */
+        if (i >= 6 && start < best) best = start;
     }
     tsk__cuda_leave(b);
-    printf("cuBLAS products of a refresh of 1280 tokens, the head on 32 rows: %.2f ms\n", best);
     b->base.ops->stream_destroy(stream);
+    return best;
 }
 
 /* What a batch runs: requests of all lengths at once, or steady passes of one block each. Steady blocks are all masks,
@@ -354,48 +361,102 @@ static void rows_gain(tsk_model *model) {
     whole_generation(model, "dual cache", plain);
 }
 
-/* ---- one step for a profiler: `n` requests of `length` positions each, `rows` of the block's 32 in each pass */
+/* ---- steps of a batch: `n` requests of `length` positions each, `rows` of the block's 32 in each pass */
 
-static void profiled_step(tsk_model *model, int32_t n, int32_t rows, int32_t length) {
-    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
-    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-    CUresult (*start)(void) = NULL, (*stop)(void) = NULL;
+typedef struct steps {
+    tsk_batch *batch;
+    double refresh, step;  /* milliseconds: the pass that begins the block, and the median of 16 that follow */
+} steps;
+
+static steps run_steps(tsk_model *model, int32_t n, int32_t rows, int32_t length) {
     tsk_batch_options options = tsk_batch_options_default();
     tsk_generate_options o = seed_options();
-    tsk_batch *batch = NULL;
     tsk_batch_status status;
     tsk_error error;
-    int32_t prompt[4096], i, j;
+    int32_t prompt[4096], i, j, round;
     double ms[16];
-    char why[128];
+    steps result = {NULL, 0, 0};
     memset(&error, 0, sizeof error);
-    if (!driver || !tsk__cuda_symbol(driver, "cuProfilerStart", &start, why, sizeof why) ||
-        !tsk__cuda_symbol(driver, "cuProfilerStop", &stop, why, sizeof why))
-        return;
     o.gen_length = o.steps = 32;
     o.skip.rule = rows < 32 ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
     options.max_requests = n;
     options.cache_tokens = options.max_rows = n * length;
-    must(tsk_batch_create(model, &options, &batch, &error), &error);
-    must(tsk_batch_force(batch, rows < 32 ? rows : TSK_AUTO, TSK_AUTO, &error), &error);
-    for (i = 0; i < n; i++) {
-        for (j = 0; j < length - 32; j++) prompt[j] = random_below(126000);
-        must(tsk_batch_submit(batch, prompt, length - 32, NULL, &o, NULL, NULL, &error), &error);
+    must(tsk_batch_create(model, &options, &result.batch, &error), &error);
+    must(tsk_batch_force(result.batch, rows < 32 ? rows : TSK_AUTO, TSK_AUTO, &error), &error);
+    for (round = 0; round < 2; round++) { /* the first makes what is made once */
+        for (i = 0; i < n; i++) {
+            for (j = 0; j < length - 32; j++) prompt[j] = random_below(126000);
+            must(tsk_batch_submit(result.batch, prompt, length - 32, NULL, &o, NULL, NULL, &error), &error);
+        }
+        must(tsk_batch_step(result.batch, &status, &error), &error);
+        result.refresh = status.ms;
+        if (round == 0) must(tsk_batch_drain(result.batch, &error), &error);
     }
-    for (i = 0; i < 4; i++) must(tsk_batch_step(batch, &status, &error), &error);
+    for (i = 0; i < 3; i++) must(tsk_batch_step(result.batch, &status, &error), &error);
     for (i = 0; i < 16; i++) {
-        must(tsk_batch_step(batch, &status, &error), &error);
+        must(tsk_batch_step(result.batch, &status, &error), &error);
         ms[i] = status.ms;
     }
-    tsk__cuda_enter(b);
-    start();
-    tsk__cuda_leave(b);
-    must(tsk_batch_step(batch, &status, &error), &error);
-    tsk__cuda_enter(b);
-    stop();
-    tsk__cuda_leave(b);
-    printf("%d x %d rows, %d cached: %.3f ms\n", (int)n, (int)rows, (int)length, median(ms, 16));
-    tsk_batch_free(batch);
+    result.step = median(ms, 16);
+    return result;
+}
+
+/* One more between cuProfilerStart and -Stop. */
+static void profiled_step(tsk_model *model, int32_t n, int32_t rows, int32_t length) {
+    tsk__cuda_backend *b = tsk__cuda_backend_of(model->backend);
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    CUresult (*start)(void) = NULL, (*stop)(void) = NULL;
+    tsk_batch_status status;
+    tsk_error error;
+    char why[128];
+    steps s = run_steps(model, n, rows, length);
+    memset(&error, 0, sizeof error);
+    if (driver && tsk__cuda_symbol(driver, "cuProfilerStart", &start, why, sizeof why) &&
+        tsk__cuda_symbol(driver, "cuProfilerStop", &stop, why, sizeof why)) {
+        tsk__cuda_enter(b);
+        start();
+        tsk__cuda_leave(b);
+        must(tsk_batch_step(s.batch, &status, &error), &error);
+        tsk__cuda_enter(b);
+        stop();
+        tsk__cuda_leave(b);
+    }
+    printf("%d x %d rows, %d cached: %.3f ms\n", (int)n, (int)rows, (int)length, s.step);
+    tsk_batch_free(s.batch);
+}
+
+/* What a pass of `rows` rows takes at the least, in milliseconds: reading the weights and `cached` positions at the
+   stream's speed, or its products and attention's at the matrix units'. */
+static double pass_floor(const tsk_ceilings *c, double rows, double cached, double keys_a_row, double head_rows) {
+    const double layers = 32 * (4 * 4096.0 * 4096 + 3 * 4096.0 * 12288), head = 126464.0 * 4096;
+    double bytes = 2 * (layers + head) + cached * 32 * 2 * 4096 * 2,
+           flops = 2 * (rows * layers + head_rows * head) + rows * keys_a_row * 32 * 4 * 4096;
+    return 1e3 * (bytes / c->bytes_per_second > flops / c->flops_per_second ? bytes / c->bytes_per_second
+                                                                            : flops / c->flops_per_second);
+}
+
+/* Steps and refreshes beside their floors and cuBLAS's products, all of one run. */
+static void step_table(tsk_model *model) {
+    static const struct { int32_t n, rows, length; } lines[] = {
+        {1, 32, 1280}, {1, 11, 1280}, {1, 32, 147}, {4, 32, 1280}, {8, 32, 1280}, {16, 32, 1280}, {16, 8, 1280},
+        {32, 32, 512}, {32, 8, 512}};
+    tsk_ceilings ceilings;
+    tsk_error error;
+    size_t i;
+    memset(&error, 0, sizeof error);
+    must(tsk_model_ceilings(model, &ceilings, &error), &error);
+    printf("stream %.2f TB/s, 8192^3 %.0f TFLOP/s\n", ceilings.bytes_per_second * 1e-12,
+           ceilings.flops_per_second * 1e-12);
+    printf("requests x (rows of positions) |   step   floor  cuBLAS's products | refresh   floor  cuBLAS's products\n");
+    for (i = 0; i < sizeof lines / sizeof *lines; i++) {
+        int32_t n = lines[i].n, rows = n * lines[i].rows, all = n * lines[i].length;
+        steps s = run_steps(model, n, lines[i].rows, lines[i].length);
+        tsk_batch_free(s.batch);
+        printf("%6d x (%d of %d)%*s| %6.2f  %6.2f  %6.2f             | %7.2f  %6.2f  %6.2f\n", (int)n,
+               (int)lines[i].rows, (int)lines[i].length, lines[i].length < 1000 ? 9 : 8, "", s.step,
+               pass_floor(&ceilings, rows, all, lines[i].length, rows), cublas_chain(model, rows, rows), s.refresh,
+               pass_floor(&ceilings, all, 0, lines[i].length, 32 * n), cublas_chain(model, all, 32 * n));
+    }
 }
 
 int main(int argc, char **argv) {
@@ -406,6 +467,12 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "rows") == 0) {
         model = make_model(32);
         rows_gain(model);
+        tsk_model_free(model);
+        return 0;
+    }
+    if (argc > 1 && strcmp(argv[1], "table") == 0) {
+        model = make_model(32);
+        step_table(model);
         tsk_model_free(model);
         return 0;
     }
@@ -430,7 +497,7 @@ int main(int argc, char **argv) {
     host_gaps(model, "TokenSkip", o);
     o.skip.layer_k = 0, o.refresh_rows = 32, o.refresh_every = 4;
     whole_generation(model, "32 more rows a step, a forward of all every 4th block", o);
-    cublas_chain(model);
+    step_table(model);
     mixed_load(model);
     rows_gain(model);
     tsk_model_free(model);
