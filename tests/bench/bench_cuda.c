@@ -1,6 +1,6 @@
 /* What `tokenskip bench` does not see of the CUDA backend, in LLaDA-8B's shape with random weights: steps and refreshes
-   of 1 to 32 requests beside their floors and the chain of cuBLAS's products, a whole generation, the gaps that the host
-   leaves on the stream, the library's own device memory, a mixed load beside a steady one, and how long the start
+   of 1 to 32 requests beside their floors and the chain of cuBLAS's products, a whole generation, the gaps that the
+   host leaves on the stream, the library's own device memory, a mixed load beside a steady one, and how long the start
    takes. Not a test.
 
        make bench-cuda                         (a GPU with 40 GB; builds build/bench_cuda and runs it)
