@@ -68,6 +68,9 @@ test_usage() {
     refuses 2 'only one of --threshold and --factor' $generate --factor 1 --threshold 0.9
     refuses 2 'only one of --no-threshold and --factor' $generate --no-threshold --factor 1
     refuses 2 'only one of --threshold, --no-threshold and --factor' $generate --no-threshold --factor 1 --threshold 1
+    refuses 2 'only one of --frechet and --entropy-bound' $generate --frechet 0.1 --entropy-bound 1
+    refuses 2 'only one of --no-threshold and --local-leap' $generate --no-threshold --local-leap 0.7
+    refuses 2 '--local-radius needs --local-leap' $generate --local-radius 3
     refuses 2 '--cache dual' $generate --cache none --skip-layer-k 2
     refuses 2 '--cache dual' $generate --skip-layer-k 1 --cache prefix
     refuses 2 'dual|prefix|none' $generate --cache most
@@ -108,6 +111,9 @@ test_values() {
         refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"
     done
     for value in 0 -1 1e-99 nan inf; do refuses_value --factor 'a number above 0,' --factor "$value"; done
+    for value in -0.1 1.1 nan; do refuses_value --frechet 'a number from 0 to 1,' --frechet "$value"; done
+    for value in -1 nan inf; do refuses_value --entropy-bound 'a number from 0 on,' --entropy-bound "$value"; done
+    for value in -1 1.5 x; do refuses_value --local-leap 'a number from 0 to 1,' --local-leap "$value"; done
     for value in -0.5 nan inf; do refuses_value --temperature 'a number from 0 on,' --temperature "$value"; done
     for option in --skip-threshold --skip-outlier; do
         for value in -1.5 2 nan; do refuses_value $option 'a number from -1 to 1,' $option "$value"; done
@@ -294,7 +300,9 @@ test_generate() {
     works $generate $options --json --skip-layer-k 4
     check "so is K = all layers" [ "$(list tokens)" = "$plain" ]
 
-    for more in "--no-threshold" "--factor 1.5" "--temperature 0.7 --seed 3" "--remasking random" "--skip-preset seed" \
+    for more in "--no-threshold" "--factor 1.5" "--frechet 0.01" "--entropy-bound 2" \
+        "--local-leap 0.1 --threshold 0.2 --local-radius 1" "--temperature 0.7 --seed 3" "--remasking random" \
+        "--skip-preset seed" \
         "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" \
         "--skip-reference last-computed --skip-max-age 2" "--skip-full-every 3 --skip-warm-start"; do
         works $generate $options --json $more

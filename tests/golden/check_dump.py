@@ -98,7 +98,7 @@ def arguments(golden):
         if name == "refresh_near" and options["refresh"] == "full":
             continue
         if name == "threshold" and value is None:
-            out += ["--no-threshold"] if golden["options"]["factor"] is None else []
+            out += ["--no-threshold"] if reference.has_schedule(options) else []
         elif isinstance(value, bool):
             out += [flag if value else flag.replace("--", "--no-", 1)]
         elif value is not None:
@@ -159,7 +159,7 @@ def can_run(golden):
 
 
 GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json", "generate_rule_rows.json",
-           "generate_near.json")
+           "generate_near.json", "generate_transfer.json")
 
 
 def main():

@@ -99,6 +99,14 @@ static const cli_option table[] = {
     {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "",
      "commit a fixed number each step instead"},
     {"factor", 0, GENERATION, KIND_FLOAT, ABOVE(0), FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
+    {"frechet", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.frechet), "D",
+     "Fast-dLLM++'s rule instead (0.25 in its paper)"},
+    {"entropy-bound", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.entropy_bound), "G",
+     "EB-Sampler's rule instead: entropies up to G nats,\nthe largest not counted (try 0.1)"},
+    {"local-leap", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.local_leap), "X",
+     "LocalLeap: also commit what is at least this\nconfident, beside what --threshold commits (0.75 in\nits code)"},
+    {"local-radius", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.local_radius), "N",
+     "local-leap: up to so many positions beside it (4)"},
     {"temperature", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.temperature), "T",
      "above 0: Gumbel-max sampling (0)"},
     {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
@@ -504,7 +512,7 @@ static int is_given_at_all(const cli_settings *settings, const char *name) {
 
 /* Of so many options that say the same thing, one at most may be there. */
 static int only_one_of(const cli_settings *settings, int n, const cli_option *const *options, const int *is_there) {
-    char list[4 * SHOWN] = "", name[SHOWN];
+    char list[6 * SHOWN] = "", name[SHOWN];
     int i, count = 0, left = 0;
     for (i = 0; i < n; i++) left += is_there[i];
     if (left < 2) return CLI_CONTINUE;
@@ -532,20 +540,38 @@ static int apply_preset(cli_settings *settings) {
     return bad_value(settings, generation_option("skip-preset"), "default, fast, careful or seed", settings->preset);
 }
 
-/* The transfer rule follows from which of its three options was given. */
+/* The options of which one says what the transfer rule is. LocalLeap's threshold belongs to it. */
+enum { N_TRANSFERS = 6 };
+static const struct { const char *option; tsk_transfer transfer; } transfers[N_TRANSFERS] = {
+    {"threshold", TSK_TRANSFER_THRESHOLD}, {"no-threshold", TSK_TRANSFER_SCHEDULE}, {"factor", TSK_TRANSFER_FACTOR},
+    {"frechet", TSK_TRANSFER_FRECHET},     {"entropy-bound", TSK_TRANSFER_ENTROPY}, {"local-leap", TSK_TRANSFER_LEAP},
+};
+
+static int transfer_is_given(const cli_settings *settings) {
+    int i;
+    for (i = 0; i < N_TRANSFERS; i++)
+        if (cli_given(settings, transfers[i].option)) return 1;
+    return 0;
+}
+
 static int choose_transfer(cli_settings *settings) {
-    const cli_option *options[3];
-    int is_there[3];
-    options[0] = generation_option("threshold");
-    options[1] = generation_option("no-threshold");
-    options[2] = generation_option("factor");
-    is_there[0] = cli_given(settings, "threshold");
-    is_there[1] = settings->no_threshold;
-    is_there[2] = cli_given(settings, "factor");
-    settings->generate.transfer = is_there[2]   ? TSK_TRANSFER_FACTOR
-                                  : is_there[1] ? TSK_TRANSFER_SCHEDULE
-                                                : TSK_TRANSFER_THRESHOLD;
-    return only_one_of(settings, 3, options, is_there);
+    const cli_option *options[N_TRANSFERS];
+    int is_there[N_TRANSFERS], i;
+    settings->generate.transfer = TSK_TRANSFER_THRESHOLD;
+    for (i = 0; i < N_TRANSFERS; i++) {
+        options[i] = generation_option(transfers[i].option);
+        is_there[i] = transfers[i].transfer == TSK_TRANSFER_SCHEDULE ? settings->no_threshold
+                                                                     : cli_given(settings, transfers[i].option);
+        if (is_there[i]) settings->generate.transfer = transfers[i].transfer;
+    }
+    if (settings->generate.transfer == TSK_TRANSFER_LEAP) is_there[0] = 0;
+    return only_one_of(settings, N_TRANSFERS, options, is_there);
+}
+
+static int check_transfer(const cli_settings *settings) {
+    char name[SHOWN], needs[SHOWN];
+    if (!cli_given(settings, "local-radius") || settings->generate.transfer == TSK_TRANSFER_LEAP) return CLI_CONTINUE;
+    return cli_usage_error("%s needs %s", shown(settings, "local-radius", name), shown(settings, "local-leap", needs));
 }
 
 /* An answer shorter than the default block is one block. */
@@ -705,6 +731,7 @@ static int check_generation(cli_settings *settings) {
     int status;
     choose_block_length(settings);
     status = check_lengths(settings);
+    if (status == CLI_CONTINUE) status = check_transfer(settings);
     if (status == CLI_CONTINUE) status = choose_rule(settings);
     choose_refresh(settings);
     if (status == CLI_CONTINUE) status = check_rows(settings);
@@ -867,7 +894,7 @@ int cli_request_end(cli_settings *request) {
     int status;
     if (request->preset || !has_token_skip(request)) leave_preset(request);
     status = apply_preset(request);
-    if (cli_given(request, "threshold") || cli_given(request, "factor") || cli_given(request, "no-threshold")) {
+    if (transfer_is_given(request)) {
         if (!cli_given(request, "no-threshold")) request->no_threshold = 0; /* the command line's choice is overruled */
         if (status == CLI_CONTINUE) status = choose_transfer(request);
     }

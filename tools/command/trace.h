@@ -61,8 +61,10 @@ const float *trace_row(const float *values, int is_cache, const uint64_t shape[3
                        uint64_t *width);
 int trace_is_cache(const char *name);
 
-/* The largest logit's id, the mask's left out; first wins. `probability`: its softmax among all; may be NULL. */
-int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id, double *probability);
+/* The largest logit's id, the mask's left out; first wins. */
+int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id);
+/* The same as a candidate: with its softmax among all, and the softmax's entropy. */
+tsk_candidate trace_candidate(const float *logits, int32_t n, int32_t mask_id, int32_t position);
 
 /* ---- The two-step comparison ------------------------------------------------------------------------------------ */
 

@@ -77,13 +77,19 @@ static void write_shape(tsk_json_writer *json, const char *key, const uint64_t s
 
 /* ---- Options ---------------------------------------------------------------------------------------------------- */
 
+static void write_used(tsk_json_writer *json, const char *key, float value, int is_used) {
+    tsk_json_write_key(json, key);
+    if (is_used) write_float(json, value);
+    else tsk_json_write_null(json);
+}
 static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o) {
-    tsk_json_write_key(json, "threshold");
-    if (o->transfer == TSK_TRANSFER_THRESHOLD) write_float(json, o->threshold);
-    else tsk_json_write_null(json);
-    tsk_json_write_key(json, "factor");
-    if (o->transfer == TSK_TRANSFER_FACTOR) write_float(json, o->factor);
-    else tsk_json_write_null(json);
+    const int leaps = o->transfer == TSK_TRANSFER_LEAP;
+    write_used(json, "threshold", o->threshold, leaps || o->transfer == TSK_TRANSFER_THRESHOLD);
+    write_used(json, "factor", o->factor, o->transfer == TSK_TRANSFER_FACTOR);
+    write_used(json, "frechet", o->frechet, o->transfer == TSK_TRANSFER_FRECHET);
+    write_used(json, "entropy_bound", o->entropy_bound, o->transfer == TSK_TRANSFER_ENTROPY);
+    write_used(json, "local_leap", o->local_leap, leaps);
+    if (leaps) write_int(json, "local_radius", o->local_radius);
 }
 
 static void write_options(const trace *t, tsk_json_writer *json) {

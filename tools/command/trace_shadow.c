@@ -216,8 +216,8 @@ static double log_sum(const float *logits, uint64_t n) {
 
 static void compare_logits(shadow *s, int32_t slot, const float *full, const float *mine, uint64_t n) {
     shadow_error *error = &s->step->error;
-    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask, NULL),
-            my_id = trace_argmax(mine, (int32_t)n, mask, NULL);
+    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask),
+            my_id = trace_argmax(mine, (int32_t)n, mask);
     double full_sum = log_sum(full, n), my_sum = log_sum(mine, n), kl = 0, confidence;
     uint64_t i;
     for (i = 0; i < n; i++) {
