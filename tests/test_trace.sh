@@ -18,12 +18,16 @@ test_help() {
     done
 }
 
-# The notebook's sections, in its order.
+# What tells most comes first; the notebook's sections, in its order, come where they are asked for.
 test_sections() {
     cat > "$work/sections" <<'END'
+== Where the answers part
+== Conclusion
+== Generation: mask residual and length
+== Step by step
 == Initial forward
-== Step 0: baseline against TokenSkip with nothing to compare with
-== Step 1: baseline against TokenSkip with threshold 1.0
+== Step 0: baseline against TokenSkip with nothing to compare with: nothing differs, as it must be: PASS
+== Step 1: baseline against TokenSkip with threshold 1.0: nothing differs, as it must be: PASS
 == Step 1: baseline against TokenSkip with threshold 0.9
 == Input shapes, layer by layer
 == Q, K, V projections
@@ -31,22 +35,102 @@ test_sections() {
 == Attention output
 == FFN
 == Cosines with step 0, and the verdict
-== KV cache
+== KV cache: nothing differs
 == Final hidden states, token by token
 == Logits, token by token
 == Summary of the two steps
-== Generation: mask residual and length
-== Step by step
-== Conclusion
 END
-    works trace -m $golden $short $seed
+    works trace -m $golden $short $seed --notebook
     grep '^== ' "$out" > "$work/found"
     check "the sections are the notebook's" cmp -s "$work/sections" "$work/found"
+    works trace -m $golden $short $seed
+    head -n 4 "$work/sections" > "$work/first"
+    grep '^== ' "$out" > "$work/found"
+    check "without --notebook they are not there" cmp -s "$work/first" "$work/found"
+    works trace -m $golden $short --skip-threshold 1 --skip-outlier -1 --notebook
+    check "sections in which nothing differs take a line each" \
+        [ "$(grep -c '^== .*: nothing differs' "$out")" -eq 11 ]
+}
+
+# The seed's rule on the demo model: answers part, and the report leads with where.
+part_of() { sed -n "s/.*\"parting\":{\(.*\),\"comparison\":.*/\1/p" "$out"; } # of the JSON
+field() { part_of | sed "s/.*\"$1\":{\([^}]*\)}.*/\1/" | grep -o "\"$2\":[0-9.e-]*" | cut -d : -f 2; }
+
+test_parting() {
+    question="What is 84 + 23 - 39?"
+    slow="-m examples/demo-model --gen-length 32 --no-threshold"
+    works trace $slow -p "$question" --skip-preset seed
+    check "both texts stand beside each other" prints '^plain dual cache  *| TokenSkip$'
+    check "differences are marked" prints '^.*⟦.*⟧.* | .*⟦.*⟧'
+    check "the position is named" prints '^The first token that differs is at position [0-9]*, the answer.s token '
+    check "and the passes" prints '^  committed in  *pass [0-9]*: block 0 step [0-9]* *pass [0-9]*: block 0 step '
+    check "and both probabilities of both tokens" [ "$(grep -c '^  probability of "' "$out")" -eq 2 ]
+    works trace $slow -p "$question" --skip-preset seed --json
+    check "it is JSON" is_json
+    position=$(part_of | sed 's/.*"position":\([0-9]*\).*/\1/')
+    first=$(part_of | sed 's/.*"first_other_pass":\([0-9]*\).*/\1/')
+    check "the passes part before, or with, the tokens" [ "$first" -le "$(field given pass)" ]
+    check "tokens differ" [ "$(field given token)" -ne "$(field baseline token)" ]
+    for side in baseline given; do # a pass's confidence is the probability of what it commits
+        field $side confidence > "$work/committed"
+        field $side ${side}_token_probability >> "$work/committed"
+        check "$side: the probability is the confidence: $(tr '\n' ' ' < "$work/committed")" \
+            awk '{ v[NR] = $1 } END { exit !(NR == 2 && v[1] - v[2] < 1e-4 && v[2] - v[1] < 1e-4) }' "$work/committed"
+        check "$side prefers its own token" awk -v a="$(field $side baseline_token_probability)" \
+            -v b="$(field $side given_token_probability)" -v s=$side 'BEGIN { exit !(s == "given" ? b > a : a > b) }'
+    done
+    check "the position is one of those that differ" \
+        [ -n "$(part_of | sed 's/.*"positions":\[\([^]]*\)\].*/,\1,/' | grep ",$position,")" ]
+    works trace $slow -p "$question" --skip-rule rows --rows-margin 32
+    check "the same answer is said in a line" prints '^all 32 tokens are the same$'
+    works trace $slow -p "$question" --skip-rule rows --skip-full-every 1
+    check "and the same passes" prints '^every pass commits the same$'
+}
+
+test_versus() {
+    slow="-m examples/demo-model --gen-length 32 --no-threshold -p 41+1"
+    works trace $slow --versus ''
+    check "the same settings: every pass commits the same" prints '^every pass commits the same$'
+    works trace $slow --skip-rule off --versus "--threshold 0.5"
+    check "any two settings: TokenSkip off on both sides" prints '^compared: --threshold 0.5 (baseline) and the given s'
+    check "the given ones take a pass a token" prints '^given  *nfe=32,'
+    check "the others fewer" lacks '^baseline  *nfe=32,'
+    works trace $slow --versus "--gen-length 64 --skip-rule off" --json
+    check "another length" is_json
+    check "is told" prints '"versus":"--gen-length 64 --skip-rule off"'
+    refuses 2 "^tokenskip: --versus: '-p' is no option of a generation" trace $slow --versus '-p x'
+    refuses 2 "^tokenskip: --versus: trace has no option '--nonesuch'" trace $slow --versus '--nonesuch'
+    refuses 2 "the prompt is the same for both" trace $slow --versus '--system x'
+    refuses 1 "^tokenskip: --versus: .*max_sequence_length" trace $slow --versus '--gen-length 65536'
+    refuses 2 "a quote has no end" trace $slow --versus "--cache 'none"
+}
+
+# Reasons: what ran is what the pass before committed, the surest of the masked, and neighbours; what did not is asked
+# of the full pass.
+test_reasons() {
+    slow="-m examples/demo-model --gen-length 32 --no-threshold -p 41+1"
+    works trace $slow --rows-ahead 1 --shadow
+    check "the block's first pass needs no reasons" prints '^block 0 step 0: mask=32, rows=[0-9]* (block start)'
+    check "margin 4: five may be committed" \
+        prints '^  ran: 1 just committed, 5 may be committed, [12] ahead; 2[0-9] left'
+    check "the full pass is asked" prints '^  of these the full pass would commit '
+    works trace $slow --rows-margin 2
+    check "margin 2: three" prints '^  ran: 1 just committed, 3 may be committed; 28 left out, masked ones at '
+    works trace -m examples/demo-model --gen-length 32 -p 41+1 --threshold 0.9999
+    check "by threshold: all masked" prints '^  ran: [0-9]* just committed, [0-9]* may be committed$'
+    works trace $slow --skip-threshold 0.9 --skip-outlier -1
+    check "states: masked tokens always run" prints '^  ran: 1 just committed, 2[0-9] masked; [0-9]* stable'
+    check "stable ones by their cosines" prints '^  stable by mean cosines of 0.9[0-9]* to [01].[0-9]*, none below '
+    works trace $slow --rows-ahead 1 --json --shadow
+    for reason in start committed candidate ahead left_out; do
+        check "JSON has the reason $reason" prints "\"$reason\""
+    done
+    check "and what the full pass would commit" prints '"full_commits":\[[01,]*1[01,]*\]'
 }
 
 test_seed_policy() {
-    works trace -m $golden $short $seed
-    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    works trace -m $golden $short $seed --notebook
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'nothing differs, as it must be: PASS' "$out")" -eq 2 ]
     check "every mask is filled" prints '^16 masks filled'
     check "all are stable" prints '^active: 0, stable: 8$'
     check "the split is marked" prints '^layer  2: baseline=\[8, 48\], skip=N/A <-- split'
@@ -56,8 +140,8 @@ test_seed_policy() {
 }
 
 test_default_policy() {
-    works trace -m $golden $short --skip-threshold 0.9 --skip-outlier -1
-    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    works trace -m $golden $short --skip-threshold 0.9 --skip-outlier -1 --notebook
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'nothing differs, as it must be: PASS' "$out")" -eq 2 ]
     check "no masked token is skipped" prints '^no masked token was judged stable'
     check "nobody is told of damage" lacks damaged
     works trace -m $golden $short --skip-masked --skip-threshold 0.9 --skip-outlier -1
@@ -65,10 +149,10 @@ test_default_policy() {
 }
 
 test_options() {
-    works trace -m $golden $short --keep-masks
+    works trace -m $golden $short --keep-masks --notebook
     check "masks are kept" prints '^masks kept$'
     check "and are there in step 1" prints '(masked)$'
-    works trace -m $golden $short --keep-masks --no-threshold $seed
+    works trace -m $golden $short --keep-masks --no-threshold $seed --notebook
     check "cached rows that differ are named" prints '^ *K differs at [0-9]* positions: 4 5 6 7 '
     check "not below the split" prints '^layer  1: K diff=0.000000, V diff=0.000000$'
     works trace -m $golden $short --no-eos-stop --blocks 1
@@ -79,9 +163,9 @@ test_options() {
     check "TokenSkip off is said" prints 'TokenSkip is off'
     works trace -m $golden $short --cache none
     works trace -m $golden $short --cache prefix
-    works trace -m $golden $short --skip-layer-k 99
+    works trace -m $golden $short --skip-layer-k 99 --notebook
     check "K beyond the layers skips nobody" prints 'no states are compared'
-    works trace -m $golden --prompt-ids 5,70,7,8 --gen-length 8 --block-length 8
+    works trace -m $golden --prompt-ids 5,70,7,8 --gen-length 8 --block-length 8 --notebook
     check "a masked prompt position is a block of its own" prints '^block: 1 positions from 1 to 1$'
 }
 
@@ -108,8 +192,8 @@ test_json() {
 # threshold: at 1 nobody is, and every step is its full pass.
 test_rarer_refreshes() {
     rarer="$short --gen-length 32 --no-eos-stop --no-threshold --refresh-every 3 --refresh-rows 5"
-    works trace -m $golden $rarer $seed
-    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$out")" -eq 2 ]
+    works trace -m $golden $rarer $seed --notebook
+    check "step 0 and threshold 1.0 are exact" [ "$(grep -c 'nothing differs, as it must be: PASS' "$out")" -eq 2 ]
     works trace -m $golden $rarer $seed --keep-masks --shadow --json
     check "it is JSON" is_json
     check "the options are in it" prints '"refresh_every":3,"refresh_rows":5'
@@ -382,6 +466,9 @@ test_page() {
 
 test_help
 test_sections
+test_parting
+test_versus
+test_reasons
 test_seed_policy
 test_default_policy
 test_options

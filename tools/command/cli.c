@@ -349,6 +349,19 @@ void cli_make_plain(tsk_generate_options *options) {
     options->refresh_window = 0;
 }
 
+tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t quota) {
+    tsk_transfer_rule rule;
+    rule.transfer = options->transfer;
+    rule.threshold = options->threshold;
+    rule.factor = options->factor;
+    rule.frechet = options->frechet;
+    rule.entropy_bound = options->entropy_bound;
+    rule.local_leap = options->local_leap;
+    rule.local_radius = options->local_radius;
+    rule.quota = quota;
+    return rule;
+}
+
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out) {
     tsk_message messages[2];

@@ -52,10 +52,13 @@ static const cli_command commands[] = {
      cmd_bench},
     {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]",
      "What TokenSkip does to a generation, pass by pass.",
-     PROMPT_NOTE "Two steps of the first block are compared with TokenSkip off and on, all from the same state; then "
-                 "both generations\n"
-                 "are followed step by step. A value in a dump is called pass0.block_3.output, or skip.pass0... with "
-                 "TokenSkip on.\n",
+     PROMPT_NOTE
+     "Compares the generation with the plain dual cache's, or with that of --versus, and begins with where the two\n"
+     "answers part: the first token that differs, the passes that committed it, and the probabilities of both tokens\n"
+     "in both. Then, pass by pass, which rows ran and why; with --shadow also what the full pass, from the same state,\n"
+     "would have committed of the others. --notebook adds two steps of the first block with TokenSkip off and on,\n"
+     "value by value, all from the same state.\n"
+     "A value in a dump is called pass0.block_3.output, or skip.pass0... of the second generation.\n",
      cmd_trace},
     {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]",
      "The skip options that compute the least while few predictions change.",

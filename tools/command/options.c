@@ -70,6 +70,11 @@ static const cli_option table[] = {
     {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(keep_masks), "",
      "compare two steps with masks, not filled in"},
     {"blocks", 0, CLI_TRACE, KIND_INT, FROM(1), FIELD(blocks), "N", "run only the first N blocks (all)"},
+    {"versus", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(versus), "SETTINGS",
+     "compare with the generation of these options (the\nplain dual cache: '--skip-rule off'); what they do\nnot name "
+     "is as given here"},
+    {"notebook", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(notebook), "",
+     "two steps of the first block, value by value"},
     {"shadow", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(shadow), "", "run the full pass beside every step"},
     {"html", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(html), "FILE", "a page to look at"},
     {"dump", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump), "FILE", "all values, as .safetensors"},
@@ -462,7 +467,7 @@ static int is_help(const char *argument) { return strcmp(argument, "--help") == 
 static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
     const char *argument = argv[*i], *value, *unused;
     const cli_option *option = match_argument(command->bit, argument, &value);
-    if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL, argument, &value))
+    if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL | CLI_TRACE, argument, &value))
         return cli_usage_error("'%s' is no option of a generation: it holds for both settings", argument);
     if (!option)
         return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument,
@@ -473,7 +478,7 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
         value = *i + 1 < argc ? argv[++*i] : NULL;
         /* an option where a value should stand is a forgotten value, unless options are the value */
         if (!value ||
-            (option->field != FIELD(against) &&
+            (option->field != FIELD(against) && option->field != FIELD(versus) &&
              (is_help(value) ||
               (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
@@ -902,18 +907,56 @@ int cli_request_end(cli_settings *request) {
     return status == CLI_CONTINUE ? check_generation(request) : status;
 }
 
-/* ---- What stands in --against ----------------------------------------------------------------------------------- */
+/* ---- Settings in one text: --against, --versus ------------------------------------------------------------------- */
 
-int cli_parse_against(cli_settings *against, const cli_settings *given, int n_words, char **words) {
-    static const cli_command command = {CLI_AGAINST, "eval", "", "", "", NULL};
+/* Words between white space, which quotes of either kind keep together; NULL when one does not end. One block, which
+   the caller frees. */
+static char **split(const char *text, int *n) {
+    size_t length = strlen(text), most = length / 2 + 1;
+    char **words = (char **)cli_allocate(most * sizeof *words + length + 1, 1), *to = (char *)(words + most);
+    *n = 0;
+    for (;;) {
+        text += strspn(text, " \t\r\n");
+        if (!*text) return words;
+        words[(*n)++] = to;
+        while (*text && !strchr(" \t\r\n", *text)) {
+            int is_quoted = *text == '\'' || *text == '"';
+            size_t size = 1;
+            if (is_quoted) {
+                const char *end = strchr(text + 1, *text);
+                if (!end) return free(words), NULL;
+                size = (size_t)(end - ++text);
+            }
+            memcpy(to, text, size);
+            to += size;
+            text += size + (size_t)is_quoted;
+        }
+        *to++ = 0;
+    }
+}
+
+static int parse_words(cli_settings *against, const cli_command *command, int n_words, char **words) {
     int i, status = CLI_CONTINUE;
+    for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
+        status = words[i][0] == '-' && words[i][1] ? parse_option(against, command, n_words, words, &i)
+                                                   : parse_positional(against, command, words[i]);
+    if (status == CLI_CONTINUE) status = check_prompt(against, command);
+    return status == CLI_CONTINUE ? cli_request_end(against) : status;
+}
+
+int cli_parse_against(cli_settings *against, const cli_settings *given, const char *name, const char *option,
+                      const char *text, char ***words) {
+    cli_command command = {CLI_AGAINST, NULL, "", "", "", NULL};
+    int n_words, status;
+    command.name = name;
     cli_request_begin(against, given);
     against->is_request = 0;
-    for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
-        status = words[i][0] == '-' && words[i][1] ? parse_option(against, &command, n_words, words, &i)
-                                                   : parse_positional(against, &command, words[i]);
-    if (status == CLI_CONTINUE) status = check_prompt(against, &command);
-    return status == CLI_CONTINUE ? cli_request_end(against) : status;
+    cli_place_messages(option);
+    *words = split(text, &n_words);
+    status = *words ? parse_words(against, &command, n_words, *words)
+                    : cli_usage_error("a quote has no end: %s", text);
+    cli_place_messages(NULL);
+    return status;
 }
 
 void cli_settings_free(cli_settings *settings) {

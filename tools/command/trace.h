@@ -118,6 +118,9 @@ typedef struct shadow_step {
     float *confidence_errors;
     uint8_t *flips;
     int32_t *full_predictions;           /* -1 where not masked */
+    float *full_confidences;             /* likewise */
+    uint8_t *full_commits;               /* what the full pass would have committed; all 0 where that is drawn */
+    int32_t n_missed;                    /* of these, rows that were left out */
     shadow_layer *layers;                /* [n_layers] */
 } shadow_step;
 
@@ -133,6 +136,26 @@ typedef struct shadow shadow;
 
 double shadow_relative(const shadow_norm *norm); /* relative L2; 0 where there is nothing */
 
+/* ---- Why a row ran ---------------------------------------------------------------------------------------------- */
+
+typedef enum row_reason {
+    ROW_LEFT_OUT,    /* it did not, by the rule `rows` */
+    ROW_STABLE,      /* it did not run the upper layers, by the rule `states` */
+    ROW_START,       /* the block's first pass runs all */
+    ROW_COMMITTED,   /* the pass before committed it */
+    ROW_CANDIDATE,   /* rows: it may be committed */
+    ROW_AHEAD,       /* rows: it stands beside one that was committed */
+    ROW_MASKED,      /* states: masked tokens always run */
+    ROW_MOVED,       /* states: its mean cosine is not above the threshold, */
+    ROW_OUTLIER,     /* or one of its cosines is below the outlier limit, */
+    ROW_AGE,         /* or it was skipped for long enough */
+    ROW_ALL,         /* everything runs in this step */
+    ROW_NO_STATES    /* states: there is nothing to compare with */
+} row_reason;
+
+const char *reason_name(row_reason reason); /* for people */
+const char *reason_key(row_reason reason);  /* for JSON */
+
 /* ---- Generations, step by step ---------------------------------------------------------------------------------- */
 
 typedef struct step_log {
@@ -144,6 +167,7 @@ typedef struct step_log {
     uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no
                                             block step */
     shadow_step *shadow;                 /* NULL: not run here */
+    uint8_t *reasons;                    /* [n_positions] of row_reason */
 } step_log;
 
 typedef struct generation_log {
@@ -156,6 +180,11 @@ typedef struct generation_log {
     int32_t n_blocks;
     shadow_totals shadow;                /* layers NULL: no shadow mode */
 } generation_log;
+
+/* Fills in every step's reasons. `resolved`: the generation's options, without TSK_AUTO. */
+void reasons_find(generation_log *log, const tsk_generate_options *resolved);
+/* The least and the mean cosine of a step's token i; the step has cosines. */
+void reason_cosines(const step_log *step, int32_t i, double *least, double *mean);
 
 /* Where a value of a generation goes, and what went wrong with it. */
 typedef struct trace_dump {
@@ -189,17 +218,40 @@ void shadow_step_free(shadow_step *step);
 
 /* ---- Everything, and its three forms ---------------------------------------------------------------------------- */
 
+/* What one of two generations made of the position at which they part. */
+typedef struct parting_side {
+    int32_t pass, block, block_step;     /* that committed it; -1: none did, an early end filled it */
+    int32_t id;
+    double confidence;                   /* with which it was committed; -1 likewise */
+    double probabilities[2];             /* in that pass, of the baseline's token and of the other; -1: not known */
+} parting_side;
+
+typedef struct trace_parting {
+    int32_t position;                    /* in the canvas; -1: no token differs */
+    int32_t first_other_pass;            /* the first that commits other positions or tokens; -1: none */
+    parting_side sides[2];               /* the baseline, the given settings */
+} trace_parting;
+
 typedef struct trace {
     const cli_engine *engine;
     const cli_settings *settings;
+    tsk_generate_options versus;         /* the baseline's */
+    const char *names[2];                /* of the baseline and of the given settings */
     const tsk_model_config *config;
     int32_t layer_k;                     /* resolved, of the generation; 0: it compares no states */
     int32_t notes_k;                     /* of the two-step comparison, which is by states; 0: there is none */
-    int leaves_out;                      /* the settings compute less than the baseline */
+    int leaves_out;                      /* the settings are not the baseline's: there are two generations */
     const tsk_tokens *prompt;
     notebook notes;
     generation_log baseline, skip;       /* skip.count 0: the settings are the baseline's */
+    trace_parting parting;               /* where there are two */
 } trace;
+
+/* Whether both have decoded this position, otherwise. */
+int trace_differs(const trace *t, int32_t position);
+/* Compares the two generations, of which it runs as much again as it takes to know the probabilities. */
+int parting_find(trace *t);
+void parting_text(const trace *t, tsk_text *out);
 
 /* The first block step that meets a condition: masked tokens among the stable ones; all stable while masks remain. */
 const step_log *trace_first_stable_masked(const generation_log *log);

@@ -295,6 +295,9 @@ static void write_step_shadow(const trace *t, tsk_json_writer *json, const step_
     tsk_json_write_key(json, "kl");
     write_floats(json, step->shadow->kl, step->n_positions);
     cli_json_ids(json, "full_predictions", step->shadow->full_predictions, (size_t)step->n_positions);
+    tsk_json_write_key(json, "full_confidences");
+    write_floats(json, step->shadow->full_confidences, step->n_positions);
+    write_flags(json, "full_commits", step->shadow->full_commits, step->n_positions);
     write_norms(json, step->shadow->layers, t->config->n_layers);
     tsk_json_end_object(json);
 }
@@ -346,6 +349,12 @@ static void write_step(const trace *t, tsk_json_writer *json, const step_log *st
     cli_json_uint(json, "token_layers_total", step->total);
     write_flags(json, "masked", step->masked, n);
     write_int(json, "rows", step->n_rows);
+    begin_array(json, "reasons");
+    for (i = 0; i < n; i++) {
+        const char *key = reason_key((row_reason)step->reasons[i]);
+        tsk_json_write_string(json, key, strlen(key));
+    }
+    tsk_json_end_array(json);
     write_flags(json, "active", step->active, n);
     write_flags(json, "committed", step->committed, n);
     cli_json_ids(json, "predictions", step->predictions, (size_t)n);
@@ -426,6 +435,50 @@ static void write_conclusion(const trace *t, tsk_json_writer *json) {
     tsk_text_free(&text);
 }
 
+/* ---- Where the answers part ------------------------------------------------------------------------------------- */
+
+static void write_probability(tsk_json_writer *json, const char *key, double probability) {
+    if (probability < 0) write_null(json, key);
+    else cli_json_double(json, key, probability);
+}
+
+static void write_side(tsk_json_writer *json, const char *key, const parting_side *side) {
+    begin_object(json, key);
+    if (side->pass < 0) write_null(json, "pass");
+    else {
+        write_int(json, "pass", side->pass);
+        write_int(json, "block", side->block);
+        write_int(json, "step", side->block_step);
+    }
+    write_int(json, "token", side->id);
+    write_probability(json, "confidence", side->confidence);
+    write_probability(json, "baseline_token_probability", side->probabilities[0]);
+    write_probability(json, "given_token_probability", side->probabilities[1]);
+    tsk_json_end_object(json);
+}
+
+static void write_parting(const trace *t, tsk_json_writer *json) {
+    int32_t i;
+    if (!t->leaves_out) {
+        write_null(json, "parting");
+        return;
+    }
+    begin_object(json, "parting");
+    if (t->parting.first_other_pass < 0) write_null(json, "first_other_pass");
+    else write_int(json, "first_other_pass", t->parting.first_other_pass);
+    begin_array(json, "positions");
+    for (i = 0; i < t->skip.canvas_length; i++)
+        if (trace_differs(t, i)) tsk_json_write_int(json, i);
+    tsk_json_end_array(json);
+    if (t->parting.position < 0) write_null(json, "position");
+    else {
+        write_int(json, "position", t->parting.position);
+        write_side(json, "baseline", &t->parting.sides[0]);
+        write_side(json, "given", &t->parting.sides[1]);
+    }
+    tsk_json_end_object(json);
+}
+
 void trace_json(const trace *t, tsk_json_writer *json) {
     tsk_json_begin_object(json);
     cli_json_string(json, "device", tsk_model_device_name(t->engine->model));
@@ -435,6 +488,9 @@ void trace_json(const trace *t, tsk_json_writer *json) {
     write_int(json, "eos_token_id", t->config->eos_token_id);
     cli_json_ids(json, "prompt_tokens", t->prompt->ids, (size_t)t->prompt->count);
     write_options(t, json);
+    if (t->settings->versus) cli_json_string(json, "versus", t->settings->versus);
+    else write_null(json, "versus");
+    write_parting(t, json);
     write_comparison(t, json);
     write_generation(t, json, "baseline", &t->baseline);
     if (t->leaves_out) write_generation(t, json, "tokenskip", &t->skip);

@@ -99,8 +99,7 @@ static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t 
     const trace_value *logits = trace_values_find(&notes->base0, "logits", "");
     size_t n_block = (size_t)notes->n_positions;
     tsk_candidate *candidates = (tsk_candidate *)cli_allocate(n_block, sizeof *candidates);
-    tsk_transfer_rule rule = {o->transfer,   o->threshold,    o->factor, o->frechet, o->entropy_bound,
-                              o->local_leap, o->local_radius, 0};
+    tsk_transfer_rule rule = cli_transfer_rule(o, 0);
     uint8_t *commit = (uint8_t *)cli_allocate(n_block, sizeof *commit);
     int32_t i, n = 0, blocks = o->gen_length / o->block_length,
                steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;

@@ -152,7 +152,11 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
     if (status == CLI_OK)
         status = take_steps(&r, session, settings->blocks > 0 ? settings->blocks : INT32_MAX, &log->shadow);
     visual_end(&r.view);
-    if (status == CLI_OK) keep_result(log, session);
+    if (status == CLI_OK) {
+        keep_result(log, session);
+        tsk_generate_options_resolve(engine->model, &mine);
+        reasons_find(log, &mine);
+    }
     shadow_free(r.shadow);
     tsk_session_free(session);
     return status;
@@ -166,6 +170,7 @@ static void free_step(step_log *step) {
     free(step->committed);
     free(step->active);
     free(step->masked);
+    free(step->reasons);
     shadow_step_free(step->shadow);
 }
 
