@@ -812,12 +812,12 @@ TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
 /* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
 typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
 
-/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
    _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
 typedef struct tsk_trace_record {
     const char *name;
     const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
-    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t pass, layer;         /* layer -1 outside the layers */
     int32_t n_rows;              /* rows that ran here */
     const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
     int n_dims;                  /* of output_shape */
@@ -951,6 +951,11 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data,
                                                     tsk_error *error);
+/* The file's __metadata__: `n` texts under keys of their own, in this order; a later call takes the place of an earlier
+   one. */
+TOKENSKIP_API tsk_status tsk_safetensors_writer_metadata(tsk_safetensors_writer *writer, int32_t n,
+                                                         const char *const *keys, const char *const *values,
+                                                         tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 

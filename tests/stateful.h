@@ -1753,7 +1753,7 @@ static void watch_record(void *user, const tsk_trace_record *r) {
 }
 
 static void trace_slot(driver *d, slot *s) {
-    static const char *const patterns[] = {NULL, "*_1*", "logits", "kv_*", "block_?_rope", "nothing", "", "embedding"};
+    static const char *const patterns[] = {NULL, "*_1*", "logits", "kv_*", "layer_?_rope", "nothing", "", "embedding"};
     tsk_trace_options o = tsk_trace_options_default();
     int on = draw(d, 3), was_traced = s->is_traced;
     tsk_status status;

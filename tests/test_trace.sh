@@ -216,24 +216,70 @@ test_dump() {
         "$programs/dump_check" "$work/all.safetensors" 6 4 > /dev/null
     tensors "$work/all.safetensors" > "$out"
     for line in 'pass0.embedding.output  *F32  *\[20, 48\]' 'pass0.logits.output  *F32  *\[20, 72\]' \
-        'pass1.block_5.input  *F32  *\[8, 48\]' 'pass1.block_5.output  *F32  *\[8, 48\]' \
-        'pass1.block_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.block_0_rope.k  *F32  *\[8, 2, 8\]' \
+        'pass1.layer_5.input  *F32  *\[8, 48\]' 'pass1.layer_5.output  *F32  *\[8, 48\]' \
+        'pass1.layer_0_rope.q  *F32  *\[8, 6, 8\]' 'pass1.layer_0_rope.k  *F32  *\[8, 2, 8\]' \
         'pass1.kv_3.k  *F32  *\[2, 20, 8\]' 'pass1.kv_3.v  *F32  *\[2, 20, 8\]' \
-        'pass1.block_2_ffn_out.input  *F32  *\[8, 40\]' 'pass1.final_norm.output  *F32  *\[8, 48\]' \
-        'skip.pass1.block_0.output  *F32'; do
+        'pass1.layer_2_ffn_out.input  *F32  *\[8, 40\]' 'pass1.final_norm.output  *F32  *\[8, 48\]' \
+        'skip.pass1.layer_0.output  *F32'; do
         check "dump has $line" prints "^$line"
     done
-    works trace -m $golden $short --dump "$work/some.safetensors" --dump-only 'pass*.block_0_rope.?' --passes 1..2
+    works trace -m $golden $short --dump "$work/some.safetensors" --dump-pattern 'pass*.layer_0_rope.?' --passes 1..2
     tensors "$work/some.safetensors" > "$out"
-    check "patterns and passes limit it" prints '^4 tensors'
-    check "to those asked for" prints '^pass2.block_0_rope.k '
-    works trace -m $golden $short $seed --dump "$work/skip.safetensors" --dump-only 'skip.pass*.block_5.output'
+    # two values and four small tensors of each pass, of two generations; the index
+    check "patterns and passes limit it" [ "$(grep -c ' F32 ' "$out")" -eq 4 ]
+    check "what tells of the values stays" prints '^22 tensors'
+    check "to those asked for" prints '^pass2.layer_0_rope.k '
+    works trace -m $golden $short $seed --dump "$work/skip.safetensors" --dump-pattern 'skip.pass*.layer_5.output'
     tensors "$work/skip.safetensors" > "$out"
-    check "a pass that skips nobody has all rows" prints '^skip.pass1.block_5.output  *F32  *\[8, 48\]'
-    check "one that skips some has the rest" prints '^skip.pass2.block_5.output  *F32  *\[1, 48\]'
+    check "a pass that skips nobody has all rows" prints '^skip.pass1.layer_5.output  *F32  *\[8, 48\]'
+    check "one that skips some has the rest" prints '^skip.pass2.layer_5.output  *F32  *\[1, 48\]'
+    works trace -m $golden $short --dump "$work/layers.safetensors" --layers 2..3 --passes 1
+    tensors "$work/layers.safetensors" > "$out"
+    check "layers limit it" [ "$(grep -c '^pass1.layer_[23]_q_proj.output' "$out")" -eq 2 ]
+    check "to themselves" lacks 'layer_[0145]'
+    check "and what has no layer" prints '^pass1.logits.output'
+    check "who ran is told of these layers" prints '^pass1.ran  *U8  *\[2, 8\]'
     works trace -m $golden $short --skip-layer-k 0 --dump "$work/off.safetensors"
     tensors "$work/off.safetensors" > "$out"
     check "TokenSkip off: its passes are not there" lacks 'skip\.'
+}
+
+# How large it can become is said first, and is never too little; by the schedule of the plain dual cache it is exact.
+dump_said() { # dump_said OPTIONS...: $most and $size of a dump, in MB
+    on_terminal -- "$tokenskip" trace -m examples/demo-model -p "41+1" --gen-length 64 "$@" --dump "$work/sized"
+    most=$(sed -n 's/.*: at most \([0-9]*\) MB of values.*/\1/p' "$out")
+    size=$(($(wc -c < "$work/sized") / 1000000))
+    check "'$*': at most ${most:-nothing} MB, and there are $size" [ "${most:-0}" -ge "$size" ]
+}
+
+test_dump_size() {
+    has_terminal test_dump_size || return
+    dump_said
+    dump_said --no-threshold --steps 8 --skip-rule off --no-eos-stop
+    check "by the schedule it is near ($most, $size)" [ $((20 * most)) -le $((21 * size + 20)) ]
+    dump_said --no-threshold --steps 8 --skip-rule off --no-eos-stop --passes 2..5 --layers 3..4
+    check "also of some passes and layers ($most, $size)" [ $((20 * most)) -le $((21 * size + 20)) ]
+    dump_said --no-threshold --steps 8 --skip-rule off --no-eos-stop --dump-pattern 'pass*.l*'
+    check "and by a pattern ($most, $size)" [ $((20 * most)) -le $((21 * size + 20)) ]
+    dump_said --no-threshold --rows-ahead 1
+    dump_said --cache none --no-threshold --steps 4
+    dump_said --cache prefix
+}
+
+# The ten lines of docs/dump.md, where there is NumPy.
+test_dump_lines() {
+    for python in python3 /usr/bin/python3 none; do "$python" -c 'import numpy' 2> /dev/null && break; done
+    if [ "$python" = none ]; then
+        echo "the lines of docs/dump.md: skipped, no Python with NumPy"
+        return
+    fi
+    works trace -m $golden $short --no-eos-stop --no-threshold --dump "$work/dump.safetensors"
+    awk '/^```python$/ { inside = 1; next } /^```$/ { inside = 0 } inside' docs/dump.md > "$work/load.py"
+    check "there are ten lines" [ "$(awk '/^$/ { exit } { n++ } END { print n }' "$work/load.py")" -eq 10 ]
+    (cd "$work" && "$python" load.py) > "$out" 2> "$err"
+    rc=$?
+    check "they run" [ "$rc" -eq 0 ]
+    check "and print what the page says they do" prints '^pass 3: layer 2, rows \[[0-9 ]*\], ([0-9]*, 48)$'
 }
 
 # Without NumPy (-S: without anything that was installed) the Python checks say so.
@@ -282,7 +328,10 @@ test_same_tokens() {
 test_refusals() {
     mkdir "$work/empty"
     refuses 2 'needs --dump' trace -m $golden $short --passes 1
-    refuses 2 'needs --dump' trace -m $golden $short --dump-only '*'
+    refuses 2 'needs --dump' trace -m $golden $short --dump-pattern '*'
+    refuses 2 'needs --dump' trace -m $golden $short --layers 1
+    refuses 2 'layers takes A..B' trace -m $golden $short --dump "$work/empty/x" --layers x
+    refuses 1 'the model has the layers 0 to 5' trace -m $golden $short --dump "$work/empty/x" --layers 6..
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes 3..1
     refuses 2 'takes A..B' trace -m $golden $short --dump "$work/empty/x" --passes ..
     refuses 2 'takes a whole number from 1 to' trace -m $golden $short --blocks 0
@@ -292,7 +341,7 @@ test_refusals() {
     refuses 2 'one file' trace -m $golden $short --html "$work/empty/x" --dump "$work/empty/x"
     refuses 1 'not a regular file' trace -m $golden $short --dump /dev/full
     refuses 1 'not a regular file' trace -m $golden $short --html /dev/full
-    refuses 1 'nothing to dump' trace -m $golden $short --dump "$work/empty/x" --dump-only 'nothing*'
+    refuses 1 'nothing to dump' trace -m $golden $short --dump "$work/empty/x" --dump-pattern 'nothing*'
     refuses 1 'max_sequence_length' \
         trace -m $golden --prompt-ids 5 --gen-length 512 --dump "$work/empty/x" --html "$work/empty/y"
     refuses 1 'outside the vocabulary' trace -m $golden --prompt-ids 5000 --dump "$work/empty/x" --html "$work/empty/y"
@@ -475,6 +524,8 @@ test_options
 test_json
 test_rarer_refreshes
 test_dump
+test_dump_size
+test_dump_lines
 test_without_numpy
 test_reference
 test_same_tokens

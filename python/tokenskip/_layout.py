@@ -387,6 +387,8 @@ FUNCTIONS = {
     "tsk_safetensors_writer_open": (c_int, c_char_p, POINTER(tsk_allocator), POINTER(c_void_p), POINTER(tsk_error)),
     "tsk_safetensors_writer_add": (c_int, c_void_p, c_char_p, c_int, c_int, POINTER(c_uint64), c_void_p,
         POINTER(tsk_error)),
+    "tsk_safetensors_writer_metadata": (c_int, c_void_p, c_int32, POINTER(POINTER(c_char)), POINTER(POINTER(c_char)),
+        POINTER(tsk_error)),
     "tsk_safetensors_writer_finish": (c_int, c_void_p, POINTER(tsk_error)),
     "tsk_safetensors_writer_free": (None, c_void_p),
     "tsk_model_random": (c_int, POINTER(tsk_model_config), c_uint64, POINTER(tsk_model_options), POINTER(c_void_p),

@@ -328,7 +328,7 @@ def silu(x):
 
 def run_layer(model, cache, layer, x, positions, record=silent):
     """One layer for the rows at `positions`: their K/V rows are replaced, then they attend to the cache."""
-    block, name = f"blocks.{layer}.", f"block_{layer}"
+    block, name = f"blocks.{layer}.", f"layer_{layer}"
     before = x
 
     normed = model.norm(block + "attn_norm", x)

@@ -49,7 +49,7 @@ typedef struct cli_settings {
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *against;                              /* eval */
     const char *versus;                               /* trace */
-    const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
+    const char *html, *dump, *dump_pattern, *passes, *layers, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     const char **paths;                               /* [n_paths] batch --merge */
     size_t n_paths;

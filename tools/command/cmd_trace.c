@@ -37,9 +37,17 @@ static int wants_notebook(const trace *t) {
     return t->notes_k && (t->settings->notebook || t->settings->json || t->settings->html);
 }
 
+static int estimate_dump(const trace *t, trace_dump *dump) {
+    const tsk_generate_options *generations[2];
+    generations[0] = &t->versus;
+    generations[1] = &t->settings->generate;
+    return dump_estimate(dump, t->settings, t->config, generations, t->leaves_out ? 2 : 1, t->prompt);
+}
+
 static int run(trace *t, trace_dump *dump) {
     int status = CLI_OK;
-    if (wants_notebook(t)) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
+    status = estimate_dump(t, dump);
+    if (status == CLI_OK && wants_notebook(t)) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
     if (status == CLI_OK)
         status = generation_run(&t->baseline, t->engine, t->settings, &t->versus, t->prompt, 0, dump);
     dump->prefix = "skip.";
@@ -93,7 +101,7 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     choose_baseline(&t, versus);
     status = run(&t, dump);
     /* files first: what is printed stands for a trace that is complete */
-    if (status == CLI_OK) status = dump_finish(dump, settings);
+    if (status == CLI_OK) status = dump_finish(dump, &t);
     if (status == CLI_OK && settings->html) status = trace_html(&t, settings->html);
     if (status == CLI_OK) status = print(&t);
     notebook_free(&t.notes);

@@ -55,10 +55,10 @@ static const cli_command commands[] = {
      PROMPT_NOTE
      "Compares the generation with the plain dual cache's, or with that of --versus, and begins with where the two\n"
      "answers part: the first token that differs, the passes that committed it, and the probabilities of both tokens\n"
-     "in both. Then, pass by pass, which rows ran and why; with --shadow also what the full pass, from the same state,\n"
-     "would have committed of the others. --notebook adds two steps of the first block with TokenSkip off and on,\n"
-     "value by value, all from the same state.\n"
-     "A value in a dump is called pass0.block_3.output, or skip.pass0... of the second generation.\n",
+     "in both. Then, pass by pass, which rows ran and why; with --shadow also what the full pass, from the same\n"
+     "state, would have committed of the others. --notebook adds two steps of the first block with TokenSkip off and\n"
+     "on, value by value, all from the same state.\n"
+     "A value in a dump is called pass0.layer_3.output, or skip.pass0... of the second generation.\n",
      cmd_trace},
     {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]",
      "The skip options that compute the least while few predictions change.",

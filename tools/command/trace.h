@@ -186,20 +186,33 @@ void reasons_find(generation_log *log, const tsk_generate_options *resolved);
 /* The least and the mean cosine of a step's token i; the step has cosines. */
 void reason_cosines(const step_log *step, int32_t i, double *least, double *mean);
 
-/* Where a value of a generation goes, and what went wrong with it. */
+/* Where values of the generations go, and what went wrong with them. */
 typedef struct trace_dump {
     tsk_safetensors_writer *writer;      /* NULL: no dump */
-    const char *only;                    /* NULL: everything */
-    int32_t first_pass, last_pass;
-    size_t n_tensors;
+    const char *pattern;                 /* NULL: everything */
+    int32_t first_pass, last_pass, first_layer, last_layer;
     const char *prefix;                  /* "" or "skip." */
+    /* of every tensor in the file, in its order */
+    int32_t *passes, *layers;            /* [n_tensors] -1: of no layer */
+    size_t n_tensors, n_values, capacity;
+    /* the pass under way */
+    int32_t *positions, n_positions;     /* the rows that began it, in order */
+    uint8_t *ran;                        /* [layers, n_positions] */
+    uint64_t bytes;
     int failed;
     tsk_error error;
 } trace_dump;
 
+/* Before the model is loaded. */
 int dump_open(trace_dump *dump, const cli_settings *settings);
+/* Says how much the dump can become, before it is made; refuses layers that the model has not. */
+int dump_estimate(trace_dump *dump, const cli_settings *settings, const tsk_model_config *config,
+                  const tsk_generate_options *const *generations, int n_generations, const tsk_tokens *prompt);
+/* The pass has ended: which rows it had, and which layers they ran. */
+void dump_step(trace_dump *dump, const tsk_step *step);
 void dump_record(trace_dump *dump, const tsk_trace_record *record);
-int dump_finish(trace_dump *dump, const cli_settings *settings);
+struct trace;
+int dump_finish(trace_dump *dump, const struct trace *trace);
 void dump_abandon(trace_dump *dump);
 
 /* `options`: of this generation. `shadowed`: the full pass is run beside every step. */
@@ -262,6 +275,9 @@ void trace_conclusion(const trace *t, tsk_text *out);
 const char *trace_rule(const trace *t); /* "off", "states" or "rows" */
 /* What a token is, in words that a terminal and a page can show; "" without a tokenizer. */
 void trace_token_text(const trace *t, int32_t id, tsk_text *out);
+
+/* The members of an object: `options`, of this trace's model. */
+void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options);
 
 void trace_text(const trace *t, tsk_text *out);
 void trace_json(const trace *t, tsk_json_writer *json);

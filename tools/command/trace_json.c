@@ -92,10 +92,11 @@ static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o)
     if (leaps) write_int(json, "local_radius", o->local_radius);
 }
 
-static void write_options(const trace *t, tsk_json_writer *json) {
-    static const char *const caches[] = {"dual", "prefix", "none"};
-    const tsk_generate_options *o = &t->settings->generate;
-    begin_object(json, "options");
+void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options) {
+    static const char *const caches[] = {"dual", "prefix", "none"}, *const rules[] = {"off", "states", "rows"};
+    const tsk_generate_options *o = options;
+    tsk_generate_options resolved = *options;
+    tsk_generate_options_resolve(t->engine->model, &resolved);
     write_int(json, "gen_length", o->gen_length);
     write_int(json, "block_length", o->block_length);
     cli_json_string(json, "cache", caches[o->cache]);
@@ -103,7 +104,7 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     tsk_json_write_key(json, "temperature");
     write_float(json, o->temperature);
     cli_json_uint(json, "seed", o->seed);
-    cli_json_string(json, "skip_rule", trace_rule(t));
+    cli_json_string(json, "skip_rule", rules[resolved.skip.rule]);
     write_int(json, "rows_margin", o->skip.rows_margin);
     write_int(json, "rows_ahead", o->skip.rows_ahead);
     write_int(json, "skip_layer_k", t->notes_k);
@@ -123,6 +124,11 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     write_int(json, "refresh_window", o->refresh_window);
     write_int(json, "refresh_every", o->refresh_every);
     write_int(json, "refresh_rows", o->refresh_rows);
+}
+
+static void write_options(const trace *t, tsk_json_writer *json) {
+    begin_object(json, "options");
+    trace_options_json(t, json, &t->settings->generate);
     tsk_json_end_object(json);
 }
 
@@ -138,7 +144,7 @@ static void write_record(tsk_json_writer *json, const trace_difference *d) {
 /* Every record of a layer under its name without the layer. */
 static void write_layer(const trace *t, tsk_json_writer *json, const trace_comparison *c, int32_t layer) {
     char prefix[32];
-    size_t i, length = (size_t)snprintf(prefix, sizeof prefix, "block_%d", (int)layer);
+    size_t i, length = (size_t)snprintf(prefix, sizeof prefix, "layer_%d", (int)layer);
     tsk_json_begin_object(json);
     write_int(json, "layer", layer);
     write_bool(json, "above_split", layer >= t->notes_k);
@@ -146,7 +152,7 @@ static void write_layer(const trace *t, tsk_json_writer *json, const trace_compa
         const trace_difference *d = &c->items[i];
         char key[64];
         if (d->base->layer != layer || trace_is_cache(d->base->name)) continue;
-        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "block",
+        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "output",
                  d->base->part[0] ? "_" : "", d->base->part);
         begin_object(json, key);
         write_record(json, d);

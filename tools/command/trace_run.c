@@ -50,6 +50,7 @@ static int on_step(void *user, const tsk_step *step) {
     log->n_rows = step->n_rows;
     log->n_stable_masked = step->n_stable_masked;
     log->masks_left = step->masks_left;
+    if (r->dump) dump_step(r->dump, step);
     visual_step(&r->view, step);
     return 0;
 }
@@ -71,6 +72,8 @@ static int watch(tsk_session *session, runner *r, int all_passes) {
     if (!all_passes) {
         options.first_pass = r->dump->first_pass;
         options.last_pass = r->dump->last_pass;
+        options.first_layer = r->dump->first_layer;
+        options.last_layer = r->dump->last_layer;
     }
     return tsk_session_trace(session, &options, &error) == TSK_OK ? CLI_OK : fail(&error);
 }

@@ -55,7 +55,7 @@ static void add_error(shadow_error *sum, const shadow_error *error) {
 
 static int is_layer_output(const tsk_trace_record *record) {
     char name[48];
-    snprintf(name, sizeof name, "block_%d", (int)record->layer);
+    snprintf(name, sizeof name, "layer_%d", (int)record->layer);
     return record->layer >= 0 && strcmp(record->name, name) == 0;
 }
 
@@ -270,7 +270,7 @@ static void compare_skipped(shadow *s, int32_t position) {
         uint64_t width;
         const float *full;
         int32_t from = s->options.skip.policy == TSK_SKIP_EXIT ? s->layer_k - 1 : layer;
-        snprintf(name, sizeof name, "block_%d", (int)layer);
+        snprintf(name, sizeof name, "layer_%d", (int)layer);
         full = full_row(trace_values_find(&s->values, name, ""), position, &width);
         if (full) add_difference(&s->step->layers[layer].stable, full, carried_row(s, from, s->slots[position]), width);
     }

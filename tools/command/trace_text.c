@@ -94,7 +94,7 @@ static void append_layer_outputs(const trace *t, tsk_text *out, const trace_comp
     int32_t layer;
     int any = 0;
     for (layer = 0; layer < t->config->n_layers; layer++) {
-        const trace_difference *d = find(c, "block_%d", layer, "");
+        const trace_difference *d = find(c, "layer_%d", layer, "");
         if (!d || (d->max == 0 && d->base->shape[0] == d->other_shape[0])) continue;
         cli_append(out, "  layer %2d: ", (int)layer);
         append_shapes(out, d);
@@ -111,9 +111,9 @@ static int is_same(const trace_comparison *c, const char *const *names, int n_na
     for (i = 0; i < c->count; i++) {
         const trace_difference *d = &c->items[i];
         const char *name = d->base->name, *tail;
-        if (strncmp(name, "block_", 6) == 0) {
+        if (strncmp(name, "layer_", 6) == 0) {
             tail = strchr(name + 6, '_');
-            name = tail ? tail + 1 : "block";
+            name = tail ? tail + 1 : "output";
         } else if (trace_is_cache(name)) name = "kv";
         for (j = 0; j < n_names; j++)
             if (strcmp(name, names[j]) == 0 &&
@@ -132,7 +132,7 @@ static int is_told_in_a_line(tsk_text *out, const char *title, const trace_compa
 }
 
 static void append_exact(const trace *t, tsk_text *out, const char *title, const trace_comparison *c) {
-    static const char *const names[] = {"block", "logits"};
+    static const char *const names[] = {"output", "logits"};
     double difference = trace_comparison_max(c, "logits", "");
     if (is_same(c, names, 2)) {
         cli_append(out, "\n== %s: nothing differs, as it must be: PASS\n", title);
@@ -156,7 +156,7 @@ static void append_given(const trace *t, tsk_text *out) {
 static void append_layer_shapes(const trace *t, tsk_text *out) {
     int32_t layer, differing = 0;
     for (layer = 0; layer < t->config->n_layers; layer++) {
-        const trace_difference *d = find(&t->notes.given1, "block_%d", layer, "");
+        const trace_difference *d = find(&t->notes.given1, "layer_%d", layer, "");
         differing += d && d->base->shape[0] != d->other_shape[0];
     }
     if (!differing) {
@@ -165,7 +165,7 @@ static void append_layer_shapes(const trace *t, tsk_text *out) {
     }
     heading(out, "Input shapes, layer by layer");
     for (layer = 0; layer < t->config->n_layers; layer++) {
-        const trace_difference *d = find(&t->notes.given1, "block_%d", layer, "");
+        const trace_difference *d = find(&t->notes.given1, "layer_%d", layer, "");
         uint64_t other[3] = {0, 0, 0};
         char a[80], b[80];
         if (!d) continue;
@@ -304,14 +304,14 @@ static void append_summary(const trace *t, tsk_text *out) {
 }
 
 static void append_comparison(const trace *t, tsk_text *out) {
-    static const part qkv[] = {{"q_proj", "block_%d_q_proj", ""},
-                               {"k_proj", "block_%d_k_proj", ""},
-                               {"v_proj", "block_%d_v_proj", ""}};
-    static const part rope[] = {{"q", "block_%d_rope", "q"}, {"k", "block_%d_rope", "k"}};
-    static const part attention[] = {{"attn_out", "block_%d_attn_out", ""}};
-    static const part ffn[] = {{"ff_proj", "block_%d_ff_proj", ""},
-                               {"up_proj", "block_%d_up_proj", ""},
-                               {"ffn_out", "block_%d_ffn_out", ""}};
+    static const part qkv[] = {{"q_proj", "layer_%d_q_proj", ""},
+                               {"k_proj", "layer_%d_k_proj", ""},
+                               {"v_proj", "layer_%d_v_proj", ""}};
+    static const part rope[] = {{"q", "layer_%d_rope", "q"}, {"k", "layer_%d_rope", "k"}};
+    static const part attention[] = {{"attn_out", "layer_%d_attn_out", ""}};
+    static const part ffn[] = {{"ff_proj", "layer_%d_ff_proj", ""},
+                               {"up_proj", "layer_%d_up_proj", ""},
+                               {"ffn_out", "layer_%d_ffn_out", ""}};
     append_initial(t, out);
     append_exact(t, out, "Step 0: baseline against TokenSkip with nothing to compare with", &t->notes.step0);
     append_exact(t, out, "Step 1: baseline against TokenSkip with threshold 1.0", &t->notes.exact1);
