@@ -106,6 +106,56 @@ test_usage() {
 # An option's value that makes no sense, whatever the model: the line names the option, the value and what is allowed.
 refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "$4"; }
 
+# Options of a generation from a file: the same as typed, but for those that are typed too.
+test_settings_file() {
+    file=$work/settings
+    printf '# found by calibrate\n--no-threshold --steps 16\n\t# rows\n--rows-margin 2 --near=8 --system "Be \047brief\047."\n' \
+        > "$file"
+    same_answer() { # same_answer "OPTIONS WITH THE FILE" OPTIONS...
+        "$tokenskip" generate -m $demo -p hi --gen-length 32 --json --threads 1 $1 2> "$err" | counted > "$work/a"
+        shift
+        "$tokenskip" generate -m $demo -p hi --gen-length 32 --json --threads 1 "$@" 2>> "$err" | counted > "$work/b"
+        check "a file and '$*': $(head -c 200 "$err")" [ -s "$work/a" -a ! -s "$err" ]
+        check "a file is as good as '$*'" cmp -s "$work/a" "$work/b"
+    }
+    counted() { sed 's/"timing".*//'; }
+    typed="--no-threshold --steps 16 --rows-margin 2 --near 8"
+    same_answer "--settings $file" $typed --system "Be 'brief'."
+    same_answer "--rows-margin 1 --settings $file --steps 8" \
+        --no-threshold --steps 8 --rows-margin 1 --near 8 --system "Be 'brief'."
+    same_answer "--settings $file --frechet 0.1" \
+        --frechet 0.1 --steps 16 --rows-margin 2 --near 8 --system "Be 'brief'."
+    echo "--skip-preset fast" > "$file"
+    same_answer "--settings $file --near 3" --skip-preset fast --near 3
+    : > "$file"
+    same_answer "--settings $file"
+    for command in "eval --data $work/settings.jsonl" "trace -p hi" "batch --input - --output -" \
+        "eval --data $work/settings.jsonl --against"; do
+        printf '{"prompt": "hi", "answer": "x"}\n' > "$work/settings.jsonl"
+        echo "--steps 3" > "$file" # of four blocks
+        case $command in *against) set -- "--settings $file" ;; *) set -- --settings "$file" ;; esac
+        run $command "$@" -m $demo < /dev/null
+        check "$command reads the file" says "steps.* 3 is not a multiple of the number of blocks"
+    done
+    generate="generate -m $demo --prompt-ids 5"
+    refuses 1 "No such file" $generate --settings "$work/nowhere"
+    echo "--threshold 2" > "$file"
+    refuses 2 "^tokenskip: $file: --threshold takes a number from 0 to 1" $generate --settings "$file"
+    refuses 2 "^tokenskip: $file: --threshold takes a number from 0 to 1" $generate --settings "$file" --threshold 0.5
+    echo "--threads 2" > "$file"
+    refuses 2 "^tokenskip: $file: '--threads' is no option of a generation" $generate --settings "$file"
+    echo "--settings x" > "$file"
+    refuses 2 "^tokenskip: $file: --settings cannot name a further file" $generate --settings "$file"
+    echo "word" > "$file"
+    refuses 2 "^tokenskip: $file: a file of settings takes no argument 'word'" $generate --settings "$file"
+    echo "--system 'x" > "$file"
+    refuses 1 "^tokenskip: $file: a quote has no end" $generate --settings "$file"
+    printf -- '--steps 8\0 x' > "$file"
+    refuses 1 "^tokenskip: $file: no text" $generate --settings "$file"
+    head -c 70000 /dev/zero | tr '\0' ' ' > "$file"
+    refuses 1 "settings" $generate --settings "$file"
+}
+
 test_values() {
     for value in nan NaN -nan inf -infinity 1e999 1.5 1.0001 -0.1 x; do
         refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"
@@ -858,6 +908,7 @@ test_chat_interrupts() {
 
 test_help
 test_usage
+test_settings_file
 test_values
 test_arguments
 test_broken_models

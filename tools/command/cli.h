@@ -49,6 +49,7 @@ typedef struct cli_settings {
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *against;                              /* eval */
     const char *versus;                               /* trace */
+    const char *settings_file;                        /* --settings */
     const char *html, *dump, *dump_pattern, *passes, *layers, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     const char **paths;                               /* [n_paths] batch --merge */
@@ -82,6 +83,9 @@ int cli_given(const cli_settings *settings, const char *option);
 /* The --help of a subcommand, to stdout. */
 int cli_print_help(const cli_command *command);
 void cli_settings_free(cli_settings *settings);
+
+/* Frees what --settings files were read into; no settings are good any more. */
+void cli_settings_files_free(void);
 
 /* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
    `line` is the text that `value` was read from. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to

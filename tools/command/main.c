@@ -129,6 +129,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     int status = cli_parse(&settings, command, argc, argv);
     if (status == CLI_CONTINUE) status = command->run(&settings);
     cli_settings_free(&settings);
+    cli_settings_files_free();
     return cli_exit_status(status);
 }
 

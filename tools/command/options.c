@@ -95,6 +95,8 @@ static const cli_option table[] = {
      "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
      "given here"},
 
+    {"settings", 0, GENERATION & ~CLI_REQUEST, KIND_TEXT, NO_RANGE, FIELD(settings_file), "FILE",
+     "options of a generation from a file, as calibrate\n--save writes them; those given here win"},
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
     {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N",
@@ -467,7 +469,8 @@ int cli_print_help(const cli_command *command) {
 static int is_help(const char *argument) { return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0; }
 
 /* One argument, and the value after it where it takes one. */
-static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
+static int next_option(const cli_command *command, int argc, char **argv, int *i, const cli_option **out,
+                       const char **out_value) {
     const char *argument = argv[*i], *value, *unused;
     const cli_option *option = match_argument(command->bit, argument, &value);
     if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL | CLI_TRACE, argument, &value))
@@ -486,6 +489,16 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
               (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
     }
+    *out = option;
+    *out_value = value;
+    return CLI_CONTINUE;
+}
+
+static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
+    const cli_option *option = NULL;
+    const char *value = NULL;
+    int status = next_option(command, argc, argv, i, &option, &value);
+    if (status != CLI_CONTINUE) return status;
     settings->given[option - table] = GIVEN_HERE;
     return set_option(settings, option, value);
 }
@@ -788,8 +801,115 @@ static int check_required(const cli_settings *settings, const cli_command *comma
     return CLI_CONTINUE;
 }
 
+/* ---- Options in a text: a file of --settings, --against, --versus ----------------------------------------------- */
+
+/* Words between white space, which quotes of either kind keep together; NULL when one does not end. One block, which
+   the caller frees. */
+static char **split(const char *text, int *n) {
+    size_t length = strlen(text), most = length / 2 + 1;
+    char **words = (char **)cli_allocate(most * sizeof *words + length + 1, 1), *to = (char *)(words + most);
+    *n = 0;
+    for (;;) {
+        text += strspn(text, " \t\r\n");
+        if (!*text) return words;
+        words[(*n)++] = to;
+        while (*text && !strchr(" \t\r\n", *text)) {
+            int is_quoted = *text == '\'' || *text == '"';
+            size_t size = 1;
+            if (is_quoted) {
+                const char *end = strchr(text + 1, *text);
+                if (!end) return free(words), NULL;
+                size = (size_t)(end - ++text);
+            }
+            memcpy(to, text, size);
+            to += size;
+            text += size + (size_t)is_quoted;
+        }
+        *to++ = 0;
+    }
+}
+
+/* The words of all files of --settings: options point into them. */
+typedef struct settings_text {
+    struct settings_text *next;
+    char **words;
+} settings_text;
+static settings_text *settings_texts;
+
+void cli_settings_files_free(void) {
+    while (settings_texts) {
+        settings_text *next = settings_texts->next;
+        free(settings_texts->words);
+        free(settings_texts);
+        settings_texts = next;
+    }
+}
+
+/* Lines that begin with # become blank. */
+static void blank_comments(char *text) {
+    while (*text) {
+        size_t blanks = strspn(text, " \t"), length = strcspn(text, "\n");
+        if (text[blanks] == '#') memset(text, ' ', length);
+        text += length + (text[length] == '\n');
+    }
+}
+
+static int is_transfer(const cli_option *option) {
+    int i;
+    for (i = 0; i < N_TRANSFERS; i++)
+        if (strcmp(transfers[i].option, option->name) == 0) return 1;
+    return strcmp("local-radius", option->name) == 0;
+}
+
+/* One option of a file. The command line's own value wins, and so does its transfer rule. */
+static int parse_file_option(cli_settings *settings, const cli_command *command, int n_words, char **words, int *i,
+                             const cli_settings *given) {
+    const cli_option *option = NULL;
+    const char *value = NULL;
+    cli_settings unused = *settings;
+    int status = next_option(command, n_words, words, i, &option, &value);
+    if (status != CLI_CONTINUE) return status;
+    if (option->field == FIELD(settings_file)) return cli_usage_error("--settings cannot name a further file");
+    if (given->given[option - table] == GIVEN_HERE || (transfer_is_given(given) && is_transfer(option)))
+        return set_option(&unused, option, value); /* it must make sense all the same */
+    settings->given[option - table] = GIVEN_HERE;
+    return set_option(settings, option, value);
+}
+
+/* The options of --settings come before those given beside it, which win. */
+static int read_settings(cli_settings *settings) {
+    static const cli_command command = {CLI_AGAINST, "a file of settings", "", "", "", NULL};
+    const char *path = settings->settings_file;
+    const cli_settings given = *settings;
+    int n_words = 0, i, status;
+    settings_text *kept;
+    tsk_text text = {0};
+    char **words = NULL;
+    if (!path) return CLI_CONTINUE;
+    status = cli_read_file(path, 1 << 16, &text) == CLI_OK ? CLI_CONTINUE : CLI_FAILED;
+    cli_place_messages(path);
+    if (status == CLI_CONTINUE && text.data) {
+        if (strlen(text.data) != text.length) status = cli_fail("no text: it holds a NUL byte");
+        blank_comments(text.data);
+        if (status == CLI_CONTINUE) words = split(text.data, &n_words);
+        if (status == CLI_CONTINUE && !words) status = cli_fail("a quote has no end");
+    }
+    for (i = 0; i < n_words && status == CLI_CONTINUE; i++) {
+        if (words[i][0] != '-' || !words[i][1]) status = parse_positional(settings, &command, words[i]);
+        else status = parse_file_option(settings, &command, n_words, words, &i, &given);
+    }
+    cli_place_messages(NULL);
+    kept = (settings_text *)cli_allocate(1, sizeof *kept);
+    kept->words = words;
+    kept->next = settings_texts;
+    settings_texts = kept;
+    tsk_text_free(&text);
+    return status;
+}
+
 static int finish(cli_settings *settings, const cli_command *command) {
     int status = check_required(settings, command);
+    if (status == CLI_CONTINUE) status = read_settings(settings);
     if (status == CLI_CONTINUE) status = apply_preset(settings);
     if (status == CLI_CONTINUE) status = choose_transfer(settings);
     if (status == CLI_CONTINUE) status = check_prompt(settings, command);
@@ -836,6 +956,7 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
     for (i = 0; i < N_OPTIONS; i++) request->given[i] = request->given[i] ? GIVEN_BEFORE : 0;
     request->is_request = 1;
     request->preset = NULL;
+    request->settings_file = NULL;
 }
 
 /* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be
@@ -912,37 +1033,12 @@ int cli_request_end(cli_settings *request) {
 
 /* ---- Settings in one text: --against, --versus ------------------------------------------------------------------- */
 
-/* Words between white space, which quotes of either kind keep together; NULL when one does not end. One block, which
-   the caller frees. */
-static char **split(const char *text, int *n) {
-    size_t length = strlen(text), most = length / 2 + 1;
-    char **words = (char **)cli_allocate(most * sizeof *words + length + 1, 1), *to = (char *)(words + most);
-    *n = 0;
-    for (;;) {
-        text += strspn(text, " \t\r\n");
-        if (!*text) return words;
-        words[(*n)++] = to;
-        while (*text && !strchr(" \t\r\n", *text)) {
-            int is_quoted = *text == '\'' || *text == '"';
-            size_t size = 1;
-            if (is_quoted) {
-                const char *end = strchr(text + 1, *text);
-                if (!end) return free(words), NULL;
-                size = (size_t)(end - ++text);
-            }
-            memcpy(to, text, size);
-            to += size;
-            text += size + (size_t)is_quoted;
-        }
-        *to++ = 0;
-    }
-}
-
 static int parse_words(cli_settings *against, const cli_command *command, int n_words, char **words) {
     int i, status = CLI_CONTINUE;
     for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
         status = words[i][0] == '-' && words[i][1] ? parse_option(against, command, n_words, words, &i)
                                                    : parse_positional(against, command, words[i]);
+    if (status == CLI_CONTINUE) status = read_settings(against);
     if (status == CLI_CONTINUE) status = check_prompt(against, command);
     return status == CLI_CONTINUE ? cli_request_end(against) : status;
 }
