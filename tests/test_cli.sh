@@ -108,9 +108,9 @@ refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "
 
 # Options of a generation from a file: the same as typed, but for those that are typed too.
 test_settings_file() {
-    file=$work/settings
-    printf '# found by calibrate\n--no-threshold --steps 16\n\t# rows\n--rows-margin 2 --near=8 --system "Be \047brief\047."\n' \
-        > "$file"
+    settings_file=$work/settings
+    printf '# found by calibrate\n--no-threshold --steps 16\n\t# rows\n--rows-margin 2 --near=8' > "$settings_file"
+    printf ' --system "Be \047brief\047."\n' >> "$settings_file"
     same_answer() { # same_answer "OPTIONS WITH THE FILE" OPTIONS...
         "$tokenskip" generate -m $demo -p hi --gen-length 32 --json --threads 1 $1 2> "$err" | counted > "$work/a"
         shift
@@ -119,41 +119,41 @@ test_settings_file() {
         check "a file is as good as '$*'" cmp -s "$work/a" "$work/b"
     }
     counted() { sed 's/"timing".*//'; }
-    typed="--no-threshold --steps 16 --rows-margin 2 --near 8"
-    same_answer "--settings $file" $typed --system "Be 'brief'."
-    same_answer "--rows-margin 1 --settings $file --steps 8" \
+    given="--no-threshold --steps 16 --rows-margin 2 --near 8"
+    same_answer "--settings $settings_file" $given --system "Be 'brief'."
+    same_answer "--rows-margin 1 --settings $settings_file --steps 8" \
         --no-threshold --steps 8 --rows-margin 1 --near 8 --system "Be 'brief'."
-    same_answer "--settings $file --frechet 0.1" \
+    same_answer "--settings $settings_file --frechet 0.1" \
         --frechet 0.1 --steps 16 --rows-margin 2 --near 8 --system "Be 'brief'."
-    echo "--skip-preset fast" > "$file"
-    same_answer "--settings $file --near 3" --skip-preset fast --near 3
-    : > "$file"
-    same_answer "--settings $file"
+    echo "--skip-preset fast" > "$settings_file"
+    same_answer "--settings $settings_file --near 3" --skip-preset fast --near 3
+    : > "$settings_file"
+    same_answer "--settings $settings_file"
     for command in "eval --data $work/settings.jsonl" "trace -p hi" "batch --input - --output -" \
         "eval --data $work/settings.jsonl --against"; do
         printf '{"prompt": "hi", "answer": "x"}\n' > "$work/settings.jsonl"
-        echo "--steps 3" > "$file" # of four blocks
-        case $command in *against) set -- "--settings $file" ;; *) set -- --settings "$file" ;; esac
+        echo "--steps 3" > "$settings_file" # of four blocks
+        case $command in *against) set -- "--settings $settings_file" ;; *) set -- --settings "$settings_file" ;; esac
         run $command "$@" -m $demo < /dev/null
         check "$command reads the file" says "steps.* 3 is not a multiple of the number of blocks"
     done
-    generate="generate -m $demo --prompt-ids 5"
-    refuses 1 "No such file" $generate --settings "$work/nowhere"
-    echo "--threshold 2" > "$file"
-    refuses 2 "^tokenskip: $file: --threshold takes a number from 0 to 1" $generate --settings "$file"
-    refuses 2 "^tokenskip: $file: --threshold takes a number from 0 to 1" $generate --settings "$file" --threshold 0.5
-    echo "--threads 2" > "$file"
-    refuses 2 "^tokenskip: $file: '--threads' is no option of a generation" $generate --settings "$file"
-    echo "--settings x" > "$file"
-    refuses 2 "^tokenskip: $file: --settings cannot name a further file" $generate --settings "$file"
-    echo "word" > "$file"
-    refuses 2 "^tokenskip: $file: a file of settings takes no argument 'word'" $generate --settings "$file"
-    echo "--system 'x" > "$file"
-    refuses 1 "^tokenskip: $file: a quote has no end" $generate --settings "$file"
-    printf -- '--steps 8\0 x' > "$file"
-    refuses 1 "^tokenskip: $file: no text" $generate --settings "$file"
-    head -c 70000 /dev/zero | tr '\0' ' ' > "$file"
-    refuses 1 "settings" $generate --settings "$file"
+    one="generate -m $demo --prompt-ids 5 --settings"
+    refuses 1 "No such file" $one "$work/nowhere"
+    echo "--threshold 2" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --threshold takes a number from 0 to 1" $one "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --threshold takes a number from 0 to 1" $one "$settings_file" --threshold 0.5
+    echo "--threads 2" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: '--threads' is no option of a generation" $one "$settings_file"
+    echo "--settings x" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --settings cannot name a further file" $one "$settings_file"
+    echo "word" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: a file of settings takes no argument 'word'" $one "$settings_file"
+    echo "--system 'x" > "$settings_file"
+    refuses 1 "^tokenskip: $settings_file: a quote has no end" $one "$settings_file"
+    printf -- '--steps 8\0 x' > "$settings_file"
+    refuses 1 "^tokenskip: $settings_file: no text" $one "$settings_file"
+    head -c 70000 /dev/zero | tr '\0' ' ' > "$settings_file"
+    refuses 1 "settings" $one "$settings_file"
 }
 
 test_values() {
@@ -216,7 +216,7 @@ test_values() {
     refuses 2 'active 0 and --skip-rule rows exclude' bench --gen 16 --block 8 --active 0 --skip-rule rows
     refuses 2 'active needs TokenSkip' bench --gen 16 --block 8 --active 2 --skip-rule off
     # the commands that generate have the same options
-    for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" \
+    for command in chat "eval --data x" trace "calibrate --max-error 0 --data x" "sweep --svg x --data x" \
         "batch --input x --output y"; do
         for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age \
             --refresh-rows; do

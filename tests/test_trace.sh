@@ -400,13 +400,15 @@ test_interrupt() {
     check "no JSON" lacks '{'
     awk 'BEGIN { for (i = 0; i < 64; i++) print "{\"prompt\": \"a b c\", \"answer\": \"x\"}" }' > "$work/many.jsonl"
     many="-m examples/demo-model --data $work/many.jsonl --gen-length 256 --no-threshold"
-    on_terminal see:"setting 1" type:"$ctrl_c" -- "$tokenskip" calibrate $many --max-flips 0.01 --json
+    on_terminal see:"settings, 0 questions" type:"$ctrl_c" -- \
+        "$tokenskip" calibrate $many --max-error 0.01 --json --save "$work/cut/z"
     check "calibrate: 130" [ "$rc" -eq 130 ]
-    check "it says what is incomplete" prints 'tokenskip: interrupted at setting 1: the search is incomplete'
-    check "it names no options" lacks 'skip-layer-k'
-    on_terminal see:" 1/64" kill:15 -- "$tokenskip" sweep $many --svg "$work/cut/z"
+    check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 questions: the search is incom'
+    check "it names no options" lacks 'skip-rule'
+    check "it leaves nothing" nothing_in "$work/cut"
+    on_terminal see:"settings, 0 questions" kill:15 -- "$tokenskip" sweep $many --svg "$work/cut/z"
     check "sweep: 143" [ "$rc" -eq 143 ]
-    check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 questions: nothing is print'
+    check "it says what is incomplete" prints 'tokenskip: interrupted after [0-9]* of 64 questions: the search is incom'
     check "it leaves nothing" nothing_in "$work/cut"
     on_terminal see:"run 1 of" type:"$ctrl_c" -- \
         "$tokenskip" bench -m examples/demo-model --gen 256 --repeat 100000 --active 4,8
@@ -417,89 +419,112 @@ test_interrupt() {
 test_searches() {
     : > "$work/none.jsonl"
     echo '{"prompt": "x"}' > "$work/no_answer.jsonl"
-    for command in "calibrate --max-flips 0.01" "sweep --svg $work/x.svg"; do
+    for command in "calibrate --max-error 0.01" "sweep --svg $work/x.svg"; do
         refuses 1 'no questions in it' $command -m $golden --data "$work/none.jsonl"
         refuses 1 'No such file' $command -m $golden --data "$work/nowhere.jsonl"
         refuses 2 'needs -m DIR' $command --data "$work/none.jsonl"
         refuses 2 'needs --data' $command -m $golden
         refuses 2 'takes a whole number from 1 to' $command -m $golden --data "$work/none.jsonl" --limit 0
         refuses 2 'cache dual' $command -m $golden --data "$work/none.jsonl" --cache none
+        refuses 2 '--minutes takes a number above 0' $command -m $golden --data "$work/none.jsonl" --minutes 0
     done
-    refuses 1 'line 1: no string "answer"' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/x.svg"
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
-    refuses 2 'needs --max-flips' calibrate -m $golden --data "$work/none.jsonl"
-    for k in 0 1; do
-        refuses 2 "skip-layer-k from 2, not '$k'" \
-            calibrate -m $golden --data "$work/none.jsonl" --max-flips 0 --skip-layer-k $k
-    done
-    refuses 1 'a K from 2 to 11 in a model of 12 layers' \
-        calibrate -m examples/demo-model --data "$work/no_answer.jsonl" --max-flips 0 --skip-layer-k 12
-    refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-flips 2
+    refuses 2 'needs --max-error' calibrate -m $golden --data "$work/none.jsonl"
+    refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-error 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"
+    refuses 1 'No such file' calibrate -m $golden --data "$work/no_answer.jsonl" --max-error 0 --save "$work/nowhere/x"
     check "no picture is left behind" [ ! -e "$work/x.svg" ]
 }
 
-# What calibrate says of its settings is what the shadow says of the same generations.
-shadowed() { sed -n "s/.*\"shadow\":{\"steps\":[0-9]*,\"masked\":\([0-9]*\),\"flips\":\([0-9]*\),.*/\1 \2/p" "$out"; }
-first() { grep -o "\"$1\":[0-9.e-]*" "$out" | head -n 1 | cut -d : -f 2; }
-
-calibrate_agrees() { # calibrate_agrees OPTIONS...: $all predictions are compared
-    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4
-    check "a setting is found" prints \
-        '^--skip-layer-k 3 --skip-threshold 0[.0-9]* --skip-outlier -1 --skip-reference last-[a-z]* --skip-max-age 0$'
-    settings=$(head -n 1 "$out")
-    check "and what it is worth" prints '^computes [0-9.]* % of the token-layers; [0-9]* of [0-9]* predictions flip'
-    works calibrate $demo "$@" $fixed --data "$work/prompts.jsonl" --max-flips 0.4 --json
-    check "it is JSON" is_json
-    check "the same options are in it" prints "\"options\":\"$settings\""
-    compared=$(first compared) flips=$(first flips) computed=$(first token_layers_computed) all=$compared
-    check "some predictions flip, two fifths at most ($flips of $compared)" \
-        [ "$flips" -gt 0 -a $((5 * flips)) -le $((2 * compared)) ]
-    check "less than everything is computed" [ "$computed" -lt "$(first token_layers_total)" ]
-    for prompt in "hi" "tell me more"; do
-        run trace $demo "$@" $settings -p "$prompt" --shadow --json
-        of_trace=$(shadowed)
-        compared=$((compared - ${of_trace% *})) flips=$((flips - ${of_trace#* }))
-        run generate $demo "$@" $settings -p "$prompt" --json
-        computed=$((computed - $(first token_layers_computed)))
-    done
-    check "the shadow compares as many predictions" [ "$compared" -eq 0 ]
-    check "as many of them flip" [ "$flips" -eq 0 ]
-    check "generate computes as much" [ "$computed" -eq 0 ]
+# What calibrate says of its settings is what `eval --against` counts.
+member() { grep -o "\"$1\":[0-9.e-]*" | head -n 1 | cut -d : -f 2; }
+tried() { # tried OPTIONS: what the search says of them
+    sed 's/.*"tried":\[//' "$work/found" | grep -o "{\"options\":\"$1\"[^}]*}"
 }
 
 test_calibrate() {
-    demo="-m examples/demo-model --gen-length 16 --block-length 16 --no-threshold --no-eos-stop --skip-masked"
-    printf '{"prompt": "%s", "answer": "x"}\n' "hi" "tell me more" > "$work/prompts.jsonl"
-    fixed="--skip-layer-k 3 --skip-outlier -1 --skip-max-age 0"
-    calibrate_agrees
-    check "every masked token of every step is compared" [ "$all" -eq 240 ]
-    calibrate_agrees --block-length 8 --refresh-every 2 --refresh-rows 4
-    # 8 + 7 + ... + 1 in each block, the first pass of the first left out, which is a refresh
-    check "also of a block that starts without a refresh" [ "$all" -eq $((2 * (28 + 36))) ]
-    works calibrate $demo $fixed --data "$work/prompts.jsonl" --max-flips 0 --json
-    check "no flips allowed, no flips" [ "$(first flips)" -eq 0 ]
+    awk 'NR % 60 == 1' examples/demo-model/eval.jsonl > "$work/eight.jsonl"
+    demo="-m examples/demo-model --gen-length 64 --threads 1"
+    works calibrate $demo --data "$work/eight.jsonl" --max-error 0 --minutes 30 --no-threshold --steps 32 --json \
+        --save "$work/saved" --svg "$work/calibrate.svg"
+    check "it is JSON" is_json
+    cp "$out" "$work/found"
+    check "all questions are answered" grep -q '"questions":8,"out_of_time":false' "$work/found"
+    found=$(sed 's/{"options":"\([^"]*\)".*/\1/' "$work/found")
+    error=$(member error < "$work/found")
+    check "its error is within the budget ($error)" [ "$error" = 0 ]
+    check "the rule of commitment was given and stays" [ "${found#*threshold}" = "$found" ]
+    check "the plain dual cache is told of" grep -q '"plain":{"options":"plain dual cache","n":8,' "$work/found"
+    check "the last ones answered everything" [ "$(grep -o '"n":8' "$work/found" | wc -l)" -ge 7 ]
+    check "others fewer" grep -q '"n":4' "$work/found"
+    for options in "$found" "--skip-rule rows --refresh full" "--skip-rule off --refresh full"; do
+        n=$(tried "$options" | member n)
+        awk -v n="$n" 'n == 8 || NR % 2 == 1' "$work/eight.jsonl" > "$work/asked.jsonl"
+        run eval $demo --data "$work/asked.jsonl" --no-threshold --steps 32 $options \
+            --against "--skip-rule off --refresh full --refresh-every 1 --window 0" --json
+        for field in gained lost; do
+            check "'$options' has as many $field as eval counts" \
+                [ "$(tried "$options" | member $field)" = "$(sed 's/.*"paired"://' "$out" | member $field)" ]
+        done
+        check "and as many passes" [ "$(tried "$options" | member mean_nfe)" = "$(member mean_nfe < "$out")" ]
+        check "and rows" [ "$(tried "$options" | member mean_rows)" = "$(member mean_rows < "$out")" ]
+    done
+    check "nothing is lost by the plain one" [ "$(tried "--skip-rule off --refresh full" | member changed)" = 0 ]
+    check "what is saved is what is found" [ "$(tail -n 1 "$work/saved")" = "$found" ]
+    check "under a comment" [ "$(head -c 21 "$work/saved")" = "# tokenskip calibrate" ]
+    run generate $demo -p hi --no-threshold --steps 32 $found --json
+    sed 's/"timing".*//' "$out" > "$work/typed"
+    run generate $demo -p hi --no-threshold --steps 32 --settings "$work/saved" --json
+    sed 's/"timing".*//' "$out" > "$work/read"
+    check "--settings reads it" cmp -s "$work/typed" "$work/read"
+    picture_is_good "$work/calibrate.svg"
+    # without answers, changed ones are errors; a rule that is given stays
+    sed 's/, "answer": "[^"]*"//' "$work/eight.jsonl" | head -n 4 > "$work/prompts.jsonl"
+    works calibrate $demo --data "$work/prompts.jsonl" --max-error 0 --skip-rule rows --refresh full --minutes 0.001
+    check "the first line can be pasted" prints '^--[a-z-]* [0-9.]*'
+    check "of changed answers it is told" prints '^ time   an answer   other  passes'
+    check "everybody has a share of the first questions" \
+        prints '^4 questions; [0-9]* settings tried, these are the last'
+    check "the rule that was given is not tried again" lacks 'states\|near'
+}
+
+# Axes begin where the data does, points are all there, and no number lies on another.
+picture_is_good() {
+    check "the picture is whole" [ "$(tail -n 1 "$1")" = '</svg>' ]
+    check "it asks for nothing from outside" [ "$(grep -c 'href\|url(\|@import' "$1")" -eq 0 ]
+    grep -o '<circle [^>]*data-time=[^>]*' "$1" | sed 's/[a-z-]*="\([^"]*\)"/\1/g' > "$work/points"
+    check "numbers keep off each other" awk '
+        { x[NR] = $2; y[NR] = $3 }
+        END {
+            for (i = 1; i <= NR; i++)
+                for (j = 1; j < i; j++) if ((x[i] - x[j]) ^ 2 + (y[i] - y[j]) ^ 2 < 18 ^ 2) bad++
+            exit bad > 0 || NR < 2
+        }' "$work/points"
+    grep 'text-anchor="middle">[0-9.]*</text>' "$1" | grep 'class="tick"' |
+        sed 's/.*>\([0-9.]*\)<.*/\1/' | sort -n > "$work/ticks"
+    check "the axis begins where the data does: $(tr '\n' ' ' < "$work/ticks")" awk '
+        FNR == NR { tick[n++] = $1; next }
+        { if (!seen++ || $6 < least) least = $6; if ($6 > most) most = $6 }
+        END {
+            step = tick[1] - tick[0]
+            exit !(tick[0] <= least && least < tick[0] + 2 * step && most <= tick[n - 1])
+        }
+        ' "$work/ticks" "$work/points"
 }
 
 test_sweep() {
-    printf '{"prompt": "%s", "answer": "x"}\n' "hi" > "$work/prompts.jsonl"
-    sweep="sweep -m examples/demo-model --data $work/prompts.jsonl --svg $work/sweep.svg"
-    works $sweep --gen-length 8 --block-length 8 --json
+    awk 'NR % 80 == 1' examples/demo-model/eval.jsonl > "$work/six.jsonl"
+    sweep="sweep -m examples/demo-model --data $work/six.jsonl --svg $work/sweep.svg --gen-length 32 --no-threshold"
+    works $sweep --json
     check "it is JSON" is_json
-    for pair in skip_policy:reuse skip_policy:exit skip_reference:last-step skip_reference:last-computed; do
-        check "half of the runs have $pair" [ "$(grep -o "\"${pair%:*}\":\"${pair#*:}\"" "$out" | wc -l)" -eq 20 ]
+    for rule in off states rows; do
+        check "rule $rule is tried" prints "\"options\":\"--skip-rule $rule"
     done
-    check "half of the runs guard masked tokens" [ "$(grep -o '"skip_masked":false' "$out" | wc -l)" -eq 20 ]
-    cp "$work/sweep.svg" "$out"
-    check "the picture is whole" [ "$(tail -n 1 "$out")" = '</svg>' ]
-    check "every run is in the picture" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
-    check "it asks for nothing from outside" lacks 'href\|url(\|@import'
-    check "one round needs no word" lacks 'rounds'
-    works $sweep --gen-length 8 --block-length 8 --rounds 2
-    cp "$work/sweep.svg" "$out"
-    check "two rounds are the same runs" [ "$(grep -c '<circle .*<title>' "$out")" -eq 40 ]
-    check "and the picture says so" prints '1 questions, the best of 2 rounds;'
-    refuses 2 '--rounds takes a whole number from 1 to' $sweep --rounds 0
+    picture_is_good "$work/sweep.svg"
+    works $sweep --skip-rule rows --refresh near
+    check "a table on the terminal" prints '^ 1.00 .* plain dual cache$'
+    works $sweep --limit 1
+    check "one question is enough" prints '^1 questions; '
 }
 
 # ---- The page -------------------------------------------------------------------------------------------------------

@@ -337,11 +337,6 @@ void cli_choose_states(tsk_generate_options *options) {
         options->skip.rule = TSK_SKIP_RULE_STATES;
 }
 
-int cli_refuse_rows(const cli_settings *settings, const char *command) {
-    if (settings->generate.skip.rule != TSK_SKIP_RULE_ROWS) return CLI_OK;
-    return cli_usage_error("%s searches the options of --skip-rule states, not rows", command);
-}
-
 void cli_make_plain(tsk_generate_options *options) {
     options->skip.rule = TSK_SKIP_RULE_OFF;
     options->skip.layer_k = options->skip.refresh = 0;

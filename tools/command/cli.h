@@ -50,7 +50,7 @@ typedef struct cli_settings {
     const char *against;                              /* eval */
     const char *versus;                               /* trace */
     const char *settings_file;                        /* --settings */
-    const char *html, *dump, *dump_pattern, *passes, *layers, *svg; /* trace, sweep */
+    const char *html, *dump, *dump_pattern, *passes, *layers, *svg, *save; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     const char **paths;                               /* [n_paths] batch --merge */
     size_t n_paths;
@@ -60,9 +60,9 @@ typedef struct cli_settings {
     int cache, remasking, skip_rule, skip_policy, skip_reference, refresh;
     int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow, notebook;
     int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
-    int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
+    int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
     int32_t max_batch, cache_tokens;
-    float max_flips;
+    float max_error, minutes;                         /* calibrate, sweep */
     int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
@@ -243,7 +243,6 @@ void cli_make_plain(tsk_generate_options *options);
 tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t quota);
 /* For a command that is about rule STATES, which is not the default: it becomes the rule where none is chosen. */
 void cli_choose_states(tsk_generate_options *options);
-int cli_refuse_rows(const cli_settings *settings, const char *command);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out);

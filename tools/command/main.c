@@ -60,18 +60,17 @@ static const cli_command commands[] = {
      "on, value by value, all from the same state.\n"
      "A value in a dump is called pass0.layer_3.output, or skip.pass0... of the second generation.\n",
      cmd_trace},
-    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]",
-     "The skip options that compute the least while few predictions change.",
-     "Searches --skip-layer-k, --skip-threshold, --skip-outlier, --skip-reference and --skip-max-age; those that are "
-     "given\n"
-     "stay as they are. A flip is a masked token's prediction that the full pass, from the same state, makes "
-     "differently.\n",
+    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-error R [options]",
+     "The fastest settings within an error budget.",
+     "Tries both rules of TokenSkip, kinds of block starts, windows and rules of commitment; what is given of one of\n"
+     "the three stays as it is. All settings answer a few questions, the better half of them twice as many, and so\n"
+     "on until all questions are answered or --minutes are over. Each is compared, question by question, with the\n"
+     "plain dual cache. The first line printed is the options found, to be pasted; --save keeps them for --settings.\n",
      cmd_calibrate},
     {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]",
-     "Accuracy against time over thresholds and policies, as a picture.",
-     "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 "
-     "unless\n"
-     "given, so that the threshold alone decides.\n",
+     "Accuracy against time over the same settings, as a picture.",
+     "The settings are those that calibrate tries. Kept, round by round, are those that the fewest others beat both\n"
+     "in time and in errors.\n",
      cmd_sweep},
     {CLI_BATCH, "batch", "-m DIR --input FILE --output FILE [options], or batch --merge FILE... --output FILE",
      "Answers many requests at once.",

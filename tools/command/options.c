@@ -84,13 +84,14 @@ static const cli_option table[] = {
      "only values of these passes (A..: from A on)"},
     {"layers", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(layers), "A..B",
      "only values of these layers, and of none"},
-    {"svg", 0, CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
-    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_flips), "R",
-     "share of masked predictions that may change"},
-    {"rounds", 0, CLI_SWEEP, KIND_INT, FROM(1), FIELD(rounds), "N",
-     "every setting runs N times, in turn; its best time counts (1)"},
+    {"max-error", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_error), "R",
+     "share of answers that may be lost, gained ones taken\noff; changed ones where FILE has no answers"},
+    {"minutes", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_FLOAT, ABOVE(0), FIELD(minutes), "N",
+     "how long to search at most, loading left out (5)"},
+    {"save", 0, CLI_CALIBRATE, KIND_TEXT, NO_RANGE, FIELD(save), "FILE", "writes the options for --settings to read"},
+    {"svg", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
     {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N",
-     "N questions, evenly spread (all; calibrate: 16)"},
+     "N questions, evenly spread (all)"},
     {"against", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against), "SETTINGS",
      "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
      "given here"},
@@ -792,8 +793,8 @@ static int check_required(const cli_settings *settings, const cli_command *comma
     if (find_option(command->bit, "data", 4) && !settings->data)
         return cli_usage_error("%s needs --data FILE.jsonl", command->name);
     if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
-    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips"))
-        return cli_usage_error("calibrate needs --max-flips R");
+    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-error"))
+        return cli_usage_error("calibrate needs --max-error R");
     if (command->bit == CLI_BATCH && (!settings->input || !settings->output))
         return cli_usage_error("batch needs --input FILE and --output FILE");
     if (command->bit == CLI_TEMPLATE && !settings->messages)
@@ -927,7 +928,7 @@ static void set_defaults(cli_settings *settings) {
     settings->bench_block = 32;
     settings->batch = 1;
     settings->repeat = 3;
-    settings->rounds = 1;
+    settings->minutes = 5;
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
