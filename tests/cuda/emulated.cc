@@ -395,7 +395,7 @@ static void test_select(u32 seed) {
     int wrong = 0;
     for (int r = 0; r < n_requests; r++) {
         commit_rule s = commit_rule();
-        s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % most),
+        s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % (most - 1)),
         s.commits = r != 5, s.rule.transfer = r == 5 ? 0 : (r + (int)seed) % 6, s.is_random = r == 4, s.pass = 3;
         s.rule.quota = 1 + (int)(dice() % (s.n + 3)), s.rule.threshold = 0.5f, s.rule.local_leap = 0.25f;
         s.rule.factor = 0.5f + (float)(dice() % 40), s.rule.frechet = 0.02f, s.rule.local_radius = 2, s.seed = 77;
