@@ -35,8 +35,9 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
-   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache
-     or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
+   - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
+     with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
+     text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
@@ -496,7 +497,11 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
-typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
+/* The rule that says how many predictions a step commits: see tsk_transfer_rule. */
+typedef enum tsk_transfer {
+    TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR, TSK_TRANSFER_FRECHET, TSK_TRANSFER_ENTROPY,
+    TSK_TRANSFER_LEAP
+} tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
 /* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL, else
    OFF. */
@@ -547,8 +552,13 @@ typedef struct tsk_generate_options {
     tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
                                                     (NONE) */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
-    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
+    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident; LEAP:
+                                                    the anchors' confidence */
     float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
+    float frechet;               /* 0.25            FRECHET: Fast-dLLM++'s rule, its delta; from 0 to 1 */
+    float entropy_bound;         /* 0.1             ENTROPY: EB-Sampler's rule, its gamma in nats; 0 or more */
+    float local_leap;            /* 0.75            LEAP: LocalLeap's lower threshold, which holds beside an anchor */
+    int32_t local_radius;        /* 4               LEAP: up to so many positions from an anchor; 0 or more */
     float temperature;           /* 0               > 0: Gumbel-max sampling */
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a
                                                     draw */
@@ -588,6 +598,8 @@ typedef struct tsk_step {
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
     const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
+    const float *entropies;      /* [n_positions] of the predictions' distributions, in nats; 0 where it was not
+                                    masked */
     const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
     const uint8_t *active;       /* [n_positions] 0: skipped the upper layers (STATES) or all (ROWS) */
     int32_t n_active, n_stable_masked;
@@ -606,8 +618,7 @@ typedef struct tsk_candidate {
     int32_t position;            /* in the canvas */
     int32_t id;                  /* the prediction */
     float confidence;            /* of it, as `remasking` has it */
-    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version
-                                    never computes it) */
+    float entropy;               /* of the softmax of its position's logits, without noise, in nats */
 } tsk_candidate;
 
 /* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
@@ -621,18 +632,26 @@ typedef struct tsk_selection {
     uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
 } tsk_selection;
 
-/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+/* How many predictions a step commits, and which. The best one always; then, by all rules but LEAP, the next best while
+   the rule takes it. c_1 >= c_2 >= ... are the confidences, h_1, h_2, ... the entropies in that order. */
 typedef struct tsk_transfer_rule {
     tsk_transfer transfer;
     float threshold;             /* THRESHOLD: those at least this confident */
-    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
-                                    "Fast-dLLM", 2025) */
+    float factor;                /* FACTOR f: the n-th best where c_n >= 1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025) */
+    float frechet;               /* FRECHET d: the n-th best where max(0, c_1 + ... + c_n - (n-1)) - (1 - c_n) > d: what
+                                    Frechet's inequality leaves of the probability that all n are right, less the n-th
+                                    one's doubt ("Fast-dLLM++", arXiv 2606.02955) */
+    float entropy_bound;         /* ENTROPY g: the n-th best where h_1 + ... + h_n - max(h_1, ..., h_n) <= g (Ben-Hamu
+                                    et al., EB-Sampler, arXiv 2505.24857) */
+    float local_leap;            /* LEAP: those of at least the confidence `threshold`, which are anchors, and those of
+                                    at least this one that lie at most … (LocalLeap, arXiv 2510.07081) */
+    int32_t local_radius;        /* … so many positions from an anchor */
     int32_t quota;               /* SCHEDULE: this many */
 } tsk_transfer_rule;
 
-/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one
-   that is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is
-   written). */
+/* Applies the rule to candidates [n], of which it reads the confidences, ENTROPY also the entropies (one below 0 or no
+   number is not taken) and LEAP the positions. Of equal confidences the first is the better, and one that is no number
+   the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
 TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
                                  uint8_t *commit);
 /* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
@@ -793,12 +812,12 @@ TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
 /* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
 typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
 
-/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
    _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
 typedef struct tsk_trace_record {
     const char *name;
     const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
-    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t pass, layer;         /* layer -1 outside the layers */
     int32_t n_rows;              /* rows that ran here */
     const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
     int n_dims;                  /* of output_shape */
@@ -932,6 +951,11 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data,
                                                     tsk_error *error);
+/* The file's __metadata__: `n` texts under keys of their own, in this order; a later call takes the place of an earlier
+   one. */
+TOKENSKIP_API tsk_status tsk_safetensors_writer_metadata(tsk_safetensors_writer *writer, int32_t n,
+                                                         const char *const *keys, const char *const *values,
+                                                         tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
@@ -3741,6 +3765,7 @@ struct tsk_safetensors_writer {
     tsk__output data;
     uint64_t data_size;
     tsk_text header;        /* so far, without the closing brace */
+    tsk_text metadata;      /* an object, or nothing */
     tsk_json_writer json;
     int is_finished;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
@@ -3757,7 +3782,7 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
     if (!path) return tsk__error_null(error, "tsk_safetensors_writer_open", "path");
     writer = (tsk_safetensors_writer *)tsk__memory_new_zeroed(allocator, 1, sizeof *writer);
     if (!writer) return tsk__error_memory(error, "a safetensors writer", sizeof *writer);
-    writer->allocator = writer->header.allocator = allocator;
+    writer->allocator = writer->header.allocator = writer->metadata.allocator = allocator;
     writer->json.out = &writer->header;
     writer->key = tsk__hash_key_new();
     status = tsk__output_open(&writer->data, path, allocator, error);
@@ -3776,6 +3801,7 @@ void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     if (!writer) return;
     tsk__output_abandon(&writer->data);
     tsk_text_free(&writer->header);
+    tsk_text_free(&writer->metadata);
     tsk__memory_delete(allocator, writer->slots);
     tsk__memory_delete(allocator, writer);
 }
@@ -3894,6 +3920,50 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
     return status;
 }
 
+/* Why this cannot be a file's metadata; NULL when it can. */
+static const char *tsk__safetensors_metadata_objection(const tsk_safetensors_writer *writer, int32_t n,
+                                                       const char *const *keys, const char *const *values) {
+    int32_t i, j;
+    if (writer->is_finished) return "the file is finished";
+    for (i = 0; i < n; i++) {
+        if (!keys[i] || !values[i]) return "a key or a value is NULL";
+        for (j = 0; j < i; j++)
+            if (strcmp(keys[i], keys[j]) == 0) return "a key is there twice";
+    }
+    return NULL;
+}
+
+tsk_status tsk_safetensors_writer_metadata(tsk_safetensors_writer *writer, int32_t n, const char *const *keys,
+                                           const char *const *values, tsk_error *error) {
+    tsk_text text = TSK_ZERO;
+    tsk_json_writer json = TSK_ZERO;
+    const char *objection;
+    int32_t i;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "writer");
+    if (n > 0 && !keys) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "keys");
+    if (n > 0 && !values) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "values");
+    objection = tsk__safetensors_metadata_objection(writer, n, keys, values);
+    if (objection)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                              "cannot write the metadata of '%s': %s", tsk__error_path(writer->data.path), objection);
+    text.allocator = writer->allocator;
+    json.out = &text;
+    tsk_json_begin_object(&json);
+    for (i = 0; i < n; i++) {
+        tsk_json_write_key(&json, keys[i]);
+        tsk_json_write_string(&json, values[i], strlen(values[i]));
+    }
+    tsk_json_end_object(&json);
+    if (json.status == TSK_OK && text.length > TSK__SAFETENSORS_MAX_HEADER / 2) json.status = TSK_ERROR_MEMORY;
+    if (json.status != TSK_OK) {
+        tsk_text_free(&text);
+        return tsk__error_memory(error, "a safetensors file's metadata", TSK__SAFETENSORS_MAX_HEADER / 2);
+    }
+    tsk_text_free(&writer->metadata);
+    writer->metadata = text;
+    return TSK_OK;
+}
+
 /* The data behind the header, a piece at a time. */
 static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output,
                                              uint64_t start, tsk_error *error) {
@@ -3919,10 +3989,19 @@ static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, co
     unsigned char length[8];
     tsk_status status;
     int i;
+    if (writer->metadata.length) {
+        tsk_json_write_key(&writer->json, "__metadata__");
+        if (writer->json.status == TSK_OK)
+            writer->json.status = tsk_text_append(&writer->header, writer->metadata.data, writer->metadata.length);
+    }
     tsk_json_end_object(&writer->json);
     if (writer->json.status == TSK_OK)
         writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
     if (writer->json.status != TSK_OK) return tsk__error_memory(error, "a safetensors header", writer->header.length);
+    if (writer->header.length > TSK__SAFETENSORS_MAX_HEADER)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                              "cannot write '%s': with its metadata the header would be longer than the format allows",
+                              tsk__error_path(writer->data.path));
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)writer->header.length >> 8 * i);
     status = tsk__output_write(output, 0, length, sizeof length, error);
     if (status == TSK_OK) status = tsk__output_write(output, 8, writer->header.data, writer->header.length, error);
@@ -8710,35 +8789,83 @@ void tsk_num_transfer_tokens(int32_t mask_count, int32_t steps, int32_t *out) {
     for (i = 0; out && i < steps; i++) out[i] = mask_count / steps + (i < mask_count % steps);
 }
 
-static int tsk__select_accepts(const tsk_transfer_rule *rule, int32_t rank, float confidence) {
+/* Of the candidates that a step has taken so far and the one that it is asked about, in order of confidence. */
+typedef struct tsk__select_sums {
+    double doubt;                  /* of 1 - confidence */
+    double entropy, largest;       /* the entropies' sum, and the largest */
+} tsk__select_sums;
+
+static void tsk__select_add(tsk__select_sums *sums, float confidence, float entropy) {
+    sums->doubt += 1.0 - (double)confidence;
+    sums->entropy += entropy >= 0.0f ? (double)entropy : NAN;
+    if ((double)entropy > sums->largest) sums->largest = (double)entropy;
+}
+
+/* Whether the rule takes the candidate of this rank, the last one in `sums`. Confidences of 1/2 and more, the only ones
+   that FRECHET can take beside the best, are multiples of 2^-24: their sum is exact in any order. */
+static int tsk__select_accepts(const tsk_transfer_rule *rule, const tsk__select_sums *sums, int32_t rank,
+                               float confidence) {
+    double all_right = 1.0 - sums->doubt;
     switch (rule->transfer) {
     case TSK_TRANSFER_SCHEDULE: return rank <= rule->quota;
     case TSK_TRANSFER_THRESHOLD: return confidence >= rule->threshold;
-    default: return (double)confidence >= 1.0 - (double)rule->factor / (rank + 1);
+    case TSK_TRANSFER_FACTOR: return (double)confidence >= 1.0 - (double)rule->factor / (rank + 1);
+    case TSK_TRANSFER_FRECHET:
+        return (all_right > 0.0 ? all_right : 0.0) - (1.0 - (double)confidence) > (double)rule->frechet;
+    default: return sums->entropy - sums->largest <= (double)rule->entropy_bound;
     }
 }
 
-/* All three rules commit candidates in order of confidence until one is not accepted. This is enough because confidence
-   falls with the rank and FACTOR's bound rises. Confidence i is at confidences[i * stride]. */
-static int32_t tsk__select(const tsk_transfer_rule *rule, int32_t n, const float *confidences, size_t stride,
-                           uint8_t *commit) {
-    int32_t rank, i;
-    memset(commit, 0, (size_t)n);
+/* The best candidate that is not committed yet. */
+static int32_t tsk__select_best(int32_t n, const tsk_candidate *candidates, const uint8_t *commit) {
+    int32_t best = -1, i;
+    for (i = 0; i < n; i++)
+        if (!commit[i] && (best < 0 || tsk__skip_is_better(candidates[i].confidence, candidates[best].confidence)))
+            best = i;
+    return best;
+}
+
+/* All rules but LEAP commit candidates in order of confidence until one is not accepted. This is enough because
+   confidence falls with the rank, and what it is compared with never falls. */
+static int32_t tsk__select_ranked(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
+                                  uint8_t *commit) {
+    tsk__select_sums sums = {0.0, 0.0, 0.0};
+    int32_t rank;
     for (rank = 1; rank <= n; rank++) {
-        int32_t best = -1;
-        for (i = 0; i < n; i++)
-            if (!commit[i] && (best < 0 || tsk__skip_is_better(confidences[(size_t)i * stride],
-                                                               confidences[(size_t)best * stride])))
-                best = i;
-        if (rank > 1 && !tsk__select_accepts(rule, rank, confidences[(size_t)best * stride])) break;
+        int32_t best = tsk__select_best(n, candidates, commit);
+        tsk__select_add(&sums, candidates[best].confidence, candidates[best].entropy);
+        if (rank > 1 && !tsk__select_accepts(rule, &sums, rank, candidates[best].confidence)) break;
         commit[best] = 1;
     }
     return rank - 1;
 }
 
+static int tsk__select_leaps(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, int32_t i) {
+    int32_t j;
+    if (candidates[i].confidence >= rule->threshold) return 1;
+    if (!(candidates[i].confidence >= rule->local_leap)) return 0;
+    for (j = 0; j < n; j++) {
+        int64_t distance = (int64_t)candidates[j].position - candidates[i].position;
+        if (candidates[j].confidence >= rule->threshold && (distance < 0 ? -distance : distance) <= rule->local_radius)
+            return 1;
+    }
+    return 0;
+}
+static int32_t tsk__select_leap(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
+                                uint8_t *commit) {
+    int32_t best = tsk__select_best(n, candidates, commit), n_committed = 0, i;
+    for (i = 0; i < n; i++) {
+        commit[i] = i == best || tsk__select_leaps(rule, n, candidates, i);
+        n_committed += commit[i];
+    }
+    return n_committed;
+}
+
 int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates, uint8_t *commit) {
     if (n <= 0 || !rule || !candidates || !commit) return 0;
-    return tsk__select(rule, n, &candidates->confidence, sizeof *candidates / sizeof(float), commit);
+    memset(commit, 0, (size_t)n);
+    return rule->transfer == TSK_TRANSFER_LEAP ? tsk__select_leap(rule, n, candidates, commit)
+                                               : tsk__select_ranked(rule, n, candidates, commit);
 }
 
 // >>backend ===========================================================================================================
@@ -8770,6 +8897,7 @@ typedef struct tsk__prediction {
     int32_t id;
     float confidence;          /* softmax probability of `id` under the logits without noise */
     float logit, log_sum_exp;  /* of `id`; over all ids */
+    float entropy;             /* of the same softmax, in nats */
 } tsk__prediction;
 
 /* What a backend keeps of one request. Positions 0 .. length - 1 of `capacity` are valid. `states` and `outputs` are
@@ -8836,8 +8964,7 @@ typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
-    int32_t transfer, quota;   /* as tsk_select takes them, likewise the next two */
-    float threshold, factor;
+    tsk_transfer_rule rule;
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
@@ -8846,7 +8973,7 @@ typedef struct tsk__commit_rule {
 /* What became of a candidate. */
 typedef struct tsk__choice {
     int32_t id;                /* its prediction */
-    float confidence;
+    float confidence, entropy;
     float log_sum_exp;         /* over all ids of its row's logits: no finite number where they are none */
     int32_t is_committed;
 } tsk__choice;
@@ -9317,6 +9444,8 @@ typedef struct tsk__cpu_kernels {
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    float (*exp_moment)(const float *x, int32_t n, float max); /* the sum of exp(x - max) * (x - max), x of -infinity
+                                                                  counting as 0; likewise n */
     void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
     void (*add)(float *y, const float *x, int32_t n);      /* y += x */
     void (*scale)(const float *x, float scale, const float *weight, float *out,
@@ -9647,6 +9776,17 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
         tsk__##V##_store(lanes + i % 16, tsk__##V##_add(tsk__##V##_load(lanes + i % 16), v)); \
     } \
     return tsk__cpu_sum16(lanes); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_exp_moment(const float *x, int32_t n, float max) { \
+    float lanes[16] = {0}; \
+    tsk__##V v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_max(tsk__##V##_sub(tsk__##V##_load(x + i), tsk__##V##_set(max)), tsk__##V##_set(-128.0f)); \
+        v = tsk__##V##_fma(tsk__##V##_exp(v), v, tsk__##V##_load(lanes + i % 16)); \
+        tsk__##V##_store(lanes + i % 16, v); \
+    } \
+    return tsk__cpu_sum16(lanes); \
 }
 
 /* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
@@ -9800,7 +9940,8 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, \
                                                   tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
                                                   tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, \
-                                                  tsk__cpu_##V##_silu, tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
+                                                  tsk__cpu_##V##_exp_moment, tsk__cpu_##V##_silu, \
+                                                  tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
 
 TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
@@ -9849,6 +9990,7 @@ typedef struct tsk__cpu_best {
     int32_t id;                    /* -1: none (only the mask, or all NaN) */
     float logit;                   /* without noise */
     float max, sum;                /* of all logits; of exp(logit - max) */
+    float moment;                  /* the sum of exp(logit - max) * (logit - max) */
 } tsk__cpu_best;
 
 typedef struct tsk__cpu_scratch {
@@ -10639,6 +10781,7 @@ static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *
     if (holds_mask) logits[mask] = mask_logit;
     for (i = n; i < padded; i++) logits[i] = -INFINITY;
     best->max = kernels->scale_max(logits, padded, 1.0f);
+    best->moment = kernels->exp_moment(logits, padded, best->max);
     best->sum = kernels->exp_sum(logits, padded, best->max);
 }
 
@@ -10663,24 +10806,29 @@ static void tsk__cpu_head_task(void *context, int task) {
     }
 }
 
-/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
+/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. With z the logits
+   less their maximum, the entropy is log(sum of exp(z)) - (sum of exp(z) * z) / (sum of exp(z)). */
 static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask,
                                   tsk__prediction *out) {
     const tsk__cpu_best *b, *winner = best;
-    double sum = 0.0, lse;
+    double sum = 0.0, moment = 0.0, lse;
     float max = -INFINITY;
     int32_t chunk;
     for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
         if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
         if (b->max > max) max = b->max;
     }
-    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n)
-        sum += (double)b->sum * exp((double)b->max - (double)max);
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
+        const double lower = (double)b->max - (double)max, share = exp(lower);
+        sum += (double)b->sum * share;
+        if (share > 0.0) moment += ((double)b->moment + (double)b->sum * lower) * share;
+    }
     lse = (double)max + log(sum);
     out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
     out->logit = winner->logit;
     out->log_sum_exp = (float)lse;
     out->confidence = (float)exp((double)winner->logit - lse);
+    out->entropy = (float)(log(sum) - moment / sum);
 }
 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */
@@ -10829,7 +10977,7 @@ typedef struct tsk__cpu_stream {
     float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
     float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
     int32_t *tokens;               /* [max_rows] ids of the list of begin */
-    float *confidences;            /* [max_rows] of one request's candidates, */
+    tsk_candidate *candidates;     /* [max_rows] of one request, */
     uint8_t *commits;              /* [max_rows] and which of them it commits */
     void *scratch_memory;
     tsk__cpu_scratch scratch;
@@ -10854,7 +11002,7 @@ static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(allocator, s->base.predictions);
     tsk__memory_delete(allocator, s->base.choices);
     tsk__memory_delete(allocator, s->tokens);
-    tsk__memory_delete(allocator, s->confidences);
+    tsk__memory_delete(allocator, s->candidates);
     tsk__memory_delete(allocator, s->commits);
     tsk__memory_delete(allocator, s->compact_lists);
     tsk__memory_delete(allocator, s->compact_x);
@@ -10884,14 +11032,14 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->base.predictions = tsk__memory_new(allocator, rows, sizeof(tsk__prediction));
     s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
     s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
-    s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
+    s->candidates = (tsk_candidate *)tsk__memory_new(allocator, rows, sizeof *s->candidates);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
         !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
-        !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
+        !s->candidates || !s->commits || !s->compact_lists || !s->scratch_memory) {
         tsk__cpu_stream_destroy(&s->base);
         return tsk__error_memory(error, "the activations of a pass",
                                  rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
@@ -11075,7 +11223,8 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
                   (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* Fills in the choices of one request's candidates: ids and confidences. */
+/* Fills in the choices of one request's candidates, all but what is committed, and the candidates as its rule sees
+   them. */
 static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o,
                                   const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -11089,7 +11238,11 @@ static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o
         choice->log_sum_exp = last[c->slot].log_sum_exp;
         choice->confidence =
             o->is_random ? tsk__random_confidence(o->seed, c->position, o->pass) : last[c->slot].confidence;
-        s->confidences[i] = choice->confidence;
+        choice->entropy = last[c->slot].entropy;
+        s->candidates[i].position = c->position;
+        s->candidates[i].id = choice->id;
+        s->candidates[i].confidence = choice->confidence;
+        s->candidates[i].entropy = choice->entropy;
     }
 }
 static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
@@ -11100,14 +11253,9 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__c
     for (r = 0; r < n; r++) {
         const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
-        tsk_transfer_rule rule;
         tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
-        rule.transfer = (tsk_transfer)o->transfer;
-        rule.threshold = o->threshold;
-        rule.factor = o->factor;
-        rule.quota = o->quota;
-        if (o->commits && o->n) tsk__select(&rule, o->n, s->confidences, 1, s->commits);
+        if (o->commits) tsk_select(&o->rule, o->n, s->candidates, s->commits);
         for (i = 0; i < o->n; i++) {
             stream->choices[o->first + i].is_committed = s->commits[i];
             if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;
@@ -11744,9 +11892,9 @@ TSK__CUDA_CHECK_SIZE(row, 32);
 /* As tsk__prediction. */
 typedef struct tsk__cuda_prediction {
     int32_t id;
-    float confidence, logit, log_sum_exp;
+    float confidence, logit, log_sum_exp, entropy;
 } tsk__cuda_prediction;
-TSK__CUDA_CHECK_SIZE(prediction, 16);
+TSK__CUDA_CHECK_SIZE(prediction, 20);
 
 /* What a pass needs of a request's tsk__kv. */
 typedef struct tsk__cuda_cache {
@@ -11805,31 +11953,46 @@ typedef struct tsk__cuda_draw {
 } tsk__cuda_draw;
 TSK__CUDA_CHECK_SIZE(draw, 24);
 
-/* The best of some ids; the sum of exp(logit - max) is over all of them. */
+/* The best of some ids; over all of them the sums of exp(logit - max) and of exp(logit - max) * (logit - max). */
 typedef struct tsk__cuda_head_entry {
     double score;
     int32_t id;
-    float logit, max, sum;
+    float logit, max, sum, moment;
+    int32_t pad;
 } tsk__cuda_head_entry;
-TSK__CUDA_CHECK_SIZE(head_entry, 24);
+TSK__CUDA_CHECK_SIZE(head_entry, 32);
+
+/* As tsk_transfer_rule, with its tsk_transfer. */
+#define TSK__CUDA_TRANSFER_SCHEDULE 0
+#define TSK__CUDA_TRANSFER_THRESHOLD 1
+#define TSK__CUDA_TRANSFER_FACTOR 2
+#define TSK__CUDA_TRANSFER_FRECHET 3
+#define TSK__CUDA_TRANSFER_ENTROPY 4
+#define TSK__CUDA_TRANSFER_LEAP 5
+typedef struct tsk__cuda_transfer_rule {
+    int32_t transfer;
+    float threshold, factor, frechet, entropy_bound, local_leap;
+    int32_t local_radius, quota;
+} tsk__cuda_transfer_rule;
+TSK__CUDA_CHECK_SIZE(transfer_rule, 32);
 
 /* As tsk__commit_candidate, tsk__commit_rule and tsk__choice. */
 typedef struct tsk__cuda_commit_candidate { int32_t position, slot, head; } tsk__cuda_commit_candidate;
 typedef struct tsk__cuda_commit_rule {
-    int32_t request, first, n, commits, transfer, quota;
-    float threshold, factor;
+    int32_t request, first, n, commits;
+    tsk__cuda_transfer_rule rule;
     int32_t is_random;
     uint32_t pass;
     uint64_t seed;
 } tsk__cuda_commit_rule;
 typedef struct tsk__cuda_choice {
     int32_t id;
-    float confidence, log_sum_exp;
+    float confidence, entropy, log_sum_exp;
     int32_t is_committed;
 } tsk__cuda_choice;
 TSK__CUDA_CHECK_SIZE(commit_candidate, 12);
-TSK__CUDA_CHECK_SIZE(commit_rule, 48);
-TSK__CUDA_CHECK_SIZE(choice, 16);
+TSK__CUDA_CHECK_SIZE(commit_rule, 64);
+TSK__CUDA_CHECK_SIZE(choice, 20);
 
 typedef struct tsk__cuda_decide_args {
     tsk__cuda_table table;
@@ -11846,10 +12009,11 @@ typedef struct tsk__cuda_select_tokens_args {
     TSK__DEVICE(const tsk__cuda_commit_rule) rules;       /* the host's, likewise candidates and choices */
     TSK__DEVICE(const tsk__cuda_commit_candidate) candidates;
     TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
-    TSK__DEVICE(float) confidences;        /* [candidates] scratch */
+    TSK__DEVICE(float) confidences;        /* [candidates] scratch, likewise order: each rule's from the best down */
+    TSK__DEVICE(int32_t) order;
     TSK__DEVICE(tsk__cuda_choice) choices;
 } tsk__cuda_select_tokens_args;
-TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
+TSK__CUDA_CHECK_SIZE(select_tokens_args, 80);
 
 /* ---- norms: sums of squares are kept for every so many columns of a row, in rows of whole 16 bytes */
 
@@ -12139,18 +12303,31 @@ TSK__CUDA_CHECK_SIZE(read_stream_args, 24);
 TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(draw, mask_token_id) &&
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
-    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
+    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp) &&
+    TSK__CUDA_SAME(prediction, entropy));
 TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) &&
                                            TSK__CUDA_SAME(commit_candidate, slot) &&
                                            TSK__CUDA_SAME(commit_candidate, head));
 TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
                                       TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) &&
-                                      TSK__CUDA_SAME(commit_rule, transfer) && TSK__CUDA_SAME(commit_rule, quota) &&
-                                      TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.transfer) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.threshold) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.factor) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.frechet) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.entropy_bound) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.local_leap) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.local_radius) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.quota) &&
                                       TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) &&
                                       TSK__CUDA_SAME(commit_rule, seed));
+TSK__CUDA_CHECK(transfers, TSK__CUDA_TRANSFER_SCHEDULE == (int)TSK_TRANSFER_SCHEDULE &&
+                               TSK__CUDA_TRANSFER_THRESHOLD == (int)TSK_TRANSFER_THRESHOLD &&
+                               TSK__CUDA_TRANSFER_FACTOR == (int)TSK_TRANSFER_FACTOR &&
+                               TSK__CUDA_TRANSFER_FRECHET == (int)TSK_TRANSFER_FRECHET &&
+                               TSK__CUDA_TRANSFER_ENTROPY == (int)TSK_TRANSFER_ENTROPY &&
+                               TSK__CUDA_TRANSFER_LEAP == (int)TSK_TRANSFER_LEAP);
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
-    TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
+    TSK__CUDA_SAME(choice, entropy) && TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags,
                 TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
                     TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&
@@ -13070,7 +13247,7 @@ typedef struct tsk__cuda_memory {
     CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x,
         full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
-    CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    CUdeviceptr confidences, order; /* [max_rows] select's scratch */
     CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
@@ -13428,6 +13605,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->device.skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
     s->device.confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->device.order = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->device.workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }
@@ -13914,7 +14092,7 @@ static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_r
     a.table = s->device.table;
     a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
-    a.confidences = s->device.confidences;
+    a.confidences = s->device.confidences, a.order = s->device.order;
     a.choices = tsk__cuda_address(s->base.choices);
     tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a,
                      "select_tokens");
@@ -14744,7 +14922,7 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     what.layer = layer;
 #define TSK__TRACE_RECORD(suffix, which, from, in_width, to, out_width, heads) \
     do { \
-        snprintf(name, sizeof name, "block_%d%s", (int)layer, suffix); \
+        snprintf(name, sizeof name, "layer_%d%s", (int)layer, suffix); \
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)
@@ -15121,7 +15299,7 @@ typedef struct tsk__request_canvas {
 typedef struct tsk__request_block {
     int32_t *positions;
     int32_t *predictions;
-    float *confidences;
+    float *confidences, *entropies;
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
@@ -15173,6 +15351,10 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.transfer = TSK_TRANSFER_THRESHOLD;
     o.threshold = 0.9f;
     o.factor = 1.0f;
+    o.frechet = 0.25f;
+    o.entropy_bound = 0.1f;
+    o.local_leap = 0.75f;
+    o.local_radius = 4;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
     o.skip.rule = TSK_SKIP_RULE_AUTO;
@@ -15221,7 +15403,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
                          (int)o->steps, (int)n_blocks);
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
-    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d",
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_LEAP, "transfer has no value %d",
                          (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
                          (int)o->remasking);
@@ -15232,6 +15414,12 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX,
                          "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
+    TSK__OPTIONS_REQUIRE(o->frechet >= 0 && o->frechet <= 1, "frechet must be a number from 0 to 1");
+    TSK__OPTIONS_REQUIRE(o->entropy_bound >= 0 && o->entropy_bound <= FLT_MAX,
+                         "entropy_bound must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->local_leap == o->local_leap && fabsf(o->local_leap) <= FLT_MAX,
+                         "local_leap must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->local_radius >= 0, "local_radius must be zero or positive, not %d", (int)o->local_radius);
     TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX,
                          "temperature must be zero or a positive number");
     TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX,
@@ -15324,6 +15512,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, canvas.is_listed, length);
     TSK__REQUEST_ARRAY(int32_t, block.predictions, block);
     TSK__REQUEST_ARRAY(float, block.confidences, block);
+    TSK__REQUEST_ARRAY(float, block.entropies, block);
     TSK__REQUEST_ARRAY(uint8_t, block.committed, block);
     TSK__REQUEST_ARRAY(uint8_t, block.active, block);
     TSK__REQUEST_ARRAY(uint8_t, block.is_predicted, block);
@@ -15972,10 +16161,14 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
     rule->first = r->pass.first_candidate;
     rule->n = r->pass.n_candidates;
     rule->commits = !r->pass.is_probe && !o->on_select;
-    rule->transfer = (int32_t)o->transfer;
-    rule->quota = tsk__request_quota(r);
-    rule->threshold = o->threshold;
-    rule->factor = o->factor;
+    rule->rule.transfer = o->transfer;
+    rule->rule.quota = tsk__request_quota(r);
+    rule->rule.threshold = o->threshold;
+    rule->rule.factor = o->factor;
+    rule->rule.frechet = o->frechet;
+    rule->rule.entropy_bound = o->entropy_bound;
+    rule->rule.local_leap = o->local_leap;
+    rule->rule.local_radius = o->local_radius;
     rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
     rule->seed = o->seed;
     rule->pass = r->gen.pass;
@@ -16020,6 +16213,7 @@ static void tsk__request_take_predictions(tsk__request *r, const tsk__pass *p) {
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         r->block.predictions[p->candidates[i].slot] = p->stream->choices[i].id;
         r->block.confidences[p->candidates[i].slot] = p->stream->choices[i].confidence;
+        r->block.entropies[p->candidates[i].slot] = p->stream->choices[i].entropy;
     }
 }
 
@@ -16031,6 +16225,7 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
         if (tsk__request_is_masked(r, i)) continue;
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
+        r->block.entropies[i] = 0.0f;
     }
     tsk__request_take_predictions(r, p);
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
@@ -16053,7 +16248,7 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
         r->block.candidates[i].position = candidates[i].position;
         r->block.candidates[i].id = choices[i].id;
         r->block.candidates[i].confidence = choices[i].confidence;
-        r->block.candidates[i].entropy = -1;
+        r->block.candidates[i].entropy = choices[i].entropy;
         r->block.candidate_commits[i] = 0;
     }
     memset(&selection, 0, sizeof selection);
@@ -16153,6 +16348,7 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.positions = r->block.positions;
     step.predictions = r->block.predictions;
     step.confidences = r->block.confidences;
+    step.entropies = r->block.entropies;
     step.committed = r->block.committed;
     step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {

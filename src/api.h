@@ -35,8 +35,9 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
-   - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache
-     or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
+   - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
+     with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
+     text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
@@ -496,7 +497,11 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
 typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
-typedef enum tsk_transfer { TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR } tsk_transfer;
+/* The rule that says how many predictions a step commits: see tsk_transfer_rule. */
+typedef enum tsk_transfer {
+    TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR, TSK_TRANSFER_FRECHET, TSK_TRANSFER_ENTROPY,
+    TSK_TRANSFER_LEAP
+} tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
 /* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL, else
    OFF. */
@@ -547,8 +552,13 @@ typedef struct tsk_generate_options {
     tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
                                                     (NONE) */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
-    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident */
+    float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident; LEAP:
+                                                    the anchors' confidence */
     float factor;                /* 1.0             FACTOR: Fast-dLLM's dynamic rule */
+    float frechet;               /* 0.25            FRECHET: Fast-dLLM++'s rule, its delta; from 0 to 1 */
+    float entropy_bound;         /* 0.1             ENTROPY: EB-Sampler's rule, its gamma in nats; 0 or more */
+    float local_leap;            /* 0.75            LEAP: LocalLeap's lower threshold, which holds beside an anchor */
+    int32_t local_radius;        /* 4               LEAP: up to so many positions from an anchor; 0 or more */
     float temperature;           /* 0               > 0: Gumbel-max sampling */
     tsk_remasking remasking;     /* LOW_CONFIDENCE  what confidence means: the prediction's probability; RANDOM: a
                                                     draw */
@@ -588,6 +598,8 @@ typedef struct tsk_step {
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
     const float *confidences;    /* [n_positions] of the predictions; 1 where it was not masked */
+    const float *entropies;      /* [n_positions] of the predictions' distributions, in nats; 0 where it was not
+                                    masked */
     const uint8_t *committed;    /* [n_positions] 1: committed by this pass */
     const uint8_t *active;       /* [n_positions] 0: skipped the upper layers (STATES) or all (ROWS) */
     int32_t n_active, n_stable_masked;
@@ -606,8 +618,7 @@ typedef struct tsk_candidate {
     int32_t position;            /* in the canvas */
     int32_t id;                  /* the prediction */
     float confidence;            /* of it, as `remasking` has it */
-    float entropy;               /* of the distribution that it is drawn from, in nats; -1: not computed (this version
-                                    never computes it) */
+    float entropy;               /* of the softmax of its position's logits, without noise, in nats */
 } tsk_candidate;
 
 /* What a decoding rule of the host's own decides about: which of the candidates this pass commits. If it sets none,
@@ -621,18 +632,26 @@ typedef struct tsk_selection {
     uint8_t *commit;             /* [n] all 0; to be set, nonzero for those that the pass commits */
 } tsk_selection;
 
-/* How many predictions a step commits, and which: the best one always, then the next best while the rule takes it. */
+/* How many predictions a step commits, and which. The best one always; then, by all rules but LEAP, the next best while
+   the rule takes it. c_1 >= c_2 >= ... are the confidences, h_1, h_2, ... the entropies in that order. */
 typedef struct tsk_transfer_rule {
     tsk_transfer transfer;
     float threshold;             /* THRESHOLD: those at least this confident */
-    float factor;                /* FACTOR f: the n-th best where its confidence is at least 1 - f/(n+1) (Wu et al.,
-                                    "Fast-dLLM", 2025) */
+    float factor;                /* FACTOR f: the n-th best where c_n >= 1 - f/(n+1) (Wu et al., "Fast-dLLM", 2025) */
+    float frechet;               /* FRECHET d: the n-th best where max(0, c_1 + ... + c_n - (n-1)) - (1 - c_n) > d: what
+                                    Frechet's inequality leaves of the probability that all n are right, less the n-th
+                                    one's doubt ("Fast-dLLM++", arXiv 2606.02955) */
+    float entropy_bound;         /* ENTROPY g: the n-th best where h_1 + ... + h_n - max(h_1, ..., h_n) <= g (Ben-Hamu
+                                    et al., EB-Sampler, arXiv 2505.24857) */
+    float local_leap;            /* LEAP: those of at least the confidence `threshold`, which are anchors, and those of
+                                    at least this one that lie at most … (LocalLeap, arXiv 2510.07081) */
+    int32_t local_radius;        /* … so many positions from an anchor */
     int32_t quota;               /* SCHEDULE: this many */
 } tsk_transfer_rule;
 
-/* Applies the rule to candidates [n], of which it reads the confidences; of equal ones the first is the better, and one
-   that is no number the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is
-   written). */
+/* Applies the rule to candidates [n], of which it reads the confidences, ENTROPY also the entropies (one below 0 or no
+   number is not taken) and LEAP the positions. Of equal confidences the first is the better, and one that is no number
+   the worst. Writes commit [n]; returns how many are committed (n <= 0, or NULL: 0, and nothing is written). */
 TOKENSKIP_API int32_t tsk_select(const tsk_transfer_rule *rule, int32_t n, const tsk_candidate *candidates,
                                  uint8_t *commit);
 /* For a program that shows an answer as it forms: appends the text that is final after this step, of the first n_final
@@ -793,12 +812,12 @@ TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
 /* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
 typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
 
-/* Names: embedding, block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
    _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
 typedef struct tsk_trace_record {
     const char *name;
     const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
-    int32_t pass, layer;         /* layer -1 outside the blocks */
+    int32_t pass, layer;         /* layer -1 outside the layers */
     int32_t n_rows;              /* rows that ran here */
     const int32_t *positions;    /* [n_rows] in the canvas; for caches 0 .. cached length - 1 */
     int n_dims;                  /* of output_shape */
@@ -932,6 +951,11 @@ TOKENSKIP_API tsk_status tsk_safetensors_writer_open(const char *path, const tsk
 TOKENSKIP_API tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char *name, tsk_dtype dtype,
                                                     int n_dims, const uint64_t *shape, const void *data,
                                                     tsk_error *error);
+/* The file's __metadata__: `n` texts under keys of their own, in this order; a later call takes the place of an earlier
+   one. */
+TOKENSKIP_API tsk_status tsk_safetensors_writer_metadata(tsk_safetensors_writer *writer, int32_t n,
+                                                         const char *const *keys, const char *const *values,
+                                                         tsk_error *error);
 TOKENSKIP_API tsk_status tsk_safetensors_writer_finish(tsk_safetensors_writer *writer, tsk_error *error);
 TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 

@@ -33,6 +33,7 @@ typedef struct tsk__prediction {
     int32_t id;
     float confidence;          /* softmax probability of `id` under the logits without noise */
     float logit, log_sum_exp;  /* of `id`; over all ids */
+    float entropy;             /* of the same softmax, in nats */
 } tsk__prediction;
 
 /* What a backend keeps of one request. Positions 0 .. length - 1 of `capacity` are valid. `states` and `outputs` are
@@ -99,8 +100,7 @@ typedef struct tsk__commit_rule {
     int32_t request;           /* which cache */
     int32_t first, n;          /* candidates, in order of position */
     int32_t commits;           /* 0: nothing is committed, the host chooses */
-    int32_t transfer, quota;   /* as tsk_select takes them, likewise the next two */
-    float threshold, factor;
+    tsk_transfer_rule rule;
     int32_t is_random;         /* the confidence is a uniform draw of seed and pass */
     uint32_t pass;
     uint64_t seed;
@@ -109,7 +109,7 @@ typedef struct tsk__commit_rule {
 /* What became of a candidate. */
 typedef struct tsk__choice {
     int32_t id;                /* its prediction */
-    float confidence;
+    float confidence, entropy;
     float log_sum_exp;         /* over all ids of its row's logits: no finite number where they are none */
     int32_t is_committed;
 } tsk__choice;

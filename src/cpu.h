@@ -78,6 +78,8 @@ typedef struct tsk__cpu_kernels {
     float (*dot)(const float *x, const float *y, int32_t n);
     float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
     float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    float (*exp_moment)(const float *x, int32_t n, float max); /* the sum of exp(x - max) * (x - max), x of -infinity
+                                                                  counting as 0; likewise n */
     void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
     void (*add)(float *y, const float *x, int32_t n);      /* y += x */
     void (*scale)(const float *x, float scale, const float *weight, float *out,
@@ -408,6 +410,17 @@ static TSK__TARGET_##V float tsk__cpu_##V##_exp_sum(float *x, int32_t n, float m
         tsk__##V##_store(lanes + i % 16, tsk__##V##_add(tsk__##V##_load(lanes + i % 16), v)); \
     } \
     return tsk__cpu_sum16(lanes); \
+} \
+static TSK__TARGET_##V float tsk__cpu_##V##_exp_moment(const float *x, int32_t n, float max) { \
+    float lanes[16] = {0}; \
+    tsk__##V v; \
+    int32_t i; \
+    for (i = 0; i < n; i += (LANES)) { \
+        v = tsk__##V##_max(tsk__##V##_sub(tsk__##V##_load(x + i), tsk__##V##_set(max)), tsk__##V##_set(-128.0f)); \
+        v = tsk__##V##_fma(tsk__##V##_exp(v), v, tsk__##V##_load(lanes + i % 16)); \
+        tsk__##V##_store(lanes + i % 16, v); \
+    } \
+    return tsk__cpu_sum16(lanes); \
 }
 
 /* Transposes LANES rows of 64 bytes at a time, where they lie or, at the edges and for F16, from a copy. Two bf16 move
@@ -561,7 +574,8 @@ static TSK__TARGET_##V void tsk__cpu_##V##_tile(int rows, const float *x, size_t
     static const tsk__cpu_kernels tsk__cpu_##V = {NAME, DESCRIPTION, ROWS, \
                                                   tsk__cpu_##V##_pack, tsk__cpu_##V##_tile, tsk__cpu_##V##_dot, \
                                                   tsk__cpu_##V##_scale_max, tsk__cpu_##V##_exp_sum, \
-                                                  tsk__cpu_##V##_silu, tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
+                                                  tsk__cpu_##V##_exp_moment, tsk__cpu_##V##_silu, \
+                                                  tsk__cpu_##V##_add, tsk__cpu_##V##_scale};
 
 TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
@@ -610,6 +624,7 @@ typedef struct tsk__cpu_best {
     int32_t id;                    /* -1: none (only the mask, or all NaN) */
     float logit;                   /* without noise */
     float max, sum;                /* of all logits; of exp(logit - max) */
+    float moment;                  /* the sum of exp(logit - max) * (logit - max) */
 } tsk__cpu_best;
 
 typedef struct tsk__cpu_scratch {
@@ -1400,6 +1415,7 @@ static void tsk__cpu_head_row(const tsk__cpu_kernels *kernels, const tsk__draw *
     if (holds_mask) logits[mask] = mask_logit;
     for (i = n; i < padded; i++) logits[i] = -INFINITY;
     best->max = kernels->scale_max(logits, padded, 1.0f);
+    best->moment = kernels->exp_moment(logits, padded, best->max);
     best->sum = kernels->exp_sum(logits, padded, best->max);
 }
 
@@ -1424,24 +1440,29 @@ static void tsk__cpu_head_task(void *context, int task) {
     }
 }
 
-/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. */
+/* A row's chunks, best[0], best[n], best[2n], ..., in order of ids: > keeps the lowest of equals. With z the logits
+   less their maximum, the entropy is log(sum of exp(z)) - (sum of exp(z) * z) / (sum of exp(z)). */
 static void tsk__cpu_head_combine(const tsk__cpu_best *best, int32_t n, int32_t chunks, int32_t mask,
                                   tsk__prediction *out) {
     const tsk__cpu_best *b, *winner = best;
-    double sum = 0.0, lse;
+    double sum = 0.0, moment = 0.0, lse;
     float max = -INFINITY;
     int32_t chunk;
     for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
         if (b->id >= 0 && (winner->id < 0 || b->score > winner->score)) winner = b;
         if (b->max > max) max = b->max;
     }
-    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n)
-        sum += (double)b->sum * exp((double)b->max - (double)max);
+    for (chunk = 0, b = best; chunk < chunks; chunk++, b += n) {
+        const double lower = (double)b->max - (double)max, share = exp(lower);
+        sum += (double)b->sum * share;
+        if (share > 0.0) moment += ((double)b->moment + (double)b->sum * lower) * share;
+    }
     lse = (double)max + log(sum);
     out->id = winner->id >= 0 ? winner->id : mask == 0;  /* all NaN: still an id, and not the mask */
     out->logit = winner->logit;
     out->log_sum_exp = (float)lse;
     out->confidence = (float)exp((double)winner->logit - lse);
+    out->entropy = (float)(log(sum) - moment / sum);
 }
 
 /* out[n] from normed[n, d_model] and draws[n]; the logits exist a chunk at a time only. */

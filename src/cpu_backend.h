@@ -31,7 +31,7 @@ typedef struct tsk__cpu_stream {
     float *compact_x, *full_x;     /* [max_rows, d_model]; base.x is one of them */
     float *head_rows;              /* [max_rows, d_model] final norm of the rows asked for */
     int32_t *tokens;               /* [max_rows] ids of the list of begin */
-    float *confidences;            /* [max_rows] of one request's candidates, */
+    tsk_candidate *candidates;     /* [max_rows] of one request, */
     uint8_t *commits;              /* [max_rows] and which of them it commits */
     void *scratch_memory;
     tsk__cpu_scratch scratch;
@@ -56,7 +56,7 @@ static void tsk__cpu_stream_destroy(tsk__stream *stream) {
     tsk__memory_delete(allocator, s->base.predictions);
     tsk__memory_delete(allocator, s->base.choices);
     tsk__memory_delete(allocator, s->tokens);
-    tsk__memory_delete(allocator, s->confidences);
+    tsk__memory_delete(allocator, s->candidates);
     tsk__memory_delete(allocator, s->commits);
     tsk__memory_delete(allocator, s->compact_lists);
     tsk__memory_delete(allocator, s->compact_x);
@@ -86,14 +86,14 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->base.predictions = tsk__memory_new(allocator, rows, sizeof(tsk__prediction));
     s->base.choices = (tsk__choice *)tsk__memory_new(allocator, rows, sizeof *s->base.choices);
     s->tokens = (int32_t *)tsk__memory_new(allocator, rows, sizeof *s->tokens);
-    s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
+    s->candidates = (tsk_candidate *)tsk__memory_new(allocator, rows, sizeof *s->candidates);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
     scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
         !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
-        !s->confidences || !s->commits || !s->compact_lists || !s->scratch_memory) {
+        !s->candidates || !s->commits || !s->compact_lists || !s->scratch_memory) {
         tsk__cpu_stream_destroy(&s->base);
         return tsk__error_memory(error, "the activations of a pass",
                                  rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
@@ -277,7 +277,8 @@ static void tsk__cpu_backend_head(tsk__stream *stream, int32_t n, const int32_t 
                   (tsk__prediction *)stream->predictions, &tsk__cpu_stream_of(stream)->scratch);
 }
 
-/* Fills in the choices of one request's candidates: ids and confidences. */
+/* Fills in the choices of one request's candidates, all but what is committed, and the candidates as its rule sees
+   them. */
 static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o,
                                   const tsk__commit_candidate *candidates) {
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
@@ -291,7 +292,11 @@ static void tsk__cpu_fill_choices(tsk__stream *stream, const tsk__commit_rule *o
         choice->log_sum_exp = last[c->slot].log_sum_exp;
         choice->confidence =
             o->is_random ? tsk__random_confidence(o->seed, c->position, o->pass) : last[c->slot].confidence;
-        s->confidences[i] = choice->confidence;
+        choice->entropy = last[c->slot].entropy;
+        s->candidates[i].position = c->position;
+        s->candidates[i].id = choice->id;
+        s->candidates[i].confidence = choice->confidence;
+        s->candidates[i].entropy = choice->entropy;
     }
 }
 static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__commit_rule *rules, int32_t n_candidates,
@@ -302,14 +307,9 @@ static void tsk__cpu_backend_select(tsk__stream *stream, int32_t n, const tsk__c
     for (r = 0; r < n; r++) {
         const tsk__commit_rule *o = &rules[r];
         int32_t *canvas = (int32_t *)s->all_rows.caches[o->request].tokens;
-        tsk_transfer_rule rule;
         tsk__cpu_fill_choices(stream, o, candidates);
         memset(s->commits, 0, (size_t)o->n);
-        rule.transfer = (tsk_transfer)o->transfer;
-        rule.threshold = o->threshold;
-        rule.factor = o->factor;
-        rule.quota = o->quota;
-        if (o->commits && o->n) tsk__select(&rule, o->n, s->confidences, 1, s->commits);
+        if (o->commits) tsk_select(&o->rule, o->n, s->candidates, s->commits);
         for (i = 0; i < o->n; i++) {
             stream->choices[o->first + i].is_committed = s->commits[i];
             if (s->commits[i]) canvas[candidates[o->first + i].position] = stream->choices[o->first + i].id;

@@ -305,7 +305,7 @@ static void tsk__cuda_select(tsk__cuda_stream *s, int32_t n, const tsk__commit_r
     a.table = s->device.table;
     a.rules = tsk__cuda_address(s->pinned.arguments + at), a.candidates = a.rules + candidates_at;
     a.predictions = tsk__cuda_address(s->base.predictions);
-    a.confidences = s->device.confidences;
+    a.confidences = s->device.confidences, a.order = s->device.order;
     a.choices = tsk__cuda_address(s->base.choices);
     tsk__cuda_launch(s, TSK__CUDA_select_tokens, (uint32_t)n, 1, 1, TSK__CUDA_THREADS_select_tokens, 0, &a,
                      "select_tokens");

@@ -21,18 +21,31 @@
 TSK__CUDA_CHECK_SAME(draw, TSK__CUDA_SAME(draw, temperature) && TSK__CUDA_SAME(draw, mask_token_id) &&
     TSK__CUDA_SAME(draw, seed) && TSK__CUDA_SAME(draw, position) && TSK__CUDA_SAME(draw, pass));
 TSK__CUDA_CHECK_SAME(prediction, TSK__CUDA_SAME(prediction, id) && TSK__CUDA_SAME(prediction, confidence) &&
-    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp));
+    TSK__CUDA_SAME(prediction, logit) && TSK__CUDA_SAME(prediction, log_sum_exp) &&
+    TSK__CUDA_SAME(prediction, entropy));
 TSK__CUDA_CHECK_SAME(commit_candidate, TSK__CUDA_SAME(commit_candidate, position) &&
                                            TSK__CUDA_SAME(commit_candidate, slot) &&
                                            TSK__CUDA_SAME(commit_candidate, head));
 TSK__CUDA_CHECK_SAME(commit_rule, TSK__CUDA_SAME(commit_rule, request) && TSK__CUDA_SAME(commit_rule, first) &&
                                       TSK__CUDA_SAME(commit_rule, n) && TSK__CUDA_SAME(commit_rule, commits) &&
-                                      TSK__CUDA_SAME(commit_rule, transfer) && TSK__CUDA_SAME(commit_rule, quota) &&
-                                      TSK__CUDA_SAME(commit_rule, threshold) && TSK__CUDA_SAME(commit_rule, factor) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.transfer) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.threshold) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.factor) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.frechet) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.entropy_bound) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.local_leap) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.local_radius) &&
+                                      TSK__CUDA_SAME(commit_rule, rule.quota) &&
                                       TSK__CUDA_SAME(commit_rule, is_random) && TSK__CUDA_SAME(commit_rule, pass) &&
                                       TSK__CUDA_SAME(commit_rule, seed));
+TSK__CUDA_CHECK(transfers, TSK__CUDA_TRANSFER_SCHEDULE == (int)TSK_TRANSFER_SCHEDULE &&
+                               TSK__CUDA_TRANSFER_THRESHOLD == (int)TSK_TRANSFER_THRESHOLD &&
+                               TSK__CUDA_TRANSFER_FACTOR == (int)TSK_TRANSFER_FACTOR &&
+                               TSK__CUDA_TRANSFER_FRECHET == (int)TSK_TRANSFER_FRECHET &&
+                               TSK__CUDA_TRANSFER_ENTROPY == (int)TSK_TRANSFER_ENTROPY &&
+                               TSK__CUDA_TRANSFER_LEAP == (int)TSK_TRANSFER_LEAP);
 TSK__CUDA_CHECK_SAME(choice, TSK__CUDA_SAME(choice, id) && TSK__CUDA_SAME(choice, confidence) &&
-    TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
+    TSK__CUDA_SAME(choice, entropy) && TSK__CUDA_SAME(choice, log_sum_exp) && TSK__CUDA_SAME(choice, is_committed));
 TSK__CUDA_CHECK(row_flags,
                 TSK__CUDA_ROW_MAY_SKIP == (int)TSK__ROW_MAY_SKIP && TSK__CUDA_ROW_SKIPS == (int)TSK__ROW_SKIPS &&
                     TSK__CUDA_ROW_REMEMBER == (int)TSK__ROW_REMEMBER && TSK__CUDA_ROW_IF_RAN == (int)TSK__ROW_IF_RAN &&

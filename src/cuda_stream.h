@@ -49,7 +49,7 @@ typedef struct tsk__cuda_memory {
     CUdeviceptr memory, arguments, counters, state_words, squares, attention_parts, heads, scratch, normed, compact_x,
         full_x, workspace, logits;
     CUdeviceptr cosines, skipped;  /* what the host has copies of */
-    CUdeviceptr confidences;       /* [max_rows] select's scratch */
+    CUdeviceptr confidences, order; /* [max_rows] select's scratch */
     CUdeviceptr compact_index;     /* [max_rows] the list that compact narrowed to */
     tsk__cuda_table table;
     tsk__cuda_tensor_map inputs[3][2];  /* normed, attention, hidden: boxes of 32 and of 64 rows */
@@ -407,6 +407,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     s->device.skipped = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->base.predictions = tsk__cuda_pointer(base + tsk__cuda_take(&used, rows, sizeof(tsk__prediction)));
     s->device.confidences = base + tsk__cuda_take(&used, rows, sizeof(float));
+    s->device.order = base + tsk__cuda_take(&used, rows, sizeof(int32_t));
     s->device.workspace = base + tsk__cuda_take(&used, b->is_f32 ? 0 : TSK__CUDA_WORKSPACE, 1);
     return used;
 }

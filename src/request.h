@@ -87,7 +87,7 @@ typedef struct tsk__request_canvas {
 typedef struct tsk__request_block {
     int32_t *positions;
     int32_t *predictions;
-    float *confidences;
+    float *confidences, *entropies;
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
@@ -139,6 +139,10 @@ tsk_generate_options tsk_generate_options_default(void) {
     o.transfer = TSK_TRANSFER_THRESHOLD;
     o.threshold = 0.9f;
     o.factor = 1.0f;
+    o.frechet = 0.25f;
+    o.entropy_bound = 0.1f;
+    o.local_leap = 0.75f;
+    o.local_radius = 4;
     o.eos_stop = 1;
     o.end_of_turn_id = TSK_AUTO;
     o.skip.rule = TSK_SKIP_RULE_AUTO;
@@ -187,7 +191,7 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
                          (int)o->steps, (int)n_blocks);
     TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
-    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_FACTOR, "transfer has no value %d",
+    TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_LEAP, "transfer has no value %d",
                          (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
                          (int)o->remasking);
@@ -198,6 +202,12 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->threshold == o->threshold && fabsf(o->threshold) <= FLT_MAX,
                          "threshold must be a finite number");
     TSK__OPTIONS_REQUIRE(o->factor > 0 && o->factor <= FLT_MAX, "factor must be a positive number");
+    TSK__OPTIONS_REQUIRE(o->frechet >= 0 && o->frechet <= 1, "frechet must be a number from 0 to 1");
+    TSK__OPTIONS_REQUIRE(o->entropy_bound >= 0 && o->entropy_bound <= FLT_MAX,
+                         "entropy_bound must be zero or a positive number");
+    TSK__OPTIONS_REQUIRE(o->local_leap == o->local_leap && fabsf(o->local_leap) <= FLT_MAX,
+                         "local_leap must be a finite number");
+    TSK__OPTIONS_REQUIRE(o->local_radius >= 0, "local_radius must be zero or positive, not %d", (int)o->local_radius);
     TSK__OPTIONS_REQUIRE(o->temperature >= 0 && o->temperature <= FLT_MAX,
                          "temperature must be zero or a positive number");
     TSK__OPTIONS_REQUIRE(o->skip.threshold == o->skip.threshold && fabsf(o->skip.threshold) <= FLT_MAX,
@@ -290,6 +300,7 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(uint8_t, canvas.is_listed, length);
     TSK__REQUEST_ARRAY(int32_t, block.predictions, block);
     TSK__REQUEST_ARRAY(float, block.confidences, block);
+    TSK__REQUEST_ARRAY(float, block.entropies, block);
     TSK__REQUEST_ARRAY(uint8_t, block.committed, block);
     TSK__REQUEST_ARRAY(uint8_t, block.active, block);
     TSK__REQUEST_ARRAY(uint8_t, block.is_predicted, block);
@@ -938,10 +949,14 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
     rule->first = r->pass.first_candidate;
     rule->n = r->pass.n_candidates;
     rule->commits = !r->pass.is_probe && !o->on_select;
-    rule->transfer = (int32_t)o->transfer;
-    rule->quota = tsk__request_quota(r);
-    rule->threshold = o->threshold;
-    rule->factor = o->factor;
+    rule->rule.transfer = o->transfer;
+    rule->rule.quota = tsk__request_quota(r);
+    rule->rule.threshold = o->threshold;
+    rule->rule.factor = o->factor;
+    rule->rule.frechet = o->frechet;
+    rule->rule.entropy_bound = o->entropy_bound;
+    rule->rule.local_leap = o->local_leap;
+    rule->rule.local_radius = o->local_radius;
     rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
     rule->seed = o->seed;
     rule->pass = r->gen.pass;
@@ -986,6 +1001,7 @@ static void tsk__request_take_predictions(tsk__request *r, const tsk__pass *p) {
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
         r->block.predictions[p->candidates[i].slot] = p->stream->choices[i].id;
         r->block.confidences[p->candidates[i].slot] = p->stream->choices[i].confidence;
+        r->block.entropies[p->candidates[i].slot] = p->stream->choices[i].entropy;
     }
 }
 
@@ -997,6 +1013,7 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
         if (tsk__request_is_masked(r, i)) continue;
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
+        r->block.entropies[i] = 0.0f;
     }
     tsk__request_take_predictions(r, p);
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
@@ -1019,7 +1036,7 @@ static void tsk__request_commit(tsk__request *r, const tsk__pass *p) {
         r->block.candidates[i].position = candidates[i].position;
         r->block.candidates[i].id = choices[i].id;
         r->block.candidates[i].confidence = choices[i].confidence;
-        r->block.candidates[i].entropy = -1;
+        r->block.candidates[i].entropy = choices[i].entropy;
         r->block.candidate_commits[i] = 0;
     }
     memset(&selection, 0, sizeof selection);
@@ -1119,6 +1136,7 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.positions = r->block.positions;
     step.predictions = r->block.predictions;
     step.confidences = r->block.confidences;
+    step.entropies = r->block.entropies;
     step.committed = r->block.committed;
     step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {

@@ -414,6 +414,7 @@ struct tsk_safetensors_writer {
     tsk__output data;
     uint64_t data_size;
     tsk_text header;        /* so far, without the closing brace */
+    tsk_text metadata;      /* an object, or nothing */
     tsk_json_writer json;
     int is_finished;
     size_t *slots;          /* [n_slots] hash table: where in the header a name starts, 0 where free */
@@ -430,7 +431,7 @@ tsk_status tsk_safetensors_writer_open(const char *path, const tsk_allocator *al
     if (!path) return tsk__error_null(error, "tsk_safetensors_writer_open", "path");
     writer = (tsk_safetensors_writer *)tsk__memory_new_zeroed(allocator, 1, sizeof *writer);
     if (!writer) return tsk__error_memory(error, "a safetensors writer", sizeof *writer);
-    writer->allocator = writer->header.allocator = allocator;
+    writer->allocator = writer->header.allocator = writer->metadata.allocator = allocator;
     writer->json.out = &writer->header;
     writer->key = tsk__hash_key_new();
     status = tsk__output_open(&writer->data, path, allocator, error);
@@ -449,6 +450,7 @@ void tsk_safetensors_writer_free(tsk_safetensors_writer *writer) {
     if (!writer) return;
     tsk__output_abandon(&writer->data);
     tsk_text_free(&writer->header);
+    tsk_text_free(&writer->metadata);
     tsk__memory_delete(allocator, writer->slots);
     tsk__memory_delete(allocator, writer);
 }
@@ -567,6 +569,50 @@ tsk_status tsk_safetensors_writer_add(tsk_safetensors_writer *writer, const char
     return status;
 }
 
+/* Why this cannot be a file's metadata; NULL when it can. */
+static const char *tsk__safetensors_metadata_objection(const tsk_safetensors_writer *writer, int32_t n,
+                                                       const char *const *keys, const char *const *values) {
+    int32_t i, j;
+    if (writer->is_finished) return "the file is finished";
+    for (i = 0; i < n; i++) {
+        if (!keys[i] || !values[i]) return "a key or a value is NULL";
+        for (j = 0; j < i; j++)
+            if (strcmp(keys[i], keys[j]) == 0) return "a key is there twice";
+    }
+    return NULL;
+}
+
+tsk_status tsk_safetensors_writer_metadata(tsk_safetensors_writer *writer, int32_t n, const char *const *keys,
+                                           const char *const *values, tsk_error *error) {
+    tsk_text text = TSK_ZERO;
+    tsk_json_writer json = TSK_ZERO;
+    const char *objection;
+    int32_t i;
+    if (!writer) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "writer");
+    if (n > 0 && !keys) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "keys");
+    if (n > 0 && !values) return tsk__error_null(error, "tsk_safetensors_writer_metadata", "values");
+    objection = tsk__safetensors_metadata_objection(writer, n, keys, values);
+    if (objection)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                              "cannot write the metadata of '%s': %s", tsk__error_path(writer->data.path), objection);
+    text.allocator = writer->allocator;
+    json.out = &text;
+    tsk_json_begin_object(&json);
+    for (i = 0; i < n; i++) {
+        tsk_json_write_key(&json, keys[i]);
+        tsk_json_write_string(&json, values[i], strlen(values[i]));
+    }
+    tsk_json_end_object(&json);
+    if (json.status == TSK_OK && text.length > TSK__SAFETENSORS_MAX_HEADER / 2) json.status = TSK_ERROR_MEMORY;
+    if (json.status != TSK_OK) {
+        tsk_text_free(&text);
+        return tsk__error_memory(error, "a safetensors file's metadata", TSK__SAFETENSORS_MAX_HEADER / 2);
+    }
+    tsk_text_free(&writer->metadata);
+    writer->metadata = text;
+    return TSK_OK;
+}
+
 /* The data behind the header, a piece at a time. */
 static tsk_status tsk__safetensors_copy_data(const tsk_safetensors_writer *writer, const tsk__output *output,
                                              uint64_t start, tsk_error *error) {
@@ -592,10 +638,19 @@ static tsk_status tsk__safetensors_write_file(tsk_safetensors_writer *writer, co
     unsigned char length[8];
     tsk_status status;
     int i;
+    if (writer->metadata.length) {
+        tsk_json_write_key(&writer->json, "__metadata__");
+        if (writer->json.status == TSK_OK)
+            writer->json.status = tsk_text_append(&writer->header, writer->metadata.data, writer->metadata.length);
+    }
     tsk_json_end_object(&writer->json);
     if (writer->json.status == TSK_OK)
         writer->json.status = tsk_text_append(&writer->header, "       ", (8 - writer->header.length % 8) % 8);
     if (writer->json.status != TSK_OK) return tsk__error_memory(error, "a safetensors header", writer->header.length);
+    if (writer->header.length > TSK__SAFETENSORS_MAX_HEADER)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, writer->data.path, TSK_NO_OFFSET,
+                              "cannot write '%s': with its metadata the header would be longer than the format allows",
+                              tsk__error_path(writer->data.path));
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)writer->header.length >> 8 * i);
     status = tsk__output_write(output, 0, length, sizeof length, error);
     if (status == TSK_OK) status = tsk__output_write(output, 8, writer->header.data, writer->header.length, error);

@@ -168,7 +168,7 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     what.layer = layer;
 #define TSK__TRACE_RECORD(suffix, which, from, in_width, to, out_width, heads) \
     do { \
-        snprintf(name, sizeof name, "block_%d%s", (int)layer, suffix); \
+        snprintf(name, sizeof name, "layer_%d%s", (int)layer, suffix); \
         what.part = which; \
         tsk__trace_rows(t, &what, from, in_width, to, out_width, heads); \
     } while (0)

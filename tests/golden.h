@@ -77,8 +77,15 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     options.transfer = TSK_TRANSFER_SCHEDULE;
     if (tsk_json_type_of(tsk_json_get(o, "threshold")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_THRESHOLD;
     if (tsk_json_type_of(tsk_json_get(o, "factor")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_FACTOR;
+    if (tsk_json_type_of(tsk_json_get(o, "frechet")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_FRECHET;
+    if (tsk_json_type_of(tsk_json_get(o, "entropy_bound")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_ENTROPY;
+    if (tsk_json_type_of(tsk_json_get(o, "local_leap")) == TSK_JSON_NUMBER) options.transfer = TSK_TRANSFER_LEAP;
     options.threshold = (float)golden_number(o, "threshold", 0);
     options.factor = (float)golden_number(o, "factor", 1);
+    options.frechet = (float)golden_number(o, "frechet", 0);
+    options.entropy_bound = (float)golden_number(o, "entropy_bound", 0);
+    options.local_leap = (float)golden_number(o, "local_leap", 0);
+    options.local_radius = golden_int(o, "local_radius", 0);
     options.temperature = (float)golden_number(o, "temperature", 0);
     tsk_json_uint64(tsk_json_get(o, "seed"), &seed);
     options.seed = seed;

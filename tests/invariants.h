@@ -341,16 +341,20 @@ static void random_starts(run *r) {
 
 static void random_options(run *r, const tsk_model_config *config) {
     static const float thresholds[] = {-1, 0, 0.2f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100},
-                       temperatures[] = {0, 0, 0.5f, 2};
+                       temperatures[] = {0, 0, 0.5f, 2}, frechets[] = {0, 0.02f, 0.25f, 1},
+                       bounds[] = {0, 0.3f, 2, 100}, leaps[] = {-1, 0.05f, 0.3f, 0.75f};
     tsk_generate_options *o = &r->options;
     int32_t i;
     random_sizes(r);
     o->cache = random_below(3) ? TSK_CACHE_DUAL : random_below(2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
     o->transfer = random_below(3) == 0 ? TSK_TRANSFER_SCHEDULE
-                  : random_below(2)    ? TSK_TRANSFER_THRESHOLD
-                                       : TSK_TRANSFER_FACTOR;
+                                       : (tsk_transfer)(TSK_TRANSFER_THRESHOLD + random_below(TSK_TRANSFER_LEAP));
     o->threshold = random_pick(thresholds, 7);
     o->factor = random_pick(factors, 5);
+    o->frechet = random_pick(frechets, 4);
+    o->entropy_bound = random_pick(bounds, 4);
+    o->local_leap = random_pick(leaps, 4);
+    o->local_radius = random_below(6);
     o->temperature = random_pick(temperatures, 4);
     o->remasking = random_below(3) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
     o->seed = (uint64_t)random_below(1000000) << 20;

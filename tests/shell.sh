@@ -69,7 +69,7 @@ wait_for() { # wait_for PID
 }
 
 # What is on stderr beside the lines of progress that a slow machine takes long enough for.
-progress='^tokenskip: \(loading\|eval\|batch\|calibrate\|bench\|plain dual cache\|[0-9]* of [0-9]*\): '
+progress='^tokenskip: \(loading\|eval\|batch\|trying\|bench\|plain dual cache\|[0-9]* of [0-9]*\): '
 messages() { grep -v -e "$progress" "$err"; }
 
 one_line() { [ "$(messages | wc -l)" -eq 1 ] && [ "$(messages | head -c 11)" = "tokenskip: " ]; }

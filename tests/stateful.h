@@ -373,7 +373,8 @@ static void draw_refresh(driver *d, tsk_generate_options *o) {
 
 static tsk_generate_options draw_options(driver *d) {
     static const float thresholds[] = {-1, 0, 0.1f, 0.3f, 0.5f, 0.9f, 1, 2}, factors[] = {0.01f, 0.5f, 1, 3, 100},
-                       temperatures[] = {0, 0, 0.7f, 2};
+                       temperatures[] = {0, 0, 0.7f, 2}, frechets[] = {0, 0.02f, 0.25f, 0.5f, 1},
+                       bounds[] = {0, 0.1f, 1, 4, 100}, leaps[] = {-1, 0, 0.05f, 0.2f, 0.75f, 2};
     static const int32_t blocks[] = {4, 8, 1, 3, 5, 7};
     tsk_generate_options o = tsk_generate_options_default();
     int32_t n_blocks;
@@ -382,9 +383,13 @@ static tsk_generate_options draw_options(driver *d) {
     o.gen_length = n_blocks * o.block_length;
     o.steps = draw(d, 2) ? TSK_AUTO : n_blocks * (1 + draw(d, 6));
     o.cache = draw(d, 5) ? TSK_CACHE_DUAL : draw(d, 2) ? TSK_CACHE_PREFIX : TSK_CACHE_NONE;
-    o.transfer = (tsk_transfer)draw(d, 3);
+    o.transfer = (tsk_transfer)draw(d, TSK_TRANSFER_LEAP + 1);
     o.threshold = draw_float(d, thresholds, 8);
     o.factor = draw_float(d, factors, 5);
+    o.frechet = draw_float(d, frechets, 5);
+    o.entropy_bound = draw_float(d, bounds, 5);
+    o.local_leap = draw_float(d, leaps, 6);
+    o.local_radius = draw(d, 6);
     o.temperature = draw_float(d, temperatures, 4);
     o.remasking = draw(d, 3) ? TSK_REMASKING_LOW_CONFIDENCE : TSK_REMASKING_RANDOM;
     o.seed = (uint64_t)draw(d, 256) << draw(d, 57);
@@ -401,7 +406,7 @@ static tsk_generate_options draw_options(driver *d) {
 static void draw_extreme(driver *d, tsk_generate_options *o) {
     static const int32_t integers[] = {0, -1, -2, 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, 1 << 30, 2};
     static const float floats[] = {0, -0.0f, FLT_MAX, -FLT_MAX, FLT_MIN, 1e-40f, 1e30f, -1};
-    int32_t number = integers[draw(d, 9)], which = draw(d, 28), kind = draw(d, 11);
+    int32_t number = integers[draw(d, 9)], which = draw(d, 32), kind = draw(d, 11);
     float real = kind < 8 ? floats[kind] : kind == 8 ? (float)NAN : kind == 9 ? (float)INFINITY : -(float)INFINITY;
     switch (which) {
     case 0: o->gen_length = number; break;
@@ -431,6 +436,10 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
     case 24: o->refresh = (tsk_refresh)number; break;
     case 25: o->refresh_near = number; break;
     case 26: o->refresh_window = number; break;
+    case 27: o->frechet = real; break;
+    case 28: o->entropy_bound = real; break;
+    case 29: o->local_leap = real; break;
+    case 30: o->local_radius = number; break;
     default: o->refresh_every = number; break;
     }
 }
@@ -479,11 +488,14 @@ static int options_are_legal(const tsk_generate_options *o, const tsk_model_conf
         o->gen_length > c->max_sequence_length)
         return 0;
     if (steps < 1 || steps % (o->gen_length / o->block_length)) return 0;
-    if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 2 ||
+    if ((int)o->cache < 0 || (int)o->cache > 2 || (int)o->transfer < 0 || (int)o->transfer > 5 ||
         (int)o->remasking < 0 || (int)o->remasking > 1)
         return 0;
     if (!is_finite(o->threshold) || !is_finite(o->factor) || !(o->factor > 0) || !is_finite(o->temperature) ||
         o->temperature < 0)
+        return 0;
+    if (!(o->frechet >= 0 && o->frechet <= 1) || !is_finite(o->entropy_bound) || o->entropy_bound < 0 ||
+        !is_finite(o->local_leap) || o->local_radius < 0)
         return 0;
     return skips_are_legal(o, c) && o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < c->embedding_size;
 }
@@ -832,6 +844,7 @@ static void watch_order(generation *g, const tsk_step *s, const int32_t *before)
 /* Which positions there are, and how they change: what was committed was masked, nothing else moves. */
 static void watch_canvas(generation *g, const tsk_step *s) {
     int32_t i, mask = g->driver->config->mask_token_id, commits = 0, masks = 0, wrong = 0;
+    const float most = 1.0001f * logf((float)g->driver->config->embedding_size); /* of an entropy */
     for (i = 0; i < s->n_positions; i++) {
         int32_t at = s->positions[i], id, was;
         if (!EXPECT(g, at >= 0 && at < g->length && (!i || at > s->positions[i - 1]), "position %d of a step is %d",
@@ -844,6 +857,7 @@ static void watch_canvas(generation *g, const tsk_step *s) {
                                  : id != was;
         wrong += was != mask && (s->confidences[i] != 1.0f || s->predictions[i] != id);
         wrong += !(s->confidences[i] >= 0 && s->confidences[i] <= 1.0001f);
+        wrong += was != mask ? s->entropies[i] != 0 : !(s->entropies[i] >= 0 && s->entropies[i] <= most);
         commits += s->committed[i] != 0;
         masks += id == mask;
         g->canvas[at] = id;
@@ -865,19 +879,22 @@ static void watch_rule(generation *g, const tsk_step *s, const int32_t *before) 
     const tsk_generate_options *o = &g->options;
     int32_t i, n = 0, masks = 0, commits = 0, quota = quota_of(g), mask = g->driver->config->mask_token_id, wrong = 0;
     int leaves_out = g->rule == TSK_SKIP_RULE_ROWS;
-    float confidences[max_canvas];
+    const tsk_transfer_rule rule = transfer_rule_of(o, quota);
+    float confidences[max_canvas], entropies[max_canvas];
+    int32_t positions[max_canvas];
     uint8_t commit[max_canvas];
     for (i = 0; i < s->n_positions; i++) {
         int is_masked = before[s->positions[i]] == mask, is_out = leaves_out && !s->active[i];
         masks += is_masked;
         commits += s->committed[i] != 0;
         wrong += s->committed[i] && is_out;
-        if (is_masked && !is_out) confidences[n++] = s->confidences[i];
+        if (!is_masked || is_out) continue;
+        confidences[n] = s->confidences[i], entropies[n] = s->entropies[i], positions[n++] = s->positions[i];
     }
     EXPECT(g, wrong == 0, "pass %d commits %d rows that it left out", (int)s->pass, (int)wrong);
     if (o->on_select) EXPECT(g, g->n_selected == n, "a rule was asked about %d of %d", (int)g->n_selected, (int)n);
     if (o->on_select || g->m.is_blind) return;
-    select_by(o->transfer, o->threshold, o->factor, quota, n, confidences, commit);
+    select_by(&rule, n, confidences, entropies, positions, commit);
     for (n = i = 0; i < s->n_positions; i++)
         if (before[s->positions[i]] == mask && (s->active[i] || !leaves_out))
             wrong += (commit[n++] != 0) != (s->committed[i] != 0);
@@ -1038,9 +1055,12 @@ static void new_generation(driver *d, generation *g, const char *kind, int numbe
 
 static void say_options(driver *d, const generation *g) {
     const tsk_generate_options *o = &g->options;
-    say(d, " gen %d block %d steps %d cache %d transfer %d (%g, %g) temperature %g remasking %d eos_stop %d end %d",
+    say(d,
+        " gen %d block %d steps %d cache %d transfer %d (%g, %g, %g, %g, %g, %d) temperature %g remasking %d "
+        "eos_stop %d end %d",
         (int)o->gen_length, (int)o->block_length, (int)o->steps, (int)o->cache, (int)o->transfer, (double)o->threshold,
-        (double)o->factor, (double)o->temperature, (int)o->remasking, o->eos_stop, (int)o->end_of_turn_id);
+        (double)o->factor, (double)o->frechet, (double)o->entropy_bound, (double)o->local_leap, (int)o->local_radius,
+        (double)o->temperature, (int)o->remasking, o->eos_stop, (int)o->end_of_turn_id);
     say(d, " refresh_every %d", (int)o->refresh_every);
     if (o->cache == TSK_CACHE_DUAL)
         say(d,
@@ -1733,7 +1753,7 @@ static void watch_record(void *user, const tsk_trace_record *r) {
 }
 
 static void trace_slot(driver *d, slot *s) {
-    static const char *const patterns[] = {NULL, "*_1*", "logits", "kv_*", "block_?_rope", "nothing", "", "embedding"};
+    static const char *const patterns[] = {NULL, "*_1*", "logits", "kv_*", "layer_?_rope", "nothing", "", "embedding"};
     tsk_trace_options o = tsk_trace_options_default();
     int on = draw(d, 3), was_traced = s->is_traced;
     tsk_status status;
@@ -2005,36 +2025,22 @@ static void finish_batch(driver *d) {
 /* ---- the rest of the API that generation is made of */
 
 static void check_select(driver *d) {
-    float confidences[24];
+    float confidences[24] = {0}, entropies[24] = {0};
+    int32_t positions[24] = {0}, n = draw(d, 25), quota = draw(d, 12), i, count, returned;
     uint8_t commit[24], again[24];
-    int32_t n = draw(d, 25), quota = draw(d, 12), i, j, count, returned;
-    tsk_transfer transfer = (tsk_transfer)draw(d, 3);
-    float threshold = (float)draw(d, 5) / 4, factor = (float)draw(d, 9) / 4;
-    for (i = 0; i < n; i++) confidences[i] = (float)draw(d, 17) / 16;
+    tsk_transfer_rule rule = transfer_rule((tsk_transfer)draw(d, TSK_TRANSFER_LEAP + 1), (float)draw(d, 9) / 8, quota);
+    rule.threshold = (float)draw(d, 5) / 4, rule.local_radius = draw(d, 9);
+    for (i = 0; i < n; i++) {
+        confidences[i] = (float)draw(d, 17) / 16;
+        entropies[i] = (float)draw(d, 9) / 8;
+        positions[i] = 2 * i + draw(d, 2);
+    }
     memset(commit, 7, sizeof commit);
     memset(again, 0, sizeof again);
-    say(d, "select: rule %d, %d candidates, quota %d, threshold %g, factor %g\n", (int)transfer, (int)n, (int)quota,
-        (double)threshold, (double)factor);
-    returned = select_by(transfer, threshold, factor, quota, n, confidences, commit);
-    /* by rank: who has fewer than `count` before it is committed */
-    for (count = n > 0; count < n; count++) {
-        float next = -1;
-        for (i = 0; i < n; i++) {
-            int32_t before = 0;
-            for (j = 0; j < n; j++)
-                before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
-            if (before == count) next = confidences[i];
-        }
-        if (transfer == TSK_TRANSFER_SCHEDULE && count >= quota) break;
-        if (transfer == TSK_TRANSFER_THRESHOLD && !(next >= threshold)) break;
-        if (transfer == TSK_TRANSFER_FACTOR && !((double)next >= 1 - (double)factor / (count + 2))) break;
-    }
-    for (i = 0; i < n; i++) {
-        int32_t before = 0;
-        for (j = 0; j < n; j++)
-            before += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j < i);
-        again[i] = before < count;
-    }
+    say(d, "select: rule %d, %d candidates, quota %d, threshold %g, parameter %g, radius %d\n", (int)rule.transfer,
+        (int)n, (int)quota, (double)rule.threshold, (double)rule.factor, (int)rule.local_radius);
+    returned = select_by(&rule, n, confidences, entropies, positions, commit);
+    count = select_by_definition(&rule, n, confidences, entropies, positions, again);
     EXPECT(d, returned == count && memcmp(commit, again, (size_t)n) == 0,
            "tsk_select commits %d of %d, not %d, or others", (int)returned, (int)n, (int)count);
 }

@@ -90,10 +90,13 @@ test_requests() {
 {"id": "refreshes", "prompt_ids": [1, 2, 3], "no_threshold": true, "refresh_rows": 5, "refresh_every": 2}
 {"id":"preset","prompt_ids":[1,2,3],"skip_preset":"seed","skip_threshold":1e-1,"skip_reference":"last-computed"}
 {"id": "factor", "prompt_ids": [1, 2, 3], "factor": 1.5}
+{"id": "frechet", "prompt_ids": [1, 2, 3], "frechet": 0.01}
+{"id": "entropy", "prompt_ids": [1, 2, 3], "entropy_bound": 2}
+{"id": "leap", "prompt_ids": [1, 2, 3], "threshold": 0.1, "local_leap": 0.05, "local_radius": 2}
 {"id": "\u00e4\"\n", "prompt_ids": [1, 2, 3]}
 END
     works_silently $small
-    check "a result for each request" equal "$(wc -l < "$output")" 11
+    check "a result for each request" equal "$(wc -l < "$output")" 14
     check "each is JSON" all_json "$output"
     check "in order" [ "$(id_list "$output" | head -n 4 | tr '\n' ' ')" = '"plain" 7 -7 "7" ' ]
     alone() { # alone ID OPTIONS...: what generate makes of it
@@ -116,6 +119,9 @@ END
     alone '"refreshes"' --no-threshold --refresh-rows 5 --refresh-every 2
     alone '"preset"' --skip-preset seed --skip-threshold 0.1 --skip-reference last-computed
     alone '"factor"' --factor 1.5
+    alone '"frechet"' --frechet 0.01
+    alone '"entropy"' --entropy-bound 2
+    alone '"leap"' --threshold 0.1 --local-leap 0.05 --local-radius 2
     check "an id keeps its characters" grep -q -F '{"id":"ä\"\n","text"' "$output"
 
     rm "$output"

@@ -68,6 +68,9 @@ test_usage() {
     refuses 2 'only one of --threshold and --factor' $generate --factor 1 --threshold 0.9
     refuses 2 'only one of --no-threshold and --factor' $generate --no-threshold --factor 1
     refuses 2 'only one of --threshold, --no-threshold and --factor' $generate --no-threshold --factor 1 --threshold 1
+    refuses 2 'only one of --frechet and --entropy-bound' $generate --frechet 0.1 --entropy-bound 1
+    refuses 2 'only one of --no-threshold and --local-leap' $generate --no-threshold --local-leap 0.7
+    refuses 2 '--local-radius needs --local-leap' $generate --local-radius 3
     refuses 2 '--cache dual' $generate --cache none --skip-layer-k 2
     refuses 2 '--cache dual' $generate --skip-layer-k 1 --cache prefix
     refuses 2 'dual|prefix|none' $generate --cache most
@@ -103,11 +106,64 @@ test_usage() {
 # An option's value that makes no sense, whatever the model: the line names the option, the value and what is allowed.
 refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "$4"; }
 
+# Options of a generation from a file: the same as typed, but for those that are typed too.
+test_settings_file() {
+    settings_file=$work/settings
+    printf '# found by calibrate\n--no-threshold --steps 16\n\t# rows\n--rows-margin 2 --near=8' > "$settings_file"
+    printf ' --system "Be \047brief\047."\n' >> "$settings_file"
+    same_answer() { # same_answer "OPTIONS WITH THE FILE" OPTIONS...
+        "$tokenskip" generate -m $demo -p hi --gen-length 32 --json --threads 1 $1 2> "$err" | counted > "$work/a"
+        shift
+        "$tokenskip" generate -m $demo -p hi --gen-length 32 --json --threads 1 "$@" 2>> "$err" | counted > "$work/b"
+        check "a file and '$*': $(head -c 200 "$err")" [ -s "$work/a" -a ! -s "$err" ]
+        check "a file is as good as '$*'" cmp -s "$work/a" "$work/b"
+    }
+    counted() { sed 's/"timing".*//'; }
+    given="--no-threshold --steps 16 --rows-margin 2 --near 8"
+    same_answer "--settings $settings_file" $given --system "Be 'brief'."
+    same_answer "--rows-margin 1 --settings $settings_file --steps 8" \
+        --no-threshold --steps 8 --rows-margin 1 --near 8 --system "Be 'brief'."
+    same_answer "--settings $settings_file --frechet 0.1" \
+        --frechet 0.1 --steps 16 --rows-margin 2 --near 8 --system "Be 'brief'."
+    echo "--skip-preset fast" > "$settings_file"
+    same_answer "--settings $settings_file --near 3" --skip-preset fast --near 3
+    : > "$settings_file"
+    same_answer "--settings $settings_file"
+    for command in "eval --data $work/settings.jsonl" "trace -p hi" "batch --input - --output -" \
+        "eval --data $work/settings.jsonl --against"; do
+        printf '{"prompt": "hi", "answer": "x"}\n' > "$work/settings.jsonl"
+        echo "--steps 3" > "$settings_file" # of four blocks
+        case $command in *against) set -- "--settings $settings_file" ;; *) set -- --settings "$settings_file" ;; esac
+        run $command "$@" -m $demo < /dev/null
+        check "$command reads the file" says "steps.* 3 is not a multiple of the number of blocks"
+    done
+    one="generate -m $demo --prompt-ids 5 --settings"
+    refuses 1 "No such file" $one "$work/nowhere"
+    echo "--threshold 2" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --threshold takes a number from 0 to 1" $one "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --threshold takes a number from 0 to 1" $one "$settings_file" --threshold 0.5
+    echo "--threads 2" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: '--threads' is no option of a generation" $one "$settings_file"
+    echo "--settings x" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: --settings cannot name a further file" $one "$settings_file"
+    echo "word" > "$settings_file"
+    refuses 2 "^tokenskip: $settings_file: a file of settings takes no argument 'word'" $one "$settings_file"
+    echo "--system 'x" > "$settings_file"
+    refuses 1 "^tokenskip: $settings_file: a quote has no end" $one "$settings_file"
+    printf -- '--steps 8\0 x' > "$settings_file"
+    refuses 1 "^tokenskip: $settings_file: no text" $one "$settings_file"
+    head -c 70000 /dev/zero | tr '\0' ' ' > "$settings_file"
+    refuses 1 "settings" $one "$settings_file"
+}
+
 test_values() {
     for value in nan NaN -nan inf -infinity 1e999 1.5 1.0001 -0.1 x; do
         refuses_value --threshold 'a number from 0 to 1,' --threshold "$value"
     done
     for value in 0 -1 1e-99 nan inf; do refuses_value --factor 'a number above 0,' --factor "$value"; done
+    for value in -0.1 1.1 nan; do refuses_value --frechet 'a number from 0 to 1,' --frechet "$value"; done
+    for value in -1 nan inf; do refuses_value --entropy-bound 'a number from 0 on,' --entropy-bound "$value"; done
+    for value in -1 1.5 x; do refuses_value --local-leap 'a number from 0 to 1,' --local-leap "$value"; done
     for value in -0.5 nan inf; do refuses_value --temperature 'a number from 0 on,' --temperature "$value"; done
     for option in --skip-threshold --skip-outlier; do
         for value in -1.5 2 nan; do refuses_value $option 'a number from -1 to 1,' $option "$value"; done
@@ -160,7 +216,7 @@ test_values() {
     refuses 2 'active 0 and --skip-rule rows exclude' bench --gen 16 --block 8 --active 0 --skip-rule rows
     refuses 2 'active needs TokenSkip' bench --gen 16 --block 8 --active 2 --skip-rule off
     # the commands that generate have the same options
-    for command in chat "eval --data x" trace "calibrate --max-flips 0 --data x" "sweep --svg x --data x" \
+    for command in chat "eval --data x" trace "calibrate --max-error 0 --data x" "sweep --svg x --data x" \
         "batch --input x --output y"; do
         for option in --gen-length --steps --refresh-every --seed --factor --temperature --skip-max-age \
             --refresh-rows; do
@@ -294,7 +350,9 @@ test_generate() {
     works $generate $options --json --skip-layer-k 4
     check "so is K = all layers" [ "$(list tokens)" = "$plain" ]
 
-    for more in "--no-threshold" "--factor 1.5" "--temperature 0.7 --seed 3" "--remasking random" "--skip-preset seed" \
+    for more in "--no-threshold" "--factor 1.5" "--frechet 0.01" "--entropy-bound 2" \
+        "--local-leap 0.1 --threshold 0.2 --local-radius 1" "--temperature 0.7 --seed 3" "--remasking random" \
+        "--skip-preset seed" \
         "--skip-policy exit --skip-masked --skip-threshold -1 --skip-outlier -1" \
         "--skip-reference last-computed --skip-max-age 2" "--skip-full-every 3 --skip-warm-start"; do
         works $generate $options --json $more
@@ -850,6 +908,7 @@ test_chat_interrupts() {
 
 test_help
 test_usage
+test_settings_file
 test_values
 test_arguments
 test_broken_models

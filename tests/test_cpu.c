@@ -460,7 +460,7 @@ static void check_head(const model *m, const pass *p, const tsk__draw *draws) {
     for (i = 0; i < p->n; i++) {
         const float *logits = p->logits + (size_t)i * (size_t)p->vocab;
         const tsk__prediction *got = &p->predictions[i];
-        double best = -1e300, max = -1e300, sum = 0;
+        double best = -1e300, max = -1e300, sum = 0, entropy = 0, lse;
         int32_t id = -1;
         for (v = 0; v < p->vocab; v++) {
             double score = (double)logits[v];
@@ -472,7 +472,10 @@ static void check_head(const model *m, const pass *p, const tsk__draw *draws) {
             if ((double)logits[v] > max) max = (double)logits[v];
         }
         for (v = 0; v < p->vocab; v++) sum += exp((double)logits[v] - max);
+        lse = max + log(sum);
+        for (v = 0; v < p->vocab; v++) entropy += (lse - (double)logits[v]) * exp((double)logits[v] - lse);
         CHECK_INT(got->id, id);
+        CHECK(fabs((double)got->entropy - entropy) < 2e-6 * (1 + entropy));
         CHECK(got->logit == logits[id]);
         CHECK(fabs((double)got->log_sum_exp - (max + log(sum))) < 2e-6);
         CHECK(fabs((double)got->confidence / exp((double)logits[id] - max - log(sum)) - 1) < 2e-6);

@@ -297,7 +297,8 @@ static void compare_outcomes(const shape *s, const plan *p, const outcome *refer
         if (a->id != b->id) wrong++;
         else if (!is_bf16)
             CHECK(fabsf(a->confidence - b->confidence) <= 1e-4f * (1 + a->confidence) &&
-                  fabsf(a->logit - b->logit) < 1e-3f && fabsf(a->log_sum_exp - b->log_sum_exp) < 1e-3f);
+                  fabsf(a->logit - b->logit) < 1e-3f && fabsf(a->log_sum_exp - b->log_sum_exp) < 1e-3f &&
+                  fabsf(a->entropy - b->entropy) < 1e-3f);
     }
     if (wrong > (is_bf16 ? p->n_head / 4 + 1 : 0))
         printf("%s, %s of %d rows: %d of %d ids differ\n", s->name, is_bf16 ? "bf16" : "f32", (int)p->n, wrong,
@@ -713,8 +714,11 @@ static tsk__commit_rule random_rule(int32_t r, int32_t first, int32_t n) {
     tsk__commit_rule o;
     memset(&o, 0, sizeof o);
     o.request = r, o.first = first, o.n = n;
-    o.commits = random_below(6) > 0, o.transfer = random_below(3), o.quota = 1 + random_below(n + 2);
-    o.threshold = (float)random_below(9) / 8, o.factor = 0.25f + (float)random_below(8);
+    o.commits = random_below(6) > 0, o.rule.transfer = (tsk_transfer)random_below(TSK_TRANSFER_LEAP + 1);
+    o.rule.quota = 1 + random_below(n + 2);
+    o.rule.threshold = (float)random_below(9) / 8, o.rule.factor = 0.25f + (float)random_below(8);
+    o.rule.frechet = (float)random_below(9) / 16, o.rule.entropy_bound = (float)random_below(20);
+    o.rule.local_leap = (float)random_below(9) / 8, o.rule.local_radius = random_below(9);
     o.is_random = random_below(4) == 0, o.pass = (uint32_t)random_below(100),
     o.seed = (uint64_t)random_below(1 << 20) << 20;
     return o;
@@ -733,7 +737,7 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
     for (r = 0; r < t->p.n_requests; r++) {
         for (i = 0; i < max_rows; i++) {
             kept[r][i].id = 1 + random_below(t->c->embedding_size - 1),
-            kept[r][i].confidence = (float)random_below(9) / 8;
+            kept[r][i].confidence = (float)random_below(9) / 8, kept[r][i].entropy = (float)random_below(99) / 8;
             kept[r][i].logit = kept[r][i].log_sum_exp = 0;
             canvas[r][i] = -1 - i;
         }
@@ -747,23 +751,25 @@ static void check_select(const side *a, const tsk__prediction *predictions) {
     must(a->b->ops->wait(s, NULL), NULL);
     for (r = 0; r < t->p.n_requests; r++) {
         const tsk__commit_rule *o = &rules[r];
-        float confidences[max_rows];
+        float confidences[max_rows], entropies[max_rows];
+        int32_t positions[max_rows];
         uint8_t commits[max_rows];
         for (i = 0; i < o->n; i++) {
             const tsk__commit_candidate *c = &candidates[o->first + i];
             if (c->head >= 0) kept[r][c->slot] = predictions[c->head];
             confidences[i] = o->is_random ? (float)tsk__random_uniform(o->seed, 0, (uint32_t)c->position, o->pass, 1, 0)
                                           : kept[r][c->slot].confidence;
+            entropies[i] = kept[r][c->slot].entropy, positions[i] = c->position;
         }
         memset(commits, 0, sizeof commits);
-        if (o->commits)
-            select_by((tsk_transfer)o->transfer, o->threshold, o->factor, o->quota, o->n, confidences, commits);
+        if (o->commits) select_by(&o->rule, o->n, confidences, entropies, positions, commits);
         for (i = 0; i < o->n; i++) {
             const tsk__commit_candidate *c = &candidates[o->first + i];
             const tsk__choice *choice = &s->choices[o->first + i];
             wrong += choice->id != kept[r][c->slot].id ||
                      memcmp(&choice->confidence, &confidences[i], sizeof confidences[i]) != 0 ||
-                     choice->is_committed != commits[i] || choice->log_sum_exp != kept[r][c->slot].log_sum_exp;
+                     choice->entropy != entropies[i] || choice->is_committed != commits[i] ||
+                     choice->log_sum_exp != kept[r][c->slot].log_sum_exp;
             if (commits[i]) canvas[r][c->position] = choice->id;
         }
         get_bytes(s, canvas_left, a->canvas[r], sizeof canvas_left), get_bytes(s, left, a->last[r], sizeof left);
@@ -925,7 +931,7 @@ static double score_of(const tsk__draw *draw, const float *logits, int32_t id) {
    theirs. */
 static int check_prediction(const tsk_model_config *c, const tsk__draw *draw, const float *logits,
                             const tsk__prediction *p, double slack) {
-    double best = -1e300, max = -1e300, sum = 0, lse;
+    double best = -1e300, max = -1e300, sum = 0, entropy = 0, lse;
     int32_t id;
     if (p->id < 0 || p->id >= c->embedding_size || p->id == draw->mask_token_id) return 0;
     for (id = 0; id < c->embedding_size; id++) {
@@ -935,7 +941,9 @@ static int check_prediction(const tsk_model_config *c, const tsk__draw *draw, co
     }
     for (id = 0; id < c->embedding_size; id++) sum += exp((double)logits[id] - max);
     lse = max + log(sum);
-    return score_of(draw, logits, p->id) >= best - 2 * slack &&
+    for (id = 0; id < c->embedding_size; id++) entropy += (lse - (double)logits[id]) * exp((double)logits[id] - lse);
+    return fabs((double)p->entropy - entropy) <= slack * (2 + entropy) + 1e-4 &&
+           score_of(draw, logits, p->id) >= best - 2 * slack &&
            fabs((double)p->logit - (double)logits[p->id]) <= slack && fabs((double)p->log_sum_exp - lse) <= slack &&
            fabs((double)p->confidence - exp((double)p->logit - (double)p->log_sum_exp)) <= 1e-4;
 }

@@ -127,26 +127,66 @@ static void probe_rows(const tsk_step *step) {
     for (i = 0; i < step->n_positions; i++) probe.last[step->positions[i]] = step->confidences[i];
 }
 
+/* The candidates of a step, the surest first. */
+typedef struct ranking {
+    float confidences[max_length], entropies[max_length];
+    int32_t n, committed;
+} ranking;
+
+static ranking rank_step(const run *r, const tsk_step *step) {
+    ranking k;
+    int32_t i, j;
+    k.n = k.committed = 0;
+    for (i = 0; i < step->n_positions; i++) {
+        if (r->seen_canvas[step->positions[i]] != r->mask) continue;
+        if (rule_of(&r->options) == TSK_SKIP_RULE_ROWS && !step->active[i]) continue; /* no candidate */
+        k.committed += step->committed[i] != 0;
+        j = k.n;
+        k.n = sort_in(k.confidences, k.n, step->confidences[i]);
+        for (; j > 0 && k.confidences[j] != step->confidences[i]; j--) k.entropies[j] = k.entropies[j - 1];
+        k.entropies[j] = step->entropies[i];
+    }
+    return k;
+}
+
+/* How far the candidate after i others is from the bound that decides about it, by a rule that goes down the
+   ranking. */
+static double ranked_distance(const tsk_generate_options *o, const ranking *k, int32_t i) {
+    double c = (double)k->confidences[i], right = 1, entropy = 0, largest = 0;
+    int32_t j;
+    for (j = 0; j <= i; j++) {
+        right -= 1 - (double)k->confidences[j];
+        entropy += (double)k->entropies[j];
+        if ((double)k->entropies[j] > largest) largest = (double)k->entropies[j];
+    }
+    switch (o->transfer) {
+    case TSK_TRANSFER_THRESHOLD: return fabs(c - (double)o->threshold);
+    case TSK_TRANSFER_FACTOR: return fabs(c - (1.0 - (double)o->factor / (i + 2)));
+    case TSK_TRANSFER_FRECHET: return fabs((right > 0 ? right : 0) - (1 - c) - (double)o->frechet);
+    default: return fabs(entropy - largest - (double)o->entropy_bound);
+    }
+}
+
 /* The order of confidences where the last committed and the first uncommitted meet, and the distance from the
    bounds. */
 static int probe_step(void *user, const tsk_step *step) {
     run *r = (run *)user;
     const tsk_generate_options *o = &r->options;
-    float candidates[max_length];
-    int32_t n = 0, committed = 0, i;
-    for (i = 0; i < step->n_positions; i++) {
-        if (r->seen_canvas[step->positions[i]] != r->mask) continue;
-        if (rule_of(o) == TSK_SKIP_RULE_ROWS && !step->active[i]) continue; /* no candidate */
-        committed += step->committed[i] != 0;
-        n = sort_in(candidates, n, step->confidences[i]);
-    }
+    ranking k = rank_step(r, step);
+    int32_t i;
     probe_rows(step);
-    if (committed < n && (committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD))
-        narrow_margin((double)candidates[committed - 1] - (double)candidates[committed], "order");
-    for (i = 1; i < n && o->transfer != TSK_TRANSFER_SCHEDULE; i++) {
-        double bound = o->transfer == TSK_TRANSFER_THRESHOLD ? (double)o->threshold : 1.0 - (double)o->factor / (i + 2);
-        if (i <= committed) narrow_margin(fabs((double)candidates[i] - bound), "bound");
+    if (o->transfer == TSK_TRANSFER_LEAP) {
+        if (k.n > 1) narrow_margin((double)k.confidences[0] - (double)k.confidences[1], "order");
+        for (i = 0; i < k.n; i++) {
+            narrow_margin(fabs((double)k.confidences[i] - (double)o->threshold), "bound");
+            narrow_margin(fabs((double)k.confidences[i] - (double)o->local_leap), "bound");
+        }
+        return watch(user, step);
     }
+    if (k.committed < k.n && (k.committed == 1 || o->transfer != TSK_TRANSFER_THRESHOLD))
+        narrow_margin((double)k.confidences[k.committed - 1] - (double)k.confidences[k.committed], "order");
+    for (i = 1; i < k.n && i <= k.committed && o->transfer != TSK_TRANSFER_SCHEDULE; i++)
+        narrow_margin(ranked_distance(o, &k, i), "bound");
     return watch(user, step);
 }
 
@@ -176,7 +216,8 @@ static void generate_probed(tsk_model *model, run *r) {
 
 typedef struct coverage {
     int kept, dual, prefix, none, skipped, skipped_masked, exits, refreshes, ages, outliers, last_computed,
-        temperatures, schedules, factors, infills, rows, rows_masked, aheads, nears, windows;
+        temperatures, schedules, factors, frechets, entropies, leaps, infills, rows, rows_masked, aheads, nears,
+        windows;
 } coverage;
 
 static void cover(coverage *c, const run *r) {
@@ -194,7 +235,9 @@ static void cover(coverage *c, const run *r) {
             c->outliers += r->n_skipped > 0 && o->skip.outlier > 0;
     c->refreshes += o->skip.refresh && r->result.refresh_token_layers_computed < r->result.refresh_token_layers_total;
     c->temperatures += o->temperature > 0, c->schedules += o->transfer == TSK_TRANSFER_SCHEDULE,
-        c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->infills += infilled;
+        c->factors += o->transfer == TSK_TRANSFER_FACTOR, c->frechets += o->transfer == TSK_TRANSFER_FRECHET,
+        c->entropies += o->transfer == TSK_TRANSFER_ENTROPY, c->leaps += o->transfer == TSK_TRANSFER_LEAP,
+        c->infills += infilled;
     if (rule_of(o) == TSK_SKIP_RULE_ROWS)
         c->rows += r->n_skipped > 0, c->rows_masked += r->n_skipped_masked > 0,
             c->aheads += r->n_skipped_masked > 0 && o->skip.rows_ahead > 0;
@@ -261,16 +304,17 @@ static void test_all_generations(tsk_device device) {
     test_generations("odd-f16", "tests/golden/models/odd-f16", device, &c);
     printf("%d kept: dual %d, prefix %d, none %d; skipping %d, of masked tokens %d, by exit %d, in refreshes %d, with "
            "an age limit %d, with an outlier limit %d,\n"
-           "last-computed %d; temperature %d, schedule %d, factor %d, infilling %d; by rows %d, masked ones too %d, "
+           "last-computed %d; temperature %d, schedule %d, factor %d, frechet %d, entropy %d, leap %d, infilling %d; "
+           "by rows %d, masked ones too %d, "
            "some ahead %d; starts near %d, windows %d\n",
            c.kept, c.dual, c.prefix, c.none, c.skipped, c.skipped_masked, c.exits, c.refreshes, c.ages, c.outliers,
-           c.last_computed, c.temperatures, c.schedules, c.factors, c.infills, c.rows, c.rows_masked, c.aheads, c.nears,
-           c.windows);
+           c.last_computed, c.temperatures, c.schedules, c.factors, c.frechets, c.entropies, c.leaps, c.infills, c.rows,
+           c.rows_masked, c.aheads, c.nears, c.windows);
     CHECK(c.kept >= min_kept);
     if (!is_whole) return;
     CHECK(c.dual && c.prefix && c.none && c.skipped && c.skipped_masked && c.exits && c.refreshes && c.ages &&
           c.outliers && c.last_computed);
-    CHECK(c.temperatures && c.schedules && c.factors && c.infills);
+    CHECK(c.temperatures && c.schedules && c.factors && c.frechets && c.entropies && c.leaps && c.infills);
     CHECK(c.rows && c.rows_masked && c.aheads && c.nears && c.windows);
 }
 

@@ -121,6 +121,9 @@ test_settings() {
     same_as "$fixed" "--cache prefix" "$fixed --cache prefix"
     # a transfer rule overrules the other
     same_as "$fixed" "--threshold 0.5" "--threshold 0.5 --gen-length 32"
+    same_as "$fixed" "--frechet 0.1" "--frechet 0.1 --gen-length 32"
+    same_as "--threshold 0.99 --local-leap 0.5" "--local-radius 1" "--threshold 0.99 --local-leap 0.5 --local-radius 1"
+    same_as "--local-leap 0.5" "--entropy-bound 0.3" "--entropy-bound 0.3"
     same_as "--factor 1.5 --gen-length 32" " --no-threshold	--steps  16 " "$fixed"
     same_as "$fixed" "--temperature 0.7 --seed 3" "$fixed --temperature 0.7 --seed 3"
     # a preset takes the place of the one before, and is none where TokenSkip is off; what else was given stays

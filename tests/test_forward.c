@@ -22,7 +22,7 @@ typedef struct keeper {
     kept records[max_records];
     int n;
     int stats_wrong, values_wrong;
-    float *previous;               /* output of the last `embedding` or `block_{i}` with values, and its layer */
+    float *previous;               /* output of the last `embedding` or `layer_{i}` with values, and its layer */
     int32_t previous_layer;
 } keeper;
 
@@ -53,7 +53,7 @@ static void check_chain(keeper *k, const tsk_trace_record *r) {
     size_t size = (size_t)r->output_shape[0] * (size_t)r->output_shape[1] * sizeof(float);
     int is_embedding = strcmp(r->name, "embedding") == 0, is_norm = strstr(r->name, "_attn_norm") != NULL;
     int is_block =
-        r->layer >= 0 && strncmp(r->name, "block_", 6) == 0 && strspn(r->name + 6, "0123456789") == strlen(r->name + 6);
+        r->layer >= 0 && strncmp(r->name, "layer_", 6) == 0 && strspn(r->name + 6, "0123456789") == strlen(r->name + 6);
     if ((is_block || is_norm) && k->previous && k->previous_layer == r->layer - 1)
         k->values_wrong += memcmp(r->input, k->previous, size) != 0;
     if (!is_embedding && !is_block) return;
@@ -117,7 +117,7 @@ static void api_name(const char *golden, char name[48], char part[4]) {
         part[0] = rope[6];
         name[rope + 5 - golden] = 0;
     }
-    if (cache && sscanf(golden, "block_%d", &layer) == 1) {
+    if (cache && sscanf(golden, "layer_%d", &layer) == 1) {
         part[0] = cache[-1];
         snprintf(name, 48, "kv_%d", layer);
     }
@@ -431,8 +431,8 @@ static void check_selection(tsk_model *model) {
     tsk_trace_options options = tsk_trace_options_default();
     CHECK_INT(count_pattern(model, NULL), 4 * 14 + 3);
     CHECK_INT(count_pattern(model, "*"), 4 * 14 + 3);
-    CHECK_INT(count_pattern(model, "block_?"), 4);
-    CHECK_INT(count_pattern(model, "block_2*"), 12);
+    CHECK_INT(count_pattern(model, "layer_?"), 4);
+    CHECK_INT(count_pattern(model, "layer_2*"), 12);
     CHECK_INT(count_pattern(model, "*_proj"), 4 * 5);
     CHECK_INT(count_pattern(model, "*_rope"), 4 * 2);
     CHECK_INT(count_pattern(model, "kv_*"), 4 * 2);
@@ -459,7 +459,7 @@ static void check_matching(void) {
     CHECK(tsk__trace_match("", "") && tsk__trace_match("*", "") && tsk__trace_match("**", "ab") &&
           tsk__trace_match("a*b*c", "axxbyyc"));
     CHECK(tsk__trace_match("*ab", "aab") && tsk__trace_match("a?c", "abc") &&
-          tsk__trace_match("*_q_*", "block_1_q_proj"));
+          tsk__trace_match("*_q_*", "layer_1_q_proj"));
     CHECK(!tsk__trace_match("?", "") && !tsk__trace_match("a", "ab") && !tsk__trace_match("ab", "a") &&
           !tsk__trace_match("*b", "abc"));
     CHECK(!tsk__trace_match("a*b*c", "axxbyy") && !tsk__trace_match("A", "a"));
@@ -503,7 +503,7 @@ static void check_skipped_rows(tsk_model *model) {
     CHECK_INT(tsk_generate(session, prompt, n_prompt, NULL, &result, NULL), TSK_OK);
     memcpy(tokens, result.tokens, sizeof tokens);
     for (step = 1; step < with.n; step++) {
-        const kept *below = find("block_1", "", step), *above = find("block_3", "", step),
+        const kept *below = find("layer_1", "", step), *above = find("layer_3", "", step),
                    *logits = find("logits", "", step);
         CHECK(below && below->n_rows == 8 && logits && logits->n_rows == 8);
         CHECK_INT(above ? above->n_rows : 0, with.n_active[step]);

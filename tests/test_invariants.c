@@ -85,6 +85,14 @@ static void test_refusals(tsk_model *model) {
     REFUSE(threshold, INFINITY, "threshold");
     REFUSE(factor, NAN, "factor");
     REFUSE(factor, 0, "factor");
+    REFUSE(frechet, NAN, "frechet must be a number from 0 to 1");
+    REFUSE(frechet, -0.01f, "frechet");
+    REFUSE(frechet, 1.01f, "frechet");
+    REFUSE(entropy_bound, NAN, "entropy_bound must be zero or a positive number");
+    REFUSE(entropy_bound, -0.01f, "entropy_bound");
+    REFUSE(entropy_bound, INFINITY, "entropy_bound");
+    REFUSE(local_leap, NAN, "local_leap must be a finite number");
+    REFUSE(local_radius, -1, "local_radius must be zero or positive, not -1");
     REFUSE(temperature, NAN, "temperature");
     REFUSE(temperature, -0.5f, "temperature");
     REFUSE(temperature, INFINITY, "temperature");

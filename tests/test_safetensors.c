@@ -431,6 +431,40 @@ static void test_write(void) {
     tsk_safetensors_free(file);
 }
 
+static void test_write_metadata(void) {
+    static const char expected[] = "{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},"
+                                   "\"__metadata__\":{\"format\":\"x\",\"q\\\"\":\"line\\n\"}}";
+    static const char *const keys[] = {"format", "q\"", "format"}, *const values[] = {"x", "line\n", "y"},
+                             *const without[] = {"a", NULL};
+    const char *path = tsk_test_path("metadata");
+    tsk_safetensors_writer *writer = NULL;
+    tsk_safetensors *file = NULL;
+    tsk_error error = no_error;
+    char *bytes;
+    CHECK_INT(tsk_safetensors_writer_open(path, NULL, &writer, &error), TSK_OK);
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 1, keys + 1, values, &error), TSK_OK); /* overruled */
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 2, keys, values, &error), TSK_OK);
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 3, keys, values, &error), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(error.message, "a key is there twice");
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 2, without, values, &error), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(error.message, "a key or a value is NULL");
+    CHECK_INT(tsk_safetensors_writer_metadata(NULL, 2, keys, values, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 2, NULL, values, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 2, keys, NULL, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 0, NULL, "x", &error), TSK_OK);
+    CHECK_INT(tsk_safetensors_writer_finish(writer, &error), TSK_OK);
+    CHECK_INT(tsk_safetensors_writer_metadata(writer, 0, NULL, NULL, &error), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(error.message, "finished");
+    tsk_safetensors_writer_free(writer);
+    bytes = read_file(path, NULL);
+    CHECK(memcmp(bytes + 8, expected, sizeof expected - 1) == 0);
+    free(bytes);
+    CHECK_INT(tsk_safetensors_open(path, NULL, &file, &error), TSK_OK);
+    CHECK_INT(tsk_safetensors_count(file), 1);
+    CHECK_STRING(tsk_json_string(tsk_json_get(tsk_safetensors_metadata(file), "q\""), NULL), "line\n");
+    tsk_safetensors_free(file);
+}
+
 static void test_write_much(void) {
     enum { big = 3000001, many = 20000 };
     const char *path = tsk_test_path("much");
@@ -652,7 +686,7 @@ static void test_disk_full(void) {
 
 static void test_memory(void) {
     static const uint64_t shape[] = {2};
-    const char *path = tsk_test_path("memory");
+    const char *path = tsk_test_path("memory"), *key = "key";
     counted_file counted = {NULL, 0, 0, 0, 0, -1, 0};
     int files;
     long n;
@@ -682,6 +716,8 @@ static void test_memory(void) {
             status = tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", &error);
             if (status == TSK_ERROR_MEMORY)
                 CHECK_INT(tsk_safetensors_writer_add(writer, "a", TSK_DTYPE_U8, 1, shape, "xy", NULL), TSK_OK);
+            if (tsk_safetensors_writer_metadata(writer, 1, &key, &key, &error) != TSK_OK)
+                CHECK_INT(tsk_safetensors_writer_metadata(writer, 1, &key, &key, NULL), TSK_OK);
             status = tsk_safetensors_writer_finish(writer, &error);
             tsk_safetensors_writer_free(writer);
         }
@@ -709,6 +745,7 @@ int main(void) {
     test_reads_only_the_header();
     test_many_entries();
     test_write();
+    test_write_metadata();
     test_write_much();
     test_write_flood();
     test_write_refuses();

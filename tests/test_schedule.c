@@ -90,11 +90,13 @@ static void check_selection(const tsk_json_value *test) {
     const tsk_json_value *expected = tsk_json_get(test, "expected"), *row;
     tsk_generate_options options = golden_options(tsk_json_get(test, "options"));
     int32_t positions[max_rows], ids[max_rows], committed[max_rows], n, n_committed, i = 0;
-    float confidences[max_rows];
+    tsk_transfer_rule rule = transfer_rule_of(&options, golden_int(test, "quota", 0));
+    float confidences[max_rows], entropies[max_rows];
     uint8_t commit[max_rows];
     n = golden_ids(tsk_json_get(test, "positions"), positions, max_rows);
     golden_ids(tsk_json_get(expected, "x0"), ids, max_rows);
     golden_floats(tsk_json_get(expected, "confidence"), confidences, max_rows);
+    golden_floats(tsk_json_get(expected, "entropy"), entropies, max_rows);
     n_committed = golden_ids(tsk_json_get(expected, "committed"), committed, max_rows);
     for (row = tsk_json_first(tsk_json_get(test, "logits")); row; row = tsk_json_next(row), i++) {
         tsk__prediction p = predict(test, row, positions[i]);
@@ -103,11 +105,12 @@ static void check_selection(const tsk_json_value *test) {
         test_check(fabsf(p.confidence - confidences[i]) <= 2e-6f, __FILE__, __LINE__,
                    "%s: row %d has confidence %g, not %g", name_of(test), (int)i, (double)p.confidence,
                    (double)confidences[i]);
+        test_check(fabsf(p.entropy - entropies[i]) <= 2e-6f, __FILE__, __LINE__, "%s: row %d has entropy %g, not %g",
+                   name_of(test), (int)i, (double)p.entropy, (double)entropies[i]);
     }
     CHECK_INT(i, n);
-    test_check(select_by(options.transfer, options.threshold, options.factor, golden_int(test, "quota", 0), n,
-                         confidences, commit) == n_committed,
-               __FILE__, __LINE__, "%s: number committed", name_of(test));
+    test_check(select_by(&rule, n, confidences, entropies, positions, commit) == n_committed, __FILE__, __LINE__,
+               "%s: number committed", name_of(test));
     for (i = 0; i < n; i++)
         test_check(commit[i] == contains(committed, n_committed, positions[i]), __FILE__, __LINE__, "%s: position %d",
                    name_of(test), (int)positions[i]);
@@ -117,10 +120,11 @@ static void check_selection(const tsk_json_value *test) {
 static void check_select(tsk_transfer transfer, float parameter, int32_t quota, int32_t n, const float *confidences,
                          const char *expected, int line) {
     char found[max_rows + 1];
+    tsk_transfer_rule rule = transfer_rule(transfer, parameter, quota);
     uint8_t commit[max_rows];
     int32_t i, count, ones = 0;
     memset(commit, 9, sizeof commit);
-    count = select_by(transfer, parameter, parameter, quota, n, confidences, commit);
+    count = select_by(&rule, n, confidences, NULL, NULL, commit);
     for (i = 0; i < n; i++) {
         found[i] = (char)('0' + commit[i]);
         ones += commit[i];
@@ -132,8 +136,10 @@ static void check_select(tsk_transfer transfer, float parameter, int32_t quota, 
 
 static void test_select_by_hand(void) {
     static const float falling[] = {0.9f, 0.8f, 0.7f, 0.1f}, equal[] = {0.5f, 0.5f, 0.5f, 0.5f},
-                       mixed[] = {0.2f, 0.95f, 0.3f, 0.95f};
+                       mixed[] = {0.2f, 0.95f, 0.3f, 0.95f}, sure[] = {0.875f, 0.875f, 0.875f, 0.75f};
     const float with_nan[] = {0.4f, NAN, 0.6f, 0.5f};
+    const tsk_transfer_rule half = transfer_rule(TSK_TRANSFER_THRESHOLD, 0.5f, 1),
+                            most = transfer_rule(TSK_TRANSFER_THRESHOLD, 0.9f, 1);
     uint8_t commit[max_rows];
     int32_t count;
     check_select(TSK_TRANSFER_SCHEDULE, 0, 2, 4, falling, "1100", __LINE__);
@@ -153,43 +159,93 @@ static void test_select_by_hand(void) {
     check_select(TSK_TRANSFER_FACTOR, 100, 0, 4, falling, "1111", __LINE__);
     check_select(TSK_TRANSFER_FACTOR, 0.001f, 0, 4, equal, "1000", __LINE__);
     check_select(TSK_TRANSFER_SCHEDULE, 0, 1, 1, falling, "1", __LINE__);
-    CHECK_INT(select_by(TSK_TRANSFER_THRESHOLD, 0.5f, 1, 1, 0, NULL, commit), 0);
+    /* with 7/8 three times and 3/4, L_n - U_n is 3/4, 5/8, 1/2, 1/8; equal to the bound is not above it */
+    check_select(TSK_TRANSFER_FRECHET, 0.49f, 0, 4, sure, "1110", __LINE__);
+    check_select(TSK_TRANSFER_FRECHET, 0.5f, 0, 4, sure, "1100", __LINE__);
+    check_select(TSK_TRANSFER_FRECHET, 0.12f, 0, 4, sure, "1111", __LINE__);
+    check_select(TSK_TRANSFER_FRECHET, 0.125f, 0, 4, sure, "1110", __LINE__);
+    check_select(TSK_TRANSFER_FRECHET, 1, 0, 4, sure, "1000", __LINE__);
+    CHECK_INT(select_by(&half, 0, NULL, NULL, NULL, commit), 0);
     /* A broken model's NaN confidences must not stop a generation. */
-    count = select_by(TSK_TRANSFER_THRESHOLD, 0.9f, 1, 1, 4, with_nan, commit);
+    count = select_by(&most, 4, with_nan, NULL, NULL, commit);
     CHECK(count >= 1 && count <= 4);
+}
+
+/* Best first these are 0.9, 0.8, 0.7, 0.6, with entropies 2, 1/2, 1/4, 1: their sums less the largest are 0, 1/2, 3/4,
+   7/4. */
+static void test_entropy_by_hand(void) {
+    static const float confidences[] = {0.7f, 0.9f, 0.6f, 0.8f};
+    float entropies[] = {0.25f, 2, 1, 0.5f};
+    tsk_transfer_rule rule = transfer_rule(TSK_TRANSFER_ENTROPY, 0, 0);
+    uint8_t commit[4];
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 1);
+    CHECK(commit[1]);
+    rule.entropy_bound = 0.5f;
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 2);
+    CHECK(commit[1] && commit[3]);
+    rule.entropy_bound = 1.74f;
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 3);
+    rule.entropy_bound = 1.75f;
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 4);
+    entropies[0] = -1; /* which no distribution has */
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 2);
+    entropies[0] = NAN;
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 2);
+    entropies[1] = NAN;
+    CHECK_INT(select_by(&rule, 4, confidences, entropies, NULL, commit), 1);
+    CHECK(commit[1]);
+}
+
+/* An anchor at 10: who is sure enough lies up to two positions from it, or is an anchor, too. */
+static void test_leap_by_hand(void) {
+    static const float confidences[] = {0.8f, 0.8f, 0.95f, 0.7f, 0.8f, 0.8f};
+    static const int32_t positions[] = {7, 8, 10, 11, 12, 13}, ends[] = {0, 1, INT32_MAX, 3, 4, 5};
+    tsk_transfer_rule rule = transfer_rule(TSK_TRANSFER_LEAP, 0, 0);
+    uint8_t commit[6];
+    rule.threshold = 0.9f, rule.local_leap = 0.75f, rule.local_radius = 2;
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, positions, commit), 3);
+    CHECK(commit[1] && commit[2] && commit[4]);
+    rule.local_radius = INT32_MAX;
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, positions, commit), 5);
+    CHECK(!commit[3]);
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, ends, commit), 5);
+    rule.local_radius = 0;
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, positions, commit), 1);
+    rule.threshold = 0.96f; /* no anchor: the best one */
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, positions, commit), 1);
+    CHECK(commit[2]);
+    rule.threshold = 0.8f; /* anchors, whatever the lower threshold */
+    rule.local_leap = 0.99f;
+    CHECK_INT(select_by(&rule, 6, confidences, NULL, positions, commit), 5);
 }
 
 static uint32_t random_state = 12345;
 static uint32_t random_below(uint32_t n) { return (random_state = random_state * 1664525u + 1013904223u) / 65536u % n; }
 
-/* By the definition: n confidences are at least c_n; the largest n with c_n >= 1 - f/(n+1), or else one. */
-static int32_t factor_count(const float *confidences, int32_t n, float factor) {
-    int32_t i, j, best = n > 0;
-    for (i = 0; i < n; i++) {
-        int32_t rank = 0;
-        for (j = 0; j < n; j++) rank += confidences[j] > confidences[i] || (confidences[j] == confidences[i] && j <= i);
-        if ((double)confidences[i] >= 1.0 - (double)factor / (rank + 1) && rank > best) best = rank;
-    }
-    return best;
-}
-
+/* Coarse numbers, so that ties are common and sums exact. */
 static void test_select_against_definition(void) {
-    float confidences[12];
-    uint8_t commit[12];
-    int32_t i, j, trial, wrong_count = 0, wrong_choice = 0;
-    for (trial = 0; trial < 5000; trial++) {
+    float confidences[12], entropies[12];
+    int32_t positions[12], i, trial, wrong = 0, committed[TSK_TRANSFER_LEAP + 1] = {0};
+    uint8_t commit[12], expected[12];
+    for (trial = 0; trial < 20000; trial++) {
+        tsk_transfer_rule rule = transfer_rule((tsk_transfer)(trial % (TSK_TRANSFER_LEAP + 1)), 0, 0);
         int32_t n = 1 + (int32_t)random_below(12), count;
-        float factor = (float)(1 + random_below(30)) / 10.0f;
-        for (i = 0; i < n; i++) confidences[i] = (float)random_below(21) / 20.0f; /* coarse, so that ties are common */
-        count = select_by(TSK_TRANSFER_FACTOR, 0, factor, 0, n, confidences, commit);
-        wrong_count += count != factor_count(confidences, n, factor);
-        for (i = 0; i < n; i++)
-            for (j = 0; j < n; j++) /* nobody is left out for one who is worse, or equal and later */
-                wrong_choice += !commit[i] && commit[j] &&
-                                (confidences[i] > confidences[j] || (confidences[i] == confidences[j] && i < j));
+        rule.factor = (float)(1 + random_below(30)) / 10.0f;
+        rule.threshold = (float)random_below(17) / 16.0f, rule.local_leap = (float)random_below(17) / 16.0f;
+        rule.frechet = (float)random_below(9) / 16.0f, rule.entropy_bound = (float)random_below(9) / 4.0f;
+        rule.local_radius = (int32_t)random_below(8), rule.quota = (int32_t)random_below(14);
+        for (i = 0; i < n; i++) {
+            confidences[i] = (float)(random_below(4) ? 12 + random_below(5) : random_below(17)) / 16.0f;
+            entropies[i] = (float)random_below(9) / 8.0f;
+            positions[i] = 3 * i + (int32_t)random_below(3);
+        }
+        count = select_by(&rule, n, confidences, entropies, positions, commit);
+        wrong += count != select_by_definition(&rule, n, confidences, entropies, positions, expected) ||
+                 memcmp(commit, expected, (size_t)n) != 0;
+        committed[rule.transfer] += count > 1 && count < n;
     }
-    CHECK_INT(wrong_count, 0);
-    CHECK_INT(wrong_choice, 0);
+    CHECK_INT(wrong, 0);
+    for (i = 0; i <= TSK_TRANSFER_LEAP; i++) CHECK(committed[i] > 300);
 }
 
 /* ---- TokenSkip's decision */
@@ -376,15 +432,26 @@ static void test_rows_against_definition(void) {
 /* A confidence that is no number is the worst, wherever it stands, and still ends a block that has no other. */
 static void test_select_without_numbers(void) {
     static const float mixed[] = {NAN, 0.2f, NAN, 0.8f}, none[] = {NAN, NAN};
+    tsk_transfer_rule rule = transfer_rule(TSK_TRANSFER_SCHEDULE, 0, 1);
     uint8_t commit[4];
-    CHECK_INT(select_by(TSK_TRANSFER_SCHEDULE, 0, 0, 1, 4, mixed, commit), 1);
+    int32_t i;
+    CHECK_INT(select_by(&rule, 4, mixed, NULL, NULL, commit), 1);
     CHECK(!commit[0] && !commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(select_by(TSK_TRANSFER_SCHEDULE, 0, 0, 3, 4, mixed, commit), 3);
+    rule.quota = 3;
+    CHECK_INT(select_by(&rule, 4, mixed, NULL, NULL, commit), 3);
     CHECK(commit[0] && commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(select_by(TSK_TRANSFER_THRESHOLD, 0.1f, 0, 0, 4, mixed, commit), 2);
+    rule = transfer_rule(TSK_TRANSFER_THRESHOLD, 0.1f, 0);
+    CHECK_INT(select_by(&rule, 4, mixed, NULL, NULL, commit), 2);
     CHECK(!commit[0] && commit[1] && !commit[2] && commit[3]);
-    CHECK_INT(select_by(TSK_TRANSFER_FACTOR, 0, 1, 0, 2, none, commit), 1);
-    CHECK(commit[0] && !commit[1]);
+    rule = transfer_rule(TSK_TRANSFER_LEAP, 0.1f, 0);
+    CHECK_INT(select_by(&rule, 4, mixed, NULL, NULL, commit), 2);
+    CHECK(!commit[0] && commit[1] && !commit[2] && commit[3]);
+    for (i = TSK_TRANSFER_FACTOR; i <= TSK_TRANSFER_LEAP; i++) {
+        rule = transfer_rule((tsk_transfer)i, 1, 0);
+        if (i == TSK_TRANSFER_ENTROPY) continue; /* by their entropies they may be taken */
+        CHECK_INT(select_by(&rule, 2, none, NULL, NULL, commit), 1);
+        CHECK(commit[0] && !commit[1]);
+    }
 }
 
 static int each_case(const char *path, void (*check)(const tsk_json_value *test)) {
@@ -399,10 +466,12 @@ static int each_case(const char *path, void (*check)(const tsk_json_value *test)
 
 int main(void) {
     CHECK_INT(each_case("tests/golden/schedule.json", check_schedule), 17);
-    CHECK_INT(each_case("tests/golden/selection.json", check_selection), 30);
+    CHECK_INT(each_case("tests/golden/selection.json", check_selection), 51);
     CHECK_INT(each_case("tests/golden/cosine.json", check_cosines), 12);
     test_schedule_sums();
     test_select_by_hand();
+    test_entropy_by_hand();
+    test_leap_by_hand();
     test_select_against_definition();
     test_select_without_numbers();
     test_stable_rules();

@@ -24,8 +24,8 @@ check "exit without the guard loses 5 points or more" [ "${exit:-1000}" -le $((p
 check "the default policies lose 1 point at most" [ "${default:-0}" -ge $((plain - 10)) ]
 
 question="What is 84 + 23 - 39?"
-"$tokenskip" trace -m $model -p "$question" $options $seed > "$work/seed" || failed=$((failed + 1))
-"$tokenskip" trace -m $model -p "$question" $options > "$work/default" || failed=$((failed + 1))
+"$tokenskip" trace -m $model -p "$question" $options $seed --notebook > "$work/seed" || failed=$((failed + 1))
+"$tokenskip" trace -m $model -p "$question" $options --notebook > "$work/default" || failed=$((failed + 1))
 
 # "block 0 step 2: mask=30, stable=31, ...": steps that compared states, and those where most of the block was stable
 grep -o 'stable=[0-9]*,' "$work/seed" |
@@ -37,7 +37,7 @@ check "the conclusion names block, step and damage" grep -q "$finding" "$work/se
 check "by default it says that there is none" grep -q '^no masked token was judged stable' "$work/default"
 for report in seed default; do
     check "$report: step 0 and threshold 1.0 are exact" \
-        [ "$(grep -c 'logits diff: 0.000000, expected 0: PASS' "$work/$report")" -eq 2 ]
+        [ "$(grep -c 'nothing differs, as it must be: PASS' "$work/$report")" -eq 2 ]
 done
 
 # Whatever the policy, no mask is left.

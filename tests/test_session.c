@@ -236,6 +236,7 @@ int main(void) {
     run_goldens("tests/golden/generate_rows.json");
     run_goldens("tests/golden/generate_rule_rows.json");
     run_goldens("tests/golden/generate_near.json");
+    run_goldens("tests/golden/generate_transfer.json");
     for (i = 0; i < sizeof models / sizeof models[0]; i++) tsk_model_free(models[i].model);
     return test_end("test_session");
 }

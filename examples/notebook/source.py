@@ -95,7 +95,7 @@ def compare(a, b, names, layers, parts=("",)):
     for layer in layers:
         for name in names:
             for part in parts:
-                full = f"block_{layer}_{name}"
+                full = f"layer_{layer}_{name}"
                 difference = a.difference(b, full, part)
                 told = "" if difference is None else f", diff={difference:.6f}"
                 print(f"  layer {layer:2d} {name:8s} {part:1s} baseline={str(a.shape(full, part)):14s}"
@@ -144,7 +144,7 @@ base0, skip0 = Pass(base, canvas), Pass(skip, canvas)
 diff0 = float(np.abs(base0.logits - skip0.logits).max())
 print(f"logits shape: {list(base0.logits.shape)}")
 print(f"step 0 logits diff: {diff0:.6f}, expected 0: {'PASS' if diff0 == 0 else 'FAIL'}")
-print("layers that differ:", [i for i in range(N_LAYERS) if base0.difference(skip0, f"block_{i}")])
+print("layers that differ:", [i for i in range(N_LAYERS) if base0.difference(skip0, f"layer_{i}")])
 
 # %% [markdown]
 # ## 3. Step 1: the comparison that matters
@@ -168,7 +168,7 @@ print(f"threshold {SKIP_THRESHOLD}: logits diff {diff1:.3f}")
 
 # %%
 for i in range(N_LAYERS):
-    a, b = base1.shape(f"block_{i}"), skip1.shape(f"block_{i}")
+    a, b = base1.shape(f"layer_{i}"), skip1.shape(f"layer_{i}")
     marker = (" <-- split" if i == SKIP_LAYER_K else "") + (" *** DIFF ***" if a != b else "")
     print(f"layer {i:2d}: baseline={a}, skip={b}{marker}")
 
@@ -217,7 +217,7 @@ compare(base1, skip1, ["ff_proj", "up_proj", "ffn_out"], KEY_LAYERS)
 # %%
 def states(one):
     """h_1 .. h_{K-1}: the outputs of the layers 0 .. K-2, [K - 1, tokens, d_model]."""
-    return np.stack([one.records[f"block_{i}", ""].output for i in range(SKIP_LAYER_K - 1)])
+    return np.stack([one.records[f"layer_{i}", ""].output for i in range(SKIP_LAYER_K - 1)])
 
 
 def cosine(a, b):
@@ -321,12 +321,12 @@ for title, transfer in (("threshold 0.9", 0.9), ("one token a pass", None)):
 rows, means, waiting = [], [], []
 with model.session(threshold=None, **PLAIN) as session:
     session.start(prompt)
-    with session.trace("block_*", layers=(0, SKIP_LAYER_K - 2)) as trace:
+    with session.trace("layer_*", layers=(0, SKIP_LAYER_K - 2)) as trace:
         before = None
         for step in session.steps():
             if step.block > 0:
                 break
-            now = np.stack([trace.get(f"block_{i}", step.pass_).output for i in range(SKIP_LAYER_K - 1)])
+            now = np.stack([trace.get(f"layer_{i}", step.pass_).output for i in range(SKIP_LAYER_K - 1)])
             trace.clear()
             if before is not None and step.block_step > 1:
                 c = cosine(before, now)

@@ -61,7 +61,8 @@ def flags(options):
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if name == "threshold" and value is None:
-            out += ["--no-threshold"] if options.get("factor") is None else []
+            others = ("factor", "frechet", "entropy_bound", "local_leap")
+            out += ["--no-threshold"] if all(options.get(other) is None for other in others) else []
         elif isinstance(value, bool):
             out += [flag if value else flag.replace("--", "--no-", 1)]
         elif value is not None:

@@ -1,5 +1,6 @@
 """Whole generations: to the token those of the command, and of the goldens, which a second implementation wrote."""
 
+import math
 import os
 import tempfile
 import threading
@@ -14,6 +15,9 @@ CHANGES = [
     {"threshold": None, "steps": 16, "gen_length": 32},
     {"threshold": 0.7, "gen_length": 64},
     {"factor": 1.0},
+    {"frechet": 0.1, "gen_length": 32},
+    {"entropy_bound": 0.5, "gen_length": 32},
+    {"threshold": 0.99, "local_leap": 0.3, "local_radius": 2, "gen_length": 32},
     {"gen_length": 24},
     {"cache": "prefix", "threshold": None, "gen_length": 32},
     {"cache": "none", "threshold": None, "gen_length": 32, "steps": 8},
@@ -107,6 +111,9 @@ class GoldenTest(unittest.TestCase):
     def test_refresh_near(self):
         self.check("generate_near.json")
 
+    def test_transfer(self):
+        self.check("generate_transfer.json")
+
 
 class CallbackTest(unittest.TestCase):
     def test_steps_are_told(self):
@@ -155,10 +162,17 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(mine.all_tokens, schedule.all_tokens)
         self.assertEqual(mine.nfe, 16)
         self.assertEqual([len(s.candidates) for s in seen], list(range(32, 0, -2)))
-        self.assertEqual({s.candidates[0].entropy for s in seen}, {-1.0})
+        for selection in seen:  # the best one's doubt, spread over all ids, is the most that its entropy can be
+            for c in selection.candidates:
+                doubt = 1 - c.confidence
+                most = -c.confidence * math.log(c.confidence)
+                most += doubt * math.log((model().config.embedding_size - 1) / doubt) if doubt > 0 else 0
+                self.assertTrue(0 <= c.entropy <= most * 1.001 + 1e-4, c)
 
     def test_the_librarys_rules(self):
-        for transfer, options in (("threshold", {"threshold": 0.8}), ("factor", {"factor": 1.0})):
+        for transfer, options in (("threshold", {"threshold": 0.8}), ("factor", {"factor": 1.0}),
+                                  ("frechet", {"frechet": 0.1}), ("entropy_bound", {"entropy_bound": 0.5}),
+                                  ("local_leap", {"threshold": 0.99, "local_leap": 0.3, "local_radius": 2})):
             mine = model().generate(QUESTION, on_select=lambda s: tokenskip.select(s.candidates, transfer, **options))
             self.assertEqual(mine.all_tokens, model().generate(QUESTION, **options).all_tokens)
         # positions do as well as candidates
@@ -187,7 +201,9 @@ class OptionTest(unittest.TestCase):
 
     def test_values_that_make_no_sense(self):
         for options in ({"gen_length": 0}, {"steps": -1}, {"cache": "triple"}, {"threshold": 1.5}, {"seed": -1},
-                        {"threshold": 0.5, "factor": 1.0}, {"skip_policy": "keep"}, {"skip_preset": "slow"},
+                        {"threshold": 0.5, "factor": 1.0}, {"skip_policy": "keep"}, {"frechet": -1.0},
+                        {"entropy_bound": -0.5}, {"frechet": 0.1, "entropy_bound": 0.1}, {"local_radius": 3},
+                        {"local_leap": 0.5, "factor": 1.0}, {"skip_preset": "slow"},
                         {"skip_layer_k": 3, "rows_ahead": 1}, {"near": 3, "refresh": "full"}, {"gen_length": 2**40},
                         {"threshold": float("nan")}, {"no_threshold": True, "threshold": 0.5},
                         {"gen_length": 48}, {"block_length": 7}, {"steps": 31}, {"cache": "none", "skip_rule": "rows"}):

@@ -262,7 +262,7 @@ class MemoryTest(unittest.TestCase):
     def test_many_sessions(self):
         def work():
             with model().session(on_step=lambda step: None, threshold=None, gen_length=8) as session:
-                with session.trace("block_0"):
+                with session.trace("layer_0"):
                     session.start(QUESTION).step()
                 session.copy().step()
 

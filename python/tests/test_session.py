@@ -1,6 +1,7 @@
 """Sessions and streams: steps, copies, probes, logits, traces."""
 
 import os
+import struct
 import tempfile
 import threading
 import unittest
@@ -210,16 +211,29 @@ class TraceTest(unittest.TestCase):
                 if record.input is not None and not record.part and record.name != "logits":
                     name = f"{prefix}pass{record.pass_}.{record.name}.input"
                     found[name] = (record.input_shape, record.input.tobytes())
+            del dump["index.pass"], dump["index.layer"]
+            told = {n: dump.pop(n) for n in list(dump) if n.split(".")[-1] in ("ids", "positions", "ran", "committed")}
             expected = {n: v for n, v in dump.items() if n.startswith("skip.") == bool(prefix)}
             self.assertGreater(len(expected), 500)
             self.assertEqual(set(found), set(expected))
             self.assertEqual([n for n in expected if found[n] != expected[n]], [])
+            for record in trace:  # the dump's rows are those of the records
+                if record.name not in ("embedding", f"layer_{record.layer}"):
+                    continue
+                name = f"{prefix}pass{record.pass_}."
+                positions = struct.unpack(f"<{told[name + 'positions'][0][0]}i", told[name + "positions"][1])
+                ids = struct.unpack(f"<{told[name + 'ids'][0][0]}i", told[name + "ids"][1])
+                layer = max(record.layer, 0)  # who is embedded runs layer 0
+                flags = told[name + "ran"][1][layer * len(positions) : (layer + 1) * len(positions)]
+                ran = [p for p, flag in zip(positions, flags) if flag]
+                self.assertEqual(ran, record.positions.tolist())
+                self.assertEqual([ids[p] for p in ran], record.ids.tolist())
 
     def test_who_ran_where_with_which_ids(self):
         made = golden_model("gqa-bf16")
         options = {"gen_length": 16, "block_length": 16, "threshold": None, "skip_layer_k": 2, "skip_threshold": 0.5,
                    "skip_outlier": -1}
-        with made.session(**options) as session, session.trace("block_*", values=False) as trace:
+        with made.session(**options) as session, session.trace("layer_*", values=False) as trace:
             session.start([5, 6, 7, 8])
             steps = list(session.steps())
         for step, before in zip(steps[1:], steps):
@@ -228,7 +242,7 @@ class TraceTest(unittest.TestCase):
             for layer, row in enumerate(ran):
                 expected = [p for p, a in zip(step.positions, step.active) if a or layer < 2]
                 self.assertEqual([p for p, r in enumerate(row) if r], expected)
-                record = trace.get(f"block_{layer}", step.pass_)
+                record = trace.get(f"layer_{layer}", step.pass_)
                 if record is None:
                     self.assertEqual(expected, [])
                     continue
@@ -238,10 +252,10 @@ class TraceTest(unittest.TestCase):
         self.assertTrue(any(not all(step.active) for step in steps))
 
     def test_rule_rows_leaves_rows_out(self):
-        with model().session(skip_rule="rows", **SLOW) as session, session.trace("block_0") as trace:
+        with model().session(skip_rule="rows", **SLOW) as session, session.trace("layer_0") as trace:
             steps = list(session.start(QUESTION).steps())
         for step in steps[1:]:
-            record = trace.get("block_0", step.pass_)
+            record = trace.get("layer_0", step.pass_)
             self.assertEqual(rows(record.positions), [p for p, a in zip(step.positions, step.active) if a])
 
     def test_no_result_changes(self):
@@ -251,11 +265,11 @@ class TraceTest(unittest.TestCase):
 
     def test_choosing_records(self):
         with model().session(**SLOW) as session:
-            with session.trace("block_*_proj", layers=(1, 2), passes=(1, 1)) as trace:
+            with session.trace("layer_*_proj", layers=(1, 2), passes=(1, 1)) as trace:
                 session.generate(QUESTION)
             self.assertEqual({(r.layer, r.pass_) for r in trace}, {(1, 1), (2, 1)})
-            self.assertEqual([r.name for r in trace.find("*_2_q_*")], ["block_2_q_proj"])
-            self.assertIsNone(trace.get("block_5"))
+            self.assertEqual([r.name for r in trace.find("*_2_q_*")], ["layer_2_q_proj"])
+            self.assertIsNone(trace.get("layer_5"))
             count = len(trace)
             session.generate(QUESTION)
             self.assertEqual(len(trace), count)  # it has ended
@@ -267,7 +281,7 @@ class TraceTest(unittest.TestCase):
             self.assertRaises(ValueError, trace.who_ran)
 
     def test_statistics_are_of_the_output(self):
-        with model().session(**SLOW) as session, session.trace("block_3") as trace:
+        with model().session(**SLOW) as session, session.trace("layer_3") as trace:
             session.start(QUESTION).step()
         record = trace[0]
         values = flat(record.output)
@@ -296,9 +310,9 @@ class TraceTest(unittest.TestCase):
 
         before, _arrays.numpy = _arrays.numpy, None
         try:
-            with model().session(**SLOW) as session, session.trace("block_0*") as trace:
+            with model().session(**SLOW) as session, session.trace("layer_0*") as trace:
                 session.start(QUESTION).step()
-            record = trace.get("block_0_rope", part="q")
+            record = trace.get("layer_0_rope", part="q")
             self.assertIsInstance(record.output, memoryview)
             self.assertEqual((record.output.shape, record.output.format), (record.output_shape, "f"))
             self.assertIsInstance(record.output[1, 2, 3], float)

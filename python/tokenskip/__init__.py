@@ -13,10 +13,10 @@
             for result in batch.map(["What is 12 + 30?", "What is 90 - 4?"]):
                 print(result.text)
 
-        with model.session(threshold=None) as session, session.trace("block_*") as trace:
+        with model.session(threshold=None) as session, session.trace("layer_*") as trace:
             session.start("Who is Newton in physics?")
             session.step()
-            print(trace.get("block_3").output)     # float32 [rows, d_model]: NumPy where NumPy is there
+            print(trace.get("layer_3").output)     # float32 [rows, d_model]: NumPy where NumPy is there
 
 The library, libtokenskip.so, is looked for at the first use: where TOKENSKIP_LIBRARY says, beside this package, then
 where the system looks. It must have this package's version. Python 3.9 or newer; NumPy is not needed: without it arrays

@@ -29,7 +29,8 @@ ENUMS = {
     "tsk_family": {"TSK_FAMILY_LLADA": 0},
     "tsk_device": {"TSK_DEVICE_AUTO": 0, "TSK_DEVICE_CPU": 1, "TSK_DEVICE_CUDA": 2},
     "tsk_cache": {"TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2},
-    "tsk_transfer": {"TSK_TRANSFER_SCHEDULE": 0, "TSK_TRANSFER_THRESHOLD": 1, "TSK_TRANSFER_FACTOR": 2},
+    "tsk_transfer": {"TSK_TRANSFER_SCHEDULE": 0, "TSK_TRANSFER_THRESHOLD": 1, "TSK_TRANSFER_FACTOR": 2,
+        "TSK_TRANSFER_FRECHET": 3, "TSK_TRANSFER_ENTROPY": 4, "TSK_TRANSFER_LEAP": 5},
     "tsk_remasking": {"TSK_REMASKING_LOW_CONFIDENCE": 0, "TSK_REMASKING_RANDOM": 1},
     "tsk_skip_rule": {"TSK_SKIP_RULE_AUTO": -1, "TSK_SKIP_RULE_OFF": 0, "TSK_SKIP_RULE_STATES": 1,
         "TSK_SKIP_RULE_ROWS": 2},
@@ -221,21 +222,23 @@ tsk_skip_options._fields_ = [("rule", c_int), ("rows_margin", c_int32), ("rows_a
     ("threshold", c_float), ("outlier", c_float), ("policy", c_int), ("masked", c_int), ("reference", c_int),
     ("max_age", c_int32), ("full_every", c_int32), ("warm_start", c_int), ("refresh", c_int)]
 tsk_generate_options._fields_ = [("gen_length", c_int32), ("block_length", c_int32), ("steps", c_int32),
-    ("cache", c_int), ("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("temperature", c_float),
+    ("cache", c_int), ("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("frechet", c_float),
+    ("entropy_bound", c_float), ("local_leap", c_float), ("local_radius", c_int32), ("temperature", c_float),
     ("remasking", c_int), ("seed", c_uint64), ("eos_stop", c_int), ("end_of_turn_id", c_int32),
     ("skip", tsk_skip_options), ("refresh", c_int), ("refresh_near", c_int32), ("refresh_window", c_int32),
     ("refresh_rows", c_int32), ("refresh_every", c_int32), ("on_step", tsk_generate_options_on_step),
     ("on_select", tsk_generate_options_on_select), ("cancel", tsk_generate_options_cancel), ("user", c_void_p)]
 tsk_step._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("is_refresh", c_int),
     ("n_positions", c_int32), ("positions", POINTER(c_int32)), ("predictions", POINTER(c_int32)),
-    ("confidences", POINTER(c_float)), ("committed", POINTER(c_uint8)), ("active", POINTER(c_uint8)),
-    ("n_active", c_int32), ("n_stable_masked", c_int32), ("n_rows", c_int32), ("n_cosines", c_int32),
-    ("cosines", POINTER(c_float)), ("masks_left", c_int32), ("canvas_length", c_int32), ("prompt_length", c_int32),
-    ("canvas", POINTER(c_int32)), ("mask_token_id", c_int32), ("n_final", c_int32)]
+    ("confidences", POINTER(c_float)), ("entropies", POINTER(c_float)), ("committed", POINTER(c_uint8)),
+    ("active", POINTER(c_uint8)), ("n_active", c_int32), ("n_stable_masked", c_int32), ("n_rows", c_int32),
+    ("n_cosines", c_int32), ("cosines", POINTER(c_float)), ("masks_left", c_int32), ("canvas_length", c_int32),
+    ("prompt_length", c_int32), ("canvas", POINTER(c_int32)), ("mask_token_id", c_int32), ("n_final", c_int32)]
 tsk_candidate._fields_ = [("position", c_int32), ("id", c_int32), ("confidence", c_float), ("entropy", c_float)]
 tsk_selection._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("quota", c_int32),
     ("n", c_int32), ("candidates", POINTER(tsk_candidate)), ("commit", POINTER(c_uint8))]
-tsk_transfer_rule._fields_ = [("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("quota", c_int32)]
+tsk_transfer_rule._fields_ = [("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("frechet", c_float),
+    ("entropy_bound", c_float), ("local_leap", c_float), ("local_radius", c_int32), ("quota", c_int32)]
 tsk_block_result._fields_ = [("nfe", c_int32), ("mask_residual", c_int32)]
 tsk_result._fields_ = [("tokens", POINTER(c_int32)), ("n_tokens", c_int32), ("n_before_end", c_int32),
     ("canvas", POINTER(c_int32)), ("n_prompt", c_int32), ("nfe", c_int32), ("mask_residual", c_int32),
@@ -383,6 +386,8 @@ FUNCTIONS = {
         POINTER(tsk_error)),
     "tsk_safetensors_writer_open": (c_int, c_char_p, POINTER(tsk_allocator), POINTER(c_void_p), POINTER(tsk_error)),
     "tsk_safetensors_writer_add": (c_int, c_void_p, c_char_p, c_int, c_int, POINTER(c_uint64), c_void_p,
+        POINTER(tsk_error)),
+    "tsk_safetensors_writer_metadata": (c_int, c_void_p, c_int32, POINTER(POINTER(c_char)), POINTER(POINTER(c_char)),
         POINTER(tsk_error)),
     "tsk_safetensors_writer_finish": (c_int, c_void_p, POINTER(tsk_error)),
     "tsk_safetensors_writer_free": (None, c_void_p),

@@ -187,7 +187,8 @@ class Model:
             options: the command's options:
                 gen_length=128, block_length=32 (a shorter gen_length is one block), steps=None (gen_length);
                 cache="dual" | "prefix" | "none";
-                threshold=0.9 | None (LLaDA's schedule: a fixed number each step), factor=None (Fast-dLLM's rule);
+                threshold=0.9 | None (LLaDA's schedule: a fixed number each step); instead of it factor (Fast-dLLM's
+                rule), frechet (Fast-dLLM++'s), entropy_bound (EB-Sampler's); beside it local_leap, local_radius=4;
                 temperature=0.0, seed=0, remasking="low_confidence" | "random", eos_stop=True, end_of_turn_id="auto";
                 skip_rule="off" | "states" | "rows"; rows_margin=4, rows_ahead=0; skip_layer_k=None,
                 skip_threshold=0.95, skip_outlier=0.7, skip_masked=False, skip_policy="reuse" | "exit",

@@ -78,6 +78,10 @@ OPTIONS: Dict[str, Tuple[str, Callable[[str, Any], Any]]] = {
                                none=_enum("tsk_cache", "TSK_CACHE_NONE"))),
     "threshold": ("threshold", _real(0, 1)),
     "factor": ("factor", _real(0, _FLOAT_MAX)),
+    "frechet": ("frechet", _real(0, 1)),
+    "entropy_bound": ("entropy_bound", _real(0, _FLOAT_MAX)),
+    "local_leap": ("local_leap", _real(0, 1)),
+    "local_radius": ("local_radius", _whole(0)),
     "temperature": ("temperature", _real(0, _FLOAT_MAX)),
     "seed": ("seed", _whole(0, 2**64 - 1)),
     "remasking": ("remasking", _choice(low_confidence=_enum("tsk_remasking", "TSK_REMASKING_LOW_CONFIDENCE"),
@@ -139,19 +143,26 @@ def check_names(function: str, options: Mapping[str, Any]) -> None:
     raise TypeError(f"{function}() has no option {', '.join(map(repr, unknown))}{hint}")
 
 
+# The transfer rule that each of these options means.
+TRANSFERS = {"threshold": "TSK_TRANSFER_THRESHOLD", "no_threshold": "TSK_TRANSFER_SCHEDULE",
+             "factor": "TSK_TRANSFER_FACTOR", "frechet": "TSK_TRANSFER_FRECHET",
+             "entropy_bound": "TSK_TRANSFER_ENTROPY", "local_leap": "TSK_TRANSFER_LEAP"}
+
+
 def _choose_transfer(o: Any, given: Dict[str, Any], options: Mapping[str, Any]) -> None:
-    """The rule follows from which of its three options is there."""
-    by_schedule = bool(options.get("no_threshold")) or ("threshold" in options and options["threshold"] is None)
-    there = [name for name, is_there in (("threshold", "threshold" in given), ("no_threshold", by_schedule),
-                                         ("factor", "factor" in given)) if is_there]
-    # threshold=None beside a factor says nothing new
-    if by_schedule and "factor" in given and not options.get("no_threshold"):
-        there.remove("no_threshold")
+    """The rule follows from which of its options is there."""
+    there = [name for name in TRANSFERS if name in given or (name == "no_threshold" and options.get(name))]
+    # threshold=None is the schedule, and beside another rule says nothing new
+    if "threshold" in options and options["threshold"] is None and not there:
+        there = ["no_threshold"]
+    # LocalLeap's threshold belongs to it
+    if "local_leap" in there and "threshold" in there:
+        there.remove("threshold")
     if len(there) > 1:
         raise ValueError(f"only one of {' and '.join(there)} can be given")
-    name = {"factor": "TSK_TRANSFER_FACTOR", "no_threshold": "TSK_TRANSFER_SCHEDULE"}.get(
-        there[0] if there else "", "TSK_TRANSFER_THRESHOLD")
-    o.transfer = _enum("tsk_transfer", name)
+    if "local_radius" in given and "local_leap" not in there:
+        raise ValueError("local_radius needs local_leap")
+    o.transfer = _enum("tsk_transfer", TRANSFERS[there[0] if there else "threshold"])
 
 
 def _choose_rule(o: Any, given: Dict[str, Any]) -> None:

@@ -124,6 +124,7 @@ class Step:
         masked: whether each was masked before the pass.
         predictions: the id that each masked position would get; its token where it was not masked.
         confidences: of the predictions, 0 to 1; 1.0 where it was not masked.
+        entropies: of the predictions' distributions, in nats; 0.0 where it was not masked.
         committed: positions (in the canvas) that this pass committed.
         active: whether each ran: False where it skipped the upper layers (rule states) or all (rule rows).
         n_active, n_stable_masked: how many ran; how many were left out though masked.
@@ -145,6 +146,7 @@ class Step:
     masked: List[bool]
     predictions: List[int]
     confidences: List[float]
+    entropies: List[float]
     committed: List[int]
     active: List[bool]
     n_active: int
@@ -181,7 +183,7 @@ class Candidate:
         position: in the canvas.
         id: the predicted token.
         confidence: of it, as `remasking` has it.
-        entropy: of its distribution in nats; -1.0 where not computed (this version never computes it).
+        entropy: of the softmax of its position's logits, without noise, in nats.
     """
 
     position: int
@@ -275,7 +277,8 @@ def step_of(s: _layout.tsk_step, text: Optional[str], before: str) -> Step:
         pass_=getattr(s, "pass"), block=s.block, block_step=s.block_step, is_refresh=bool(s.is_refresh),
         positions=positions,
         masked=[bool(c) or canvas[p] == s.mask_token_id for p, c in zip(positions, commits)],
-        predictions=s.predictions[:n], confidences=s.confidences[:n], committed=committed,
+        predictions=s.predictions[:n], confidences=s.confidences[:n], entropies=s.entropies[:n],
+        committed=committed,
         active=[bool(a) for a in s.active[:n]], n_active=s.n_active, n_stable_masked=s.n_stable_masked,
         n_rows=s.n_rows, cosines=cosines_of(s.cosines, n, s.n_cosines), masks_left=s.masks_left, canvas=canvas,
         tokens=canvas[s.prompt_length : s.prompt_length + s.n_final],
@@ -316,21 +319,26 @@ def result_of(r: _layout.tsk_result, model: Any, eos_stop: bool) -> Result:
 
 
 def select(candidates: List[Candidate], transfer: str = "threshold", threshold: float = 0.9, factor: float = 1.0,
-           quota: int = 1) -> List[Candidate]:
+           quota: int = 1, frechet: float = 0.25, entropy_bound: float = 0.1, local_leap: float = 0.75,
+           local_radius: int = 4) -> List[Candidate]:
     """The library's own rules, for a rule of your own to build on: those of `candidates` that the rule commits.
 
     Args:
-        candidates: as in Selection; only their confidences are read. Of equal ones the first is the better.
+        candidates: as in Selection. Of equal confidences the first is the better.
         transfer: "threshold": those at least `threshold` confident; "factor": Fast-dLLM's dynamic rule with `factor`;
-            "schedule": `quota` of them. The best one always is committed.
+            "frechet", "entropy_bound": Fast-dLLM++'s and EB-Sampler's rule with the argument of that name;
+            "local_leap": LocalLeap's, with `threshold`, `local_leap` and `local_radius`; "schedule": `quota` of them.
+            The best one always is committed.
     """
     from ._library import library
 
     rules = {"threshold": "TSK_TRANSFER_THRESHOLD", "factor": "TSK_TRANSFER_FACTOR",
-             "schedule": "TSK_TRANSFER_SCHEDULE"}
+             "frechet": "TSK_TRANSFER_FRECHET", "entropy_bound": "TSK_TRANSFER_ENTROPY",
+             "local_leap": "TSK_TRANSFER_LEAP", "schedule": "TSK_TRANSFER_SCHEDULE"}
     if transfer not in rules:
         raise ValueError(f"transfer takes {', '.join(map(repr, rules))}, not {transfer!r}")
-    rule = _layout.tsk_transfer_rule(_layout.ENUMS["tsk_transfer"][rules[transfer]], threshold, factor, quota)
+    rule = _layout.tsk_transfer_rule(_layout.ENUMS["tsk_transfer"][rules[transfer]], threshold, factor, frechet,
+                                     entropy_bound, local_leap, local_radius, quota)
     n = len(candidates)
     given = (_layout.tsk_candidate * max(n, 1))(
         *(_layout.tsk_candidate(c.position, c.id, c.confidence, c.entropy) for c in candidates))

@@ -25,7 +25,7 @@ class Record:
     """One tensor of one pass.
 
     Attributes:
-        name: embedding; block_{i}, block_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
+        name: embedding; layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
             _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm,
             logits.
         part: "", or "q", "k", "v" where a name has two outputs.
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """The name that `tokenskip trace --dump` gives the output: "pass1.block_0_rope.q"."""
+        """The name that `tokenskip trace --dump` gives the output: "pass1.layer_0_rope.q"."""
         return f"pass{self.pass_}.{self.name}.{self.part or 'output'}"
 
     def __repr__(self) -> str:
@@ -104,13 +104,13 @@ class Trace:
     def who_ran(self, pass_: Optional[int] = None, canvas_length: Optional[int] = None) -> Any:
         """Which positions ran in which layer of a pass (None: the last): bool [n_layers, canvas_length].
 
-        It looks at the records block_{i}; the trace must have them.
+        It looks at the records layer_{i}; the trace must have them.
         """
         pass_ = self.passes[-1] if pass_ is None and self.records else pass_
-        blocks = [r for r in self.records if r.pass_ == pass_ and r.name == f"block_{r.layer}"]
+        blocks = [r for r in self.records if r.pass_ == pass_ and r.name == f"layer_{r.layer}"]
         caches = [r for r in self.records if r.pass_ == pass_ and r.name.startswith("kv_")]
         if not blocks:
-            raise ValueError(f"the trace has no block_* records of pass {pass_}")
+            raise ValueError(f"the trace has no layer_* records of pass {pass_}")
         n_layers = 1 + max(r.layer for r in blocks + caches)
         length = canvas_length or 1 + max(max(r.positions, default=0) for r in blocks + caches)
         out, _ = _arrays.empty("?", (n_layers, int(length)))

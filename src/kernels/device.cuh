@@ -15,6 +15,7 @@ typedef tsk__cuda_draw draw_entry;
 typedef tsk__cuda_prediction prediction_entry;
 typedef tsk__cuda_head_entry head_entry;
 typedef tsk__cuda_commit_candidate commit_candidate;
+typedef tsk__cuda_transfer_rule transfer_rule;
 typedef tsk__cuda_commit_rule commit_rule;
 typedef tsk__cuda_choice choice_entry;
 typedef tsk__cuda_tensor_map tensor_map;

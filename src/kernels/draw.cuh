@@ -25,7 +25,7 @@ static __device__ __forceinline__ void philox4x32(u32 (&c)[4], u32 k0, u32 k1) {
 static __device__ __forceinline__ double uniform_of(u32 word) { return ((double)word + 0.5) * (1.0 / 4294967296.0); }
 
 static __device__ __forceinline__ head_entry head_none() {
-    head_entry none = {-1.0 / 0.0, 0x7fffffff, 0.0f, NEGATIVE, 0.0f};
+    head_entry none = {-1.0 / 0.0, 0x7fffffff, 0.0f, NEGATIVE, 0.0f, 0.0f, 0};
     return none;
 }
 static __device__ __forceinline__ double head_score(const draw_entry &draw, int id, float logit) {
@@ -46,11 +46,18 @@ static __device__ __forceinline__ head_entry head_of(const draw_entry &draw, int
     }
     return e;
 }
+// A part's moment, the sum of exp(logit - max) * (logit - max), seen from the common maximum, which is `above` its own
+// and makes its sum fade by this factor.
+static __device__ __forceinline__ float head_moment(const head_entry &e, float fade, float above) {
+    return fade > 0.0f ? (e.moment - e.sum * above) * fade : 0.0f;
+}
 // A NaN is never better than what there is (which is head_none at first); the sum that it makes NaN tells of it.
 static __device__ __forceinline__ head_entry head_merge(const head_entry &a, const head_entry &b) {
     head_entry e = (b.score > a.score || (b.score == a.score && b.id < a.id)) ? b : a;
     float max = fmaxf(a.max, b.max);
-    e.sum = a.sum * expf(a.max - max) + b.sum * expf(b.max - max);
+    float fade_a = expf(a.max - max), fade_b = expf(b.max - max);
+    e.sum = a.sum * fade_a + b.sum * fade_b;
+    e.moment = head_moment(a, fade_a, max - a.max) + head_moment(b, fade_b, max - b.max);
     e.max = max;
     return e;
 }
@@ -61,6 +68,8 @@ static __device__ __forceinline__ head_entry head_shuffle(const head_entry &e, i
     o.logit = __shfl_xor_sync(0xffffffffu, e.logit, lanes);
     o.max = __shfl_xor_sync(0xffffffffu, e.max, lanes);
     o.sum = __shfl_xor_sync(0xffffffffu, e.sum, lanes);
+    o.moment = __shfl_xor_sync(0xffffffffu, e.moment, lanes);
+    o.pad = 0;
     return o;
 }
 

@@ -59,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_head_finish)
         p.logit = best.logit;
         p.log_sum_exp = best.max + logf(best.sum);
         p.confidence = expf(p.logit - p.log_sum_exp);
+        p.entropy = logf(best.sum) - best.moment / best.sum;
         a.predictions[blockIdx.x] = p;
     }
 }

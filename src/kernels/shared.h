@@ -71,9 +71,9 @@ TSK__CUDA_CHECK_SIZE(row, 32);
 /* As tsk__prediction. */
 typedef struct tsk__cuda_prediction {
     int32_t id;
-    float confidence, logit, log_sum_exp;
+    float confidence, logit, log_sum_exp, entropy;
 } tsk__cuda_prediction;
-TSK__CUDA_CHECK_SIZE(prediction, 16);
+TSK__CUDA_CHECK_SIZE(prediction, 20);
 
 /* What a pass needs of a request's tsk__kv. */
 typedef struct tsk__cuda_cache {
@@ -132,31 +132,46 @@ typedef struct tsk__cuda_draw {
 } tsk__cuda_draw;
 TSK__CUDA_CHECK_SIZE(draw, 24);
 
-/* The best of some ids; the sum of exp(logit - max) is over all of them. */
+/* The best of some ids; over all of them the sums of exp(logit - max) and of exp(logit - max) * (logit - max). */
 typedef struct tsk__cuda_head_entry {
     double score;
     int32_t id;
-    float logit, max, sum;
+    float logit, max, sum, moment;
+    int32_t pad;
 } tsk__cuda_head_entry;
-TSK__CUDA_CHECK_SIZE(head_entry, 24);
+TSK__CUDA_CHECK_SIZE(head_entry, 32);
+
+/* As tsk_transfer_rule, with its tsk_transfer. */
+#define TSK__CUDA_TRANSFER_SCHEDULE 0
+#define TSK__CUDA_TRANSFER_THRESHOLD 1
+#define TSK__CUDA_TRANSFER_FACTOR 2
+#define TSK__CUDA_TRANSFER_FRECHET 3
+#define TSK__CUDA_TRANSFER_ENTROPY 4
+#define TSK__CUDA_TRANSFER_LEAP 5
+typedef struct tsk__cuda_transfer_rule {
+    int32_t transfer;
+    float threshold, factor, frechet, entropy_bound, local_leap;
+    int32_t local_radius, quota;
+} tsk__cuda_transfer_rule;
+TSK__CUDA_CHECK_SIZE(transfer_rule, 32);
 
 /* As tsk__commit_candidate, tsk__commit_rule and tsk__choice. */
 typedef struct tsk__cuda_commit_candidate { int32_t position, slot, head; } tsk__cuda_commit_candidate;
 typedef struct tsk__cuda_commit_rule {
-    int32_t request, first, n, commits, transfer, quota;
-    float threshold, factor;
+    int32_t request, first, n, commits;
+    tsk__cuda_transfer_rule rule;
     int32_t is_random;
     uint32_t pass;
     uint64_t seed;
 } tsk__cuda_commit_rule;
 typedef struct tsk__cuda_choice {
     int32_t id;
-    float confidence, log_sum_exp;
+    float confidence, entropy, log_sum_exp;
     int32_t is_committed;
 } tsk__cuda_choice;
 TSK__CUDA_CHECK_SIZE(commit_candidate, 12);
-TSK__CUDA_CHECK_SIZE(commit_rule, 48);
-TSK__CUDA_CHECK_SIZE(choice, 16);
+TSK__CUDA_CHECK_SIZE(commit_rule, 64);
+TSK__CUDA_CHECK_SIZE(choice, 20);
 
 typedef struct tsk__cuda_decide_args {
     tsk__cuda_table table;
@@ -173,10 +188,11 @@ typedef struct tsk__cuda_select_tokens_args {
     TSK__DEVICE(const tsk__cuda_commit_rule) rules;       /* the host's, likewise candidates and choices */
     TSK__DEVICE(const tsk__cuda_commit_candidate) candidates;
     TSK__DEVICE(const tsk__cuda_prediction) predictions;  /* of the head's rows */
-    TSK__DEVICE(float) confidences;        /* [candidates] scratch */
+    TSK__DEVICE(float) confidences;        /* [candidates] scratch, likewise order: each rule's from the best down */
+    TSK__DEVICE(int32_t) order;
     TSK__DEVICE(tsk__cuda_choice) choices;
 } tsk__cuda_select_tokens_args;
-TSK__CUDA_CHECK_SIZE(select_tokens_args, 72);
+TSK__CUDA_CHECK_SIZE(select_tokens_args, 80);
 
 /* ---- norms: sums of squares are kept for every so many columns of a row, in rows of whole 16 bytes */
 

@@ -34,12 +34,7 @@ extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_decide) decide(co
     if (a.masks && skips) a.table.rows[i].active = 0;
 }
 
-// The two equal the functions of these names in >>schedule.
-static __device__ __forceinline__ bool select_accepts(const commit_rule &s, int rank, float confidence) {
-    if (s.transfer == 0) return rank <= s.quota;
-    if (s.transfer == 1) return confidence >= s.threshold;
-    return (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
-}
+// What follows equals >>schedule.
 static __device__ __forceinline__ bool select_is_better(float a, float b) { return a > b || (a == a && b != b); }
 static __device__ __forceinline__ float random_confidence(u64 seed, int position, u32 pass) {
     u32 c[4] = {0, (u32)position, pass, 1};
@@ -47,15 +42,70 @@ static __device__ __forceinline__ float random_confidence(u64 seed, int position
     return (float)uniform_of(c[0]);
 }
 
+struct select_sums { double doubt, entropy, largest; };
+static __device__ __forceinline__ void select_add(select_sums &sums, float confidence, float entropy) {
+    sums.doubt += 1.0 - (double)confidence;
+    sums.entropy += entropy >= 0.0f ? (double)entropy : (1.0 / 0.0) * 0.0;
+    if ((double)entropy > sums.largest) sums.largest = (double)entropy;
+}
+static __device__ __forceinline__ bool select_accepts(const transfer_rule &s, const select_sums &sums, int rank,
+                                                      float confidence) {
+    double all_right = 1.0 - sums.doubt;
+    if (s.transfer == TSK__CUDA_TRANSFER_SCHEDULE) return rank <= s.quota;
+    if (s.transfer == TSK__CUDA_TRANSFER_THRESHOLD) return confidence >= s.threshold;
+    if (s.transfer == TSK__CUDA_TRANSFER_FACTOR) return (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
+    if (s.transfer == TSK__CUDA_TRANSFER_FRECHET)
+        return (all_right > 0.0 ? all_right : 0.0) - (1.0 - (double)confidence) > (double)s.frechet;
+    return sums.entropy - sums.largest <= (double)s.entropy_bound;
+}
+
+// One request's candidates, with what decides about them.
+struct select_view {
+    commit_rule s;
+    const commit_candidate *candidates;
+    const prediction_entry *predictions;  // by slot
+    const float *confidences;
+    const int *order;
+    __device__ __forceinline__ bool sums_up() const {
+        return s.rule.transfer == TSK__CUDA_TRANSFER_FRECHET || s.rule.transfer == TSK__CUDA_TRANSFER_ENTROPY;
+    }
+    // Of a rule that looks at one candidate alone, the rank says whether it is among those that are taken. Where sums
+    // decide, every candidate of a better rank has to be taken, too.
+    __device__ __forceinline__ bool takes_ranked(int rank, float confidence) const {
+        select_sums sums = {0.0, 0.0, 0.0};
+        if (!sums_up()) return rank == 1 || select_accepts(s.rule, sums, rank, confidence);
+        for (int k = 1; k <= rank; k++) {
+            int i = order[k - 1];
+            select_add(sums, confidences[i], predictions[candidates[i].slot].entropy);
+            if (k > 1 && !select_accepts(s.rule, sums, k, confidences[i])) return false;
+        }
+        return true;
+    }
+    __device__ __forceinline__ bool leaps(int i) const {
+        if (confidences[i] >= s.rule.threshold) return true;
+        if (!(confidences[i] >= s.rule.local_leap)) return false;
+        for (int j = 0; j < s.n; j++) {
+            int distance = candidates[j].position - candidates[i].position;
+            if (confidences[j] >= s.rule.threshold && (distance < 0 ? -distance : distance) <= s.rule.local_radius)
+                return true;
+        }
+        return false;
+    }
+    __device__ __forceinline__ bool takes(int i, int rank) const {
+        if (s.rule.transfer == TSK__CUDA_TRANSFER_LEAP) return rank == 1 || leaps(i);
+        return takes_ranked(rank, confidences[i]);
+    }
+};
+
 // One request's candidates: their predictions, of the head's rows or kept from an earlier pass, are ranked, and those
-// that the rule takes are written to the canvas. All rules take the best ones, so that a candidate's rank says whether
-// it is among them. Grid rules. Equals select.
+// that the rule takes are written to the canvas. Grid rules. Equals select.
 extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_select_tokens)
     select_tokens(const tsk__cuda_select_tokens_args a) {
     commit_rule s = a.rules[blockIdx.x];
     const cache_entry cache = a.table.caches[s.request];
     const commit_candidate *candidates = a.candidates + s.first;
     float *confidences = a.confidences + s.first;
+    int *order = a.order + s.first;
     let_successor_start();
     wait_for_predecessor();
     for (int i = threadIdx.x; i < s.n; i += TSK__CUDA_THREADS_select_tokens) {
@@ -66,14 +116,20 @@ extern "C" __global__ void __launch_bounds__(TSK__CUDA_THREADS_select_tokens)
     }
     __syncthreads();
     for (int i = threadIdx.x; i < s.n; i += TSK__CUDA_THREADS_select_tokens) {
-        commit_candidate c = candidates[i];
-        prediction_entry p = cache.predictions[c.slot];
-        choice_entry choice = {p.id, confidences[i], p.log_sum_exp, 0};
         int rank = 1;
         for (int j = 0; j < s.n; j++)
-            rank += j < i ? !select_is_better(choice.confidence, confidences[j])
-                          : select_is_better(confidences[j], choice.confidence);
-        choice.is_committed = s.commits && (rank == 1 || select_accepts(s, rank, choice.confidence));
+            rank += j < i ? !select_is_better(confidences[i], confidences[j])
+                          : select_is_better(confidences[j], confidences[i]);
+        order[rank - 1] = i;
+    }
+    __syncthreads();
+    select_view view = {s, candidates, cache.predictions, confidences, order};
+    for (int rank = 1 + threadIdx.x; rank <= s.n; rank += TSK__CUDA_THREADS_select_tokens) {
+        int i = order[rank - 1];
+        commit_candidate c = candidates[i];
+        prediction_entry p = cache.predictions[c.slot];
+        choice_entry choice = {p.id, confidences[i], p.entropy, p.log_sum_exp, 0};
+        choice.is_committed = s.commits && view.takes(i, rank);
         if (choice.is_committed) cache.tokens[c.position] = choice.id;
         a.choices[s.first + i] = choice;
     }

@@ -33,6 +33,7 @@ async function open(name, options = {}) {
 
 const pixels = (page, id) => page.evaluate(i => document.getElementById(i).toDataURL(), id);
 const innerText = (page, selector) => page.locator(selector).innerText();
+const partingOf = page => page.evaluate(() => JSON.parse(document.getElementById("data").textContent).trace.parting);
 const where = page => innerText(page, "#where");
 const text = page => innerText(page, "#text");
 const scrub = (page, to) => page.locator("#scrubber").evaluate((e, v) => {
@@ -50,6 +51,19 @@ async function testSeed() {
   check("the conclusion stands on top", (await innerText(page, "#conclusion")).includes("generation is damaged"));
   check("the failure is marked", (await innerText(page, "#conclusion mark")).startsWith("they keep layer-3 states"));
   check("numbers are there", await page.locator("#numbers dd").count() >= 6);
+  const parting = await partingOf(page);
+  check("it opens where the answers part", (await where(page)).includes(`(pass ${parting.given.pass})`),
+    await where(page));
+  check("at the token", (await innerText(page, "#inspector")).startsWith(`Position ${parting.position},`));
+  check("both texts are there", await page.locator("#sides .side").count() === 2);
+  check("the first difference is marked in both", await page.locator("#sides .first.differs").count() === 2);
+  check("with its probabilities", await page.locator("#parting-table tbody tr").count() === 4);
+  await page.locator("#sides .side").first().locator(".first").click();
+  check("a click goes to the pass that committed it",
+    (await where(page)).includes(`(pass ${parting.baseline.pass})`), await where(page));
+  check("in that generation", await page.getByRole("radio", { name: "Baseline" }).isChecked());
+  await page.keyboard.press("b");
+  await page.keyboard.press("Home");
   const first = {
     grid: await pixels(page, "grid"),
     text: await text(page),
@@ -74,6 +88,8 @@ async function testSeed() {
 
 async function testKeys() {
   const page = await open("seed.html");
+  const { position } = await partingOf(page);
+  await page.keyboard.press("Home");
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("ArrowRight");
   check("arrow keys step", (await where(page)).startsWith("Block 0, step 2"), await where(page));
@@ -88,9 +104,9 @@ async function testKeys() {
   await page.keyboard.press("Home");
   await page.keyboard.press("ArrowDown");
   let inspected = await innerText(page, "#inspector");
-  check("a token is picked", inspected.startsWith("Position 26"), inspected);
+  check("a token is picked", inspected.startsWith(`Position ${position + 1}`), inspected);
   check("and shown", await page.locator("#text .picked").count() === 1);
-  await page.keyboard.press("ArrowUp");
+  for (let i = position + 1; i >= 26; i--) await page.keyboard.press("ArrowUp");
   inspected = await innerText(page, "#inspector");
   check("picking goes round", inspected.startsWith("Position 89"), inspected);
   await page.locator("#scrubber").blur();
@@ -107,6 +123,11 @@ async function testKeys() {
 
 async function testPointer() {
   const page = await open("default.html");
+  check("without a difference it opens at the last pass",
+    await page.locator("#scrubber").evaluate(e => e.value === e.max), await where(page));
+  check("and says so", (await innerText(page, "#parting-hint")).startsWith("All 64 tokens are the same."),
+    await innerText(page, "#parting-hint"));
+  await page.keyboard.press("Home");
   check("nothing is damaged by default",
     (await innerText(page, "#conclusion mark")).startsWith("No masked token was judged stable"));
   await page.getByRole("button", { name: "Next step" }).click();
@@ -136,6 +157,7 @@ async function testNames() {
     check(`${role} "${name}" has its name`, await page.getByRole(role, { name, exact: true }).count() === 1);
   check("every picture has a name", await page.evaluate(() =>
     [...document.querySelectorAll("[role=img]")].every(e => e.getAttribute("aria-label"))));
+  await page.keyboard.press("Home");
   const said = await page.locator("#scrubber").getAttribute("aria-valuetext");
   check("the scrubber says where it is", said.startsWith("block 0, step 0"));
   check("a heading for every section", await page.evaluate(() =>
@@ -179,6 +201,89 @@ async function testLooks() {
     }
 }
 
+// Labels of the grid as they are drawn: none may touch another, and each has its size.
+async function testLong() {
+  for (const width of [1366, 700]) {
+    const page = await open("long.html", { viewport: { width, height: 900 } });
+    const labels = await page.evaluate(() => {
+      const drawn = [], context = CanvasRenderingContext2D.prototype, fill = context.fillText;
+      context.fillText = function (text, x, y) {
+        if (this.canvas.id === "grid")
+          drawn.push({ text, x, y, width: this.measureText(text).width, size: parseFloat(this.font) });
+        return fill.apply(this, arguments);
+      };
+      dispatchEvent(new Event("resize"));
+      context.fillText = fill;
+      return drawn;
+    });
+    const name = `128 passes, ${width} wide`;
+    const passes = labels.filter(l => l.x > 0 && /^(pass )?\d+$/.test(l.text));
+    const blocks = labels.filter(l => l.text.startsWith("block"));
+    check(`${name}: every block has its label`, blocks.length === 4, blocks.map(l => l.text));
+    check(`${name}: passes have numbers`, passes.length >= 5, passes.map(l => l.text));
+    for (const row of [blocks, passes])
+      check(`${name}: labels do not touch`,
+        row.every((l, i) => !i || l.x >= row[i - 1].x + row[i - 1].width + 2), row);
+    const tokens = labels.filter(l => l.x === 0).sort((a, b) => a.y - b.y);
+    check(`${name}: every token has a label`, tokens.length >= 128, tokens.length);
+    check(`${name}: one above the other`, tokens.every((l, i) => !i || l.y - tokens[i - 1].y >= 11));
+    check(`${name}: all of a size that can be read`, labels.every(l => l.size >= 11));
+    await page.screenshot({ path: `${folder}/long_${width}.png`, fullPage: true });
+    await close(page, name);
+  }
+}
+
+// Dark on the screen, white on paper; a page of A4 takes everything, and nothing is cut.
+async function testPaper() {
+  const page = await open("seed.html", { viewport: { width: 794, height: 1123 }, colorScheme: "dark" });
+  await page.emulateMedia({ media: "print", colorScheme: "dark" });
+  await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
+  const look = await page.evaluate(() => ({
+    background: getComputedStyle(document.body).backgroundColor,
+    ink: getComputedStyle(document.body).color,
+    play: document.getElementById("play").offsetParent === null,
+    over: document.documentElement.scrollWidth - innerWidth,
+    wide: [...document.querySelectorAll("canvas, svg")]
+      .filter(e => e.getBoundingClientRect().right > innerWidth).length,
+    where: document.getElementById("where").offsetParent !== null,
+  }));
+  check("paper is white", look.background === "rgb(255, 255, 255)" && look.ink === "rgb(0, 0, 0)", look);
+  check("buttons are not printed, the place is", look.play && look.where, look);
+  check("nothing is wider than the paper", look.over <= 0 && look.wide === 0, look);
+  const corner = await page.evaluate(() => {
+    const canvas = document.getElementById("grid"), row = canvas.height / 2 | 0;
+    return [...canvas.getContext("2d").getImageData(canvas.width / 2 | 0, row, 1, 1).data];
+  });
+  check("the grid is in the colours of paper", corner[0] + corner[1] + corner[2] > 300, corner);
+  await page.screenshot({ path: `${folder}/paper.png`, fullPage: true });
+  const pdf = await page.pdf({ format: "A4" });
+  check("it prints", pdf.length > 20000 && pdf.subarray(0, 4).toString() === "%PDF", pdf.length);
+  await page.evaluate(() => dispatchEvent(new Event("afterprint")));
+  check("afterwards the screen is dark again", await page.evaluate(() =>
+    !document.documentElement.classList.contains("print")));
+  await close(page, "paper");
+}
+
+async function testRules() {
+  const rows = await open("rows.html");
+  await scrub(rows, 5);
+  check("rows left out are no danger by themselves", await rows.locator("#text .mask.left").count() > 0);
+  check("no cosines, no panel of cosines", !(await rows.locator("#cosine-section").isVisible()));
+  await rows.locator("#details summary").click();
+  const reasons = await innerText(rows, "#table");
+  for (const reason of ["left out of the pass", "it ran: it may be committed", "it ran: the pass before committed it"])
+    check(`the table says "${reason}"`, reasons.includes(reason));
+  check("what the full pass would say of rows left out", /left out of the pass\s+\S+\s+“.*” [01]\.\d+/.test(reasons),
+    reasons.slice(0, 600));
+  await rows.screenshot({ path: `${folder}/rows.png`, fullPage: true });
+  await close(rows, "rows");
+  const versus = await open("versus.html");
+  check("both settings have their names",
+    (await innerText(versus, "#sides")).includes("--skip-preset seed --no-threshold"));
+  check("the given ones too", await versus.getByRole("radio", { name: "Given" }).isChecked());
+  await close(versus, "versus");
+}
+
 async function testMarkup() {
   const page = await open("markup.html");
   const shown = await text(page);
@@ -204,7 +309,9 @@ async function testOthers() {
   await close(off, "off");
 }
 
-for (const test of [testSeed, testKeys, testPointer, testNames, testLooks, testMarkup, testOthers]) {
+const tests = [testSeed, testKeys, testPointer, testNames, testLooks, testLong, testPaper, testRules, testMarkup,
+  testOthers];
+for (const test of tests) {
   try {
     await test();
   } catch (error) {

@@ -18,11 +18,17 @@ export CHROMIUM
     npm install --prefix $here --no-audit --no-fund --no-package-lock > /dev/null
 mkdir -p $out
 
-# The seed's failure, the same gone, a prompt that tries to be markup, one whose characters
-# take several tokens each, and a model without a tokenizer.
+# The seed's failure, the same gone, 128 passes of it, rule rows, two settings of which neither is the default, a
+# prompt that tries to be markup, one whose characters take several tokens each, and a model without a tokenizer.
 demo="trace -m examples/demo-model --no-threshold --gen-length 64 --steps 64 --skip-outlier -1 --skip-threshold 0.8"
 $tokenskip $demo -p "What is 84 + 23 - 39?" --skip-policy exit --skip-masked --html $out/seed.html > /dev/null
 $tokenskip $demo -p "What is 84 + 23 - 39?" --html $out/default.html > /dev/null
+$tokenskip trace -m examples/demo-model --no-threshold -p "What is 84 + 23 - 39?" --skip-preset seed --no-eos-stop \
+    --html $out/long.html > /dev/null
+$tokenskip trace -m examples/demo-model -p "What is 84 + 23 - 39?" --gen-length 32 --no-threshold --rows-ahead 1 \
+    --rows-margin 0 --html $out/rows.html > /dev/null
+$tokenskip trace -m examples/demo-model -p "What is 84 + 23 - 39?" --gen-length 32 --skip-rule off \
+    --versus "--skip-preset seed --no-threshold" --html $out/versus.html > /dev/null
 $tokenskip $demo -p '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 2"> & <!--' \
     --html $out/markup.html > /dev/null
 $tokenskip $demo -p '牛顿是谁？ 🍎' --html $out/chinese.html > /dev/null

@@ -196,7 +196,7 @@ static void test_head(const form &f, int m, int n, int k, u32 seed) {
     std::vector<draw_entry> draws((size_t)m);
     std::vector<head_entry> heads((size_t)tiles * m + 8 * m);
     std::vector<float> logits((size_t)m * n, NAN);
-    difference d, sums;
+    difference d, sums, entropies;
     int wrong = 0;
     for (draw_entry &draw : draws) draw = draw_entry(), draw.mask_token_id = mask_id;
     for (head_entry &entry : heads) entry.id = -77;
@@ -205,21 +205,23 @@ static void test_head(const form &f, int m, int n, int k, u32 seed) {
     for (int r = 0; r < m; r++) {
         head_entry all = head_none();
         int best = -1;
-        double sum = 0;
+        double sum = 0, moment = 0;
         for (int o = 0; o < n; o++) {
             double y = c.results[(size_t)r * n + o];
             d.add(logits[(size_t)r * n + o], y);
-            sum += exp(y);
+            sum += exp(y), moment += exp(y) * y;
             if (o != mask_id && (best < 0 || logits[(size_t)r * n + o] > logits[(size_t)r * n + best])) best = o;
         }
         for (int t = 0; t < tiles; t++) all = head_merge(all, heads[(size_t)t * m + r]);
         wrong += all.id != best;
         sums.add(log((double)all.sum) + all.max, log(sum));
+        entropies.add(log((double)all.sum) - (double)all.moment / all.sum, log(sum) - moment / sum);
     }
     for (size_t i = (size_t)tiles * m; i < heads.size(); i++)
         wrong += heads[i].id != -77; /* for tiles that there are not */
     check_error(d, 1e-5, "head, logits", m, n, k, seed);
     check_error(sums, 1e-5, "head, log-sum-exp", m, n, k, seed);
+    check_error(entropies, 1e-5, "head, entropy", m, n, k, seed);
     CHECK_INT(wrong, 0);
 }
 
@@ -365,14 +367,16 @@ static void test_head(u32 seed) {
     for (int row = 0; row < m; row++) {
         const float *l = &logits[(size_t)row * n];
         int best = -1, mask = draws[row].mask_token_id;
-        double sum = 0;
+        double sum = 0, moment = 0;
         for (int id = 0; id < n; id++) {
-            sum += exp((double)l[id]);
+            sum += exp((double)l[id]), moment += exp((double)l[id]) * l[id];
             if (id != mask && l[id] == l[id] && (best < 0 || l[id] > l[best])) best = id;
         }
         wrong += got[row].id != (best < 0 ? mask == 0 : best);
         wrong +=
             row < 9 ? got[row].log_sum_exp == got[row].log_sum_exp : !(fabs(got[row].log_sum_exp - log(sum)) < 1e-3);
+        wrong += row < 9 ? got[row].entropy == got[row].entropy
+                         : !(fabs(got[row].entropy - (log(sum) - moment / sum)) < 1e-4);
     }
     CHECK_INT(wrong, 0);
 }
@@ -391,18 +395,20 @@ static void test_select(u32 seed) {
     int wrong = 0;
     for (int r = 0; r < n_requests; r++) {
         commit_rule s = commit_rule();
-        s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % most),
-        s.commits = r != 5, s.transfer = r % 3;
-        s.quota = 1 + (int)(dice() % (s.n + 3)), s.threshold = 0.5f, s.factor = 0.5f + (float)(dice() % 40),
-        s.is_random = r == 4, s.pass = 3, s.seed = 77;
+        s.request = r, s.first = (int)candidates.size(), s.n = r == 0 ? 1 : 2 + (int)(dice() % (most - 1)),
+        s.commits = r != 5, s.rule.transfer = r == 5 ? 0 : (r + (int)seed) % 6, s.is_random = r == 4, s.pass = 3;
+        s.rule.quota = 1 + (int)(dice() % (s.n + 3)), s.rule.threshold = 0.5f, s.rule.local_leap = 0.25f;
+        s.rule.factor = 0.5f + (float)(dice() % 40), s.rule.frechet = 0.02f, s.rule.local_radius = 2, s.seed = 77;
+        s.rule.entropy_bound = (float)(dice() % 64) / 8;
         canvases.emplace_back((size_t)(2 * most), -1), kept.emplace_back((size_t)most);
         for (prediction_entry &p : kept.back())
-            p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, (float)(dice() % 99)};
+            p = {(int)(dice() % 1000), (float)(dice() % 17) / 16, 0, (float)(dice() % 99), (float)(dice() % 64) / 64};
         for (int i = 0; i < s.n; i++) {
             commit_candidate c = {2 * i + (int)(dice() % 2), s.n - 1 - i, dice() % 3 ? (int)predictions.size() : -1};
             if (c.head >= 0)
                 predictions.push_back(
-                    {(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, (float)(dice() % 99)});
+                    {(int)(dice() % 1000), dice() % 40 ? (float)(dice() % 17) / 16 : NAN, 0, (float)(dice() % 99),
+                     (float)(dice() % 64) / 64});
             candidates.push_back(c);
         }
         rules.push_back(s);
@@ -412,10 +418,11 @@ static void test_select(u32 seed) {
         caches[r] = cache_entry(), caches[r].tokens = canvases[r].data(), caches[r].predictions = kept[r].data();
     std::vector<std::vector<prediction_entry>> expected = kept;
     std::vector<float> scratch(candidates.size(), NAN);
+    std::vector<int> ranked(candidates.size(), -1);
     std::vector<choice_entry> choices(candidates.size());
     table.caches = caches.data();
     tsk__cuda_select_tokens_args a = {table,          rules.data(), candidates.data(), predictions.data(),
-                                      scratch.data(), choices.data()};
+                                      scratch.data(), ranked.data(), choices.data()};
     launch_emulated([&]() { select_tokens(a); }, {(u32)n_requests, 1, 1}, 128, 1, 0, seed);
     for (const commit_rule &s : rules) {
         const commit_candidate *c = &candidates[(size_t)s.first];
@@ -434,19 +441,32 @@ static void test_select(u32 seed) {
         std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
             return (sure[a] == sure[a] ? sure[a] : -1) > (sure[b] == sure[b] ? sure[b] : -1);
         });
-        for (int rank = 1; rank <= s.n && s.commits; rank++) {
-            float confidence = sure[order[rank - 1]];
-            bool takes = s.transfer == 0   ? rank <= s.quota
-                         : s.transfer == 1 ? confidence >= s.threshold
-                                           : (double)confidence >= 1.0 - (double)s.factor / (rank + 1);
+        const transfer_rule &rule = s.rule;
+        double together = 1, entropy = 0, largest = 0;
+        for (int rank = 1; rank <= s.n && s.commits && rule.transfer != 5; rank++) {
+            const int at = order[rank - 1];
+            double confidence = sure[at], h = last[(size_t)c[at].slot].entropy;
+            together += confidence - 1, entropy += h, largest = h > largest ? h : largest;
+            bool takes = rule.transfer == 0   ? rank <= rule.quota
+                         : rule.transfer == 1 ? confidence >= rule.threshold
+                         : rule.transfer == 2 ? confidence >= 1.0 - (double)rule.factor / (rank + 1)
+                         : rule.transfer == 3 ? (together > 0 ? together : 0) - (1 - confidence) > rule.frechet
+                                              : entropy - largest <= rule.entropy_bound;
             if (rank > 1 && !takes) break;
-            commits[order[rank - 1]] = 1;
+            commits[at] = 1;
+        }
+        for (int i = 0; i < s.n && s.commits && rule.transfer == 5; i++) {
+            bool is_near = false;
+            for (int j = 0; j < s.n; j++)
+                is_near |= sure[j] >= rule.threshold && abs(c[j].position - c[i].position) <= rule.local_radius;
+            commits[i] = i == order[0] || sure[i] >= rule.threshold || (is_near && sure[i] >= rule.local_leap);
         }
         for (int i = 0; i < s.n; i++) {
             int id = last[(size_t)c[i].slot].id;
             wrong += got[i].id != id || memcmp(&got[i].confidence, &sure[i], sizeof sure[i]) != 0 ||
                      got[i].is_committed != commits[i];
-            wrong += got[i].log_sum_exp != last[(size_t)c[i].slot].log_sum_exp;
+            wrong += got[i].log_sum_exp != last[(size_t)c[i].slot].log_sum_exp ||
+                     got[i].entropy != last[(size_t)c[i].slot].entropy;
             if (commits[i]) before[(size_t)s.request][(size_t)c[i].position] = id;
         }
         wrong += before[(size_t)s.request] != canvases[(size_t)s.request];

@@ -4,8 +4,9 @@
     python3 tests/golden/check_dump.py [--program ./tokenskip] [NAME...]
 
 The generations are those of generate.json and generate_refresh.json (NAME: only these), each with TokenSkip off
-(pass0, pass1, ...) and on (skip.pass0, ...). A dump must hold exactly the reference's names, shapes and values. It is
-read here from its bytes alone, as the format's description has it, without the library's reader. Needs NumPy (Debian:
+(pass0, pass1, ...) and on (skip.pass0, ...). A dump must hold exactly the reference's names, shapes and values, and
+tell of each pass the reference's ids and commits, and rows with whose ids and places its values agree. It is read here
+from its bytes alone, as the format's description has it, without the library's reader. Needs NumPy (Debian:
 python3-numpy).
 """
 
@@ -19,6 +20,7 @@ import tempfile
 import reference  # ends here, with a line that says so, where there is no NumPy
 from reference import np
 
+TYPES = {"F32": "<f4", "I32": "<i4", "U8": "u1"}
 TOLERANCE = 2e-5  # of 1 + the largest magnitude: the reference computes in float64, the library in float32
 
 
@@ -27,13 +29,14 @@ def read_safetensors(path):
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:8 + size]), data[8 + size:]
     tensors, end = {}, 0
-    for name, entry in sorted(((n, e) for n, e in header.items() if n != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
+    metadata = header.pop("__metadata__")
+    for name, entry in header.items():  # in the order of their bytes, as the index counts them
         begin, after = entry["data_offsets"]
-        assert begin == end and entry["dtype"] == "F32", name
-        tensors[name] = np.frombuffer(body[begin:after], dtype="<f4").reshape(entry["shape"])
+        assert begin == end, name
+        tensors[name] = np.frombuffer(body[begin:after], dtype=TYPES[entry["dtype"]]).reshape(entry["shape"])
         end = after
     assert end == len(body)
-    return tensors
+    return tensors, metadata
 
 
 class Watched(reference.Generation):
@@ -42,6 +45,7 @@ class Watched(reference.Generation):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.passes = []
+        self.before = []  # the canvas before each pass
 
     def record(self, name, layer, before, after):
         kept = self.passes[-1]
@@ -69,6 +73,7 @@ class Watched(reference.Generation):
 
     def output_states(self, block, step):
         self.passes.append({})
+        self.before.append(self.canvas.copy())
         output = super().output_states(block, step)
         reference.head(self.model, self.final, self.record)
         for layer in range(self.model.n_layers):
@@ -83,7 +88,10 @@ def expected_values(model, golden, changes, prefix):
     canvas = golden["prompt"] + [model.mask_id] * options["gen_length"]
     generation = Watched(model, canvas, len(golden["prompt"]), options)
     generation.run()
-    return {f"{prefix}pass{n}.{name}": value for n, kept in enumerate(generation.passes) for name, value in kept.items()}
+    told = [(prefix + f"pass{n}", ids, committed)
+            for n, (ids, committed) in enumerate(zip(generation.before, generation.committed))]
+    return {f"{prefix}pass{n}.{name}": value for n, kept in enumerate(generation.passes)
+            for name, value in kept.items()}, told
 
 
 FLAGS = {"refresh_near": "--near", "refresh_window": "--window"}  # the others are named after their option
@@ -98,7 +106,7 @@ def arguments(golden):
         if name == "refresh_near" and options["refresh"] == "full":
             continue
         if name == "threshold" and value is None:
-            out += ["--no-threshold"] if golden["options"]["factor"] is None else []
+            out += ["--no-threshold"] if reference.has_schedule(options) else []
         elif isinstance(value, bool):
             out += [flag if value else flag.replace("--", "--no-", 1)]
         elif value is not None:
@@ -114,6 +122,36 @@ def predicted_rows(name, found, expected):
 def visible_rows(name, found, expected):
     """Under a window the dump has the K and V of what the pass sees; the reference keeps all of them."""
     return expected[:, :found.shape[1]] if ".kv_" in name else expected
+
+
+def told_wrongly(model, found, told, metadata):
+    """What the small tensors say, beside the reference's ids and commits and the values themselves."""
+    names = list(found)
+    index = names.index("index.pass")
+    assert names[index:] == ["index.pass", "index.layer"]
+    for number, name in enumerate(names[:index]):
+        n_pass = int(name.split("pass")[1].split(".")[0])
+        part = name.split(".layer_")[-1] if ".layer_" in name else name.split(".kv_")[-1] if ".kv_" in name else "-1"
+        layer = int(part.split("_")[0].split(".")[0])
+        if (found["index.pass"][number], found["index.layer"][number]) != (n_pass, layer):
+            yield f"the index has {name} in pass {found['index.pass'][number]}, layer {found['index.layer'][number]}"
+    if (metadata["n_layers"], metadata["first_layer"]) != (str(model.n_layers), "0"):
+        yield "the metadata's layers"
+    for prefix, ids, committed in told:
+        small = {what: found.pop(f"{prefix}.{what}") for what in ("ids", "positions", "ran", "committed")}
+        rows, ran = small["positions"], small["ran"] == 1
+        if small["ids"].tolist() != ids.tolist() or small["committed"].tolist() != committed:
+            yield f"{prefix}: ids or commits"
+        expected = model.weight["wte.weight"][small["ids"][rows]]
+        if ran.shape != (model.n_layers, len(rows)) or \
+                np.max(np.abs(found[prefix + ".embedding.output"] - expected)) > 1e-6:
+            yield f"{prefix}: the rows are not those of the embedding"
+        for layer in range(model.n_layers):
+            name, cache = f"{prefix}.layer_{layer}_rope.k", found[f"{prefix}.kv_{layer}.k"]
+            keys = found[name] if name in found else np.zeros((0, *cache.transpose(1, 0, 2).shape[1:]))
+            if not np.array_equal(cache.transpose(1, 0, 2)[rows[ran[layer]]], keys):
+                yield f"{prefix}: the rows that ran layer {layer} are not those whose keys are cached"
+    del found["index.pass"], found["index.layer"]
 
 
 def differences(found, expected):
@@ -145,11 +183,14 @@ def check(program, model, golden):
         path = os.path.join(scratch, "dump.safetensors")
         command = [program, "trace", "-m", folder, "--dump", path, *arguments(golden)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found = read_safetensors(path)
-    expected = expected_values(model, golden, PLAIN, "")
+        found, metadata = read_safetensors(path)
+    expected, told = expected_values(model, golden, PLAIN, "")
     if leaves_out(golden["options"]):
-        expected.update(expected_values(model, golden, {}, "skip."))
-    return len(expected), list(differences(found, expected))
+        more, more_told = expected_values(model, golden, {}, "skip.")
+        expected.update(more)
+        told += more_told
+    wrong = list(told_wrongly(model, found, told, metadata))
+    return len(expected), wrong + list(differences(found, expected))
 
 
 def can_run(golden):
@@ -159,7 +200,7 @@ def can_run(golden):
 
 
 GOLDENS = ("generate.json", "generate_refresh.json", "generate_rows.json", "generate_rule_rows.json",
-           "generate_near.json")
+           "generate_near.json", "generate_transfer.json")
 
 
 def main():

@@ -20,7 +20,13 @@ Random words   Philox4x32-10 (Salmon et al. 2011), key = (seed & 0xffffffff, see
 Argmax         score = logit - T*log(-log u) in float64, or the logit itself at T = 0. Rows of the whole embedding
                table compete. The mask id scores -inf (it stays in the softmax denominator). Lowest id wins ties.
 Thresholds     `threshold`, `skip_threshold` and `skip_outlier` are float32 values; `factor` compares in float64:
-               c_n >= 1 - f/(n+1).
+               c_n >= 1 - f/(n+1). With the confidences c_1 >= c_2 >= ... of a step's candidates and their entropies
+               h_1, h_2, ... in that order, each rule commits the most candidates n, at least 1, that satisfy
+                 `frechet` d:        max(0, c_1 + ... + c_n - (n-1)) - (1 - c_n) > d
+                 `entropy_bound` g:  h_1 + ... + h_n - max(h_1, ..., h_n) <= g
+               `local_leap` x: an anchor has at least the confidence `threshold`. Committed are the best candidate, the
+               anchors, and those of at least x that lie at most local_radius positions from an anchor. An entropy is
+               that of the softmax without noise, the mask id included, in nats. The numbers are float32 values.
 Blocks         A block is a list of positions: all of a block of the generated part, fixed tokens included, or, decoded
                first, the masked positions of the prompt (infilling). Each uses the same steps_per_block. A block
                without a mask at its start costs no forward pass; one that holds none any more ends at once.
@@ -72,6 +78,7 @@ generate_rows.json     the same with refresh_rows and refresh_every, which the o
 generate_rule_rows.json  the same with skip_rule `rows`. `rows` are the positions that entered each pass, in order;
                        `refreshes` has 1 where the pass was a refresh
 generate_near.json     the same with refresh `near` and refresh_window
+generate_transfer.json the same with `frechet`, `entropy_bound` and `local_leap`
 """
 
 import json
@@ -321,7 +328,7 @@ def silu(x):
 
 def run_layer(model, cache, layer, x, positions, record=silent):
     """One layer for the rows at `positions`: their K/V rows are replaced, then they attend to the cache."""
-    block, name = f"blocks.{layer}.", f"block_{layer}"
+    block, name = f"blocks.{layer}.", f"layer_{layer}"
     before = x
 
     normed = model.norm(block + "attn_norm", x)
@@ -396,7 +403,7 @@ def get_num_transfer_tokens(mask_count, steps):
 
 
 def predict(logits, positions, forward, mask_id, options, margin):
-    """x0 and its confidence for each candidate row of logits."""
+    """x0, its confidence and the entropy of the row for each candidate row of logits."""
     scores = logits.copy()
     if options["temperature"] > 0:
         for row, position in enumerate(positions):
@@ -407,8 +414,16 @@ def predict(logits, positions, forward, mask_id, options, margin):
     best_two = np.sort(scores, axis=1)[:, -2:]
     margin.note(np.min(best_two[:, 1] - best_two[:, 0]))
     if options["remasking"] == "random":
-        return x0, np.array([random_confidence(options["seed"], position, forward) for position in positions])
-    return x0, softmax(logits)[np.arange(len(x0)), x0]
+        confidence = np.array([random_confidence(options["seed"], position, forward) for position in positions])
+    else:
+        confidence = softmax(logits)[np.arange(len(x0)), x0]
+    return x0, confidence, entropies(logits)
+
+
+def entropies(logits):
+    """Of each row's softmax, in nats."""
+    p = softmax(logits)
+    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0), axis=-1)
 
 
 def random_confidence(seed, position, forward):
@@ -416,25 +431,65 @@ def random_confidence(seed, position, forward):
     return float(np.float32(uniform(word)[0]))
 
 
-def get_transfer_index(confidence, positions, quota, options, margin):
-    """Indices of the candidates to commit, best first. Every rule commits a beginning of the same order."""
+def single(options, name):
+    return float(np.float32(options[name]))
+
+
+def has_schedule(options):
+    """No other rule says how many predictions a step commits."""
+    return all(options.get(name) is None for name in ("threshold", "factor", "frechet", "entropy_bound"))
+
+
+def most_that_fit(distances):
+    """The largest n whose condition holds, by how far it is from not holding."""
+    return max([n for n, distance in enumerate(distances, 1) if distance >= 0], default=0)
+
+
+def get_transfer_index(confidence, entropy, positions, quota, options, margin):
+    """Indices of the candidates to commit. Every rule but `local_leap` commits a beginning of the same order."""
+    if options.get("local_leap") is not None:
+        return leap(confidence, positions, options, margin)
     order = sorted(range(len(positions)), key=lambda i: (-confidence[i], positions[i]))
     ranked = [float(confidence[i]) for i in order]
-    if options["threshold"] is not None:
-        limit = float(np.float32(options["threshold"]))
-        count = sum(c >= limit for c in ranked)
-        distances = [abs(c - limit) for c in ranked[1:]]  # the first is committed anyway
+    if options.get("frechet") is not None:
+        limit = single(options, "frechet")  # it must be exceeded, but no case meets it exactly
+        distances = [max(0.0, sum(ranked[:n]) - (n - 1)) - (1.0 - ranked[n - 1]) - limit
+                     for n in range(1, len(ranked) + 1)]
+        count = most_that_fit(distances)
+    elif options.get("entropy_bound") is not None:
+        limit, h = single(options, "entropy_bound"), [float(entropy[i]) for i in order]
+        distances = [limit - (sum(h[:n]) - max(h[:n])) for n in range(1, len(h) + 1)]
+        count = most_that_fit(distances)
+    elif options["threshold"] is not None:
+        distances = [c - single(options, "threshold") for c in ranked]
+        count = most_that_fit(distances)
     elif options["factor"] is not None:
-        limits = [1.0 - options["factor"] / (n + 1) for n in range(1, len(ranked) + 1)]
-        count = max([n for n, (c, limit) in enumerate(zip(ranked, limits), 1) if c >= limit], default=0)
-        distances = [abs(c - limit) for c, limit in list(zip(ranked, limits))[1:]]
+        distances = [c - (1.0 - options["factor"] / (n + 1)) for n, c in enumerate(ranked, 1)]
+        count = most_that_fit(distances)
     else:
         count, distances = min(quota, len(ranked)), []
     count = max(count, 1)
+    gap = ranked[count - 1] - ranked[count] if count < len(ranked) else np.inf
     if options["remasking"] != "random":  # random confidences are exact
-        gap = ranked[count - 1] - ranked[count] if count < len(ranked) else np.inf
-        margin.note(min(distances + [gap]))
+        margin.note(min([abs(d) for d in distances[1:]] + [gap]))  # the first is committed anyway
+    elif options.get("entropy_bound") is not None:
+        margin.note(min([abs(d) for d in distances[1:]], default=np.inf))
     return order[:count]
+
+
+def leap(confidence, positions, options, margin):
+    """LocalLeap's: the best one, the anchors, and beside an anchor those of at least the lower threshold."""
+    high, low = single(options, "threshold"), single(options, "local_leap")
+    best = min(range(len(positions)), key=lambda i: (-confidence[i], positions[i]))
+    anchors = [p for p, c in zip(positions, confidence) if c >= high]
+    chosen = [i for i, (p, c) in enumerate(zip(positions, confidence))
+              if i == best or c >= high
+              or c >= low and any(abs(int(p) - int(a)) <= options["local_radius"] for a in anchors)]
+    if options["remasking"] != "random":
+        others = [c for i, c in enumerate(confidence) if i != best]
+        margin.note(min([abs(c - limit) for c in confidence for limit in (high, low)]
+                        + [confidence[best] - c for c in others]))
+    return chosen
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -479,6 +534,12 @@ def usage_error(options):
         return "steps is not a multiple of the number of blocks"
     if options["threshold"] is not None and options["factor"] is not None:
         return "threshold and factor exclude each other"
+    if options.get("frechet") is not None and not 0 <= options["frechet"] <= 1:
+        return "frechet is not between 0 and 1"
+    if options.get("entropy_bound") is not None and options["entropy_bound"] < 0:
+        return "entropy_bound is negative"
+    if options.get("local_radius", 0) < 0:
+        return "local_radius is negative"
     if options["skip_layer_k"] > 0 and options["cache"] != "dual":
         return "skip_layer_k needs cache dual"
     if options.get("refresh_rows", 0) > 0 and options["cache"] != "dual":
@@ -651,7 +712,7 @@ class Generation:
 
     def best_masked(self, block, masked, t):
         """M: those from which this pass may choose."""
-        if self.options["threshold"] is not None or self.options["factor"] is not None:
+        if not has_schedule(self.options):
             return masked
         count = self.quota(t) + self.options["rows_margin"]
         value = self.last_confidence.copy()
@@ -778,8 +839,8 @@ class Generation:
             masked &= self.ran_at[block] == self.nfe
         positions = block[masked]
         logits = head(self.model, output[masked])
-        x0, confidence = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
-        chosen = get_transfer_index(confidence, positions, quota, self.options, self.margin)
+        x0, confidence, entropy = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
+        chosen = get_transfer_index(confidence, entropy, positions, quota, self.options, self.margin)
         chosen = sorted(chosen, key=lambda i: positions[i])
         self.last_confidence[positions] = confidence
         self.canvas[positions[chosen]] = x0[chosen]
@@ -1375,6 +1436,42 @@ def generate_golden(models):
     return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": cases, "usage_errors": usage_errors}
 
 
+TRANSFERS = {"frechet": dict(frechet=0.25), "entropy_bound": dict(entropy_bound=1.5),
+             "local_leap": dict(threshold=0.7, local_leap=0.4, local_radius=2)}
+TRANSFER_REFUSED = [dict(frechet=-0.1), dict(frechet=1.5), dict(entropy_bound=-1.0),
+                    dict(threshold=0.9, local_leap=0.75, local_radius=-1)]
+
+
+def transfer_cases():
+    """The rules beside the schedule, threshold and factor, under each cache and each of TokenSkip's rules."""
+    for name, rule in TRANSFERS.items():
+        for cache, model in zip(CACHES, MODELS):
+            yield case(f"{name} {model} {cache}", model, several_and_single, cache=cache, **rule)
+        yield ruled(f"{name} rows", "mha-f32", several_and_single, only_committed_leave, skip_rule="rows", **rule)
+        yield case(f"{name} states", "gqa-bf16", several_and_single, **SKIP, **rule)
+        yield case(f"{name} random", "odd-f16", several_and_single, remasking="random", seed=5, **rule)
+        yield case(f"{name} temperature", "mha-f32", differs(temperature=0.0), temperature=0.3, seed=9, **rule)
+        yield case(f"{name} infill", "mha-f32", holes=(2, 3, 6), **rule)
+    yield case("frechet 0", "odd-f16", all_of(several_and_single, differs(frechet=0.25)), frechet=0.0)
+    yield case("frechet 1: one a pass", "gqa-bf16", one_a_pass, frechet=1.0)
+    yield case("entropy_bound 0: one a pass", "mha-f32", one_a_pass, entropy_bound=0.0)
+    yield case("entropy_bound 100: whole blocks", "odd-f16", whole_blocks, entropy_bound=100.0)
+    yield case("local_leap as threshold: the threshold alone", "odd-f16",
+               all_of(several_and_single, same(local_leap=None)), threshold=0.6, local_leap=0.6, local_radius=4)
+    yield case("local_leap radius 0: the threshold alone", "mha-f32", same(local_leap=None), threshold=0.6,
+               local_leap=0.1, local_radius=0)
+    yield case("local_leap leaps", "odd-f16", differs(local_leap=None), threshold=0.6, local_leap=0.2, local_radius=4)
+    yield case("local_leap radius", "odd-f16", differs(local_radius=9), threshold=0.6, local_leap=0.2, local_radius=1)
+
+
+def one_a_pass(result, rerun):
+    return all(len(committed) == 1 for committed in result["committed"])
+
+
+def whole_blocks(result, rerun):
+    return all(block["nfe"] == 1 for block in result["blocks"])
+
+
 def further_rows_golden(models):
     wrong = [dict(cache="none", refresh_rows=1), dict(cache="prefix", refresh_rows=1), dict(cache="none", refresh_every=2)]
     refused = [{"options": {**DEFAULTS, **w}, "why": usage_error({**DEFAULTS, **w})} for w in wrong]
@@ -1510,18 +1607,21 @@ def selection_case(name, logits, options, quota=None, positions=None, forward=0,
     positions = positions or list(range(20, 20 + len(logits)))
     options = {**{k: DEFAULTS[k] for k in ("threshold", "factor", "temperature", "seed", "remasking")}, **options}
     margin = Margin()
-    x0, confidence = predict(logits, positions, forward, mask_id, options, margin)
-    chosen = get_transfer_index(confidence, positions, quota, options, margin)
+    x0, confidence, entropy = predict(logits, positions, forward, mask_id, options, margin)
+    chosen = get_transfer_index(confidence, entropy, positions, quota, options, margin)
     assert exact or margin.smallest > MIN_MARGIN, name
     return {"name": name, "mask_token_id": mask_id, "forward": forward, "positions": positions, "quota": quota,
             "options": options, "logits": rows_golden(logits),
             "expected": {"x0": x0.tolist(), "confidence": [rounded(c) for c in confidence],
+                         "entropy": [rounded(h) for h in entropy],
                          "committed": sorted(positions[i] for i in chosen)}}
 
 
 def selection_golden():
     spread = [row_with(p) for p in (0.3, 0.95, 0.6, 0.85, 0.5)]
     equal = [row_with(0.6)] * 4
+    sure = [row_with(p) for p in (0.98, 0.6, 0.95, 0.3, 0.9, 0.99)]
+    flat = [0.0, 0.0, 0.0, 0.0, 5.0, 5.1, 5.25, 0.0]
     noisy = [[rounded(8 * u - 4, 6) for u in uniform(draw(5, 8, i, 0, PROMPT))] for i in range(6)]
     drawn = random_confidence(3, 21, 4)  # exactly one candidate's confidence
     c = selection_case
@@ -1554,6 +1654,26 @@ def selection_golden():
         c("temperature 10, high seed", noisy, {"temperature": 10.0, "seed": 2**40 + 17}, 2, forward=9),
         c("temperature 1, equal logits", [[0] * 8] * 3, {"temperature": 1.0, "seed": 1}, 1, exact=True),
         c("temperature and random", noisy, {"temperature": 1.0, "seed": 7, "remasking": "random", "threshold": 0.6}),
+        c("frechet 0.25", sure, {"frechet": 0.25}), c("frechet 0.6", sure, {"frechet": 0.6}),
+        c("frechet 0.9: the best one", sure, {"frechet": 0.9}), c("frechet, one candidate", sure[:1], {"frechet": 0.9}),
+        c("frechet, equal", [row_with(0.95)] * 8, {"frechet": 0.27}, exact=True),  # L_n - U_n = 0.95 - 0.05 n
+        c("frechet, random", noisy, {"frechet": 0.02, "remasking": "random", "seed": 12}),
+        c("entropy 0: the best one", sure, {"entropy_bound": 0.0}), c("entropy 0.3", sure, {"entropy_bound": 0.3}),
+        c("entropy 1", sure, {"entropy_bound": 1.0}), c("entropy 100: all", sure, {"entropy_bound": 100.0}),
+        c("entropy, two modes", [flat, row_with(0.55), row_with(0.9)], {"entropy_bound": 0.8}),
+        c("entropy, equal", equal, {"entropy_bound": 3.0}, exact=True),
+        c("entropy, the mask counts", [[0, 9, 0, 0, 0, 0, 0, 9], [0, 9, 0, 0, 0, 0, 0, 8.5], row_with(0.9)],
+          {"entropy_bound": 0.6}),
+        c("entropy, temperature", noisy, {"entropy_bound": 1.5, "temperature": 1.0, "seed": 7}, forward=2),
+        c("entropy, random", noisy, {"entropy_bound": 3.0, "remasking": "random", "seed": 3}, forward=4),
+        c("local leap", spread, {"threshold": 0.9, "local_leap": 0.55, "local_radius": 2}),
+        c("local leap, gaps", spread, {"threshold": 0.9, "local_leap": 0.4, "local_radius": 4}, None, [4, 9, 13, 14, 30]),
+        c("local leap, no anchor: the best one", spread[2:], {"threshold": 0.9, "local_leap": 0.4, "local_radius": 9}),
+        c("local leap, radius 0", spread, {"threshold": 0.9, "local_leap": 0.1, "local_radius": 0}),
+        c("local leap, two anchors", [row_with(p) for p in (0.5, 0.92, 0.55, 0.6, 0.2, 0.57, 0.97)],
+          {"threshold": 0.9, "local_leap": 0.52, "local_radius": 1}),
+        c("local leap, random", noisy, {"threshold": 0.7, "local_leap": 0.4, "local_radius": 1,
+                                        "remasking": "random", "seed": 12}),
     ]
     return {"made_by": MADE_BY, "cases": cases}
 
@@ -1635,7 +1755,8 @@ def derive():
                "cosine": cosine_golden(), "generate": generate_golden(models),
                "generate_refresh": refresh_golden(models), "generate_rows": further_rows_golden(models),
                "generate_rule_rows": rule_golden(models, rule_rows_cases(), RULE_REFUSED),
-               "generate_near": rule_golden(models, near_cases(), NEAR_REFUSED)}
+               "generate_near": rule_golden(models, near_cases(), NEAR_REFUSED),
+               "generate_transfer": rule_golden(models, transfer_cases(), TRANSFER_REFUSED)}
     goldens.update({"forward_" + name: forward_golden(name, model) for name, model in models.items()})
     files.update({name + ".json": (text(golden) + "\n").encode() for name, golden in goldens.items()})
     return files

@@ -126,10 +126,10 @@ check "a long path in UTF-8: the same answer" \
 dump="$long/wynik ł.safetensors"
 echo old > "$dump"
 run trace -m tests/golden/models/mha-f32 --prompt-ids 5,6 --gen-length 8 --block-length 8 --dump "$dump" \
-    --dump-only 'pass[0-1].block_?.*put'
+    --dump-pattern 'pass[0-1].layer_?.*put'
 check "trace --dump: exit status 0" [ "$rc" -eq 0 ]
 $linux trace -m tests/golden/models/mha-f32 --prompt-ids 5,6 --gen-length 8 --block-length 8 \
-    --dump "$work/linux.safetensors" --dump-only 'pass[0-1].block_?.*put' > "$work/linux.out" 2>&1
+    --dump "$work/linux.safetensors" --dump-pattern 'pass[0-1].layer_?.*put' > "$work/linux.out" 2>&1
 $linux inspect --json "$dump" | sed 's/"path":"[^"]*"//' > "$work/windows.list"
 $linux inspect --json "$work/linux.safetensors" | sed 's/"path":"[^"]*"//' > "$work/linux.list"
 check "trace --dump has the same values under the same names" \

@@ -337,16 +337,24 @@ void cli_choose_states(tsk_generate_options *options) {
         options->skip.rule = TSK_SKIP_RULE_STATES;
 }
 
-int cli_refuse_rows(const cli_settings *settings, const char *command) {
-    if (settings->generate.skip.rule != TSK_SKIP_RULE_ROWS) return CLI_OK;
-    return cli_usage_error("%s searches the options of --skip-rule states, not rows", command);
-}
-
 void cli_make_plain(tsk_generate_options *options) {
     options->skip.rule = TSK_SKIP_RULE_OFF;
     options->skip.layer_k = options->skip.refresh = 0;
     options->refresh = TSK_REFRESH_FULL;
     options->refresh_window = 0;
+}
+
+tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t quota) {
+    tsk_transfer_rule rule;
+    rule.transfer = options->transfer;
+    rule.threshold = options->threshold;
+    rule.factor = options->factor;
+    rule.frechet = options->frechet;
+    rule.entropy_bound = options->entropy_bound;
+    rule.local_leap = options->local_leap;
+    rule.local_radius = options->local_radius;
+    rule.quota = quota;
+    return rule;
 }
 
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,

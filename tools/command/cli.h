@@ -48,7 +48,9 @@ typedef struct cli_settings {
     tsk_generate_options generate;
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
     const char *against;                              /* eval */
-    const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
+    const char *versus;                               /* trace */
+    const char *settings_file;                        /* --settings */
+    const char *html, *dump, *dump_pattern, *passes, *layers, *svg, *save; /* trace, sweep */
     const char *input, *output, *shard;               /* batch */
     const char **paths;                               /* [n_paths] batch --merge */
     size_t n_paths;
@@ -56,11 +58,11 @@ typedef struct cli_settings {
     tsk_tokens active, refresh_active;                /* --active, --refresh-active */
     /* the enumerations of generate, as numbers while parsing */
     int cache, remasking, skip_rule, skip_policy, skip_reference, refresh;
-    int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow;
+    int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow, notebook;
     int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
-    int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
+    int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
     int32_t max_batch, cache_tokens;
-    float max_flips;
+    float max_error, minutes;                         /* calibrate, sweep */
     int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
@@ -82,6 +84,9 @@ int cli_given(const cli_settings *settings, const char *option);
 int cli_print_help(const cli_command *command);
 void cli_settings_free(cli_settings *settings);
 
+/* Frees what --settings files were read into; no settings are good any more. */
+void cli_settings_files_free(void);
+
 /* A request in JSON, with its own options over the command line's: begin, set for each member that is an option, end.
    `line` is the text that `value` was read from. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to
    `value`. */
@@ -89,9 +94,11 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults);
 int cli_request_set(cli_settings *request, const char *key, const tsk_json_value *value, const char *line);
 int cli_request_end(cli_settings *request);
 
-/* The options of `words`, written as on the command line, over those of the command line; only a generation's.
-   CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to the words. */
-int cli_parse_against(cli_settings *against, const cli_settings *given, int n_words, char **words);
+/* The options of a generation that `text`, the value of `option` of the subcommand `name`, holds as one would type
+   them, over those of the command line. CLI_CONTINUE, or CLI_USAGE after a message. Texts belong to *words, which the
+   caller frees after the settings. */
+int cli_parse_against(cli_settings *against, const cli_settings *given, const char *name, const char *option,
+                      const char *text, char ***words);
 
 /* Strict numbers, whatever the locale: the whole text, in range, or 0 is returned. */
 int cli_read_int(const char *text, int64_t min, int64_t max, int64_t *out);
@@ -232,9 +239,10 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started);
 /* Whether they compute less than the plain cache does; and they without that. */
 int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config);
 void cli_make_plain(tsk_generate_options *options);
+/* How many predictions a step of these options commits, and which; `quota`: of the schedule. */
+tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t quota);
 /* For a command that is about rule STATES, which is not the default: it becomes the rule where none is chosen. */
 void cli_choose_states(tsk_generate_options *options);
-int cli_refuse_rows(const cli_settings *settings, const char *command);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out);

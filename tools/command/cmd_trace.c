@@ -32,16 +32,29 @@ static int is_shadowed(const trace *t) {
     return strcmp(trace_rule(t), "off") != 0 && (t->settings->shadow || t->settings->html);
 }
 
+/* The two steps are a part of --json and of the page, and of the text where it is asked for. */
+static int wants_notebook(const trace *t) {
+    return t->notes_k && (t->settings->notebook || t->settings->json || t->settings->html);
+}
+
+static int estimate_dump(const trace *t, trace_dump *dump) {
+    const tsk_generate_options *generations[2];
+    generations[0] = &t->versus;
+    generations[1] = &t->settings->generate;
+    return dump_estimate(dump, t->settings, t->config, generations, t->leaves_out ? 2 : 1, t->prompt);
+}
+
 static int run(trace *t, trace_dump *dump) {
-    tsk_generate_options baseline = t->settings->generate;
     int status = CLI_OK;
-    cli_make_plain(&baseline);
-    if (t->notes_k) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
-    if (status == CLI_OK) status = generation_run(&t->baseline, t->engine, t->settings, &baseline, t->prompt, 0, dump);
+    status = estimate_dump(t, dump);
+    if (status == CLI_OK && wants_notebook(t)) status = notebook_run(&t->notes, t->engine, t->settings, t->prompt);
+    if (status == CLI_OK)
+        status = generation_run(&t->baseline, t->engine, t->settings, &t->versus, t->prompt, 0, dump);
     dump->prefix = "skip.";
     if (status == CLI_OK && t->leaves_out)
         status =
             generation_run(&t->skip, t->engine, t->settings, &t->settings->generate, t->prompt, is_shadowed(t), dump);
+    if (status == CLI_OK && t->leaves_out) status = parting_find(t);
     return status;
 }
 
@@ -61,8 +74,19 @@ static int print(const trace *t) {
     return status;
 }
 
-static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const tsk_tokens *prompt,
-                        trace_dump *dump) {
+/* What the given settings are compared with: `versus`, where there is one, or themselves without TokenSkip. */
+static void choose_baseline(trace *t, const cli_settings *versus) {
+    t->versus = versus ? versus->generate : t->settings->generate;
+    if (!versus) cli_make_plain(&t->versus);
+    t->names[0] = versus ? t->settings->versus : "plain dual cache";
+    t->names[1] = versus ? "the given settings" : "TokenSkip";
+    if (!versus && t->versus.cache != TSK_CACHE_DUAL) t->names[0] = "without TokenSkip";
+    if (versus && !t->names[0][strspn(t->names[0], " ")]) t->names[0] = "the same settings";
+    t->leaves_out = versus || cli_leaves_out(&t->settings->generate, t->config);
+}
+
+static int trace_prompt(const cli_engine *engine, const cli_settings *settings, const cli_settings *versus,
+                        const tsk_tokens *prompt, trace_dump *dump) {
     tsk_generate_options by_states = settings->generate;
     trace t;
     int status;
@@ -74,10 +98,10 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     t.layer_k = cli_layer_k(&settings->generate, t.config);
     cli_choose_states(&by_states);
     t.notes_k = cli_layer_k(&by_states, t.config);
-    t.leaves_out = cli_leaves_out(&settings->generate, t.config);
+    choose_baseline(&t, versus);
     status = run(&t, dump);
     /* files first: what is printed stands for a trace that is complete */
-    if (status == CLI_OK) status = dump_finish(dump, settings);
+    if (status == CLI_OK) status = dump_finish(dump, &t);
     if (status == CLI_OK && settings->html) status = trace_html(&t, settings->html);
     if (status == CLI_OK) status = print(&t);
     notebook_free(&t.notes);
@@ -86,7 +110,14 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     return status;
 }
 
-int cmd_trace(cli_settings *settings) {
+/* The prompt is one. */
+static int check_versus(const cli_settings *settings, const cli_settings *versus) {
+    if (versus->raw != settings->raw || versus->system != settings->system)
+        return cli_usage_error("--versus: the prompt is the same for both: no --system and no --raw");
+    return CLI_CONTINUE;
+}
+
+static int trace_settings(cli_settings *settings, const cli_settings *versus) {
     cli_engine engine = {0};
     tsk_text text = {0};
     tsk_tokens prompt = {0};
@@ -98,11 +129,28 @@ int cmd_trace(cli_settings *settings) {
     status = cli_read_prompt(settings, &text);
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
     if (status == CLI_OK) status = check_options(&engine, settings);
+    if (status == CLI_OK && versus) {
+        cli_place_messages("--versus");
+        status = check_options(&engine, versus);
+        cli_place_messages(NULL);
+    }
     if (status == CLI_OK) status = cli_prompt_tokens(&engine, settings, &text, &prompt);
-    if (status == CLI_OK) status = trace_prompt(&engine, settings, &prompt, &dump);
+    if (status == CLI_OK) status = trace_prompt(&engine, settings, versus, &prompt, &dump);
     dump_abandon(&dump);
     cli_engine_free(&engine);
     tsk_text_free(&text);
     tsk_tokens_free(&prompt);
+    return status;
+}
+
+int cmd_trace(cli_settings *settings) {
+    cli_settings versus;
+    char **words = NULL;
+    int status = CLI_CONTINUE;
+    if (settings->versus)
+        status = cli_parse_against(&versus, settings, "trace", "--versus", settings->versus, &words);
+    if (status == CLI_CONTINUE && settings->versus) status = check_versus(settings, &versus);
+    if (status == CLI_CONTINUE) status = trace_settings(settings, settings->versus ? &versus : NULL);
+    free(words);
     return status;
 }

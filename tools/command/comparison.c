@@ -2,43 +2,11 @@
 
 /* ---- Settings --------------------------------------------------------------------------------------------------- */
 
-/* Words between white space, which quotes of either kind keep together; NULL when one does not end. One block, which
-   the caller frees. */
-static char **split(const char *text, int *n) {
-    size_t length = strlen(text), most = length / 2 + 1;
-    char **words = (char **)cli_allocate(most * sizeof *words + length + 1, 1), *to = (char *)(words + most);
-    *n = 0;
-    for (;;) {
-        text += strspn(text, " \t\r\n");
-        if (!*text) return words;
-        words[(*n)++] = to;
-        while (*text && !strchr(" \t\r\n", *text)) {
-            int is_quoted = *text == '\'' || *text == '"';
-            size_t size = 1;
-            if (is_quoted) {
-                const char *end = strchr(text + 1, *text);
-                if (!end) return free(words), NULL;
-                size = (size_t)(end - ++text);
-            }
-            memcpy(to, text, size);
-            to += size;
-            text += size + (size_t)is_quoted;
-        }
-        *to++ = 0;
-    }
-}
-
 int comparison_read(comparison *c, const cli_settings *settings) {
-    int n_words, status;
     memset(c, 0, sizeof *c);
     c->given.settings = *settings;
     c->against.place = "--against";
-    cli_place_messages(c->against.place);
-    c->words = split(settings->against, &n_words);
-    status = c->words ? cli_parse_against(&c->against.settings, settings, n_words, c->words)
-                      : cli_usage_error("a quote has no end: %s", settings->against);
-    cli_place_messages(NULL);
-    return status;
+    return cli_parse_against(&c->against.settings, settings, "eval", c->against.place, settings->against, &c->words);
 }
 
 /* ---- Running ---------------------------------------------------------------------------------------------------- */

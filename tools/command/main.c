@@ -52,23 +52,25 @@ static const cli_command commands[] = {
      cmd_bench},
     {CLI_TRACE, "trace", "-m DIR (-p TEXT | --prompt-ids IDS | < FILE) [options]",
      "What TokenSkip does to a generation, pass by pass.",
-     PROMPT_NOTE "Two steps of the first block are compared with TokenSkip off and on, all from the same state; then "
-                 "both generations\n"
-                 "are followed step by step. A value in a dump is called pass0.block_3.output, or skip.pass0... with "
-                 "TokenSkip on.\n",
+     PROMPT_NOTE
+     "Compares the generation with the plain dual cache's, or with that of --versus, and begins with where the two\n"
+     "answers part: the first token that differs, the passes that committed it, and the probabilities of both tokens\n"
+     "in both. Then, pass by pass, which rows ran and why; with --shadow also what the full pass, from the same\n"
+     "state, would have committed of the others. --notebook adds two steps of the first block with TokenSkip off and\n"
+     "on, value by value, all from the same state.\n"
+     "A value in a dump is called pass0.layer_3.output, or skip.pass0... of the second generation.\n",
      cmd_trace},
-    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-flips R [options]",
-     "The skip options that compute the least while few predictions change.",
-     "Searches --skip-layer-k, --skip-threshold, --skip-outlier, --skip-reference and --skip-max-age; those that are "
-     "given\n"
-     "stay as they are. A flip is a masked token's prediction that the full pass, from the same state, makes "
-     "differently.\n",
+    {CLI_CALIBRATE, "calibrate", "-m DIR --data FILE.jsonl --max-error R [options]",
+     "The fastest settings within an error budget.",
+     "Tries both rules of TokenSkip, kinds of block starts, windows and rules of commitment; what is given of one of\n"
+     "the three stays as it is. All settings answer a few questions, the better half of them twice as many, and so\n"
+     "on until all questions are answered or --minutes are over. Each is compared, question by question, with the\n"
+     "plain dual cache. The first line printed is the options found, to be pasted; --save keeps them for --settings.\n",
      cmd_calibrate},
     {CLI_SWEEP, "sweep", "-m DIR --data FILE.jsonl --svg FILE [options]",
-     "Accuracy against time over thresholds and policies, as a picture.",
-     "Runs eval with the plain dual cache and with every threshold, policy, guard and reference; --skip-outlier is -1 "
-     "unless\n"
-     "given, so that the threshold alone decides.\n",
+     "Accuracy against time over the same settings, as a picture.",
+     "The settings are those that calibrate tries. Kept, round by round, are those that the fewest others beat both\n"
+     "in time and in errors.\n",
      cmd_sweep},
     {CLI_BATCH, "batch", "-m DIR --input FILE --output FILE [options], or batch --merge FILE... --output FILE",
      "Answers many requests at once.",
@@ -126,6 +128,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     int status = cli_parse(&settings, command, argc, argv);
     if (status == CLI_CONTINUE) status = command->run(&settings);
     cli_settings_free(&settings);
+    cli_settings_files_free();
     return cli_exit_status(status);
 }
 

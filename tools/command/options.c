@@ -70,23 +70,34 @@ static const cli_option table[] = {
     {"keep-masks", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(keep_masks), "",
      "compare two steps with masks, not filled in"},
     {"blocks", 0, CLI_TRACE, KIND_INT, FROM(1), FIELD(blocks), "N", "run only the first N blocks (all)"},
+    {"versus", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(versus), "SETTINGS",
+     "compare with the generation of these options (the\nplain dual cache: '--skip-rule off'); what they do\nnot name "
+     "is as given here"},
+    {"notebook", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(notebook), "",
+     "two steps of the first block, value by value"},
     {"shadow", 0, CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(shadow), "", "run the full pass beside every step"},
     {"html", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(html), "FILE", "a page to look at"},
     {"dump", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump), "FILE", "all values, as .safetensors"},
-    {"dump-only", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump_only), "PATTERN",
-     "only names that match: 'pass0.block_*'"},
-    {"passes", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(passes), "A..B", "only values of these passes"},
-    {"svg", 0, CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
-    {"max-flips", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_flips), "R",
-     "share of masked predictions that may change"},
-    {"rounds", 0, CLI_SWEEP, KIND_INT, FROM(1), FIELD(rounds), "N",
-     "every setting runs N times, in turn; its best time counts (1)"},
+    {"dump-pattern", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(dump_pattern), "PATTERN",
+     "only values whose names match: 'pass*.layer_?_rope.q'"},
+    {"passes", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(passes), "A..B",
+     "only values of these passes (A..: from A on)"},
+    {"layers", 0, CLI_TRACE, KIND_TEXT, NO_RANGE, FIELD(layers), "A..B",
+     "only values of these layers, and of none"},
+    {"max-error", 0, CLI_CALIBRATE, KIND_FLOAT, RANGE(0, 1), FIELD(max_error), "R",
+     "share of answers that may be lost, gained ones taken\noff; changed ones where FILE has no answers"},
+    {"minutes", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_FLOAT, ABOVE(0), FIELD(minutes), "N",
+     "how long to search at most, loading left out (5)"},
+    {"save", 0, CLI_CALIBRATE, KIND_TEXT, NO_RANGE, FIELD(save), "FILE", "writes the options for --settings to read"},
+    {"svg", 0, CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(svg), "FILE", "where the picture goes"},
     {"limit", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_INT, FROM(1), FIELD(limit), "N",
-     "N questions, evenly spread (all; calibrate: 16)"},
+     "N questions, evenly spread (all)"},
     {"against", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against), "SETTINGS",
      "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
      "given here"},
 
+    {"settings", 0, GENERATION & ~CLI_REQUEST, KIND_TEXT, NO_RANGE, FIELD(settings_file), "FILE",
+     "options of a generation from a file, as calibrate\n--save writes them; those given here win"},
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
     {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N",
@@ -99,6 +110,14 @@ static const cli_option table[] = {
     {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "",
      "commit a fixed number each step instead"},
     {"factor", 0, GENERATION, KIND_FLOAT, ABOVE(0), FIELD(generate.factor), "F", "Fast-dLLM's dynamic rule instead"},
+    {"frechet", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.frechet), "D",
+     "Fast-dLLM++'s rule instead (0.25 in its paper)"},
+    {"entropy-bound", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.entropy_bound), "G",
+     "EB-Sampler's rule instead: entropies up to G nats,\nthe largest not counted (try 0.1)"},
+    {"local-leap", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.local_leap), "X",
+     "LocalLeap: also commit what is at least this\nconfident, beside what --threshold commits (0.75 in\nits code)"},
+    {"local-radius", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.local_radius), "N",
+     "local-leap: up to so many positions beside it (4)"},
     {"temperature", 0, GENERATION, KIND_FLOAT, RANGE(0, FLT_MAX), FIELD(generate.temperature), "T",
      "above 0: Gumbel-max sampling (0)"},
     {"seed", 0, GENERATION, KIND_SEED, NO_RANGE, FIELD(generate.seed), "N", "of every random draw (0)"},
@@ -451,10 +470,11 @@ int cli_print_help(const cli_command *command) {
 static int is_help(const char *argument) { return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0; }
 
 /* One argument, and the value after it where it takes one. */
-static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
+static int next_option(const cli_command *command, int argc, char **argv, int *i, const cli_option **out,
+                       const char **out_value) {
     const char *argument = argv[*i], *value, *unused;
     const cli_option *option = match_argument(command->bit, argument, &value);
-    if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL, argument, &value))
+    if (!option && command->bit == CLI_AGAINST && match_argument(CLI_EVAL | CLI_TRACE, argument, &value))
         return cli_usage_error("'%s' is no option of a generation: it holds for both settings", argument);
     if (!option)
         return cli_usage_error("%s has no option '%s' (tokenskip %s --help lists them)", command->name, argument,
@@ -465,11 +485,21 @@ static int parse_option(cli_settings *settings, const cli_command *command, int 
         value = *i + 1 < argc ? argv[++*i] : NULL;
         /* an option where a value should stand is a forgotten value, unless options are the value */
         if (!value ||
-            (option->field != FIELD(against) &&
+            (option->field != FIELD(against) && option->field != FIELD(versus) &&
              (is_help(value) ||
               (value[0] == '-' && value[1] == '-' && match_argument(command->bit, value, &unused)))))
             return cli_usage_error("%s needs a value: %s", argument, option->argument);
     }
+    *out = option;
+    *out_value = value;
+    return CLI_CONTINUE;
+}
+
+static int parse_option(cli_settings *settings, const cli_command *command, int argc, char **argv, int *i) {
+    const cli_option *option = NULL;
+    const char *value = NULL;
+    int status = next_option(command, argc, argv, i, &option, &value);
+    if (status != CLI_CONTINUE) return status;
     settings->given[option - table] = GIVEN_HERE;
     return set_option(settings, option, value);
 }
@@ -504,7 +534,7 @@ static int is_given_at_all(const cli_settings *settings, const char *name) {
 
 /* Of so many options that say the same thing, one at most may be there. */
 static int only_one_of(const cli_settings *settings, int n, const cli_option *const *options, const int *is_there) {
-    char list[4 * SHOWN] = "", name[SHOWN];
+    char list[6 * SHOWN] = "", name[SHOWN];
     int i, count = 0, left = 0;
     for (i = 0; i < n; i++) left += is_there[i];
     if (left < 2) return CLI_CONTINUE;
@@ -532,20 +562,38 @@ static int apply_preset(cli_settings *settings) {
     return bad_value(settings, generation_option("skip-preset"), "default, fast, careful or seed", settings->preset);
 }
 
-/* The transfer rule follows from which of its three options was given. */
+/* The options of which one says what the transfer rule is. LocalLeap's threshold belongs to it. */
+enum { N_TRANSFERS = 6 };
+static const struct { const char *option; tsk_transfer transfer; } transfers[N_TRANSFERS] = {
+    {"threshold", TSK_TRANSFER_THRESHOLD}, {"no-threshold", TSK_TRANSFER_SCHEDULE}, {"factor", TSK_TRANSFER_FACTOR},
+    {"frechet", TSK_TRANSFER_FRECHET},     {"entropy-bound", TSK_TRANSFER_ENTROPY}, {"local-leap", TSK_TRANSFER_LEAP},
+};
+
+static int transfer_is_given(const cli_settings *settings) {
+    int i;
+    for (i = 0; i < N_TRANSFERS; i++)
+        if (cli_given(settings, transfers[i].option)) return 1;
+    return 0;
+}
+
 static int choose_transfer(cli_settings *settings) {
-    const cli_option *options[3];
-    int is_there[3];
-    options[0] = generation_option("threshold");
-    options[1] = generation_option("no-threshold");
-    options[2] = generation_option("factor");
-    is_there[0] = cli_given(settings, "threshold");
-    is_there[1] = settings->no_threshold;
-    is_there[2] = cli_given(settings, "factor");
-    settings->generate.transfer = is_there[2]   ? TSK_TRANSFER_FACTOR
-                                  : is_there[1] ? TSK_TRANSFER_SCHEDULE
-                                                : TSK_TRANSFER_THRESHOLD;
-    return only_one_of(settings, 3, options, is_there);
+    const cli_option *options[N_TRANSFERS];
+    int is_there[N_TRANSFERS], i;
+    settings->generate.transfer = TSK_TRANSFER_THRESHOLD;
+    for (i = 0; i < N_TRANSFERS; i++) {
+        options[i] = generation_option(transfers[i].option);
+        is_there[i] = transfers[i].transfer == TSK_TRANSFER_SCHEDULE ? settings->no_threshold
+                                                                     : cli_given(settings, transfers[i].option);
+        if (is_there[i]) settings->generate.transfer = transfers[i].transfer;
+    }
+    if (settings->generate.transfer == TSK_TRANSFER_LEAP) is_there[0] = 0;
+    return only_one_of(settings, N_TRANSFERS, options, is_there);
+}
+
+static int check_transfer(const cli_settings *settings) {
+    char name[SHOWN], needs[SHOWN];
+    if (!cli_given(settings, "local-radius") || settings->generate.transfer == TSK_TRANSFER_LEAP) return CLI_CONTINUE;
+    return cli_usage_error("%s needs %s", shown(settings, "local-radius", name), shown(settings, "local-leap", needs));
 }
 
 /* An answer shorter than the default block is one block. */
@@ -705,6 +753,7 @@ static int check_generation(cli_settings *settings) {
     int status;
     choose_block_length(settings);
     status = check_lengths(settings);
+    if (status == CLI_CONTINUE) status = check_transfer(settings);
     if (status == CLI_CONTINUE) status = choose_rule(settings);
     choose_refresh(settings);
     if (status == CLI_CONTINUE) status = check_rows(settings);
@@ -744,8 +793,8 @@ static int check_required(const cli_settings *settings, const cli_command *comma
     if (find_option(command->bit, "data", 4) && !settings->data)
         return cli_usage_error("%s needs --data FILE.jsonl", command->name);
     if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
-    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-flips"))
-        return cli_usage_error("calibrate needs --max-flips R");
+    if (command->bit == CLI_CALIBRATE && !cli_given(settings, "max-error"))
+        return cli_usage_error("calibrate needs --max-error R");
     if (command->bit == CLI_BATCH && (!settings->input || !settings->output))
         return cli_usage_error("batch needs --input FILE and --output FILE");
     if (command->bit == CLI_TEMPLATE && !settings->messages)
@@ -753,8 +802,115 @@ static int check_required(const cli_settings *settings, const cli_command *comma
     return CLI_CONTINUE;
 }
 
+/* ---- Options in a text: a file of --settings, --against, --versus ----------------------------------------------- */
+
+/* Words between white space, which quotes of either kind keep together; NULL when one does not end. One block, which
+   the caller frees. */
+static char **split(const char *text, int *n) {
+    size_t length = strlen(text), most = length / 2 + 1;
+    char **words = (char **)cli_allocate(most * sizeof *words + length + 1, 1), *to = (char *)(words + most);
+    *n = 0;
+    for (;;) {
+        text += strspn(text, " \t\r\n");
+        if (!*text) return words;
+        words[(*n)++] = to;
+        while (*text && !strchr(" \t\r\n", *text)) {
+            int is_quoted = *text == '\'' || *text == '"';
+            size_t size = 1;
+            if (is_quoted) {
+                const char *end = strchr(text + 1, *text);
+                if (!end) return free(words), NULL;
+                size = (size_t)(end - ++text);
+            }
+            memcpy(to, text, size);
+            to += size;
+            text += size + (size_t)is_quoted;
+        }
+        *to++ = 0;
+    }
+}
+
+/* The words of all files of --settings: options point into them. */
+typedef struct settings_text {
+    struct settings_text *next;
+    char **words;
+} settings_text;
+static settings_text *settings_texts;
+
+void cli_settings_files_free(void) {
+    while (settings_texts) {
+        settings_text *next = settings_texts->next;
+        free(settings_texts->words);
+        free(settings_texts);
+        settings_texts = next;
+    }
+}
+
+/* Lines that begin with # become blank. */
+static void blank_comments(char *text) {
+    while (*text) {
+        size_t blanks = strspn(text, " \t"), length = strcspn(text, "\n");
+        if (text[blanks] == '#') memset(text, ' ', length);
+        text += length + (text[length] == '\n');
+    }
+}
+
+static int is_transfer(const cli_option *option) {
+    int i;
+    for (i = 0; i < N_TRANSFERS; i++)
+        if (strcmp(transfers[i].option, option->name) == 0) return 1;
+    return strcmp("local-radius", option->name) == 0;
+}
+
+/* One option of a file. The command line's own value wins, and so does its transfer rule. */
+static int parse_file_option(cli_settings *settings, const cli_command *command, int n_words, char **words, int *i,
+                             const cli_settings *given) {
+    const cli_option *option = NULL;
+    const char *value = NULL;
+    cli_settings unused = *settings;
+    int status = next_option(command, n_words, words, i, &option, &value);
+    if (status != CLI_CONTINUE) return status;
+    if (option->field == FIELD(settings_file)) return cli_usage_error("--settings cannot name a further file");
+    if (given->given[option - table] == GIVEN_HERE || (transfer_is_given(given) && is_transfer(option)))
+        return set_option(&unused, option, value); /* it must make sense all the same */
+    settings->given[option - table] = GIVEN_HERE;
+    return set_option(settings, option, value);
+}
+
+/* The options of --settings come before those given beside it, which win. */
+static int read_settings(cli_settings *settings) {
+    static const cli_command command = {CLI_AGAINST, "a file of settings", "", "", "", NULL};
+    const char *path = settings->settings_file;
+    const cli_settings given = *settings;
+    int n_words = 0, i, status;
+    settings_text *kept;
+    tsk_text text = {0};
+    char **words = NULL;
+    if (!path) return CLI_CONTINUE;
+    status = cli_read_file(path, 1 << 16, &text) == CLI_OK ? CLI_CONTINUE : CLI_FAILED;
+    cli_place_messages(path);
+    if (status == CLI_CONTINUE && text.data) {
+        if (strlen(text.data) != text.length) status = cli_fail("no text: it holds a NUL byte");
+        blank_comments(text.data);
+        if (status == CLI_CONTINUE) words = split(text.data, &n_words);
+        if (status == CLI_CONTINUE && !words) status = cli_fail("a quote has no end");
+    }
+    for (i = 0; i < n_words && status == CLI_CONTINUE; i++) {
+        if (words[i][0] != '-' || !words[i][1]) status = parse_positional(settings, &command, words[i]);
+        else status = parse_file_option(settings, &command, n_words, words, &i, &given);
+    }
+    cli_place_messages(NULL);
+    kept = (settings_text *)cli_allocate(1, sizeof *kept);
+    kept->words = words;
+    kept->next = settings_texts;
+    settings_texts = kept;
+    tsk_text_free(&text);
+    return status;
+}
+
 static int finish(cli_settings *settings, const cli_command *command) {
     int status = check_required(settings, command);
+    if (status == CLI_CONTINUE) status = read_settings(settings);
     if (status == CLI_CONTINUE) status = apply_preset(settings);
     if (status == CLI_CONTINUE) status = choose_transfer(settings);
     if (status == CLI_CONTINUE) status = check_prompt(settings, command);
@@ -772,7 +928,7 @@ static void set_defaults(cli_settings *settings) {
     settings->bench_block = 32;
     settings->batch = 1;
     settings->repeat = 3;
-    settings->rounds = 1;
+    settings->minutes = 5;
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
@@ -801,6 +957,7 @@ void cli_request_begin(cli_settings *request, const cli_settings *defaults) {
     for (i = 0; i < N_OPTIONS; i++) request->given[i] = request->given[i] ? GIVEN_BEFORE : 0;
     request->is_request = 1;
     request->preset = NULL;
+    request->settings_file = NULL;
 }
 
 /* The value as it would stand on the command line; NULL when it is not of the option's type. A whole number may be
@@ -867,7 +1024,7 @@ int cli_request_end(cli_settings *request) {
     int status;
     if (request->preset || !has_token_skip(request)) leave_preset(request);
     status = apply_preset(request);
-    if (cli_given(request, "threshold") || cli_given(request, "factor") || cli_given(request, "no-threshold")) {
+    if (transfer_is_given(request)) {
         if (!cli_given(request, "no-threshold")) request->no_threshold = 0; /* the command line's choice is overruled */
         if (status == CLI_CONTINUE) status = choose_transfer(request);
     }
@@ -875,18 +1032,31 @@ int cli_request_end(cli_settings *request) {
     return status == CLI_CONTINUE ? check_generation(request) : status;
 }
 
-/* ---- What stands in --against ----------------------------------------------------------------------------------- */
+/* ---- Settings in one text: --against, --versus ------------------------------------------------------------------- */
 
-int cli_parse_against(cli_settings *against, const cli_settings *given, int n_words, char **words) {
-    static const cli_command command = {CLI_AGAINST, "eval", "", "", "", NULL};
+static int parse_words(cli_settings *against, const cli_command *command, int n_words, char **words) {
     int i, status = CLI_CONTINUE;
+    for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
+        status = words[i][0] == '-' && words[i][1] ? parse_option(against, command, n_words, words, &i)
+                                                   : parse_positional(against, command, words[i]);
+    if (status == CLI_CONTINUE) status = read_settings(against);
+    if (status == CLI_CONTINUE) status = check_prompt(against, command);
+    return status == CLI_CONTINUE ? cli_request_end(against) : status;
+}
+
+int cli_parse_against(cli_settings *against, const cli_settings *given, const char *name, const char *option,
+                      const char *text, char ***words) {
+    cli_command command = {CLI_AGAINST, NULL, "", "", "", NULL};
+    int n_words, status;
+    command.name = name;
     cli_request_begin(against, given);
     against->is_request = 0;
-    for (i = 0; i < n_words && status == CLI_CONTINUE; i++)
-        status = words[i][0] == '-' && words[i][1] ? parse_option(against, &command, n_words, words, &i)
-                                                   : parse_positional(against, &command, words[i]);
-    if (status == CLI_CONTINUE) status = check_prompt(against, &command);
-    return status == CLI_CONTINUE ? cli_request_end(against) : status;
+    cli_place_messages(option);
+    *words = split(text, &n_words);
+    status = *words ? parse_words(against, &command, n_words, *words)
+                    : cli_usage_error("a quote has no end: %s", text);
+    cli_place_messages(NULL);
+    return status;
 }
 
 void cli_settings_free(cli_settings *settings) {

@@ -120,7 +120,7 @@ static void count(evaluation *e, const cli_engine *engine, const question *q, co
 static int judge(judged_answer *a, const cli_engine *engine, const question *q) {
     tsk_text text = {0};
     int status = cli_result_text(engine, &a->result, &text);
-    if (status == CLI_OK)
+    if (status == CLI_OK && q->answer)
         a->is_right = is_right(text.data ? text.data : "", text.length, q->answer, q->answer_length);
     tsk_text_free(&text);
     return status;

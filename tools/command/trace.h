@@ -61,8 +61,10 @@ const float *trace_row(const float *values, int is_cache, const uint64_t shape[3
                        uint64_t *width);
 int trace_is_cache(const char *name);
 
-/* The largest logit's id, the mask's left out; first wins. `probability`: its softmax among all; may be NULL. */
-int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id, double *probability);
+/* The largest logit's id, the mask's left out; first wins. */
+int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id);
+/* The same as a candidate: with its softmax among all, and the softmax's entropy. */
+tsk_candidate trace_candidate(const float *logits, int32_t n, int32_t mask_id, int32_t position);
 
 /* ---- The two-step comparison ------------------------------------------------------------------------------------ */
 
@@ -116,6 +118,9 @@ typedef struct shadow_step {
     float *confidence_errors;
     uint8_t *flips;
     int32_t *full_predictions;           /* -1 where not masked */
+    float *full_confidences;             /* likewise */
+    uint8_t *full_commits;               /* what the full pass would have committed; all 0 where that is drawn */
+    int32_t n_missed;                    /* of these, rows that were left out */
     shadow_layer *layers;                /* [n_layers] */
 } shadow_step;
 
@@ -131,6 +136,26 @@ typedef struct shadow shadow;
 
 double shadow_relative(const shadow_norm *norm); /* relative L2; 0 where there is nothing */
 
+/* ---- Why a row ran ---------------------------------------------------------------------------------------------- */
+
+typedef enum row_reason {
+    ROW_LEFT_OUT,    /* it did not, by the rule `rows` */
+    ROW_STABLE,      /* it did not run the upper layers, by the rule `states` */
+    ROW_START,       /* the block's first pass runs all */
+    ROW_COMMITTED,   /* the pass before committed it */
+    ROW_CANDIDATE,   /* rows: it may be committed */
+    ROW_AHEAD,       /* rows: it stands beside one that was committed */
+    ROW_MASKED,      /* states: masked tokens always run */
+    ROW_MOVED,       /* states: its mean cosine is not above the threshold, */
+    ROW_OUTLIER,     /* or one of its cosines is below the outlier limit, */
+    ROW_AGE,         /* or it was skipped for long enough */
+    ROW_ALL,         /* everything runs in this step */
+    ROW_NO_STATES    /* states: there is nothing to compare with */
+} row_reason;
+
+const char *reason_name(row_reason reason); /* for people */
+const char *reason_key(row_reason reason);  /* for JSON */
+
 /* ---- Generations, step by step ---------------------------------------------------------------------------------- */
 
 typedef struct step_log {
@@ -142,6 +167,7 @@ typedef struct step_log {
     uint64_t computed, total;            /* token-layers of this pass; 0s where nothing is counted: no TokenSkip, no
                                             block step */
     shadow_step *shadow;                 /* NULL: not run here */
+    uint8_t *reasons;                    /* [n_positions] of row_reason */
 } step_log;
 
 typedef struct generation_log {
@@ -155,20 +181,38 @@ typedef struct generation_log {
     shadow_totals shadow;                /* layers NULL: no shadow mode */
 } generation_log;
 
-/* Where a value of a generation goes, and what went wrong with it. */
+/* Fills in every step's reasons. `resolved`: the generation's options, without TSK_AUTO. */
+void reasons_find(generation_log *log, const tsk_generate_options *resolved);
+/* The least and the mean cosine of a step's token i; the step has cosines. */
+void reason_cosines(const step_log *step, int32_t i, double *least, double *mean);
+
+/* Where values of the generations go, and what went wrong with them. */
 typedef struct trace_dump {
     tsk_safetensors_writer *writer;      /* NULL: no dump */
-    const char *only;                    /* NULL: everything */
-    int32_t first_pass, last_pass;
-    size_t n_tensors;
+    const char *pattern;                 /* NULL: everything */
+    int32_t first_pass, last_pass, first_layer, last_layer;
     const char *prefix;                  /* "" or "skip." */
+    /* of every tensor in the file, in its order */
+    int32_t *passes, *layers;            /* [n_tensors] -1: of no layer */
+    size_t n_tensors, n_values, capacity;
+    /* the pass under way */
+    int32_t *positions, n_positions;     /* the rows that began it, in order */
+    uint8_t *ran;                        /* [layers, n_positions] */
+    uint64_t bytes;
     int failed;
     tsk_error error;
 } trace_dump;
 
+/* Before the model is loaded. */
 int dump_open(trace_dump *dump, const cli_settings *settings);
+/* Says how much the dump can become, before it is made; refuses layers that the model has not. */
+int dump_estimate(trace_dump *dump, const cli_settings *settings, const tsk_model_config *config,
+                  const tsk_generate_options *const *generations, int n_generations, const tsk_tokens *prompt);
+/* The pass has ended: which rows it had, and which layers they ran. */
+void dump_step(trace_dump *dump, const tsk_step *step);
 void dump_record(trace_dump *dump, const tsk_trace_record *record);
-int dump_finish(trace_dump *dump, const cli_settings *settings);
+struct trace;
+int dump_finish(trace_dump *dump, const struct trace *trace);
 void dump_abandon(trace_dump *dump);
 
 /* `options`: of this generation. `shadowed`: the full pass is run beside every step. */
@@ -187,17 +231,40 @@ void shadow_step_free(shadow_step *step);
 
 /* ---- Everything, and its three forms ---------------------------------------------------------------------------- */
 
+/* What one of two generations made of the position at which they part. */
+typedef struct parting_side {
+    int32_t pass, block, block_step;     /* that committed it; -1: none did, an early end filled it */
+    int32_t id;
+    double confidence;                   /* with which it was committed; -1 likewise */
+    double probabilities[2];             /* in that pass, of the baseline's token and of the other; -1: not known */
+} parting_side;
+
+typedef struct trace_parting {
+    int32_t position;                    /* in the canvas; -1: no token differs */
+    int32_t first_other_pass;            /* the first that commits other positions or tokens; -1: none */
+    parting_side sides[2];               /* the baseline, the given settings */
+} trace_parting;
+
 typedef struct trace {
     const cli_engine *engine;
     const cli_settings *settings;
+    tsk_generate_options versus;         /* the baseline's */
+    const char *names[2];                /* of the baseline and of the given settings */
     const tsk_model_config *config;
     int32_t layer_k;                     /* resolved, of the generation; 0: it compares no states */
     int32_t notes_k;                     /* of the two-step comparison, which is by states; 0: there is none */
-    int leaves_out;                      /* the settings compute less than the baseline */
+    int leaves_out;                      /* the settings are not the baseline's: there are two generations */
     const tsk_tokens *prompt;
     notebook notes;
     generation_log baseline, skip;       /* skip.count 0: the settings are the baseline's */
+    trace_parting parting;               /* where there are two */
 } trace;
+
+/* Whether both have decoded this position, otherwise. */
+int trace_differs(const trace *t, int32_t position);
+/* Compares the two generations, of which it runs as much again as it takes to know the probabilities. */
+int parting_find(trace *t);
+void parting_text(const trace *t, tsk_text *out);
 
 /* The first block step that meets a condition: masked tokens among the stable ones; all stable while masks remain. */
 const step_log *trace_first_stable_masked(const generation_log *log);
@@ -208,6 +275,9 @@ void trace_conclusion(const trace *t, tsk_text *out);
 const char *trace_rule(const trace *t); /* "off", "states" or "rows" */
 /* What a token is, in words that a terminal and a page can show; "" without a tokenizer. */
 void trace_token_text(const trace *t, int32_t id, tsk_text *out);
+
+/* The members of an object: `options`, of this trace's model. */
+void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options);
 
 void trace_text(const trace *t, tsk_text *out);
 void trace_json(const trace *t, tsk_json_writer *json);

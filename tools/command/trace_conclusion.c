@@ -23,7 +23,7 @@ int32_t trace_differing_tokens(const trace *t, int32_t *compared) {
         int is_prompt = i < t->prompt->count && t->prompt->ids[i] != mask;
         if (is_prompt || t->skip.canvas[i] == mask || t->baseline.canvas[i] == mask) continue;
         (*compared)++;
-        n += t->skip.canvas[i] != t->baseline.canvas[i];
+        n += trace_differs(t, i);
     }
     return n;
 }

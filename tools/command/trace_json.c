@@ -77,19 +77,26 @@ static void write_shape(tsk_json_writer *json, const char *key, const uint64_t s
 
 /* ---- Options ---------------------------------------------------------------------------------------------------- */
 
-static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o) {
-    tsk_json_write_key(json, "threshold");
-    if (o->transfer == TSK_TRANSFER_THRESHOLD) write_float(json, o->threshold);
-    else tsk_json_write_null(json);
-    tsk_json_write_key(json, "factor");
-    if (o->transfer == TSK_TRANSFER_FACTOR) write_float(json, o->factor);
+static void write_used(tsk_json_writer *json, const char *key, float value, int is_used) {
+    tsk_json_write_key(json, key);
+    if (is_used) write_float(json, value);
     else tsk_json_write_null(json);
 }
+static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o) {
+    const int leaps = o->transfer == TSK_TRANSFER_LEAP;
+    write_used(json, "threshold", o->threshold, leaps || o->transfer == TSK_TRANSFER_THRESHOLD);
+    write_used(json, "factor", o->factor, o->transfer == TSK_TRANSFER_FACTOR);
+    write_used(json, "frechet", o->frechet, o->transfer == TSK_TRANSFER_FRECHET);
+    write_used(json, "entropy_bound", o->entropy_bound, o->transfer == TSK_TRANSFER_ENTROPY);
+    write_used(json, "local_leap", o->local_leap, leaps);
+    if (leaps) write_int(json, "local_radius", o->local_radius);
+}
 
-static void write_options(const trace *t, tsk_json_writer *json) {
-    static const char *const caches[] = {"dual", "prefix", "none"};
-    const tsk_generate_options *o = &t->settings->generate;
-    begin_object(json, "options");
+void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options) {
+    static const char *const caches[] = {"dual", "prefix", "none"}, *const rules[] = {"off", "states", "rows"};
+    const tsk_generate_options *o = options;
+    tsk_generate_options resolved = *options;
+    tsk_generate_options_resolve(t->engine->model, &resolved);
     write_int(json, "gen_length", o->gen_length);
     write_int(json, "block_length", o->block_length);
     cli_json_string(json, "cache", caches[o->cache]);
@@ -97,7 +104,7 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     tsk_json_write_key(json, "temperature");
     write_float(json, o->temperature);
     cli_json_uint(json, "seed", o->seed);
-    cli_json_string(json, "skip_rule", trace_rule(t));
+    cli_json_string(json, "skip_rule", rules[resolved.skip.rule]);
     write_int(json, "rows_margin", o->skip.rows_margin);
     write_int(json, "rows_ahead", o->skip.rows_ahead);
     write_int(json, "skip_layer_k", t->notes_k);
@@ -117,6 +124,11 @@ static void write_options(const trace *t, tsk_json_writer *json) {
     write_int(json, "refresh_window", o->refresh_window);
     write_int(json, "refresh_every", o->refresh_every);
     write_int(json, "refresh_rows", o->refresh_rows);
+}
+
+static void write_options(const trace *t, tsk_json_writer *json) {
+    begin_object(json, "options");
+    trace_options_json(t, json, &t->settings->generate);
     tsk_json_end_object(json);
 }
 
@@ -132,7 +144,7 @@ static void write_record(tsk_json_writer *json, const trace_difference *d) {
 /* Every record of a layer under its name without the layer. */
 static void write_layer(const trace *t, tsk_json_writer *json, const trace_comparison *c, int32_t layer) {
     char prefix[32];
-    size_t i, length = (size_t)snprintf(prefix, sizeof prefix, "block_%d", (int)layer);
+    size_t i, length = (size_t)snprintf(prefix, sizeof prefix, "layer_%d", (int)layer);
     tsk_json_begin_object(json);
     write_int(json, "layer", layer);
     write_bool(json, "above_split", layer >= t->notes_k);
@@ -140,7 +152,7 @@ static void write_layer(const trace *t, tsk_json_writer *json, const trace_compa
         const trace_difference *d = &c->items[i];
         char key[64];
         if (d->base->layer != layer || trace_is_cache(d->base->name)) continue;
-        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "block",
+        snprintf(key, sizeof key, "%s%s%s", d->base->name[length] ? d->base->name + length + 1 : "output",
                  d->base->part[0] ? "_" : "", d->base->part);
         begin_object(json, key);
         write_record(json, d);
@@ -289,6 +301,9 @@ static void write_step_shadow(const trace *t, tsk_json_writer *json, const step_
     tsk_json_write_key(json, "kl");
     write_floats(json, step->shadow->kl, step->n_positions);
     cli_json_ids(json, "full_predictions", step->shadow->full_predictions, (size_t)step->n_positions);
+    tsk_json_write_key(json, "full_confidences");
+    write_floats(json, step->shadow->full_confidences, step->n_positions);
+    write_flags(json, "full_commits", step->shadow->full_commits, step->n_positions);
     write_norms(json, step->shadow->layers, t->config->n_layers);
     tsk_json_end_object(json);
 }
@@ -340,6 +355,12 @@ static void write_step(const trace *t, tsk_json_writer *json, const step_log *st
     cli_json_uint(json, "token_layers_total", step->total);
     write_flags(json, "masked", step->masked, n);
     write_int(json, "rows", step->n_rows);
+    begin_array(json, "reasons");
+    for (i = 0; i < n; i++) {
+        const char *key = reason_key((row_reason)step->reasons[i]);
+        tsk_json_write_string(json, key, strlen(key));
+    }
+    tsk_json_end_array(json);
     write_flags(json, "active", step->active, n);
     write_flags(json, "committed", step->committed, n);
     cli_json_ids(json, "predictions", step->predictions, (size_t)n);
@@ -420,6 +441,50 @@ static void write_conclusion(const trace *t, tsk_json_writer *json) {
     tsk_text_free(&text);
 }
 
+/* ---- Where the answers part ------------------------------------------------------------------------------------- */
+
+static void write_probability(tsk_json_writer *json, const char *key, double probability) {
+    if (probability < 0) write_null(json, key);
+    else cli_json_double(json, key, probability);
+}
+
+static void write_side(tsk_json_writer *json, const char *key, const parting_side *side) {
+    begin_object(json, key);
+    if (side->pass < 0) write_null(json, "pass");
+    else {
+        write_int(json, "pass", side->pass);
+        write_int(json, "block", side->block);
+        write_int(json, "step", side->block_step);
+    }
+    write_int(json, "token", side->id);
+    write_probability(json, "confidence", side->confidence);
+    write_probability(json, "baseline_token_probability", side->probabilities[0]);
+    write_probability(json, "given_token_probability", side->probabilities[1]);
+    tsk_json_end_object(json);
+}
+
+static void write_parting(const trace *t, tsk_json_writer *json) {
+    int32_t i;
+    if (!t->leaves_out) {
+        write_null(json, "parting");
+        return;
+    }
+    begin_object(json, "parting");
+    if (t->parting.first_other_pass < 0) write_null(json, "first_other_pass");
+    else write_int(json, "first_other_pass", t->parting.first_other_pass);
+    begin_array(json, "positions");
+    for (i = 0; i < t->skip.canvas_length; i++)
+        if (trace_differs(t, i)) tsk_json_write_int(json, i);
+    tsk_json_end_array(json);
+    if (t->parting.position < 0) write_null(json, "position");
+    else {
+        write_int(json, "position", t->parting.position);
+        write_side(json, "baseline", &t->parting.sides[0]);
+        write_side(json, "given", &t->parting.sides[1]);
+    }
+    tsk_json_end_object(json);
+}
+
 void trace_json(const trace *t, tsk_json_writer *json) {
     tsk_json_begin_object(json);
     cli_json_string(json, "device", tsk_model_device_name(t->engine->model));
@@ -429,6 +494,9 @@ void trace_json(const trace *t, tsk_json_writer *json) {
     write_int(json, "eos_token_id", t->config->eos_token_id);
     cli_json_ids(json, "prompt_tokens", t->prompt->ids, (size_t)t->prompt->count);
     write_options(t, json);
+    if (t->settings->versus) cli_json_string(json, "versus", t->settings->versus);
+    else write_null(json, "versus");
+    write_parting(t, json);
     write_comparison(t, json);
     write_generation(t, json, "baseline", &t->baseline);
     if (t->leaves_out) write_generation(t, json, "tokenskip", &t->skip);

@@ -22,7 +22,7 @@ static void on_initial(void *user, const tsk_trace_record *record) {
     int32_t row, vocabulary = (int32_t)record->output_shape[1];
     for (row = 0; row < record->n_rows; row++)
         i->predictions[record->positions[row]] =
-            trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, i->mask_id, NULL);
+            trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, i->mask_id);
 }
 
 static void on_base(void *user, const tsk_trace_record *record) { trace_values_keep((trace_values *)user, record); }
@@ -33,7 +33,7 @@ static void on_variant(void *user, const tsk_trace_record *record) {
     trace_comparison_add(v->comparison, v->base, record);
     if (!v->argmax || strcmp(record->name, "logits") != 0) return;
     for (row = 0; row < v->n_positions; row++)
-        v->argmax[row] = trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, v->mask_id, NULL);
+        v->argmax[row] = trace_argmax(record->output + (size_t)row * (size_t)vocabulary, vocabulary, v->mask_id);
 }
 
 /* ---- One pass --------------------------------------------------------------------------------------------------- */
@@ -99,19 +99,15 @@ static void commit_step(notebook *notes, const tsk_generate_options *o, int32_t 
     const trace_value *logits = trace_values_find(&notes->base0, "logits", "");
     size_t n_block = (size_t)notes->n_positions;
     tsk_candidate *candidates = (tsk_candidate *)cli_allocate(n_block, sizeof *candidates);
-    tsk_transfer_rule rule = {o->transfer, o->threshold, o->factor, 0};
+    tsk_transfer_rule rule = cli_transfer_rule(o, 0);
     uint8_t *commit = (uint8_t *)cli_allocate(n_block, sizeof *commit);
     int32_t i, n = 0, blocks = o->gen_length / o->block_length,
                steps = (o->steps == TSK_AUTO ? o->gen_length : o->steps) / blocks;
     for (i = 0; logits && i < notes->n_positions; i++) {
         int32_t vocabulary = (int32_t)logits->shape[1];
-        double probability;
         if (canvas[notes->positions[i]] != mask_id) continue;
-        candidates[n].id =
-            trace_argmax(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id, &probability);
-        candidates[n].confidence = (float)probability;
-        candidates[n].entropy = -1;
-        candidates[n++].position = notes->positions[i];
+        candidates[n++] = trace_candidate(logits->values + (size_t)i * (size_t)vocabulary, vocabulary, mask_id,
+                                          notes->positions[i]);
     }
     rule.quota = n / steps + (n % steps > 0);
     tsk_select(&rule, n, candidates, commit);
@@ -163,7 +159,7 @@ static void keep_step1(notebook *notes, const int32_t *canvas, int32_t mask_id) 
         notes->masked[i] = canvas[notes->positions[i]] == mask_id;
         if (logits)
             notes->argmax_base[i] = trace_argmax(logits->values + (size_t)i * (size_t)logits->shape[1],
-                                                 (int32_t)logits->shape[1], mask_id, NULL);
+                                                 (int32_t)logits->shape[1], mask_id);
     }
 }
 

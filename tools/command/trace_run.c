@@ -50,6 +50,7 @@ static int on_step(void *user, const tsk_step *step) {
     log->n_rows = step->n_rows;
     log->n_stable_masked = step->n_stable_masked;
     log->masks_left = step->masks_left;
+    if (r->dump) dump_step(r->dump, step);
     visual_step(&r->view, step);
     return 0;
 }
@@ -71,6 +72,8 @@ static int watch(tsk_session *session, runner *r, int all_passes) {
     if (!all_passes) {
         options.first_pass = r->dump->first_pass;
         options.last_pass = r->dump->last_pass;
+        options.first_layer = r->dump->first_layer;
+        options.last_layer = r->dump->last_layer;
     }
     return tsk_session_trace(session, &options, &error) == TSK_OK ? CLI_OK : fail(&error);
 }
@@ -152,7 +155,11 @@ int generation_run(generation_log *log, const cli_engine *engine, const cli_sett
     if (status == CLI_OK)
         status = take_steps(&r, session, settings->blocks > 0 ? settings->blocks : INT32_MAX, &log->shadow);
     visual_end(&r.view);
-    if (status == CLI_OK) keep_result(log, session);
+    if (status == CLI_OK) {
+        keep_result(log, session);
+        tsk_generate_options_resolve(engine->model, &mine);
+        reasons_find(log, &mine);
+    }
     shadow_free(r.shadow);
     tsk_session_free(session);
     return status;
@@ -166,6 +173,7 @@ static void free_step(step_log *step) {
     free(step->committed);
     free(step->active);
     free(step->masked);
+    free(step->reasons);
     shadow_step_free(step->shadow);
 }
 

@@ -55,7 +55,7 @@ static void add_error(shadow_error *sum, const shadow_error *error) {
 
 static int is_layer_output(const tsk_trace_record *record) {
     char name[48];
-    snprintf(name, sizeof name, "block_%d", (int)record->layer);
+    snprintf(name, sizeof name, "layer_%d", (int)record->layer);
     return record->layer >= 0 && strcmp(record->name, name) == 0;
 }
 
@@ -136,10 +136,13 @@ static void new_step(shadow *s) {
     s->step->confidence_errors = (float *)cli_allocate((size_t)s->n_block, sizeof *s->step->confidence_errors);
     s->step->flips = (uint8_t *)cli_allocate((size_t)s->n_block, sizeof *s->step->flips);
     s->step->full_predictions = (int32_t *)cli_allocate((size_t)s->n_block, sizeof *s->step->full_predictions);
+    s->step->full_confidences = (float *)cli_allocate((size_t)s->n_block, sizeof *s->step->full_confidences);
+    s->step->full_commits = (uint8_t *)cli_allocate((size_t)s->n_block, sizeof *s->step->full_commits);
     s->step->layers = (shadow_layer *)cli_allocate((size_t)s->config->n_layers, sizeof *s->step->layers);
     for (i = 0; i < s->n_block; i++) {
         s->step->kl[i] = -1;
         s->step->full_predictions[i] = -1;
+        s->step->full_confidences[i] = -1;
     }
 }
 
@@ -216,8 +219,8 @@ static double log_sum(const float *logits, uint64_t n) {
 
 static void compare_logits(shadow *s, int32_t slot, const float *full, const float *mine, uint64_t n) {
     shadow_error *error = &s->step->error;
-    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask, NULL),
-            my_id = trace_argmax(mine, (int32_t)n, mask, NULL);
+    int32_t mask = s->config->mask_token_id, full_id = trace_argmax(full, (int32_t)n, mask),
+            my_id = trace_argmax(mine, (int32_t)n, mask);
     double full_sum = log_sum(full, n), my_sum = log_sum(mine, n), kl = 0, confidence;
     uint64_t i;
     for (i = 0; i < n; i++) {
@@ -229,7 +232,6 @@ static void compare_logits(shadow *s, int32_t slot, const float *full, const flo
     s->step->kl[slot] = (float)kl;
     s->step->confidence_errors[slot] = (float)confidence;
     s->step->flips[slot] = full_id != my_id;
-    s->step->full_predictions[slot] = full_id;
     error->n++;
     error->flips += full_id != my_id;
     error->kl += kl;
@@ -268,7 +270,7 @@ static void compare_skipped(shadow *s, int32_t position) {
         uint64_t width;
         const float *full;
         int32_t from = s->options.skip.policy == TSK_SKIP_EXIT ? s->layer_k - 1 : layer;
-        snprintf(name, sizeof name, "block_%d", (int)layer);
+        snprintf(name, sizeof name, "layer_%d", (int)layer);
         full = full_row(trace_values_find(&s->values, name, ""), position, &width);
         if (full) add_difference(&s->step->layers[layer].stable, full, carried_row(s, from, s->slots[position]), width);
     }
@@ -282,7 +284,7 @@ static void add_age(shadow *s, const step_log *step, int32_t i, shadow_totals *t
         totals->skipped_by_age[age]++;
         add_norm(&totals->kv_by_age[age], &s->kv[position]);
     }
-    if (!step->masked[i]) return;
+    if (!step->masked[i] || s->step->kl[i] < 0) return; /* (a row that was left out has no logits of its own) */
     memset(&error, 0, sizeof error);
     error.n = 1;
     error.flips = s->step->flips[i];
@@ -291,9 +293,38 @@ static void add_age(shadow *s, const step_log *step, int32_t i, shadow_totals *t
     add_error(&totals->by_age[age], &error);
 }
 
+/* What the full pass says of each masked token, of those too that did not run, and what it would have committed: as
+   many as the pass did where the schedule says how many. */
+static void ask_full_pass(shadow *s, const step_log *step) {
+    const trace_value *logits = trace_values_find(&s->values, "logits", "");
+    const tsk_generate_options *o = &s->options;
+    tsk_candidate *candidates = (tsk_candidate *)cli_allocate((size_t)step->n_positions, sizeof *candidates);
+    uint8_t *commit = (uint8_t *)cli_allocate((size_t)step->n_positions, 1);
+    tsk_transfer_rule rule = cli_transfer_rule(o, step->n_masked - step->masks_left);
+    int32_t i, n = 0;
+    uint64_t width;
+    for (i = 0; i < step->n_positions; i++) {
+        const float *full = step->masked[i] ? full_row(logits, step->positions[i], &width) : NULL;
+        if (!full) continue;
+        candidates[n] = trace_candidate(full, (int32_t)width, s->config->mask_token_id, step->positions[i]);
+        s->step->full_predictions[i] = candidates[n].id;
+        s->step->full_confidences[i] = candidates[n++].confidence;
+    }
+    if (n == step->n_masked && o->temperature <= 0 && o->remasking == TSK_REMASKING_LOW_CONFIDENCE)
+        tsk_select(&rule, n, candidates, commit);
+    for (i = n = 0; i < step->n_positions; i++) {
+        if (s->step->full_predictions[i] < 0) continue;
+        s->step->full_commits[i] = commit[n++];
+        s->step->n_missed += s->step->full_commits[i] && !step->active[i];
+    }
+    free(candidates);
+    free(commit);
+}
+
 void shadow_after(shadow *s, step_log *step, shadow_totals *totals) {
     int32_t i;
     if (!s->is_running) return;
+    ask_full_pass(s, step);
     for (i = 0; i < step->n_positions; i++) {
         int32_t position = step->positions[i];
         if (!s->is_refresh) s->ages[position] = step->active[i] ? 0 : s->ages[position] + 1;
@@ -317,6 +348,8 @@ void shadow_step_free(shadow_step *step) {
     free(step->confidence_errors);
     free(step->flips);
     free(step->full_predictions);
+    free(step->full_confidences);
+    free(step->full_commits);
     free(step->layers);
     free(step);
 }

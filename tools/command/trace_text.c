@@ -63,13 +63,14 @@ static void append_settings(const trace *t, tsk_text *out) {
         cli_append(out, "TokenSkip is off: no comparison\n");
         return;
     }
+    cli_append(out, "compared: %s (baseline) and %s\n", t->names[0], t->names[1]);
     if (o->refresh == TSK_REFRESH_NEAR)
         cli_append(out, "block starts: what has changed, the block, %d masks behind it\n", (int)o->refresh_near);
     if (o->refresh_window > 0) cli_append(out, "window: %d positions behind the block\n", (int)o->refresh_window);
     if (strcmp(trace_rule(t), "rows") == 0)
         cli_append(out, "TokenSkip: rule rows, margin %d, ahead %d\n", (int)o->skip.rows_margin,
                    (int)o->skip.rows_ahead);
-    if (!t->notes_k) return;
+    if (!t->layer_k && !(t->notes.is_there && t->settings->notebook)) return;
     if (!t->layer_k) cli_append(out, "the comparison of two steps is by states:\n");
     cli_append(out, "TokenSkip: K=%d, threshold=%g, outlier=%g, policy %s, masked tokens %s, reference %s\n",
                (int)t->notes_k, (double)o->skip.threshold, (double)o->skip.outlier, policy_name(o),
@@ -93,7 +94,7 @@ static void append_layer_outputs(const trace *t, tsk_text *out, const trace_comp
     int32_t layer;
     int any = 0;
     for (layer = 0; layer < t->config->n_layers; layer++) {
-        const trace_difference *d = find(c, "block_%d", layer, "");
+        const trace_difference *d = find(c, "layer_%d", layer, "");
         if (!d || (d->max == 0 && d->base->shape[0] == d->other_shape[0])) continue;
         cli_append(out, "  layer %2d: ", (int)layer);
         append_shapes(out, d);
@@ -103,26 +104,68 @@ static void append_layer_outputs(const trace *t, tsk_text *out, const trace_comp
     if (!any) cli_append(out, "  every layer's output is the same\n");
 }
 
+/* Whether a comparison's records of these names are the same, in every row that either has. */
+static int is_same(const trace_comparison *c, const char *const *names, int n_names) {
+    size_t i;
+    int j;
+    for (i = 0; i < c->count; i++) {
+        const trace_difference *d = &c->items[i];
+        const char *name = d->base->name, *tail;
+        if (strncmp(name, "layer_", 6) == 0) {
+            tail = strchr(name + 6, '_');
+            name = tail ? tail + 1 : "output";
+        } else if (trace_is_cache(name)) name = "kv";
+        for (j = 0; j < n_names; j++)
+            if (strcmp(name, names[j]) == 0 &&
+                (d->max > 0 || memcmp(d->base->shape, d->other_shape, sizeof d->other_shape) != 0))
+                return 0;
+    }
+    return 1;
+}
+
+/* A section in which nothing differs takes one line. */
+static int is_told_in_a_line(tsk_text *out, const char *title, const trace_comparison *c, const char *const *names,
+                             int n_names) {
+    if (!is_same(c, names, n_names)) return 0;
+    cli_append(out, "\n== %s: nothing differs\n", title);
+    return 1;
+}
+
 static void append_exact(const trace *t, tsk_text *out, const char *title, const trace_comparison *c) {
+    static const char *const names[] = {"output", "logits"};
     double difference = trace_comparison_max(c, "logits", "");
+    if (is_same(c, names, 2)) {
+        cli_append(out, "\n== %s: nothing differs, as it must be: PASS\n", title);
+        return;
+    }
     heading(out, title);
     cli_append(out, "logits diff: %.6f, expected 0: %s\n", difference, verdict(difference));
     append_layer_outputs(t, out, c);
 }
 
 static void append_given(const trace *t, tsk_text *out) {
+    static const char *const names[] = {"logits"};
     char title[128];
     snprintf(title, sizeof title, "Step 1: baseline against TokenSkip with threshold %g",
              (double)t->settings->generate.skip.threshold);
+    if (is_told_in_a_line(out, title, &t->notes.given1, names, 1)) return;
     heading(out, title);
     cli_append(out, "logits diff: %.6f\n", trace_comparison_max(&t->notes.given1, "logits", ""));
 }
 
 static void append_layer_shapes(const trace *t, tsk_text *out) {
-    int32_t layer;
+    int32_t layer, differing = 0;
+    for (layer = 0; layer < t->config->n_layers; layer++) {
+        const trace_difference *d = find(&t->notes.given1, "layer_%d", layer, "");
+        differing += d && d->base->shape[0] != d->other_shape[0];
+    }
+    if (!differing) {
+        cli_append(out, "\n== Input shapes, layer by layer: nothing differs\n");
+        return;
+    }
     heading(out, "Input shapes, layer by layer");
     for (layer = 0; layer < t->config->n_layers; layer++) {
-        const trace_difference *d = find(&t->notes.given1, "block_%d", layer, "");
+        const trace_difference *d = find(&t->notes.given1, "layer_%d", layer, "");
         uint64_t other[3] = {0, 0, 0};
         char a[80], b[80];
         if (!d) continue;
@@ -137,8 +180,11 @@ static void append_layer_shapes(const trace *t, tsk_text *out) {
 typedef struct part { const char *label, *format, *part; } part;
 
 static void append_parts(const trace *t, tsk_text *out, const char *title, const part *parts, int n_parts) {
+    const char *names[3];
     int32_t layers[5];
     int i, j, n = key_layers(t, layers);
+    for (i = 0; i < n_parts; i++) names[i] = strchr(parts[i].format + 6, '_') + 1;
+    if (is_told_in_a_line(out, title, &t->notes.given1, names, n_parts)) return;
     heading(out, title);
     for (i = 0; i < n; i++)
         for (j = 0; j < n_parts; j++) {
@@ -191,8 +237,10 @@ static void append_rows(tsk_text *out, const trace_difference *d) {
 }
 
 static void append_caches(const trace *t, tsk_text *out) {
+    static const char *const names[] = {"kv"};
     int32_t layers[5];
     int i, n = key_layers(t, layers);
+    if (is_told_in_a_line(out, "KV cache", &t->notes.given1, names, 1)) return;
     heading(out, "KV cache");
     for (i = 0; i < n; i++) {
         const trace_difference *k = find(&t->notes.given1, "kv_%d", layers[i], "k"),
@@ -205,8 +253,10 @@ static void append_caches(const trace *t, tsk_text *out) {
 }
 
 static void append_hidden(const trace *t, tsk_text *out) {
+    static const char *const names[] = {"final_norm"};
     const trace_difference *d = trace_comparison_find(&t->notes.given1, "final_norm", "");
     int32_t i;
+    if (is_told_in_a_line(out, "Final hidden states, token by token", &t->notes.given1, names, 1)) return;
     heading(out, "Final hidden states, token by token");
     for (i = 0; d && i < t->notes.n_positions; i++)
         cli_append(out, "  token %2d (%s): diff=%.6f%s\n", (int)i, t->notes.active[i] ? "active" : "stable", d->rows[i],
@@ -215,8 +265,10 @@ static void append_hidden(const trace *t, tsk_text *out) {
 
 static void append_logits(const trace *t, tsk_text *out) {
     const notebook *n = &t->notes;
+    static const char *const names[] = {"logits"};
     const trace_difference *d = trace_comparison_find(&n->given1, "logits", "");
     int32_t i, agree = 0;
+    if (is_told_in_a_line(out, "Logits, token by token", &n->given1, names, 1)) return;
     heading(out, "Logits, token by token");
     for (i = 0; d && i < n->n_positions; i++) {
         int same = n->argmax_base[i] == n->argmax_given[i];
@@ -252,14 +304,14 @@ static void append_summary(const trace *t, tsk_text *out) {
 }
 
 static void append_comparison(const trace *t, tsk_text *out) {
-    static const part qkv[] = {{"q_proj", "block_%d_q_proj", ""},
-                               {"k_proj", "block_%d_k_proj", ""},
-                               {"v_proj", "block_%d_v_proj", ""}};
-    static const part rope[] = {{"q", "block_%d_rope", "q"}, {"k", "block_%d_rope", "k"}};
-    static const part attention[] = {{"attn_out", "block_%d_attn_out", ""}};
-    static const part ffn[] = {{"ff_proj", "block_%d_ff_proj", ""},
-                               {"up_proj", "block_%d_up_proj", ""},
-                               {"ffn_out", "block_%d_ffn_out", ""}};
+    static const part qkv[] = {{"q_proj", "layer_%d_q_proj", ""},
+                               {"k_proj", "layer_%d_k_proj", ""},
+                               {"v_proj", "layer_%d_v_proj", ""}};
+    static const part rope[] = {{"q", "layer_%d_rope", "q"}, {"k", "layer_%d_rope", "k"}};
+    static const part attention[] = {{"attn_out", "layer_%d_attn_out", ""}};
+    static const part ffn[] = {{"ff_proj", "layer_%d_ff_proj", ""},
+                               {"up_proj", "layer_%d_up_proj", ""},
+                               {"ffn_out", "layer_%d_ffn_out", ""}};
     append_initial(t, out);
     append_exact(t, out, "Step 0: baseline against TokenSkip with nothing to compare with", &t->notes.step0);
     append_exact(t, out, "Step 1: baseline against TokenSkip with threshold 1.0", &t->notes.exact1);
@@ -298,9 +350,60 @@ static void append_generation(tsk_text *out, const char *name, const generation_
     cli_append(out, "\n");
 }
 
-/* What ran: under rule `rows` the others are left out, under `states` they are stable. */
-static void append_step(tsk_text *out, const step_log *step, int by_rows) {
-    int32_t i, shown = 0, committed = step->n_masked - step->masks_left;
+/* How many rows ran for which reason, and which masked ones did not. */
+static void append_reasons(tsk_text *out, const step_log *step) {
+    int32_t counts[ROW_NO_STATES + 1] = {0}, i, n = 0, shown = 0;
+    int reason;
+    for (i = 0; i < step->n_positions; i++) counts[step->reasons[i]]++;
+    if (counts[ROW_START] || counts[ROW_ALL] || counts[ROW_NO_STATES]) return; /* all of them */
+    cli_append(out, "  ran:");
+    for (reason = ROW_COMMITTED; reason <= ROW_AGE; reason++)
+        if (counts[reason])
+            cli_append(out, "%s %d %s", n++ ? "," : "", (int)counts[reason], reason_name((row_reason)reason));
+    if (!n) cli_append(out, " nobody");
+    for (reason = ROW_LEFT_OUT; reason <= ROW_STABLE; reason++)
+        if (counts[reason]) cli_append(out, "; %d %s", (int)counts[reason], reason_name((row_reason)reason));
+    if (step->n_stable_masked) cli_append(out, ", masked ones at");
+    for (i = 0; i < step->n_positions && step->n_stable_masked && shown < 20; i++)
+        if (!step->active[i] && step->masked[i]) {
+            cli_append(out, " %d", (int)step->positions[i]);
+            shown++;
+        }
+    cli_append(out, "%s\n", shown < step->n_stable_masked ? " ..." : "");
+}
+
+/* By which cosines tokens are stable. */
+static void append_stable(tsk_text *out, const step_log *step) {
+    double from = 2, to = -2, lowest = 2;
+    int32_t i;
+    for (i = 0; i < step->n_positions; i++) {
+        double least, mean;
+        if (step->active[i] || !step->n_cosines) continue;
+        reason_cosines(step, i, &least, &mean);
+        from = fmin(from, mean);
+        to = fmax(to, mean);
+        lowest = fmin(lowest, least);
+    }
+    if (from <= to) cli_append(out, "  stable by mean cosines of %.4f to %.4f, none below %.4f\n", from, to, lowest);
+}
+
+/* What the full pass would have committed that did not run. */
+static void append_missed(const trace *t, tsk_text *out, const step_log *step) {
+    int32_t i, shown = 0;
+    if (!step->shadow || !step->n_stable_masked) return;
+    cli_append(out, "  of these the full pass would commit %s", step->shadow->n_missed ? "" : "none");
+    for (i = 0; i < step->n_positions && shown < 8; i++) {
+        if (step->active[i] || !step->shadow->full_commits[i]) continue;
+        cli_append(out, "%s", shown++ ? ", " : "");
+        trace_token_text(t, step->shadow->full_predictions[i], out);
+        cli_append(out, " at %d (%.3f)", (int)step->positions[i], (double)step->shadow->full_confidences[i]);
+    }
+    cli_append(out, "%s\n", step->shadow->n_missed > shown ? ", ..." : "");
+}
+
+/* What ran, and why: under rule `rows` the others are left out, under `states` they are stable. */
+static void append_step(const trace *t, tsk_text *out, const step_log *step, int by_rows) {
+    int32_t committed = step->n_masked - step->masks_left;
     cli_append(out, "block %d step %d: mask=%d", (int)step->block, (int)step->block_step, (int)step->n_masked);
     if (step->n_cosines)
         cli_append(out, ", stable=%d, stable&mask=%d", (int)(step->n_positions - step->n_active),
@@ -308,14 +411,9 @@ static void append_step(tsk_text *out, const step_log *step, int by_rows) {
     else if (by_rows) cli_append(out, ", rows=%d%s", (int)step->n_rows, step->block_step ? "" : " (block start)");
     else cli_append(out, step->block_step ? " (nothing to compare with)" : " (block start)");
     cli_append(out, ", committed=%d\n", (int)committed);
-    if (!step->n_stable_masked) return;
-    cli_append(out, by_rows ? "  masked tokens left out:" : "  masked tokens judged stable:");
-    for (i = 0; i < step->n_positions && shown < 20; i++)
-        if (!step->active[i] && step->masked[i]) {
-            cli_append(out, " %d", (int)i);
-            shown++;
-        }
-    cli_append(out, "%s\n", shown < step->n_stable_masked ? " ..." : "");
+    append_reasons(out, step);
+    append_stable(out, step);
+    append_missed(t, out, step);
 }
 
 static void append_steps(const trace *t, tsk_text *out) {
@@ -324,10 +422,10 @@ static void append_steps(const trace *t, tsk_text *out) {
     size_t i;
     heading(out, "Generation: mask residual and length");
     append_generation(out, "baseline", &t->baseline);
-    if (t->leaves_out) append_generation(out, "TokenSkip", &t->skip);
+    if (t->leaves_out) append_generation(out, t->settings->versus ? "given" : "TokenSkip", &t->skip);
     heading(out, "Step by step");
     for (i = 0; i < log->count; i++) {
-        append_step(out, &log->steps[i], strcmp(trace_rule(t), "rows") == 0);
+        append_step(t, out, &log->steps[i], strcmp(trace_rule(t), "rows") == 0);
         if (log->steps[i].masks_left == 0)
             cli_append(out, "block %d: done, mask residual 0\n", (int)log->steps[i].block);
     }
@@ -409,10 +507,16 @@ static void append_shadow(const trace *t, tsk_text *out) {
 
 void trace_text(const trace *t, tsk_text *out) {
     append_settings(t, out);
-    if (t->notes.is_there) append_comparison(t, out);
-    append_steps(t, out);
-    if (t->settings->shadow) append_shadow(t, out);
+    if (t->leaves_out) {
+        heading(out, "Where the answers part");
+        parting_text(t, out);
+    }
     heading(out, "Conclusion");
     trace_conclusion(t, out);
     cli_append(out, "\n");
+    append_steps(t, out);
+    if (t->settings->shadow) append_shadow(t, out);
+    if (t->settings->notebook && t->notes.is_there) append_comparison(t, out);
+    if (t->settings->notebook && !t->notes.is_there)
+        cli_append(out, "\nno comparison of two steps: it is by states, which takes --cache dual and a K above 0\n");
 }

@@ -143,12 +143,25 @@ void trace_comparison_clear(trace_comparison *comparison) {
     memset(comparison, 0, sizeof *comparison);
 }
 
-int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id, double *probability) {
+int32_t trace_argmax(const float *logits, int32_t n, int32_t mask_id) {
     int32_t i, best = -1;
-    double sum = 0;
     for (i = 0; i < n; i++)
         if (i != mask_id && (best < 0 || logits[i] > logits[best])) best = i;
-    for (i = 0; probability && i < n; i++) sum += exp((double)logits[i] - (double)logits[best]);
-    if (probability) *probability = 1 / sum;
     return best;
+}
+
+tsk_candidate trace_candidate(const float *logits, int32_t n, int32_t mask_id, int32_t position) {
+    tsk_candidate candidate;
+    double sum = 0, moment = 0;
+    int32_t i;
+    candidate.position = position;
+    candidate.id = trace_argmax(logits, n, mask_id);
+    for (i = 0; i < n; i++) {
+        double z = (double)logits[i] - (double)logits[candidate.id];
+        sum += exp(z);
+        moment += exp(z) * z;
+    }
+    candidate.confidence = (float)(1 / sum);
+    candidate.entropy = (float)(log(sum) - moment / sum);
+    return candidate;
 }

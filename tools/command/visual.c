@@ -26,6 +26,13 @@ static int character_width(uint32_t c) {
     return in_ranges(c, two, sizeof two / sizeof two[0]) ? 2 : 1;
 }
 
+int visual_width(const char *text, size_t size) {
+    size_t i, n;
+    int width = 0;
+    for (i = 0; i < size; i += n) width += character_width(cli_next_character(text + i, size - i, &n));
+    return width;
+}
+
 /* ---- A frame: rows of styled text ------------------------------------------------------------------------------- */
 
 enum { MAX_ROWS = 256 };

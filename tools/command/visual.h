@@ -21,4 +21,7 @@ void visual_step(visual *view, const tsk_step *step);
 /* Wipes the drawing and shows the cursor: the text is printed next, in its place. */
 void visual_end(visual *view);
 
+/* Columns that a terminal gives a text without control characters. */
+int visual_width(const char *text, size_t size);
+
 #endif
