@@ -163,10 +163,11 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
-   >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
-   >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights
-   >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
+   >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
+   >>storage  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
+   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch
+   >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -436,11 +437,19 @@ typedef struct tsk_folder_tensor {
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
 TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* How the folder is quantised: "compressed-tensors", "gptq", "awq" or "fp8"; NULL: it is not. */
+TOKENSKIP_API const char *tsk_folder_quant_method(const tsk_folder *folder);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
                                                       size_t index); /* in the model's order */
+
+/* What matrices of weights are held as: AS_STORED as the folder has them; else as integers with a scale for every 128
+   columns of an output (or 64, or 32, where 128 does not divide them; where 32 does not, a matrix stays as it is). Q8:
+   8 bits. Q4: 4 bits, and 8 for the second map of every feed-forward network and for the head, which are the most
+   sensitive. The embedding stays as it is, unless it is the head, too: then both are one table of 8 bits. */
+typedef enum tsk_weights { TSK_WEIGHTS_AS_STORED, TSK_WEIGHTS_Q8, TSK_WEIGHTS_Q4 } tsk_weights;
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 
@@ -470,6 +479,8 @@ typedef struct tsk_model_options {
                                               processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
+    tsk_weights weights;    /* AS_STORED      what matrices are held as. Q8 and Q4 quantise them while loading: on the
+                                              CPU, and not those of a folder that is quantised already */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
     int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
@@ -767,8 +778,9 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
                                    default        meaning */
 typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
-    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that
-                                                   config */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: of that config, bf16 where
+                                                   `weights` does not quantise it */
+    tsk_weights weights;         /* AS_STORED      what matrices are held as, where weights_size is TSK_AUTO */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -786,7 +798,22 @@ typedef struct tsk_memory {
 
 TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
 TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
+/* Bytes of the folder's weights, as stored. */
 TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+
+/* What some of a model's weights are held as. */
+typedef struct tsk_weights_format {
+    char name[80];               /* "BF16"; "4 bits, groups of 128"; "F8_E4M3, blocks of 128 x 128"; ... */
+    tsk_dtype dtype;             /* of values, or of codes: U8 for integers of `bits` bits, I8, F8_E4M3 */
+    int32_t bits;                /* of a code; 0: not quantised */
+    int32_t n_tensors;           /* weights of the model: a quantised matrix is one */
+    uint64_t n_parameters, bytes; /* scales and zeros included */
+} tsk_weights_format;
+/* The formats that the folder's weights would be held in, in the order in which the model first has them: the first
+   `room` of them to formats [room] (NULL: none). Returns how many there are. Asked for Q8 or Q4 of a folder that is
+   quantised already, it answers for AS_STORED. */
+TOKENSKIP_API int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_weights_format *formats,
+                                         int32_t room);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 

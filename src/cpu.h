@@ -2,6 +2,7 @@
 #define SECTION_GUARD_CPU
 
 #include "platform.h"
+#include "memory.h"
 #include "pool.h"
 #include "number.h"
 #include "safetensors.h"
@@ -86,13 +87,11 @@ typedef struct tsk__cpu_kernels {
 
 typedef struct tsk__cpu_model {
     const tsk_model_config *config;
-    const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
     tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
-    void **blocks;                     /* what was allocated for the weights */
-    size_t n_blocks, block_capacity;
+    tsk__blocks blocks;                /* what was allocated for the weights */
 } tsk__cpu_model;
 
 static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
@@ -733,13 +732,23 @@ static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
     tsk__cpu_prefetch prefetch;
     size_t size, depth;
     memset(&prefetch, 0, sizeof prefetch);
-    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
+    if (!part.w || part.w->bits || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
     size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
     depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
     prefetch.stride = (size_t)part.w->cols * size;
     prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
     prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
     return prefetch;
+}
+
+/* The same as `pack` for codes: their values. */
+static void tsk__cpu_pack_codes(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) {
+    float row[TSK__CPU_DEPTH];
+    int32_t o, k;
+    for (o = 0; o < TSK__CPU_WIDTH; o++) {
+        tsk__weight_values(w, first + o < w->rows ? first + o : w->rows - 1, k0, kn, row);
+        for (k = 0; k < kn; k++) panel[(size_t)k * TSK__CPU_WIDTH + o] = row[k];
+    }
 }
 
 /* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
@@ -755,7 +764,8 @@ static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, 
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
         tsk__cpu_prefetch prefetch =
             last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
-        kernels->pack(w, part.first, k, kn, panel);
+        if (w->bits) tsk__cpu_pack_codes(w, part.first, k, kn, panel);
+        else kernels->pack(w, part.first, k, kn, panel);
         tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
                           &prefetch);
     }
@@ -896,8 +906,7 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const size_t d = (size_t)c->table->cols;
     int32_t i;
     for (i = first; i < last; i++) {
-        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
-        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
+        tsk__weight_values(c->table, c->ids[i], 0, (int32_t)d, c->out + (size_t)i * d);
     }
 }
 

@@ -469,7 +469,7 @@ static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *
     tsk__cpu_model *model = &b->model;
     tsk__source helped = *source;
     int32_t i;
-    model->rope_frequencies = (float *)tsk__cpu_allocate(model, (size_t)half, sizeof(float));
+    model->rope_frequencies = (float *)tsk__blocks_new(&model->blocks, (size_t)half, sizeof(float));
     if (!model->rope_frequencies)
         return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
     for (i = 0; i < half; i++) model->rope_frequencies[i] = tsk__rope_frequency(config, i);
@@ -489,7 +489,7 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
     b->base.ops = &tsk__cpu_backend_ops;
     b->base.config = b->model.config = config;
     b->base.element_size = sizeof(float);
-    b->allocator = b->model.allocator = allocator;
+    b->allocator = b->model.blocks.allocator = allocator;
     b->model.kernels = tsk__cpu_kernels_select();
     status = tsk__cpu_backend_fill(b, source, o, error);
     if (status != TSK_OK) tsk__cpu_backend_destroy(&b->base);
@@ -498,6 +498,6 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
 }
 
 static const tsk__backend_kind tsk__cpu_backend_kind = {TSK_DEVICE_CPU, tsk__cpu_backend_usable,
-                                                        tsk__cpu_backend_create};
+                                                        tsk__cpu_backend_create, 1};
 
 #endif /* SECTION_GUARD_CPU_BACKEND */
