@@ -35,6 +35,8 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
+   - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
+     reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold or Fast-dLLM's factor rule; with no cache, a prefix cache
      or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
@@ -44,7 +46,7 @@ WHAT IT DOES
      8.0 up.
 
 WHAT IT DOES NOT DO
-   - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
+   - It does not train or download models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
      LLaDA-1.5); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
@@ -166,8 +168,8 @@ CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
    >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
    >>storage  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
-   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch
-   >>public
+   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace  >>forward  >>request  >>session
+   >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -450,6 +452,25 @@ TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
    8 bits. Q4: 4 bits, and 8 for the second map of every feed-forward network and for the head, which are the most
    sensitive. The embedding stays as it is, unless it is the head, too: then both are one table of 8 bits. */
 typedef enum tsk_weights { TSK_WEIGHTS_AS_STORED, TSK_WEIGHTS_Q8, TSK_WEIGHTS_Q4 } tsk_weights;
+
+/*                             default        meaning */
+typedef struct tsk_quantize_options {
+    tsk_host host;          /* {0}            memory, and files that are read */
+    tsk_weights weights;    /* Q4             Q4 or Q8 */
+    uint64_t shard_size;    /* 5000000000     bytes of tensors that a file of weights may hold; it holds one at least */
+    int n_threads;          /* TSK_AUTO       the calling one included; auto: one a processor */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; of the weights in `dir` */
+    int (*cancel)(void *user);           /* NULL  asked after each weight; nonzero ends it with TSK_ERROR_CANCELLED */
+    void *user;             /* NULL           handed to the two above */
+} tsk_quantize_options;
+
+TOKENSKIP_API tsk_quantize_options tsk_quantize_options_default(void);
+/* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold no
+   config.json: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
+   and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes memory for one matrix.
+   Files appear whole, config.json last; after a failure those that were written are removed again. */
+TOKENSKIP_API tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options,
+                                      tsk_error *error);
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 

@@ -85,6 +85,8 @@ static void tsk__formats_of_weight(const tsk__source *source, const tsk__weight_
     f->bytes = stored.size;
     if (stored.scheme) {
         const int is_packed = stored.dtype == TSK_DTYPE_I32;
+        const tsk_tensor_info *shape_info = stored.parts[TSK__ROLE_SHAPE].info; /* which nobody keeps */
+        if (shape_info) f->bytes -= shape_info->size;
         tsk__formats_describe(f, stored.scheme, is_packed ? TSK_DTYPE_U8 : stored.dtype, stored.scheme->bits,
                               stored.scheme->group);
         return;

@@ -47,6 +47,7 @@ extern "C" {
 #include "cuda_stream.h"
 #include "cuda.h"
 #include "model.h"
+#include "export.h"
 #include "trace.h"
 #include "forward.h"
 #include "request.h"

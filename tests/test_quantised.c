@@ -4,6 +4,7 @@
 #define TOKENSKIP_NO_CUDA
 #define TOKENSKIP_IMPLEMENTATION
 #include "../src/session.h"
+#include "../src/export.h"
 #include "../src/public.h"
 #include "golden.h"
 #include "random_model.h"
@@ -392,6 +393,140 @@ static void check_on_load(tsk_weights weights, int tied, int no_map) {
     tsk_model_free(model), tsk_model_free(stored);
 }
 
+/* ---- writing a folder: what is loaded from it is what is quantised on load */
+
+static void check_same(const tsk_model *a, const tsk_model *b) {
+    tsk__weight_id id = tsk__family_first();
+    do {
+        const tsk__weight *v = weight_of(a, &id), *w = weight_of(b, &id);
+        float *x, *y;
+        CHECK(v->bits == w->bits && v->group == w->group && v->dtype == w->dtype);
+        if (tsk__family_is_vector(&a->config, &id)) continue;
+        x = values_of(v), y = values_of(w);
+        CHECK(memcmp(x, y, (size_t)v->rows * (size_t)v->cols * sizeof *x) == 0);
+        if (v->bits) CHECK(memcmp(v->data, w->data, (size_t)v->rows * tsk__weight_stride(v)) == 0);
+        free(x), free(y);
+    } while (tsk__family_next(&a->config, &id));
+}
+
+static int has_file(const char *folder, const char *name) {
+    char path[1200];
+    FILE *file;
+    snprintf(path, sizeof path, "%s/%s", tsk_test_path(folder), name);
+    file = fopen(path, "rb");
+    if (file) fclose(file);
+    return file != NULL;
+}
+
+static void remove_files(const char *folder) {
+    static const char *const names[] = {"config.json", "model.safetensors", "model.safetensors.index.json"};
+    char path[1200];
+    int i, n;
+    for (n = 2; n < 30; n++)
+        for (i = 1; i <= n; i++) {
+            snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", tsk_test_path(folder), i, n);
+            remove(path);
+        }
+    for (i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", tsk_test_path(folder), names[i]);
+        remove(path);
+    }
+}
+
+typedef struct watched { int calls, until; uint64_t done, total; } watched;
+static void on_progress(void *user, uint64_t done, uint64_t total) {
+    watched *w = (watched *)user;
+    CHECK(done > w->done && done <= total && (!w->total || w->total == total));
+    w->done = done, w->total = total;
+}
+static int on_cancel(void *user) { return ++((watched *)user)->calls == ((watched *)user)->until; }
+
+/* No file of a folder is there that only an interrupted call could have left. */
+static void check_empty(const char *folder) {
+    char name[80];
+    int i, n, found = 0;
+    for (n = 2; n < 30; n++)
+        for (i = 1; i <= n; i++) {
+            snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", i, n);
+            found += has_file(folder, name);
+        }
+    CHECK_INT(found, 0);
+    CHECK(!has_file(folder, "model.safetensors") && !has_file(folder, "config.json") &&
+          !has_file(folder, "model.safetensors.index.json"));
+}
+
+static void check_export(const char *name, tsk_weights weights, uint64_t shard_size) {
+    tsk_quantize_options o = tsk_quantize_options_default();
+    tsk_model *loaded, *written;
+    tsk_folder *folder = NULL;
+    tsk_error error;
+    watched w;
+    memset(&error, 0, sizeof error), memset(&w, 0, sizeof w);
+    o.weights = weights, o.n_threads = 2, o.progress = on_progress, o.cancel = on_cancel, o.user = &w;
+    if (shard_size) o.shard_size = shard_size;
+    mkdir(tsk_test_path("written"), 0700);
+    remove_files("written");
+    for (w.until = 1; w.until < 12; w.until += 4) { /* cancelled: nothing stays */
+        w.calls = 0, w.done = 0;
+        CHECK_INT(tsk_quantize(tsk_test_path(name), tsk_test_path("written"), &o, &error), TSK_ERROR_CANCELLED);
+        check_empty("written");
+    }
+    w.until = 0, w.done = 0;
+    must(tsk_quantize(tsk_test_path(name), tsk_test_path("written"), &o, &error), &error);
+    CHECK(w.done == w.total && w.total > 0);
+    CHECK_INT(has_file("written", "model.safetensors"), !shard_size);
+    CHECK_INT(has_file("written", "model.safetensors.index.json"), shard_size != 0);
+    CHECK_INT(tsk_quantize(tsk_test_path(name), tsk_test_path("written"), &o, &error), TSK_ERROR_ARGUMENT);
+    CHECK_CONTAINS(error.message, "holds a model already");
+    must(tsk_folder_open(tsk_test_path("written"), NULL, &folder, &error), &error);
+    CHECK_STRING(tsk_folder_quant_method(folder), "compressed-tensors");
+    tsk_folder_free(folder);
+    loaded = load(tsk_test_path(name), TSK_DTYPE_F32, weights, 0);
+    written = load(tsk_test_path("written"), TSK_DTYPE_F32, TSK_WEIGHTS_AS_STORED, 0);
+    check_same(loaded, written);
+    tsk_model_free(loaded), tsk_model_free(written);
+}
+
+/* A null where the settings go; a settings file in its place. */
+static void test_export(void) {
+    tsk_quantize_options o = tsk_quantize_options_default();
+    tsk_error error;
+    memset(&error, 0, sizeof error);
+    check_export("on-load", TSK_WEIGHTS_Q4, 0);
+    check_export("on-load", TSK_WEIGHTS_Q8, 20000);
+    check_export("on-load-tied", TSK_WEIGHTS_Q4, 1);
+    replace("on-load", "config.json", "\"rope\": true", "\"quantization_config\": null, \"rope\": true");
+    check_export("on-load", TSK_WEIGHTS_Q4, 0);
+    remove_files("written");
+    o.weights = TSK_WEIGHTS_AS_STORED;
+    CHECK_INT(tsk_quantize(tsk_test_path("on-load"), tsk_test_path("written"), &o, &error), TSK_ERROR_ARGUMENT);
+    o.weights = TSK_WEIGHTS_Q8, o.shard_size = 0;
+    CHECK_INT(tsk_quantize(tsk_test_path("on-load"), tsk_test_path("written"), &o, &error), TSK_ERROR_ARGUMENT);
+    o.shard_size = 1000, o.n_threads = 0;
+    CHECK_INT(tsk_quantize(tsk_test_path("on-load"), tsk_test_path("written"), &o, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_quantize(tsk_test_path("on-load"), tsk_test_path("nowhere"), NULL, &error), TSK_ERROR_IO);
+    CHECK_INT(tsk_quantize(NULL, "x", NULL, &error), TSK_ERROR_ARGUMENT);
+    CHECK_INT(tsk_quantize("x", NULL, NULL, &error), TSK_ERROR_ARGUMENT);
+    check_empty("written");
+}
+
+/* Each allocation of writing fails once: nothing is lost, and nothing stays. */
+static void test_export_allocations(void) {
+    long n;
+    for (n = 0; n < 4000; n++) {
+        test_allocator counting = test_allocator_failing_at(n);
+        tsk_allocator allocator = test_allocator_of(&counting);
+        tsk_quantize_options o = tsk_quantize_options_default();
+        tsk_status status;
+        o.host.allocator = &allocator, o.n_threads = 1, o.shard_size = 20000;
+        status = tsk_quantize(tsk_test_path("on-load-tied"), tsk_test_path("written"), &o, NULL);
+        CHECK(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK));
+        if (!CHECK(counting.alive == 0) || !counting.failed) break;
+        check_empty("written");
+    }
+    CHECK(n > 20 && n < 4000);
+}
+
 /* ---- what is refused */
 
 static void refused(const char *name, tsk_weights weights, tsk_status status, const char *part, const char *other) {
@@ -539,6 +674,8 @@ int main(void) {
     test_layouts();
     for (i = 0; i < 8; i++) check_on_load(i & 1 ? TSK_WEIGHTS_Q4 : TSK_WEIGHTS_Q8, i >> 1 & 1, i >> 2);
     test_allocations();
+    test_export();
+    test_export_allocations();
     test_refused_values();
     test_refused_settings();
     test_refused_shapes();

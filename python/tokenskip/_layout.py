@@ -86,6 +86,10 @@ class tsk_folder_tensor(Structure):
     pass
 
 
+class tsk_quantize_options(Structure):
+    pass
+
+
 class tsk_device_info(Structure):
     pass
 
@@ -185,6 +189,8 @@ tsk_file_callbacks_read = CFUNCTYPE(c_int, c_void_p, c_void_p, c_uint64, c_void_
     c_size_t)
 tsk_file_callbacks_map = CFUNCTYPE(c_void_p, c_void_p, c_void_p)
 tsk_file_callbacks_close = CFUNCTYPE(None, c_void_p, c_void_p)
+tsk_quantize_options_progress = CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)
+tsk_quantize_options_cancel = CFUNCTYPE(c_int, c_void_p)
 tsk_model_options_progress = CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)
 tsk_model_options_cancel = CFUNCTYPE(c_int, c_void_p)
 tsk_model_options_log = CFUNCTYPE(None, c_void_p, c_char_p)
@@ -216,6 +222,9 @@ tsk_model_config._fields_ = [("d_model", c_int32), ("n_layers", c_int32), ("n_he
     ("eos_token_ids", c_int32 * 16), ("rope_theta", c_float), ("rms_norm_eps", c_float), ("weight_tying", c_int),
     ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int)]
 tsk_folder_tensor._fields_ = [("info", POINTER(tsk_tensor_info)), ("shard", c_char_p)]
+tsk_quantize_options._fields_ = [("host", tsk_host), ("weights", c_int), ("shard_size", c_uint64),
+    ("n_threads", c_int), ("progress", tsk_quantize_options_progress), ("cancel", tsk_quantize_options_cancel),
+    ("user", c_void_p)]
 tsk_device_info._fields_ = [("device", c_int), ("index", c_int32), ("name", c_char * 128), ("memory_total", c_uint64),
     ("memory_free", c_uint64), ("unusable", c_char * 256)]
 tsk_model_options._fields_ = [("host", tsk_host), ("device", c_int), ("device_index", c_int), ("dtype", c_int),
@@ -277,10 +286,10 @@ tsk_probe._fields_ = [("n_positions", c_int32), ("positions", POINTER(c_int32)),
 tsk_ceilings._fields_ = [("bytes_per_second", c_double), ("flops_per_second", c_double)]
 
 STRUCTS = (tsk_error, tsk_allocator, tsk_file_callbacks, tsk_host, tsk_text, tsk_tokens, tsk_decoder, tsk_message,
-    tsk_model_config, tsk_folder_tensor, tsk_device_info, tsk_model_options, tsk_skip_options, tsk_generate_options,
-    tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result, tsk_batch_options,
-    tsk_batch_status, tsk_memory_query, tsk_memory, tsk_weights_format, tsk_stats, tsk_trace_record,
-    tsk_trace_options, tsk_json_writer, tsk_tensor_info, tsk_probe, tsk_ceilings)
+    tsk_model_config, tsk_folder_tensor, tsk_quantize_options, tsk_device_info, tsk_model_options, tsk_skip_options,
+    tsk_generate_options, tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result,
+    tsk_batch_options, tsk_batch_status, tsk_memory_query, tsk_memory, tsk_weights_format, tsk_stats,
+    tsk_trace_record, tsk_trace_options, tsk_json_writer, tsk_tensor_info, tsk_probe, tsk_ceilings)
 
 # ---- Functions: the result, then the parameters
 
@@ -317,6 +326,8 @@ FUNCTIONS = {
     "tsk_config_is_eos": (c_int, POINTER(tsk_model_config), c_int32),
     "tsk_folder_count": (c_size_t, c_void_p),
     "tsk_folder_get": (POINTER(tsk_folder_tensor), c_void_p, c_size_t),
+    "tsk_quantize_options_default": (tsk_quantize_options,),
+    "tsk_quantize": (c_int, c_char_p, c_char_p, POINTER(tsk_quantize_options), POINTER(tsk_error)),
     "tsk_devices": (c_int32, POINTER(tsk_device_info), c_int32),
     "tsk_model_options_default": (tsk_model_options,),
     "tsk_model_load": (c_int, c_char_p, POINTER(tsk_model_options), POINTER(c_void_p), POINTER(tsk_error)),

@@ -20,6 +20,17 @@ static const cli_command commands[] = {
      cmd_template},
     {CLI_INSPECT, "inspect", "PATH [--json]",
      "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
+    {CLI_QUANTIZE, "quantize", "DIR OUT [--weights q4|q8]", "Writes a model's folder with quantised weights.",
+     "Matrices become integers of 8 or 4 bits with a scale for every 128 columns (64 or 32 where 128 does not divide "
+     "them);\n"
+     "at 4 bits the second map of each feed-forward network and the head keep 8. The embedding stays as it is, unless "
+     "it is\n"
+     "the head, too. OUT is a folder in compressed-tensors' format (pack-quantized) that loads by mapping, with the "
+     "tokenizer's\n"
+     "files. It must hold no config.json; that comes last, so that a folder that has one is whole. After a failure or "
+     "an\n"
+     "interruption what was written is removed.\n",
+     cmd_quantize},
     {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
      "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other "
      "than\n"
