@@ -42,8 +42,8 @@ WHAT IT DOES
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
-     8.0 up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time; integer weights by AVX-512 VNNI, AVX-VNNI,
+     AVX2 or portable C) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
    - It does not train or download models, and does not read GGUF, pickle or ONNX.
@@ -167,9 +167,9 @@ SECURITY
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
    >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
-   >>storage  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
-   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace  >>forward  >>request  >>session
-   >>batch  >>public
+   >>storage  >>cpu_vectors  >>cpu_integer  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared
+   >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace
+   >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -495,7 +495,9 @@ typedef struct tsk_model_options {
     tsk_host host;          /* {0}            memory and files */
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32; with integer weights AUTO also
+                                              quantises the inputs of products, F32 does not, and multiplies by the
+                                              weights' values. CUDA: BF16 (auto) or F32 */
     int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
                                               processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
@@ -801,7 +803,8 @@ typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
     int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: of that config, bf16 where
                                                    `weights` does not quantise it */
-    tsk_weights weights;         /* AS_STORED      what matrices are held as, where weights_size is TSK_AUTO */
+    tsk_weights weights;         /* AS_STORED      what matrices are held as; of a folder that is quantised, Q8 or Q4
+                                                   (where weights_size is given, the two mean the same) */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -2171,15 +2174,19 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
 #endif
 
 #if TSK__PLATFORM_X86
-/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, and with it bit 2 AVX-512F, bit 4
+   AVX-512BW and VNNI, bit 8 AVX-VNNI. */
 static int tsk__processor_features(void) {
     uint32_t a, b, c, d, low, high;
+    int features = 1;
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29,
                    wanted = fma | osxsave | avx | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
-    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+    if ((low & 0xe0) == 0xe0 && (b & 1u << 16)) features |= b & 1u << 30 && c & 1u << 11 ? 6 : 2;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4)) features |= 8;
+    return features;
 }
 #elif TSK__PLATFORM_ARM
 /* Bit 1 NEON, bit 2 its dot products of int8 (for kernels of quantised weights, when there are any). */
@@ -10915,26 +10922,10 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
     stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
 }
 
-// >>cpu ===============================================================================================================
-/* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
-
-   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
-   into [k][32] f32, and then serves every row of the pass:
-
-       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
-       out 0  k k k k k k ...       k 0  o o o o ... o
-       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
-       ...                          ...                         one chain of additions over k in a single lane
-
-   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
-   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
-   [position][head_dim], and V already is a panel.
-
-   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
-   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
-   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
-   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
+// >>cpu_vectors =======================================================================================================
+/* Vectors of the instruction sets that the CPU's kernels are written over: 128 bits in plain C for any machine, AVX2
+   with FMA and F16C, AVX-512F, and NEON. The kernels are macros over the few primitives that differ (>>cpu,
+   >>cpu_integer). */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
 #define TSK__CPU_ARM TSK__PLATFORM_ARM
@@ -10954,13 +10945,7 @@ extern "C" {
 #endif
 #endif
 
-#define TSK__CPU_WIDTH 32          /* outputs in a panel */
-#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
-#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
-#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
-#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
-#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
-#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+#define TSK__CPU_WIDTH 32          /* outputs in a panel of weights */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
 /* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
@@ -10970,40 +10955,6 @@ typedef struct tsk__cpu_prefetch {
     size_t stride;                 /* bytes from row to row */
     int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
 } tsk__cpu_prefetch;
-
-/* What differs between instruction sets. */
-typedef struct tsk__cpu_kernels {
-    const char *name, *description;
-    int tile_rows;                 /* the most rows `tile` takes */
-    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
-    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
-    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
-    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
-                 int add, tsk__cpu_prefetch *prefetch);
-    float (*dot)(const float *x, const float *y, int32_t n);
-    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
-    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
-    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
-    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
-    void (*scale)(const float *x, float scale, const float *weight, float *out,
-                  int32_t n); /* out = x * scale * weight */
-} tsk__cpu_kernels;
-
-typedef struct tsk__cpu_model {
-    const tsk_model_config *config;
-    tsk__pool *pool;
-    const tsk__cpu_kernels *kernels;
-    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
-    float *rope_frequencies;           /* [head_dim / 2] */
-    tsk__blocks blocks;                /* what was allocated for the weights */
-} tsk__cpu_model;
-
-static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
-    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
-}
-static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
-    return (const float *)tsk__cpu_weight(model, layer, part)->data;
-}
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
    pow2(t)         2^n, where t = n + 1.5 * 2^23
@@ -11204,6 +11155,489 @@ TSK__INLINE void tsk__neon_columns(const char *rows, size_t stride, float32x4_t 
 }
 #endif
 
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
+    if (prefetch->at >= prefetch->lines) return;
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
+                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
+                       0, 2);
+    prefetch->at++;
+}
+
+#if TSK__CPU_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+// >>cpu_integer =======================================================================================================
+/* Products of integer weights. A row of activations is quantised to codes of 8 bits, with a scale for every group of
+   128, 64 or 32 columns, the largest that divides the weights' groups; the products of codes are summed in integers:
+
+       y[row][o] += (sum over a group of (code_w - zero) * code_x) * (scale_w * scale_x)          in f32
+
+   The integer sum is exact (below 2^24), (code_w - zero) is taken apart into sum(code_w code_x) - zero * sum(code_x),
+   and the three roundings of a group stand in this order in every instruction set: all give the same bits, whatever the
+   row's neighbours, the tile and the threads.
+
+   A panel of 32 outputs is packed as in >>cpu, but of words: 4 codes of 8 bits, which one instruction multiplies and
+   adds (VNNI; the weights unsigned, the activations signed), or, without that, 2 of 16 bits. Codes of 4 bits become
+   these on the way, in registers. Sets: AVX-512 VNNI, AVX-VNNI, AVX2, and 128-bit vectors in plain C. */
+
+#define TSK__CPU_INTEGER_DEPTH 512 /* columns in a panel: a multiple of every group */
+#define TSK__CPU_INTEGER_STEPS (TSK__CPU_INTEGER_DEPTH / 32) /* groups in it, at most */
+
+/* Rows of activations. */
+typedef struct tsk__cpu_codes {
+    const char *codes;             /* [n, cols] signed integers of `wide` bytes (see below) */
+    const float *scales;           /* [n, cols / group] */
+    const int32_t *sums;           /* [n, cols / group] of a group's codes */
+    int32_t group, cols;
+} tsk__cpu_codes;
+
+/* A panel of weights, and what belongs to it. */
+typedef struct tsk__cpu_integer_panel {
+    uint32_t words[TSK__CPU_INTEGER_DEPTH / 2 * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;   /* [columns / codes a word][32] */
+    float scales[TSK__CPU_INTEGER_STEPS * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;         /* [groups of activations][32] */
+    int32_t zeros[TSK__CPU_INTEGER_STEPS * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;        /* likewise, of unsigned codes */
+} tsk__cpu_integer_panel;
+
+typedef struct tsk__cpu_integer_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    int wide;                      /* bytes of an activation's code: 1, 4 to a word; or 2, 2 to a word */
+    /* x[n] to codes; n a multiple of `group` */
+    void (*quantise)(const float *x, int32_t n, int32_t group, char *codes, float *scales, int32_t *sums);
+    /* words of rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, uint32_t *words);
+    /* y[rows][32] = or += of rows row .. of x, columns k0 .. k0+kn-1 */
+    void (*tile)(int rows, const tsk__cpu_codes *x, int32_t row, int32_t k0, int32_t kn,
+                 const tsk__cpu_integer_panel *panel, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch);
+} tsk__cpu_integer_kernels;
+
+/* The group that activations are quantised in for a weight's sake; 0: it has to be multiplied by its values. */
+static int32_t tsk__cpu_integer_group(const tsk__weight *w) {
+    int32_t group;
+    if (!w->bits || w->dtype == TSK_DTYPE_F8_E4M3 || w->groups || w->scale_rows != 1 || w->cols % 32) return 0;
+    for (group = 128; group >= 32; group /= 2)
+        if (w->group % group == 0) return group;
+    return 0;
+}
+
+/* Scales and zeros of the panel's outputs, for groups of activations from column k0 on. */
+static void tsk__cpu_integer_scales(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, int32_t group,
+                                    tsk__cpu_integer_panel *panel) {
+    const int flip = w->dtype == TSK_DTYPE_I8 ? 128 : 0;
+    int32_t o, k;
+    for (o = 0; o < TSK__CPU_WIDTH; o++) {
+        const size_t row = tsk__weight_scale_row(w, first + o < w->rows ? first + o : w->rows - 1);
+        int32_t before = -1, at = o;
+        for (k = k0; k < k0 + kn; k += group, at += TSK__CPU_WIDTH) {
+            const int32_t own = k / w->group;
+            const size_t i = row + (size_t)own;
+            if (own == before) {
+                panel->scales[at] = panel->scales[at - TSK__CPU_WIDTH];
+                panel->zeros[at] = panel->zeros[at - TSK__CPU_WIDTH];
+                continue;
+            }
+            before = own;
+            panel->scales[at] = tsk__float_at(w->scale_dtype, w->scales, i);
+            panel->zeros[at] = (w->zeros ? w->zeros[i] : tsk__weight_zero(w)) + flip;
+        }
+    }
+}
+
+/* ---- primitives of a set P, whose words are U, of the vectors V of >>cpu_vectors
+   dot(acc, w, x)          acc + the products of a word's codes
+   correct(acc, z, sum)    acc - z * sum; z below 2^8, sum within 16 bits
+   to_float(acc)           of signed words below 2^24
+   narrow(to, q)           as many signed words as codes of `wide` bytes
+   unpack(v, out)          words of 4-bit codes to the words of the same outputs
+   widen(v, out)           words of 8-bit codes likewise
+   keep(v)                 the value is rounded here: a compiler may not fuse it into what follows */
+
+#if TSK__CPU_X86
+#define TSK__CPU_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define TSK__CPU_KEEP(v) (void)(v) /* fusing is forbidden: see the system headers */
+#endif
+
+/* Two codes a word: of the word's codes number 2i and 2i + 1, of 4 or 8 bits. */
+#define TSK__CPU_PAIR(v, i, bits) \
+    ((v >> (2 * (i) * (bits)) & ((1u << (bits)) - 1)) | (v >> ((2 * (i) + 1) * (bits)) & ((1u << (bits)) - 1)) << 16)
+#define TSK__CPU_DEFINE_PAIRS(P, U) \
+TSK__INLINE TSK__TARGET_##P void tsk__##P##_unpack(U v, U *out) { \
+    out[0] = TSK__CPU_PAIR(v, 0, 4), out[1] = TSK__CPU_PAIR(v, 1, 4); \
+    out[2] = TSK__CPU_PAIR(v, 2, 4), out[3] = TSK__CPU_PAIR(v, 3, 4); \
+} \
+TSK__INLINE TSK__TARGET_##P void tsk__##P##_widen(U v, U *out) { \
+    out[0] = TSK__CPU_PAIR(v, 0, 8), out[1] = TSK__CPU_PAIR(v, 1, 8); \
+}
+
+#define TSK__TARGET_i128
+TSK__INLINE tsk__u128 tsk__i128_dot(tsk__u128 acc, tsk__u128 w, tsk__u128 x) {
+    return acc + (w & 0xffff) * (tsk__u128)((tsk__i128)(x << 16) >> 16) + (w >> 16) * (tsk__u128)((tsk__i128)x >> 16);
+}
+TSK__INLINE tsk__u128 tsk__i128_correct(tsk__u128 acc, tsk__u128 z, tsk__u128 sum) { return acc - z * sum; }
+TSK__INLINE tsk__v128 tsk__i128_to_float(tsk__u128 acc) {
+    const tsk__i128 a = (tsk__i128)acc;
+    tsk__v128 v = {(float)a[0], (float)a[1], (float)a[2], (float)a[3]};
+    return v;
+}
+TSK__INLINE void tsk__i128_narrow(char *to, tsk__u128 q) {
+    const tsk__i128 a = (tsk__i128)q;
+    const int16_t codes[4] = {(int16_t)a[0], (int16_t)a[1], (int16_t)a[2], (int16_t)a[3]};
+    memcpy(to, codes, sizeof codes);
+}
+TSK__CPU_DEFINE_PAIRS(i128, tsk__u128)
+
+#if TSK__CPU_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* (see >>cpu_vectors) */
+#endif
+typedef uint32_t tsk__u256 __attribute__((vector_size(32)));
+typedef uint32_t tsk__u512 __attribute__((vector_size(64)));
+
+#define TSK__TARGET_i256 TSK__TARGET_v256
+#define TSK__INLINE_i256 TSK__INLINE TSK__TARGET_i256
+TSK__INLINE_i256 tsk__u256 tsk__i256_dot(tsk__u256 acc, tsk__u256 w, tsk__u256 x) {
+    return acc + (tsk__u256)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+}
+TSK__INLINE_i256 tsk__u256 tsk__i256_correct(tsk__u256 acc, tsk__u256 z, tsk__u256 sum) {
+    return acc - (tsk__u256)_mm256_madd_epi16((__m256i)z, (__m256i)sum);
+}
+TSK__INLINE_i256 __m256 tsk__i256_to_float(tsk__u256 acc) { return _mm256_cvtepi32_ps((__m256i)acc); }
+TSK__INLINE_i256 __m128i tsk__i256_halves(tsk__u256 q) {
+    return _mm_packs_epi32(_mm256_castsi256_si128((__m256i)q), _mm256_extracti128_si256((__m256i)q, 1));
+}
+TSK__INLINE_i256 void tsk__i256_narrow(char *to, tsk__u256 q) {
+    _mm_storeu_si128((__m128i *)(void *)to, tsk__i256_halves(q));
+}
+TSK__CPU_DEFINE_PAIRS(i256, tsk__u256)
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define TSK__CPU_HAS_AVX_VNNI 1
+#define TSK__TARGET_x256 __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define TSK__INLINE_x256 TSK__INLINE TSK__TARGET_x256
+TSK__INLINE_x256 tsk__u256 tsk__x256_dot(tsk__u256 acc, tsk__u256 w, tsk__u256 x) {
+    return (tsk__u256)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x);
+}
+TSK__INLINE_x256 tsk__u256 tsk__x256_correct(tsk__u256 acc, tsk__u256 z, tsk__u256 sum) {
+    return tsk__i256_correct(acc, z, sum);
+}
+TSK__INLINE_x256 __m256 tsk__x256_to_float(tsk__u256 acc) { return tsk__i256_to_float(acc); }
+TSK__INLINE_x256 void tsk__x256_narrow(char *to, tsk__u256 q) {
+    const __m128i halves = tsk__i256_halves(q);
+    _mm_storel_epi64((__m128i *)(void *)to, _mm_packs_epi16(halves, halves));
+}
+/* Even and odd codes lie in bytes of two vectors; a lane's four words, one after another, are of four outputs. */
+TSK__INLINE_x256 void tsk__x256_unpack(tsk__u256 v, tsk__u256 *out) {
+    const __m256i even = (__m256i)(v & 0x0f0f0f0fu), odd = (__m256i)(v >> 4 & 0x0f0f0f0fu);
+    const __m256 low = _mm256_castsi256_ps(_mm256_unpacklo_epi8(even, odd));
+    const __m256 high = _mm256_castsi256_ps(_mm256_unpackhi_epi8(even, odd));
+    out[0] = (tsk__u256)_mm256_shuffle_ps(low, high, 0x88);
+    out[1] = (tsk__u256)_mm256_shuffle_ps(low, high, 0xdd);
+}
+TSK__INLINE_x256 void tsk__x256_widen(tsk__u256 v, tsk__u256 *out) { *out = v; }
+#endif
+
+#define TSK__TARGET_i512 __attribute__((target("avx512f,avx512bw,avx512vnni")))
+#define TSK__INLINE_i512 TSK__INLINE TSK__TARGET_i512
+TSK__INLINE_i512 tsk__u512 tsk__i512_dot(tsk__u512 acc, tsk__u512 w, tsk__u512 x) {
+    return (tsk__u512)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+}
+TSK__INLINE_i512 tsk__u512 tsk__i512_correct(tsk__u512 acc, tsk__u512 z, tsk__u512 sum) {
+    return acc - (tsk__u512)_mm512_madd_epi16((__m512i)z, (__m512i)sum);
+}
+TSK__INLINE_i512 __m512 tsk__i512_to_float(tsk__u512 acc) { return _mm512_cvtepi32_ps((__m512i)acc); }
+TSK__INLINE_i512 void tsk__i512_narrow(char *to, tsk__u512 q) {
+    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8((__m512i)q));
+}
+TSK__INLINE_i512 void tsk__i512_unpack(tsk__u512 v, tsk__u512 *out) {
+    const __m512i even = (__m512i)(v & 0x0f0f0f0fu), odd = (__m512i)(v >> 4 & 0x0f0f0f0fu);
+    const __m512 low = _mm512_castsi512_ps(_mm512_unpacklo_epi8(even, odd));
+    const __m512 high = _mm512_castsi512_ps(_mm512_unpackhi_epi8(even, odd));
+    out[0] = (tsk__u512)_mm512_shuffle_ps(low, high, 0x88);
+    out[1] = (tsk__u512)_mm512_shuffle_ps(low, high, 0xdd);
+}
+TSK__INLINE_i512 void tsk__i512_widen(tsk__u512 v, tsk__u512 *out) { *out = v; }
+#endif
+
+/* ---- kernels of a set. PER: codes of a word. */
+
+/* Rounds to nearest, ties to even; a group with a value that is no finite number gets scale NaN, and its products with
+   it. */
+#define TSK__CPU_DEFINE_QUANTISE(P, V, U, LANES, PER) \
+static TSK__TARGET_##P void tsk__cpu_##P##_quantise(const float *x, int32_t n, int32_t group, char *codes, \
+                                                    float *scales, int32_t *sums) { \
+    const tsk__##V magic = tsk__##V##_set(12582912.0f), zero = tsk__##V##_set(0.0f); \
+    float largest[LANES], any[LANES]; \
+    uint32_t sum[LANES]; \
+    int32_t at, i; \
+    for (at = 0; at < n; at += group, x += group, scales++, sums++) { \
+        tsk__##V most = zero, wrong = zero, inverse; \
+        U total = (U)zero; \
+        for (i = 0; i < group; i += (LANES)) { \
+            const tsk__##V v = tsk__##V##_load(x + i); \
+            most = tsk__##V##_max((tsk__##V)((U)v & 0x7fffffffu), most); \
+            wrong = tsk__##V##_add(tsk__##V##_mul(v, zero), wrong); \
+        } \
+        tsk__##V##_store(largest, most); \
+        tsk__##V##_store(any, wrong); \
+        for (i = 1; i < (LANES); i++) { \
+            if (largest[i] > largest[0]) largest[0] = largest[i]; \
+            any[0] += any[i]; \
+        } \
+        inverse = tsk__##V##_set(largest[0] > 1e-30f ? 127.0f / largest[0] : 0.0f); \
+        for (i = 0; i < group; i += (LANES), codes += (LANES) * (4 / (PER))) { \
+            tsk__##V v = tsk__##V##_mul(tsk__##V##_load(x + i), inverse); \
+            U q; \
+            TSK__CPU_KEEP(v); \
+            q = (U)tsk__##V##_add(v, magic) - 0x4b400000u; \
+            total += q; \
+            tsk__##P##_narrow(codes, q); \
+        } \
+        memcpy(sum, &total, sizeof sum); \
+        for (i = 1; i < (LANES); i++) sum[0] += sum[i]; \
+        *sums = (int32_t)sum[0]; \
+        *scales = (largest[0] > 1e-30f ? largest[0] * (1.0f / 127.0f) : 0.0f) + any[0]; \
+    } \
+}
+
+/* As in >>cpu: LANES rows of 16 bytes at a time, where they lie or, at the edge, from a copy. */
+#define TSK__CPU_DEFINE_INTEGER_PACK(P, V, U, LANES, PER) \
+TSK__INLINE TSK__TARGET_##P void tsk__cpu_##P##_pack_as(const int bits, const tsk__weight *w, int32_t first, \
+                                                        int32_t k0, int32_t kn, uint32_t *words) { \
+    const size_t stride = tsk__weight_stride(w); \
+    const uint32_t flip = w->dtype == TSK_DTYPE_I8 ? 0x80808080u : 0; \
+    const int32_t step = 128 / bits, n = 32 / bits / (PER); /* columns of 16 bytes; words of a word */ \
+    int32_t o, k, c, i; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += (LANES)) { \
+        uint32_t *to = words + o; \
+        for (k = 0; k < kn; k += step) { \
+            const char *data = (const char *)w->data + (size_t)(k0 + k) * (size_t)bits / 8; \
+            char copy[(LANES) * 16] TSK__CPU_ALIGNED; \
+            tsk__##V columns[4]; \
+            if (first + o + (LANES) <= w->rows) \
+                tsk__##V##_columns(data + (size_t)(first + o) * stride, stride, &columns[0], &columns[1], &columns[2], \
+                                   &columns[3]); \
+            else { \
+                for (i = 0; i < (LANES); i++) { \
+                    const int32_t row = first + o + i < w->rows ? first + o + i : w->rows - 1; \
+                    memcpy(copy + 16 * i, data + (size_t)row * stride, 16); \
+                } \
+                tsk__##V##_columns(copy, 16, &columns[0], &columns[1], &columns[2], &columns[3]); \
+            } \
+            for (c = 0; c < 4; c++) { \
+                U out[4]; \
+                if (bits == 4) tsk__##P##_unpack((U)columns[c], out); \
+                else tsk__##P##_widen((U)columns[c] ^ flip, out); \
+                for (i = 0; i < n; i++, to += TSK__CPU_WIDTH) tsk__##V##_store((float *)(void *)to, (tsk__##V)out[i]); \
+            } \
+        } \
+    } \
+} \
+static TSK__TARGET_##P void tsk__cpu_##P##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
+                                                uint32_t *words) { \
+    if (w->bits == 4) tsk__cpu_##P##_pack_as(4, w, first, k0, kn, words); \
+    else tsk__cpu_##P##_pack_as(8, w, first, k0, kn, words); \
+}
+
+/* As in >>cpu, too; sums of integers over a group, then to y. */
+#define TSK__CPU_INTEGER_STEP(P, V, U, r, from) \
+    if (rows > (r)) { \
+        int32_t word; \
+        U v; \
+        memcpy(&word, from, sizeof word); \
+        v = (U)zero + (uint32_t)word; \
+        a##r = tsk__##P##_dot(a##r, w0, v); \
+        b##r = tsk__##P##_dot(b##r, w1, v); \
+    }
+#define TSK__CPU_INTEGER_FINISH(P, V, U, LANES, r) \
+    if (rows > (r)) { \
+        const size_t at = (size_t)(r) * groups + (size_t)step; \
+        const U sum = (U)zero + (uint32_t)sums[at]; \
+        const tsk__##V scale = tsk__##V##_set(scales[at]); \
+        float *to = y + (size_t)(r) * ldy; \
+        tsk__##V p = tsk__##V##_mul(tsk__##P##_to_float(tsk__##P##_correct(a##r, z0, sum)), \
+                                    tsk__##V##_mul(s0, scale)); \
+        tsk__##V q = tsk__##V##_mul(tsk__##P##_to_float(tsk__##P##_correct(b##r, z1, sum)), \
+                                    tsk__##V##_mul(s1, scale)); \
+        TSK__CPU_KEEP(p); \
+        TSK__CPU_KEEP(q); \
+        if (add || step) { \
+            p = tsk__##V##_add(tsk__##V##_load(to), p); \
+            q = tsk__##V##_add(tsk__##V##_load(to + (LANES)), q); \
+        } \
+        tsk__##V##_store(to, p); \
+        tsk__##V##_store(to + (LANES), q); \
+    }
+#define TSK__CPU_DEFINE_INTEGER_TILE(P, V, U, LANES, PER, CASES) \
+TSK__INLINE TSK__TARGET_##P void tsk__cpu_##P##_tile_rows(const int rows, const char *x, size_t ldx, \
+                                                          const float *scales, const int32_t *sums, size_t groups, \
+                                                          int32_t group, int32_t steps, const uint32_t *panel, \
+                                                          const float *panel_scales, const int32_t *zeros, float *y, \
+                                                          size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+    const tsk__##V zero = tsk__##V##_set(0.0f); \
+    const char *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
+    tsk__cpu_prefetch next = *prefetch; \
+    int32_t step, k; \
+    for (step = 0; step < steps; step++, panel_scales += TSK__CPU_WIDTH, zeros += TSK__CPU_WIDTH) { \
+        const tsk__##V s0 = tsk__##V##_load(panel_scales), s1 = tsk__##V##_load(panel_scales + (LANES)); \
+        const U z0 = (U)tsk__##V##_load((const float *)(const void *)zeros), \
+                z1 = (U)tsk__##V##_load((const float *)(const void *)(zeros + (LANES))); \
+        U a0 = (U)zero, a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0, a9 = a0, a10 = a0; \
+        U b0 = a0, b1 = a0, b2 = a0, b3 = a0, b4 = a0, b5 = a0, b6 = a0, b7 = a0, b8 = a0, b9 = a0, b10 = a0; \
+        U a11 = a0, b11 = a0; \
+        for (k = 0; k < group; k += (PER), panel += TSK__CPU_WIDTH, x += 4, x3 += 4, x6 += 4, x9 += 4) { \
+            const U w0 = (U)tsk__##V##_load((const float *)(const void *)panel), \
+                    w1 = (U)tsk__##V##_load((const float *)(const void *)(panel + (LANES))); \
+            tsk__cpu_fetch(&next); \
+            TSK__CPU_INTEGER_STEP(P, V, U, 0, x) TSK__CPU_INTEGER_STEP(P, V, U, 1, x + ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 2, x + 2 * ldx) TSK__CPU_INTEGER_STEP(P, V, U, 3, x3) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 4, x3 + ldx) TSK__CPU_INTEGER_STEP(P, V, U, 5, x3 + 2 * ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 6, x6) TSK__CPU_INTEGER_STEP(P, V, U, 7, x6 + ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 8, x6 + 2 * ldx) TSK__CPU_INTEGER_STEP(P, V, U, 9, x9) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 10, x9 + ldx) TSK__CPU_INTEGER_STEP(P, V, U, 11, x9 + 2 * ldx) \
+        } \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 0) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 1) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 2) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 3) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 4) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 5) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 6) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 7) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 8) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 9) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 10) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 11) \
+    } \
+    prefetch->at = next.at; \
+} \
+static TSK__TARGET_##P void tsk__cpu_##P##_tile(int rows, const tsk__cpu_codes *x, int32_t row, int32_t k0, \
+                                                int32_t kn, const tsk__cpu_integer_panel *panel, float *y, \
+                                                size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+    const size_t ldx = (size_t)x->cols * (4 / (PER)), groups = (size_t)(x->cols / x->group); \
+    const char *codes = x->codes + (size_t)row * ldx + (size_t)k0 * (4 / (PER)); \
+    const size_t first = (size_t)row * groups + (size_t)(k0 / x->group); \
+    const int32_t steps = kn / x->group; \
+    int o; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
+        switch (rows) { CASES(P) } \
+}
+#define TSK__CPU_INTEGER_CASE(P, r) \
+    case r: \
+        tsk__cpu_##P##_tile_rows(r, codes, ldx, x->scales + first, x->sums + first, groups, x->group, steps, \
+                                 panel->words + o, panel->scales + o, panel->zeros + o, y + o, ldy, add, prefetch); \
+        break;
+#define TSK__CPU_INTEGER_CASES_6(P) TSK__CPU_INTEGER_CASE(P, 1) TSK__CPU_INTEGER_CASE(P, 2) \
+    TSK__CPU_INTEGER_CASE(P, 3) TSK__CPU_INTEGER_CASE(P, 4) TSK__CPU_INTEGER_CASE(P, 5) TSK__CPU_INTEGER_CASE(P, 6)
+#define TSK__CPU_INTEGER_CASES_12(P) TSK__CPU_INTEGER_CASES_6(P) TSK__CPU_INTEGER_CASE(P, 7) \
+    TSK__CPU_INTEGER_CASE(P, 8) TSK__CPU_INTEGER_CASE(P, 9) TSK__CPU_INTEGER_CASE(P, 10) \
+    TSK__CPU_INTEGER_CASE(P, 11) TSK__CPU_INTEGER_CASE(P, 12)
+
+#define TSK__CPU_DEFINE_INTEGER(P, V, U, LANES, PER, ROWS, NAME, DESCRIPTION) \
+    TSK__CPU_DEFINE_QUANTISE(P, V, U, LANES, PER) \
+    TSK__CPU_DEFINE_INTEGER_PACK(P, V, U, LANES, PER) \
+    TSK__CPU_DEFINE_INTEGER_TILE(P, V, U, LANES, PER, TSK__CPU_INTEGER_CASES_##ROWS) \
+    static const tsk__cpu_integer_kernels tsk__cpu_##P = {NAME, DESCRIPTION, ROWS, 4 / (PER), \
+                                                          tsk__cpu_##P##_quantise, tsk__cpu_##P##_pack, \
+                                                          tsk__cpu_##P##_tile};
+
+TSK__CPU_DEFINE_INTEGER(i128, v128, tsk__u128, 4, 2, 6, "portable", "portable C")
+#if TSK__CPU_X86
+TSK__CPU_DEFINE_INTEGER(i256, v256, tsk__u256, 8, 2, 6, "avx2", "AVX2")
+#ifdef TSK__CPU_HAS_AVX_VNNI
+TSK__CPU_DEFINE_INTEGER(x256, v256, tsk__u256, 8, 4, 6, "avxvnni", "AVX-VNNI")
+#endif
+TSK__CPU_DEFINE_INTEGER(i512, v512, tsk__u512, 16, 4, 12, "avx512vnni", "AVX-512 VNNI")
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+/* NULL when there is no such set or the machine cannot run it. */
+static const tsk__cpu_integer_kernels *tsk__cpu_integer_by_name(const char *name) {
+#if TSK__CPU_X86
+    const int features = tsk__processor_features();
+    if ((features & 4) && strcmp(name, tsk__cpu_i512.name) == 0) return &tsk__cpu_i512;
+#ifdef TSK__CPU_HAS_AVX_VNNI
+    if ((features & 8) && strcmp(name, tsk__cpu_x256.name) == 0) return &tsk__cpu_x256;
+#endif
+    if ((features & 1) && strcmp(name, tsk__cpu_i256.name) == 0) return &tsk__cpu_i256;
+#endif
+    return strcmp(name, tsk__cpu_i128.name) == 0 ? &tsk__cpu_i128 : NULL;
+}
+
+static const tsk__cpu_integer_kernels *tsk__cpu_integer_select(void) {
+    static const char *const names[] = {"avx512vnni", "avxvnni", "avx2"};
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        const tsk__cpu_integer_kernels *kernels = tsk__cpu_integer_by_name(names[i]);
+        if (kernels) return kernels;
+    }
+    return &tsk__cpu_i128;
+}
+
+// >>cpu ===============================================================================================================
+/* The CPU backend: f32 activations, weights used where they lie (F32, F16, BF16 or codes, usually a mapped file).
+   Products of integer weights quantise their input and go to >>cpu_integer, unless activations are to stay F32.
+
+   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
+   into [k][32] f32, and then serves every row of the pass:
+
+       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
+       out 0  k k k k k k ...       k 0  o o o o ... o
+       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
+       ...                          ...                         one chain of additions over k in a single lane
+
+   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
+   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
+
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
+   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
+   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
+   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
+
+#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
+#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
+#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
+#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
+#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+
+/* What differs between instruction sets. */
+typedef struct tsk__cpu_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
+                 int add, tsk__cpu_prefetch *prefetch);
+    float (*dot)(const float *x, const float *y, int32_t n);
+    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
+    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
+    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
+    void (*scale)(const float *x, float scale, const float *weight, float *out,
+                  int32_t n); /* out = x * scale * weight */
+} tsk__cpu_kernels;
+
+typedef struct tsk__cpu_model {
+    const tsk_model_config *config;
+    tsk__pool *pool;
+    const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: integer weights are multiplied by their values, too */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
+    float *rope_frequencies;           /* [head_dim / 2] */
+    tsk__blocks blocks;                /* what was allocated for the weights */
+} tsk__cpu_model;
+
+static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
+}
+static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return (const float *)tsk__cpu_weight(model, layer, part)->data;
+}
+
 /* ---- kernels over those primitives. V names the set, LANES is its vector's length. */
 
 /* Adds 16 partial sums, in an order of its own that no instruction set changes. */
@@ -11385,14 +11819,6 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
-    if (prefetch->at >= prefetch->lines) return;
-    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
-                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
-                       0, 2);
-    prefetch->at++;
-}
-
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
    inlined, so the conditions vanish; names instead of an array, since compilers keep arrays in memory below -O3. */
 #define TSK__CPU_TILE_STEP(V, r, from) \
@@ -11470,10 +11896,6 @@ TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
 TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
 TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
 #endif
 #if TSK__CPU_ARM
 /* (of 32 registers: with more rows both compilers keep a sum in memory) */
@@ -11499,10 +11921,21 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
     return kernels ? kernels : &tsk__cpu_v128;
 }
 
-/* "CPU, AVX-512, 2 threads" */
-static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__pool *pool, char *out, size_t size) {
+/* "CPU, AVX-512, 2 threads"; "CPU, AVX-512 and AVX-512 VNNI for integers, 2 threads" */
+static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__cpu_integer_kernels *integer,
+                              const tsk__pool *pool, char *out, size_t size) {
     const int n = pool ? pool->n_threads : 1;
-    snprintf(out, size, "CPU, %s, %d thread%s", kernels->description, n, n == 1 ? "" : "s");
+    snprintf(out, size, "CPU, %s%s%s%s, %d thread%s", kernels->description, integer ? " and " : "",
+             integer ? integer->description : "", integer ? " for integers" : "", n, n == 1 ? "" : "s");
+}
+
+/* Some weight can be multiplied in integers. */
+static int tsk__cpu_has_integers(const tsk__cpu_model *model) {
+    const size_t count = tsk__family_count(model->config);
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (tsk__cpu_integer_group(&model->weights[i])) return 1;
+    return 0;
 }
 
 /* ---- scratch memory */
@@ -11520,6 +11953,9 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the
                                       residual */
+    char *codes;                   /* [n, widest input] of up to 2 bytes: a product's quantised input, */
+    float *code_scales;            /* and [n, widest / 32] its groups', where there are integer kernels */
+    int32_t *code_sums;
     int32_t *spans;                /* [n + 1] */
     int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
     float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
@@ -11534,18 +11970,23 @@ static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size
 }
 
 /* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
-   with memory NULL it only does the latter. */
-static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n,
-                                    void *memory) {
+   with memory NULL it only does the latter. is_integer: there are integer kernels to be used. */
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int is_integer,
+                                    int32_t n, void *memory) {
     const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    const size_t q = (size_t)config->n_heads * (size_t)config->head_dim, wider = d > mlp ? d : mlp;
+    const size_t widest = !is_integer ? 0 : q > wider ? q : wider;
     size_t used = 0;
     int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
+    scratch->codes = (char *)tsk__cpu_take(memory, &used, rows * widest, 2);
+    scratch->code_scales = (float *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(float));
+    scratch->code_sums = (int32_t *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(int32_t));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
     scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
     scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
@@ -11634,14 +12075,16 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
 
 static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
     tsk__cpu_prefetch prefetch;
-    size_t size, depth;
+    size_t bits, depth;
+    int32_t most;
     memset(&prefetch, 0, sizeof prefetch);
-    if (!part.w || part.w->bits || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
-    size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
-    depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    prefetch.stride = (size_t)part.w->cols * size;
-    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
-    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
+    bits = part.w->bits ? (size_t)part.w->bits : 8 * tsk_dtype_size(part.w->dtype);
+    most = part.w->bits ? TSK__CPU_INTEGER_DEPTH : TSK__CPU_DEPTH;
+    depth = (size_t)(part.w->cols - k < most ? part.w->cols - k : most);
+    prefetch.stride = tsk__weight_stride(part.w);
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * bits / 8;
+    prefetch.lines = (int32_t)((depth * bits / 8 + 63) / 64) * TSK__CPU_WIDTH;
     return prefetch;
 }
 
@@ -11655,26 +12098,136 @@ static void tsk__cpu_pack_codes(const tsk__weight *w, int32_t first, int32_t k0,
     }
 }
 
-/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
-   after it. */
-static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n,
-                           const float *x, float *y, size_t ldy) {
+/* The input of a product: its values, and their codes where a weight is to be multiplied in integers. */
+typedef struct tsk__cpu_input {
+    const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: there are no codes */
+    const float *x;                /* [n, cols] */
+    tsk__cpu_codes codes;
+} tsk__cpu_input;
+
+typedef struct tsk__cpu_quantising {
+    tsk__cpu_input *input;
+    size_t cols;
+} tsk__cpu_quantising;
+
+static void tsk__cpu_quantise_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_quantising *q = (const tsk__cpu_quantising *)context;
+    const tsk__cpu_input *in = q->input;
+    const size_t groups = q->cols / (size_t)in->codes.group;
+    int32_t i;
+    for (i = first; i < last; i++)
+        in->integer->quantise(in->x + (size_t)i * q->cols, (int32_t)q->cols, in->codes.group,
+                              (char *)(uintptr_t)in->codes.codes + (size_t)i * q->cols * (size_t)in->integer->wide,
+                              (float *)(uintptr_t)in->codes.scales + (size_t)i * groups,
+                              (int32_t *)(uintptr_t)in->codes.sums + (size_t)i * groups);
+}
+
+/* x[n, cols of the weights] as input of these matrices, which have as many columns. */
+static tsk__cpu_input tsk__cpu_input_of(const tsk__cpu_model *model, int32_t n, const float *x,
+                                        const tsk__weight *const *w, int32_t count, tsk__cpu_scratch *scratch) {
+    tsk__cpu_input in;
+    tsk__cpu_quantising q;
+    int32_t i;
+    memset(&in, 0, sizeof in);
+    in.kernels = model->kernels;
+    in.x = x;
+    for (i = 0; i < count && model->integer; i++) {
+        const int32_t group = tsk__cpu_integer_group(w[i]);
+        if (group && (!in.codes.group || group < in.codes.group)) in.codes.group = group;
+    }
+    if (!in.codes.group) return in;
+    in.integer = model->integer;
+    in.codes.codes = scratch->codes;
+    in.codes.scales = scratch->code_scales;
+    in.codes.sums = scratch->code_sums;
+    in.codes.cols = w[0]->cols;
+    q.input = &in;
+    q.cols = (size_t)w[0]->cols;
+    tsk__cpu_rows(model, n, 2 * q.cols, tsk__cpu_quantise_rows, &q);
+    return in;
+}
+
+/* The same from row `row` on. */
+static tsk__cpu_input tsk__cpu_input_from(const tsk__cpu_input *input, int32_t row, int32_t cols) {
+    tsk__cpu_input in = *input;
+    in.x += (size_t)row * (size_t)cols;
+    if (!in.integer) return in;
+    in.codes.codes += (size_t)row * (size_t)cols * (size_t)in.integer->wide;
+    in.codes.scales += (size_t)row * (size_t)(cols / in.codes.group);
+    in.codes.sums += (size_t)row * (size_t)(cols / in.codes.group);
+    return in;
+}
+
+/* The sum of one panel's columns k .. k+kn-1 goes to y, as in tsk__cpu_multiply. */
+static void tsk__cpu_integer_multiply(const tsk__cpu_input *in, int32_t n, int32_t k, int32_t kn,
+                                      const tsk__cpu_integer_panel *panel, float *y, size_t ldy, int32_t width,
+                                      int add, tsk__cpu_prefetch *prefetch) {
+    const tsk__cpu_integer_kernels *kernels = in->integer;
+    const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
+    float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    int32_t tile, i, o;
+    for (tile = 0; tile < tiles; tile++) {
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles),
+                      rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        float *to = y + (size_t)first * ldy;
+        if (width == TSK__CPU_WIDTH) {
+            kernels->tile(rows, &in->codes, first, k, kn, panel, to, ldy, add, prefetch);
+            continue;
+        }
+        for (i = 0; add && i < rows; i++) memcpy(edge[i], to + (size_t)i * ldy, (size_t)width * sizeof *to);
+        for (i = 0; add && i < rows; i++)
+            for (o = width; o < TSK__CPU_WIDTH; o++) edge[i][o] = 0;
+        kernels->tile(rows, &in->codes, first, k, kn, panel, edge[0], TSK__CPU_WIDTH, add, prefetch);
+        for (i = 0; i < rows; i++) memcpy(to + (size_t)i * ldy, edge[i], (size_t)width * sizeof *to);
+    }
+}
+
+static void tsk__cpu_integer_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                    float *y, size_t ldy) {
+    tsk__cpu_integer_panel panel;
+    const tsk__weight *w = part.w;
+    int32_t k;
+    for (k = 0; k < w->cols; k += TSK__CPU_INTEGER_DEPTH) {
+        const int last = w->cols - k <= TSK__CPU_INTEGER_DEPTH;
+        const int32_t kn = last ? w->cols - k : TSK__CPU_INTEGER_DEPTH;
+        tsk__cpu_prefetch prefetch =
+            last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_INTEGER_DEPTH);
+        in->integer->pack(w, part.first, k, kn, panel.words);
+        tsk__cpu_integer_scales(w, part.first, k, kn, in->codes.group, &panel);
+        tsk__cpu_integer_multiply(in, n, k, kn, &panel, y, ldy, tsk__cpu_width(w, part.first), k > 0, &prefetch);
+    }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T, in f32, for one part. */
+static void tsk__cpu_float_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                  float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
-    int32_t k, i;
+    int32_t k;
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
         tsk__cpu_prefetch prefetch =
             last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
         if (w->bits) tsk__cpu_pack_codes(w, part.first, k, kn, panel);
-        else kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
+        else in->kernels->pack(w, part.first, k, kn, panel);
+        tsk__cpu_multiply(in->kernels, n, in->x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
                           &prefetch);
     }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
+   after it. */
+static void tsk__cpu_panel(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in, float *y,
+                           size_t ldy) {
+    const tsk__weight *w = part.w;
+    int32_t i;
+    if (in->integer && tsk__cpu_integer_group(w)) tsk__cpu_integer_panels(part, next, n, in, y, ldy);
+    else tsk__cpu_float_panels(part, next, n, in, y, ldy);
     if (!w->bias) return;
-    for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
+    for (i = 0; i < n; i++, y += ldy) in->kernels->add(y, w->bias + part.first, tsk__cpu_width(w, part.first));
 }
 
 /* Panels are handed out in runs, so that a task's next panel is known: as many runs as threads, or a few times that. */
@@ -11686,9 +12239,9 @@ static int32_t tsk__cpu_runs(const tsk__cpu_model *model, int32_t panels) {
 
 /* Up to three matrices on the same input in one section; the sum goes onto `residual` where there is one. */
 typedef struct tsk__cpu_product {
-    const tsk__cpu_kernels *kernels;
     int32_t n, count, panels, runs;
     const float *x;                /* [n, cols] */
+    tsk__cpu_input input;          /* the same */
     const tsk__weight *w[3];
     float *y[3];                   /* [n, rows] */
     float *residual;               /* [n, rows of w[0]] or NULL */
@@ -11707,7 +12260,7 @@ static void tsk__cpu_product_add(const tsk__cpu_product *p, tsk__cpu_part part, 
     const int32_t width = tsk__cpu_width(part.w, part.first);
     float *residual = p->residual + part.first;
     int32_t i;
-    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->kernels->add(residual, y, width);
+    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->input.kernels->add(residual, y, width);
 }
 
 static void tsk__cpu_product_task(void *context, int task) {
@@ -11718,7 +12271,7 @@ static void tsk__cpu_product_task(void *context, int task) {
     tsk__cpu_part part = tsk__cpu_product_part(p, panel, &y), next;
     for (; panel < end; panel++, part = next, y = next_y) {
         next = panel + 1 < end ? tsk__cpu_product_part(p, panel + 1, &next_y) : tsk__cpu_part_of(NULL, 0);
-        tsk__cpu_panel(p->kernels, part, next, p->n, p->x, y, (size_t)part.w->rows);
+        tsk__cpu_panel(part, next, p->n, &p->input, y, (size_t)part.w->rows);
         if (p->residual) tsk__cpu_product_add(p, part, y);
     }
 }
@@ -11727,10 +12280,10 @@ static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) {
     return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols;
 }
 
-static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
+static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product, tsk__cpu_scratch *scratch) {
     int32_t i;
     uint64_t work = 0;
-    product->kernels = model->kernels;
+    product->input = tsk__cpu_input_of(model, product->n, product->x, product->w, product->count, scratch);
     product->panels = 0;
     for (i = 0; i < product->count; i++) {
         product->panels += tsk__cpu_panels(product->w[i]);
@@ -11755,7 +12308,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.w[0] = w;
     product.y[0] = scratch->wide;
     product.residual = y;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
@@ -11978,7 +12531,7 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[0] = q_out;
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) {
         tsk__cpu_capture(captures->q, q_out, n * q_width);
         tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
@@ -12182,10 +12735,9 @@ static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n,
 }
 
 typedef struct tsk__cpu_gate {
-    const tsk__cpu_kernels *kernels;
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__weight *gate, *up;
     int32_t n, panels, runs;
-    const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
     float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
@@ -12196,11 +12748,11 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     const size_t ld = (size_t)c->gate->rows;
     size_t at = (size_t)first;
     int32_t i;
-    tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
-    tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
+    tsk__cpu_panel(gate, up, c->n, &c->input, c->h + first, ld);
+    tsk__cpu_panel(up, next, c->n, &c->input, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
         if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
-        c->kernels->silu(c->h + at, c->wide + at, width);
+        c->input.kernels->silu(c->h + at, c->wide + at, width);
     }
 }
 
@@ -12216,13 +12768,13 @@ static void tsk__cpu_gate_task(void *context, int task) {
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h,
                              tsk__cpu_scratch *scratch, const tsk__captures *captures) {
+    const tsk__weight *both[2];
     tsk__cpu_gate gate;
     tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
-    gate.kernels = model->kernels;
-    gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
-    gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
+    both[0] = gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
+    both[1] = gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
     gate.n = n;
-    gate.x = scratch->norm;
+    gate.input = tsk__cpu_input_of(model, n, scratch->norm, both, 2, scratch);
     gate.h = h;
     gate.wide = scratch->wide;
     gate.captured = captures ? (float *)captures->gate : NULL;
@@ -12235,7 +12787,8 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
 /* ---- the head */
 
 /* out[n, embedding_size] */
-static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out) {
+static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out,
+                            tsk__cpu_scratch *scratch) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -12243,13 +12796,13 @@ static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float 
     product.x = normed;
     product.w[0] = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     product.y[0] = out;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
 }
 
 typedef struct tsk__cpu_head_job {
     const tsk__cpu_model *model;
     int32_t n;
-    const float *x;                /* [n, d_model] */
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__draw *draws;        /* [n] */
     tsk__cpu_best *best;           /* [chunks, n] */
 } tsk__cpu_head_job;
@@ -12327,11 +12880,11 @@ static void tsk__cpu_head_task(void *context, int task) {
     int32_t row, i, o;
     for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
         const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
+        const tsk__cpu_input input = tsk__cpu_input_from(&c->input, row, w->cols);
         for (o = 0; o < count; o += TSK__CPU_WIDTH) {
             const tsk__cpu_part next =
                 tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
-            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols,
-                           &logits[0][o], TSK__CPU_CHUNK);
+            tsk__cpu_panel(tsk__cpu_part_of(w, first + o), next, n, &input, &logits[0][o], TSK__CPU_CHUNK);
         }
         for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
     }
@@ -12367,7 +12920,7 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         tsk__cpu_head_job job;
         job.model = model;
         job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
-        job.x = normed + (size_t)row * (size_t)head->cols;
+        job.input = tsk__cpu_input_of(model, job.n, normed + (size_t)row * (size_t)head->cols, &head, 1, scratch);
         job.draws = draws + row;
         job.best = scratch->best;
         tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
@@ -12511,6 +13064,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
     size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
     tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
+    int is_integer;
     if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
     s->base.backend = backend;
     s->base.max_rows = max_rows;
@@ -12528,7 +13082,8 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->confidences = (float *)tsk__memory_new(allocator, rows, sizeof *s->confidences);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
-    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
+    is_integer = ((const tsk__cpu_backend *)(const void *)backend)->model.integer != NULL;
+    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
         !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
@@ -12537,7 +13092,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
         return tsk__error_memory(error, "the activations of a pass",
                                  rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
-    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
+    tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, s->scratch_memory);
     s->base.x = s->full_x;
     *out = &s->base;
     return TSK_OK;
@@ -12759,7 +13314,7 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__cpu_select_rows(stream, n, index);
     if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
-    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
+    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits, &s->scratch);
 }
 
 /* ---- ceilings, for benchmarks */
@@ -12832,7 +13387,7 @@ static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out,
     product.y[0] = memory + size * size + rows * size;
     for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
-        tsk__cpu_product_run(&b->model, &product);
+        tsk__cpu_product_run(&b->model, &product, NULL);
         rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
@@ -12858,7 +13413,7 @@ static void tsk__cpu_backend_destroy(tsk__backend *backend) {
 }
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
-    tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
+    tsk__cpu_describe(b->model.kernels, b->model.integer, b->model.pool, out, size);
 }
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
@@ -12907,6 +13462,7 @@ static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *
     const int32_t half = config->head_dim / 2;
     tsk__cpu_model *model = &b->model;
     tsk__source helped = *source;
+    tsk_status status;
     int32_t i;
     model->rope_frequencies = (float *)tsk__blocks_new(&model->blocks, (size_t)half, sizeof(float));
     if (!model->rope_frequencies)
@@ -12915,7 +13471,10 @@ static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *
     model->pool = tsk__pool_create(b->allocator, o->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     helped.pool = model->pool;
-    return tsk__cpu_load_weights(model, &helped, o, error);
+    status = tsk__cpu_load_weights(model, &helped, o, error);
+    if (status == TSK_OK && o->dtype == TSK_DTYPE_AUTO && tsk__cpu_has_integers(model))
+        model->integer = tsk__cpu_integer_select();
+    return status;
 }
 
 static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const tsk__source *source,
@@ -19603,11 +20162,11 @@ int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_we
     return n;
 }
 
-/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
-static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. is_integer: and their codes. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, int is_integer, uint64_t rows, uint64_t states) {
     uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     tsk__cpu_scratch scratch;
-    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+    return tsk__cpu_scratch_init(&scratch, c, is_integer, (int32_t)rows, NULL) +
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
@@ -19663,6 +20222,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     tsk_generate_options o;
     tsk_status status;
     uint64_t element, states, rows, tokens, requests;
+    int is_integer;
     if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
     if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
@@ -19671,6 +20231,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
     element = tsk_dtype_size(q.dtype);
+    is_integer = q.weights != TSK_WEIGHTS_AS_STORED;
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
     tokens = !q.batch                            ? (uint64_t)q.canvas
@@ -19683,7 +20244,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
                                                       q.batch && q.batch->row_layers > 0);
     out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
-                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
+                                                  : tsk__estimate_cpu_pass(q.config, is_integer, rows, states);
     return TSK_OK;
 }
 

@@ -42,8 +42,8 @@ WHAT IT DOES
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
-     8.0 up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time; integer weights by AVX-512 VNNI, AVX-VNNI,
+     AVX2 or portable C) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
    - It does not train or download models, and does not read GGUF, pickle or ONNX.
@@ -167,9 +167,9 @@ SECURITY
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
    >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
    >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
-   >>storage  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile
-   >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace  >>forward  >>request  >>session
-   >>batch  >>public
+   >>storage  >>cpu_vectors  >>cpu_integer  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared
+   >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace
+   >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -495,7 +495,9 @@ typedef struct tsk_model_options {
     tsk_host host;          /* {0}            memory and files */
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32; with integer weights AUTO also
+                                              quantises the inputs of products, F32 does not, and multiplies by the
+                                              weights' values. CUDA: BF16 (auto) or F32 */
     int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
                                               processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
@@ -801,7 +803,8 @@ typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
     int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: of that config, bf16 where
                                                    `weights` does not quantise it */
-    tsk_weights weights;         /* AS_STORED      what matrices are held as, where weights_size is TSK_AUTO */
+    tsk_weights weights;         /* AS_STORED      what matrices are held as; of a folder that is quantised, Q8 or Q4
+                                                   (where weights_size is given, the two mean the same) */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */

@@ -122,11 +122,11 @@ int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_we
     return n;
 }
 
-/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
-static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. is_integer: and their codes. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, int is_integer, uint64_t rows, uint64_t states) {
     uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     tsk__cpu_scratch scratch;
-    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+    return tsk__cpu_scratch_init(&scratch, c, is_integer, (int32_t)rows, NULL) +
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
@@ -182,6 +182,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     tsk_generate_options o;
     tsk_status status;
     uint64_t element, states, rows, tokens, requests;
+    int is_integer;
     if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
     if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
@@ -190,6 +191,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
     element = tsk_dtype_size(q.dtype);
+    is_integer = q.weights != TSK_WEIGHTS_AS_STORED;
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
     tokens = !q.batch                            ? (uint64_t)q.canvas
@@ -202,7 +204,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
                                                       q.batch && q.batch->row_layers > 0);
     out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
-                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
+                                                  : tsk__estimate_cpu_pass(q.config, is_integer, rows, states);
     return TSK_OK;
 }
 

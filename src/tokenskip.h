@@ -35,6 +35,8 @@ extern "C" {
 #include "schedule.h"
 #include "backend.h"
 #include "storage.h"
+#include "cpu_vectors.h"
+#include "cpu_integer.h"
 #include "cpu.h"
 #include "cpu_weights.h"
 #include "cpu_backend.h"

@@ -100,7 +100,7 @@ static tsk_status estimate(const listing *l, tsk_dtype activations, tsk_memory *
     query.config = config;
     list_formats(l, &formats);
     query.weights_size = (int64_t)formats.bytes;
-    query.weights = l->weights;
+    query.weights = tsk_folder_quant_method(folder) ? TSK_WEIGHTS_Q8 : l->weights;
     query.dtype = activations;
     query.generate = &options;
     return tsk_memory_estimate(&query, out, error);
