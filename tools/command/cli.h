@@ -48,7 +48,7 @@ typedef struct cli_settings {
     tsk_model_options model;
     tsk_generate_options generate;
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
-    const char *against;                              /* eval */
+    const char *against, *against_model;              /* eval */
     const char *html, *dump, *dump_only, *passes, *svg; /* trace, sweep */
     const char *input, *output, *shard;               /* batch; quantize: output */
     const char **paths;                               /* [n_paths] batch --merge */

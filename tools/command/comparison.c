@@ -29,15 +29,20 @@ static char **split(const char *text, int *n) {
 }
 
 int comparison_read(comparison *c, const cli_settings *settings) {
-    int n_words, status;
+    int n_words, status = CLI_CONTINUE;
     memset(c, 0, sizeof *c);
-    c->given.settings = *settings;
-    c->against.place = "--against";
-    cli_place_messages(c->against.place);
-    c->words = split(settings->against, &n_words);
-    status = c->words ? cli_parse_against(&c->against.settings, settings, n_words, c->words)
-                      : cli_usage_error("a quote has no end: %s", settings->against);
-    cli_place_messages(NULL);
+    c->given.settings = c->against.settings = *settings;
+    c->against.place = settings->against ? "--against" : "--against-model";
+    if (settings->against) {
+        cli_place_messages(c->against.place);
+        c->words = split(settings->against, &n_words);
+        status = c->words ? cli_parse_against(&c->against.settings, settings, n_words, c->words)
+                          : cli_usage_error("a quote has no end: %s", settings->against);
+        cli_place_messages(NULL);
+    }
+    if (!settings->against_model) return status;
+    c->against.settings.model_dir = settings->against_model;
+    c->against.settings.model.weights = TSK_WEIGHTS_AS_STORED;
     return status;
 }
 
@@ -102,10 +107,12 @@ static void show_progress(const comparison *c) {
     cli_progress("eval", done / asked, tail);
 }
 
-int comparison_run(comparison *c, const cli_engine *engine, const question_list *questions) {
+int comparison_run(comparison *c, const cli_engine *engine, const cli_engine *other, const question_list *questions) {
     size_t i;
     int status = open_side(&c->given, engine, questions->count);
-    if (status == CLI_OK) status = open_side(&c->against, engine, questions->count);
+    if (status == CLI_OK) status = open_side(&c->against, other, questions->count);
+    if (status == CLI_OK && other->model != engine->model)
+        status = divergence_measure(&c->divergence, engine, other, &c->given.settings, questions, "logits");
     show_progress(c);
     if (status == CLI_OK) status = warm_up(&c->given, &questions->items[0]);
     if (status == CLI_OK) status = warm_up(&c->against, &questions->items[0]);

@@ -86,6 +86,8 @@ static const cli_option table[] = {
     {"against", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against), "SETTINGS",
      "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
      "given here"},
+    {"against-model", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against_model), "DIR",
+     "answer every question with this model as well, its\nweights as stored, and compare logits, too"},
 
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
