@@ -35,17 +35,19 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
+   - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
+     reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
      with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
      text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
-     8.0 up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time; integer weights by AVX-512 VNNI, AVX-VNNI,
+     AVX2 or portable C) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
-   - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
+   - It does not train or download models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
      LLaDA-1.5); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
@@ -164,10 +166,11 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
-   >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
-   >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights
-   >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
+   >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
+   >>storage  >>cpu_vectors  >>cpu_integer  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared
+   >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace
+   >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -392,7 +395,7 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 typedef enum tsk_dtype {
     TSK_DTYPE_AUTO,
-    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that plain weights may have */
     TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
     TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
     TSK_DTYPE_COUNT
@@ -437,11 +440,38 @@ typedef struct tsk_folder_tensor {
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
 TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* How the folder is quantised: "compressed-tensors", "gptq", "awq" or "fp8"; NULL: it is not. */
+TOKENSKIP_API const char *tsk_folder_quant_method(const tsk_folder *folder);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
                                                       size_t index); /* in the model's order */
+
+/* What matrices of weights are held as: AS_STORED as the folder has them; else as integers with a scale for every 128
+   columns of an output (or 64, or 32, where 128 does not divide them; where 32 does not, a matrix stays as it is). Q8:
+   8 bits. Q4: 4 bits, and 8 for the second map of every feed-forward network and for the head, which are the most
+   sensitive. The embedding stays as it is, unless it is the head, too: then both are one table of 8 bits. */
+typedef enum tsk_weights { TSK_WEIGHTS_AS_STORED, TSK_WEIGHTS_Q8, TSK_WEIGHTS_Q4 } tsk_weights;
+
+/*                             default        meaning */
+typedef struct tsk_quantize_options {
+    tsk_host host;          /* {0}            memory, and files that are read */
+    tsk_weights weights;    /* Q4             Q4 or Q8 */
+    uint64_t shard_size;    /* 5000000000     bytes of tensors that a file of weights may hold; it holds one at least */
+    int n_threads;          /* TSK_AUTO       the calling one included; auto: one a processor */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; of the weights in `dir` */
+    int (*cancel)(void *user);           /* NULL  asked after each weight; nonzero ends it with TSK_ERROR_CANCELLED */
+    void *user;             /* NULL           handed to the two above */
+} tsk_quantize_options;
+
+TOKENSKIP_API tsk_quantize_options tsk_quantize_options_default(void);
+/* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold no
+   config.json: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
+   and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes memory for one matrix.
+   Files appear whole, config.json last; after a failure those that were written are removed again. */
+TOKENSKIP_API tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options,
+                                      tsk_error *error);
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 
@@ -466,11 +496,15 @@ typedef struct tsk_model_options {
     tsk_host host;          /* {0}            memory and files */
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32; with integer weights AUTO also
+                                              quantises the inputs of products, F32 does not, and multiplies by the
+                                              weights' values. CUDA: BF16 (auto) or F32 */
     int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
                                               processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
+    tsk_weights weights;    /* AS_STORED      what matrices are held as. Q8 and Q4 quantise them while loading: on the
+                                              CPU, and not those of a folder that is quantised already */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
     int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
@@ -786,8 +820,10 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
                                    default        meaning */
 typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
-    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that
-                                                   config */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: of that config, bf16 where
+                                                   `weights` does not quantise it */
+    tsk_weights weights;         /* AS_STORED      what matrices are held as; of a folder that is quantised, Q8 or Q4
+                                                   (where weights_size is given, the two mean the same) */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -805,7 +841,22 @@ typedef struct tsk_memory {
 
 TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
 TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
+/* Bytes of the folder's weights, as stored. */
 TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+
+/* What some of a model's weights are held as. */
+typedef struct tsk_weights_format {
+    char name[80];               /* "BF16"; "4 bits, groups of 128"; "F8_E4M3, blocks of 128 x 128"; ... */
+    tsk_dtype dtype;             /* of values, or of codes: U8 for integers of `bits` bits, I8, F8_E4M3 */
+    int32_t bits;                /* of a code; 0: not quantised */
+    int32_t n_tensors;           /* weights of the model: a quantised matrix is one */
+    uint64_t n_parameters, bytes; /* scales and zeros included */
+} tsk_weights_format;
+/* The formats that the folder's weights would be held in, in the order in which the model first has them: the first
+   `room` of them to formats [room] (NULL: none). Returns how many there are. Asked for Q8 or Q4 of a folder that is
+   quantised already, it answers for AS_STORED. */
+TOKENSKIP_API int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_weights_format *formats,
+                                         int32_t room);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 
@@ -1273,6 +1324,29 @@ static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size
     memcpy(block, &new_block, sizeof new_block);
     *capacity = wanted;
     return 1;
+}
+
+/* Blocks that are freed together. */
+typedef struct tsk__blocks {
+    const tsk_allocator *allocator;
+    void **blocks;
+    size_t n, capacity;
+} tsk__blocks;
+
+static void *tsk__blocks_new(tsk__blocks *b, size_t count, size_t size) {
+    void *block;
+    if (!tsk__memory_reserve(b->allocator, &b->blocks, &b->capacity, b->n + 1, sizeof *b->blocks)) return NULL;
+    block = tsk__memory_new(b->allocator, count, size);
+    if (block) b->blocks[b->n++] = block;
+    return block;
+}
+
+static void tsk__blocks_free(tsk__blocks *b) {
+    size_t i;
+    for (i = 0; i < b->n; i++) tsk__memory_delete(b->allocator, b->blocks[i]);
+    tsk__memory_delete(b->allocator, b->blocks);
+    b->blocks = NULL;
+    b->n = b->capacity = 0;
 }
 
 static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char *text) {
@@ -2124,15 +2198,19 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
 #endif
 
 #if TSK__PLATFORM_X86
-/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, and with it bit 2 AVX-512F, bit 4
+   AVX-512BW and VNNI, bit 8 AVX-VNNI. */
 static int tsk__processor_features(void) {
     uint32_t a, b, c, d, low, high;
+    int features = 1;
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29,
                    wanted = fma | osxsave | avx | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
-    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+    if ((low & 0xe0) == 0xe0 && (b & 1u << 16)) features |= b & 1u << 30 && c & 1u << 11 ? 6 : 2;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4)) features |= 8;
+    return features;
 }
 #elif TSK__PLATFORM_ARM
 /* Bit 1 NEON, bit 2 its dot products of int8 (for kernels of quantised weights, when there are any). */
@@ -2454,6 +2532,16 @@ static float tsk__float_from_half(uint16_t half) {
 
 static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
 
+/* F8_E4M3: exponents to 8, no infinities; NaN where all seven bits are set. */
+static float tsk__float_from_e4m3(uint8_t bits) {
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float value;
+    if ((bits & 0x7f) == 0x7f) return NAN;
+    value = exponent ? tsk__float_from_bits((uint32_t)(exponent + 120) << 23 | (uint32_t)mantissa << 20)
+                     : (float)mantissa * 0.001953125f;
+    return bits & 0x80 ? -value : value;
+}
+
 /* To the nearest, ties to even; no NaN. */
 static uint16_t tsk__bf16_from_float(float value) {
     uint32_t bits;
@@ -2471,6 +2559,143 @@ static void tsk__floats_from(tsk_dtype dtype, const void *from, uint64_t count, 
         for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_bf16(bits);
     else
         for (i = 0; i < count; i++, bytes += 2) memcpy(&bits, bytes, 2), to[i] = tsk__float_from_half(bits);
+}
+
+// >>quantise ==========================================================================================================
+/* From values to codes: a group of neighbouring weights of one output becomes integers of 4 or 8 bits and one scale,
+   value = scale * code with code from -2^(bits-1) to 2^(bits-1) - 1 (round to nearest, symmetric). The scale is a bf16,
+   as compressed-tensors stores it, and codes are chosen for the rounded one.
+
+   The scale is the one of a few candidates that leaves the smallest sum of squared errors. Candidates: the group's
+   largest magnitude over the largest code, over the lowest one's magnitude, and shrunk by the factors below, which clip
+   the largest values and round all others finer; and for the codes of each of them the scale that fits these best by
+   least squares, sum(x code) / sum(code^2). No data is needed.
+
+   Codes are stored unsigned, code + 2^(bits-1), in bytes, or two in a byte, the even column in its low half: as rows of
+   32-bit words, the lowest bits first (compressed-tensors' pack-quantized). */
+
+#define TSK__QUANTISE_GROUP 128    /* columns in the largest group; others are 64 and 32 */
+#define TSK__QUANTISE_WIDTH 16     /* values in a step: divides every group */
+
+/* Columns that share a scale in a matrix of `cols` columns, at most `largest`; 0: it cannot be quantised. */
+static int32_t tsk__quantise_group_size(int32_t cols, int32_t largest) {
+    int32_t group;
+    for (group = largest; group >= 32; group /= 2)
+        if (cols % group == 0) return group;
+    return 0;
+}
+
+typedef float tsk__quantise_vector __attribute__((vector_size(4 * TSK__QUANTISE_WIDTH)));
+typedef int32_t tsk__quantise_mask __attribute__((vector_size(4 * TSK__QUANTISE_WIDTH)));
+
+/* What codes for a scale leave. */
+typedef struct tsk__quantise_fit {
+    float error;                   /* sum of (x - scale * code)^2 */
+    float products, squares;       /* sums of x * code and of code^2 */
+} tsk__quantise_fit;
+
+static float tsk__quantise_sum(const float lanes[TSK__QUANTISE_WIDTH]) {
+    float sum = 0;
+    int i;
+    for (i = 0; i < TSK__QUANTISE_WIDTH; i++) sum += lanes[i];
+    return sum;
+}
+
+/* The codes of x[n] for a scale, as floats, to codes[n] unless it is NULL; n a multiple of 16. Adding 1.5 * 2^23 rounds
+   to an integer. */
+static tsk__quantise_fit tsk__quantise_try(const float *x, int32_t n, float scale, float low, float high,
+                                           float *codes) {
+    const float inverse = 1.0f / scale, magic = 12582912.0f;
+    const tsk__quantise_vector zero = {0};
+    const tsk__quantise_vector lows = zero + low, highs = zero + high;
+    tsk__quantise_vector error = zero, products = zero, squares = zero;
+    tsk__quantise_fit fit;
+    float lanes[TSK__QUANTISE_WIDTH];
+    int32_t i;
+    for (i = 0; i < n; i += TSK__QUANTISE_WIDTH) {
+        tsk__quantise_vector v, code, rest;
+        tsk__quantise_mask below, above;
+        memcpy(&v, x + i, sizeof v);
+        code = v * inverse;
+        below = (tsk__quantise_mask)(code < lows), above = (tsk__quantise_mask)(code > highs);
+        code = (tsk__quantise_vector)((below & (tsk__quantise_mask)lows) | (~below & (tsk__quantise_mask)code));
+        code = (tsk__quantise_vector)((above & (tsk__quantise_mask)highs) | (~above & (tsk__quantise_mask)code));
+        code = (code + magic) - magic;
+        rest = v - code * scale;
+        error += rest * rest;
+        products += v * code;
+        squares += code * code;
+        if (codes) memcpy(codes + i, &code, sizeof code);
+    }
+    memcpy(lanes, &error, sizeof lanes), fit.error = tsk__quantise_sum(lanes);
+    memcpy(lanes, &products, sizeof lanes), fit.products = tsk__quantise_sum(lanes);
+    memcpy(lanes, &squares, sizeof lanes), fit.squares = tsk__quantise_sum(lanes);
+    return fit;
+}
+
+/* The largest magnitude of x[n]; no finite number where one of them is none. */
+static float tsk__quantise_largest(const float *x, int32_t n) {
+    float largest = 0, any = 0;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const float magnitude = fabsf(x[i]);
+        any += magnitude * 0.0f;
+        if (magnitude > largest) largest = magnitude;
+    }
+    return largest + any;
+}
+
+/* The scale of x[n], as bf16, for codes of so many bits; 0 when some of x is no finite number. A group of zeroes has
+   scale 1. */
+static uint16_t tsk__quantise_scale(const float *x, int32_t n, int bits) {
+    static const float coarse[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f}, fine[] = {1.0f, 0.985f};
+    const float *factors = bits == 4 ? coarse : fine, high = (float)((1 << (bits - 1)) - 1), low = -high - 1;
+    const int n_factors = bits == 4 ? 7 : 2;
+    const float largest = tsk__quantise_largest(x, n);
+    float best_error = INFINITY;
+    uint16_t best = 0;
+    int i, refined;
+    if (!(largest <= FLT_MAX)) return 0;
+    if (largest < FLT_MIN * 256) return tsk__bf16_from_float(1.0f);
+    for (i = 0; i <= n_factors; i++) {
+        float scale = i < n_factors ? largest / high * factors[i] : largest / -low;
+        for (refined = 0; refined < 2; refined++) {
+            const uint16_t rounded = tsk__bf16_from_float(scale);
+            const tsk__quantise_fit fit = tsk__quantise_try(x, n, tsk__float_from_bf16(rounded), low, high, NULL);
+            if (fit.error < best_error) best_error = fit.error, best = rounded;
+            if (!(fit.squares > 0) || !(fit.products > 0)) break;
+            scale = fit.products / fit.squares;
+        }
+    }
+    return best;
+}
+
+/* Codes of x[n] for that scale to packed[n * bits / 8]. */
+static void tsk__quantise_pack(const float *x, int32_t n, int bits, uint16_t scale, uint8_t *packed) {
+    const float high = (float)((1 << (bits - 1)) - 1);
+    const int zero = 1 << (bits - 1);
+    float codes[TSK__QUANTISE_GROUP];
+    int32_t i;
+    tsk__quantise_try(x, n, tsk__float_from_bf16(scale), -high - 1, high, codes);
+    for (i = 0; i < n; i += bits == 4 ? 2 : 1) {
+        const int code = (int)codes[i] + zero;
+        *packed++ = (uint8_t)(bits == 4 ? code | ((int)codes[i + 1] + zero) << 4 : code);
+    }
+}
+
+/* A row of `cols` values of type F32, F16 or BF16, at any address, to codes in packed[cols * bits / 8] and
+   scales[cols / group]. A scale of 0 marks a group in which some value is no finite number, whose codes mean
+   nothing. */
+static void tsk__quantise_row(tsk_dtype dtype, const void *from, int32_t cols, int32_t group, int bits, uint8_t *packed,
+                              uint16_t *scales) {
+    const size_t size = dtype == TSK_DTYPE_F32 ? 4 : 2;
+    float x[TSK__QUANTISE_GROUP];
+    int32_t at;
+    for (at = 0; at < cols; at += group, packed += group * bits / 8, scales++) {
+        tsk__floats_from(dtype, (const char *)from + (size_t)at * size, (uint64_t)group, x);
+        *scales = tsk__quantise_scale(x, group, bits);
+        if (*scales) tsk__quantise_pack(x, group, bits, *scales, packed);
+    }
 }
 
 // >>json ==============================================================================================================
@@ -7325,6 +7550,802 @@ int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer) {
     }
 }
 
+// >>pattern ===========================================================================================================
+/* Regular expressions with which quantised folders name modules, matched as Python's re.match does: at the beginning
+   of the name, not necessarily to its end. What such files use is understood: characters, . \d \w \s and their
+   opposites, escaped characters, classes, groups, (?:…), |, ^, $, and the repetitions * + ? {m} {m,} {m,n}, greedy or
+   not. Anything else (look-around, back references, flags) is refused, never approximated.
+
+   A pattern becomes a small program whose threads all run at once (Thompson, "Regular Expression Search Algorithm",
+   CACM 1968), so that a hostile one takes no more time than its length times the name's. */
+
+#define TSK__PATTERN_CODE 768
+#define TSK__PATTERN_CLASSES 24
+#define TSK__PATTERN_DEPTH 24
+
+typedef enum tsk__pattern_op {
+    TSK__PATTERN_CHARACTER, TSK__PATTERN_CLASS, TSK__PATTERN_START, TSK__PATTERN_END, TSK__PATTERN_SPLIT,
+    TSK__PATTERN_JUMP, TSK__PATTERN_MATCH
+} tsk__pattern_op;
+
+typedef struct tsk__pattern_instruction {
+    uint8_t op, argument;      /* the character, or which class */
+    int16_t to;                /* split, jump: the other place to go on from, relative to this one */
+} tsk__pattern_instruction;
+
+typedef struct tsk__pattern {
+    tsk__pattern_instruction code[TSK__PATTERN_CODE];
+    uint8_t classes[TSK__PATTERN_CLASSES][32]; /* a bit a byte */
+    int n, n_classes, depth;
+    const char *at;            /* while it is read, */
+    const char *problem;       /* and why it cannot be: NULL when it can */
+} tsk__pattern;
+
+static void tsk__pattern_emit(tsk__pattern *p, tsk__pattern_op op, int argument, int to) {
+    if (p->n + 1 >= TSK__PATTERN_CODE) {
+        p->problem = "is too long";
+        return;
+    }
+    p->code[p->n].op = (uint8_t)op;
+    p->code[p->n].argument = (uint8_t)argument;
+    p->code[p->n++].to = (int16_t)to;
+}
+
+/* Makes room for one instruction in front of the code from `start` on, whose jumps all stay inside it. */
+static void tsk__pattern_insert(tsk__pattern *p, int start, tsk__pattern_op op, int to) {
+    tsk__pattern_emit(p, op, 0, to);
+    if (p->problem) return;
+    memmove(&p->code[start + 1], &p->code[start], (size_t)(p->n - 1 - start) * sizeof *p->code);
+    p->code[start].op = (uint8_t)op;
+    p->code[start].argument = 0;
+    p->code[start].to = (int16_t)to;
+}
+
+static void tsk__pattern_add(uint8_t *set, int from, int to) {
+    for (; from <= to; from++) set[from / 8] |= (uint8_t)(1 << from % 8);
+}
+
+/* The bytes that \d, \w, \s or their opposites stand for, added to a set; 0 for another letter. */
+static int tsk__pattern_shorthand(char letter, uint8_t *set) {
+    uint8_t own[32];
+    int i;
+    memset(own, 0, sizeof own);
+    switch (letter | 0x20) {
+    case 'd': tsk__pattern_add(own, '0', '9'); break;
+    case 'w':
+        tsk__pattern_add(own, '0', '9'), tsk__pattern_add(own, 'a', 'z'), tsk__pattern_add(own, 'A', 'Z');
+        tsk__pattern_add(own, '_', '_');
+        break;
+    case 's': tsk__pattern_add(own, '\t', '\r'), tsk__pattern_add(own, ' ', ' '); break;
+    default: return 0;
+    }
+    for (i = 0; i < 32; i++) set[i] |= letter & 0x20 ? own[i] : (uint8_t)~own[i];
+    return 1;
+}
+
+/* The character that stands behind a backslash; -1 where it stands for something that is not understood. */
+static int tsk__pattern_escaped(char c) {
+    if (c == 't') return '\t';
+    if (c == 'n') return '\n';
+    if (!c || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return -1;
+    return (unsigned char)c;
+}
+
+static uint8_t *tsk__pattern_class(tsk__pattern *p) {
+    if (p->n_classes == TSK__PATTERN_CLASSES) {
+        p->problem = "has too many classes";
+        p->n_classes--;
+    }
+    memset(p->classes[p->n_classes], 0, 32);
+    tsk__pattern_emit(p, TSK__PATTERN_CLASS, p->n_classes, 0);
+    return p->classes[p->n_classes++];
+}
+
+/* One character of a class, read behind p->at; -1 after a shorthand, which is added. */
+static int tsk__pattern_class_character(tsk__pattern *p, uint8_t *set) {
+    int c = (unsigned char)*p->at;
+    if (c) p->at++;
+    if (c != '\\') return c;
+    if (tsk__pattern_shorthand(*p->at, set)) return p->at++, -1;
+    c = tsk__pattern_escaped(*p->at);
+    if (c < 0) p->problem = "has an escape that is not understood";
+    else p->at++;
+    return c;
+}
+
+/* Behind the bracket. */
+static void tsk__pattern_brackets(tsk__pattern *p) {
+    uint8_t *set = tsk__pattern_class(p);
+    int negated = *p->at == '^', first = 1, i;
+    p->at += negated;
+    for (; !p->problem && (first || *p->at != ']'); first = 0) {
+        int from = tsk__pattern_class_character(p, set), to = from;
+        if (from == 0) p->problem = "has a class without an end";
+        if (from > 0 && p->at[0] == '-' && p->at[1] != ']') {
+            p->at++;
+            to = tsk__pattern_class_character(p, set);
+            if (to < from) p->problem = "has a range that runs backwards";
+        }
+        if (from > 0 && !p->problem) tsk__pattern_add(set, from, to);
+    }
+    if (!p->problem) p->at++;
+    for (i = 0; negated && i < 32; i++) set[i] = (uint8_t)~set[i];
+}
+
+static void tsk__pattern_choice(tsk__pattern *p);
+
+/* Behind the parenthesis. */
+static void tsk__pattern_group(tsk__pattern *p) {
+    if (p->at[0] == '?' && p->at[1] == ':') p->at += 2;
+    else if (p->at[0] == '?') p->problem = "has a group that is not understood";
+    if (++p->depth > TSK__PATTERN_DEPTH) p->problem = "is nested too deeply";
+    if (!p->problem) tsk__pattern_choice(p);
+    p->depth--;
+    if (!p->problem && *p->at != ')') p->problem = "has a group without an end";
+    if (!p->problem) p->at++;
+}
+
+/* One thing that may be repeated. */
+static void tsk__pattern_atom(tsk__pattern *p) {
+    const char c = *p->at++;
+    int escaped;
+    switch (c) {
+    case '.': {
+        uint8_t *set = tsk__pattern_class(p);
+        memset(set, 0xff, 32);
+        set['\n' / 8] &= (uint8_t)~(1 << '\n' % 8);
+        break;
+    }
+    case '[': tsk__pattern_brackets(p); break;
+    case '(': tsk__pattern_group(p); break;
+    case '^': tsk__pattern_emit(p, TSK__PATTERN_START, 0, 0); break;
+    case '$': tsk__pattern_emit(p, TSK__PATTERN_END, 0, 0); break;
+    case '*': case '+': case '?': p->problem = "repeats nothing"; break;
+    case '\\': {
+        uint8_t set[32];
+        memset(set, 0, sizeof set);
+        if (tsk__pattern_shorthand(*p->at, set)) memcpy(tsk__pattern_class(p), set, sizeof set), p->at++;
+        else if ((escaped = tsk__pattern_escaped(*p->at)) >= 0)
+            tsk__pattern_emit(p, TSK__PATTERN_CHARACTER, escaped, 0), p->at++;
+        else p->problem = "has an escape that is not understood";
+        break;
+    }
+    default: tsk__pattern_emit(p, TSK__PATTERN_CHARACTER, (unsigned char)c, 0);
+    }
+}
+
+/* {m}, {m,} or {m,n} at p->at: 1, and it is read; most -1: no end. Anything else in braces is characters. */
+static int tsk__pattern_braces(tsk__pattern *p, int *least, int *most) {
+    const char *c = p->at + 1;
+    int *number = least, digits = 0;
+    *least = 0, *most = 0;
+    for (; *c != '}'; c++) {
+        if (*c == ',' && number == least && digits) number = most, digits = 0;
+        else if (*c >= '0' && *c <= '9' && *number < 1000) *number = *number * 10 + (*c - '0'), digits++;
+        else return 0;
+    }
+    if (number == least) {
+        if (!digits) return 0;
+        *most = *least;
+    } else if (!digits) *most = -1;
+    p->at = c + 1;
+    return 1;
+}
+
+/* The code from `start` to the end becomes `least` to `most` copies of itself. */
+static void tsk__pattern_repeat(tsk__pattern *p, int start, int least, int most) {
+    const int length = p->n - start;
+    tsk__pattern_instruction copy[TSK__PATTERN_CODE];
+    int i, j;
+    memcpy(copy, &p->code[start], (size_t)length * sizeof *copy);
+    p->n = start;
+    for (i = 0; !p->problem && (i < least || i < most || (most < 0 && i == least)); i++) {
+        if (i >= least) tsk__pattern_emit(p, TSK__PATTERN_SPLIT, 0, most < 0 ? length + 2 : length + 1);
+        for (j = 0; j < length; j++) tsk__pattern_emit(p, (tsk__pattern_op)copy[j].op, copy[j].argument, copy[j].to);
+        if (i >= least && most < 0) tsk__pattern_emit(p, TSK__PATTERN_JUMP, 0, -length - 1);
+    }
+}
+
+static void tsk__pattern_repetition(tsk__pattern *p) {
+    const int start = p->n;
+    int least = 1, most = 1, repeated = 1;
+    tsk__pattern_atom(p);
+    if (p->problem) return;
+    if (*p->at == '*') least = 0, most = -1, p->at++;
+    else if (*p->at == '+') most = -1, p->at++;
+    else if (*p->at == '?') least = 0, p->at++;
+    else repeated = *p->at == '{' && tsk__pattern_braces(p, &least, &most);
+    if (!repeated) return;
+    if (*p->at == '?') p->at++; /* as few as can be: the same names match */
+    if (*p->at == '*' || *p->at == '+' || *p->at == '?') p->problem = "repeats a repetition";
+    else if (most >= 0 && most < least) p->problem = "repeats more than its most";
+    else tsk__pattern_repeat(p, start, least, most);
+}
+
+/* Sequences between bars, up to a closing parenthesis or the end. */
+static void tsk__pattern_choice(tsk__pattern *p) {
+    const int start = p->n;
+    while (!p->problem && *p->at && *p->at != ')' && *p->at != '|') tsk__pattern_repetition(p);
+    if (!p->problem && *p->at == '|') {
+        const int end = p->n + 2;  /* behind the split and the jump */
+        int jump;
+        p->at++;
+        tsk__pattern_insert(p, start, TSK__PATTERN_SPLIT, end - start);
+        jump = p->n;
+        tsk__pattern_emit(p, TSK__PATTERN_JUMP, 0, 0);
+        tsk__pattern_choice(p);
+        p->code[jump < TSK__PATTERN_CODE ? jump : 0].to = (int16_t)(p->n - jump);
+    }
+}
+
+/* Reads a pattern: NULL, or the problem with it, as the end of a sentence. */
+static const char *tsk__pattern_read(tsk__pattern *p, const char *text) {
+    p->n = p->n_classes = p->depth = 0;
+    p->at = text;
+    p->problem = NULL;
+    tsk__pattern_choice(p);
+    if (!p->problem && *p->at) p->problem = "has a parenthesis too many";
+    p->code[p->n].op = TSK__PATTERN_MATCH;
+    return p->problem;
+}
+
+/* The instructions that threads stand at. */
+typedef struct tsk__pattern_threads {
+    int16_t at[TSK__PATTERN_CODE];
+    uint8_t is_in[TSK__PATTERN_CODE];
+    int n;
+} tsk__pattern_threads;
+
+/* Adds a thread and all that it leads to without reading a character. `is_end`: the name ends here. */
+static void tsk__pattern_thread(const tsk__pattern *p, tsk__pattern_threads *t, int start, int is_start, int is_end) {
+    int16_t waiting[TSK__PATTERN_CODE + 1];
+    int n = 0;
+    waiting[n++] = (int16_t)start;
+    while (n) {
+        const int at = waiting[--n];
+        const tsk__pattern_instruction *i = &p->code[at];
+        if (t->is_in[at]) continue;
+        t->is_in[at] = 1;
+        switch (i->op) {
+        case TSK__PATTERN_JUMP: waiting[n++] = (int16_t)(at + i->to); break;
+        case TSK__PATTERN_SPLIT:
+            waiting[n++] = (int16_t)(at + i->to);
+            if (n <= TSK__PATTERN_CODE) waiting[n++] = (int16_t)(at + 1);
+            break;
+        case TSK__PATTERN_START: if (is_start) waiting[n++] = (int16_t)(at + 1); break;
+        case TSK__PATTERN_END: if (is_end) waiting[n++] = (int16_t)(at + 1); break;
+        default: t->at[t->n++] = (int16_t)at;
+        }
+    }
+}
+
+/* 1: the pattern, which has no problem, matches from the beginning of the name on. */
+static int tsk__pattern_matches(const tsk__pattern *p, const char *name) {
+    tsk__pattern_threads now, next;
+    const char *c = name;
+    memset(&now, 0, sizeof now);
+    tsk__pattern_thread(p, &now, 0, 1, !*c);
+    for (;; c++) {
+        int i;
+        memset(next.is_in, 0, sizeof next.is_in);
+        next.n = 0;
+        for (i = 0; i < now.n; i++) {
+            const tsk__pattern_instruction *at = &p->code[now.at[i]];
+            const unsigned char byte = (unsigned char)*c;
+            if (at->op == TSK__PATTERN_MATCH) return 1;
+            if (byte && (at->op == TSK__PATTERN_CHARACTER ? at->argument == byte
+                                                          : p->classes[at->argument][byte / 8] >> byte % 8 & 1))
+                tsk__pattern_thread(p, &next, now.at[i] + 1, 0, !c[1]);
+        }
+        if (!next.n) return 0;
+        now = next;
+    }
+}
+
+// >>formats ===========================================================================================================
+/* What a quantised folder says of itself: "quantization_config" of config.json (or GPTQ's quantize_config.json) becomes
+   rules that say of every linear map how its tensors are laid out, or that it is not quantised. What is not understood
+   is refused by its name. Tensors and their shapes are the business of >>config, their values that of >>weights.
+
+   Layouts, for a map of `rows` outputs and `cols` inputs, G = cols / group groups of columns, b bits a code; words are
+   int32, filled from their lowest bits on. value = scale * (code - zero), in f32.
+
+     PACKED  compressed-tensors, pack-quantized
+               X.weight_packed  [rows, cols b/32] words along the columns; code = stored
+               X.weight_scale   [rows, G]; X.weight_zero_point [rows b/32, G] words along the rows, where asymmetric;
+               X.weight_shape   [2] = rows, cols; X.weight_g_idx [cols]: each column's group, where ordered
+               zero             2^(b-1) where symmetric (the format stores code and zero with 2^(b-1) added)
+     BYTES   compressed-tensors, int-quantized and naive-quantized
+               X.weight I8 [rows, cols]; X.weight_scale [rows, 1], [rows, G] or one for all; X.weight_zero_point I8
+     FP8     compressed-tensors, float-quantized: X.weight F8_E4M3 [rows, cols]; X.weight_scale one for all, [rows, 1]
+             or one for each block of rows and columns; "fp8" (DeepSeek's): the last, as X.weight_scale_inv
+     GPTQ    X.qweight [cols b/32, rows] words along the columns; X.scales [G, rows]; X.g_idx [cols];
+             X.qzeros [G, rows b/32] words along the rows, one less than the zero unless the format is gptq_v2
+     AWQ     version gemm: X.qweight [cols, rows b/32] and X.qzeros [G, rows b/32] words along the rows, in the order
+             0 2 4 6 1 3 5 7; X.scales [G, rows] */
+
+typedef enum tsk__layout {
+    TSK__LAYOUT_PACKED, TSK__LAYOUT_BYTES, TSK__LAYOUT_FP8, TSK__LAYOUT_GPTQ, TSK__LAYOUT_AWQ
+} tsk__layout;
+
+typedef struct tsk__scheme {
+    tsk__layout layout;
+    int32_t bits;
+    int32_t group;             /* columns that share a scale; 0: all of a row */
+    int32_t scale_rows;        /* rows that share one; 0: all */
+    const char *scales;        /* how the scales' tensor is named behind the map's name */
+    int has_zeros;             /* 0: symmetric */
+    int zero_added;            /* to what is stored as a zero */
+    int is_ordered;            /* 1: a tensor says each column's group; PACKED only, GPTQ's may always be there */
+} tsk__scheme;
+
+typedef enum tsk__format_kind {
+    TSK__FORMAT_NAME,          /* the map's name */
+    TSK__FORMAT_PATTERN,       /* see >>pattern */
+    TSK__FORMAT_CLASS,         /* "Linear", "Embedding" */
+    TSK__FORMAT_PART           /* some of the name */
+} tsk__format_kind;
+
+typedef struct tsk__format_rule {
+    tsk__format_kind kind;
+    const char *text;          /* in the document */
+    int32_t scheme;            /* index, or -1: not quantised */
+} tsk__format_rule;
+
+typedef struct tsk__formats {
+    const tsk_allocator *allocator;
+    const char *method;        /* "compressed-tensors", ...; NULL: nothing is quantised */
+    tsk__scheme *schemes;
+    tsk__format_rule *rules;   /* the first that applies counts: by kind, then as they stand in the file */
+    size_t n_schemes, scheme_capacity, n_rules, rule_capacity;
+} tsk__formats;
+
+typedef struct tsk__formats_reader {
+    tsk__formats *formats;
+    const char *path, *key;    /* the file, and what the object is there; NULL: all of it */
+    tsk_error *error;
+    tsk_status status;         /* the first failure; later reads do nothing */
+} tsk__formats_reader;
+
+static void tsk__formats_free(tsk__formats *f) {
+    tsk__memory_delete(f->allocator, f->schemes);
+    tsk__memory_delete(f->allocator, f->rules);
+    f->schemes = NULL, f->rules = NULL;
+}
+
+/* "'path': "quantization_config": ..." */
+static void TSK__PRINTF(3, 4)
+    tsk__formats_refuse(tsk__formats_reader *r, const tsk_json_value *at, const char *format, ...) {
+    char message[300];
+    va_list arguments;
+    if (r->status != TSK_OK) return;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    r->status = tsk__error_set(r->error, TSK_ERROR_UNSUPPORTED, r->path, at ? tsk_json_offset(at) : TSK_NO_OFFSET,
+                               "'%s': %s%s%s%s", tsk__error_path(r->path), r->key ? "\"" : "",
+                               r->key ? r->key : "", r->key ? "\": " : "", message);
+}
+
+static int tsk__formats_absent(const tsk_json_value *value) {
+    tsk_json_type type = tsk_json_type_of(value);
+    return type == TSK_JSON_NONE || type == TSK_JSON_NULL;
+}
+
+static int64_t tsk__formats_integer(tsk__formats_reader *r, const tsk_json_value *object, const char *key,
+                                    int64_t fallback) {
+    const tsk_json_value *value = tsk_json_get(object, key);
+    int64_t number = fallback;
+    if (!tsk__formats_absent(value) && !tsk_json_int64(value, &number))
+        tsk__formats_refuse(r, value, "\"%s\" must be an integer", key);
+    return number;
+}
+
+static int tsk__formats_switch(tsk__formats_reader *r, const tsk_json_value *object, const char *key, int fallback) {
+    const tsk_json_value *value = tsk_json_get(object, key);
+    int truth = fallback;
+    if (!tsk__formats_absent(value) && !tsk_json_bool(value, &truth))
+        tsk__formats_refuse(r, value, "\"%s\" must be true or false", key);
+    return truth;
+}
+
+/* `fallback` where the key is absent; "" after a failure. */
+static const char *tsk__formats_text(tsk__formats_reader *r, const tsk_json_value *object, const char *key,
+                                     const char *fallback) {
+    const tsk_json_value *value = tsk_json_get(object, key);
+    const char *text = tsk_json_string(value, NULL);
+    if (tsk__formats_absent(value)) return fallback;
+    if (!text) tsk__formats_refuse(r, value, "\"%s\" must be a text", key);
+    return text ? text : "";
+}
+
+/* A key that must have this value, or be absent. */
+static void tsk__formats_only(tsk__formats_reader *r, const tsk_json_value *object, const char *key,
+                              const char *only) {
+    const char *text = tsk__formats_text(r, object, key, only);
+    if (r->status == TSK_OK && strcmp(text, only) != 0)
+        tsk__formats_refuse(r, tsk_json_get(object, key), "\"%s\" is \"%.60s\"; only \"%s\" is supported", key, text,
+                            only);
+}
+
+static void tsk__formats_without(tsk__formats_reader *r, const tsk_json_value *object, const char *key) {
+    const tsk_json_value *value = tsk_json_get(object, key);
+    if (!tsk__formats_absent(value) && !(tsk_json_type_of(value) == TSK_JSON_OBJECT && !tsk_json_count(value)))
+        tsk__formats_refuse(r, value, "\"%s\" is not supported", key);
+}
+
+static int32_t tsk__formats_add_scheme(tsk__formats_reader *r, const tsk__scheme *scheme) {
+    tsk__formats *f = r->formats;
+    if (r->status != TSK_OK) return -1;
+    if (!tsk__memory_reserve(f->allocator, &f->schemes, &f->scheme_capacity, f->n_schemes + 1, sizeof *f->schemes)) {
+        r->status = tsk__error_memory(r->error, "quantisation schemes", (f->n_schemes + 1) * sizeof *f->schemes);
+        return -1;
+    }
+    f->schemes[f->n_schemes] = *scheme;
+    return (int32_t)f->n_schemes++;
+}
+
+/* Behind those of the same or an earlier kind, and behind all that leave something out. */
+static void tsk__formats_add_rule(tsk__formats_reader *r, tsk__format_kind kind, const tsk_json_value *value,
+                                  const char *text, int32_t scheme) {
+    tsk__formats *f = r->formats;
+    size_t at = f->n_rules;
+    const char *problem;
+    tsk__pattern pattern;
+    if (r->status != TSK_OK) return;
+    if (!text) {
+        tsk__formats_refuse(r, value, "a module must be named by a text");
+        return;
+    }
+    if (kind == TSK__FORMAT_PATTERN && (problem = tsk__pattern_read(&pattern, text)) != NULL) {
+        tsk__formats_refuse(r, value, "the pattern \"%.80s\" %s", text, problem);
+        return;
+    }
+    if (!tsk__memory_reserve(f->allocator, &f->rules, &f->rule_capacity, f->n_rules + 1, sizeof *f->rules)) {
+        r->status = tsk__error_memory(r->error, "quantisation rules", (f->n_rules + 1) * sizeof *f->rules);
+        return;
+    }
+    while (at > 0 && f->rules[at - 1].scheme >= 0 && f->rules[at - 1].kind > kind) {
+        f->rules[at] = f->rules[at - 1];
+        at--;
+    }
+    f->rules[at].kind = kind;
+    f->rules[at].text = text;
+    f->rules[at].scheme = scheme;
+    f->n_rules++;
+}
+
+/* ---- compressed-tensors */
+
+/* "re:pattern", a class, or a module's name. */
+static void tsk__formats_add_target(tsk__formats_reader *r, const tsk_json_value *value, int32_t scheme) {
+    const char *text = tsk_json_string(value, NULL);
+    if (text && strncmp(text, "re:", 3) == 0) tsk__formats_add_rule(r, TSK__FORMAT_PATTERN, value, text + 3, scheme);
+    else if (text && (strcmp(text, "Linear") == 0 || strcmp(text, "Embedding") == 0))
+        tsk__formats_add_rule(r, TSK__FORMAT_CLASS, value, text, scheme);
+    else tsk__formats_add_rule(r, TSK__FORMAT_NAME, value, text, scheme);
+}
+
+static void tsk__formats_add_targets(tsk__formats_reader *r, const tsk_json_value *list, const char *key,
+                                     int32_t scheme) {
+    const tsk_json_value *element;
+    if (tsk__formats_absent(list)) return;
+    if (tsk_json_type_of(list) != TSK_JSON_ARRAY) tsk__formats_refuse(r, list, "\"%s\" must be a list", key);
+    for (element = tsk_json_first(list); element; element = tsk_json_next(element))
+        tsk__formats_add_target(r, element, scheme);
+}
+
+static tsk__layout tsk__formats_layout(tsk__formats_reader *r, const tsk_json_value *group, const char *format,
+                                       int is_float) {
+    if (strcmp(format, "pack-quantized") == 0 && !is_float) return TSK__LAYOUT_PACKED;
+    if (strcmp(format, "int-quantized") == 0 && !is_float) return TSK__LAYOUT_BYTES;
+    if (strcmp(format, "naive-quantized") == 0) return is_float ? TSK__LAYOUT_FP8 : TSK__LAYOUT_BYTES;
+    if (strcmp(format, "float-quantized") == 0 && is_float) return TSK__LAYOUT_FP8;
+    tsk__formats_refuse(r, group, "format \"%.60s\" of %s weights is not supported", format,
+                        is_float ? "float" : "int");
+    return TSK__LAYOUT_PACKED;
+}
+
+/* [rows, columns] of a block of weights. */
+static void tsk__formats_block(tsk__formats_reader *r, const tsk_json_value *list, const char *key, tsk__scheme *s) {
+    int64_t size[2] = {0, 0};
+    const tsk_json_value *element = tsk_json_first(list);
+    int i;
+    for (i = 0; i < 2; i++, element = tsk_json_next(element))
+        if (!tsk_json_int64(element, &size[i]) || size[i] < 1 || size[i] > 1 << 20) size[0] = 0;
+    if (tsk_json_count(list) != 2 || !size[0]) tsk__formats_refuse(r, list, "\"%s\" must be two sizes", key);
+    s->scale_rows = (int32_t)size[0];
+    s->group = (int32_t)size[1];
+}
+
+static void tsk__formats_strategy(tsk__formats_reader *r, const tsk_json_value *weights, tsk__scheme *s) {
+    const char *strategy = tsk__formats_text(r, weights, "strategy", "tensor");
+    const int64_t group = tsk__formats_integer(r, weights, "group_size", -1);
+    s->group = 0;
+    s->scale_rows = 1;
+    if (strcmp(strategy, "tensor") == 0) s->scale_rows = 0;
+    else if (strcmp(strategy, "channel") == 0) return;
+    else if (strcmp(strategy, "group") == 0 && s->layout != TSK__LAYOUT_FP8) {
+        s->group = group < 0 ? 0 : (int32_t)(group > INT32_MAX ? INT32_MAX : group);
+        if (group == 0) tsk__formats_refuse(r, tsk_json_get(weights, "group_size"), "\"group_size\" is 0");
+    } else if (strcmp(strategy, "block") == 0 && s->layout == TSK__LAYOUT_FP8)
+        tsk__formats_block(r, tsk_json_get(weights, "block_structure"), "block_structure", s);
+    else tsk__formats_refuse(r, tsk_json_get(weights, "strategy"), "strategy \"%.60s\" is not supported", strategy);
+    if (!s->scale_rows && s->layout == TSK__LAYOUT_PACKED)
+        tsk__formats_refuse(r, weights, "one scale for all of a packed tensor is not supported");
+}
+
+static void tsk__formats_group(tsk__formats_reader *r, const tsk_json_value *group, const char *format) {
+    const tsk_json_value *weights = tsk_json_get(group, "weights");
+    const char *type = tsk__formats_text(r, weights, "type", "int");
+    const char *order = tsk__formats_text(r, weights, "actorder", "");
+    const int64_t bits = tsk__formats_integer(r, weights, "num_bits", 8);
+    const int is_float = strcmp(type, "float") == 0;
+    tsk__scheme s;
+    if (tsk__formats_absent(weights)) return; /* it is of activations alone */
+    memset(&s, 0, sizeof s);
+    format = tsk__formats_text(r, group, "format", format);
+    if (!is_float && strcmp(type, "int") != 0)
+        tsk__formats_refuse(r, weights, "weights of type \"%.60s\" are not supported", type);
+    if (bits != 8 && (bits != 4 || is_float))
+        tsk__formats_refuse(r, tsk_json_get(weights, "num_bits"), "%s weights of %lld bits (format \"%.60s\") are not "
+                            "supported", type, (long long)bits, format);
+    s.layout = tsk__formats_layout(r, group, format, is_float);
+    if (s.layout == TSK__LAYOUT_BYTES && bits != 8)
+        tsk__formats_refuse(r, weights, "format \"%.60s\" of %d bits is not supported", format, (int)bits);
+    s.bits = (int32_t)bits;
+    s.scales = ".weight_scale";
+    s.has_zeros = !tsk__formats_switch(r, weights, "symmetric", 1);
+    s.is_ordered = strcmp(order, "group") == 0 || strcmp(order, "dynamic") == 0;
+    if (*order && !s.is_ordered && strcmp(order, "weight") != 0 && strcmp(order, "static") != 0)
+        tsk__formats_refuse(r, tsk_json_get(weights, "actorder"), "\"actorder\" \"%.60s\" is not supported", order);
+    if (s.has_zeros && is_float) tsk__formats_refuse(r, weights, "asymmetric weights of type float are not supported");
+    if (tsk__formats_switch(r, weights, "dynamic", 0))
+        tsk__formats_refuse(r, tsk_json_get(weights, "dynamic"), "weights that are quantised anew are not supported");
+    tsk__formats_strategy(r, weights, &s);
+    tsk__formats_add_targets(r, tsk_json_get(group, "targets"), "targets", tsk__formats_add_scheme(r, &s));
+}
+
+static void tsk__formats_compressed_tensors(tsk__formats_reader *r, const tsk_json_value *config) {
+    const char *format = tsk__formats_text(r, config, "format", "dense");
+    const tsk_json_value *groups = tsk_json_get(config, "config_groups"), *sparsity, *group;
+    if (tsk_json_type_of(groups) != TSK_JSON_OBJECT || !tsk_json_count(groups))
+        tsk__formats_refuse(r, groups ? groups : config, "\"config_groups\" must be an object of groups");
+    sparsity = tsk_json_get(config, "sparsity_config");
+    if (!tsk__formats_absent(sparsity) && tsk_json_count(sparsity)) tsk__formats_only(r, sparsity, "format", "dense");
+    tsk__formats_without(r, config, "kv_cache_scheme");
+    tsk__formats_without(r, config, "transform_config");
+    tsk__formats_add_targets(r, tsk_json_get(config, "ignore"), "ignore", -1);
+    for (group = tsk_json_first(groups); group; group = tsk_json_next(group)) tsk__formats_group(r, group, format);
+}
+
+/* ---- GPTQ */
+
+/* bits, group_size, sym of an object, on top of what `s` has. */
+static void tsk__formats_gptq_scheme(tsk__formats_reader *r, const tsk_json_value *config, tsk__scheme *s) {
+    const int64_t bits = tsk__formats_integer(r, config, "bits", s->bits);
+    const int64_t group = tsk__formats_integer(r, config, "group_size", s->group ? s->group : -1);
+    if (bits != 4 && bits != 8)
+        tsk__formats_refuse(r, tsk_json_get(config, "bits"), "GPTQ of %lld bits is not supported: only 4 and 8",
+                            (long long)bits);
+    if (group == 0 || group < -1 || group > 1 << 20)
+        tsk__formats_refuse(r, tsk_json_get(config, "group_size"), "\"group_size\" is %lld", (long long)group);
+    s->bits = (int32_t)bits;
+    s->group = group < 0 ? 0 : (int32_t)group;
+}
+
+/* "dynamic": an object of patterns; "-:…" names maps that are not quantised, others have settings of their own. The
+   first that matches counts. */
+static void tsk__formats_gptq_dynamic(tsk__formats_reader *r, const tsk_json_value *dynamic, const tsk__scheme *all) {
+    const tsk_json_value *member;
+    if (tsk__formats_absent(dynamic)) return;
+    if (tsk_json_type_of(dynamic) != TSK_JSON_OBJECT)
+        tsk__formats_refuse(r, dynamic, "\"dynamic\" must be an object");
+    for (member = tsk_json_first(dynamic); member; member = tsk_json_next(member)) {
+        const char *pattern = tsk_json_key(member, NULL);
+        const int has_sign = strncmp(pattern, "-:", 2) == 0 || strncmp(pattern, "+:", 2) == 0;
+        tsk__scheme own = *all;
+        if (strncmp(pattern, "-:", 2) == 0) {
+            tsk__formats_add_rule(r, TSK__FORMAT_PATTERN, member, pattern + 2, -1);
+            continue;
+        }
+        tsk__formats_gptq_scheme(r, member, &own);
+        tsk__formats_add_rule(r, TSK__FORMAT_PATTERN, member, pattern + (has_sign ? 2 : 0),
+                              tsk__formats_add_scheme(r, &own));
+    }
+}
+
+static void tsk__formats_gptq(tsk__formats_reader *r, const tsk_json_value *config) {
+    const char *format = tsk__formats_text(r, config, "checkpoint_format",
+                                           tsk__formats_text(r, config, "format", "gptq"));
+    tsk__scheme s;
+    memset(&s, 0, sizeof s);
+    s.layout = TSK__LAYOUT_GPTQ;
+    s.scales = ".scales";
+    s.scale_rows = 1;
+    s.has_zeros = 1;
+    s.is_ordered = 1;
+    s.zero_added = strcmp(format, "gptq") == 0;
+    if (!s.zero_added && strcmp(format, "gptq_v2") != 0)
+        tsk__formats_refuse(r, config, "GPTQ format \"%.60s\" is not supported", format);
+    tsk__formats_only(r, config, "pack_dtype", "int32");
+    tsk__formats_gptq_scheme(r, config, &s);
+    tsk__formats_gptq_dynamic(r, tsk_json_get(config, "dynamic"), &s);
+    tsk__formats_add_rule(r, TSK__FORMAT_CLASS, config, "Linear", tsk__formats_add_scheme(r, &s));
+}
+
+/* ---- AWQ, FP8 */
+
+/* A list of parts of names that are not quantised. */
+static void tsk__formats_left_out(tsk__formats_reader *r, const tsk_json_value *list, const char *key) {
+    const tsk_json_value *element;
+    if (tsk__formats_absent(list)) return;
+    if (tsk_json_type_of(list) != TSK_JSON_ARRAY) tsk__formats_refuse(r, list, "\"%s\" must be a list", key);
+    for (element = tsk_json_first(list); element; element = tsk_json_next(element))
+        tsk__formats_add_rule(r, TSK__FORMAT_PART, element, tsk_json_string(element, NULL), -1);
+}
+
+static void tsk__formats_awq(tsk__formats_reader *r, const tsk_json_value *config) {
+    const int64_t bits = tsk__formats_integer(r, config, "bits", 4);
+    const int64_t group = tsk__formats_integer(r, config, "group_size", 128);
+    tsk__scheme s;
+    memset(&s, 0, sizeof s);
+    tsk__formats_only(r, config, "version", "gemm");
+    if (bits != 4) tsk__formats_refuse(r, config, "AWQ of %lld bits is not supported: only 4", (long long)bits);
+    if (group == 0 || group < -1 || group > 1 << 20)
+        tsk__formats_refuse(r, config, "\"group_size\" is %lld", (long long)group);
+    if (!tsk__formats_switch(r, config, "zero_point", 1))
+        tsk__formats_refuse(r, config, "AWQ without zero points is not supported");
+    s.layout = TSK__LAYOUT_AWQ;
+    s.bits = 4;
+    s.group = group < 0 ? 0 : (int32_t)group;
+    s.scale_rows = 1;
+    s.scales = ".scales";
+    s.has_zeros = 1;
+    tsk__formats_left_out(r, tsk_json_get(config, "modules_to_not_convert"), "modules_to_not_convert");
+    tsk__formats_add_rule(r, TSK__FORMAT_CLASS, config, "Linear", tsk__formats_add_scheme(r, &s));
+}
+
+static void tsk__formats_fp8(tsk__formats_reader *r, const tsk_json_value *config) {
+    tsk__scheme s;
+    memset(&s, 0, sizeof s);
+    tsk__formats_only(r, config, "fmt", "e4m3");
+    s.layout = TSK__LAYOUT_FP8;
+    s.bits = 8;
+    s.scales = ".weight_scale_inv";
+    tsk__formats_block(r, tsk_json_get(config, "weight_block_size"), "weight_block_size", &s);
+    tsk__formats_left_out(r, tsk_json_get(config, "modules_to_not_convert"), "modules_to_not_convert");
+    tsk__formats_add_rule(r, TSK__FORMAT_CLASS, config, "Linear", tsk__formats_add_scheme(r, &s));
+}
+
+/* ---- the whole */
+
+/* From the object that a folder has, whose document must stay: all of a file, or its member `key`. `fallback` is the
+   method of one that names none, or NULL. After a failure there is nothing to free. */
+static tsk_status tsk__formats_read(tsk__formats *f, const tsk_json_value *config, const char *key,
+                                    const char *fallback, const char *path, const tsk_allocator *allocator,
+                                    tsk_error *error) {
+    static const struct { const char *method; void (*read)(tsk__formats_reader *, const tsk_json_value *); } methods[] =
+        {{"compressed-tensors", tsk__formats_compressed_tensors}, {"gptq", tsk__formats_gptq},
+         {"awq", tsk__formats_awq}, {"fp8", tsk__formats_fp8}};
+    tsk__formats_reader r;
+    const char *method;
+    size_t i;
+    memset(f, 0, sizeof *f);
+    f->allocator = allocator;
+    r.formats = f, r.path = path, r.key = key, r.error = error, r.status = TSK_OK;
+    method = tsk__formats_text(&r, config, "quant_method", fallback);
+    for (i = 0; method && r.status == TSK_OK && !f->method && i < sizeof methods / sizeof *methods; i++)
+        if (strcmp(method, methods[i].method) == 0) {
+            f->method = methods[i].method;
+            methods[i].read(&r, config);
+        }
+    if (!f->method)
+        tsk__formats_refuse(&r, config,
+                            "the method \"%.60s\" is not supported: use the folder of BF16, F16 or F32 weights that it "
+                            "was made from", method ? method : "(none named)");
+    if (r.status != TSK_OK) tsk__formats_free(f);
+    return r.status;
+}
+
+static int tsk__format_applies(const tsk__format_rule *rule, const char *module, int is_embedding) {
+    tsk__pattern pattern;
+    switch (rule->kind) {
+    case TSK__FORMAT_NAME: return strcmp(rule->text, module) == 0;
+    case TSK__FORMAT_PART: return strstr(module, rule->text) != NULL;
+    case TSK__FORMAT_CLASS: return strcmp(rule->text, is_embedding ? "Embedding" : "Linear") == 0;
+    default: return !tsk__pattern_read(&pattern, rule->text) && tsk__pattern_matches(&pattern, module);
+    }
+}
+
+/* How the map of that name is quantised; NULL: not at all. */
+static const tsk__scheme *tsk__formats_scheme(const tsk__formats *f, const char *module, int is_embedding) {
+    size_t i;
+    for (i = 0; i < f->n_rules; i++)
+        if (tsk__format_applies(&f->rules[i], module, is_embedding))
+            return f->rules[i].scheme < 0 ? NULL : &f->schemes[f->rules[i].scheme];
+    return NULL;
+}
+
+/* ---- the tensors of a map */
+
+typedef enum tsk__role {
+    TSK__ROLE_VALUES, TSK__ROLE_SCALES, TSK__ROLE_ZEROS, TSK__ROLE_ORDER, TSK__ROLE_SHAPE, TSK__ROLES
+} tsk__role;
+
+typedef struct tsk__role_tensor {
+    const char *suffix;        /* behind the map's name; NULL: the layout has none */
+    tsk_dtype dtypes[3];       /* that it may have; AUTO: no more */
+    int n_dims, or_fewer;      /* or_fewer: any number of dimensions, of that many elements */
+    int is_optional;
+    uint64_t shape[2];
+} tsk__role_tensor;
+
+static void tsk__role_types(tsk__role_tensor *t, tsk_dtype a, tsk_dtype b, tsk_dtype c) {
+    t->dtypes[0] = a, t->dtypes[1] = b, t->dtypes[2] = c;
+}
+
+static void tsk__role_shape(tsk__role_tensor *t, const char *suffix, uint64_t rows, uint64_t cols) {
+    t->suffix = suffix;
+    t->n_dims = 2;
+    t->shape[0] = rows;
+    t->shape[1] = cols;
+}
+
+/* Groups of `size` in n; 0: one group. */
+static uint64_t tsk__scheme_groups(uint64_t n, int32_t size) {
+    return size ? (n + (uint64_t)size - 1) / (uint64_t)size : 1;
+}
+
+/* What a map of that shape has for a role. */
+static void tsk__scheme_tensor(const tsk__scheme *s, tsk__role role, uint64_t rows, uint64_t cols,
+                               tsk__role_tensor *t) {
+    const uint64_t bits = (uint64_t)s->bits, groups = tsk__scheme_groups(cols, s->group);
+    const uint64_t row_words = (cols * bits + 31) / 32, col_words = (rows * bits + 31) / 32;
+    const uint64_t scale_rows = tsk__scheme_groups(rows, s->scale_rows);
+    const int is_input_first = s->layout == TSK__LAYOUT_GPTQ || s->layout == TSK__LAYOUT_AWQ;
+    memset(t, 0, sizeof *t);
+    tsk__role_types(t, TSK_DTYPE_I32, TSK_DTYPE_AUTO, TSK_DTYPE_AUTO);
+    switch (role) {
+    case TSK__ROLE_VALUES:
+        if (s->layout == TSK__LAYOUT_PACKED) tsk__role_shape(t, ".weight_packed", rows, row_words);
+        else if (s->layout == TSK__LAYOUT_GPTQ) tsk__role_shape(t, ".qweight", row_words, rows);
+        else if (s->layout == TSK__LAYOUT_AWQ) tsk__role_shape(t, ".qweight", cols, col_words);
+        else {
+            tsk__role_shape(t, ".weight", rows, cols);
+            t->dtypes[0] = s->layout == TSK__LAYOUT_FP8 ? TSK_DTYPE_F8_E4M3 : TSK_DTYPE_I8;
+        }
+        return;
+    case TSK__ROLE_SCALES:
+        tsk__role_types(t, TSK_DTYPE_BF16, TSK_DTYPE_F16, TSK_DTYPE_F32);
+        if (is_input_first) tsk__role_shape(t, s->scales, groups, rows);
+        else tsk__role_shape(t, s->scales, scale_rows, groups);
+        t->or_fewer = groups == 1;
+        return;
+    case TSK__ROLE_ZEROS:
+        if (!s->has_zeros) return;
+        if (is_input_first) tsk__role_shape(t, ".qzeros", groups, col_words);
+        else if (s->layout == TSK__LAYOUT_PACKED) tsk__role_shape(t, ".weight_zero_point", col_words, groups);
+        else {
+            tsk__role_shape(t, ".weight_zero_point", scale_rows, groups);
+            t->dtypes[0] = TSK_DTYPE_I8;
+            t->or_fewer = groups == 1;
+        }
+        return;
+    case TSK__ROLE_ORDER:
+        if (!s->is_ordered) return;
+        tsk__role_shape(t, s->layout == TSK__LAYOUT_GPTQ ? ".g_idx" : ".weight_g_idx", cols, 1);
+        t->n_dims = 1;
+        t->is_optional = s->layout == TSK__LAYOUT_GPTQ;
+        return;
+    default:
+        if (s->layout != TSK__LAYOUT_PACKED) return;
+        tsk__role_shape(t, ".weight_shape", 2, 1);
+        tsk__role_types(t, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_AUTO);
+        t->n_dims = 1;
+    }
+}
+
 // >>family ============================================================================================================
 /* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
    config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
@@ -7348,8 +8369,7 @@ typedef enum tsk__demand_kind {
     TSK__DEMAND_FOLLOWS,       /* a switch; left out or null it is what the switch named by `left_out` is */
     TSK__DEMAND_ONE,           /* the number 1, which it is when left out */
     TSK__DEMAND_ABSENT,        /* nothing, or null */
-    TSK__DEMAND_PLAIN_ROPE,    /* nothing, null, or positions turned as rope_theta says */
-    TSK__DEMAND_PLAIN_WEIGHTS  /* nothing, or null: else the weights are quantised */
+    TSK__DEMAND_PLAIN_ROPE     /* nothing, null, or positions turned as rope_theta says */
 } tsk__demand_kind;
 
 typedef struct tsk__family_demand {
@@ -7422,8 +8442,6 @@ typedef struct tsk__family {
    attention_layer_norm_with_affine). */
 
 static const tsk__family_demand tsk__llada_demands[] = {
-    {"quantization_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
-    {"compression_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
     {"block_type", TSK__DEMAND_TEXT, "llama", "sequential"},
     {"layer_norm_type", TSK__DEMAND_TEXT, "rms", "default"},
     {"activation_type", TSK__DEMAND_TEXT, "silu", "swiglu"},
@@ -7823,15 +8841,6 @@ static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk_
 
 #define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
 
-static void tsk__config_demand_plain_weights(tsk__config_reader *reader, const tsk__family_demand *demand) {
-    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
-    const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
-    if (tsk__config_absent(value)) return;
-    tsk__config_refuse(reader, value, demand->key,
-                       ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
-                       method ? method : "no method named");
-}
-
 static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
     if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
@@ -7845,7 +8854,6 @@ static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_dem
     case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
     case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
     case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
-    case TSK__DEMAND_PLAIN_WEIGHTS: tsk__config_demand_plain_weights(reader, demand); break;
     }
 }
 
@@ -8039,17 +9047,6 @@ static tsk_status tsk__config_parse_generation(const tsk_json *document, const c
     return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
-/* Bytes of all tensors in bf16. */
-static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
-    tsk__weight_id id = tsk__family_first();
-    uint64_t size = 0, shape[2];
-    do {
-        tsk__family_shape(c, &id, shape);
-        size += shape[0] * shape[1] * 2;
-    } while (tsk__family_next(c, &id));
-    return size;
-}
-
 /* ---- the folder */
 
 typedef struct tsk__shard {
@@ -8062,6 +9059,13 @@ typedef struct tsk__index_entry { /* one line of the index */
     uint64_t offset;
 } tsk__index_entry;
 
+/* What else is known of a tensor. */
+typedef struct tsk__folder_place {
+    int32_t shard;
+    tsk__role role;
+    const tsk__scheme *scheme; /* NULL: the tensor is the weight */
+} tsk__folder_place;
+
 /* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
@@ -8071,10 +9075,12 @@ struct tsk_folder {
     size_t n_entries;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
-    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
-    int32_t *tensor_shard;     /* [n_tensors] */
+    tsk_json *settings;        /* config.json, or quantize_config.json where that says how weights are quantised */
+    tsk__formats formats;      /* texts in `settings` */
+    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order; those of a quantised map in the order of roles */
+    tsk__folder_place *places; /* [n_tensors] */
     int32_t *lookup;           /* [n_lookup] by tsk__folder_slot: index into tensors, -1 for none */
-    size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
+    size_t n_tensors, tensor_capacity, place_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
 };
@@ -8183,16 +9189,40 @@ static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out,
     if (used < size) snprintf(out + used, size - used, "]");
 }
 
+/* "F32, F16 or BF16" */
+static void tsk__folder_type_names(const tsk_dtype *dtypes, char *out, size_t size) {
+    size_t used = 0;
+    int i;
+    for (i = 0; i < 3 && dtypes[i] != TSK_DTYPE_AUTO && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s",
+                                 !i ? "" : i == 2 || dtypes[i + 1] == TSK_DTYPE_AUTO ? " or " : ", ",
+                                 tsk_dtype_name(dtypes[i]));
+}
+
+static int tsk__folder_has_shape(const tsk_tensor_info *info, const tsk__role_tensor *expected) {
+    uint64_t count = 1, wanted = 1;
+    int i;
+    if (info->n_dims == expected->n_dims &&
+        memcmp(info->shape, expected->shape, (size_t)info->n_dims * sizeof *info->shape) == 0)
+        return 1;
+    for (i = 0; i < info->n_dims; i++) count *= info->shape[i];
+    for (i = 0; i < expected->n_dims; i++) wanted *= expected->shape[i];
+    return expected->or_fewer && info->n_dims < expected->n_dims && count == wanted;
+}
+
 static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard,
-                                           int n_dims, const uint64_t *shape, tsk_error *error) {
+                                           const tsk__role_tensor *tensor, tsk_error *error) {
     char expected[64], found[200];
     const char *path = tsk__folder_path(folder, shard);
-    if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
+    if (info->dtype == TSK_DTYPE_AUTO || (info->dtype != tensor->dtypes[0] && info->dtype != tensor->dtypes[1] &&
+                                          info->dtype != tensor->dtypes[2])) {
+        tsk__folder_type_names(tensor->dtypes, expected, sizeof expected);
         return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
-                              "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path),
-                              info->name, tsk_dtype_name(info->dtype));
-    if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
-    tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
+                              "'%s': tensor '%.120s' has type %s; expected %s", tsk__error_path(path), info->name,
+                              tsk_dtype_name(info->dtype), expected);
+    }
+    if (tsk__folder_has_shape(info, tensor)) return TSK_OK;
+    tsk__folder_shape_text(tensor->n_dims, tensor->shape, expected, sizeof expected);
     tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
     return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
                           "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path),
@@ -8210,8 +9240,7 @@ static tsk_status tsk__folder_grow(tsk_folder *folder, size_t slot, tsk_error *e
     const tsk_allocator *allocator = folder->host.allocator;
     size_t needed = folder->n_tensors + 1;
     if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
-        !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
-                             sizeof(int32_t)) ||
+        !tsk__memory_reserve(allocator, &folder->places, &folder->place_capacity, needed, sizeof *folder->places) ||
         !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, slot + 1, sizeof(int32_t)))
         return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
     while (folder->n_lookup <= slot) folder->lookup[folder->n_lookup++] = -1;
@@ -8224,28 +9253,119 @@ static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, cons
                           tsk__error_path(path), tensor);
 }
 
-static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
-    char name[TSK__FAMILY_NAME];
+/* The file that a tensor of that name should be in, opened; *info NULL where neither the index nor the file has it. */
+static tsk_status tsk__folder_look_up(tsk_folder *folder, const char *name, int32_t *shard,
+                                      const tsk_tensor_info **info, tsk_error *error) {
+    const tsk__index_entry *listed = tsk__folder_entry_of(folder, name);
+    tsk_status status;
+    *info = NULL;
+    *shard = -1;
+    if (folder->index && !listed) return TSK_OK;
+    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", shard, error);
+    if (status == TSK_OK) *info = tsk_safetensors_find(folder->shards[*shard].file, name);
+    return status;
+}
+
+static tsk_status tsk__folder_add_tensor(tsk_folder *folder, const tsk__weight_id *id, const char *name,
+                                         const tsk__role_tensor *expected, tsk__folder_place place,
+                                         tsk_error *error) {
+    const tsk_tensor_info *info;
+    size_t slot = tsk__folder_slot(folder, id);
+    tsk_status status = tsk__folder_grow(folder, slot, error);
+    if (status == TSK_OK) status = tsk__folder_look_up(folder, name, &place.shard, &info, error);
+    if (status != TSK_OK) return status;
+    if (!info && expected->is_optional) return TSK_OK;
+    if (!info)
+        return tsk__folder_missing(folder, place.shard < 0 ? "model.safetensors.index.json"
+                                                           : folder->shards[place.shard].name, name, error);
+    folder->tensors[folder->n_tensors].shard = folder->shards[place.shard].name;
+    folder->tensors[folder->n_tensors].info = info;
+    folder->places[folder->n_tensors] = place;
+    if (place.role == TSK__ROLE_VALUES) folder->lookup[slot] = (int32_t)folder->n_tensors;
+    folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, info, folder->shards[place.shard].name, expected, error);
+}
+
+static tsk_status tsk__folder_add_plain(tsk_folder *folder, const tsk__weight_id *id, const char *name,
+                                        tsk_error *error) {
+    tsk__role_tensor expected;
+    tsk__folder_place place;
+    memset(&expected, 0, sizeof expected);
+    memset(&place, 0, sizeof place);
+    tsk__family_shape(&folder->config, id, expected.shape);
+    tsk__role_types(&expected, TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16);
+    expected.n_dims = tsk__family_is_vector(&folder->config, id) ? 1 : 2;
+    return tsk__folder_add_tensor(folder, id, name, &expected, place, error);
+}
+
+/* Sizes that the layout cannot have. `name` is the map's. */
+static tsk_status tsk__folder_check_scheme(tsk_folder *folder, const tsk__scheme *s, const char *name,
+                                           const uint64_t shape[2], tsk_error *error) {
+    const char *path = tsk__folder_path(folder, "config.json");
+    const uint64_t words = 32 / (uint64_t)s->bits;
+    if (s->layout != TSK__LAYOUT_FP8 && s->group && shape[1] % (uint64_t)s->group)
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET,
+                              "'%s': groups of %d do not divide the %llu columns of '%.120s'", tsk__error_path(path),
+                              (int)s->group, (unsigned long long)shape[1], name);
+    if ((s->layout == TSK__LAYOUT_GPTQ && (shape[0] % words || shape[1] % words)) ||
+        (s->layout == TSK__LAYOUT_AWQ && shape[0] % words))
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET,
+                              "'%s': words of %llu codes do not divide the shape [%llu, %llu] of '%.120s'",
+                              tsk__error_path(path), (unsigned long long)words, (unsigned long long)shape[0],
+                              (unsigned long long)shape[1], name);
+    return TSK_OK;
+}
+
+static tsk_status tsk__folder_add_quantised(tsk_folder *folder, const tsk__weight_id *id, const tsk__scheme *scheme,
+                                            const char *module, tsk_error *error) {
+    char name[TSK__FAMILY_NAME + 24];
+    tsk__role_tensor expected;
+    tsk__folder_place place;
     uint64_t shape[2];
-    const tsk__index_entry *listed;
-    tsk_folder_tensor *tensor;
-    int32_t shard;
-    tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
-    if (status != TSK_OK) return status;
-    tsk__family_name(&folder->config, id, name);
+    tsk_status status;
+    int role;
     tsk__family_shape(&folder->config, id, shape);
-    listed = tsk__folder_entry_of(folder, name);
-    if (folder->index && !listed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
-    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", &shard, error);
+    status = tsk__folder_check_scheme(folder, scheme, module, shape, error);
+    place.shard = -1;
+    place.scheme = scheme;
+    for (role = 0; role < (int)TSK__ROLES && status == TSK_OK; role++) {
+        place.role = (tsk__role)role;
+        tsk__scheme_tensor(scheme, place.role, shape[0], shape[1], &expected);
+        if (!expected.suffix) continue;
+        snprintf(name, sizeof name, "%s%s", module, expected.suffix);
+        status = tsk__folder_add_tensor(folder, id, name, &expected, place, error);
+    }
+    return status;
+}
+
+/* GPTQ and AWQ do not say of all maps whether they are quantised: what tensor is there decides. */
+static tsk_status tsk__folder_is_plain(tsk_folder *folder, const tsk__scheme *scheme, const char *weight, int *is_plain,
+                                       tsk_error *error) {
+    const tsk_tensor_info *info = NULL;
+    int32_t shard;
+    tsk_status status = TSK_OK;
+    if (scheme->layout == TSK__LAYOUT_GPTQ || scheme->layout == TSK__LAYOUT_AWQ)
+        status = tsk__folder_look_up(folder, weight, &shard, &info, error);
+    *is_plain = info != NULL;
+    return status;
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
+    char name[TSK__FAMILY_NAME], module[TSK__FAMILY_NAME];
+    const tsk__scheme *scheme = NULL;
+    size_t length;
+    tsk_status status = TSK_OK;
+    int is_plain = 0;
+    tsk__family_name(&folder->config, id, name);
+    memcpy(module, name, sizeof module);
+    length = strlen(module);
+    if (length > 7 && strcmp(module + length - 7, ".weight") == 0) module[length - 7] = 0;
+    if (!tsk__family_is_vector(&folder->config, id))
+        scheme = tsk__formats_scheme(&folder->formats, module, id->part == (int)TSK__PART_EMBEDDING);
+    if (scheme) status = tsk__folder_is_plain(folder, scheme, name, &is_plain, error);
     if (status != TSK_OK) return status;
-    tensor = &folder->tensors[folder->n_tensors];
-    tensor->shard = folder->shards[shard].name;
-    tensor->info = tsk_safetensors_find(folder->shards[shard].file, name);
-    if (!tensor->info) return tsk__folder_missing(folder, tensor->shard, name, error);
-    folder->tensor_shard[folder->n_tensors] = shard;
-    folder->lookup[tsk__folder_slot(folder, id)] = (int32_t)folder->n_tensors++;
-    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard,
-                                    tsk__family_is_vector(&folder->config, id) ? 1 : 2, shape, error);
+    if (scheme && !is_plain) return tsk__folder_add_quantised(folder, id, scheme, module, error);
+    return tsk__folder_add_plain(folder, id, name, error);
 }
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
@@ -8354,33 +9474,60 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
     return status == TSK_OK ? tsk__folder_check_unknown(folder, error) : status;
 }
 
-/* The tensor of a weight and its file, or NULL where the model has none. */
-static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, const tsk__weight_id *id,
-                                               const tsk_safetensors **file) {
-    size_t slot = tsk__folder_slot(folder, id);
-    int32_t i = slot < folder->n_lookup ? folder->lookup[slot] : -1;
-    if (i < 0) return NULL;
-    *file = folder->shards[folder->tensor_shard[i]].file;
+/* The tensor that a weight has for a role, and its file; NULL where it has none. *scheme (may be NULL) becomes how the
+   weight is quantised, NULL where it is not. */
+static const tsk_tensor_info *tsk__folder_find_role(const tsk_folder *folder, const tsk__weight_id *id, tsk__role role,
+                                                    const tsk_safetensors **file, const tsk__scheme **scheme) {
+    size_t slot = tsk__folder_slot(folder, id), i;
+    if (slot >= folder->n_lookup || folder->lookup[slot] < 0) return NULL;
+    i = (size_t)folder->lookup[slot];
+    if (scheme) *scheme = folder->places[i].scheme;
+    while (folder->places[i].role != role)
+        if (++i == folder->n_tensors || folder->places[i].role == TSK__ROLE_VALUES) return NULL;
+    *file = folder->shards[folder->places[i].shard].file;
     return folder->tensors[i].info;
 }
 
-typedef tsk_status (*tsk__config_parser)(const tsk_json *document, const char *path, tsk_model_config *out,
-                                         tsk_error *error);
+/* config.json, which stays open. How its weights are quantised may stand in quantize_config.json instead, as GPTQ's
+   older programs wrote it. */
+static tsk_status tsk__folder_read_settings(tsk_folder *folder, tsk_error *error) {
+    const tsk_json_value *value = NULL;
+    const char *name = "config.json", *key = "quantization_config", *fallback = NULL;
+    tsk_status status = tsk__folder_json(folder, name, &folder->settings, error);
+    if (status == TSK_OK)
+        status = tsk__config_parse(folder->settings, tsk__folder_path(folder, name), &folder->config, error);
+    if (status == TSK_OK) value = tsk_json_get(tsk_json_root(folder->settings), key);
+    if (status == TSK_OK && tsk__config_absent(value)) { /* its older name */
+        key = "compression_config", fallback = "compressed-tensors";
+        value = tsk_json_get(tsk_json_root(folder->settings), key);
+    }
+    if (status == TSK_OK && tsk__config_absent(value) && tsk__folder_has(folder, "quantize_config.json")) {
+        name = "quantize_config.json", key = NULL, fallback = "gptq";
+        tsk_json_free(folder->settings);
+        folder->settings = NULL;
+        status = tsk__folder_json(folder, name, &folder->settings, error);
+        value = tsk_json_root(folder->settings);
+    }
+    if (status != TSK_OK || tsk__config_absent(value)) return status;
+    return tsk__formats_read(&folder->formats, value, key, fallback, tsk__folder_path(folder, name),
+                             folder->host.allocator, error);
+}
 
-static tsk_status tsk__folder_configure(tsk_folder *folder, const char *name, tsk__config_parser parse,
-                                        tsk_error *error) {
+static tsk_status tsk__folder_read_generation(tsk_folder *folder, tsk_error *error) {
+    static const char name[] = "generation_config.json";
     tsk_json *document = NULL;
     tsk_status status = tsk__folder_json(folder, name, &document, error);
-    if (status == TSK_OK) status = parse(document, tsk__folder_path(folder, name), &folder->config, error);
+    if (status == TSK_OK)
+        status = tsk__config_parse_generation(document, tsk__folder_path(folder, name), &folder->config, error);
     tsk_json_free(document);
     return status;
 }
 
 static tsk_status tsk__folder_read_config(tsk_folder *folder, tsk_error *error) {
-    tsk_status status = tsk__folder_configure(folder, "config.json", tsk__config_parse, error);
+    tsk_status status = tsk__folder_read_settings(folder, error);
     const char *path;
     if (status == TSK_OK && tsk__folder_has(folder, "generation_config.json"))
-        status = tsk__folder_configure(folder, "generation_config.json", tsk__config_parse_generation, error);
+        status = tsk__folder_read_generation(folder, error);
     path = tsk__folder_path(folder, "config.json");
     if (status == TSK_OK && !folder->config.n_eos_token_ids)
         status = tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET,
@@ -8406,7 +9553,8 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
         status = tsk__folder_read_index(folder, error);
     }
     if (status == TSK_OK) status = tsk__folder_resolve(folder, error);
-    quantised = status == TSK_ERROR_TENSOR ? tsk__folder_check_quantised(folder, error) : TSK_OK;
+    quantised = status == TSK_ERROR_TENSOR && !folder->formats.method ? tsk__folder_check_quantised(folder, error)
+                                                                      : TSK_OK;
     return quantised == TSK_OK ? status : quantised;
 }
 
@@ -8440,13 +9588,16 @@ void tsk_folder_free(tsk_folder *folder) {
     tsk__memory_delete(allocator, folder->shards);
     tsk__memory_delete(allocator, folder->entries);
     tsk__memory_delete(allocator, folder->tensors);
-    tsk__memory_delete(allocator, folder->tensor_shard);
+    tsk__memory_delete(allocator, folder->places);
     tsk__memory_delete(allocator, folder->lookup);
     tsk_json_free(folder->index);
+    tsk__formats_free(&folder->formats);
+    tsk_json_free(folder->settings);
     tsk__memory_delete(allocator, folder);
 }
 
 const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return folder ? &folder->config : NULL; }
+const char *tsk_folder_quant_method(const tsk_folder *folder) { return folder ? folder->formats.method : NULL; }
 size_t tsk_folder_count(const tsk_folder *folder) { return folder ? folder->n_tensors : 0; }
 const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
     return folder && index < folder->n_tensors ? &folder->tensors[index] : NULL;
@@ -8512,28 +9663,139 @@ static float tsk__random_confidence(uint64_t seed, int32_t position, uint32_t pa
    the weights that a configuration implies, asks the source for each, and hands it to the backend, which keeps it where
    it lies, copies it, or places it in a layout of its own.
 
-   The type that weights are stored in is their own, whatever the activations' type is. */
+   The type that weights are stored in is their own, whatever the activations' type is. A matrix may be kept as codes,
+   integers or 8-bit floats, with scales (see >>quantise, >>formats): a code's value is scale * (code - zero) in f32.
+   Codes lie in rows, as compressed-tensors packs them, so that such a file is used where it is mapped; other layouts
+   are brought into that one. */
+
+/* ---- what a backend keeps of a weight */
 
 typedef struct tsk__weight {
-    const void *data;          /* [rows, cols], aligned to its elements */
-    const void *scales;        /* NULL: the elements are the values. A type whose elements are small integers will have
-                                  here what they are multiplied by, a row of scales for every row */
+    const void *data;          /* plain: [rows, cols], aligned to its elements. Codes: rows of tsk__weight_stride bytes,
+                                  at any address */
+    const void *scales;        /* codes: [ceil(rows / scale_rows), ceil(cols / group)] of scale_dtype; plain: NULL */
+    const int16_t *zeros;      /* codes, shaped as the scales: what is subtracted first; NULL: tsk__weight_zero */
+    const int32_t *groups;     /* codes, [cols]: the group of each column; NULL: column / group */
     const float *bias;         /* [rows] or NULL */
-    tsk_dtype dtype;           /* of `data` */
+    tsk_dtype dtype;           /* plain: F32, F16, BF16. Codes: U8 (unsigned, of `bits` bits, lowest first), I8,
+                                  F8_E4M3 */
     int32_t rows, cols;        /* outputs, inputs; a vector has one column */
+    int32_t bits;              /* of a code; 0: plain */
+    int32_t group, scale_rows; /* columns and rows that share a scale */
+    tsk_dtype scale_dtype;     /* F32, F16, BF16 */
 } tsk__weight;
 
+/* Bytes from row to row. Rows of codes begin at whole words. */
+static size_t tsk__weight_stride(const tsk__weight *w) {
+    if (!w->bits) return (size_t)w->cols * tsk_dtype_size(w->dtype);
+    return w->dtype == TSK_DTYPE_U8 ? ((size_t)w->cols * (size_t)w->bits + 31) / 32 * 4 : (size_t)w->cols;
+}
+
+static size_t tsk__weight_n_groups(const tsk__weight *w) {
+    return ((size_t)w->cols + (size_t)w->group - 1) / (size_t)w->group;
+}
+
+/* The first scale of a row: index into scales and zeros. */
+static size_t tsk__weight_scale_row(const tsk__weight *w, int32_t row) {
+    return (size_t)(row / w->scale_rows) * tsk__weight_n_groups(w);
+}
+
+/* The zero of symmetric codes. */
+static int tsk__weight_zero(const tsk__weight *w) { return w->dtype == TSK_DTYPE_U8 ? 1 << (w->bits - 1) : 0; }
+
+static float tsk__float_at(tsk_dtype dtype, const void *values, size_t i) {
+    float value;
+    tsk__floats_from(dtype, (const char *)values + i * tsk_dtype_size(dtype), 1, &value);
+    return value;
+}
+
+/* The code of a column, as a number. */
+static float tsk__weight_code(const tsk__weight *w, const uint8_t *row, int32_t col) {
+    if (w->dtype == TSK_DTYPE_F8_E4M3) return tsk__float_from_e4m3(row[col]);
+    if (w->dtype == TSK_DTYPE_I8) return (float)(int8_t)row[col];
+    return (float)(w->bits == 4 ? row[col / 2] >> col % 2 * 4 & 15 : row[col]);
+}
+
+/* Values of `count` columns of a row, from `first` on: scale * (code - zero), in f32. */
+static void tsk__weight_values(const tsk__weight *w, int32_t row, int32_t first, int32_t count, float *out) {
+    const char *data = (const char *)w->data + (size_t)row * tsk__weight_stride(w);
+    int32_t i, group = -1;
+    float scale = 0, zero = 0;
+    size_t scales;
+    if (!w->bits) {
+        tsk__floats_from(w->dtype, data + (size_t)first * tsk_dtype_size(w->dtype), (uint64_t)count, out);
+        return;
+    }
+    scales = tsk__weight_scale_row(w, row);
+    for (i = 0; i < count; i++) {
+        const int32_t col = first + i, own = w->groups ? w->groups[col] : col / w->group;
+        if (own != group) {
+            group = own;
+            scale = tsk__float_at(w->scale_dtype, w->scales, scales + (size_t)group);
+            zero = w->zeros ? (float)w->zeros[scales + (size_t)group] : (float)tsk__weight_zero(w);
+        }
+        out[i] = (tsk__weight_code(w, (const uint8_t *)data, col) - zero) * scale;
+    }
+}
+
+/* ---- which matrices are quantised on load */
+
+#define TSK__WEIGHTS_Q8_GROUP 128  /* a quarter less error than one scale a row, for an eighth of a bit a weight */
+#define TSK__WEIGHTS_Q4_GROUP 128
+
+/* Bits of the codes that a weight gets, and *group; 0: it stays as it is stored. At 4 bits the maps that are most
+   sensitive keep 8, the second of each feed-forward network and the head. A table of embeddings is quantised only if it
+   is the head, too. */
+static int tsk__weights_bits(const tsk_model_config *c, const tsk__weight_id *id, tsk_weights weights,
+                             int32_t *group) {
+    uint64_t shape[2];
+    int bits = weights == TSK_WEIGHTS_Q4 ? 4 : 8;
+    *group = 0;
+    if (weights == TSK_WEIGHTS_AS_STORED || tsk__family_is_vector(c, id)) return 0;
+    if (id->part == (int)TSK__PART_EMBEDDING && !c->weight_tying) return 0;
+    if (id->part == (int)TSK__PART_EMBEDDING || id->part == (int)TSK__PART_HEAD || id->part == (int)TSK__PART_FF_OUT)
+        bits = 8;
+    tsk__family_shape(c, id, shape);
+    *group = tsk__quantise_group_size((int32_t)shape[1], bits == 4 ? TSK__WEIGHTS_Q4_GROUP : TSK__WEIGHTS_Q8_GROUP);
+    return *group ? bits : 0;
+}
+
+/* Bytes of a quantised matrix. */
+static uint64_t tsk__weights_quantised_size(const uint64_t shape[2], int bits, int32_t group) {
+    return shape[0] * (shape[1] * (uint64_t)bits / 8 + shape[1] / (uint64_t)group * sizeof(uint16_t));
+}
+
+/* Bytes of all weights of a configuration; what is not quantised counts as bf16. */
+static uint64_t tsk__weights_size(const tsk_model_config *c, tsk_weights weights) {
+    tsk__weight_id id = tsk__family_first();
+    uint64_t size = 0, shape[2];
+    do {
+        int32_t group;
+        int bits = tsk__weights_bits(c, &id, weights, &group);
+        tsk__family_shape(c, &id, shape);
+        size += bits ? tsk__weights_quantised_size(shape, bits, group) : shape[0] * shape[1] * 2;
+    } while (tsk__family_next(c, &id));
+    return size;
+}
+
 /* ---- sources */
+
+/* A tensor of a folder. */
+typedef struct tsk__stored_part {
+    const tsk_safetensors *file;
+    const tsk_tensor_info *info;   /* NULL: there is none */
+} tsk__stored_part;
 
 /* A weight as its source has it. */
 typedef struct tsk__stored {
     const char *name;          /* in messages */
-    tsk_dtype dtype;
+    tsk_dtype dtype;           /* of its values; of its codes where it is quantised */
     int32_t rows, cols;        /* as in tsk__weight */
-    uint64_t size;             /* in bytes */
-    const void *data;          /* where they are in memory, at any address; NULL: they must be read */
-    const tsk_safetensors *file;   /* a folder's: where they are read */
-    const tsk_tensor_info *info;
+    uint64_t size;             /* in bytes, of all its tensors */
+    const void *data;          /* where values or codes are in memory, at any address; NULL: they must be read */
+    tsk__stored_part parts[TSK__ROLES]; /* a folder's: where they are read */
+    const tsk__scheme *scheme; /* how it is quantised; NULL: it is not */
+    const tsk__weight *kept;   /* dequantised values: of this (see tsk__dequantising) */
     int is_made;               /* random: a backend may make them itself, as tsk__random_fill_chunk does, */
     uint32_t number;           /* which of the model's matrices, */
     float scale;               /* uniform on [-scale, scale); 0: all are ones */
@@ -8542,29 +9804,40 @@ typedef struct tsk__stored {
 typedef struct tsk__source {
     const tsk_model_config *config;
     void (*find)(const struct tsk__source *source, const tsk__weight_id *id, tsk__stored *out);
-    /* `size` bytes of it from byte `offset` on. */
+    /* `size` bytes of values or codes from byte `offset` on. */
     tsk_status (*read)(const struct tsk__source *source, const tsk__stored *stored, uint64_t offset, void *out,
                        size_t size, tsk_error *error);
+    tsk_weights weights;       /* what the loader is to make of plain weights */
+    const tsk__weight *kept;   /* a source of dequantised values: what it makes them of (see tsk__dequantising), */
+    const struct tsk__source *inner; /* and where the rest comes from */
     const tsk_folder *folder;  /* NULL: random */
     uint64_t seed;             /* of random values, */
-    tsk__pool *pool;           /* and who helps to make them; NULL: nobody */
+    tsk__pool *pool;           /* and who helps to make them and to quantise; NULL: nobody */
 } tsk__source;
 
 static void tsk__source_folder_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {
+    const tsk__stored_part *values = &out->parts[TSK__ROLE_VALUES];
+    uint64_t shape[2];
+    int role;
     memset(out, 0, sizeof *out);
-    out->info = tsk__folder_find(source->folder, id, &out->file);
-    out->name = out->info->name;
-    out->dtype = out->info->dtype;
-    out->rows = (int32_t)out->info->shape[0];
-    out->cols = out->info->n_dims > 1 ? (int32_t)out->info->shape[1] : 1;
-    out->size = out->info->size;
-    out->data = tsk_safetensors_data(out->file, out->info);
+    for (role = 0; role < (int)TSK__ROLES; role++) {
+        tsk__stored_part *part = &out->parts[role];
+        part->info = tsk__folder_find_role(source->folder, id, (tsk__role)role, &part->file, &out->scheme);
+        if (part->info) out->size += part->info->size;
+    }
+    tsk__family_shape(source->config, id, shape);
+    out->name = values->info->name;
+    out->dtype = values->info->dtype;
+    out->rows = (int32_t)shape[0];
+    out->cols = (int32_t)shape[1];
+    out->data = tsk_safetensors_data(values->file, values->info);
 }
 
 static tsk_status tsk__source_folder_read(const tsk__source *source, const tsk__stored *stored, uint64_t offset,
                                           void *out, size_t size, tsk_error *error) {
+    const tsk__stored_part *values = &stored->parts[TSK__ROLE_VALUES];
     (void)source;
-    return tsk_safetensors_read(stored->file, stored->info, offset, out, size, error);
+    return tsk_safetensors_read(values->file, values->info, offset, out, size, error);
 }
 
 /* The tensors of a folder, which has been checked to have them all, and must outlive what is loaded. */
@@ -8692,6 +9965,405 @@ static uint64_t tsk__weights_total(const tsk__source *source) {
         total += stored.size;
     } while (tsk__family_next(source->config, &id));
     return total;
+}
+
+/* ---- a matrix becomes what a backend keeps: where it lies, if it can stay there, else in `blocks` */
+
+/* Memory for `what`. */
+static void *tsk__weights_new(tsk__blocks *blocks, const char *what, uint64_t count, size_t size, tsk_error *error) {
+    void *block = count > SIZE_MAX ? NULL : tsk__blocks_new(blocks, (size_t)count, size);
+    if (!block) tsk__error_memory(error, what, count * size);
+    return block;
+}
+
+static tsk_status tsk__weight_plain(tsk__blocks *blocks, const tsk__source *source, const tsk__stored *stored,
+                                    tsk__weight *out, tsk_error *error) {
+    void *copy;
+    out->dtype = stored->dtype;
+    out->rows = stored->rows;
+    out->cols = stored->cols;
+    out->data = stored->data;
+    if (stored->data && (uintptr_t)stored->data % tsk_dtype_size(stored->dtype) == 0) return TSK_OK;
+    copy = tsk__weights_new(blocks, stored->name, stored->size, 1, error);
+    if (!copy) return TSK_ERROR_MEMORY;
+    out->data = copy;
+    if (!stored->data) return source->read(source, stored, 0, copy, (size_t)stored->size, error);
+    memcpy(copy, stored->data, (size_t)stored->size);
+    return TSK_OK;
+}
+
+/* ---- quantising */
+
+#define TSK__WEIGHTS_PIECE ((uint64_t)4 << 20) /* bytes of values that are read at a time where they are not mapped */
+
+typedef struct tsk__quantising {
+    const tsk__weight *weight;     /* codes */
+    tsk_dtype dtype;               /* of the values */
+    const char *values;            /* of rows `first` on, */
+    int32_t first, n, tasks;       /* n rows */
+} tsk__quantising;
+
+static void tsk__quantising_task(void *context, int task) {
+    const tsk__quantising *q = (const tsk__quantising *)context;
+    const tsk__weight *w = q->weight;
+    const size_t from = (size_t)w->cols * tsk_dtype_size(q->dtype), to = tsk__weight_stride(w);
+    int32_t i = (int32_t)((int64_t)q->n * task / q->tasks), end = (int32_t)((int64_t)q->n * (task + 1) / q->tasks);
+    for (; i < end; i++)
+        tsk__quantise_row(q->dtype, q->values + (size_t)i * from, w->cols, w->group, w->bits,
+                          (uint8_t *)(uintptr_t)w->data + (size_t)(q->first + i) * to,
+                          (uint16_t *)(uintptr_t)w->scales + (size_t)(q->first + i) * tsk__weight_n_groups(w));
+}
+
+static tsk_status tsk__quantising_check(const tsk__weight *w, const tsk__stored *stored, tsk_error *error) {
+    const size_t groups = tsk__weight_n_groups(w);
+    const tsk__stored_part *values = &stored->parts[TSK__ROLE_VALUES];
+    size_t i, n = (size_t)w->rows * groups;
+    for (i = 0; i < n; i++)
+        if (!((const uint16_t *)w->scales)[i])
+            return tsk__error_set(error, TSK_ERROR_TENSOR, NULL, values->info ? values->info->offset : TSK_NO_OFFSET,
+                                  "tensor '%.120s': row %llu has a value that is no finite number in columns %llu to "
+                                  "%llu, and cannot be quantised", stored->name, (unsigned long long)(i / groups),
+                                  (unsigned long long)(i % groups * (size_t)w->group),
+                                  (unsigned long long)((i % groups + 1) * (size_t)w->group - 1));
+    return TSK_OK;
+}
+
+/* The values of a plain matrix to codes of so many bits, in new memory; the source's pool helps. */
+static tsk_status tsk__weight_quantise(tsk__blocks *blocks, const tsk__source *source, const tsk__stored *stored,
+                                       int bits, int32_t group, tsk__weight *out, tsk_error *error) {
+    const uint64_t row = (uint64_t)stored->cols * tsk_dtype_size(stored->dtype);
+    const int32_t rows = stored->rows,
+                  piece = stored->data || row * (uint64_t)rows <= TSK__WEIGHTS_PIECE ? rows
+                          : row > TSK__WEIGHTS_PIECE ? 1 : (int32_t)(TSK__WEIGHTS_PIECE / row);
+    const tsk_allocator *allocator = blocks->allocator;
+    tsk__quantising q;
+    char *buffer = NULL;
+    tsk_status status = TSK_OK;
+    out->rows = rows, out->cols = stored->cols;
+    out->dtype = TSK_DTYPE_U8, out->bits = bits;
+    out->group = group, out->scale_rows = 1;
+    out->scale_dtype = TSK_DTYPE_BF16;
+    out->data = tsk__weights_new(blocks, stored->name, (uint64_t)rows, tsk__weight_stride(out), error);
+    if (!out->data) return TSK_ERROR_MEMORY;
+    out->scales = tsk__weights_new(blocks, stored->name, (uint64_t)rows * tsk__weight_n_groups(out), 2, error);
+    if (!out->scales) return TSK_ERROR_MEMORY;
+    if (!stored->data) {
+        buffer = (char *)tsk__memory_new(allocator, (size_t)piece, (size_t)row);
+        if (!buffer) return tsk__error_memory(error, stored->name, row * (uint64_t)piece);
+    }
+    q.weight = out, q.dtype = stored->dtype;
+    for (q.first = 0; q.first < rows && status == TSK_OK; q.first += piece) {
+        const uint64_t at = (uint64_t)q.first * row;
+        q.n = rows - q.first < piece ? rows - q.first : piece;
+        q.values = stored->data ? (const char *)stored->data + at : buffer;
+        q.tasks = q.n < 256 ? q.n : 256;
+        if (!stored->data) status = source->read(source, stored, at, buffer, (size_t)(row * (uint64_t)q.n), error);
+        if (status == TSK_OK) tsk__parallel(source->pool, q.tasks, tsk__quantising_task, &q);
+    }
+    tsk__memory_delete(allocator, buffer);
+    return status == TSK_OK ? tsk__quantising_check(out, stored, error) : status;
+}
+
+/* ---- unpacking: the tensors of a quantised folder (see >>formats) become codes in rows, scales and zeros likewise */
+
+typedef struct tsk__unpacking {
+    const tsk__stored *stored;
+    tsk__blocks *blocks, *temporary; /* what stays, and what does not */
+    tsk__weight *out;
+    tsk_error *error;
+} tsk__unpacking;
+
+/* The bytes of a role's tensor, mapped or read to `into`. */
+static tsk_status tsk__unpack_bytes(const tsk__unpacking *u, tsk__role role, tsk__blocks *into, const void **out) {
+    const tsk__stored_part *part = &u->stored->parts[role];
+    void *copy;
+    *out = tsk_safetensors_data(part->file, part->info);
+    if (*out) return TSK_OK;
+    *out = copy = tsk__weights_new(into, part->info->name, part->info->size, 1, u->error);
+    if (!copy) return TSK_ERROR_MEMORY;
+    return tsk_safetensors_read(part->file, part->info, 0, copy, (size_t)part->info->size, u->error);
+}
+
+static uint32_t tsk__unpack_word(const void *words, size_t i) {
+    uint32_t word;
+    memcpy(&word, (const char *)words + i * sizeof word, sizeof word);
+    return word;
+}
+
+/* Where AWQ puts a row's code: the half byte of its word, counted from the lowest. */
+static int tsk__unpack_awq_place(size_t row) {
+    static const uint8_t places[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    return places[row % 8];
+}
+
+/* "'path': tensor 'name': ..." */
+static tsk_status TSK__PRINTF(3, 4)
+    tsk__unpack_fail(const tsk__unpacking *u, tsk__role role, const char *format, ...) {
+    const tsk__stored_part *part = &u->stored->parts[role];
+    char message[240];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    return tsk__error_set(u->error, TSK_ERROR_TENSOR, part->file->path, part->info->offset, "'%s': tensor '%.120s' %s",
+                          tsk__error_path(part->file->path), part->info->name, message);
+}
+
+/* X.weight_shape must say what config.json says. */
+static tsk_status tsk__unpack_shape(const tsk__unpacking *u) {
+    const tsk_tensor_info *info = u->stored->parts[TSK__ROLE_SHAPE].info;
+    const void *bytes;
+    int64_t shape[2];
+    int32_t words[2];
+    tsk_status status;
+    if (!info) return TSK_OK;
+    status = tsk__unpack_bytes(u, TSK__ROLE_SHAPE, u->temporary, &bytes);
+    if (status != TSK_OK) return status;
+    if (info->dtype == TSK_DTYPE_I64) memcpy(shape, bytes, sizeof shape);
+    else memcpy(words, bytes, sizeof words), shape[0] = words[0], shape[1] = words[1];
+    if (shape[0] == u->stored->rows && shape[1] == u->stored->cols) return TSK_OK;
+    return tsk__unpack_fail(u, TSK__ROLE_SHAPE, "says [%lld, %lld]; expected [%d, %d] by config.json",
+                            (long long)shape[0], (long long)shape[1], (int)u->stored->rows, (int)u->stored->cols);
+}
+
+/* Words along the columns, row by row. */
+static void tsk__unpack_gptq(const tsk__weight *w, const void *from, uint32_t *to) {
+    const size_t rows = (size_t)w->rows, words = tsk__weight_stride(w) / 4;
+    size_t row, word, block;
+    for (block = 0; block < words; block += 16)
+        for (row = 0; row < rows; row++)
+            for (word = block; word < words && word < block + 16; word++)
+                to[row * words + word] = tsk__unpack_word(from, word * rows + row);
+}
+
+static void tsk__unpack_awq(const tsk__weight *w, const void *from, uint32_t *to) {
+    const size_t rows = (size_t)w->rows, cols = (size_t)w->cols, words = tsk__weight_stride(w) / 4;
+    size_t row, col;
+    memset(to, 0, rows * words * sizeof *to);
+    for (col = 0; col < cols; col++)
+        for (row = 0; row < rows; row++) {
+            const uint32_t code = tsk__unpack_word(from, col * (rows / 8) + row / 8) >> 4 * tsk__unpack_awq_place(row);
+            to[row * words + col / 8] |= (code & 15) << col % 8 * 4;
+        }
+}
+
+static tsk_status tsk__unpack_codes(const tsk__unpacking *u) {
+    const tsk__layout layout = u->stored->scheme->layout;
+    const int stays = layout != TSK__LAYOUT_GPTQ && layout != TSK__LAYOUT_AWQ;
+    const void *from;
+    uint32_t *to;
+    tsk_status status = tsk__unpack_bytes(u, TSK__ROLE_VALUES, stays ? u->blocks : u->temporary, &from);
+    u->out->data = from;
+    if (status != TSK_OK || stays) return status;
+    to = (uint32_t *)tsk__weights_new(u->blocks, u->stored->name, (uint64_t)u->out->rows, tsk__weight_stride(u->out),
+                                      u->error);
+    if (!to) return TSK_ERROR_MEMORY;
+    if (layout == TSK__LAYOUT_GPTQ) tsk__unpack_gptq(u->out, from, to);
+    else tsk__unpack_awq(u->out, from, to);
+    u->out->data = to;
+    return TSK_OK;
+}
+
+/* n numbers, none of them negative, infinite or NaN. */
+static tsk_status tsk__unpack_check_scales(const tsk__unpacking *u, const void *scales, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const float scale = tsk__float_at(u->out->scale_dtype, scales, i);
+        if (!(scale >= 0 && scale <= FLT_MAX))
+            return tsk__unpack_fail(u, TSK__ROLE_SCALES, "has scale %g as its number %llu; expected a finite one that "
+                                    "is not negative", (double)scale, (unsigned long long)i);
+    }
+    return TSK_OK;
+}
+
+static tsk_status tsk__unpack_scales(const tsk__unpacking *u) {
+    const tsk__stored_part *part = &u->stored->parts[TSK__ROLE_SCALES];
+    const tsk__layout layout = u->stored->scheme->layout;
+    const int is_input_first = layout == TSK__LAYOUT_GPTQ || layout == TSK__LAYOUT_AWQ;
+    const size_t size = tsk_dtype_size(part->info->dtype), n = (size_t)(part->info->size / size),
+                 groups = tsk__weight_n_groups(u->out), rows = n / groups;
+    const void *from;
+    char *to;
+    size_t i;
+    tsk_status status = tsk__unpack_bytes(u, TSK__ROLE_SCALES, u->blocks, &from);
+    u->out->scale_dtype = part->info->dtype;
+    if (status == TSK_OK) status = tsk__unpack_check_scales(u, from, n);
+    u->out->scales = from;
+    if (status != TSK_OK || (!is_input_first && (uintptr_t)from % size == 0)) return status;
+    to = (char *)tsk__weights_new(u->blocks, part->info->name, n, size, u->error);
+    if (!to) return TSK_ERROR_MEMORY;
+    u->out->scales = to;
+    for (i = 0; i < n; i++)
+        memcpy(to + i * size, (const char *)from + (is_input_first ? i % groups * rows + i / groups : i) * size, size);
+    return TSK_OK;
+}
+
+/* The zero of a row and group. */
+static int16_t tsk__unpack_zero(const tsk__unpacking *u, const void *from, size_t row, size_t group) {
+    const tsk__scheme *s = u->stored->scheme;
+    const size_t bits = (size_t)s->bits, groups = tsk__weight_n_groups(u->out), codes = 32 / bits;
+    const size_t words = ((size_t)u->out->rows + codes - 1) / codes, mask = ((size_t)1 << bits) - 1;
+    size_t place = row % codes * bits;
+    if (s->layout == TSK__LAYOUT_BYTES) return ((const int8_t *)from)[row * groups + group];
+    if (s->layout == TSK__LAYOUT_PACKED)
+        return (int16_t)(tsk__unpack_word(from, row / codes * groups + group) >> place & mask);
+    if (s->layout == TSK__LAYOUT_AWQ) place = 4 * (size_t)tsk__unpack_awq_place(row);
+    return (int16_t)(((tsk__unpack_word(from, group * words + row / codes) >> place) + (size_t)s->zero_added) & mask);
+}
+
+static tsk_status tsk__unpack_zeros(const tsk__unpacking *u) {
+    const tsk_tensor_info *info = u->stored->parts[TSK__ROLE_ZEROS].info;
+    const size_t groups = tsk__weight_n_groups(u->out),
+                 rows = tsk__weight_scale_row(u->out, u->out->rows - 1) / groups + 1;
+    const void *from;
+    int16_t *to;
+    size_t row, group;
+    tsk_status status;
+    if (!info) return TSK_OK;
+    status = tsk__unpack_bytes(u, TSK__ROLE_ZEROS, u->temporary, &from);
+    if (status != TSK_OK) return status;
+    u->out->zeros = to = (int16_t *)tsk__weights_new(u->blocks, info->name, (uint64_t)rows * groups, sizeof *to,
+                                                     u->error);
+    if (!to) return TSK_ERROR_MEMORY;
+    for (row = 0; row < rows; row++)
+        for (group = 0; group < groups; group++) *to++ = tsk__unpack_zero(u, from, row, group);
+    return TSK_OK;
+}
+
+/* Groups that are those of neighbouring columns need no list. */
+static tsk_status tsk__unpack_order(const tsk__unpacking *u) {
+    const tsk_tensor_info *info = u->stored->parts[TSK__ROLE_ORDER].info;
+    const size_t groups = tsk__weight_n_groups(u->out);
+    const void *from;
+    int32_t *to, col, in_order = 1;
+    tsk_status status;
+    if (!info) return TSK_OK;
+    status = tsk__unpack_bytes(u, TSK__ROLE_ORDER, u->temporary, &from);
+    if (status != TSK_OK) return status;
+    to = (int32_t *)tsk__weights_new(u->blocks, info->name, (uint64_t)u->out->cols, sizeof *to, u->error);
+    if (!to) return TSK_ERROR_MEMORY;
+    for (col = 0; col < u->out->cols; col++) {
+        to[col] = (int32_t)tsk__unpack_word(from, (size_t)col);
+        if (to[col] < 0 || (size_t)to[col] >= groups)
+            return tsk__unpack_fail(u, TSK__ROLE_ORDER, "puts column %d into group %d of %llu", (int)col, (int)to[col],
+                                    (unsigned long long)groups);
+        in_order &= to[col] == col / u->out->group;
+    }
+    if (!in_order) u->out->groups = to;
+    return TSK_OK;
+}
+
+static tsk_status tsk__weight_unpack(tsk__blocks *blocks, const tsk__stored *stored, tsk__weight *out,
+                                     tsk_error *error) {
+    const tsk__scheme *s = stored->scheme;
+    tsk__blocks temporary;
+    tsk__unpacking u;
+    tsk_status status;
+    memset(&temporary, 0, sizeof temporary);
+    temporary.allocator = blocks->allocator;
+    u.stored = stored, u.blocks = blocks, u.temporary = &temporary, u.out = out, u.error = error;
+    out->rows = stored->rows, out->cols = stored->cols;
+    out->bits = s->bits;
+    out->group = s->group ? s->group : stored->cols;
+    out->scale_rows = s->scale_rows ? s->scale_rows : stored->rows;
+    out->dtype = s->layout == TSK__LAYOUT_FP8     ? TSK_DTYPE_F8_E4M3
+                 : s->layout == TSK__LAYOUT_BYTES ? TSK_DTYPE_I8
+                                                  : TSK_DTYPE_U8;
+    status = tsk__unpack_shape(&u);
+    if (status == TSK_OK) status = tsk__unpack_codes(&u);
+    if (status == TSK_OK) status = tsk__unpack_scales(&u);
+    if (status == TSK_OK) status = tsk__unpack_zeros(&u);
+    if (status == TSK_OK) status = tsk__unpack_order(&u);
+    tsk__blocks_free(&temporary);
+    return status;
+}
+
+/* A matrix as the source asks for it to be kept. `out` begins as zeroes; `blocks` and the source's files must outlive
+   it. */
+static tsk_status tsk__weight_take(tsk__blocks *blocks, const tsk__source *source, const tsk__weight_id *id,
+                                   const tsk__stored *stored, tsk__weight *out, tsk_error *error) {
+    int32_t group;
+    int bits;
+    if (stored->scheme) return tsk__weight_unpack(blocks, stored, out, error);
+    bits = tsk__weights_bits(source->config, id, source->weights, &group);
+    if (bits) return tsk__weight_quantise(blocks, source, stored, bits, group, out, error);
+    return tsk__weight_plain(blocks, source, stored, out, error);
+}
+
+/* ---- dequantising: for a backend that keeps no codes, a source that quantises or unpacks matrices in host memory and
+   gives out their values in f32 */
+
+typedef struct tsk__dequantising {
+    tsk__source source;
+    tsk__blocks blocks;
+    tsk__weight *kept;             /* by tsk__family_index; no bits: as the inner source has it */
+} tsk__dequantising;
+
+static void tsk__source_dequantised_find(const tsk__source *source, const tsk__weight_id *id, tsk__stored *out) {
+    const size_t index = tsk__family_index(source->config, id->layer, (tsk__part)id->part, id->expert);
+    source->inner->find(source->inner, id, out);
+    if (id->is_bias || !source->kept[index].bits) return;
+    out->kept = &source->kept[index];
+    out->dtype = TSK_DTYPE_F32;
+    out->data = NULL;
+    out->size = (uint64_t)out->rows * (uint64_t)out->cols * sizeof(float);
+    out->is_made = 0;
+    out->scheme = NULL;
+}
+
+static tsk_status tsk__source_dequantised_read(const tsk__source *source, const tsk__stored *stored, uint64_t offset,
+                                               void *out, size_t size, tsk_error *error) {
+    const tsk__weight *w = stored->kept;
+    uint64_t at = offset / sizeof(float);
+    float *to = (float *)out;
+    size_t left = size / sizeof(float);
+    if (!w) return source->inner->read(source->inner, stored, offset, out, size, error);
+    while (left) {
+        const int32_t row = (int32_t)(at / (uint64_t)w->cols), first = (int32_t)(at % (uint64_t)w->cols);
+        const size_t n = left < (size_t)(w->cols - first) ? left : (size_t)(w->cols - first);
+        tsk__weight_values(w, row, first, (int32_t)n, to);
+        to += n, at += n, left -= n;
+    }
+    return TSK_OK;
+}
+
+static tsk_status tsk__dequantising_put(void *context, const tsk__weight_id *id, const tsk__stored *stored,
+                                        tsk_error *error) {
+    tsk__dequantising *d = (tsk__dequantising *)context;
+    const tsk__source *from = d->source.inner;
+    int32_t group;
+    if (tsk__family_is_vector(from->config, id) ||
+        (!stored->scheme && !tsk__weights_bits(from->config, id, from->weights, &group)))
+        return TSK_OK;
+    return tsk__weight_take(&d->blocks, from, id, stored,
+                            &d->kept[tsk__family_index(from->config, id->layer, (tsk__part)id->part, id->expert)],
+                            error);
+}
+
+static void tsk__dequantising_close(tsk__dequantising *d) { tsk__blocks_free(&d->blocks); }
+
+/* After a failure there is nothing to close. `from` must outlive it. */
+static tsk_status tsk__dequantising_open(tsk__dequantising *d, const tsk__source *from, const tsk_allocator *allocator,
+                                         tsk_error *error) {
+    const size_t count = tsk__family_count(from->config);
+    tsk_status status;
+    memset(d, 0, sizeof *d);
+    d->blocks.allocator = allocator;
+    d->source = *from;
+    d->source.weights = TSK_WEIGHTS_AS_STORED;
+    d->source.find = tsk__source_dequantised_find;
+    d->source.read = tsk__source_dequantised_read;
+    d->source.inner = from;
+    d->kept = (tsk__weight *)tsk__weights_new(&d->blocks, "the list of weights", count, sizeof *d->kept, error);
+    if (!d->kept) {
+        tsk__blocks_free(&d->blocks);
+        return TSK_ERROR_MEMORY;
+    }
+    memset(d->kept, 0, count * sizeof *d->kept);
+    d->source.kept = d->kept;
+    status = tsk__weights_load(from, tsk__dequantising_put, d, error);
+    if (status != TSK_OK) tsk__dequantising_close(d);
+    return status;
 }
 
 // >>skip ==============================================================================================================
@@ -9074,6 +10746,7 @@ typedef struct tsk__backend_kind {
     /* The backend with its weights in place; `config` must outlive it. Fails with *out NULL. */
     tsk_status (*create)(const tsk_model_config *config, const struct tsk__source *source,
                          const tsk_model_options *options, struct tsk__backend **out, tsk_error *error);
+    int keeps_codes;           /* 0: its source has to give the values of quantised weights */
 } tsk__backend_kind;
 
 typedef struct tsk__backend {
@@ -9376,26 +11049,10 @@ static void tsk__stream_read(tsk__stream *stream, const void *rows, int32_t n, u
     stream->backend->ops->download(stream, out, rows, (uint64_t)n * width);
 }
 
-// >>cpu ===============================================================================================================
-/* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
-
-   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
-   into [k][32] f32, and then serves every row of the pass:
-
-       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
-       out 0  k k k k k k ...       k 0  o o o o ... o
-       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
-       ...                          ...                         one chain of additions over k in a single lane
-
-   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
-   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
-   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
-   [position][head_dim], and V already is a panel.
-
-   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
-   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
-   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
-   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
+// >>cpu_vectors =======================================================================================================
+/* Vectors of the instruction sets that the CPU's kernels are written over: 128 bits in plain C for any machine, AVX2
+   with FMA and F16C, AVX-512F, and NEON. The kernels are macros over the few primitives that differ (>>cpu,
+   >>cpu_integer). */
 
 #define TSK__CPU_X86 TSK__PLATFORM_X86
 #define TSK__CPU_ARM TSK__PLATFORM_ARM
@@ -9415,13 +11072,7 @@ extern "C" {
 #endif
 #endif
 
-#define TSK__CPU_WIDTH 32          /* outputs in a panel */
-#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
-#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
-#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
-#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
-#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
-#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+#define TSK__CPU_WIDTH 32          /* outputs in a panel of weights */
 #define TSK__CPU_ALIGNED __attribute__((aligned(64)))
 
 /* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
@@ -9431,44 +11082,6 @@ typedef struct tsk__cpu_prefetch {
     size_t stride;                 /* bytes from row to row */
     int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
 } tsk__cpu_prefetch;
-
-/* What differs between instruction sets. */
-typedef struct tsk__cpu_kernels {
-    const char *name, *description;
-    int tile_rows;                 /* the most rows `tile` takes */
-    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
-    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
-    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
-    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
-                 int add, tsk__cpu_prefetch *prefetch);
-    float (*dot)(const float *x, const float *y, int32_t n);
-    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
-    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
-    float (*exp_moment)(const float *x, int32_t n, float max); /* the sum of exp(x - max) * (x - max), x of -infinity
-                                                                  counting as 0; likewise n */
-    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
-    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
-    void (*scale)(const float *x, float scale, const float *weight, float *out,
-                  int32_t n); /* out = x * scale * weight */
-} tsk__cpu_kernels;
-
-typedef struct tsk__cpu_model {
-    const tsk_model_config *config;
-    const tsk_allocator *allocator;
-    tsk__pool *pool;
-    const tsk__cpu_kernels *kernels;
-    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
-    float *rope_frequencies;           /* [head_dim / 2] */
-    void **blocks;                     /* what was allocated for the weights */
-    size_t n_blocks, block_capacity;
-} tsk__cpu_model;
-
-static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
-    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
-}
-static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
-    return (const float *)tsk__cpu_weight(model, layer, part)->data;
-}
 
 /* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
    pow2(t)         2^n, where t = n + 1.5 * 2^23
@@ -9669,6 +11282,491 @@ TSK__INLINE void tsk__neon_columns(const char *rows, size_t stride, float32x4_t 
 }
 #endif
 
+TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
+    if (prefetch->at >= prefetch->lines) return;
+    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
+                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
+                       0, 2);
+    prefetch->at++;
+}
+
+#if TSK__CPU_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+// >>cpu_integer =======================================================================================================
+/* Products of integer weights. A row of activations is quantised to codes of 8 bits, with a scale for every group of
+   128, 64 or 32 columns, the largest that divides the weights' groups; the products of codes are summed in integers:
+
+       y[row][o] += (sum over a group of (code_w - zero) * code_x) * (scale_w * scale_x)          in f32
+
+   The integer sum is exact (below 2^24), (code_w - zero) is taken apart into sum(code_w code_x) - zero * sum(code_x),
+   and the three roundings of a group stand in this order in every instruction set: all give the same bits, whatever the
+   row's neighbours, the tile and the threads.
+
+   A panel of 32 outputs is packed as in >>cpu, but of words: 4 codes of 8 bits, which one instruction multiplies and
+   adds (VNNI; the weights unsigned, the activations signed), or, without that, 2 of 16 bits. Codes of 4 bits become
+   these on the way, in registers. Sets: AVX-512 VNNI, AVX-VNNI, AVX2, and 128-bit vectors in plain C. */
+
+#define TSK__CPU_INTEGER_DEPTH 512 /* columns in a panel: a multiple of every group */
+#define TSK__CPU_INTEGER_STEPS (TSK__CPU_INTEGER_DEPTH / 32) /* groups in it, at most */
+
+/* Rows of activations. */
+typedef struct tsk__cpu_codes {
+    const char *codes;             /* [n, cols] signed integers of `wide` bytes (see below) */
+    const float *scales;           /* [n, cols / group] */
+    const int32_t *sums;           /* [n, cols / group] of a group's codes */
+    int32_t group, cols;
+} tsk__cpu_codes;
+
+/* A panel of weights, and what belongs to it. */
+typedef struct tsk__cpu_integer_panel {
+    uint32_t words[TSK__CPU_INTEGER_DEPTH / 2 * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;   /* [columns / codes a word][32] */
+    float scales[TSK__CPU_INTEGER_STEPS * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;         /* [groups of activations][32] */
+    int32_t zeros[TSK__CPU_INTEGER_STEPS * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;        /* likewise, of unsigned codes */
+} tsk__cpu_integer_panel;
+
+typedef struct tsk__cpu_integer_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    int wide;                      /* bytes of an activation's code: 1, 4 to a word; or 2, 2 to a word */
+    /* x[n] to codes; n a multiple of `group` */
+    void (*quantise)(const float *x, int32_t n, int32_t group, char *codes, float *scales, int32_t *sums);
+    /* words of rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, uint32_t *words);
+    /* y[rows][32] = or += of rows row .. of x, columns k0 .. k0+kn-1 */
+    void (*tile)(int rows, const tsk__cpu_codes *x, int32_t row, int32_t k0, int32_t kn,
+                 const tsk__cpu_integer_panel *panel, float *y, size_t ldy, int add, tsk__cpu_prefetch *prefetch);
+} tsk__cpu_integer_kernels;
+
+/* The group that activations are quantised in for a weight's sake; 0: it has to be multiplied by its values. */
+static int32_t tsk__cpu_integer_group(const tsk__weight *w) {
+    int32_t group;
+    if (!w->bits || w->dtype == TSK_DTYPE_F8_E4M3 || w->groups || w->scale_rows != 1 || w->cols % 32) return 0;
+    for (group = 128; group >= 32; group /= 2)
+        if (w->group % group == 0) return group;
+    return 0;
+}
+
+/* Scales and zeros of the panel's outputs, for groups of activations from column k0 on. */
+static void tsk__cpu_integer_scales(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, int32_t group,
+                                    tsk__cpu_integer_panel *panel) {
+    const int flip = w->dtype == TSK_DTYPE_I8 ? 128 : 0;
+    int32_t o, k;
+    for (o = 0; o < TSK__CPU_WIDTH; o++) {
+        const size_t row = tsk__weight_scale_row(w, first + o < w->rows ? first + o : w->rows - 1);
+        int32_t before = -1, at = o;
+        for (k = k0; k < k0 + kn; k += group, at += TSK__CPU_WIDTH) {
+            const int32_t own = k / w->group;
+            const size_t i = row + (size_t)own;
+            if (own == before) {
+                panel->scales[at] = panel->scales[at - TSK__CPU_WIDTH];
+                panel->zeros[at] = panel->zeros[at - TSK__CPU_WIDTH];
+                continue;
+            }
+            before = own;
+            panel->scales[at] = tsk__float_at(w->scale_dtype, w->scales, i);
+            panel->zeros[at] = (w->zeros ? w->zeros[i] : tsk__weight_zero(w)) + flip;
+        }
+    }
+}
+
+/* ---- primitives of a set P, whose words are U, of the vectors V of >>cpu_vectors
+   dot(acc, w, x)          acc + the products of a word's codes
+   correct(acc, z, sum)    acc - z * sum; z below 2^8, sum within 16 bits
+   to_float(acc)           of signed words below 2^24
+   narrow(to, q)           as many signed words as codes of `wide` bytes
+   unpack(v, out)          words of 4-bit codes to the words of the same outputs
+   widen(v, out)           words of 8-bit codes likewise
+   keep(v)                 the value is rounded here: a compiler may not fuse it into what follows */
+
+#if TSK__CPU_X86
+#define TSK__CPU_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define TSK__CPU_KEEP(v) (void)(v) /* fusing is forbidden: see the system headers */
+#endif
+
+/* Two codes a word: of the word's codes number 2i and 2i + 1, of 4 or 8 bits. */
+#define TSK__CPU_PAIR(v, i, bits) \
+    ((v >> (2 * (i) * (bits)) & ((1u << (bits)) - 1)) | (v >> ((2 * (i) + 1) * (bits)) & ((1u << (bits)) - 1)) << 16)
+#define TSK__CPU_DEFINE_PAIRS(P, U) \
+TSK__INLINE TSK__TARGET_##P void tsk__##P##_unpack(U v, U *out) { \
+    out[0] = TSK__CPU_PAIR(v, 0, 4), out[1] = TSK__CPU_PAIR(v, 1, 4); \
+    out[2] = TSK__CPU_PAIR(v, 2, 4), out[3] = TSK__CPU_PAIR(v, 3, 4); \
+} \
+TSK__INLINE TSK__TARGET_##P void tsk__##P##_widen(U v, U *out) { \
+    out[0] = TSK__CPU_PAIR(v, 0, 8), out[1] = TSK__CPU_PAIR(v, 1, 8); \
+}
+
+#define TSK__TARGET_i128
+TSK__INLINE tsk__u128 tsk__i128_dot(tsk__u128 acc, tsk__u128 w, tsk__u128 x) {
+    return acc + (w & 0xffff) * (tsk__u128)((tsk__i128)(x << 16) >> 16) + (w >> 16) * (tsk__u128)((tsk__i128)x >> 16);
+}
+TSK__INLINE tsk__u128 tsk__i128_correct(tsk__u128 acc, tsk__u128 z, tsk__u128 sum) { return acc - z * sum; }
+TSK__INLINE tsk__v128 tsk__i128_to_float(tsk__u128 acc) {
+    const tsk__i128 a = (tsk__i128)acc;
+    tsk__v128 v = {(float)a[0], (float)a[1], (float)a[2], (float)a[3]};
+    return v;
+}
+TSK__INLINE void tsk__i128_narrow(char *to, tsk__u128 q) {
+    const tsk__i128 a = (tsk__i128)q;
+    const int16_t codes[4] = {(int16_t)a[0], (int16_t)a[1], (int16_t)a[2], (int16_t)a[3]};
+    memcpy(to, codes, sizeof codes);
+}
+TSK__CPU_DEFINE_PAIRS(i128, tsk__u128)
+
+#if TSK__CPU_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* (see >>cpu_vectors) */
+#endif
+typedef uint32_t tsk__u256 __attribute__((vector_size(32)));
+typedef uint32_t tsk__u512 __attribute__((vector_size(64)));
+
+#define TSK__TARGET_i256 TSK__TARGET_v256
+#define TSK__INLINE_i256 TSK__INLINE TSK__TARGET_i256
+TSK__INLINE_i256 tsk__u256 tsk__i256_dot(tsk__u256 acc, tsk__u256 w, tsk__u256 x) {
+    return acc + (tsk__u256)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+}
+TSK__INLINE_i256 tsk__u256 tsk__i256_correct(tsk__u256 acc, tsk__u256 z, tsk__u256 sum) {
+    return acc - (tsk__u256)_mm256_madd_epi16((__m256i)z, (__m256i)sum);
+}
+TSK__INLINE_i256 __m256 tsk__i256_to_float(tsk__u256 acc) { return _mm256_cvtepi32_ps((__m256i)acc); }
+TSK__INLINE_i256 __m128i tsk__i256_halves(tsk__u256 q) {
+    return _mm_packs_epi32(_mm256_castsi256_si128((__m256i)q), _mm256_extracti128_si256((__m256i)q, 1));
+}
+TSK__INLINE_i256 void tsk__i256_narrow(char *to, tsk__u256 q) {
+    _mm_storeu_si128((__m128i *)(void *)to, tsk__i256_halves(q));
+}
+TSK__CPU_DEFINE_PAIRS(i256, tsk__u256)
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define TSK__CPU_HAS_AVX_VNNI 1
+#define TSK__TARGET_x256 __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define TSK__INLINE_x256 TSK__INLINE TSK__TARGET_x256
+TSK__INLINE_x256 tsk__u256 tsk__x256_dot(tsk__u256 acc, tsk__u256 w, tsk__u256 x) {
+    return (tsk__u256)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x);
+}
+TSK__INLINE_x256 tsk__u256 tsk__x256_correct(tsk__u256 acc, tsk__u256 z, tsk__u256 sum) {
+    return tsk__i256_correct(acc, z, sum);
+}
+TSK__INLINE_x256 __m256 tsk__x256_to_float(tsk__u256 acc) { return tsk__i256_to_float(acc); }
+TSK__INLINE_x256 void tsk__x256_narrow(char *to, tsk__u256 q) {
+    const __m128i halves = tsk__i256_halves(q);
+    _mm_storel_epi64((__m128i *)(void *)to, _mm_packs_epi16(halves, halves));
+}
+/* Even and odd codes lie in bytes of two vectors; a lane's four words, one after another, are of four outputs. */
+TSK__INLINE_x256 void tsk__x256_unpack(tsk__u256 v, tsk__u256 *out) {
+    const __m256i even = (__m256i)(v & 0x0f0f0f0fu), odd = (__m256i)(v >> 4 & 0x0f0f0f0fu);
+    const __m256 low = _mm256_castsi256_ps(_mm256_unpacklo_epi8(even, odd));
+    const __m256 high = _mm256_castsi256_ps(_mm256_unpackhi_epi8(even, odd));
+    out[0] = (tsk__u256)_mm256_shuffle_ps(low, high, 0x88);
+    out[1] = (tsk__u256)_mm256_shuffle_ps(low, high, 0xdd);
+}
+TSK__INLINE_x256 void tsk__x256_widen(tsk__u256 v, tsk__u256 *out) { *out = v; }
+#endif
+
+#define TSK__TARGET_i512 __attribute__((target("avx512f,avx512bw,avx512vnni")))
+#define TSK__INLINE_i512 TSK__INLINE TSK__TARGET_i512
+TSK__INLINE_i512 tsk__u512 tsk__i512_dot(tsk__u512 acc, tsk__u512 w, tsk__u512 x) {
+    return (tsk__u512)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+}
+TSK__INLINE_i512 tsk__u512 tsk__i512_correct(tsk__u512 acc, tsk__u512 z, tsk__u512 sum) {
+    return acc - (tsk__u512)_mm512_madd_epi16((__m512i)z, (__m512i)sum);
+}
+TSK__INLINE_i512 __m512 tsk__i512_to_float(tsk__u512 acc) { return _mm512_cvtepi32_ps((__m512i)acc); }
+TSK__INLINE_i512 void tsk__i512_narrow(char *to, tsk__u512 q) {
+    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8((__m512i)q));
+}
+TSK__INLINE_i512 void tsk__i512_unpack(tsk__u512 v, tsk__u512 *out) {
+    const __m512i even = (__m512i)(v & 0x0f0f0f0fu), odd = (__m512i)(v >> 4 & 0x0f0f0f0fu);
+    const __m512 low = _mm512_castsi512_ps(_mm512_unpacklo_epi8(even, odd));
+    const __m512 high = _mm512_castsi512_ps(_mm512_unpackhi_epi8(even, odd));
+    out[0] = (tsk__u512)_mm512_shuffle_ps(low, high, 0x88);
+    out[1] = (tsk__u512)_mm512_shuffle_ps(low, high, 0xdd);
+}
+TSK__INLINE_i512 void tsk__i512_widen(tsk__u512 v, tsk__u512 *out) { *out = v; }
+#endif
+
+/* ---- kernels of a set. PER: codes of a word. */
+
+/* Rounds to nearest, ties to even; a group with a value that is no finite number gets scale NaN, and its products with
+   it. */
+#define TSK__CPU_DEFINE_QUANTISE(P, V, U, LANES, PER) \
+static TSK__TARGET_##P void tsk__cpu_##P##_quantise(const float *x, int32_t n, int32_t group, char *codes, \
+                                                    float *scales, int32_t *sums) { \
+    const tsk__##V magic = tsk__##V##_set(12582912.0f), zero = tsk__##V##_set(0.0f); \
+    float largest[LANES], any[LANES]; \
+    uint32_t sum[LANES]; \
+    int32_t at, i; \
+    for (at = 0; at < n; at += group, x += group, scales++, sums++) { \
+        tsk__##V most = zero, wrong = zero, inverse; \
+        U total = (U)zero; \
+        for (i = 0; i < group; i += (LANES)) { \
+            const tsk__##V v = tsk__##V##_load(x + i); \
+            most = tsk__##V##_max((tsk__##V)((U)v & 0x7fffffffu), most); \
+            wrong = tsk__##V##_add(tsk__##V##_mul(v, zero), wrong); \
+        } \
+        tsk__##V##_store(largest, most); \
+        tsk__##V##_store(any, wrong); \
+        for (i = 1; i < (LANES); i++) { \
+            if (largest[i] > largest[0]) largest[0] = largest[i]; \
+            any[0] += any[i]; \
+        } \
+        inverse = tsk__##V##_set(largest[0] > 1e-30f ? 127.0f / largest[0] : 0.0f); \
+        for (i = 0; i < group; i += (LANES), codes += (LANES) * (4 / (PER))) { \
+            tsk__##V v = tsk__##V##_mul(tsk__##V##_load(x + i), inverse); \
+            U q; \
+            TSK__CPU_KEEP(v); \
+            q = (U)tsk__##V##_add(v, magic) - 0x4b400000u; \
+            total += q; \
+            tsk__##P##_narrow(codes, q); \
+        } \
+        memcpy(sum, &total, sizeof sum); \
+        for (i = 1; i < (LANES); i++) sum[0] += sum[i]; \
+        *sums = (int32_t)sum[0]; \
+        *scales = (largest[0] > 1e-30f ? largest[0] * (1.0f / 127.0f) : 0.0f) + any[0]; \
+    } \
+}
+
+/* As in >>cpu: LANES rows of 16 bytes at a time, where they lie or, at the edge, from a copy. */
+#define TSK__CPU_DEFINE_INTEGER_PACK(P, V, U, LANES, PER) \
+TSK__INLINE TSK__TARGET_##P void tsk__cpu_##P##_pack_as(const int bits, const tsk__weight *w, int32_t first, \
+                                                        int32_t k0, int32_t kn, uint32_t *words) { \
+    const size_t stride = tsk__weight_stride(w); \
+    const uint32_t flip = w->dtype == TSK_DTYPE_I8 ? 0x80808080u : 0; \
+    const int32_t step = 128 / bits, n = 32 / bits / (PER); /* columns of 16 bytes; words of a word */ \
+    int32_t o, k, c, i; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += (LANES)) { \
+        uint32_t *to = words + o; \
+        for (k = 0; k < kn; k += step) { \
+            const char *data = (const char *)w->data + (size_t)(k0 + k) * (size_t)bits / 8; \
+            char copy[(LANES) * 16] TSK__CPU_ALIGNED; \
+            tsk__##V columns[4]; \
+            if (first + o + (LANES) <= w->rows) \
+                tsk__##V##_columns(data + (size_t)(first + o) * stride, stride, &columns[0], &columns[1], &columns[2], \
+                                   &columns[3]); \
+            else { \
+                for (i = 0; i < (LANES); i++) { \
+                    const int32_t row = first + o + i < w->rows ? first + o + i : w->rows - 1; \
+                    memcpy(copy + 16 * i, data + (size_t)row * stride, 16); \
+                } \
+                tsk__##V##_columns(copy, 16, &columns[0], &columns[1], &columns[2], &columns[3]); \
+            } \
+            for (c = 0; c < 4; c++) { \
+                U out[4]; \
+                if (bits == 4) tsk__##P##_unpack((U)columns[c], out); \
+                else tsk__##P##_widen((U)columns[c] ^ flip, out); \
+                for (i = 0; i < n; i++, to += TSK__CPU_WIDTH) tsk__##V##_store((float *)(void *)to, (tsk__##V)out[i]); \
+            } \
+        } \
+    } \
+} \
+static TSK__TARGET_##P void tsk__cpu_##P##_pack(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, \
+                                                uint32_t *words) { \
+    if (w->bits == 4) tsk__cpu_##P##_pack_as(4, w, first, k0, kn, words); \
+    else tsk__cpu_##P##_pack_as(8, w, first, k0, kn, words); \
+}
+
+/* As in >>cpu, too; sums of integers over a group, then to y. */
+#define TSK__CPU_INTEGER_STEP(P, V, U, r, from) \
+    if (rows > (r)) { \
+        int32_t word; \
+        U v; \
+        memcpy(&word, from, sizeof word); \
+        v = (U)zero + (uint32_t)word; \
+        a##r = tsk__##P##_dot(a##r, w0, v); \
+        b##r = tsk__##P##_dot(b##r, w1, v); \
+    }
+#define TSK__CPU_INTEGER_FINISH(P, V, U, LANES, r) \
+    if (rows > (r)) { \
+        const size_t at = (size_t)(r) * groups + (size_t)step; \
+        const U sum = (U)zero + (uint32_t)sums[at]; \
+        const tsk__##V scale = tsk__##V##_set(scales[at]); \
+        float *to = y + (size_t)(r) * ldy; \
+        tsk__##V p = tsk__##V##_mul(tsk__##P##_to_float(tsk__##P##_correct(a##r, z0, sum)), \
+                                    tsk__##V##_mul(s0, scale)); \
+        tsk__##V q = tsk__##V##_mul(tsk__##P##_to_float(tsk__##P##_correct(b##r, z1, sum)), \
+                                    tsk__##V##_mul(s1, scale)); \
+        TSK__CPU_KEEP(p); \
+        TSK__CPU_KEEP(q); \
+        if (add || step) { \
+            p = tsk__##V##_add(tsk__##V##_load(to), p); \
+            q = tsk__##V##_add(tsk__##V##_load(to + (LANES)), q); \
+        } \
+        tsk__##V##_store(to, p); \
+        tsk__##V##_store(to + (LANES), q); \
+    }
+#define TSK__CPU_DEFINE_INTEGER_TILE(P, V, U, LANES, PER, CASES) \
+TSK__INLINE TSK__TARGET_##P void tsk__cpu_##P##_tile_rows(const int rows, const char *x, size_t ldx, \
+                                                          const float *scales, const int32_t *sums, size_t groups, \
+                                                          int32_t group, int32_t steps, const uint32_t *panel, \
+                                                          const float *panel_scales, const int32_t *zeros, float *y, \
+                                                          size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+    const tsk__##V zero = tsk__##V##_set(0.0f); \
+    const char *x3 = rows > 3 ? x + 3 * ldx : x, *x6 = rows > 6 ? x + 6 * ldx : x, *x9 = rows > 9 ? x + 9 * ldx : x; \
+    tsk__cpu_prefetch next = *prefetch; \
+    int32_t step, k; \
+    for (step = 0; step < steps; step++, panel_scales += TSK__CPU_WIDTH, zeros += TSK__CPU_WIDTH) { \
+        const tsk__##V s0 = tsk__##V##_load(panel_scales), s1 = tsk__##V##_load(panel_scales + (LANES)); \
+        const U z0 = (U)tsk__##V##_load((const float *)(const void *)zeros), \
+                z1 = (U)tsk__##V##_load((const float *)(const void *)(zeros + (LANES))); \
+        U a0 = (U)zero, a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0, a9 = a0, a10 = a0; \
+        U b0 = a0, b1 = a0, b2 = a0, b3 = a0, b4 = a0, b5 = a0, b6 = a0, b7 = a0, b8 = a0, b9 = a0, b10 = a0; \
+        U a11 = a0, b11 = a0; \
+        for (k = 0; k < group; k += (PER), panel += TSK__CPU_WIDTH, x += 4, x3 += 4, x6 += 4, x9 += 4) { \
+            const U w0 = (U)tsk__##V##_load((const float *)(const void *)panel), \
+                    w1 = (U)tsk__##V##_load((const float *)(const void *)(panel + (LANES))); \
+            tsk__cpu_fetch(&next); \
+            TSK__CPU_INTEGER_STEP(P, V, U, 0, x) TSK__CPU_INTEGER_STEP(P, V, U, 1, x + ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 2, x + 2 * ldx) TSK__CPU_INTEGER_STEP(P, V, U, 3, x3) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 4, x3 + ldx) TSK__CPU_INTEGER_STEP(P, V, U, 5, x3 + 2 * ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 6, x6) TSK__CPU_INTEGER_STEP(P, V, U, 7, x6 + ldx) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 8, x6 + 2 * ldx) TSK__CPU_INTEGER_STEP(P, V, U, 9, x9) \
+            TSK__CPU_INTEGER_STEP(P, V, U, 10, x9 + ldx) TSK__CPU_INTEGER_STEP(P, V, U, 11, x9 + 2 * ldx) \
+        } \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 0) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 1) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 2) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 3) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 4) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 5) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 6) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 7) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 8) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 9) \
+        TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 10) TSK__CPU_INTEGER_FINISH(P, V, U, LANES, 11) \
+    } \
+    prefetch->at = next.at; \
+} \
+static TSK__TARGET_##P void tsk__cpu_##P##_tile(int rows, const tsk__cpu_codes *x, int32_t row, int32_t k0, \
+                                                int32_t kn, const tsk__cpu_integer_panel *panel, float *y, \
+                                                size_t ldy, int add, tsk__cpu_prefetch *prefetch) { \
+    const size_t ldx = (size_t)x->cols * (4 / (PER)), groups = (size_t)(x->cols / x->group); \
+    const char *codes = x->codes + (size_t)row * ldx + (size_t)k0 * (4 / (PER)); \
+    const size_t first = (size_t)row * groups + (size_t)(k0 / x->group); \
+    const int32_t steps = kn / x->group; \
+    int o; \
+    for (o = 0; o < TSK__CPU_WIDTH; o += 2 * (LANES)) \
+        switch (rows) { CASES(P) } \
+}
+#define TSK__CPU_INTEGER_CASE(P, r) \
+    case r: \
+        tsk__cpu_##P##_tile_rows(r, codes, ldx, x->scales + first, x->sums + first, groups, x->group, steps, \
+                                 panel->words + o, panel->scales + o, panel->zeros + o, y + o, ldy, add, prefetch); \
+        break;
+#define TSK__CPU_INTEGER_CASES_6(P) TSK__CPU_INTEGER_CASE(P, 1) TSK__CPU_INTEGER_CASE(P, 2) \
+    TSK__CPU_INTEGER_CASE(P, 3) TSK__CPU_INTEGER_CASE(P, 4) TSK__CPU_INTEGER_CASE(P, 5) TSK__CPU_INTEGER_CASE(P, 6)
+#define TSK__CPU_INTEGER_CASES_12(P) TSK__CPU_INTEGER_CASES_6(P) TSK__CPU_INTEGER_CASE(P, 7) \
+    TSK__CPU_INTEGER_CASE(P, 8) TSK__CPU_INTEGER_CASE(P, 9) TSK__CPU_INTEGER_CASE(P, 10) \
+    TSK__CPU_INTEGER_CASE(P, 11) TSK__CPU_INTEGER_CASE(P, 12)
+
+#define TSK__CPU_DEFINE_INTEGER(P, V, U, LANES, PER, ROWS, NAME, DESCRIPTION) \
+    TSK__CPU_DEFINE_QUANTISE(P, V, U, LANES, PER) \
+    TSK__CPU_DEFINE_INTEGER_PACK(P, V, U, LANES, PER) \
+    TSK__CPU_DEFINE_INTEGER_TILE(P, V, U, LANES, PER, TSK__CPU_INTEGER_CASES_##ROWS) \
+    static const tsk__cpu_integer_kernels tsk__cpu_##P = {NAME, DESCRIPTION, ROWS, 4 / (PER), \
+                                                          tsk__cpu_##P##_quantise, tsk__cpu_##P##_pack, \
+                                                          tsk__cpu_##P##_tile};
+
+TSK__CPU_DEFINE_INTEGER(i128, v128, tsk__u128, 4, 2, 6, "portable", "portable C")
+#if TSK__CPU_X86
+TSK__CPU_DEFINE_INTEGER(i256, v256, tsk__u256, 8, 2, 6, "avx2", "AVX2")
+#ifdef TSK__CPU_HAS_AVX_VNNI
+TSK__CPU_DEFINE_INTEGER(x256, v256, tsk__u256, 8, 4, 6, "avxvnni", "AVX-VNNI")
+#endif
+TSK__CPU_DEFINE_INTEGER(i512, v512, tsk__u512, 16, 4, 12, "avx512vnni", "AVX-512 VNNI")
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+/* NULL when there is no such set or the machine cannot run it. */
+static const tsk__cpu_integer_kernels *tsk__cpu_integer_by_name(const char *name) {
+#if TSK__CPU_X86
+    const int features = tsk__processor_features();
+    if ((features & 4) && strcmp(name, tsk__cpu_i512.name) == 0) return &tsk__cpu_i512;
+#ifdef TSK__CPU_HAS_AVX_VNNI
+    if ((features & 8) && strcmp(name, tsk__cpu_x256.name) == 0) return &tsk__cpu_x256;
+#endif
+    if ((features & 1) && strcmp(name, tsk__cpu_i256.name) == 0) return &tsk__cpu_i256;
+#endif
+    return strcmp(name, tsk__cpu_i128.name) == 0 ? &tsk__cpu_i128 : NULL;
+}
+
+static const tsk__cpu_integer_kernels *tsk__cpu_integer_select(void) {
+    static const char *const names[] = {"avx512vnni", "avxvnni", "avx2"};
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        const tsk__cpu_integer_kernels *kernels = tsk__cpu_integer_by_name(names[i]);
+        if (kernels) return kernels;
+    }
+    return &tsk__cpu_i128;
+}
+
+// >>cpu ===============================================================================================================
+/* The CPU backend: f32 activations, weights used where they lie (F32, F16, BF16 or codes, usually a mapped file).
+   Products of integer weights quantise their input and go to >>cpu_integer, unless activations are to stay F32.
+
+   Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
+   into [k][32] f32, and then serves every row of the pass:
+
+       weights [out][in]            panel [k][32]               y[row][32] += x[row][k] * panel[k]
+       out 0  k k k k k k ...       k 0  o o o o ... o
+       out 1  k k k k k k ...  -->  k 1  o o o o ... o    -->   vectors lie along the outputs, so that an output is
+       ...                          ...                         one chain of additions over k in a single lane
+
+   That chain, cut every TSK__CPU_DEPTH steps (more exact, and the panel stays in the first cache level), is the same
+   for every row, whatever tile the row falls in, however wide the vectors are and however many threads run: results are
+   therefore bit for bit the same for all of these. Attention runs on the same core: K is a weight matrix
+   [position][head_dim], and V already is a panel.
+
+   The vector code is written once, in macros over the few primitives that differ between instruction sets. Sets:
+   AVX-512F, AVX2 + FMA + F16C, and NEON, found at run time: these multiply and add in one rounding, and give the same
+   bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
+   compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
+
+#define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
+#define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
+#define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
+#define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
+#define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
+#define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
+
+/* What differs between instruction sets. */
+typedef struct tsk__cpu_kernels {
+    const char *name, *description;
+    int tile_rows;                 /* the most rows `tile` takes */
+    /* panel[k][32] = rows first .. first+31 (the last row again where there are fewer), columns k0 .. k0+kn-1 */
+    void (*pack)(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel);
+    /* y[rows][32] = or += x[rows][kn] * panel[kn][32] */
+    void (*tile)(int rows, const float *x, size_t ldx, int32_t kn, const float *panel, size_t ldp, float *y, size_t ldy,
+                 int add, tsk__cpu_prefetch *prefetch);
+    float (*dot)(const float *x, const float *y, int32_t n);
+    float (*scale_max)(float *x, int32_t n, float scale);  /* x *= scale, the largest; n a multiple of 16 */
+    float (*exp_sum)(float *x, int32_t n, float max);      /* x = exp(x - max), their sum; n a multiple of 16 */
+    float (*exp_moment)(const float *x, int32_t n, float max); /* the sum of exp(x - max) * (x - max), x of -infinity
+                                                                  counting as 0; likewise n */
+    void (*silu)(float *gate, const float *up, int32_t n); /* gate = gate / (1 + exp(-gate)) * up */
+    void (*add)(float *y, const float *x, int32_t n);      /* y += x */
+    void (*scale)(const float *x, float scale, const float *weight, float *out,
+                  int32_t n); /* out = x * scale * weight */
+} tsk__cpu_kernels;
+
+typedef struct tsk__cpu_model {
+    const tsk_model_config *config;
+    tsk__pool *pool;
+    const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: integer weights are multiplied by their values, too */
+    tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
+    float *rope_frequencies;           /* [head_dim / 2] */
+    tsk__blocks blocks;                /* what was allocated for the weights */
+} tsk__cpu_model;
+
+static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return &model->weights[tsk__family_index(model->config, layer, part, 0)];
+}
+static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
+    return (const float *)tsk__cpu_weight(model, layer, part)->data;
+}
+
 /* ---- kernels over those primitives. V names the set, LANES is its vector's length. */
 
 /* Adds 16 partial sums, in an order of its own that no instruction set changes. */
@@ -9861,14 +11959,6 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
-    if (prefetch->at >= prefetch->lines) return;
-    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
-                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
-                       0, 2);
-    prefetch->at++;
-}
-
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
    inlined, so the conditions vanish; names instead of an array, since compilers keep arrays in memory below -O3. */
 #define TSK__CPU_TILE_STEP(V, r, from) \
@@ -9947,10 +12037,6 @@ TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
 TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
 TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
 #endif
 #if TSK__CPU_ARM
 /* (of 32 registers: with more rows both compilers keep a sum in memory) */
@@ -9976,10 +12062,21 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
     return kernels ? kernels : &tsk__cpu_v128;
 }
 
-/* "CPU, AVX-512, 2 threads" */
-static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__pool *pool, char *out, size_t size) {
+/* "CPU, AVX-512, 2 threads"; "CPU, AVX-512 and AVX-512 VNNI for integers, 2 threads" */
+static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__cpu_integer_kernels *integer,
+                              const tsk__pool *pool, char *out, size_t size) {
     const int n = pool ? pool->n_threads : 1;
-    snprintf(out, size, "CPU, %s, %d thread%s", kernels->description, n, n == 1 ? "" : "s");
+    snprintf(out, size, "CPU, %s%s%s%s, %d thread%s", kernels->description, integer ? " and " : "",
+             integer ? integer->description : "", integer ? " for integers" : "", n, n == 1 ? "" : "s");
+}
+
+/* Some weight can be multiplied in integers. */
+static int tsk__cpu_has_integers(const tsk__cpu_model *model) {
+    const size_t count = tsk__family_count(model->config);
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (tsk__cpu_integer_group(&model->weights[i])) return 1;
+    return 0;
 }
 
 /* ---- scratch memory */
@@ -9998,6 +12095,9 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the
                                       residual */
+    char *codes;                   /* [n, widest input] of up to 2 bytes: a product's quantised input, */
+    float *code_scales;            /* and [n, widest / 32] its groups', where there are integer kernels */
+    int32_t *code_sums;
     int32_t *spans;                /* [n + 1] */
     int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
     float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
@@ -10012,18 +12112,23 @@ static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size
 }
 
 /* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
-   with memory NULL it only does the latter. */
-static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n,
-                                    void *memory) {
+   with memory NULL it only does the latter. is_integer: there are integer kernels to be used. */
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int is_integer,
+                                    int32_t n, void *memory) {
     const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    const size_t q = (size_t)config->n_heads * (size_t)config->head_dim, wider = d > mlp ? d : mlp;
+    const size_t widest = !is_integer ? 0 : q > wider ? q : wider;
     size_t used = 0;
     int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
+    scratch->codes = (char *)tsk__cpu_take(memory, &used, rows * widest, 2);
+    scratch->code_scales = (float *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(float));
+    scratch->code_sums = (int32_t *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(int32_t));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
     scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
     scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
@@ -10112,36 +12217,159 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
 
 static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
     tsk__cpu_prefetch prefetch;
-    size_t size, depth;
+    size_t bits, depth;
+    int32_t most;
     memset(&prefetch, 0, sizeof prefetch);
     if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
-    size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
-    depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    prefetch.stride = (size_t)part.w->cols * size;
-    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
-    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    bits = part.w->bits ? (size_t)part.w->bits : 8 * tsk_dtype_size(part.w->dtype);
+    most = part.w->bits ? TSK__CPU_INTEGER_DEPTH : TSK__CPU_DEPTH;
+    depth = (size_t)(part.w->cols - k < most ? part.w->cols - k : most);
+    prefetch.stride = tsk__weight_stride(part.w);
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * bits / 8;
+    prefetch.lines = (int32_t)((depth * bits / 8 + 63) / 64) * TSK__CPU_WIDTH;
     return prefetch;
 }
 
-/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
-   after it. */
-static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n,
-                           const float *x, float *y, size_t ldy) {
+/* The same as `pack` for codes: their values. */
+static void tsk__cpu_pack_codes(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) {
+    float row[TSK__CPU_DEPTH];
+    int32_t o, k;
+    for (o = 0; o < TSK__CPU_WIDTH; o++) {
+        tsk__weight_values(w, first + o < w->rows ? first + o : w->rows - 1, k0, kn, row);
+        for (k = 0; k < kn; k++) panel[(size_t)k * TSK__CPU_WIDTH + o] = row[k];
+    }
+}
+
+/* The input of a product: its values, and their codes where a weight is to be multiplied in integers. */
+typedef struct tsk__cpu_input {
+    const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: there are no codes */
+    const float *x;                /* [n, cols] */
+    tsk__cpu_codes codes;
+} tsk__cpu_input;
+
+typedef struct tsk__cpu_quantising {
+    tsk__cpu_input *input;
+    size_t cols;
+} tsk__cpu_quantising;
+
+static void tsk__cpu_quantise_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_quantising *q = (const tsk__cpu_quantising *)context;
+    const tsk__cpu_input *in = q->input;
+    const size_t groups = q->cols / (size_t)in->codes.group;
+    int32_t i;
+    for (i = first; i < last; i++)
+        in->integer->quantise(in->x + (size_t)i * q->cols, (int32_t)q->cols, in->codes.group,
+                              (char *)(uintptr_t)in->codes.codes + (size_t)i * q->cols * (size_t)in->integer->wide,
+                              (float *)(uintptr_t)in->codes.scales + (size_t)i * groups,
+                              (int32_t *)(uintptr_t)in->codes.sums + (size_t)i * groups);
+}
+
+/* x[n, cols of the weights] as input of these matrices, which have as many columns. */
+static tsk__cpu_input tsk__cpu_input_of(const tsk__cpu_model *model, int32_t n, const float *x,
+                                        const tsk__weight *const *w, int32_t count, tsk__cpu_scratch *scratch) {
+    tsk__cpu_input in;
+    tsk__cpu_quantising q;
+    int32_t i;
+    memset(&in, 0, sizeof in);
+    in.kernels = model->kernels;
+    in.x = x;
+    for (i = 0; i < count && model->integer; i++) {
+        const int32_t group = tsk__cpu_integer_group(w[i]);
+        if (group && (!in.codes.group || group < in.codes.group)) in.codes.group = group;
+    }
+    if (!in.codes.group) return in;
+    in.integer = model->integer;
+    in.codes.codes = scratch->codes;
+    in.codes.scales = scratch->code_scales;
+    in.codes.sums = scratch->code_sums;
+    in.codes.cols = w[0]->cols;
+    q.input = &in;
+    q.cols = (size_t)w[0]->cols;
+    tsk__cpu_rows(model, n, 2 * q.cols, tsk__cpu_quantise_rows, &q);
+    return in;
+}
+
+/* The same from row `row` on. */
+static tsk__cpu_input tsk__cpu_input_from(const tsk__cpu_input *input, int32_t row, int32_t cols) {
+    tsk__cpu_input in = *input;
+    in.x += (size_t)row * (size_t)cols;
+    if (!in.integer) return in;
+    in.codes.codes += (size_t)row * (size_t)cols * (size_t)in.integer->wide;
+    in.codes.scales += (size_t)row * (size_t)(cols / in.codes.group);
+    in.codes.sums += (size_t)row * (size_t)(cols / in.codes.group);
+    return in;
+}
+
+/* The sum of one panel's columns k .. k+kn-1 goes to y, as in tsk__cpu_multiply. */
+static void tsk__cpu_integer_multiply(const tsk__cpu_input *in, int32_t n, int32_t k, int32_t kn,
+                                      const tsk__cpu_integer_panel *panel, float *y, size_t ldy, int32_t width,
+                                      int add, tsk__cpu_prefetch *prefetch) {
+    const tsk__cpu_integer_kernels *kernels = in->integer;
+    const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
+    float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    int32_t tile, i, o;
+    for (tile = 0; tile < tiles; tile++) {
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles),
+                      rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        float *to = y + (size_t)first * ldy;
+        if (width == TSK__CPU_WIDTH) {
+            kernels->tile(rows, &in->codes, first, k, kn, panel, to, ldy, add, prefetch);
+            continue;
+        }
+        for (i = 0; add && i < rows; i++) memcpy(edge[i], to + (size_t)i * ldy, (size_t)width * sizeof *to);
+        for (i = 0; add && i < rows; i++)
+            for (o = width; o < TSK__CPU_WIDTH; o++) edge[i][o] = 0;
+        kernels->tile(rows, &in->codes, first, k, kn, panel, edge[0], TSK__CPU_WIDTH, add, prefetch);
+        for (i = 0; i < rows; i++) memcpy(to + (size_t)i * ldy, edge[i], (size_t)width * sizeof *to);
+    }
+}
+
+static void tsk__cpu_integer_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                    float *y, size_t ldy) {
+    tsk__cpu_integer_panel panel;
+    const tsk__weight *w = part.w;
+    int32_t k;
+    for (k = 0; k < w->cols; k += TSK__CPU_INTEGER_DEPTH) {
+        const int last = w->cols - k <= TSK__CPU_INTEGER_DEPTH;
+        const int32_t kn = last ? w->cols - k : TSK__CPU_INTEGER_DEPTH;
+        tsk__cpu_prefetch prefetch =
+            last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_INTEGER_DEPTH);
+        in->integer->pack(w, part.first, k, kn, panel.words);
+        tsk__cpu_integer_scales(w, part.first, k, kn, in->codes.group, &panel);
+        tsk__cpu_integer_multiply(in, n, k, kn, &panel, y, ldy, tsk__cpu_width(w, part.first), k > 0, &prefetch);
+    }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T, in f32, for one part. */
+static void tsk__cpu_float_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                  float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
-    int32_t k, i;
+    int32_t k;
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
         tsk__cpu_prefetch prefetch =
             last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
-        kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
+        if (w->bits) tsk__cpu_pack_codes(w, part.first, k, kn, panel);
+        else in->kernels->pack(w, part.first, k, kn, panel);
+        tsk__cpu_multiply(in->kernels, n, in->x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
                           &prefetch);
     }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
+   after it. */
+static void tsk__cpu_panel(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in, float *y,
+                           size_t ldy) {
+    const tsk__weight *w = part.w;
+    int32_t i;
+    if (in->integer && tsk__cpu_integer_group(w)) tsk__cpu_integer_panels(part, next, n, in, y, ldy);
+    else tsk__cpu_float_panels(part, next, n, in, y, ldy);
     if (!w->bias) return;
-    for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
+    for (i = 0; i < n; i++, y += ldy) in->kernels->add(y, w->bias + part.first, tsk__cpu_width(w, part.first));
 }
 
 /* Panels are handed out in runs, so that a task's next panel is known: as many runs as threads, or a few times that. */
@@ -10153,9 +12381,9 @@ static int32_t tsk__cpu_runs(const tsk__cpu_model *model, int32_t panels) {
 
 /* Up to three matrices on the same input in one section; the sum goes onto `residual` where there is one. */
 typedef struct tsk__cpu_product {
-    const tsk__cpu_kernels *kernels;
     int32_t n, count, panels, runs;
     const float *x;                /* [n, cols] */
+    tsk__cpu_input input;          /* the same */
     const tsk__weight *w[3];
     float *y[3];                   /* [n, rows] */
     float *residual;               /* [n, rows of w[0]] or NULL */
@@ -10174,7 +12402,7 @@ static void tsk__cpu_product_add(const tsk__cpu_product *p, tsk__cpu_part part, 
     const int32_t width = tsk__cpu_width(part.w, part.first);
     float *residual = p->residual + part.first;
     int32_t i;
-    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->kernels->add(residual, y, width);
+    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->input.kernels->add(residual, y, width);
 }
 
 static void tsk__cpu_product_task(void *context, int task) {
@@ -10185,7 +12413,7 @@ static void tsk__cpu_product_task(void *context, int task) {
     tsk__cpu_part part = tsk__cpu_product_part(p, panel, &y), next;
     for (; panel < end; panel++, part = next, y = next_y) {
         next = panel + 1 < end ? tsk__cpu_product_part(p, panel + 1, &next_y) : tsk__cpu_part_of(NULL, 0);
-        tsk__cpu_panel(p->kernels, part, next, p->n, p->x, y, (size_t)part.w->rows);
+        tsk__cpu_panel(part, next, p->n, &p->input, y, (size_t)part.w->rows);
         if (p->residual) tsk__cpu_product_add(p, part, y);
     }
 }
@@ -10194,10 +12422,10 @@ static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) {
     return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols;
 }
 
-static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
+static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product, tsk__cpu_scratch *scratch) {
     int32_t i;
     uint64_t work = 0;
-    product->kernels = model->kernels;
+    product->input = tsk__cpu_input_of(model, product->n, product->x, product->w, product->count, scratch);
     product->panels = 0;
     for (i = 0; i < product->count; i++) {
         product->panels += tsk__cpu_panels(product->w[i]);
@@ -10222,7 +12450,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.w[0] = w;
     product.y[0] = scratch->wide;
     product.residual = y;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
@@ -10277,8 +12505,7 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const size_t d = (size_t)c->table->cols;
     int32_t i;
     for (i = first; i < last; i++) {
-        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
-        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
+        tsk__weight_values(c->table, c->ids[i], 0, (int32_t)d, c->out + (size_t)i * d);
     }
 }
 
@@ -10446,7 +12673,7 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[0] = q_out;
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) {
         tsk__cpu_capture(captures->q, q_out, n * q_width);
         tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
@@ -10650,10 +12877,9 @@ static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n,
 }
 
 typedef struct tsk__cpu_gate {
-    const tsk__cpu_kernels *kernels;
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__weight *gate, *up;
     int32_t n, panels, runs;
-    const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
     float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
@@ -10664,11 +12890,11 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     const size_t ld = (size_t)c->gate->rows;
     size_t at = (size_t)first;
     int32_t i;
-    tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
-    tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
+    tsk__cpu_panel(gate, up, c->n, &c->input, c->h + first, ld);
+    tsk__cpu_panel(up, next, c->n, &c->input, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
         if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
-        c->kernels->silu(c->h + at, c->wide + at, width);
+        c->input.kernels->silu(c->h + at, c->wide + at, width);
     }
 }
 
@@ -10684,13 +12910,13 @@ static void tsk__cpu_gate_task(void *context, int task) {
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h,
                              tsk__cpu_scratch *scratch, const tsk__captures *captures) {
+    const tsk__weight *both[2];
     tsk__cpu_gate gate;
     tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
-    gate.kernels = model->kernels;
-    gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
-    gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
+    both[0] = gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
+    both[1] = gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
     gate.n = n;
-    gate.x = scratch->norm;
+    gate.input = tsk__cpu_input_of(model, n, scratch->norm, both, 2, scratch);
     gate.h = h;
     gate.wide = scratch->wide;
     gate.captured = captures ? (float *)captures->gate : NULL;
@@ -10703,7 +12929,8 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
 /* ---- the head */
 
 /* out[n, embedding_size] */
-static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out) {
+static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out,
+                            tsk__cpu_scratch *scratch) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -10711,13 +12938,13 @@ static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float 
     product.x = normed;
     product.w[0] = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     product.y[0] = out;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
 }
 
 typedef struct tsk__cpu_head_job {
     const tsk__cpu_model *model;
     int32_t n;
-    const float *x;                /* [n, d_model] */
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__draw *draws;        /* [n] */
     tsk__cpu_best *best;           /* [chunks, n] */
 } tsk__cpu_head_job;
@@ -10796,11 +13023,11 @@ static void tsk__cpu_head_task(void *context, int task) {
     int32_t row, i, o;
     for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
         const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
+        const tsk__cpu_input input = tsk__cpu_input_from(&c->input, row, w->cols);
         for (o = 0; o < count; o += TSK__CPU_WIDTH) {
             const tsk__cpu_part next =
                 tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
-            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols,
-                           &logits[0][o], TSK__CPU_CHUNK);
+            tsk__cpu_panel(tsk__cpu_part_of(w, first + o), next, n, &input, &logits[0][o], TSK__CPU_CHUNK);
         }
         for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
     }
@@ -10841,7 +13068,7 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         tsk__cpu_head_job job;
         job.model = model;
         job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
-        job.x = normed + (size_t)row * (size_t)head->cols;
+        job.input = tsk__cpu_input_of(model, job.n, normed + (size_t)row * (size_t)head->cols, &head, 1, scratch);
         job.draws = draws + row;
         job.best = scratch->best;
         tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);
@@ -10851,8 +13078,9 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
 }
 
 // >>cpu_weights =======================================================================================================
-/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is
-   misaligned or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
+/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. What is misaligned
+   or not mapped is copied, what is to be quantised or unpacked gets memory of its own (see >>weights), and norms and
+   biases, a few kilobytes, are converted to f32. */
 
 typedef struct tsk__cpu_loading {
     tsk__cpu_model *model;
@@ -10861,45 +13089,14 @@ typedef struct tsk__cpu_loading {
     uint64_t done, total;          /* bytes */
 } tsk__cpu_loading;
 
-static int tsk__cpu_is_aligned(const tsk__stored *stored) {
-    return stored->data && (uintptr_t)stored->data % tsk_dtype_size(stored->dtype) == 0;
-}
-
-/* Memory that lives as long as the model. */
-static void *tsk__cpu_allocate(tsk__cpu_model *model, size_t count, size_t size) {
-    void *block;
-    if (!tsk__memory_reserve(model->allocator, &model->blocks, &model->block_capacity, model->n_blocks + 1,
-                             sizeof *model->blocks))
-        return NULL;
-    block = tsk__memory_new(model->allocator, count, size);
-    if (block) model->blocks[model->n_blocks++] = block;
-    return block;
-}
-
-static tsk_status tsk__cpu_put_matrix(tsk__cpu_loading *l, const tsk__stored *stored, tsk__weight *out,
-                                      tsk_error *error) {
-    void *copy;
-    out->dtype = stored->dtype;
-    out->rows = stored->rows;
-    out->cols = stored->cols;
-    out->data = stored->data;
-    if (tsk__cpu_is_aligned(stored)) return TSK_OK;
-    copy = stored->size > SIZE_MAX ? NULL : tsk__cpu_allocate(l->model, (size_t)stored->size, 1);
-    if (!copy) return tsk__error_memory(error, stored->name, stored->size);
-    out->data = copy;
-    if (!stored->data) return l->source->read(l->source, stored, 0, copy, (size_t)stored->size, error);
-    memcpy(copy, stored->data, (size_t)stored->size);
-    return TSK_OK;
-}
-
 static tsk_status tsk__cpu_put_vector(tsk__cpu_loading *l, const tsk__stored *stored, const float **out,
                                       tsk_error *error) {
     float *values;
     const void *from = stored->data;
     tsk_status status = TSK_OK;
     *out = (const float *)from;
-    if (stored->dtype == TSK_DTYPE_F32 && tsk__cpu_is_aligned(stored)) return TSK_OK;
-    values = (float *)tsk__cpu_allocate(l->model, (size_t)stored->rows, sizeof *values);
+    if (stored->dtype == TSK_DTYPE_F32 && from && (uintptr_t)from % sizeof **out == 0) return TSK_OK;
+    values = (float *)tsk__blocks_new(&l->model->blocks, (size_t)stored->rows, sizeof *values);
     if (!values) return tsk__error_memory(error, stored->name, stored->size);
     if (!from) {  /* read to the end of the room that they are widened in */
         char *end = (char *)(values + stored->rows) - stored->size;
@@ -10918,7 +13115,8 @@ static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const ts
     tsk__weight *w = &l->model->weights[tsk__family_index(c, id->layer, (tsk__part)id->part, id->expert)];
     const float *vector = NULL;
     tsk_status status;
-    if (!tsk__family_is_vector(c, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
+    if (!tsk__family_is_vector(c, id))
+        status = tsk__weight_take(&l->model->blocks, l->source, id, stored, w, error);
     else {
         status = tsk__cpu_put_vector(l, stored, &vector, error);
         if (id->is_bias) w->bias = vector;
@@ -10939,7 +13137,7 @@ static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source
     size_t count = tsk__family_count(c);
     tsk__cpu_loading loading;
     tsk_status status;
-    model->weights = (tsk__weight *)tsk__cpu_allocate(model, count, sizeof *model->weights);
+    model->weights = (tsk__weight *)tsk__blocks_new(&model->blocks, count, sizeof *model->weights);
     if (!model->weights) return tsk__error_memory(error, "the list of weights", count * sizeof *model->weights);
     memset(model->weights, 0, count * sizeof *model->weights);
     loading.model = model;
@@ -10953,11 +13151,7 @@ static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source
     return status;
 }
 
-static void tsk__cpu_weights_free(tsk__cpu_model *model) {
-    size_t i;
-    for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(model->allocator, model->blocks[i]);
-    tsk__memory_delete(model->allocator, model->blocks);
-}
+static void tsk__cpu_weights_free(tsk__cpu_model *model) { tsk__blocks_free(&model->blocks); }
 
 // >>cpu_backend =======================================================================================================
 /* The table of the CPU backend: rows are gathered, handed to the operations of >>cpu, and put back. */
@@ -11018,6 +13212,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
     size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
     tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
+    int is_integer;
     if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
     s->base.backend = backend;
     s->base.max_rows = max_rows;
@@ -11035,7 +13230,8 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->candidates = (tsk_candidate *)tsk__memory_new(allocator, rows, sizeof *s->candidates);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
-    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
+    is_integer = ((const tsk__cpu_backend *)(const void *)backend)->model.integer != NULL;
+    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
         !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
@@ -11044,7 +13240,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
         return tsk__error_memory(error, "the activations of a pass",
                                  rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
-    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
+    tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, s->scratch_memory);
     s->base.x = s->full_x;
     *out = &s->base;
     return TSK_OK;
@@ -11266,7 +13462,7 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__cpu_select_rows(stream, n, index);
     if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
-    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
+    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits, &s->scratch);
 }
 
 /* ---- ceilings, for benchmarks */
@@ -11339,7 +13535,7 @@ static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out,
     product.y[0] = memory + size * size + rows * size;
     for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
-        tsk__cpu_product_run(&b->model, &product);
+        tsk__cpu_product_run(&b->model, &product, NULL);
         rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
@@ -11365,7 +13561,7 @@ static void tsk__cpu_backend_destroy(tsk__backend *backend) {
 }
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
-    tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
+    tsk__cpu_describe(b->model.kernels, b->model.integer, b->model.pool, out, size);
 }
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
@@ -11414,15 +13610,19 @@ static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *
     const int32_t half = config->head_dim / 2;
     tsk__cpu_model *model = &b->model;
     tsk__source helped = *source;
+    tsk_status status;
     int32_t i;
-    model->rope_frequencies = (float *)tsk__cpu_allocate(model, (size_t)half, sizeof(float));
+    model->rope_frequencies = (float *)tsk__blocks_new(&model->blocks, (size_t)half, sizeof(float));
     if (!model->rope_frequencies)
         return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
     for (i = 0; i < half; i++) model->rope_frequencies[i] = tsk__rope_frequency(config, i);
     model->pool = tsk__pool_create(b->allocator, o->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     helped.pool = model->pool;
-    return tsk__cpu_load_weights(model, &helped, o, error);
+    status = tsk__cpu_load_weights(model, &helped, o, error);
+    if (status == TSK_OK && o->dtype == TSK_DTYPE_AUTO && tsk__cpu_has_integers(model))
+        model->integer = tsk__cpu_integer_select();
+    return status;
 }
 
 static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const tsk__source *source,
@@ -11435,7 +13635,7 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
     b->base.ops = &tsk__cpu_backend_ops;
     b->base.config = b->model.config = config;
     b->base.element_size = sizeof(float);
-    b->allocator = b->model.allocator = allocator;
+    b->allocator = b->model.blocks.allocator = allocator;
     b->model.kernels = tsk__cpu_kernels_select();
     status = tsk__cpu_backend_fill(b, source, o, error);
     if (status != TSK_OK) tsk__cpu_backend_destroy(&b->base);
@@ -11444,7 +13644,7 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
 }
 
 static const tsk__backend_kind tsk__cpu_backend_kind = {TSK_DEVICE_CPU, tsk__cpu_backend_usable,
-                                                        tsk__cpu_backend_create};
+                                                        tsk__cpu_backend_create, 1};
 
 // >>cuda_driver =======================================================================================================
 /* The second backend: NVIDIA GPUs from compute capability 8.0 up, through the driver API. The kernels (src/kernels) are
@@ -14596,7 +16796,7 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 #endif /* TOKENSKIP__HAS_CUDA */
 
 static const tsk__backend_kind tsk__cuda_backend_kind = {TSK_DEVICE_CUDA, tsk__cuda_available,
-                                                         tsk__cuda_backend_create};
+                                                         tsk__cuda_backend_create, 0};
 
 // >>model =============================================================================================================
 /* Loading: a checked folder, or random values, become weights in a backend. */
@@ -14628,6 +16828,9 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
                               tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
+    if ((int)o->weights < 0 || o->weights > TSK_WEIGHTS_Q4)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "weights has no value %d",
+                              (int)o->weights);
     if (o->n_threads != TSK_AUTO && o->n_threads < 1)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
@@ -14652,14 +16855,36 @@ static tsk_status tsk__model_backend_kind(tsk_model *model, const tsk_model_opti
     return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
 }
 
+/* A backend that keeps no codes gets the values of quantised weights, which pass through host memory. */
+static tsk_status tsk__model_create_dequantised(tsk_model *model, const tsk__backend_kind *kind,
+                                                const tsk__source *source, const tsk_model_options *o,
+                                                tsk_error *error) {
+    tsk__source helped = *source;
+    tsk__dequantising d;
+    tsk_status status;
+    helped.pool = tsk__pool_create(model->allocator, o->n_threads);
+    if (!helped.pool) return tsk__error_memory(error, "worker threads", sizeof *helped.pool);
+    status = tsk__dequantising_open(&d, &helped, model->allocator, error);
+    tsk__pool_destroy(model->allocator, helped.pool);
+    helped.pool = NULL;
+    if (status != TSK_OK) return status;
+    status = kind->create(&model->config, &d.source, o, &model->backend, error);
+    tsk__dequantising_close(&d);
+    return status;
+}
+
 static tsk_status tsk__model_backend(tsk_model *model, const tsk__source *source, const tsk_model_options *o,
                                      tsk_error *error) {
+    const int is_quantised =
+        source->weights != TSK_WEIGHTS_AS_STORED || (source->folder && source->folder->formats.method);
     const tsk__backend_kind *kind;
     tsk_status status = tsk__model_backend_kind(model, o, &kind, error);
     if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                               "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
-    if (status == TSK_OK) status = kind->create(&model->config, source, o, &model->backend, error);
+    if (status == TSK_OK && is_quantised && !kind->keeps_codes)
+        status = tsk__model_create_dequantised(model, kind, source, o, error);
+    else if (status == TSK_OK) status = kind->create(&model->config, source, o, &model->backend, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -14704,12 +16929,17 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
     status = tsk_folder_open(dir, &model->host, &model->folder, error);
+    if (status == TSK_OK && options->weights != TSK_WEIGHTS_AS_STORED && model->folder->formats.method)
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, dir, TSK_NO_OFFSET,
+                                "'%s' is quantised already (%s): its weights can only be used as stored",
+                                tsk__error_path(dir), model->folder->formats.method);
     if (status == TSK_OK) {
         model->config = model->folder->config;
         if (!options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
     }
     if (status == TSK_OK) {
         source = tsk__source_of_folder(model->folder);
+        source.weights = options->weights;
         status = tsk__model_backend(model, &source, options, error);
     }
     if (status != TSK_OK) tsk_model_free(model);
@@ -14734,6 +16964,7 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     if (status != TSK_OK) return status;
     model->config = *config;
     source = tsk__source_of_random(&model->config, seed);
+    source.weights = options->weights;
     status = tsk__model_backend(model, &source, options, error);
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;
@@ -14757,6 +16988,435 @@ const char *tsk_model_device_note(const tsk_model *model) { return model ? model
 tsk_dtype tsk_model_dtype(const tsk_model *model) {
     if (!model) return TSK_DTYPE_AUTO;
     return model->backend->element_size == sizeof(float) ? TSK_DTYPE_F32 : TSK_DTYPE_BF16;
+}
+
+// >>export ============================================================================================================
+/* Writes a folder of plain weights as a quantised one, in compressed-tensors' pack-quantized layout, which this library
+   maps and others read. A matrix at a time is in memory. Every file appears whole or not at all, config.json last:
+   until it is there the folder is no model, and what an interrupted call has left is written anew by the next. */
+
+tsk_quantize_options tsk_quantize_options_default(void) {
+    tsk_quantize_options o;
+    memset(&o, 0, sizeof o);
+    o.weights = TSK_WEIGHTS_Q4;
+    o.shard_size = 5000000000;
+    o.n_threads = TSK_AUTO;
+    return o;
+}
+
+/* Files beside config.json and the weights that go along, where they are there. */
+static const char *const tsk__export_files[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json", "configuration_llada.py",
+    "modeling_llada.py", "LICENSE"};
+
+#define TSK__EXPORT_FILES (sizeof tsk__export_files / sizeof *tsk__export_files)
+#define TSK__EXPORT_MAX_FILE ((size_t)1 << 30)
+#define TSK__EXPORT_NAME 64
+
+typedef struct tsk__export {
+    const tsk_quantize_options *options;
+    tsk_folder *folder;
+    tsk__source source;
+    const tsk_allocator *allocator;
+    const char *out;               /* the folder's path, */
+    char *path;                    /* and room for that of a file in it */
+    size_t path_size;
+    int32_t n_shards, shard;       /* how many; which one is being written, -1: none yet */
+    uint64_t used;                 /* bytes of the one being planned or written, */
+    uint64_t written, total_in, done; /* of all that are written; of the source's weights, all and those done */
+    tsk_safetensors_writer *writer;
+    tsk_text index;
+    tsk_json_writer index_json;
+    int32_t n_files, n_quantised;  /* that have got their names; matrices */
+    tsk_error *error;
+} tsk__export;
+
+static const char *tsk__export_path(tsk__export *e, const char *name) {
+    snprintf(e->path, e->path_size, "%s/%s", e->out, name);
+    return e->path;
+}
+
+static void tsk__export_shard_name(const tsk__export *e, int32_t shard, char name[TSK__EXPORT_NAME]) {
+    if (e->n_shards == 1) snprintf(name, TSK__EXPORT_NAME, "model.safetensors");
+    else snprintf(name, TSK__EXPORT_NAME, "model-%05d-of-%05d.safetensors", (int)shard + 1, (int)e->n_shards);
+}
+
+/* ---- which weights go to which file */
+
+/* Bytes that a weight takes in the folder to be written. */
+static uint64_t tsk__export_size(const tsk__export *e, const tsk__weight_id *id) {
+    tsk__stored stored;
+    uint64_t shape[2];
+    int32_t group;
+    const int bits = tsk__weights_bits(e->source.config, id, e->source.weights, &group);
+    tsk__family_shape(e->source.config, id, shape);
+    e->source.find(&e->source, id, &stored);
+    return bits ? tsk__weights_quantised_size(shape, bits, group) + 2 * sizeof(int64_t) : stored.size;
+}
+
+/* 1: the next weight begins a new file. */
+static int tsk__export_is_full(const tsk__export *e, uint64_t size) {
+    return e->used && e->used + size > e->options->shard_size;
+}
+
+static void tsk__export_plan(tsk__export *e) {
+    tsk__weight_id id = tsk__family_first();
+    e->n_shards = 1;
+    do {
+        const uint64_t size = tsk__export_size(e, &id);
+        if (tsk__export_is_full(e, size)) e->n_shards++, e->used = 0;
+        e->used += size;
+    } while (tsk__family_next(e->source.config, &id));
+    e->used = 0;
+}
+
+/* ---- weights */
+
+static tsk_status tsk__export_finish_shard(tsk__export *e) {
+    tsk_status status = e->writer ? tsk_safetensors_writer_finish(e->writer, e->error) : TSK_OK;
+    if (e->writer && status == TSK_OK) e->n_files++;
+    tsk_safetensors_writer_free(e->writer);
+    e->writer = NULL;
+    e->used = 0;
+    return status;
+}
+
+static tsk_status tsk__export_next_shard(tsk__export *e) {
+    char name[TSK__EXPORT_NAME];
+    tsk_status status = tsk__export_finish_shard(e);
+    if (status != TSK_OK) return status;
+    tsk__export_shard_name(e, ++e->shard, name);
+    return tsk_safetensors_writer_open(tsk__export_path(e, name), e->allocator, &e->writer, e->error);
+}
+
+/* One tensor to the file at hand, and its line to the index. */
+static tsk_status tsk__export_tensor(tsk__export *e, const char *module, const char *suffix, tsk_dtype dtype,
+                                     int n_dims, const uint64_t *shape, const void *data, uint64_t size) {
+    char name[TSK__FAMILY_NAME + 24], shard[TSK__EXPORT_NAME];
+    snprintf(name, sizeof name, "%s%s", module, suffix);
+    tsk__export_shard_name(e, e->shard, shard);
+    tsk_json_write_key(&e->index_json, name);
+    tsk_json_write_string(&e->index_json, shard, strlen(shard));
+    e->written += size;
+    if (e->index_json.status != TSK_OK) return tsk__error_memory(e->error, "the index", e->index.length);
+    return tsk_safetensors_writer_add(e->writer, name, dtype, n_dims, shape, data, e->error);
+}
+
+static tsk_status tsk__export_quantised(tsk__export *e, const char *module, const tsk__weight *w) {
+    const uint64_t rows = (uint64_t)w->rows, stride = tsk__weight_stride(w), groups = tsk__weight_n_groups(w);
+    const int64_t shape[2] = {w->rows, w->cols};
+    const uint64_t packed[2] = {rows, stride / 4}, scales[2] = {rows, groups}, two = 2;
+    tsk_status status = tsk__export_tensor(e, module, ".weight_packed", TSK_DTYPE_I32, 2, packed, w->data,
+                                           rows * stride);
+    if (status == TSK_OK)
+        status = tsk__export_tensor(e, module, ".weight_scale", w->scale_dtype, 2, scales, w->scales,
+                                    rows * groups * tsk_dtype_size(w->scale_dtype));
+    if (status == TSK_OK)
+        status = tsk__export_tensor(e, module, ".weight_shape", TSK_DTYPE_I64, 1, &two, shape, sizeof shape);
+    e->n_quantised++;
+    return status;
+}
+
+static tsk_status tsk__export_weight(tsk__export *e, const tsk__weight_id *id) {
+    char name[TSK__FAMILY_NAME];
+    tsk__blocks blocks;
+    tsk__stored stored;
+    tsk__weight w;
+    uint64_t shape[2];
+    const int is_vector = tsk__family_is_vector(e->source.config, id);
+    tsk_status status;
+    memset(&blocks, 0, sizeof blocks);
+    memset(&w, 0, sizeof w);
+    blocks.allocator = e->allocator;
+    e->source.find(&e->source, id, &stored);
+    tsk__family_name(e->source.config, id, name);
+    tsk__family_shape(e->source.config, id, shape);
+    status = is_vector ? tsk__weight_plain(&blocks, &e->source, &stored, &w, e->error)
+                       : tsk__weight_take(&blocks, &e->source, id, &stored, &w, e->error);
+    if (status == TSK_OK && !w.bits)
+        status = tsk__export_tensor(e, name, "", w.dtype, is_vector ? 1 : 2, shape, w.data, stored.size);
+    else if (status == TSK_OK) {
+        name[strlen(name) - strlen(".weight")] = 0;
+        status = tsk__export_quantised(e, name, &w);
+    }
+    tsk__blocks_free(&blocks);
+    e->done += stored.size;
+    return status;
+}
+
+static tsk_status tsk__export_weights(tsk__export *e) {
+    const tsk_quantize_options *o = e->options;
+    tsk__weight_id id = tsk__family_first();
+    tsk_status status;
+    e->index_json.out = &e->index;
+    e->index.allocator = e->allocator;
+    tsk_json_begin_object(&e->index_json);
+    status = tsk__export_next_shard(e);
+    if (status != TSK_OK) return status;
+    do {
+        const uint64_t size = tsk__export_size(e, &id);
+        if (tsk__export_is_full(e, size)) status = tsk__export_next_shard(e);
+        e->used += size;
+        if (status == TSK_OK) status = tsk__export_weight(e, &id);
+        if (o->progress) o->progress(o->user, e->done, e->total_in);
+        if (status == TSK_OK && o->cancel && o->cancel(o->user))
+            status = tsk__error_set(e->error, TSK_ERROR_CANCELLED, NULL, TSK_NO_OFFSET, "quantising was cancelled");
+    } while (status == TSK_OK && tsk__family_next(e->source.config, &id));
+    tsk_json_end_object(&e->index_json);
+    if (status == TSK_OK) status = tsk__export_finish_shard(e);
+    if (status == TSK_OK && !e->n_quantised)
+        status = tsk__error_set(e->error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
+                                "no matrix can be quantised: none has a multiple of 32 columns");
+    return status;
+}
+
+/* ---- the other files */
+
+static tsk_status tsk__export_file(tsk__export *e, const char *name, const char *text, size_t size) {
+    tsk__output output;
+    tsk_status status = tsk__output_open(&output, tsk__export_path(e, name), e->allocator, e->error);
+    if (status != TSK_OK) return status;
+    status = tsk__output_write(&output, 0, text, size, e->error);
+    if (status != TSK_OK) tsk__output_abandon(&output);
+    else status = tsk__output_commit(&output, e->error);
+    if (status == TSK_OK) e->n_files++;
+    return status;
+}
+
+static tsk_status tsk__export_copy(tsk__export *e, const char *name) {
+    tsk_text text;
+    tsk_status status;
+    if (!tsk__folder_has(e->folder, name)) return TSK_OK;
+    memset(&text, 0, sizeof text);
+    text.allocator = e->allocator;
+    status = tsk_read_file(tsk__folder_path(e->folder, name), TSK__EXPORT_MAX_FILE, &e->folder->host, &text, e->error);
+    if (status == TSK_OK) status = tsk__export_file(e, name, text.data ? text.data : "", text.length);
+    tsk_text_free(&text);
+    return status;
+}
+
+static tsk_status tsk__export_index(tsk__export *e) {
+    tsk_text text;
+    tsk_json_writer json;
+    tsk_status status;
+    if (e->n_shards == 1) return TSK_OK;
+    memset(&text, 0, sizeof text);
+    memset(&json, 0, sizeof json);
+    text.allocator = e->allocator;
+    json.out = &text;
+    tsk_json_begin_object(&json);
+    tsk_json_write_key(&json, "metadata");
+    tsk_json_begin_object(&json);
+    tsk_json_write_key(&json, "total_size");
+    tsk_json_write_uint(&json, e->written);
+    tsk_json_end_object(&json);
+    tsk_json_write_key(&json, "weight_map");
+    status = json.status == TSK_OK ? tsk_text_append(&text, e->index.data, e->index.length) : json.status;
+    if (status == TSK_OK) status = tsk_text_append(&text, "}\n", 2);
+    if (status != TSK_OK) status = tsk__error_memory(e->error, "the index", e->index.length);
+    else status = tsk__export_file(e, "model.safetensors.index.json", text.data, text.length);
+    tsk_text_free(&text);
+    return status;
+}
+
+/* ---- quantization_config */
+
+/* A part's modules, whatever their layer: "re:model\.transformer\.blocks\.\d+\.q_proj$". */
+static void tsk__export_target(const tsk_model_config *c, int part, char *out, size_t size) {
+    const char *from = tsk__family_part_of(c, part)->weight;
+    const size_t length = strlen(from) - strlen(".weight");
+    size_t used = (size_t)snprintf(out, size, "re:"), i;
+    for (i = 0; i < length && used + 4 < size; i++) {
+        if (from[i] == '{') used += (size_t)snprintf(out + used, size - used, "\\d+"), i += 2;
+        else used += (size_t)snprintf(out + used, size - used, from[i] == '.' ? "\\%c" : "%c", from[i]);
+    }
+    if (used < size) snprintf(out + used, size - used, "$");
+}
+
+/* The bits and group of a part; 0: it is not quantised, or there is none. */
+static int tsk__export_bits(const tsk__export *e, int part, int32_t *group) {
+    const tsk__weight_id id = tsk__weight_id_of(part < (int)TSK__PART_COUNT ? 0 : -1, (tsk__part)part, 0);
+    if (!tsk__family_has(e->source.config, &id)) return 0;
+    return tsk__weights_bits(e->source.config, &id, e->source.weights, group);
+}
+
+static void tsk__export_scheme(tsk_json_writer *json, int bits, int32_t group) {
+    tsk_json_write_key(json, "weights");
+    tsk_json_begin_object(json);
+    tsk_json_write_key(json, "num_bits"), tsk_json_write_int(json, bits);
+    tsk_json_write_key(json, "type"), tsk_json_write_string(json, "int", 3);
+    tsk_json_write_key(json, "symmetric"), tsk_json_write_bool(json, 1);
+    tsk_json_write_key(json, "strategy"), tsk_json_write_string(json, "group", 5);
+    tsk_json_write_key(json, "group_size"), tsk_json_write_int(json, group);
+    tsk_json_write_key(json, "dynamic"), tsk_json_write_bool(json, 0);
+    tsk_json_write_key(json, "actorder"), tsk_json_write_null(json);
+    tsk_json_end_object(json);
+    tsk_json_write_key(json, "input_activations"), tsk_json_write_null(json);
+    tsk_json_write_key(json, "output_activations"), tsk_json_write_null(json);
+}
+
+/* One group for each pair of bits and group size, with the parts that have it. */
+static void tsk__export_groups(const tsk__export *e, tsk_json_writer *json) {
+    int part, other, n = 0;
+    for (part = 0; part < (int)TSK__PART_ALL; part++) {
+        char text[3 * TSK__FAMILY_NAME];
+        int32_t group = 0, own = 0;
+        const int bits = tsk__export_bits(e, part, &group);
+        int is_first = 1;
+        for (other = 0; other < part; other++)
+            is_first &= tsk__export_bits(e, other, &own) != bits || own != group;
+        if (!bits || !is_first) continue;
+        snprintf(text, sizeof text, "group_%d", n++);
+        tsk_json_write_key(json, text);
+        tsk_json_begin_object(json);
+        tsk_json_write_key(json, "targets");
+        tsk_json_begin_array(json);
+        for (other = part; other < (int)TSK__PART_ALL; other++) {
+            if (tsk__export_bits(e, other, &own) != bits || own != group) continue;
+            tsk__export_target(e->source.config, other, text, sizeof text);
+            tsk_json_write_string(json, text, strlen(text));
+        }
+        tsk_json_end_array(json);
+        tsk__export_scheme(json, bits, group);
+        tsk_json_end_object(json);
+    }
+}
+
+static void tsk__export_quantisation(const tsk__export *e, tsk_json_writer *json) {
+    static const struct { const char *key, *value; } texts[] = {{"quant_method", "compressed-tensors"},
+                                                                {"format", "pack-quantized"},
+                                                                {"quantization_status", "compressed"}};
+    size_t i;
+    tsk_json_begin_object(json);
+    for (i = 0; i < 3; i++) {
+        tsk_json_write_key(json, texts[i].key);
+        tsk_json_write_string(json, texts[i].value, strlen(texts[i].value));
+    }
+    tsk_json_write_key(json, "config_groups");
+    tsk_json_begin_object(json);
+    tsk__export_groups(e, json);
+    tsk_json_end_object(json);
+    tsk_json_write_key(json, "ignore");
+    tsk_json_begin_array(json);
+    tsk_json_end_array(json);
+    tsk_json_write_key(json, "kv_cache_scheme"), tsk_json_write_null(json);
+    tsk_json_end_object(json);
+}
+
+/* config.json as it is, byte by byte, with a further member: in place of a null of that name, else as the first. */
+static tsk_status tsk__export_config(tsk__export *e) {
+    static const char key[] = "quantization_config";
+    const tsk_json_value *root = tsk_json_root(e->folder->settings), *old = tsk_json_get(root, key);
+    const size_t at = old ? (size_t)tsk_json_offset(old) : (size_t)tsk_json_offset(root) + 1;
+    const size_t behind = old ? at + strlen("null") : at;
+    tsk_text from, to, own;
+    tsk_json_writer json;
+    tsk_status status;
+    memset(&from, 0, sizeof from), memset(&to, 0, sizeof to), memset(&own, 0, sizeof own);
+    memset(&json, 0, sizeof json);
+    from.allocator = to.allocator = own.allocator = e->allocator;
+    json.out = &own;
+    status = tsk_read_file(tsk__folder_path(e->folder, "config.json"), TSK__CONFIG_MAX_FILE, &e->folder->host, &from,
+                           e->error);
+    if (status == TSK_OK && behind > from.length)
+        status = tsk__error_set(e->error, TSK_ERROR_IO, e->folder->path, TSK_NO_OFFSET,
+                                "'%s' has been changed meanwhile", tsk__error_path(e->folder->path));
+    if (status == TSK_OK) {
+        tsk__export_quantisation(e, &json);
+        status = json.status;
+        if (status == TSK_OK) status = tsk_text_append(&to, from.data, at);
+        if (status == TSK_OK && !old) status = tsk_text_append(&to, "\n  \"quantization_config\": ", 26);
+        if (status == TSK_OK) status = tsk_text_append(&to, own.data, own.length);
+        if (status == TSK_OK && !old) status = tsk_text_append(&to, ",", 1);
+        if (status == TSK_OK) status = tsk_text_append(&to, from.data + behind, from.length - behind);
+        if (status != TSK_OK) status = tsk__error_memory(e->error, "config.json", from.length + own.length);
+    }
+    if (status == TSK_OK) status = tsk__export_file(e, "config.json", to.data, to.length);
+    tsk_text_free(&from), tsk_text_free(&to), tsk_text_free(&own);
+    return status;
+}
+
+/* ---- the whole */
+
+static tsk_status tsk__export_run(tsk__export *e) {
+    size_t i;
+    tsk_status status;
+    tsk__export_plan(e);
+    status = tsk__export_weights(e);
+    if (status == TSK_OK) status = tsk__export_index(e);
+    for (i = 0; i < TSK__EXPORT_FILES && status == TSK_OK; i++) status = tsk__export_copy(e, tsk__export_files[i]);
+    return status == TSK_OK ? tsk__export_config(e) : status;
+}
+
+/* After a failure: the files that this call has written. */
+static void tsk__export_undo(tsk__export *e) {
+    char name[TSK__EXPORT_NAME];
+    int32_t shard;
+    size_t i;
+    for (shard = 0; shard <= e->shard && e->n_files; shard++, e->n_files--) {
+        tsk__export_shard_name(e, shard, name);
+        tsk__path_remove(tsk__export_path(e, name));
+    }
+    if (e->n_files) tsk__path_remove(tsk__export_path(e, "model.safetensors.index.json"));
+    for (i = 0; i < TSK__EXPORT_FILES && e->n_files; i++)
+        if (tsk__folder_has(e->folder, tsk__export_files[i]))
+            tsk__path_remove(tsk__export_path(e, tsk__export_files[i]));
+}
+
+static tsk_status tsk__export_check(const tsk__export *e, const char *dir) {
+    const tsk_quantize_options *o = e->options;
+    if (o->weights != TSK_WEIGHTS_Q8 && o->weights != TSK_WEIGHTS_Q4)
+        return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "weights are quantised to Q8 or Q4");
+    if (!o->shard_size)
+        return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "shard_size must be positive");
+    if (o->n_threads != TSK_AUTO && o->n_threads < 1)
+        return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
+    if (e->folder->formats.method)
+        return tsk__error_set(e->error, TSK_ERROR_UNSUPPORTED, dir, TSK_NO_OFFSET, "'%s' is quantised already (%s)",
+                              tsk__error_path(dir), e->folder->formats.method);
+    return TSK_OK;
+}
+
+static tsk_status tsk__export_open(tsk__export *e, const char *dir, const char *out) {
+    tsk_status status = tsk__export_check(e, dir);
+    if (status != TSK_OK) return status;
+    e->path_size = strlen(out) + TSK__EXPORT_NAME + 2;
+    e->path = (char *)tsk__memory_new(e->allocator, e->path_size, 1);
+    if (!e->path) return tsk__error_memory(e->error, "a path", e->path_size);
+    if (tsk__path_exists(tsk__export_path(e, "config.json")))
+        return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, out, TSK_NO_OFFSET,
+                              "'%s' holds a model already: it has a config.json", tsk__error_path(out));
+    e->source = tsk__source_of_folder(e->folder);
+    e->source.weights = e->options->weights;
+    e->total_in = tsk__weights_total(&e->source);
+    e->source.pool = tsk__pool_create(e->allocator, e->options->n_threads);
+    return e->source.pool ? TSK_OK : tsk__error_memory(e->error, "worker threads", sizeof *e->source.pool);
+}
+
+tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options, tsk_error *error) {
+    tsk_quantize_options defaults = tsk_quantize_options_default();
+    tsk__export e;
+    tsk_status status;
+    if (!dir) return tsk__error_null(error, "tsk_quantize", "dir");
+    if (!out) return tsk__error_null(error, "tsk_quantize", "out");
+    memset(&e, 0, sizeof e);
+    e.options = options ? options : &defaults;
+    e.allocator = tsk__memory_allocator(&e.options->host);
+    e.out = out, e.shard = -1, e.error = error;
+    status = tsk_folder_open(dir, &e.options->host, &e.folder, error);
+    if (status == TSK_OK) status = tsk__export_open(&e, dir, out);
+    if (status == TSK_OK) {
+        status = tsk__export_run(&e);
+        if (status != TSK_OK) tsk__export_undo(&e);
+    }
+    tsk_safetensors_writer_free(e.writer);
+    if (e.source.pool) tsk__pool_destroy(e.allocator, e.source.pool);
+    tsk_text_free(&e.index);
+    tsk__memory_delete(e.allocator, e.path);
+    tsk_folder_free(e.folder);
+    return status;
 }
 
 // >>trace =============================================================================================================
@@ -17629,11 +20289,80 @@ tsk_memory_query tsk_memory_query_default(void) {
     return q;
 }
 
-/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
-static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+/* ---- formats */
+
+/* Names a format by what makes two weights' formats the same. */
+static void tsk__formats_describe(tsk_weights_format *f, const tsk__scheme *s, tsk_dtype dtype, int bits,
+                                  int32_t group) {
+    char groups[48];
+    f->dtype = dtype;
+    f->bits = bits;
+    if (s && s->scale_rows > 1)
+        snprintf(groups, sizeof groups, "blocks of %d x %d", (int)s->scale_rows, (int)s->group);
+    else if (s && !s->scale_rows) snprintf(groups, sizeof groups, "one scale");
+    else if (group) snprintf(groups, sizeof groups, "groups of %d", (int)group);
+    else snprintf(groups, sizeof groups, "one scale an output");
+    if (!bits) snprintf(f->name, sizeof f->name, "%s", tsk_dtype_name(dtype));
+    else if (dtype == TSK_DTYPE_F8_E4M3) snprintf(f->name, sizeof f->name, "F8_E4M3, %s", groups);
+    else snprintf(f->name, sizeof f->name, "%d bits, %s%s", bits, groups, s && s->has_zeros ? ", zeros" : "");
+}
+
+/* How one weight would be held. */
+static void tsk__formats_of_weight(const tsk__source *source, const tsk__weight_id *id, tsk_weights_format *f) {
+    tsk__stored stored;
+    uint64_t shape[2];
+    int32_t group;
+    int bits;
+    memset(f, 0, sizeof *f);
+    source->find(source, id, &stored);
+    tsk__family_shape(source->config, id, shape);
+    f->n_tensors = 1;
+    f->n_parameters = shape[0] * shape[1];
+    f->bytes = stored.size;
+    if (stored.scheme) {
+        const int is_packed = stored.dtype == TSK_DTYPE_I32;
+        const tsk_tensor_info *shape_info = stored.parts[TSK__ROLE_SHAPE].info; /* which nobody keeps */
+        if (shape_info) f->bytes -= shape_info->size;
+        tsk__formats_describe(f, stored.scheme, is_packed ? TSK_DTYPE_U8 : stored.dtype, stored.scheme->bits,
+                              stored.scheme->group);
+        return;
+    }
+    bits = tsk__weights_bits(source->config, id, source->weights, &group);
+    if (bits) f->bytes = tsk__weights_quantised_size(shape, bits, group);
+    tsk__formats_describe(f, NULL, bits ? TSK_DTYPE_U8 : stored.dtype, bits, group);
+}
+
+#define TSK__PUBLIC_FORMATS 32     /* that are told apart: a further one counts with the last */
+
+int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_weights_format *formats, int32_t room) {
+    tsk_weights_format all[TSK__PUBLIC_FORMATS], one;
+    tsk__source source;
+    tsk__weight_id id = tsk__family_first();
+    int32_t n = 0, i;
+    if (!folder) return 0;
+    source = tsk__source_of_folder(folder);
+    source.weights = folder->formats.method ? TSK_WEIGHTS_AS_STORED : weights;
+    do {
+        tsk__formats_of_weight(&source, &id, &one);
+        for (i = 0; i < n && i < TSK__PUBLIC_FORMATS - 1 && strcmp(all[i].name, one.name) != 0; i++) {
+        }
+        if (i == n) {
+            all[n++] = one;
+            continue;
+        }
+        all[i].n_tensors++;
+        all[i].n_parameters += one.n_parameters;
+        all[i].bytes += one.bytes;
+    } while (tsk__family_next(&folder->config, &id));
+    for (i = 0; formats && i < n && i < room; i++) formats[i] = all[i];
+    return n;
+}
+
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. is_integer: and their codes. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, int is_integer, uint64_t rows, uint64_t states) {
     uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     tsk__cpu_scratch scratch;
-    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+    return tsk__cpu_scratch_init(&scratch, c, is_integer, (int32_t)rows, NULL) +
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
@@ -17689,6 +20418,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     tsk_generate_options o;
     tsk_status status;
     uint64_t element, states, rows, tokens, requests;
+    int is_integer;
     if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
     if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
@@ -17697,6 +20427,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
     element = tsk_dtype_size(q.dtype);
+    is_integer = q.weights != TSK_WEIGHTS_AS_STORED;
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
     tokens = !q.batch                            ? (uint64_t)q.canvas
@@ -17704,12 +20435,12 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
-    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
+    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__weights_size(q.config, q.weights);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
     out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
                                                       q.batch && q.batch->row_layers > 0);
     out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
-                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
+                                                  : tsk__estimate_cpu_pass(q.config, is_integer, rows, states);
     return TSK_OK;
 }
 

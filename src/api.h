@@ -35,17 +35,19 @@ A COMPLETE PROGRAM
 
 WHAT IT DOES
    - Loads a Hugging Face folder as it is: config.json, model.safetensors or its shards, tokenizer.json, chat template.
+   - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
+     reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
      with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
      text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
-   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time) and on NVIDIA GPUs from compute capability
-     8.0 up.
+   - Runs on the CPU (AVX-512, AVX2, NEON or portable C, chosen at run time; integer weights by AVX-512 VNNI, AVX-VNNI,
+     AVX2 or portable C) and on NVIDIA GPUs from compute capability 8.0 up.
 
 WHAT IT DOES NOT DO
-   - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
+   - It does not train or download models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
      LLaDA-1.5); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
@@ -164,10 +166,11 @@ SECURITY
    set tsk_host.no_map to read files instead. Special tokens in user text: see tsk_tokenizer_encode.
 
 CONTENTS OF THE IMPLEMENTATION (search for the marker)
-   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>json  >>safetensors  >>unicode  >>bpe  >>template
-   >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend  >>storage  >>cpu  >>cpu_weights
-   >>cpu_backend  >>cuda_driver  >>cuda_shared  >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights
-   >>cuda_stream  >>cuda  >>model  >>trace  >>forward  >>request  >>session  >>batch  >>public
+   >>error  >>memory  >>platform  >>pool  >>hash  >>number  >>quantise  >>json  >>safetensors  >>unicode  >>bpe
+   >>template  >>pattern  >>formats  >>family  >>config  >>random  >>weights  >>skip  >>schedule  >>backend
+   >>storage  >>cpu_vectors  >>cpu_integer  >>cpu  >>cpu_weights  >>cpu_backend  >>cuda_driver  >>cuda_shared
+   >>cuda_backend  >>cuda_compile  >>cuda_plan  >>cuda_weights  >>cuda_stream  >>cuda  >>model  >>export  >>trace
+   >>forward  >>request  >>session  >>batch  >>public
    Each section uses only those above it, and can be read alone.
 */
 
@@ -392,7 +395,7 @@ TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
 typedef enum tsk_dtype {
     TSK_DTYPE_AUTO,
-    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that weights may have */
+    TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16, /* the three that plain weights may have */
     TSK_DTYPE_F64, TSK_DTYPE_F8_E4M3, TSK_DTYPE_F8_E5M2, TSK_DTYPE_I64, TSK_DTYPE_I32, TSK_DTYPE_I16, TSK_DTYPE_I8,
     TSK_DTYPE_U64, TSK_DTYPE_U32, TSK_DTYPE_U16, TSK_DTYPE_U8, TSK_DTYPE_BOOL,
     TSK_DTYPE_COUNT
@@ -437,11 +440,38 @@ typedef struct tsk_folder_tensor {
 TOKENSKIP_API tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error);
 TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
+/* How the folder is quantised: "compressed-tensors", "gptq", "awq" or "fp8"; NULL: it is not. */
+TOKENSKIP_API const char *tsk_folder_quant_method(const tsk_folder *folder);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
 TOKENSKIP_API const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder,
                                                       size_t index); /* in the model's order */
+
+/* What matrices of weights are held as: AS_STORED as the folder has them; else as integers with a scale for every 128
+   columns of an output (or 64, or 32, where 128 does not divide them; where 32 does not, a matrix stays as it is). Q8:
+   8 bits. Q4: 4 bits, and 8 for the second map of every feed-forward network and for the head, which are the most
+   sensitive. The embedding stays as it is, unless it is the head, too: then both are one table of 8 bits. */
+typedef enum tsk_weights { TSK_WEIGHTS_AS_STORED, TSK_WEIGHTS_Q8, TSK_WEIGHTS_Q4 } tsk_weights;
+
+/*                             default        meaning */
+typedef struct tsk_quantize_options {
+    tsk_host host;          /* {0}            memory, and files that are read */
+    tsk_weights weights;    /* Q4             Q4 or Q8 */
+    uint64_t shard_size;    /* 5000000000     bytes of tensors that a file of weights may hold; it holds one at least */
+    int n_threads;          /* TSK_AUTO       the calling one included; auto: one a processor */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; of the weights in `dir` */
+    int (*cancel)(void *user);           /* NULL  asked after each weight; nonzero ends it with TSK_ERROR_CANCELLED */
+    void *user;             /* NULL           handed to the two above */
+} tsk_quantize_options;
+
+TOKENSKIP_API tsk_quantize_options tsk_quantize_options_default(void);
+/* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold no
+   config.json: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
+   and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes memory for one matrix.
+   Files appear whole, config.json last; after a failure those that were written are removed again. */
+TOKENSKIP_API tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options,
+                                      tsk_error *error);
 
 typedef enum tsk_device { TSK_DEVICE_AUTO, TSK_DEVICE_CPU, TSK_DEVICE_CUDA } tsk_device;
 
@@ -466,11 +496,15 @@ typedef struct tsk_model_options {
     tsk_host host;          /* {0}            memory and files */
     tsk_device device;      /* AUTO           the first CUDA device where there is one, else the CPU */
     int device_index;       /* 0              which CUDA device */
-    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32. CUDA: BF16 (auto) or F32 */
+    tsk_dtype dtype;        /* AUTO           activations and cache. CPU: F32; with integer weights AUTO also
+                                              quantises the inputs of products, F32 does not, and multiplies by the
+                                              weights' values. CUDA: BF16 (auto) or F32 */
     int n_threads;          /* TSK_AUTO       CPU threads, the calling one included; 1: no workers; auto: one a
                                               processor */
     const char *kernel_cache_dir; /* NULL     where compiled CUDA kernels are kept; NULL: $XDG_CACHE_HOME/tokenskip
                                               or ~/.cache/tokenskip; "": nowhere */
+    tsk_weights weights;    /* AS_STORED      what matrices are held as. Q8 and Q4 quantise them while loading: on the
+                                              CPU, and not those of a folder that is quantised already */
     int no_tokenizer;       /* 0              1: do not load a tokenizer. 0: load it if the folder has one */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL; while loading */
     int (*cancel)(void *user);           /* NULL  asked while loading; nonzero ends it with TSK_ERROR_CANCELLED */
@@ -786,8 +820,10 @@ TOKENSKIP_API tsk_status tsk_batch_drain(tsk_batch *batch, tsk_error *error);
                                    default        meaning */
 typedef struct tsk_memory_query {
     const tsk_model_config *config; /* NULL       the model's; must be given */
-    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: bf16 weights of that
-                                                   config */
+    int64_t weights_size;        /* TSK_AUTO       bytes, of tsk_folder_weights_size; auto: of that config, bf16 where
+                                                   `weights` does not quantise it */
+    tsk_weights weights;         /* AS_STORED      what matrices are held as; of a folder that is quantised, Q8 or Q4
+                                                   (where weights_size is given, the two mean the same) */
     tsk_device device;           /* AUTO           where it will run; AUTO: a GPU where dtype is BF16, else the CPU */
     tsk_dtype dtype;             /* AUTO           activations and cache; AUTO: BF16 on a GPU, F32 on the CPU */
     int32_t canvas;              /* TSK_AUTO       a request's prompt and generated tokens; auto: max_sequence_length */
@@ -805,7 +841,22 @@ typedef struct tsk_memory {
 
 TOKENSKIP_API tsk_memory_query tsk_memory_query_default(void);
 TOKENSKIP_API tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, tsk_error *error);
+/* Bytes of the folder's weights, as stored. */
 TOKENSKIP_API uint64_t tsk_folder_weights_size(const tsk_folder *folder);
+
+/* What some of a model's weights are held as. */
+typedef struct tsk_weights_format {
+    char name[80];               /* "BF16"; "4 bits, groups of 128"; "F8_E4M3, blocks of 128 x 128"; ... */
+    tsk_dtype dtype;             /* of values, or of codes: U8 for integers of `bits` bits, I8, F8_E4M3 */
+    int32_t bits;                /* of a code; 0: not quantised */
+    int32_t n_tensors;           /* weights of the model: a quantised matrix is one */
+    uint64_t n_parameters, bytes; /* scales and zeros included */
+} tsk_weights_format;
+/* The formats that the folder's weights would be held in, in the order in which the model first has them: the first
+   `room` of them to formats [room] (NULL: none). Returns how many there are. Asked for Q8 or Q4 of a folder that is
+   quantised already, it answers for AS_STORED. */
+TOKENSKIP_API int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_weights_format *formats,
+                                         int32_t room);
 
 /* ---- Tracing ---------------------------------------------------------------------------------------------------- */
 

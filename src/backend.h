@@ -210,6 +210,7 @@ typedef struct tsk__backend_kind {
     /* The backend with its weights in place; `config` must outlive it. Fails with *out NULL. */
     tsk_status (*create)(const tsk_model_config *config, const struct tsk__source *source,
                          const tsk_model_options *options, struct tsk__backend **out, tsk_error *error);
+    int keeps_codes;           /* 0: its source has to give the values of quantised weights */
 } tsk__backend_kind;
 
 typedef struct tsk__backend {

@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "json.h"
 #include "safetensors.h"
+#include "formats.h"
 #include "family.h"
 
 // >>config ============================================================================================================
@@ -222,15 +223,6 @@ static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk_
 
 #define TSK__CONFIG_UNQUANTISED "use the folder of BF16, F16 or F32 weights that it was made from"
 
-static void tsk__config_demand_plain_weights(tsk__config_reader *reader, const tsk__family_demand *demand) {
-    const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
-    const char *method = tsk_json_string(tsk_json_get(value, "quant_method"), NULL);
-    if (tsk__config_absent(value)) return;
-    tsk__config_refuse(reader, value, demand->key,
-                       ": quantised weights (%.60s) are not supported: " TSK__CONFIG_UNQUANTISED,
-                       method ? method : "no method named");
-}
-
 static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__family_demand *demand) {
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key);
     if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
@@ -244,7 +236,6 @@ static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_dem
     case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
     case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
     case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
-    case TSK__DEMAND_PLAIN_WEIGHTS: tsk__config_demand_plain_weights(reader, demand); break;
     }
 }
 
@@ -438,17 +429,6 @@ static tsk_status tsk__config_parse_generation(const tsk_json *document, const c
     return reader.status == TSK_OK && out->n_eos_token_ids ? tsk__config_check_eos(out, path, error) : reader.status;
 }
 
-/* Bytes of all tensors in bf16. */
-static uint64_t tsk__config_weights_size(const tsk_model_config *c) {
-    tsk__weight_id id = tsk__family_first();
-    uint64_t size = 0, shape[2];
-    do {
-        tsk__family_shape(c, &id, shape);
-        size += shape[0] * shape[1] * 2;
-    } while (tsk__family_next(c, &id));
-    return size;
-}
-
 /* ---- the folder */
 
 typedef struct tsk__shard {
@@ -461,6 +441,13 @@ typedef struct tsk__index_entry { /* one line of the index */
     uint64_t offset;
 } tsk__index_entry;
 
+/* What else is known of a tensor. */
+typedef struct tsk__folder_place {
+    int32_t shard;
+    tsk__role role;
+    const tsk__scheme *scheme; /* NULL: the tensor is the weight */
+} tsk__folder_place;
+
 /* Tensors by which weight they are, so that a loader asks for what it needs by meaning. */
 struct tsk_folder {
     tsk_host host;
@@ -470,10 +457,12 @@ struct tsk_folder {
     size_t n_entries;
     tsk__shard *shards;
     size_t n_shards, shard_capacity;
-    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order */
-    int32_t *tensor_shard;     /* [n_tensors] */
+    tsk_json *settings;        /* config.json, or quantize_config.json where that says how weights are quantised */
+    tsk__formats formats;      /* texts in `settings` */
+    tsk_folder_tensor *tensors; /* [n_tensors] in the model's order; those of a quantised map in the order of roles */
+    tsk__folder_place *places; /* [n_tensors] */
     int32_t *lookup;           /* [n_lookup] by tsk__folder_slot: index into tensors, -1 for none */
-    size_t n_tensors, tensor_capacity, tensor_shard_capacity, n_lookup, lookup_capacity;
+    size_t n_tensors, tensor_capacity, place_capacity, n_lookup, lookup_capacity;
     size_t dir_length;
     char path[1];              /* the folder's path and room for a file name */
 };
@@ -582,16 +571,40 @@ static void tsk__folder_shape_text(int n_dims, const uint64_t *shape, char *out,
     if (used < size) snprintf(out + used, size - used, "]");
 }
 
+/* "F32, F16 or BF16" */
+static void tsk__folder_type_names(const tsk_dtype *dtypes, char *out, size_t size) {
+    size_t used = 0;
+    int i;
+    for (i = 0; i < 3 && dtypes[i] != TSK_DTYPE_AUTO && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s",
+                                 !i ? "" : i == 2 || dtypes[i + 1] == TSK_DTYPE_AUTO ? " or " : ", ",
+                                 tsk_dtype_name(dtypes[i]));
+}
+
+static int tsk__folder_has_shape(const tsk_tensor_info *info, const tsk__role_tensor *expected) {
+    uint64_t count = 1, wanted = 1;
+    int i;
+    if (info->n_dims == expected->n_dims &&
+        memcmp(info->shape, expected->shape, (size_t)info->n_dims * sizeof *info->shape) == 0)
+        return 1;
+    for (i = 0; i < info->n_dims; i++) count *= info->shape[i];
+    for (i = 0; i < expected->n_dims; i++) wanted *= expected->shape[i];
+    return expected->or_fewer && info->n_dims < expected->n_dims && count == wanted;
+}
+
 static tsk_status tsk__folder_check_tensor(tsk_folder *folder, const tsk_tensor_info *info, const char *shard,
-                                           int n_dims, const uint64_t *shape, tsk_error *error) {
+                                           const tsk__role_tensor *tensor, tsk_error *error) {
     char expected[64], found[200];
     const char *path = tsk__folder_path(folder, shard);
-    if (info->dtype != TSK_DTYPE_F32 && info->dtype != TSK_DTYPE_F16 && info->dtype != TSK_DTYPE_BF16)
+    if (info->dtype == TSK_DTYPE_AUTO || (info->dtype != tensor->dtypes[0] && info->dtype != tensor->dtypes[1] &&
+                                          info->dtype != tensor->dtypes[2])) {
+        tsk__folder_type_names(tensor->dtypes, expected, sizeof expected);
         return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
-                              "'%s': tensor '%.120s' has type %s; expected F32, F16 or BF16", tsk__error_path(path),
-                              info->name, tsk_dtype_name(info->dtype));
-    if (info->n_dims == n_dims && memcmp(info->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return TSK_OK;
-    tsk__folder_shape_text(n_dims, shape, expected, sizeof expected);
+                              "'%s': tensor '%.120s' has type %s; expected %s", tsk__error_path(path), info->name,
+                              tsk_dtype_name(info->dtype), expected);
+    }
+    if (tsk__folder_has_shape(info, tensor)) return TSK_OK;
+    tsk__folder_shape_text(tensor->n_dims, tensor->shape, expected, sizeof expected);
     tsk__folder_shape_text(info->n_dims, info->shape, found, sizeof found);
     return tsk__error_set(error, TSK_ERROR_TENSOR, path, info->offset,
                           "'%s': tensor '%.120s' has shape %s; expected %s by config.json", tsk__error_path(path),
@@ -609,8 +622,7 @@ static tsk_status tsk__folder_grow(tsk_folder *folder, size_t slot, tsk_error *e
     const tsk_allocator *allocator = folder->host.allocator;
     size_t needed = folder->n_tensors + 1;
     if (!tsk__memory_reserve(allocator, &folder->tensors, &folder->tensor_capacity, needed, sizeof *folder->tensors) ||
-        !tsk__memory_reserve(allocator, &folder->tensor_shard, &folder->tensor_shard_capacity, needed,
-                             sizeof(int32_t)) ||
+        !tsk__memory_reserve(allocator, &folder->places, &folder->place_capacity, needed, sizeof *folder->places) ||
         !tsk__memory_reserve(allocator, &folder->lookup, &folder->lookup_capacity, slot + 1, sizeof(int32_t)))
         return tsk__error_memory(error, "the list of tensors", needed * sizeof *folder->tensors);
     while (folder->n_lookup <= slot) folder->lookup[folder->n_lookup++] = -1;
@@ -623,28 +635,119 @@ static tsk_status tsk__folder_missing(tsk_folder *folder, const char *file, cons
                           tsk__error_path(path), tensor);
 }
 
-static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
-    char name[TSK__FAMILY_NAME];
+/* The file that a tensor of that name should be in, opened; *info NULL where neither the index nor the file has it. */
+static tsk_status tsk__folder_look_up(tsk_folder *folder, const char *name, int32_t *shard,
+                                      const tsk_tensor_info **info, tsk_error *error) {
+    const tsk__index_entry *listed = tsk__folder_entry_of(folder, name);
+    tsk_status status;
+    *info = NULL;
+    *shard = -1;
+    if (folder->index && !listed) return TSK_OK;
+    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", shard, error);
+    if (status == TSK_OK) *info = tsk_safetensors_find(folder->shards[*shard].file, name);
+    return status;
+}
+
+static tsk_status tsk__folder_add_tensor(tsk_folder *folder, const tsk__weight_id *id, const char *name,
+                                         const tsk__role_tensor *expected, tsk__folder_place place,
+                                         tsk_error *error) {
+    const tsk_tensor_info *info;
+    size_t slot = tsk__folder_slot(folder, id);
+    tsk_status status = tsk__folder_grow(folder, slot, error);
+    if (status == TSK_OK) status = tsk__folder_look_up(folder, name, &place.shard, &info, error);
+    if (status != TSK_OK) return status;
+    if (!info && expected->is_optional) return TSK_OK;
+    if (!info)
+        return tsk__folder_missing(folder, place.shard < 0 ? "model.safetensors.index.json"
+                                                           : folder->shards[place.shard].name, name, error);
+    folder->tensors[folder->n_tensors].shard = folder->shards[place.shard].name;
+    folder->tensors[folder->n_tensors].info = info;
+    folder->places[folder->n_tensors] = place;
+    if (place.role == TSK__ROLE_VALUES) folder->lookup[slot] = (int32_t)folder->n_tensors;
+    folder->n_tensors++;
+    return tsk__folder_check_tensor(folder, info, folder->shards[place.shard].name, expected, error);
+}
+
+static tsk_status tsk__folder_add_plain(tsk_folder *folder, const tsk__weight_id *id, const char *name,
+                                        tsk_error *error) {
+    tsk__role_tensor expected;
+    tsk__folder_place place;
+    memset(&expected, 0, sizeof expected);
+    memset(&place, 0, sizeof place);
+    tsk__family_shape(&folder->config, id, expected.shape);
+    tsk__role_types(&expected, TSK_DTYPE_F32, TSK_DTYPE_F16, TSK_DTYPE_BF16);
+    expected.n_dims = tsk__family_is_vector(&folder->config, id) ? 1 : 2;
+    return tsk__folder_add_tensor(folder, id, name, &expected, place, error);
+}
+
+/* Sizes that the layout cannot have. `name` is the map's. */
+static tsk_status tsk__folder_check_scheme(tsk_folder *folder, const tsk__scheme *s, const char *name,
+                                           const uint64_t shape[2], tsk_error *error) {
+    const char *path = tsk__folder_path(folder, "config.json");
+    const uint64_t words = 32 / (uint64_t)s->bits;
+    if (s->layout != TSK__LAYOUT_FP8 && s->group && shape[1] % (uint64_t)s->group)
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET,
+                              "'%s': groups of %d do not divide the %llu columns of '%.120s'", tsk__error_path(path),
+                              (int)s->group, (unsigned long long)shape[1], name);
+    if ((s->layout == TSK__LAYOUT_GPTQ && (shape[0] % words || shape[1] % words)) ||
+        (s->layout == TSK__LAYOUT_AWQ && shape[0] % words))
+        return tsk__error_set(error, TSK_ERROR_TENSOR, path, TSK_NO_OFFSET,
+                              "'%s': words of %llu codes do not divide the shape [%llu, %llu] of '%.120s'",
+                              tsk__error_path(path), (unsigned long long)words, (unsigned long long)shape[0],
+                              (unsigned long long)shape[1], name);
+    return TSK_OK;
+}
+
+static tsk_status tsk__folder_add_quantised(tsk_folder *folder, const tsk__weight_id *id, const tsk__scheme *scheme,
+                                            const char *module, tsk_error *error) {
+    char name[TSK__FAMILY_NAME + 24];
+    tsk__role_tensor expected;
+    tsk__folder_place place;
     uint64_t shape[2];
-    const tsk__index_entry *listed;
-    tsk_folder_tensor *tensor;
-    int32_t shard;
-    tsk_status status = tsk__folder_grow(folder, tsk__folder_slot(folder, id), error);
-    if (status != TSK_OK) return status;
-    tsk__family_name(&folder->config, id, name);
+    tsk_status status;
+    int role;
     tsk__family_shape(&folder->config, id, shape);
-    listed = tsk__folder_entry_of(folder, name);
-    if (folder->index && !listed) return tsk__folder_missing(folder, "model.safetensors.index.json", name, error);
-    status = tsk__folder_shard(folder, listed ? listed->shard : "model.safetensors", &shard, error);
+    status = tsk__folder_check_scheme(folder, scheme, module, shape, error);
+    place.shard = -1;
+    place.scheme = scheme;
+    for (role = 0; role < (int)TSK__ROLES && status == TSK_OK; role++) {
+        place.role = (tsk__role)role;
+        tsk__scheme_tensor(scheme, place.role, shape[0], shape[1], &expected);
+        if (!expected.suffix) continue;
+        snprintf(name, sizeof name, "%s%s", module, expected.suffix);
+        status = tsk__folder_add_tensor(folder, id, name, &expected, place, error);
+    }
+    return status;
+}
+
+/* GPTQ and AWQ do not say of all maps whether they are quantised: what tensor is there decides. */
+static tsk_status tsk__folder_is_plain(tsk_folder *folder, const tsk__scheme *scheme, const char *weight, int *is_plain,
+                                       tsk_error *error) {
+    const tsk_tensor_info *info = NULL;
+    int32_t shard;
+    tsk_status status = TSK_OK;
+    if (scheme->layout == TSK__LAYOUT_GPTQ || scheme->layout == TSK__LAYOUT_AWQ)
+        status = tsk__folder_look_up(folder, weight, &shard, &info, error);
+    *is_plain = info != NULL;
+    return status;
+}
+
+static tsk_status tsk__folder_add(tsk_folder *folder, const tsk__weight_id *id, tsk_error *error) {
+    char name[TSK__FAMILY_NAME], module[TSK__FAMILY_NAME];
+    const tsk__scheme *scheme = NULL;
+    size_t length;
+    tsk_status status = TSK_OK;
+    int is_plain = 0;
+    tsk__family_name(&folder->config, id, name);
+    memcpy(module, name, sizeof module);
+    length = strlen(module);
+    if (length > 7 && strcmp(module + length - 7, ".weight") == 0) module[length - 7] = 0;
+    if (!tsk__family_is_vector(&folder->config, id))
+        scheme = tsk__formats_scheme(&folder->formats, module, id->part == (int)TSK__PART_EMBEDDING);
+    if (scheme) status = tsk__folder_is_plain(folder, scheme, name, &is_plain, error);
     if (status != TSK_OK) return status;
-    tensor = &folder->tensors[folder->n_tensors];
-    tensor->shard = folder->shards[shard].name;
-    tensor->info = tsk_safetensors_find(folder->shards[shard].file, name);
-    if (!tensor->info) return tsk__folder_missing(folder, tensor->shard, name, error);
-    folder->tensor_shard[folder->n_tensors] = shard;
-    folder->lookup[tsk__folder_slot(folder, id)] = (int32_t)folder->n_tensors++;
-    return tsk__folder_check_tensor(folder, tensor->info, tensor->shard,
-                                    tsk__family_is_vector(&folder->config, id) ? 1 : 2, shape, error);
+    if (scheme && !is_plain) return tsk__folder_add_quantised(folder, id, scheme, module, error);
+    return tsk__folder_add_plain(folder, id, name, error);
 }
 
 /* Weights of another architecture must not be dropped in silence. Two kinds are known to be harmless: tables of rotary
@@ -753,33 +856,60 @@ static tsk_status tsk__folder_resolve(tsk_folder *folder, tsk_error *error) {
     return status == TSK_OK ? tsk__folder_check_unknown(folder, error) : status;
 }
 
-/* The tensor of a weight and its file, or NULL where the model has none. */
-static const tsk_tensor_info *tsk__folder_find(const tsk_folder *folder, const tsk__weight_id *id,
-                                               const tsk_safetensors **file) {
-    size_t slot = tsk__folder_slot(folder, id);
-    int32_t i = slot < folder->n_lookup ? folder->lookup[slot] : -1;
-    if (i < 0) return NULL;
-    *file = folder->shards[folder->tensor_shard[i]].file;
+/* The tensor that a weight has for a role, and its file; NULL where it has none. *scheme (may be NULL) becomes how the
+   weight is quantised, NULL where it is not. */
+static const tsk_tensor_info *tsk__folder_find_role(const tsk_folder *folder, const tsk__weight_id *id, tsk__role role,
+                                                    const tsk_safetensors **file, const tsk__scheme **scheme) {
+    size_t slot = tsk__folder_slot(folder, id), i;
+    if (slot >= folder->n_lookup || folder->lookup[slot] < 0) return NULL;
+    i = (size_t)folder->lookup[slot];
+    if (scheme) *scheme = folder->places[i].scheme;
+    while (folder->places[i].role != role)
+        if (++i == folder->n_tensors || folder->places[i].role == TSK__ROLE_VALUES) return NULL;
+    *file = folder->shards[folder->places[i].shard].file;
     return folder->tensors[i].info;
 }
 
-typedef tsk_status (*tsk__config_parser)(const tsk_json *document, const char *path, tsk_model_config *out,
-                                         tsk_error *error);
+/* config.json, which stays open. How its weights are quantised may stand in quantize_config.json instead, as GPTQ's
+   older programs wrote it. */
+static tsk_status tsk__folder_read_settings(tsk_folder *folder, tsk_error *error) {
+    const tsk_json_value *value = NULL;
+    const char *name = "config.json", *key = "quantization_config", *fallback = NULL;
+    tsk_status status = tsk__folder_json(folder, name, &folder->settings, error);
+    if (status == TSK_OK)
+        status = tsk__config_parse(folder->settings, tsk__folder_path(folder, name), &folder->config, error);
+    if (status == TSK_OK) value = tsk_json_get(tsk_json_root(folder->settings), key);
+    if (status == TSK_OK && tsk__config_absent(value)) { /* its older name */
+        key = "compression_config", fallback = "compressed-tensors";
+        value = tsk_json_get(tsk_json_root(folder->settings), key);
+    }
+    if (status == TSK_OK && tsk__config_absent(value) && tsk__folder_has(folder, "quantize_config.json")) {
+        name = "quantize_config.json", key = NULL, fallback = "gptq";
+        tsk_json_free(folder->settings);
+        folder->settings = NULL;
+        status = tsk__folder_json(folder, name, &folder->settings, error);
+        value = tsk_json_root(folder->settings);
+    }
+    if (status != TSK_OK || tsk__config_absent(value)) return status;
+    return tsk__formats_read(&folder->formats, value, key, fallback, tsk__folder_path(folder, name),
+                             folder->host.allocator, error);
+}
 
-static tsk_status tsk__folder_configure(tsk_folder *folder, const char *name, tsk__config_parser parse,
-                                        tsk_error *error) {
+static tsk_status tsk__folder_read_generation(tsk_folder *folder, tsk_error *error) {
+    static const char name[] = "generation_config.json";
     tsk_json *document = NULL;
     tsk_status status = tsk__folder_json(folder, name, &document, error);
-    if (status == TSK_OK) status = parse(document, tsk__folder_path(folder, name), &folder->config, error);
+    if (status == TSK_OK)
+        status = tsk__config_parse_generation(document, tsk__folder_path(folder, name), &folder->config, error);
     tsk_json_free(document);
     return status;
 }
 
 static tsk_status tsk__folder_read_config(tsk_folder *folder, tsk_error *error) {
-    tsk_status status = tsk__folder_configure(folder, "config.json", tsk__config_parse, error);
+    tsk_status status = tsk__folder_read_settings(folder, error);
     const char *path;
     if (status == TSK_OK && tsk__folder_has(folder, "generation_config.json"))
-        status = tsk__folder_configure(folder, "generation_config.json", tsk__config_parse_generation, error);
+        status = tsk__folder_read_generation(folder, error);
     path = tsk__folder_path(folder, "config.json");
     if (status == TSK_OK && !folder->config.n_eos_token_ids)
         status = tsk__error_set(error, TSK_ERROR_CONFIG, path, TSK_NO_OFFSET,
@@ -805,7 +935,8 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
         status = tsk__folder_read_index(folder, error);
     }
     if (status == TSK_OK) status = tsk__folder_resolve(folder, error);
-    quantised = status == TSK_ERROR_TENSOR ? tsk__folder_check_quantised(folder, error) : TSK_OK;
+    quantised = status == TSK_ERROR_TENSOR && !folder->formats.method ? tsk__folder_check_quantised(folder, error)
+                                                                      : TSK_OK;
     return quantised == TSK_OK ? status : quantised;
 }
 
@@ -839,13 +970,16 @@ void tsk_folder_free(tsk_folder *folder) {
     tsk__memory_delete(allocator, folder->shards);
     tsk__memory_delete(allocator, folder->entries);
     tsk__memory_delete(allocator, folder->tensors);
-    tsk__memory_delete(allocator, folder->tensor_shard);
+    tsk__memory_delete(allocator, folder->places);
     tsk__memory_delete(allocator, folder->lookup);
     tsk_json_free(folder->index);
+    tsk__formats_free(&folder->formats);
+    tsk_json_free(folder->settings);
     tsk__memory_delete(allocator, folder);
 }
 
 const tsk_model_config *tsk_folder_config(const tsk_folder *folder) { return folder ? &folder->config : NULL; }
+const char *tsk_folder_quant_method(const tsk_folder *folder) { return folder ? folder->formats.method : NULL; }
 size_t tsk_folder_count(const tsk_folder *folder) { return folder ? folder->n_tensors : 0; }
 const tsk_folder_tensor *tsk_folder_get(const tsk_folder *folder, size_t index) {
     return folder && index < folder->n_tensors ? &folder->tensors[index] : NULL;

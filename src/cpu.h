@@ -2,6 +2,7 @@
 #define SECTION_GUARD_CPU
 
 #include "platform.h"
+#include "memory.h"
 #include "pool.h"
 #include "number.h"
 #include "safetensors.h"
@@ -9,9 +10,12 @@
 #include "random.h"
 #include "weights.h"
 #include "backend.h"
+#include "cpu_vectors.h"
+#include "cpu_integer.h"
 
 // >>cpu ===============================================================================================================
-/* The CPU backend: f32 activations, weights used where they lie (F32, F16 or BF16, usually a mapped file).
+/* The CPU backend: f32 activations, weights used where they lie (F32, F16, BF16 or codes, usually a mapped file).
+   Products of integer weights quantise their input and go to >>cpu_integer, unless activations are to stay F32.
 
    Everything that multiplies is one core: a panel of 32 outputs is copied from the weights, converted and transposed,
    into [k][32] f32, and then serves every row of the pass:
@@ -31,40 +35,12 @@
    bits. And 128-bit vectors in plain C for any other machine, which round twice. Infinities and NaN are needed: do not
    compile with -ffast-math. An operation uses up to 80 KB of stack and allocates nothing. */
 
-#define TSK__CPU_X86 TSK__PLATFORM_X86
-#define TSK__CPU_ARM TSK__PLATFORM_ARM
-
-#if TSK__CPU_X86
-#ifdef __cplusplus
-}
-#endif
-/* GCC takes the deliberately undefined registers of its own AVX-512 intrinsics for a mistake. */
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#ifdef __cplusplus
-extern "C" {
-#endif
-#endif
-
-#define TSK__CPU_WIDTH 32          /* outputs in a panel */
 #define TSK__CPU_DEPTH 256 /* steps of k in a panel, and keys in a block of attention: part of the sum's order */
 #define TSK__CPU_QUERIES 32        /* query rows that share a packed block of keys */
 #define TSK__CPU_CHUNK 256         /* vocabulary rows in a chunk of the head: part of the sum's order */
 #define TSK__CPU_HEAD_ROWS 128     /* rows in a sweep of the head, which bounds its scratch memory */
 #define TSK__CPU_MAX_TILE 12       /* rows in the largest tile of any kernel set */
 #define TSK__CPU_SERIAL 131072     /* multiplications worth less than waking another thread for */
-#define TSK__CPU_ALIGNED __attribute__((aligned(64)))
-
-/* The block of weights that a task packs next. It is prefetched line by line during the multiplication, because the
-   processor's own prefetcher does not follow 32 streams. */
-typedef struct tsk__cpu_prefetch {
-    const char *base;              /* of its first row */
-    size_t stride;                 /* bytes from row to row */
-    int32_t at, lines;             /* the next line, of how many; line i is the (i / 32)th of row i % 32 */
-} tsk__cpu_prefetch;
 
 /* What differs between instruction sets. */
 typedef struct tsk__cpu_kernels {
@@ -88,13 +64,12 @@ typedef struct tsk__cpu_kernels {
 
 typedef struct tsk__cpu_model {
     const tsk_model_config *config;
-    const tsk_allocator *allocator;
     tsk__pool *pool;
     const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: integer weights are multiplied by their values, too */
     tsk__weight *weights;              /* by tsk__family_index; norms and biases in f32, a tied head the embedding */
     float *rope_frequencies;           /* [head_dim / 2] */
-    void **blocks;                     /* what was allocated for the weights */
-    size_t n_blocks, block_capacity;
+    tsk__blocks blocks;                /* what was allocated for the weights */
 } tsk__cpu_model;
 
 static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
@@ -103,205 +78,6 @@ static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t l
 static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
     return (const float *)tsk__cpu_weight(model, layer, part)->data;
 }
-
-/* ---- vector primitives: load, store, set, add, sub, mul, div, fma, min, max; and
-   pow2(t)         2^n, where t = n + 1.5 * 2^23
-   from(x, low, v) v where not x < low, else 0
-   half(p)         as many IEEE half floats from memory
-   even, odd       the two bf16 in every 32 bits, as f32
-   columns         the first four columns of as many rows, `stride` bytes apart, as four vectors
-   min and max give their second argument when either is NaN, so that NaN passes through. */
-
-#define TSK__INLINE static inline __attribute__((always_inline))
-
-typedef float tsk__v128 __attribute__((vector_size(16)));
-typedef int32_t tsk__i128 __attribute__((vector_size(16)));
-typedef uint32_t tsk__u128 __attribute__((vector_size(16)));
-#define TSK__TARGET_v128
-
-TSK__INLINE tsk__v128 tsk__v128_load(const float *p) { tsk__v128 v; memcpy(&v, p, sizeof v); return v; }
-TSK__INLINE void tsk__v128_store(float *p, tsk__v128 v) { memcpy(p, &v, sizeof v); }
-TSK__INLINE tsk__v128 tsk__v128_set(float a) { tsk__v128 v = {a, a, a, a}; return v; }
-TSK__INLINE tsk__v128 tsk__v128_add(tsk__v128 a, tsk__v128 b) { return a + b; }
-TSK__INLINE tsk__v128 tsk__v128_sub(tsk__v128 a, tsk__v128 b) { return a - b; }
-TSK__INLINE tsk__v128 tsk__v128_mul(tsk__v128 a, tsk__v128 b) { return a * b; }
-TSK__INLINE tsk__v128 tsk__v128_div(tsk__v128 a, tsk__v128 b) { return a / b; }
-TSK__INLINE tsk__v128 tsk__v128_fma(tsk__v128 a, tsk__v128 b, tsk__v128 c) { return a * b + c; }
-TSK__INLINE tsk__v128 tsk__v128_choose(tsk__i128 which, tsk__v128 a, tsk__v128 b) {
-    return (tsk__v128)((which & (tsk__i128)a) | (~which & (tsk__i128)b));
-}
-TSK__INLINE tsk__v128 tsk__v128_min(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a < b), a, b); }
-TSK__INLINE tsk__v128 tsk__v128_max(tsk__v128 a, tsk__v128 b) { return tsk__v128_choose((tsk__i128)(a > b), a, b); }
-TSK__INLINE tsk__v128 tsk__v128_pow2(tsk__v128 t) { return (tsk__v128)(((tsk__u128)t + 127) << 23); }
-TSK__INLINE tsk__v128 tsk__v128_from(tsk__v128 x, tsk__v128 low, tsk__v128 v) {
-    return (tsk__v128)(~(tsk__i128)(x < low) & (tsk__i128)v);
-}
-TSK__INLINE tsk__v128 tsk__v128_half(const char *p) {
-    uint16_t h[4];
-    tsk__v128 v;
-    memcpy(h, p, sizeof h);
-    v[0] = tsk__float_from_half(h[0]);
-    v[1] = tsk__float_from_half(h[1]);
-    v[2] = tsk__float_from_half(h[2]);
-    v[3] = tsk__float_from_half(h[3]);
-    return v;
-}
-TSK__INLINE tsk__v128 tsk__v128_even(tsk__v128 v) { return (tsk__v128)((tsk__u128)v << 16); }
-TSK__INLINE tsk__v128 tsk__v128_odd(tsk__v128 v) { return (tsk__v128)((tsk__u128)v & 0xffff0000u); }
-TSK__INLINE float tsk__v128_one(const char *p) { float a; memcpy(&a, p, sizeof a); return a; }
-TSK__INLINE tsk__v128 tsk__v128_column(const char *rows, size_t stride) {
-    tsk__v128 v = {tsk__v128_one(rows), tsk__v128_one(rows + stride), tsk__v128_one(rows + 2 * stride),
-                   tsk__v128_one(rows + 3 * stride)};
-    return v;
-}
-TSK__INLINE void tsk__v128_columns(const char *rows, size_t stride, tsk__v128 *c0, tsk__v128 *c1, tsk__v128 *c2,
-                                   tsk__v128 *c3) {
-    *c0 = tsk__v128_column(rows, stride);
-    *c1 = tsk__v128_column(rows + 4, stride);
-    *c2 = tsk__v128_column(rows + 8, stride);
-    *c3 = tsk__v128_column(rows + 12, stride);
-}
-
-#if TSK__CPU_X86
-typedef __m256 tsk__v256;
-#define TSK__TARGET_v256 __attribute__((target("avx2,fma,f16c")))
-#define TSK__INLINE_v256 TSK__INLINE TSK__TARGET_v256
-
-TSK__INLINE_v256 __m256 tsk__v256_load(const float *p) { return _mm256_loadu_ps(p); }
-TSK__INLINE_v256 void tsk__v256_store(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
-TSK__INLINE_v256 __m256 tsk__v256_set(float a) { return _mm256_set1_ps(a); }
-TSK__INLINE_v256 __m256 tsk__v256_add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_mul(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_div(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
-TSK__INLINE_v256 __m256 tsk__v256_min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
-TSK__INLINE_v256 __m256 tsk__v256_pow2(__m256 t) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
-}
-TSK__INLINE_v256 __m256 tsk__v256_from(__m256 x, __m256 low, __m256 v) {
-    return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), v);
-}
-TSK__INLINE_v256 __m256 tsk__v256_half(const char *p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
-TSK__INLINE_v256 __m256 tsk__v256_even(__m256 v) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16));
-}
-TSK__INLINE_v256 __m256 tsk__v256_odd(__m256 v) {
-    return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff)));
-}
-TSK__INLINE_v256 __m128 tsk__v256_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
-/* Rows i and i + 4, four columns of each. */
-TSK__INLINE_v256 __m256 tsk__v256_rows(const char *rows, size_t stride) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(tsk__v256_four(rows)), tsk__v256_four(rows + 4 * stride), 1);
-}
-TSK__INLINE_v256 void tsk__v256_columns(const char *rows, size_t stride, __m256 *c0, __m256 *c1, __m256 *c2,
-                                        __m256 *c3) {
-    const __m256 r0 = tsk__v256_rows(rows, stride), r1 = tsk__v256_rows(rows + stride, stride);
-    const __m256 r2 = tsk__v256_rows(rows + 2 * stride, stride), r3 = tsk__v256_rows(rows + 3 * stride, stride);
-    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
-    const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), d = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
-    *c0 = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
-    *c1 = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
-    *c2 = _mm256_castpd_ps(_mm256_unpacklo_pd(c, d));
-    *c3 = _mm256_castpd_ps(_mm256_unpackhi_pd(c, d));
-}
-
-typedef __m512 tsk__v512;
-#define TSK__TARGET_v512 __attribute__((target("avx512f")))
-#define TSK__INLINE_v512 TSK__INLINE TSK__TARGET_v512
-
-TSK__INLINE_v512 __m512 tsk__v512_load(const float *p) { return _mm512_loadu_ps(p); }
-TSK__INLINE_v512 void tsk__v512_store(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
-TSK__INLINE_v512 __m512 tsk__v512_set(float a) { return _mm512_set1_ps(a); }
-TSK__INLINE_v512 __m512 tsk__v512_add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_mul(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_div(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
-TSK__INLINE_v512 __m512 tsk__v512_min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
-TSK__INLINE_v512 __m512 tsk__v512_pow2(__m512 t) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
-}
-TSK__INLINE_v512 __m512 tsk__v512_from(__m512 x, __m512 low, __m512 v) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v);
-}
-TSK__INLINE_v512 __m512 tsk__v512_half(const char *p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
-}
-TSK__INLINE_v512 __m512 tsk__v512_even(__m512 v) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));
-}
-TSK__INLINE_v512 __m512 tsk__v512_odd(__m512 v) {
-    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(~0xffff)));
-}
-TSK__INLINE_v512 __m128 tsk__v512_four(const char *p) { return _mm_loadu_ps((const float *)(const void *)p); }
-/* Rows i, i + 4, i + 8 and i + 12, four columns of each. */
-TSK__INLINE_v512 __m512 tsk__v512_rows(const char *rows, size_t stride) {
-    const __m512 a =
-        _mm512_insertf32x4(_mm512_castps128_ps512(tsk__v512_four(rows)), tsk__v512_four(rows + 4 * stride), 1);
-    return _mm512_insertf32x4(_mm512_insertf32x4(a, tsk__v512_four(rows + 8 * stride), 2),
-                              tsk__v512_four(rows + 12 * stride), 3);
-}
-TSK__INLINE_v512 void tsk__v512_columns(const char *rows, size_t stride, __m512 *c0, __m512 *c1, __m512 *c2,
-                                        __m512 *c3) {
-    const __m512 r0 = tsk__v512_rows(rows, stride), r1 = tsk__v512_rows(rows + stride, stride);
-    const __m512 r2 = tsk__v512_rows(rows + 2 * stride, stride), r3 = tsk__v512_rows(rows + 3 * stride, stride);
-    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
-    const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), d = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
-    *c0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-    *c1 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    *c2 = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
-    *c3 = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
-}
-#endif
-
-#if TSK__CPU_ARM
-typedef float32x4_t tsk__neon;
-#define TSK__TARGET_neon
-
-TSK__INLINE float32x4_t tsk__neon_load(const float *p) { return vld1q_f32(p); }
-TSK__INLINE void tsk__neon_store(float *p, float32x4_t v) { vst1q_f32(p, v); }
-TSK__INLINE float32x4_t tsk__neon_set(float a) { return vdupq_n_f32(a); }
-TSK__INLINE float32x4_t tsk__neon_add(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }
-TSK__INLINE float32x4_t tsk__neon_sub(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
-TSK__INLINE float32x4_t tsk__neon_mul(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
-TSK__INLINE float32x4_t tsk__neon_div(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
-TSK__INLINE float32x4_t tsk__neon_fma(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
-/* (not vminq, vmaxq: they give NaN for NaN in either place) */
-TSK__INLINE float32x4_t tsk__neon_min(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
-TSK__INLINE float32x4_t tsk__neon_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-TSK__INLINE float32x4_t tsk__neon_pow2(float32x4_t t) {
-    return vreinterpretq_f32_u32(vshlq_n_u32(vaddq_u32(vreinterpretq_u32_f32(t), vdupq_n_u32(127)), 23));
-}
-TSK__INLINE float32x4_t tsk__neon_from(float32x4_t x, float32x4_t low, float32x4_t v) {
-    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)));
-}
-TSK__INLINE float32x4_t tsk__neon_half(const char *p) {
-    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)p)));
-}
-TSK__INLINE float32x4_t tsk__neon_even(float32x4_t v) {
-    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16));
-}
-TSK__INLINE float32x4_t tsk__neon_odd(float32x4_t v) {
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)));
-}
-TSK__INLINE float32x4_t tsk__neon_four(const char *p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)p)); }
-TSK__INLINE void tsk__neon_columns(const char *rows, size_t stride, float32x4_t *c0, float32x4_t *c1, float32x4_t *c2,
-                                   float32x4_t *c3) {
-    const float32x4_t r0 = tsk__neon_four(rows), r1 = tsk__neon_four(rows + stride);
-    const float32x4_t r2 = tsk__neon_four(rows + 2 * stride), r3 = tsk__neon_four(rows + 3 * stride);
-    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)), b = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3));
-    const float64x2_t c = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1)), d = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
-    *c0 = vreinterpretq_f32_f64(vtrn1q_f64(a, b));
-    *c1 = vreinterpretq_f32_f64(vtrn1q_f64(c, d));
-    *c2 = vreinterpretq_f32_f64(vtrn2q_f64(a, b));
-    *c3 = vreinterpretq_f32_f64(vtrn2q_f64(c, d));
-}
-#endif
 
 /* ---- kernels over those primitives. V names the set, LANES is its vector's length. */
 
@@ -495,14 +271,6 @@ static TSK__TARGET_##V void tsk__cpu_##V##_pack(const tsk__weight *w, int32_t fi
     else tsk__cpu_##V##_pack_as(TSK_DTYPE_F16, w, first, k0, kn, panel); \
 }
 
-TSK__INLINE void tsk__cpu_fetch(tsk__cpu_prefetch *prefetch) {
-    if (prefetch->at >= prefetch->lines) return;
-    __builtin_prefetch(prefetch->base + (size_t)(prefetch->at % TSK__CPU_WIDTH) * prefetch->stride +
-                           (size_t)(prefetch->at / TSK__CPU_WIDTH) * 64,
-                       0, 2);
-    prefetch->at++;
-}
-
 /* Two vectors of outputs by `rows` rows stay in registers over the whole depth. `rows` is a constant wherever this is
    inlined, so the conditions vanish; names instead of an array, since compilers keep arrays in memory below -O3. */
 #define TSK__CPU_TILE_STEP(V, r, from) \
@@ -581,10 +349,6 @@ TSK__CPU_DEFINE_KERNELS(v128, 4, 6, "portable", "portable C")
 #if TSK__CPU_X86
 TSK__CPU_DEFINE_KERNELS(v256, 8, 6, "avx2", "AVX2")
 TSK__CPU_DEFINE_KERNELS(v512, 16, 12, "avx512", "AVX-512")
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
 #endif
 #if TSK__CPU_ARM
 /* (of 32 registers: with more rows both compilers keep a sum in memory) */
@@ -610,10 +374,21 @@ static const tsk__cpu_kernels *tsk__cpu_kernels_select(void) {
     return kernels ? kernels : &tsk__cpu_v128;
 }
 
-/* "CPU, AVX-512, 2 threads" */
-static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__pool *pool, char *out, size_t size) {
+/* "CPU, AVX-512, 2 threads"; "CPU, AVX-512 and AVX-512 VNNI for integers, 2 threads" */
+static void tsk__cpu_describe(const tsk__cpu_kernels *kernels, const tsk__cpu_integer_kernels *integer,
+                              const tsk__pool *pool, char *out, size_t size) {
     const int n = pool ? pool->n_threads : 1;
-    snprintf(out, size, "CPU, %s, %d thread%s", kernels->description, n, n == 1 ? "" : "s");
+    snprintf(out, size, "CPU, %s%s%s%s, %d thread%s", kernels->description, integer ? " and " : "",
+             integer ? integer->description : "", integer ? " for integers" : "", n, n == 1 ? "" : "s");
+}
+
+/* Some weight can be multiplied in integers. */
+static int tsk__cpu_has_integers(const tsk__cpu_model *model) {
+    const size_t count = tsk__family_count(model->config);
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (tsk__cpu_integer_group(&model->weights[i])) return 1;
+    return 0;
 }
 
 /* ---- scratch memory */
@@ -632,6 +407,9 @@ typedef struct tsk__cpu_scratch {
     float *k, *v;                  /* [n, n_kv_heads * head_dim] */
     float *wide;                   /* [n, max(d_model, mlp_hidden_size)] up_proj's output; a projection before the
                                       residual */
+    char *codes;                   /* [n, widest input] of up to 2 bytes: a product's quantised input, */
+    float *code_scales;            /* and [n, widest / 32] its groups', where there are integer kernels */
+    int32_t *code_sums;
     int32_t *spans;                /* [n + 1] */
     int32_t *rotated;              /* [n] the position that `rotations` has of a row, -1 for none yet */
     float *rotations;              /* [n, head_dim] head_dim / 2 cosines of a position's angles, then their sines */
@@ -646,18 +424,23 @@ static void *tsk__cpu_take(void *memory, size_t *used, size_t count, size_t size
 }
 
 /* Lays the buffers for passes of up to n rows into `memory` (best aligned to 64 bytes) and returns the bytes they take;
-   with memory NULL it only does the latter. */
-static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int32_t n,
-                                    void *memory) {
+   with memory NULL it only does the latter. is_integer: there are integer kernels to be used. */
+static size_t tsk__cpu_scratch_init(tsk__cpu_scratch *scratch, const tsk_model_config *config, int is_integer,
+                                    int32_t n, void *memory) {
     const size_t rows = (size_t)n, kv = (size_t)config->n_kv_heads * (size_t)config->head_dim;
     const size_t d = (size_t)config->d_model, mlp = (size_t)config->mlp_hidden_size;
     const size_t chunks = ((size_t)config->embedding_size + TSK__CPU_CHUNK - 1) / TSK__CPU_CHUNK;
+    const size_t q = (size_t)config->n_heads * (size_t)config->head_dim, wider = d > mlp ? d : mlp;
+    const size_t widest = !is_integer ? 0 : q > wider ? q : wider;
     size_t used = 0;
     int32_t i;
     scratch->norm = (float *)tsk__cpu_take(memory, &used, rows * d, sizeof(float));
     scratch->k = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->v = (float *)tsk__cpu_take(memory, &used, rows * kv, sizeof(float));
     scratch->wide = (float *)tsk__cpu_take(memory, &used, rows * (d > mlp ? d : mlp), sizeof(float));
+    scratch->codes = (char *)tsk__cpu_take(memory, &used, rows * widest, 2);
+    scratch->code_scales = (float *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(float));
+    scratch->code_sums = (int32_t *)tsk__cpu_take(memory, &used, rows * (widest / 32), sizeof(int32_t));
     scratch->spans = (int32_t *)tsk__cpu_take(memory, &used, rows + 1, sizeof(int32_t));
     scratch->rotated = (int32_t *)tsk__cpu_take(memory, &used, rows, sizeof(int32_t));
     scratch->rotations = (float *)tsk__cpu_take(memory, &used, rows * (size_t)config->head_dim, sizeof(float));
@@ -746,36 +529,159 @@ static tsk__cpu_part tsk__cpu_part_of(const tsk__weight *w, int32_t first) {
 
 static tsk__cpu_prefetch tsk__cpu_prefetch_of(tsk__cpu_part part, int32_t k) {
     tsk__cpu_prefetch prefetch;
-    size_t size, depth;
+    size_t bits, depth;
+    int32_t most;
     memset(&prefetch, 0, sizeof prefetch);
     if (!part.w || part.w->rows - part.first < TSK__CPU_WIDTH) return prefetch;
-    size = part.w->dtype == TSK_DTYPE_F32 ? 4 : 2;
-    depth = (size_t)(part.w->cols - k < TSK__CPU_DEPTH ? part.w->cols - k : TSK__CPU_DEPTH);
-    prefetch.stride = (size_t)part.w->cols * size;
-    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * size;
-    prefetch.lines = (int32_t)((depth * size + 63) / 64) * TSK__CPU_WIDTH;
+    bits = part.w->bits ? (size_t)part.w->bits : 8 * tsk_dtype_size(part.w->dtype);
+    most = part.w->bits ? TSK__CPU_INTEGER_DEPTH : TSK__CPU_DEPTH;
+    depth = (size_t)(part.w->cols - k < most ? part.w->cols - k : most);
+    prefetch.stride = tsk__weight_stride(part.w);
+    prefetch.base = (const char *)part.w->data + (size_t)part.first * prefetch.stride + (size_t)k * bits / 8;
+    prefetch.lines = (int32_t)((depth * bits / 8 + 63) / 64) * TSK__CPU_WIDTH;
     return prefetch;
 }
 
-/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
-   after it. */
-static void tsk__cpu_panel(const tsk__cpu_kernels *kernels, tsk__cpu_part part, tsk__cpu_part next, int32_t n,
-                           const float *x, float *y, size_t ldy) {
+/* The same as `pack` for codes: their values. */
+static void tsk__cpu_pack_codes(const tsk__weight *w, int32_t first, int32_t k0, int32_t kn, float *panel) {
+    float row[TSK__CPU_DEPTH];
+    int32_t o, k;
+    for (o = 0; o < TSK__CPU_WIDTH; o++) {
+        tsk__weight_values(w, first + o < w->rows ? first + o : w->rows - 1, k0, kn, row);
+        for (k = 0; k < kn; k++) panel[(size_t)k * TSK__CPU_WIDTH + o] = row[k];
+    }
+}
+
+/* The input of a product: its values, and their codes where a weight is to be multiplied in integers. */
+typedef struct tsk__cpu_input {
+    const tsk__cpu_kernels *kernels;
+    const tsk__cpu_integer_kernels *integer; /* NULL: there are no codes */
+    const float *x;                /* [n, cols] */
+    tsk__cpu_codes codes;
+} tsk__cpu_input;
+
+typedef struct tsk__cpu_quantising {
+    tsk__cpu_input *input;
+    size_t cols;
+} tsk__cpu_quantising;
+
+static void tsk__cpu_quantise_rows(const void *context, int32_t first, int32_t last) {
+    const tsk__cpu_quantising *q = (const tsk__cpu_quantising *)context;
+    const tsk__cpu_input *in = q->input;
+    const size_t groups = q->cols / (size_t)in->codes.group;
+    int32_t i;
+    for (i = first; i < last; i++)
+        in->integer->quantise(in->x + (size_t)i * q->cols, (int32_t)q->cols, in->codes.group,
+                              (char *)(uintptr_t)in->codes.codes + (size_t)i * q->cols * (size_t)in->integer->wide,
+                              (float *)(uintptr_t)in->codes.scales + (size_t)i * groups,
+                              (int32_t *)(uintptr_t)in->codes.sums + (size_t)i * groups);
+}
+
+/* x[n, cols of the weights] as input of these matrices, which have as many columns. */
+static tsk__cpu_input tsk__cpu_input_of(const tsk__cpu_model *model, int32_t n, const float *x,
+                                        const tsk__weight *const *w, int32_t count, tsk__cpu_scratch *scratch) {
+    tsk__cpu_input in;
+    tsk__cpu_quantising q;
+    int32_t i;
+    memset(&in, 0, sizeof in);
+    in.kernels = model->kernels;
+    in.x = x;
+    for (i = 0; i < count && model->integer; i++) {
+        const int32_t group = tsk__cpu_integer_group(w[i]);
+        if (group && (!in.codes.group || group < in.codes.group)) in.codes.group = group;
+    }
+    if (!in.codes.group) return in;
+    in.integer = model->integer;
+    in.codes.codes = scratch->codes;
+    in.codes.scales = scratch->code_scales;
+    in.codes.sums = scratch->code_sums;
+    in.codes.cols = w[0]->cols;
+    q.input = &in;
+    q.cols = (size_t)w[0]->cols;
+    tsk__cpu_rows(model, n, 2 * q.cols, tsk__cpu_quantise_rows, &q);
+    return in;
+}
+
+/* The same from row `row` on. */
+static tsk__cpu_input tsk__cpu_input_from(const tsk__cpu_input *input, int32_t row, int32_t cols) {
+    tsk__cpu_input in = *input;
+    in.x += (size_t)row * (size_t)cols;
+    if (!in.integer) return in;
+    in.codes.codes += (size_t)row * (size_t)cols * (size_t)in.integer->wide;
+    in.codes.scales += (size_t)row * (size_t)(cols / in.codes.group);
+    in.codes.sums += (size_t)row * (size_t)(cols / in.codes.group);
+    return in;
+}
+
+/* The sum of one panel's columns k .. k+kn-1 goes to y, as in tsk__cpu_multiply. */
+static void tsk__cpu_integer_multiply(const tsk__cpu_input *in, int32_t n, int32_t k, int32_t kn,
+                                      const tsk__cpu_integer_panel *panel, float *y, size_t ldy, int32_t width,
+                                      int add, tsk__cpu_prefetch *prefetch) {
+    const tsk__cpu_integer_kernels *kernels = in->integer;
+    const int32_t tiles = (n + kernels->tile_rows - 1) / kernels->tile_rows;
+    float edge[TSK__CPU_MAX_TILE][TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
+    int32_t tile, i, o;
+    for (tile = 0; tile < tiles; tile++) {
+        const int32_t first = (int32_t)((int64_t)n * tile / tiles),
+                      rows = (int32_t)((int64_t)n * (tile + 1) / tiles) - first;
+        float *to = y + (size_t)first * ldy;
+        if (width == TSK__CPU_WIDTH) {
+            kernels->tile(rows, &in->codes, first, k, kn, panel, to, ldy, add, prefetch);
+            continue;
+        }
+        for (i = 0; add && i < rows; i++) memcpy(edge[i], to + (size_t)i * ldy, (size_t)width * sizeof *to);
+        for (i = 0; add && i < rows; i++)
+            for (o = width; o < TSK__CPU_WIDTH; o++) edge[i][o] = 0;
+        kernels->tile(rows, &in->codes, first, k, kn, panel, edge[0], TSK__CPU_WIDTH, add, prefetch);
+        for (i = 0; i < rows; i++) memcpy(to + (size_t)i * ldy, edge[i], (size_t)width * sizeof *to);
+    }
+}
+
+static void tsk__cpu_integer_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                    float *y, size_t ldy) {
+    tsk__cpu_integer_panel panel;
+    const tsk__weight *w = part.w;
+    int32_t k;
+    for (k = 0; k < w->cols; k += TSK__CPU_INTEGER_DEPTH) {
+        const int last = w->cols - k <= TSK__CPU_INTEGER_DEPTH;
+        const int32_t kn = last ? w->cols - k : TSK__CPU_INTEGER_DEPTH;
+        tsk__cpu_prefetch prefetch =
+            last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_INTEGER_DEPTH);
+        in->integer->pack(w, part.first, k, kn, panel.words);
+        tsk__cpu_integer_scales(w, part.first, k, kn, in->codes.group, &panel);
+        tsk__cpu_integer_multiply(in, n, k, kn, &panel, y, ldy, tsk__cpu_width(w, part.first), k > 0, &prefetch);
+    }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T, in f32, for one part. */
+static void tsk__cpu_float_panels(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in,
+                                  float *y, size_t ldy) {
     float panel[TSK__CPU_DEPTH * TSK__CPU_WIDTH] TSK__CPU_ALIGNED;
     const tsk__weight *w = part.w;
     const int32_t width = tsk__cpu_width(w, part.first);
-    int32_t k, i;
+    int32_t k;
     for (k = 0; k < w->cols; k += TSK__CPU_DEPTH) {
         const int last = w->cols - k <= TSK__CPU_DEPTH;
         const int32_t kn = last ? w->cols - k : TSK__CPU_DEPTH;
         tsk__cpu_prefetch prefetch =
             last ? tsk__cpu_prefetch_of(next, 0) : tsk__cpu_prefetch_of(part, k + TSK__CPU_DEPTH);
-        kernels->pack(w, part.first, k, kn, panel);
-        tsk__cpu_multiply(kernels, n, x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
+        if (w->bits) tsk__cpu_pack_codes(w, part.first, k, kn, panel);
+        else in->kernels->pack(w, part.first, k, kn, panel);
+        tsk__cpu_multiply(in->kernels, n, in->x + k, (size_t)w->cols, kn, panel, TSK__CPU_WIDTH, y, ldy, width, k > 0,
                           &prefetch);
     }
+}
+
+/* y[n, ldy] = x[n, w->cols] * W^T + bias for one part; `y` points at its first output. `next` is what the caller does
+   after it. */
+static void tsk__cpu_panel(tsk__cpu_part part, tsk__cpu_part next, int32_t n, const tsk__cpu_input *in, float *y,
+                           size_t ldy) {
+    const tsk__weight *w = part.w;
+    int32_t i;
+    if (in->integer && tsk__cpu_integer_group(w)) tsk__cpu_integer_panels(part, next, n, in, y, ldy);
+    else tsk__cpu_float_panels(part, next, n, in, y, ldy);
     if (!w->bias) return;
-    for (i = 0; i < n; i++, y += ldy) kernels->add(y, w->bias + part.first, width);
+    for (i = 0; i < n; i++, y += ldy) in->kernels->add(y, w->bias + part.first, tsk__cpu_width(w, part.first));
 }
 
 /* Panels are handed out in runs, so that a task's next panel is known: as many runs as threads, or a few times that. */
@@ -787,9 +693,9 @@ static int32_t tsk__cpu_runs(const tsk__cpu_model *model, int32_t panels) {
 
 /* Up to three matrices on the same input in one section; the sum goes onto `residual` where there is one. */
 typedef struct tsk__cpu_product {
-    const tsk__cpu_kernels *kernels;
     int32_t n, count, panels, runs;
     const float *x;                /* [n, cols] */
+    tsk__cpu_input input;          /* the same */
     const tsk__weight *w[3];
     float *y[3];                   /* [n, rows] */
     float *residual;               /* [n, rows of w[0]] or NULL */
@@ -808,7 +714,7 @@ static void tsk__cpu_product_add(const tsk__cpu_product *p, tsk__cpu_part part, 
     const int32_t width = tsk__cpu_width(part.w, part.first);
     float *residual = p->residual + part.first;
     int32_t i;
-    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->kernels->add(residual, y, width);
+    for (i = 0; i < p->n; i++, y += ld, residual += ld) p->input.kernels->add(residual, y, width);
 }
 
 static void tsk__cpu_product_task(void *context, int task) {
@@ -819,7 +725,7 @@ static void tsk__cpu_product_task(void *context, int task) {
     tsk__cpu_part part = tsk__cpu_product_part(p, panel, &y), next;
     for (; panel < end; panel++, part = next, y = next_y) {
         next = panel + 1 < end ? tsk__cpu_product_part(p, panel + 1, &next_y) : tsk__cpu_part_of(NULL, 0);
-        tsk__cpu_panel(p->kernels, part, next, p->n, p->x, y, (size_t)part.w->rows);
+        tsk__cpu_panel(part, next, p->n, &p->input, y, (size_t)part.w->rows);
         if (p->residual) tsk__cpu_product_add(p, part, y);
     }
 }
@@ -828,10 +734,10 @@ static uint64_t tsk__cpu_work(int32_t n, const tsk__weight *w) {
     return (uint64_t)n * (uint64_t)w->rows * (uint64_t)w->cols;
 }
 
-static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product) {
+static void tsk__cpu_product_run(const tsk__cpu_model *model, tsk__cpu_product *product, tsk__cpu_scratch *scratch) {
     int32_t i;
     uint64_t work = 0;
-    product->kernels = model->kernels;
+    product->input = tsk__cpu_input_of(model, product->n, product->x, product->w, product->count, scratch);
     product->panels = 0;
     for (i = 0; i < product->count; i++) {
         product->panels += tsk__cpu_panels(product->w[i]);
@@ -856,7 +762,7 @@ static void tsk__cpu_add_product(const tsk__cpu_model *model, const tsk__weight 
     product.w[0] = w;
     product.y[0] = scratch->wide;
     product.residual = y;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) tsk__cpu_capture(captures->projection, scratch->wide, (size_t)n * (size_t)w->rows);
 }
 
@@ -911,8 +817,7 @@ static void tsk__cpu_lookup_rows(const void *context, int32_t first, int32_t las
     const size_t d = (size_t)c->table->cols;
     int32_t i;
     for (i = first; i < last; i++) {
-        const char *row = (const char *)c->table->data + (size_t)c->ids[i] * d * tsk_dtype_size(c->table->dtype);
-        tsk__floats_from(c->table->dtype, row, d, c->out + (size_t)i * d);
+        tsk__weight_values(c->table, c->ids[i], 0, (int32_t)d, c->out + (size_t)i * d);
     }
 }
 
@@ -1080,7 +985,7 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     product.y[0] = q_out;
     product.y[1] = scratch->k;
     product.y[2] = scratch->v;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
     if (captures) {
         tsk__cpu_capture(captures->q, q_out, n * q_width);
         tsk__cpu_capture(captures->k, scratch->k, n * kv_width);
@@ -1284,10 +1189,9 @@ static void tsk__cpu_down(const tsk__cpu_model *model, int32_t layer, int32_t n,
 }
 
 typedef struct tsk__cpu_gate {
-    const tsk__cpu_kernels *kernels;
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__weight *gate, *up;
     int32_t n, panels, runs;
-    const float *x;                /* [n, d_model] */
     float *h, *wide;               /* [n, mlp_hidden_size] gate, then the product; up */
     float *captured;               /* [n, mlp_hidden_size] gate before it is overwritten, or NULL */
 } tsk__cpu_gate;
@@ -1298,11 +1202,11 @@ static void tsk__cpu_gate_panel(const tsk__cpu_gate *c, int32_t first, tsk__cpu_
     const size_t ld = (size_t)c->gate->rows;
     size_t at = (size_t)first;
     int32_t i;
-    tsk__cpu_panel(c->kernels, gate, up, c->n, c->x, c->h + first, ld);
-    tsk__cpu_panel(c->kernels, up, next, c->n, c->x, c->wide + first, ld);
+    tsk__cpu_panel(gate, up, c->n, &c->input, c->h + first, ld);
+    tsk__cpu_panel(up, next, c->n, &c->input, c->wide + first, ld);
     for (i = 0; i < c->n; i++, at += ld) {
         if (c->captured) memcpy(c->captured + at, c->h + at, (size_t)width * sizeof *c->h);
-        c->kernels->silu(c->h + at, c->wide + at, width);
+        c->input.kernels->silu(c->h + at, c->wide + at, width);
     }
 }
 
@@ -1318,13 +1222,13 @@ static void tsk__cpu_gate_task(void *context, int task) {
 /* h[n, mlp_hidden_size] = silu(ff_proj(norm(x))) * up_proj(norm(x)) */
 static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t n, const float *x, float *h,
                              tsk__cpu_scratch *scratch, const tsk__captures *captures) {
+    const tsk__weight *both[2];
     tsk__cpu_gate gate;
     tsk__cpu_norm_run(model, n, tsk__cpu_norm_weight(model, layer, TSK__PART_FF_NORM), x, scratch->norm, captures);
-    gate.kernels = model->kernels;
-    gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
-    gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
+    both[0] = gate.gate = tsk__cpu_weight(model, layer, TSK__PART_FF_PROJ);
+    both[1] = gate.up = tsk__cpu_weight(model, layer, TSK__PART_UP_PROJ);
     gate.n = n;
-    gate.x = scratch->norm;
+    gate.input = tsk__cpu_input_of(model, n, scratch->norm, both, 2, scratch);
     gate.h = h;
     gate.wide = scratch->wide;
     gate.captured = captures ? (float *)captures->gate : NULL;
@@ -1337,7 +1241,8 @@ static void tsk__cpu_gate_up(const tsk__cpu_model *model, int32_t layer, int32_t
 /* ---- the head */
 
 /* out[n, embedding_size] */
-static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out) {
+static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float *normed, float *out,
+                            tsk__cpu_scratch *scratch) {
     tsk__cpu_product product;
     memset(&product, 0, sizeof product);
     product.n = n;
@@ -1345,13 +1250,13 @@ static void tsk__cpu_logits(const tsk__cpu_model *model, int32_t n, const float 
     product.x = normed;
     product.w[0] = tsk__cpu_weight(model, -1, TSK__PART_HEAD);
     product.y[0] = out;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, scratch);
 }
 
 typedef struct tsk__cpu_head_job {
     const tsk__cpu_model *model;
     int32_t n;
-    const float *x;                /* [n, d_model] */
+    tsk__cpu_input input;          /* [n, d_model] */
     const tsk__draw *draws;        /* [n] */
     tsk__cpu_best *best;           /* [chunks, n] */
 } tsk__cpu_head_job;
@@ -1430,11 +1335,11 @@ static void tsk__cpu_head_task(void *context, int task) {
     int32_t row, i, o;
     for (row = 0; row < c->n; row += TSK__CPU_QUERIES) {
         const int32_t n = c->n - row < TSK__CPU_QUERIES ? c->n - row : TSK__CPU_QUERIES;
+        const tsk__cpu_input input = tsk__cpu_input_from(&c->input, row, w->cols);
         for (o = 0; o < count; o += TSK__CPU_WIDTH) {
             const tsk__cpu_part next =
                 tsk__cpu_part_of(o + TSK__CPU_WIDTH < count ? w : NULL, first + o + TSK__CPU_WIDTH);
-            tsk__cpu_panel(kernels, tsk__cpu_part_of(w, first + o), next, n, c->x + (size_t)row * (size_t)w->cols,
-                           &logits[0][o], TSK__CPU_CHUNK);
+            tsk__cpu_panel(tsk__cpu_part_of(w, first + o), next, n, &input, &logits[0][o], TSK__CPU_CHUNK);
         }
         for (i = 0; i < n; i++) tsk__cpu_head_row(kernels, &c->draws[row + i], logits[i], first, count, &best[row + i]);
     }
@@ -1475,7 +1380,7 @@ static void tsk__cpu_head(const tsk__cpu_model *model, int32_t n, const float *n
         tsk__cpu_head_job job;
         job.model = model;
         job.n = n - row < TSK__CPU_HEAD_ROWS ? n - row : TSK__CPU_HEAD_ROWS;
-        job.x = normed + (size_t)row * (size_t)head->cols;
+        job.input = tsk__cpu_input_of(model, job.n, normed + (size_t)row * (size_t)head->cols, &head, 1, scratch);
         job.draws = draws + row;
         job.best = scratch->best;
         tsk__cpu_tasks(model, chunks, tsk__cpu_work(job.n, head), tsk__cpu_head_task, &job);

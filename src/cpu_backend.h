@@ -72,6 +72,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     const tsk_allocator *allocator = tsk__cpu_allocator_of(backend);
     size_t rows = (size_t)max_rows, d = (size_t)c->d_model, q = (size_t)c->n_heads * (size_t)c->head_dim, scratch_size;
     tsk__cpu_stream *s = (tsk__cpu_stream *)tsk__memory_new_zeroed(allocator, 1, sizeof *s);
+    int is_integer;
     if (!s) return tsk__error_memory(error, "a stream", sizeof *s);
     s->base.backend = backend;
     s->base.max_rows = max_rows;
@@ -89,7 +90,8 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
     s->candidates = (tsk_candidate *)tsk__memory_new(allocator, rows, sizeof *s->candidates);
     s->commits = (uint8_t *)tsk__memory_new(allocator, rows, sizeof *s->commits);
     s->compact_lists = (int32_t *)tsk__memory_new(allocator, rows * 5, sizeof(int32_t));
-    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, max_rows, NULL);
+    is_integer = ((const tsk__cpu_backend *)(const void *)backend)->model.integer != NULL;
+    scratch_size = tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, NULL);
     s->scratch_memory = tsk__memory_new(allocator, scratch_size, 1);
     if (!s->full_x || !s->compact_x || !s->head_rows || !s->base.q || !s->base.attention || !s->base.hidden ||
         !s->base.cosines || !s->base.skipped || !s->base.predictions || !s->base.choices || !s->tokens ||
@@ -98,7 +100,7 @@ static tsk_status tsk__cpu_stream_create(tsk__backend *backend, int32_t max_rows
         return tsk__error_memory(error, "the activations of a pass",
                                  rows * (3 * d + 2 * q + (size_t)c->mlp_hidden_size) * sizeof(float) + scratch_size);
     }
-    tsk__cpu_scratch_init(&s->scratch, c, max_rows, s->scratch_memory);
+    tsk__cpu_scratch_init(&s->scratch, c, is_integer, max_rows, s->scratch_memory);
     s->base.x = s->full_x;
     *out = &s->base;
     return TSK_OK;
@@ -320,7 +322,7 @@ static void tsk__cpu_backend_logits(tsk__stream *stream, int32_t n, const int32_
     tsk__cpu_stream *s = tsk__cpu_stream_of(stream);
     tsk__cpu_select_rows(stream, n, index);
     if (norm) memcpy(norm, s->head_rows, (size_t)n * (size_t)stream->backend->config->d_model * sizeof *norm);
-    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits);
+    tsk__cpu_logits(tsk__cpu_model_of(stream), n, s->head_rows, logits, &s->scratch);
 }
 
 /* ---- ceilings, for benchmarks */
@@ -393,7 +395,7 @@ static tsk_status tsk__cpu_ceiling_flops(const tsk__cpu_backend *b, double *out,
     product.y[0] = memory + size * size + rows * size;
     for (i = 0; i < TSK__CPU_CEILING_REPEATS; i++) {
         double start = tsk__time_ms(), rate;
-        tsk__cpu_product_run(&b->model, &product);
+        tsk__cpu_product_run(&b->model, &product, NULL);
         rate = (double)(2 * rows * size * size) / ((tsk__time_ms() - start) * 1e-3);
         if (rate > best) best = rate;
     }
@@ -419,7 +421,7 @@ static void tsk__cpu_backend_destroy(tsk__backend *backend) {
 }
 static void tsk__cpu_backend_describe(const tsk__backend *backend, char *out, size_t size) {
     const tsk__cpu_backend *b = (const tsk__cpu_backend *)(const void *)backend;
-    tsk__cpu_describe(b->model.kernels, b->model.pool, out, size);
+    tsk__cpu_describe(b->model.kernels, b->model.integer, b->model.pool, out, size);
 }
 
 /* No recorded sections, and subsets always run compacted: a masked row would cost as much as any. */
@@ -468,15 +470,19 @@ static tsk_status tsk__cpu_backend_fill(tsk__cpu_backend *b, const tsk__source *
     const int32_t half = config->head_dim / 2;
     tsk__cpu_model *model = &b->model;
     tsk__source helped = *source;
+    tsk_status status;
     int32_t i;
-    model->rope_frequencies = (float *)tsk__cpu_allocate(model, (size_t)half, sizeof(float));
+    model->rope_frequencies = (float *)tsk__blocks_new(&model->blocks, (size_t)half, sizeof(float));
     if (!model->rope_frequencies)
         return tsk__error_memory(error, "rotary frequencies", (uint64_t)half * sizeof(float));
     for (i = 0; i < half; i++) model->rope_frequencies[i] = tsk__rope_frequency(config, i);
     model->pool = tsk__pool_create(b->allocator, o->n_threads);
     if (!model->pool) return tsk__error_memory(error, "worker threads", sizeof *model->pool);
     helped.pool = model->pool;
-    return tsk__cpu_load_weights(model, &helped, o, error);
+    status = tsk__cpu_load_weights(model, &helped, o, error);
+    if (status == TSK_OK && o->dtype == TSK_DTYPE_AUTO && tsk__cpu_has_integers(model))
+        model->integer = tsk__cpu_integer_select();
+    return status;
 }
 
 static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const tsk__source *source,
@@ -489,7 +495,7 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
     b->base.ops = &tsk__cpu_backend_ops;
     b->base.config = b->model.config = config;
     b->base.element_size = sizeof(float);
-    b->allocator = b->model.allocator = allocator;
+    b->allocator = b->model.blocks.allocator = allocator;
     b->model.kernels = tsk__cpu_kernels_select();
     status = tsk__cpu_backend_fill(b, source, o, error);
     if (status != TSK_OK) tsk__cpu_backend_destroy(&b->base);
@@ -498,6 +504,6 @@ static tsk_status tsk__cpu_backend_create(const tsk_model_config *config, const 
 }
 
 static const tsk__backend_kind tsk__cpu_backend_kind = {TSK_DEVICE_CPU, tsk__cpu_backend_usable,
-                                                        tsk__cpu_backend_create};
+                                                        tsk__cpu_backend_create, 1};
 
 #endif /* SECTION_GUARD_CPU_BACKEND */

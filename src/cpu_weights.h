@@ -10,8 +10,9 @@
 #include "cpu.h"
 
 // >>cpu_weights =======================================================================================================
-/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. Only what is
-   misaligned or not mapped is copied, and norms and biases, a few kilobytes, are converted to f32. */
+/* How weights get to the CPU: a tensor stays where it is mapped, in the type that it is stored in. What is misaligned
+   or not mapped is copied, what is to be quantised or unpacked gets memory of its own (see >>weights), and norms and
+   biases, a few kilobytes, are converted to f32. */
 
 typedef struct tsk__cpu_loading {
     tsk__cpu_model *model;
@@ -20,45 +21,14 @@ typedef struct tsk__cpu_loading {
     uint64_t done, total;          /* bytes */
 } tsk__cpu_loading;
 
-static int tsk__cpu_is_aligned(const tsk__stored *stored) {
-    return stored->data && (uintptr_t)stored->data % tsk_dtype_size(stored->dtype) == 0;
-}
-
-/* Memory that lives as long as the model. */
-static void *tsk__cpu_allocate(tsk__cpu_model *model, size_t count, size_t size) {
-    void *block;
-    if (!tsk__memory_reserve(model->allocator, &model->blocks, &model->block_capacity, model->n_blocks + 1,
-                             sizeof *model->blocks))
-        return NULL;
-    block = tsk__memory_new(model->allocator, count, size);
-    if (block) model->blocks[model->n_blocks++] = block;
-    return block;
-}
-
-static tsk_status tsk__cpu_put_matrix(tsk__cpu_loading *l, const tsk__stored *stored, tsk__weight *out,
-                                      tsk_error *error) {
-    void *copy;
-    out->dtype = stored->dtype;
-    out->rows = stored->rows;
-    out->cols = stored->cols;
-    out->data = stored->data;
-    if (tsk__cpu_is_aligned(stored)) return TSK_OK;
-    copy = stored->size > SIZE_MAX ? NULL : tsk__cpu_allocate(l->model, (size_t)stored->size, 1);
-    if (!copy) return tsk__error_memory(error, stored->name, stored->size);
-    out->data = copy;
-    if (!stored->data) return l->source->read(l->source, stored, 0, copy, (size_t)stored->size, error);
-    memcpy(copy, stored->data, (size_t)stored->size);
-    return TSK_OK;
-}
-
 static tsk_status tsk__cpu_put_vector(tsk__cpu_loading *l, const tsk__stored *stored, const float **out,
                                       tsk_error *error) {
     float *values;
     const void *from = stored->data;
     tsk_status status = TSK_OK;
     *out = (const float *)from;
-    if (stored->dtype == TSK_DTYPE_F32 && tsk__cpu_is_aligned(stored)) return TSK_OK;
-    values = (float *)tsk__cpu_allocate(l->model, (size_t)stored->rows, sizeof *values);
+    if (stored->dtype == TSK_DTYPE_F32 && from && (uintptr_t)from % sizeof **out == 0) return TSK_OK;
+    values = (float *)tsk__blocks_new(&l->model->blocks, (size_t)stored->rows, sizeof *values);
     if (!values) return tsk__error_memory(error, stored->name, stored->size);
     if (!from) {  /* read to the end of the room that they are widened in */
         char *end = (char *)(values + stored->rows) - stored->size;
@@ -77,7 +47,8 @@ static tsk_status tsk__cpu_put(void *loading, const tsk__weight_id *id, const ts
     tsk__weight *w = &l->model->weights[tsk__family_index(c, id->layer, (tsk__part)id->part, id->expert)];
     const float *vector = NULL;
     tsk_status status;
-    if (!tsk__family_is_vector(c, id)) status = tsk__cpu_put_matrix(l, stored, w, error);
+    if (!tsk__family_is_vector(c, id))
+        status = tsk__weight_take(&l->model->blocks, l->source, id, stored, w, error);
     else {
         status = tsk__cpu_put_vector(l, stored, &vector, error);
         if (id->is_bias) w->bias = vector;
@@ -98,7 +69,7 @@ static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source
     size_t count = tsk__family_count(c);
     tsk__cpu_loading loading;
     tsk_status status;
-    model->weights = (tsk__weight *)tsk__cpu_allocate(model, count, sizeof *model->weights);
+    model->weights = (tsk__weight *)tsk__blocks_new(&model->blocks, count, sizeof *model->weights);
     if (!model->weights) return tsk__error_memory(error, "the list of weights", count * sizeof *model->weights);
     memset(model->weights, 0, count * sizeof *model->weights);
     loading.model = model;
@@ -112,10 +83,6 @@ static tsk_status tsk__cpu_load_weights(tsk__cpu_model *model, const tsk__source
     return status;
 }
 
-static void tsk__cpu_weights_free(tsk__cpu_model *model) {
-    size_t i;
-    for (i = 0; i < model->n_blocks; i++) tsk__memory_delete(model->allocator, model->blocks[i]);
-    tsk__memory_delete(model->allocator, model->blocks);
-}
+static void tsk__cpu_weights_free(tsk__cpu_model *model) { tsk__blocks_free(&model->blocks); }
 
 #endif /* SECTION_GUARD_CPU_WEIGHTS */

@@ -809,6 +809,6 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
 #endif /* TOKENSKIP__HAS_CUDA */
 
 static const tsk__backend_kind tsk__cuda_backend_kind = {TSK_DEVICE_CUDA, tsk__cuda_available,
-                                                         tsk__cuda_backend_create};
+                                                         tsk__cuda_backend_create, 0};
 
 #endif /* SECTION_GUARD_CUDA */

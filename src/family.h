@@ -27,8 +27,7 @@ typedef enum tsk__demand_kind {
     TSK__DEMAND_FOLLOWS,       /* a switch; left out or null it is what the switch named by `left_out` is */
     TSK__DEMAND_ONE,           /* the number 1, which it is when left out */
     TSK__DEMAND_ABSENT,        /* nothing, or null */
-    TSK__DEMAND_PLAIN_ROPE,    /* nothing, null, or positions turned as rope_theta says */
-    TSK__DEMAND_PLAIN_WEIGHTS  /* nothing, or null: else the weights are quantised */
+    TSK__DEMAND_PLAIN_ROPE     /* nothing, null, or positions turned as rope_theta says */
 } tsk__demand_kind;
 
 typedef struct tsk__family_demand {
@@ -101,8 +100,6 @@ typedef struct tsk__family {
    attention_layer_norm_with_affine). */
 
 static const tsk__family_demand tsk__llada_demands[] = {
-    {"quantization_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
-    {"compression_config", TSK__DEMAND_PLAIN_WEIGHTS, NULL, NULL},
     {"block_type", TSK__DEMAND_TEXT, "llama", "sequential"},
     {"layer_norm_type", TSK__DEMAND_TEXT, "rms", "default"},
     {"activation_type", TSK__DEMAND_TEXT, "silu", "swiglu"},

@@ -66,6 +66,29 @@ static int tsk__memory_reserve(const tsk_allocator *allocator, void *block, size
     return 1;
 }
 
+/* Blocks that are freed together. */
+typedef struct tsk__blocks {
+    const tsk_allocator *allocator;
+    void **blocks;
+    size_t n, capacity;
+} tsk__blocks;
+
+static void *tsk__blocks_new(tsk__blocks *b, size_t count, size_t size) {
+    void *block;
+    if (!tsk__memory_reserve(b->allocator, &b->blocks, &b->capacity, b->n + 1, sizeof *b->blocks)) return NULL;
+    block = tsk__memory_new(b->allocator, count, size);
+    if (block) b->blocks[b->n++] = block;
+    return block;
+}
+
+static void tsk__blocks_free(tsk__blocks *b) {
+    size_t i;
+    for (i = 0; i < b->n; i++) tsk__memory_delete(b->allocator, b->blocks[i]);
+    tsk__memory_delete(b->allocator, b->blocks);
+    b->blocks = NULL;
+    b->n = b->capacity = 0;
+}
+
 static char *tsk__memory_copy_string(const tsk_allocator *allocator, const char *text) {
     size_t size = strlen(text) + 1;
     char *copy = (char *)tsk__memory_new(allocator, size, 1);

@@ -42,6 +42,9 @@ static tsk_status tsk__model_check_options(const tsk_model_options *o, tsk_error
                               tsk_dtype_name(o->dtype));
     if (o->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "the CPU's activations are F32 only");
+    if ((int)o->weights < 0 || o->weights > TSK_WEIGHTS_Q4)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "weights has no value %d",
+                              (int)o->weights);
     if (o->n_threads != TSK_AUTO && o->n_threads < 1)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "n_threads must be positive or TSK_AUTO, not %d", o->n_threads);
@@ -66,14 +69,36 @@ static tsk_status tsk__model_backend_kind(tsk_model *model, const tsk_model_opti
     return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET, "no CUDA device: %s", model->device_note);
 }
 
+/* A backend that keeps no codes gets the values of quantised weights, which pass through host memory. */
+static tsk_status tsk__model_create_dequantised(tsk_model *model, const tsk__backend_kind *kind,
+                                                const tsk__source *source, const tsk_model_options *o,
+                                                tsk_error *error) {
+    tsk__source helped = *source;
+    tsk__dequantising d;
+    tsk_status status;
+    helped.pool = tsk__pool_create(model->allocator, o->n_threads);
+    if (!helped.pool) return tsk__error_memory(error, "worker threads", sizeof *helped.pool);
+    status = tsk__dequantising_open(&d, &helped, model->allocator, error);
+    tsk__pool_destroy(model->allocator, helped.pool);
+    helped.pool = NULL;
+    if (status != TSK_OK) return status;
+    status = kind->create(&model->config, &d.source, o, &model->backend, error);
+    tsk__dequantising_close(&d);
+    return status;
+}
+
 static tsk_status tsk__model_backend(tsk_model *model, const tsk__source *source, const tsk_model_options *o,
                                      tsk_error *error) {
+    const int is_quantised =
+        source->weights != TSK_WEIGHTS_AS_STORED || (source->folder && source->folder->formats.method);
     const tsk__backend_kind *kind;
     tsk_status status = tsk__model_backend_kind(model, o, &kind, error);
     if (status == TSK_OK && kind->device == TSK_DEVICE_CPU && o->dtype == TSK_DTYPE_BF16)
         return tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                               "the CPU's activations are F32 only (no CUDA device: %s)", model->device_note);
-    if (status == TSK_OK) status = kind->create(&model->config, source, o, &model->backend, error);
+    if (status == TSK_OK && is_quantised && !kind->keeps_codes)
+        status = tsk__model_create_dequantised(model, kind, source, o, error);
+    else if (status == TSK_OK) status = kind->create(&model->config, source, o, &model->backend, error);
     if (status == TSK_OK) model->backend->ops->describe(model->backend, model->device_name, sizeof model->device_name);
     return status;
 }
@@ -118,12 +143,17 @@ tsk_status tsk_model_load(const char *dir, const tsk_model_options *options, tsk
     status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
     status = tsk_folder_open(dir, &model->host, &model->folder, error);
+    if (status == TSK_OK && options->weights != TSK_WEIGHTS_AS_STORED && model->folder->formats.method)
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, dir, TSK_NO_OFFSET,
+                                "'%s' is quantised already (%s): its weights can only be used as stored",
+                                tsk__error_path(dir), model->folder->formats.method);
     if (status == TSK_OK) {
         model->config = model->folder->config;
         if (!options->no_tokenizer) status = tsk__model_tokenizer_load(model, error);
     }
     if (status == TSK_OK) {
         source = tsk__source_of_folder(model->folder);
+        source.weights = options->weights;
         status = tsk__model_backend(model, &source, options, error);
     }
     if (status != TSK_OK) tsk_model_free(model);
@@ -148,6 +178,7 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     if (status != TSK_OK) return status;
     model->config = *config;
     source = tsk__source_of_random(&model->config, seed);
+    source.weights = options->weights;
     status = tsk__model_backend(model, &source, options, error);
     if (status != TSK_OK) tsk_model_free(model);
     else *out = model;

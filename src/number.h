@@ -24,6 +24,16 @@ static float tsk__float_from_half(uint16_t half) {
 
 static float tsk__float_from_bf16(uint16_t bf16) { return tsk__float_from_bits((uint32_t)bf16 << 16); }
 
+/* F8_E4M3: exponents to 8, no infinities; NaN where all seven bits are set. */
+static float tsk__float_from_e4m3(uint8_t bits) {
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float value;
+    if ((bits & 0x7f) == 0x7f) return NAN;
+    value = exponent ? tsk__float_from_bits((uint32_t)(exponent + 120) << 23 | (uint32_t)mantissa << 20)
+                     : (float)mantissa * 0.001953125f;
+    return bits & 0x80 ? -value : value;
+}
+
 /* To the nearest, ties to even; no NaN. */
 static uint16_t tsk__bf16_from_float(float value) {
     uint32_t bits;

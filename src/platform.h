@@ -804,15 +804,19 @@ static void tsk__random_numbers(uint64_t *out, size_t count) {
 #endif
 
 #if TSK__PLATFORM_X86
-/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, bit 2 AVX-512F as well. */
+/* What the processor has and the operating system saves: bit 1 AVX2 + FMA + F16C, and with it bit 2 AVX-512F, bit 4
+   AVX-512BW and VNNI, bit 8 AVX-VNNI. */
 static int tsk__processor_features(void) {
     uint32_t a, b, c, d, low, high;
+    int features = 1;
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29,
                    wanted = fma | osxsave | avx | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return 0;
-    return (low & 0xe0) == 0xe0 && (b & 1u << 16) ? 3 : 1;
+    if ((low & 0xe0) == 0xe0 && (b & 1u << 16)) features |= b & 1u << 30 && c & 1u << 11 ? 6 : 2;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4)) features |= 8;
+    return features;
 }
 #elif TSK__PLATFORM_ARM
 /* Bit 1 NEON, bit 2 its dot products of int8 (for kernels of quantised weights, when there are any). */

@@ -5,6 +5,7 @@
 #include "platform.h"
 #include "safetensors.h"
 #include "config.h"
+#include "weights.h"
 #include "storage.h"
 #include "cpu.h"
 #include "cuda_driver.h"
@@ -52,11 +53,80 @@ tsk_memory_query tsk_memory_query_default(void) {
     return q;
 }
 
-/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. */
-static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, uint64_t rows, uint64_t states) {
+/* ---- formats */
+
+/* Names a format by what makes two weights' formats the same. */
+static void tsk__formats_describe(tsk_weights_format *f, const tsk__scheme *s, tsk_dtype dtype, int bits,
+                                  int32_t group) {
+    char groups[48];
+    f->dtype = dtype;
+    f->bits = bits;
+    if (s && s->scale_rows > 1)
+        snprintf(groups, sizeof groups, "blocks of %d x %d", (int)s->scale_rows, (int)s->group);
+    else if (s && !s->scale_rows) snprintf(groups, sizeof groups, "one scale");
+    else if (group) snprintf(groups, sizeof groups, "groups of %d", (int)group);
+    else snprintf(groups, sizeof groups, "one scale an output");
+    if (!bits) snprintf(f->name, sizeof f->name, "%s", tsk_dtype_name(dtype));
+    else if (dtype == TSK_DTYPE_F8_E4M3) snprintf(f->name, sizeof f->name, "F8_E4M3, %s", groups);
+    else snprintf(f->name, sizeof f->name, "%d bits, %s%s", bits, groups, s && s->has_zeros ? ", zeros" : "");
+}
+
+/* How one weight would be held. */
+static void tsk__formats_of_weight(const tsk__source *source, const tsk__weight_id *id, tsk_weights_format *f) {
+    tsk__stored stored;
+    uint64_t shape[2];
+    int32_t group;
+    int bits;
+    memset(f, 0, sizeof *f);
+    source->find(source, id, &stored);
+    tsk__family_shape(source->config, id, shape);
+    f->n_tensors = 1;
+    f->n_parameters = shape[0] * shape[1];
+    f->bytes = stored.size;
+    if (stored.scheme) {
+        const int is_packed = stored.dtype == TSK_DTYPE_I32;
+        const tsk_tensor_info *shape_info = stored.parts[TSK__ROLE_SHAPE].info; /* which nobody keeps */
+        if (shape_info) f->bytes -= shape_info->size;
+        tsk__formats_describe(f, stored.scheme, is_packed ? TSK_DTYPE_U8 : stored.dtype, stored.scheme->bits,
+                              stored.scheme->group);
+        return;
+    }
+    bits = tsk__weights_bits(source->config, id, source->weights, &group);
+    if (bits) f->bytes = tsk__weights_quantised_size(shape, bits, group);
+    tsk__formats_describe(f, NULL, bits ? TSK_DTYPE_U8 : stored.dtype, bits, group);
+}
+
+#define TSK__PUBLIC_FORMATS 32     /* that are told apart: a further one counts with the last */
+
+int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights weights, tsk_weights_format *formats, int32_t room) {
+    tsk_weights_format all[TSK__PUBLIC_FORMATS], one;
+    tsk__source source;
+    tsk__weight_id id = tsk__family_first();
+    int32_t n = 0, i;
+    if (!folder) return 0;
+    source = tsk__source_of_folder(folder);
+    source.weights = folder->formats.method ? TSK_WEIGHTS_AS_STORED : weights;
+    do {
+        tsk__formats_of_weight(&source, &id, &one);
+        for (i = 0; i < n && i < TSK__PUBLIC_FORMATS - 1 && strcmp(all[i].name, one.name) != 0; i++) {
+        }
+        if (i == n) {
+            all[n++] = one;
+            continue;
+        }
+        all[i].n_tensors++;
+        all[i].n_parameters += one.n_parameters;
+        all[i].bytes += one.bytes;
+    } while (tsk__family_next(&folder->config, &id));
+    for (i = 0; formats && i < n && i < room; i++) formats[i] = all[i];
+    return n;
+}
+
+/* What a pass of so many rows takes on the host: lists, and on the CPU the activations. is_integer: and their codes. */
+static uint64_t tsk__estimate_cpu_pass(const tsk_model_config *c, int is_integer, uint64_t rows, uint64_t states) {
     uint64_t q = (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     tsk__cpu_scratch scratch;
-    return tsk__cpu_scratch_init(&scratch, c, (int32_t)rows, NULL) +
+    return tsk__cpu_scratch_init(&scratch, c, is_integer, (int32_t)rows, NULL) +
            rows * sizeof(float) * (3 * (uint64_t)c->d_model + 2 * q + (uint64_t)c->mlp_hidden_size + states + 20);
 }
 
@@ -112,6 +182,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     tsk_generate_options o;
     tsk_status status;
     uint64_t element, states, rows, tokens, requests;
+    int is_integer;
     if (!query) return tsk__error_null(error, "tsk_memory_estimate", "query");
     if (!query->config) return tsk__error_null(error, "tsk_memory_estimate", "config");
     if (!out) return tsk__error_null(error, "tsk_memory_estimate", "out");
@@ -120,6 +191,7 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
     status = tsk__estimate_check(&q, &o, error);
     if (status != TSK_OK) return status;
     element = tsk_dtype_size(q.dtype);
+    is_integer = q.weights != TSK_WEIGHTS_AS_STORED;
     states = (uint64_t)tsk__options_n_states(&o, q.config);
     requests = q.batch ? (uint64_t)q.batch->max_requests : 1;
     tokens = !q.batch                            ? (uint64_t)q.canvas
@@ -127,12 +199,12 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
-    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
+    out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__weights_size(q.config, q.weights);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);
     out->workspace = requests * tsk__estimate_request(q.config, &o, element, (uint64_t)q.canvas, states,
                                                       q.batch && q.batch->row_layers > 0);
     out->workspace += q.device == TSK_DEVICE_CUDA ? tsk__estimate_cuda_pass(q.config, element, rows, states)
-                                                  : tsk__estimate_cpu_pass(q.config, rows, states);
+                                                  : tsk__estimate_cpu_pass(q.config, is_integer, rows, states);
     return TSK_OK;
 }
 

@@ -19,7 +19,7 @@ equal() { [ -n "$1" ] && [ "$1" -eq "$2" ] 2> /dev/null; }
 # ---- Usage ----------------------------------------------------------------------------------------------------------
 
 test_help() {
-    for command in "" generate chat tokenize template inspect eval bench batch; do
+    for command in "" generate chat tokenize template inspect quantize eval bench batch; do
         works $command --help
         check "help of '$command' has a usage line" prints '^usage: tokenskip'
     done
@@ -27,7 +27,7 @@ test_help() {
     cp "$out" "$work/overview"
     works help
     check "help is --help" cmp -s "$out" "$work/overview"
-    for command in generate chat tokenize template inspect eval bench trace calibrate sweep batch; do
+    for command in generate chat tokenize template inspect quantize eval bench trace calibrate sweep batch; do
         works $command --help
         cp "$out" "$work/help"
         works help $command
@@ -530,9 +530,16 @@ test_inspect() {
     works inspect tests/golden/models/gqa-bf16
     check "shards are named" prints 'model-00003-of-00003.safetensors'
     refuses 1 'config.json' inspect tests/golden/models/mha-f32/config.json
+    works inspect tests/golden/models/quantised/gptq-dynamic
+    check "formats" prints '8 bits, one scale an output, zeros  *1 of'
+    check "that the folder is quantised" prints '^weights (gptq)$'
+    works inspect tests/golden/models/quantised/ct-fp8-block --json
+    check "formats as JSON" prints '"name":"F8_E4M3, blocks of 48 x 40","bits":8,"n_tensors":8'
 }
 
 test_bench() {
+    works bench --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json --weights q4
+    check "bench of quantised weights" prints '"weights":"q4"'
     works bench --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json --active 0,4,8
     check "bench --json" is_json
     check "a run for each --active" equal "$(grep -o '"active"' "$out" | wc -l)" 3

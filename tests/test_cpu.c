@@ -288,9 +288,9 @@ static void pass_run(pass *p, const model *m, const tsk__rows *rows, const tsk__
     const int32_t n = rows->n;
     tsk__captures attend_captures, out_captures, ff_captures;
     tsk__cpu_scratch scratch;
-    void *memory = must(malloc(tsk__cpu_scratch_init(&scratch, &m->config, n, NULL)));
+    void *memory = must(malloc(tsk__cpu_scratch_init(&scratch, &m->config, m->cpu.integer != NULL, n, NULL)));
     const tsk__captures *const none = NULL;
-    tsk__cpu_scratch_init(&scratch, &m->config, n, memory);
+    tsk__cpu_scratch_init(&scratch, &m->config, m->cpu.integer != NULL, n, memory);
     memset(&attend_captures, 0, sizeof attend_captures), memset(&out_captures, 0, sizeof out_captures),
         memset(&ff_captures, 0, sizeof ff_captures);
     attend_captures.norm = p->norm, attend_captures.q = p->captured_q, attend_captures.k = p->captured_k,
@@ -306,7 +306,7 @@ static void pass_run(pass *p, const model *m, const tsk__rows *rows, const tsk__
     memcpy(p->x2, p->x1, (size_t)(n * p->d) * sizeof(float));
     tsk__cpu_down(&m->cpu, 1, n, p->h, p->x2, none, &scratch);
     tsk__cpu_final_norm(&m->cpu, n, p->x2, p->final);
-    tsk__cpu_logits(&m->cpu, n, p->final, p->logits);
+    tsk__cpu_logits(&m->cpu, n, p->final, p->logits, &scratch);
     tsk__cpu_head(&m->cpu, n, p->final, draws, p->predictions, &scratch);
     free(memory);
 }
@@ -812,8 +812,8 @@ static void test_head_ties(const tsk__cpu_kernels *kernels) {
     w->data = head, w->dtype = TSK_DTYPE_F32, w->rows = 600, w->cols = 1;
     head[599] = head[256] = head[300] = 2, head[10] = 5;
     draw.mask_token_id = 10;
-    memory = must(malloc(tsk__cpu_scratch_init(&scratch, &config, 1, NULL)));
-    tsk__cpu_scratch_init(&scratch, &config, 1, memory);
+    memory = must(malloc(tsk__cpu_scratch_init(&scratch, &config, 0, 1, NULL)));
+    tsk__cpu_scratch_init(&scratch, &config, 0, 1, memory);
     tsk__cpu_head(&m, 1, x, &draw, &got, &scratch);
     CHECK_INT(got.id, 256);
     CHECK(got.logit == 2.0f);
@@ -854,7 +854,7 @@ static void test_selection(void) {
     CHECK_STRING(best->name, "neon");
 #endif
     CHECK(tsk__cpu_kernels_by_name("neither") == NULL);
-    tsk__cpu_describe(tsk__cpu_kernels_by_name("portable"), NULL, text, sizeof text);
+    tsk__cpu_describe(tsk__cpu_kernels_by_name("portable"), NULL, NULL, text, sizeof text);
     CHECK_STRING(text, "CPU, portable C, 1 thread");
 }
 

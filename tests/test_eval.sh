@@ -168,6 +168,44 @@ test_refusals() {
     refuses 1 "^tokenskip: [^-].*ten.jsonl, line 1: .*512" $eval --gen-length 512 --against '--gen-length 32'
 }
 
+# ---- Two models -----------------------------------------------------------------------------------------------------
+
+divergence() { sed 's/.*,"divergence"://' "$out"; }
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a != "" && a + 0 < b) }'; }
+
+test_models() {
+    eval="eval -m $demo --data $work/ten.jsonl --threads 1 --json"
+    works $eval --against-model $demo
+    check "a model beside itself: JSON" is_json
+    check "its logits are the same" [ "$(divergence | member mean_kl)" = 0 ]
+    check "to the last bit" [ "$(divergence | member mean_logit_difference)" = 0 ]
+    check "of all predictions" [ "$(divergence | member same_prediction)" = 1 ]
+    check "of ten prompts" equal "$(divergence | member prompts)" 10
+    check "and all answers" equal "$(paired | member identical)" 10
+    check "both have as many right" [ "$(given | member accuracy)" = "$(against | member accuracy)" ]
+    for weights in q8 q4; do
+        works $eval --weights $weights --against-model $demo
+        cp "$out" "$work/$weights.json"
+        check "$weights: other logits" below 0 "$(divergence | member mean_kl)"
+        works quantize $demo "$work/$weights" --weights $weights
+        works eval -m "$work/$weights" --data "$work/ten.jsonl" --threads 1 --json --against-model $demo
+        check "$weights: those of a folder of such weights" [ "$(divergence)" = \
+            "$(sed 's/.*,"divergence"://' "$work/$weights.json")" ]
+    done
+    eight=$(sed 's/.*,"divergence"://' "$work/q8.json" | member mean_kl)
+    four=$(sed 's/.*,"divergence"://' "$work/q4.json" | member mean_kl)
+    check "fewer bits, further away: $eight, $four" below "$eight" "$four"
+    works $eval --against-model "$work/q4" --against "--cache none"
+    check "other settings of the other model" equal "$(against | member mean_refreshes | cut -d. -f1)" \
+        "$(against | member mean_nfe | cut -d. -f1)"
+    works eval -m $demo --data "$work/ten.jsonl" --weights q4 --against-model $demo
+    check "the table says it, too" prints '^mean KL divergence 0[.][0-9]* nats'
+    refuses 1 "nowhere" $eval --against-model "$work/nowhere"
+    refuses 1 "vocabulary of 64 and mask 63" $eval --against-model tests/golden/models/mha-f32
+    refuses 2 "needs a value" $eval --against-model
+    refuses 2 "no option of a generation" $eval --against "--against-model x"
+}
+
 # ---- Signals --------------------------------------------------------------------------------------------------------
 
 test_interrupts() {
@@ -187,6 +225,7 @@ test_counts
 test_same
 test_settings
 test_refusals
+test_models
 test_interrupts
 echo "test_eval: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -229,7 +229,7 @@ static void test_cpu_places(void) {
             tsk__weight_id id = tsk__weight_id_of(layer, (tsk__part)part, 0);
             const tsk__weight *w = tsk__cpu_weight(cpu, layer, (tsk__part)part);
             const tsk_safetensors *file;
-            const tsk_tensor_info *info = tsk__folder_find(model->folder, &id, &file);
+            const tsk_tensor_info *info = tsk__folder_find_role(model->folder, &id, TSK__ROLE_VALUES, &file, NULL);
             const char *mapped = (const char *)tsk_safetensors_data(file, info);
             CHECK_INT(w->rows, info->shape[0]);
             if (tsk__family_is_vector(&c, &id)) {

@@ -269,7 +269,8 @@ class ModelTest(unittest.TestCase):
         self.assertTrue(all(d.unusable or d.name for d in found))
 
     def test_arguments(self):
-        for arguments in ({"device": "gpu"}, {"device": "cpu:1"}, {"dtype": "f16"}, {"threads": -1}):
+        for arguments in ({"device": "gpu"}, {"device": "cpu:1"}, {"dtype": "f16"}, {"weights": "q5"},
+                          {"threads": -1}):
             with self.subTest(arguments), self.assertRaises(ValueError):
                 tokenskip.Model.load(DEMO, **arguments)
         with self.assertRaises(TypeError):

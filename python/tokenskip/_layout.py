@@ -27,6 +27,7 @@ ENUMS = {
         "TSK_DTYPE_I16": 9, "TSK_DTYPE_I8": 10, "TSK_DTYPE_U64": 11, "TSK_DTYPE_U32": 12, "TSK_DTYPE_U16": 13,
         "TSK_DTYPE_U8": 14, "TSK_DTYPE_BOOL": 15, "TSK_DTYPE_COUNT": 16},
     "tsk_family": {"TSK_FAMILY_LLADA": 0},
+    "tsk_weights": {"TSK_WEIGHTS_AS_STORED": 0, "TSK_WEIGHTS_Q8": 1, "TSK_WEIGHTS_Q4": 2},
     "tsk_device": {"TSK_DEVICE_AUTO": 0, "TSK_DEVICE_CPU": 1, "TSK_DEVICE_CUDA": 2},
     "tsk_cache": {"TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2},
     "tsk_transfer": {"TSK_TRANSFER_SCHEDULE": 0, "TSK_TRANSFER_THRESHOLD": 1, "TSK_TRANSFER_FACTOR": 2,
@@ -86,6 +87,10 @@ class tsk_folder_tensor(Structure):
     pass
 
 
+class tsk_quantize_options(Structure):
+    pass
+
+
 class tsk_device_info(Structure):
     pass
 
@@ -142,6 +147,10 @@ class tsk_memory(Structure):
     pass
 
 
+class tsk_weights_format(Structure):
+    pass
+
+
 class tsk_stats(Structure):
     pass
 
@@ -181,6 +190,8 @@ tsk_file_callbacks_read = CFUNCTYPE(c_int, c_void_p, c_void_p, c_uint64, c_void_
     c_size_t)
 tsk_file_callbacks_map = CFUNCTYPE(c_void_p, c_void_p, c_void_p)
 tsk_file_callbacks_close = CFUNCTYPE(None, c_void_p, c_void_p)
+tsk_quantize_options_progress = CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)
+tsk_quantize_options_cancel = CFUNCTYPE(c_int, c_void_p)
 tsk_model_options_progress = CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)
 tsk_model_options_cancel = CFUNCTYPE(c_int, c_void_p)
 tsk_model_options_log = CFUNCTYPE(None, c_void_p, c_char_p)
@@ -212,10 +223,13 @@ tsk_model_config._fields_ = [("d_model", c_int32), ("n_layers", c_int32), ("n_he
     ("eos_token_ids", c_int32 * 16), ("rope_theta", c_float), ("rms_norm_eps", c_float), ("weight_tying", c_int),
     ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int)]
 tsk_folder_tensor._fields_ = [("info", POINTER(tsk_tensor_info)), ("shard", c_char_p)]
+tsk_quantize_options._fields_ = [("host", tsk_host), ("weights", c_int), ("shard_size", c_uint64),
+    ("n_threads", c_int), ("progress", tsk_quantize_options_progress), ("cancel", tsk_quantize_options_cancel),
+    ("user", c_void_p)]
 tsk_device_info._fields_ = [("device", c_int), ("index", c_int32), ("name", c_char * 128), ("memory_total", c_uint64),
     ("memory_free", c_uint64), ("unusable", c_char * 256)]
 tsk_model_options._fields_ = [("host", tsk_host), ("device", c_int), ("device_index", c_int), ("dtype", c_int),
-    ("n_threads", c_int), ("kernel_cache_dir", c_char_p), ("no_tokenizer", c_int),
+    ("n_threads", c_int), ("kernel_cache_dir", c_char_p), ("weights", c_int), ("no_tokenizer", c_int),
     ("progress", tsk_model_options_progress), ("cancel", tsk_model_options_cancel), ("log", tsk_model_options_log),
     ("user", c_void_p)]
 tsk_skip_options._fields_ = [("rule", c_int), ("rows_margin", c_int32), ("rows_ahead", c_int32), ("layer_k", c_int32),
@@ -253,10 +267,12 @@ tsk_batch_options._fields_ = [("max_requests", c_int32), ("max_queued", c_int32)
     ("log", tsk_batch_options_log), ("user", c_void_p)]
 tsk_batch_status._fields_ = [("in_flight", c_int32), ("queued", c_int32), ("ending", c_int32), ("rows", c_int32),
     ("row_layers", c_int64), ("ms", c_double)]
-tsk_memory_query._fields_ = [("config", POINTER(tsk_model_config)), ("weights_size", c_int64), ("device", c_int),
-    ("dtype", c_int), ("canvas", c_int32), ("generate", POINTER(tsk_generate_options)),
+tsk_memory_query._fields_ = [("config", POINTER(tsk_model_config)), ("weights_size", c_int64), ("weights", c_int),
+    ("device", c_int), ("dtype", c_int), ("canvas", c_int32), ("generate", POINTER(tsk_generate_options)),
     ("batch", POINTER(tsk_batch_options))]
 tsk_memory._fields_ = [("weights", c_uint64), ("cache", c_uint64), ("workspace", c_uint64)]
+tsk_weights_format._fields_ = [("name", c_char * 80), ("dtype", c_int), ("bits", c_int32), ("n_tensors", c_int32),
+    ("n_parameters", c_uint64), ("bytes", c_uint64)]
 tsk_stats._fields_ = [("mean", c_double), ("std", c_double), ("min", c_double), ("max", c_double),
     ("abs_mean", c_double)]
 tsk_trace_record._fields_ = [("name", c_char_p), ("part", c_char_p), ("pass", c_int32), ("layer", c_int32),
@@ -273,10 +289,10 @@ tsk_probe._fields_ = [("n_positions", c_int32), ("positions", POINTER(c_int32)),
 tsk_ceilings._fields_ = [("bytes_per_second", c_double), ("flops_per_second", c_double)]
 
 STRUCTS = (tsk_error, tsk_allocator, tsk_file_callbacks, tsk_host, tsk_text, tsk_tokens, tsk_decoder, tsk_message,
-    tsk_model_config, tsk_folder_tensor, tsk_device_info, tsk_model_options, tsk_skip_options, tsk_generate_options,
-    tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result, tsk_batch_options,
-    tsk_batch_status, tsk_memory_query, tsk_memory, tsk_stats, tsk_trace_record, tsk_trace_options, tsk_json_writer,
-    tsk_tensor_info, tsk_probe, tsk_ceilings)
+    tsk_model_config, tsk_folder_tensor, tsk_quantize_options, tsk_device_info, tsk_model_options, tsk_skip_options,
+    tsk_generate_options, tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result,
+    tsk_batch_options, tsk_batch_status, tsk_memory_query, tsk_memory, tsk_weights_format, tsk_stats,
+    tsk_trace_record, tsk_trace_options, tsk_json_writer, tsk_tensor_info, tsk_probe, tsk_ceilings)
 
 # ---- Functions: the result, then the parameters
 
@@ -309,9 +325,12 @@ FUNCTIONS = {
     "tsk_folder_open": (c_int, c_char_p, POINTER(tsk_host), POINTER(c_void_p), POINTER(tsk_error)),
     "tsk_folder_free": (None, c_void_p),
     "tsk_folder_config": (POINTER(tsk_model_config), c_void_p),
+    "tsk_folder_quant_method": (c_char_p, c_void_p),
     "tsk_config_is_eos": (c_int, POINTER(tsk_model_config), c_int32),
     "tsk_folder_count": (c_size_t, c_void_p),
     "tsk_folder_get": (POINTER(tsk_folder_tensor), c_void_p, c_size_t),
+    "tsk_quantize_options_default": (tsk_quantize_options,),
+    "tsk_quantize": (c_int, c_char_p, c_char_p, POINTER(tsk_quantize_options), POINTER(tsk_error)),
     "tsk_devices": (c_int32, POINTER(tsk_device_info), c_int32),
     "tsk_model_options_default": (tsk_model_options,),
     "tsk_model_load": (c_int, c_char_p, POINTER(tsk_model_options), POINTER(c_void_p), POINTER(tsk_error)),
@@ -346,6 +365,7 @@ FUNCTIONS = {
     "tsk_memory_query_default": (tsk_memory_query,),
     "tsk_memory_estimate": (c_int, POINTER(tsk_memory_query), POINTER(tsk_memory), POINTER(tsk_error)),
     "tsk_folder_weights_size": (c_uint64, c_void_p),
+    "tsk_folder_formats": (c_int32, c_void_p, c_int, POINTER(tsk_weights_format), c_int32),
     "tsk_trace_options_default": (tsk_trace_options,),
     "tsk_session_trace": (c_int, c_void_p, POINTER(tsk_trace_options), POINTER(tsk_error)),
     "tsk_json_parse": (c_int, c_char_p, c_size_t, c_char_p, POINTER(tsk_allocator), POINTER(c_void_p),

@@ -18,6 +18,7 @@ from ._session import Cancel, OnSelect, OnStep, Session, Stream, asks
 from ._tokenizer import Message, Prompt, Tokenizer
 
 _DTYPES = {"auto": "TSK_DTYPE_AUTO", "f32": "TSK_DTYPE_F32", "bf16": "TSK_DTYPE_BF16"}
+_WEIGHTS = {"as-stored": "TSK_WEIGHTS_AS_STORED", "q8": "TSK_WEIGHTS_Q8", "q4": "TSK_WEIGHTS_Q4"}
 
 
 def _set_device(options: _layout.tsk_model_options, device: str) -> None:
@@ -76,15 +77,16 @@ class Model:
         weakref.finalize(self, native.close)
 
     @classmethod
-    def load(cls, path: Union[str, "os.PathLike[str]"], *, device: str = "auto", dtype: str = "auto", threads: int = 0,
-             tokenizer: bool = True, no_map: bool = False, kernel_cache_dir: Optional[str] = None,
-             progress: Optional[Callable[[int, int], Any]] = None, cancel: Optional[Cancel] = None,
-             log: Optional[Callable[[str], Any]] = None) -> "Model":
+    def load(cls, path: Union[str, "os.PathLike[str]"], *, device: str = "auto", dtype: str = "auto",
+             weights: str = "as-stored", threads: int = 0, tokenizer: bool = True, no_map: bool = False,
+             kernel_cache_dir: Optional[str] = None, progress: Optional[Callable[[int, int], Any]] = None,
+             cancel: Optional[Cancel] = None, log: Optional[Callable[[str], Any]] = None) -> "Model":
         """Loads a Hugging Face folder as it is.
 
         Args:
             device: "auto": the first GPU that can be used, else the CPU; "cpu", "cuda", "cuda:1".
             dtype: of activations and cache: "auto" (CPU f32, GPU bf16), "f32", "bf16" (GPU only).
+            weights: what matrices are held as: "as-stored", or quantised while loading, "q8" or "q4".
             threads: CPU threads, the calling one included; 0: one a processor.
             tokenizer: False: do not load one.
             no_map: True: files are read, not mapped, so that one cut while in use cannot end the process.
@@ -100,6 +102,9 @@ class Model:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype takes {', '.join(map(repr, _DTYPES))}, not {dtype!r}")
         options.dtype = _layout.ENUMS["tsk_dtype"][_DTYPES[dtype]]
+        if weights not in _WEIGHTS:
+            raise ValueError(f"weights takes {', '.join(map(repr, _WEIGHTS))}, not {weights!r}")
+        options.weights = _layout.ENUMS["tsk_weights"][_WEIGHTS[weights]]
         options.n_threads = _whole(0, 1024)("threads", threads) or _layout.TSK_AUTO
         options.no_tokenizer = int(not tokenizer)
         options.host.no_map = int(bool(no_map))

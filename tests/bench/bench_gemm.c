@@ -41,7 +41,7 @@ static void run_ours(const tsk__cpu_model *model, tsk_dtype dtype, const void *w
     product.x = x;
     product.w[0] = &matrix;
     product.y[0] = y;
-    tsk__cpu_product_run(model, &product);
+    tsk__cpu_product_run(model, &product, NULL);
 }
 
 /* Microseconds for one product, the median over REPEATS of a few calls each. */

@@ -37,7 +37,8 @@ enum {
     CLI_GENERATE = 1, CLI_CHAT = 2, CLI_TOKENIZE = 4, CLI_TEMPLATE = 8, CLI_INSPECT = 16, CLI_EVAL = 32, CLI_BENCH = 64,
     CLI_TRACE = 128, CLI_CALIBRATE = 256, CLI_SWEEP = 512, CLI_BATCH = 1024,
     CLI_REQUEST = 2048, /* no subcommand: a line of batch's input */
-    CLI_AGAINST = 4096  /* nor is this: the text of eval's --against */
+    CLI_AGAINST = 4096, /* nor is this: the text of eval's --against */
+    CLI_QUANTIZE = 8192
 };
 
 #define CLI_MAX_OPTIONS 96
@@ -47,11 +48,11 @@ typedef struct cli_settings {
     tsk_model_options model;
     tsk_generate_options generate;
     const char *model_dir, *path, *prompt, *system, *data, *messages, *shape, *preset;
-    const char *against;                              /* eval */
+    const char *against, *against_model;              /* eval */
     const char *versus;                               /* trace */
     const char *settings_file;                        /* --settings */
     const char *html, *dump, *dump_pattern, *passes, *layers, *svg, *save; /* trace, sweep */
-    const char *input, *output, *shard;               /* batch */
+    const char *input, *output, *shard;               /* batch; quantize: output */
     const char **paths;                               /* [n_paths] batch --merge */
     size_t n_paths;
     tsk_tokens prompt_ids;                            /* --prompt-ids */
@@ -60,6 +61,7 @@ typedef struct cli_settings {
     int cache, remasking, skip_rule, skip_policy, skip_reference, refresh;
     int no_threshold, raw, pad, visual, json, jsonl, decode, keep_masks, shadow, notebook;
     int merge, order, has_device_index;               /* order: 0 as in the input, 1 as completed */
+    int weights, quantize;                            /* of tsk_weights; 0 q8, 1 q4 */
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_error, minutes;                         /* calibrate, sweep */
@@ -115,6 +117,7 @@ int cmd_trace(cli_settings *settings);
 int cmd_calibrate(cli_settings *settings);
 int cmd_sweep(cli_settings *settings);
 int cmd_batch(cli_settings *settings);
+int cmd_quantize(cli_settings *settings);
 
 /* ---- Messages and output ---------------------------------------------------------------------------------------- */
 

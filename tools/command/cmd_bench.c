@@ -61,13 +61,18 @@ static int shape_config(const bench *b, tsk_model_config *config) {
     return CLI_OK;
 }
 
+static const char *const weights_names[] = {"as-stored", "q8", "q4"};
+
 static int load_folder(bench *b) {
     cli_engine engine;
+    tsk_weights_format formats[32];
     tsk_folder *folder = NULL;
     tsk_error error = {0};
     int status = CLI_OK;
+    int32_t i, n;
     if (tsk_folder_open(b->settings->model_dir, NULL, &folder, &error) != TSK_OK) status = cli_fail_with(&error, NULL);
-    else b->weights_size = tsk_folder_weights_size(folder);
+    n = tsk_folder_formats(folder, b->settings->model.weights, formats, 32);
+    for (i = 0; i < n; i++) b->weights_size += formats[i].bytes;
     tsk_folder_free(folder);
     if (status != CLI_OK) return status;
     status = cli_load_model(&engine, b->settings);
@@ -412,6 +417,7 @@ static int print_json(const bench *b, const run *runs, size_t n) {
     cli_json_uint(&json, "gen", (uint64_t)b->settings->bench_gen);
     cli_json_uint(&json, "block", (uint64_t)b->settings->bench_block);
     cli_json_uint(&json, "repeat", (uint64_t)b->settings->repeat);
+    cli_json_string(&json, "weights", weights_names[b->settings->weights]);
     cli_json_uint(&json, "weights_bytes", b->weights_size);
     tsk_json_write_key(&json, "ceilings");
     tsk_json_begin_object(&json);
@@ -496,6 +502,19 @@ static int check(const cli_settings *s) {
     return CLI_OK;
 }
 
+/* Of random weights, which are BF16 where they are not quantised. */
+static uint64_t random_weights_size(const bench *b) {
+    tsk_memory_query query = tsk_memory_query_default();
+    tsk_generate_options generate = tsk_generate_options_default();
+    tsk_memory memory = {0, 0, 0};
+    query.config = b->config;
+    query.weights = b->settings->model.weights;
+    query.canvas = generate.gen_length = generate.block_length = 1;
+    query.generate = &generate;
+    tsk_memory_estimate(&query, &memory, NULL);
+    return memory.weights;
+}
+
 /* The two ceilings and what the floors are computed from. */
 static int prepare(bench *b) {
     tsk_error error = {0};
@@ -503,7 +522,7 @@ static int prepare(bench *b) {
     int status = CLI_OK;
     b->config = tsk_model_get_config(b->model);
     b->cache_element = tsk_dtype_size(tsk_model_dtype(b->model));
-    if (!b->weights_size) b->weights_size = (uint64_t)(2 * all_parameters(b->config)); /* random weights are BF16 */
+    if (!b->weights_size) b->weights_size = random_weights_size(b);
     make_prompt(b);
     cli_note("measuring the ceilings of %s", device);
     if (tsk_model_ceilings(b->model, &b->ceilings, &error) != TSK_OK) status = cli_fail_with(&error, NULL);

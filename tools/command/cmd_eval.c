@@ -1,4 +1,4 @@
-/* How many answers are right, under one set of options or two. */
+/* How many answers are right, under one set of options or two, of one model or two. */
 #include "comparison.h"
 #include "statistics.h"
 
@@ -70,6 +70,19 @@ static void write_pairs(tsk_json_writer *json, const comparison *c) {
     tsk_json_end_object(json);
 }
 
+static void write_divergence(tsk_json_writer *json, const divergence *d) {
+    double n = (double)d->positions;
+    if (!d->prompts) return;
+    tsk_json_write_key(json, "divergence");
+    tsk_json_begin_object(json);
+    cli_json_uint(json, "prompts", d->prompts);
+    cli_json_uint(json, "positions", d->positions);
+    cli_json_double(json, "mean_kl", ratio(d->kl, n));
+    cli_json_double(json, "mean_logit_difference", ratio(d->differences, n));
+    cli_json_double(json, "same_prediction", ratio((double)d->same_best, n));
+    tsk_json_end_object(json);
+}
+
 /* `c`: NULL when nothing is compared. */
 static int print_json(const evaluation *e, const comparison *c) {
     tsk_text out = {0};
@@ -87,6 +100,7 @@ static int print_json(const evaluation *e, const comparison *c) {
         tsk_json_begin_object(&json);
         write_pairs(&json, c);
         tsk_json_end_object(&json);
+        write_divergence(&json, &c->divergence);
     }
     tsk_json_end_object(&json);
     status = cli_json_print(&json);
@@ -165,6 +179,15 @@ static void append_pairs(tsk_text *out, const comparison *c) {
                ratio(c->given.e.milliseconds, c->against.e.milliseconds));
 }
 
+static void append_divergence(tsk_text *out, const divergence *d) {
+    double n = (double)d->positions;
+    if (!d->prompts) return;
+    cli_append(out, "\n%zu masked positions of %zu prompts, from the other model's logits to the given one's:\n",
+               d->positions, d->prompts);
+    cli_append(out, "mean KL divergence %.5f nats, mean |difference| of a logit %.4f, %.2f %% of predictions the same\n",
+               ratio(d->kl, n), ratio(d->differences, n), 100 * ratio((double)d->same_best, n));
+}
+
 /* The kinds come in the same order on both sides. */
 static void append_kinds(tsk_text *out, const evaluation *a, const evaluation *b) {
     size_t i;
@@ -181,6 +204,7 @@ static int print_comparison(const comparison *c) {
     tsk_text out = {0};
     append_sides(&out, &c->given.e, &c->against.e);
     append_pairs(&out, c);
+    append_divergence(&out, &c->divergence);
     append_kinds(&out, &c->given.e, &c->against.e);
     return print_text(&out);
 }
@@ -197,33 +221,46 @@ static int run_alone(cli_engine *engine, const cli_settings *settings, const que
     return status;
 }
 
-static int run_against(comparison *c, const cli_engine *engine, const question_list *questions) {
-    int status = comparison_run(c, engine, questions);
+/* The questions are the same to both models, ids included, as far as their sizes tell. */
+static int check_models(const cli_engine *engine, const cli_engine *other, const char *dir) {
+    const tsk_model_config *a = tsk_model_get_config(engine->model), *b = tsk_model_get_config(other->model);
+    if (a->embedding_size == b->embedding_size && a->mask_token_id == b->mask_token_id) return CLI_OK;
+    return cli_fail("%s has a vocabulary of %d and mask %d, the model of %d and mask %d: they cannot be compared", dir,
+                    (int)b->embedding_size, (int)b->mask_token_id, (int)a->embedding_size, (int)a->mask_token_id);
+}
+
+static int run_against(comparison *c, const cli_engine *engine, const cli_engine *other,
+                       const question_list *questions) {
+    int status = comparison_run(c, engine, other, questions);
     if (status != CLI_OK) return status;
     return c->given.settings.json ? print_json(&c->given.e, c) : print_comparison(c);
 }
 
 static int run(const cli_settings *settings, comparison *c) {
     question_list questions = {0};
-    cli_engine engine = {0};
+    cli_engine engine = {0}, other = {0};
     int status = questions_load(&questions, settings->data, settings->limit, 1);
     if (status == CLI_OK) status = cli_load_model(&engine, settings);
+    if (status == CLI_OK && settings->against_model) status = cli_load_model(&other, &c->against.settings);
+    if (status == CLI_OK && other.model) status = check_models(&engine, &other, settings->against_model);
     if (status == CLI_OK)
-        status = c ? run_against(c, &engine, &questions) : run_alone(&engine, settings, &questions);
+        status = c ? run_against(c, &engine, other.model ? &other : &engine, &questions)
+                   : run_alone(&engine, settings, &questions);
     if (c) comparison_free(c); /* sessions go before their model */
     cli_engine_free(&engine);
+    cli_engine_free(&other);
     questions_free(&questions);
     return status;
 }
 
 int cmd_eval(cli_settings *settings) {
     comparison c;
-    int status = CLI_CONTINUE;
+    int status = CLI_CONTINUE, is_compared = settings->against || settings->against_model;
     memset(&c, 0, sizeof c);
-    if (settings->against) status = comparison_read(&c, settings);
+    if (is_compared) status = comparison_read(&c, settings);
     if (status == CLI_CONTINUE) {
         cli_catch_interrupts();
-        status = run(settings, settings->against ? &c : NULL);
+        status = run(settings, is_compared ? &c : NULL);
     }
     comparison_free(&c);
     return status;

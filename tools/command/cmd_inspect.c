@@ -4,6 +4,7 @@
 typedef struct listing {
     const tsk_safetensors *file;  /* one of the two */
     const tsk_folder *folder;
+    tsk_weights weights;          /* of a folder: what they would be held as */
 } listing;
 
 static size_t listing_count(const listing *l) {
@@ -26,8 +27,24 @@ static uint64_t element_count(const tsk_tensor_info *tensor) {
     return n;
 }
 
+/* What the weights are held as under --weights. */
+enum { MAX_FORMATS = 32 };
+typedef struct format_list {
+    tsk_weights_format formats[MAX_FORMATS];
+    int n;
+    uint64_t bytes;
+} format_list;
+
+static void list_formats(const listing *l, format_list *out) {
+    int i;
+    out->n = tsk_folder_formats(l->folder, l->weights, out->formats, MAX_FORMATS);
+    out->bytes = 0;
+    for (i = 0; i < out->n; i++) out->bytes += out->formats[i].bytes;
+}
+
 typedef struct totals { uint64_t parameters, bytes; } totals;
 
+/* Of a folder, the model's parameters, whatever they are packed in. */
 static totals listing_totals(const listing *l) {
     totals t = {0, 0};
     const char *shard;
@@ -36,6 +53,12 @@ static totals listing_totals(const listing *l) {
         const tsk_tensor_info *tensor = listing_get(l, i, &shard);
         t.parameters += element_count(tensor);
         t.bytes += tensor->size;
+    }
+    if (l->folder) {
+        format_list formats;
+        int k;
+        list_formats(l, &formats);
+        for (t.parameters = 0, k = 0; k < formats.n; k++) t.parameters += formats.formats[k].n_parameters;
     }
     return t;
 }
@@ -63,7 +86,9 @@ static int32_t config_field(const tsk_model_config *config, int i) {
 }
 
 /* What the model and one session at full context take, with default options and the activations' two types. */
-static tsk_status estimate(const tsk_folder *folder, tsk_dtype activations, tsk_memory *out, tsk_error *error) {
+static tsk_status estimate(const listing *l, tsk_dtype activations, tsk_memory *out, tsk_error *error) {
+    const tsk_folder *folder = l->folder;
+    format_list formats;
     const tsk_model_config *config = tsk_folder_config(folder);
     tsk_generate_options options = tsk_generate_options_default();
     tsk_memory_query query = tsk_memory_query_default();
@@ -73,7 +98,9 @@ static tsk_status estimate(const tsk_folder *folder, tsk_dtype activations, tsk_
         options.block_length = options.gen_length;
     }
     query.config = config;
-    query.weights_size = (int64_t)tsk_folder_weights_size(folder);
+    list_formats(l, &formats);
+    query.weights_size = (int64_t)formats.bytes;
+    query.weights = tsk_folder_quant_method(folder) ? TSK_WEIGHTS_Q8 : l->weights;
     query.dtype = activations;
     query.generate = &options;
     return tsk_memory_estimate(&query, out, error);
@@ -142,7 +169,30 @@ static void write_config(tsk_json_writer *json, const tsk_model_config *config) 
     tsk_json_end_object(json);
 }
 
-static int write_memory(tsk_json_writer *json, const tsk_folder *folder) {
+static void write_formats(tsk_json_writer *json, const listing *l) {
+    format_list list;
+    int i;
+    list_formats(l, &list);
+    tsk_json_write_key(json, "quant_method");
+    if (tsk_folder_quant_method(l->folder))
+        tsk_json_write_string(json, tsk_folder_quant_method(l->folder), strlen(tsk_folder_quant_method(l->folder)));
+    else tsk_json_write_null(json);
+    tsk_json_write_key(json, "formats");
+    tsk_json_begin_array(json);
+    for (i = 0; i < list.n; i++) {
+        const tsk_weights_format *f = &list.formats[i];
+        tsk_json_begin_object(json);
+        cli_json_string(json, "name", f->name);
+        cli_json_uint(json, "bits", (uint64_t)f->bits);
+        cli_json_uint(json, "n_tensors", (uint64_t)f->n_tensors);
+        cli_json_uint(json, "n_parameters", f->n_parameters);
+        cli_json_uint(json, "bytes", f->bytes);
+        tsk_json_end_object(json);
+    }
+    tsk_json_end_array(json);
+}
+
+static int write_memory(tsk_json_writer *json, const listing *l) {
     static const struct {
         const char *name;
         tsk_dtype dtype;
@@ -150,11 +200,11 @@ static int write_memory(tsk_json_writer *json, const tsk_folder *folder) {
     size_t i;
     tsk_json_write_key(json, "memory");
     tsk_json_begin_object(json);
-    cli_json_uint(json, "canvas", (uint64_t)tsk_folder_config(folder)->max_sequence_length);
+    cli_json_uint(json, "canvas", (uint64_t)tsk_folder_config(l->folder)->max_sequence_length);
     for (i = 0; i < 2; i++) {
         tsk_memory memory;
         tsk_error error = {0};
-        if (estimate(folder, kinds[i].dtype, &memory, &error) != TSK_OK) {
+        if (estimate(l, kinds[i].dtype, &memory, &error) != TSK_OK) {
             cli_fail_with(&error, NULL);
             return CLI_FAILED;
         }
@@ -183,7 +233,8 @@ static int print_json(const listing *l, const char *path) {
     cli_json_uint(&json, "bytes", t.bytes);
     if (l->folder) {
         write_config(&json, tsk_folder_config(l->folder));
-        status = write_memory(&json, l->folder);
+        write_formats(&json, l);
+        status = write_memory(&json, l);
     } else {
         write_metadata(&json, tsk_safetensors_metadata(l->file));
     }
@@ -245,17 +296,32 @@ static void print_config(tsk_text *out, const tsk_model_config *config) {
                                    : "none");
 }
 
-static int print_memory(tsk_text *out, const tsk_folder *folder) {
+static void print_formats(tsk_text *out, const listing *l) {
+    format_list list;
+    char size[32];
+    int i;
+    list_formats(l, &list);
+    cli_append(out, "\nweights%s%s%s\n", tsk_folder_quant_method(l->folder) ? " (" : "",
+               tsk_folder_quant_method(l->folder) ? tsk_folder_quant_method(l->folder) : "",
+               tsk_folder_quant_method(l->folder) ? ")" : "");
+    for (i = 0; i < list.n; i++)
+        cli_append(out, "  %-24s %5d of the model's, %llu parameters, %s\n", list.formats[i].name,
+                   (int)list.formats[i].n_tensors, (unsigned long long)list.formats[i].n_parameters,
+                   cli_size_string(list.formats[i].bytes, size, sizeof size));
+}
+
+static int print_memory(tsk_text *out, const listing *l) {
+    const tsk_folder *folder = l->folder;
+    const int is_mapped = l->weights == TSK_WEIGHTS_AS_STORED || tsk_folder_quant_method(folder);
     tsk_memory cpu, gpu;
     tsk_error error = {0};
     char a[32], b[32], c[32];
-    if (estimate(folder, TSK_DTYPE_F32, &cpu, &error) != TSK_OK ||
-        estimate(folder, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
+    if (estimate(l, TSK_DTYPE_F32, &cpu, &error) != TSK_OK || estimate(l, TSK_DTYPE_BF16, &gpu, &error) != TSK_OK) {
         cli_fail_with(&error, NULL);
         return CLI_FAILED;
     }
-    cli_append(out, "\nmemory\n  %-20s %s (mapped, not copied, on the CPU)\n", "weights",
-               cli_size_string(cpu.weights, a, sizeof a));
+    cli_append(out, "\nmemory\n  %-20s %s%s\n", "weights", cli_size_string(cpu.weights, a, sizeof a),
+               is_mapped ? " (mapped, not copied, on the CPU)" : " (on the CPU)");
     cli_append(out, "  a session at the full context of %d tokens, default options\n",
                (int)tsk_folder_config(folder)->max_sequence_length);
     cli_append(out, "    %-18s %s cache, %s workspace\n", "f32 (CPU)", cli_size_string(cpu.cache, b, sizeof b),
@@ -282,7 +348,8 @@ static int print_table(const listing *l) {
                cli_size_string(t.bytes, size, sizeof size));
     if (l->folder) {
         print_config(&out, tsk_folder_config(l->folder));
-        status = print_memory(&out, l->folder);
+        print_formats(&out, l);
+        status = print_memory(&out, l);
     } else {
         print_metadata(&out, tsk_safetensors_metadata(l->file));
     }
@@ -295,7 +362,7 @@ int cmd_inspect(cli_settings *settings) {
     tsk_safetensors *file = NULL;
     tsk_folder *folder = NULL;
     tsk_error error = {0};
-    listing l = {NULL, NULL};
+    listing l = {NULL, NULL, TSK_WEIGHTS_AS_STORED};
     system_file info;
     tsk_status opened;
     int status;
@@ -304,7 +371,11 @@ int cmd_inspect(cli_settings *settings) {
                                    : tsk_safetensors_open(settings->path, NULL, &file, &error);
     l.file = file;
     l.folder = folder;
-    if (opened != TSK_OK) status = cli_fail_with(&error, NULL);
+    l.weights = settings->model.weights;
+    if (opened == TSK_OK && l.weights != TSK_WEIGHTS_AS_STORED && tsk_folder_quant_method(folder))
+        status = cli_fail("'%s' is quantised already (%s): its weights can only be used as stored", settings->path,
+                          tsk_folder_quant_method(folder));
+    else if (opened != TSK_OK) status = cli_fail_with(&error, NULL);
     else status = settings->json ? print_json(&l, settings->path) : print_table(&l);
     tsk_safetensors_free(file);
     tsk_folder_free(folder);

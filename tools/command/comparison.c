@@ -3,10 +3,17 @@
 /* ---- Settings --------------------------------------------------------------------------------------------------- */
 
 int comparison_read(comparison *c, const cli_settings *settings) {
+    int status = CLI_CONTINUE;
     memset(c, 0, sizeof *c);
-    c->given.settings = *settings;
-    c->against.place = "--against";
-    return cli_parse_against(&c->against.settings, settings, "eval", c->against.place, settings->against, &c->words);
+    c->given.settings = c->against.settings = *settings;
+    c->against.place = settings->against ? "--against" : "--against-model";
+    if (settings->against)
+        status = cli_parse_against(&c->against.settings, settings, "eval", c->against.place, settings->against,
+                                   &c->words);
+    if (!settings->against_model) return status;
+    c->against.settings.model_dir = settings->against_model;
+    c->against.settings.model.weights = TSK_WEIGHTS_AS_STORED;
+    return status;
 }
 
 /* ---- Running ---------------------------------------------------------------------------------------------------- */
@@ -70,10 +77,12 @@ static void show_progress(const comparison *c) {
     cli_progress("eval", done / asked, tail);
 }
 
-int comparison_run(comparison *c, const cli_engine *engine, const question_list *questions) {
+int comparison_run(comparison *c, const cli_engine *engine, const cli_engine *other, const question_list *questions) {
     size_t i;
     int status = open_side(&c->given, engine, questions->count);
-    if (status == CLI_OK) status = open_side(&c->against, engine, questions->count);
+    if (status == CLI_OK) status = open_side(&c->against, other, questions->count);
+    if (status == CLI_OK && other->model != engine->model)
+        status = divergence_measure(&c->divergence, engine, other, &c->given.settings, questions, "logits");
     show_progress(c);
     if (status == CLI_OK) status = warm_up(&c->given, &questions->items[0]);
     if (status == CLI_OK) status = warm_up(&c->against, &questions->items[0]);

@@ -20,6 +20,17 @@ static const cli_command commands[] = {
      cmd_template},
     {CLI_INSPECT, "inspect", "PATH [--json]",
      "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
+    {CLI_QUANTIZE, "quantize", "DIR OUT [--weights q4|q8]", "Writes a model's folder with quantised weights.",
+     "Matrices become integers of 8 or 4 bits with a scale for every 128 columns (64 or 32 where 128 does not divide "
+     "them);\n"
+     "at 4 bits the second map of each feed-forward network and the head keep 8. The embedding stays as it is, unless "
+     "it is\n"
+     "the head, too. OUT is a folder in compressed-tensors' format (pack-quantized) that loads by mapping, with the "
+     "tokenizer's\n"
+     "files. It must hold no config.json; that comes last, so that a folder that has one is whole. After a failure or "
+     "an\n"
+     "interruption what was written is removed.\n",
+     cmd_quantize},
     {CLI_EVAL, "eval", "-m DIR --data FILE.jsonl [options]", "How many answers are right.",
      "An answer is right when the generated text, trimmed, ends with it, and nothing, a space, or punctuation other "
      "than\n"
@@ -36,6 +47,12 @@ static const cli_command commands[] = {
      "What it does not name is as on the command line, so that the two differ in nothing that it does not say. A\n"
      "preset in it takes the place of the command line's. Where it is empty, both are the same, and what differs is\n"
      "noise. Both answer the first question once before, uncounted: who reads the weights first waits for them.\n"
+     "--against-model answers them with a second model, which has the same vocabulary: with the weights that another was\n"
+     "quantised from, say. Both are given the same 64 prompts, too, evenly spread, and the states that the second one\n"
+     "takes their first blocks through; the logits of masked positions are compared (\"divergence\" of --json):\n"
+     "  mean_kl                 Kullback-Leibler divergence from the second model's distribution to the first's, in nats\n"
+     "  mean_logit_difference   mean |difference| of a logit\n"
+     "  same_prediction         share of the positions where both predict the same token\n"
      "--json has the other settings' figures in \"against\", and in \"paired\":\n"
      "  gained, lost            questions that only the given settings answer right; only those of --against\n"
      "  difference, interval    of the accuracies, with its 95 % interval (Newcombe's for paired proportions, method "

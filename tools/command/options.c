@@ -95,6 +95,8 @@ static const cli_option table[] = {
     {"against", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against), "SETTINGS",
      "answer every question under these options, too:\n\"--cache dual --skip-layer-k 0\"; what they do not\nname is as "
      "given here"},
+    {"against-model", 0, CLI_EVAL, KIND_TEXT, NO_RANGE, FIELD(against_model), "DIR",
+     "answer every question with this model as well, its\nweights as stored, and compare logits, too"},
 
     {"settings", 0, GENERATION & ~CLI_REQUEST, KIND_TEXT, NO_RANGE, FIELD(settings_file), "FILE",
      "options of a generation from a file, as calibrate\n--save writes them; those given here win"},
@@ -184,7 +186,11 @@ static const cli_option table[] = {
 
     {"device", 0, ENGINES | CLI_BENCH, KIND_DEVICE, NO_RANGE, 0, "auto|cpu|cuda[:N]", "where it runs (auto)"},
     {"dtype", 0, ENGINES | CLI_BENCH, KIND_DTYPE, NO_RANGE, 0, "auto|f32|bf16", "of activations and cache (auto)"},
-    {"threads", 0, ENGINES | CLI_BENCH, KIND_INT, RANGE(0, 1024), FIELD(model.n_threads), "N",
+    {"weights", 0, ENGINES | CLI_BENCH | CLI_INSPECT, KIND_CHOICE, NO_RANGE, FIELD(weights), "as-stored|q8|q4",
+     "what matrices are held as: quantised on load to 8\nbits, or most of them to 4 (as-stored)"},
+    {"weights", 0, CLI_QUANTIZE, KIND_CHOICE, NO_RANGE, FIELD(quantize), "q8|q4",
+     "8 bits, or 4 for most matrices (q4)"},
+    {"threads", 0, ENGINES | CLI_BENCH | CLI_QUANTIZE, KIND_INT, RANGE(0, 1024), FIELD(model.n_threads), "N",
      "CPU threads (0: one a processor)"},
     {"visual", 0, CLI_GENERATE | CLI_CHAT | CLI_TRACE, KIND_SWITCH, NO_RANGE, FIELD(visual), "",
      "show the blocks filling in, in the terminal"},
@@ -511,7 +517,15 @@ static int parse_positional(cli_settings *settings, const cli_command *command, 
         settings->paths[settings->n_paths++] = argument;
         return CLI_CONTINUE;
     }
-    if (command->bit != CLI_INSPECT) return cli_usage_error("%s takes no argument '%s'", command->name, argument);
+    if (command->bit == CLI_QUANTIZE && settings->path) {
+        if (settings->output)
+            return cli_usage_error("quantize takes two folders, and got '%s', '%s' and '%s'", settings->path,
+                                   settings->output, argument);
+        settings->output = argument;
+        return CLI_CONTINUE;
+    }
+    if (command->bit != CLI_INSPECT && command->bit != CLI_QUANTIZE)
+        return cli_usage_error("%s takes no argument '%s'", command->name, argument);
     if (settings->path)
         return cli_usage_error("inspect takes one path, and got '%s' and '%s'", settings->path, argument);
     settings->path = argument;
@@ -765,6 +779,7 @@ static void copy_choices(cli_settings *settings) {
     settings->generate.cache = (tsk_cache)settings->cache;
     settings->generate.remasking = (tsk_remasking)settings->remasking;
     if (!settings->model.n_threads) settings->model.n_threads = TSK_AUTO;
+    settings->model.weights = (tsk_weights)settings->weights;
     settings->generate.skip.policy = (tsk_skip_policy)settings->skip_policy;
     settings->generate.skip.reference = (tsk_skip_reference)settings->skip_reference;
 }
@@ -790,6 +805,8 @@ static int check_required(const cli_settings *settings, const cli_command *comma
         return cli_usage_error("only one of --model and --shape can be given");
     if (command->bit == CLI_INSPECT && !settings->path)
         return cli_usage_error("inspect needs a path: a .safetensors file or a model folder");
+    if (command->bit == CLI_QUANTIZE && !settings->output)
+        return cli_usage_error("quantize needs two folders: the model's, and the one to write");
     if (find_option(command->bit, "data", 4) && !settings->data)
         return cli_usage_error("%s needs --data FILE.jsonl", command->name);
     if (command->bit == CLI_SWEEP && !settings->svg) return cli_usage_error("sweep needs --svg FILE");
@@ -932,6 +949,7 @@ static void set_defaults(cli_settings *settings) {
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
+    settings->quantize = 1;
 }
 
 int cli_parse(cli_settings *settings, const cli_command *command, int argc, char **argv) {

@@ -84,6 +84,10 @@ int system_look_at(int descriptor, system_file *out) {
 
 int system_remove(const char *path) { return unlink(path); }
 
+int system_make_folder(const char *path) { return mkdir(path, 0777); }
+
+int system_remove_folder(const char *path) { return rmdir(path); }
+
 int system_rename(const char *from, const char *to) { return rename(from, to); }
 
 size_t system_folder_length(const char *path) {
@@ -572,6 +576,20 @@ int system_look_at(int descriptor, system_file *out) { return describe(handle_of
 int system_remove(const char *path) {
     wchar_t *room, *wide = new_wide_path(path, &room);
     int result = wide && DeleteFileW(wide) ? 0 : fail_of_name();
+    free(room);
+    return result;
+}
+
+int system_make_folder(const char *path) {
+    wchar_t *room, *wide = new_wide_path(path, &room);
+    int result = wide && CreateDirectoryW(wide, NULL) ? 0 : fail_of_name();
+    free(room);
+    return result;
+}
+
+int system_remove_folder(const char *path) {
+    wchar_t *room, *wide = new_wide_path(path, &room);
+    int result = wide && RemoveDirectoryW(wide) ? 0 : fail_of_name();
     free(room);
     return result;
 }

@@ -52,6 +52,8 @@ int system_look_at(int descriptor, system_file *out);
 int system_is_same(const system_file *a, const system_file *b);
 
 int system_remove(const char *path);
+int system_make_folder(const char *path);
+int system_remove_folder(const char *path); /* an empty one */
 /* In one step, over a file that may be there. */
 int system_rename(const char *from, const char *to);
 /* How long the folder's part of a path is, with its separator. */
