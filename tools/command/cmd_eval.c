@@ -184,7 +184,8 @@ static void append_divergence(tsk_text *out, const divergence *d) {
     if (!d->prompts) return;
     cli_append(out, "\n%zu masked positions of %zu prompts, from the other model's logits to the given one's:\n",
                d->positions, d->prompts);
-    cli_append(out, "mean KL divergence %.5f nats, mean |difference| of a logit %.4f, %.2f %% of predictions the same\n",
+    cli_append(out,
+               "mean KL divergence %.5f nats, mean |difference| of a logit %.4f, %.2f %% of predictions the same\n",
                ratio(d->kl, n), ratio(d->differences, n), 100 * ratio((double)d->same_best, n));
 }
 

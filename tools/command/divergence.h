@@ -10,7 +10,7 @@ enum { DIVERGENCE_PROMPTS = 64 };
    through. */
 typedef struct divergence {
     size_t prompts, positions, same_best; /* positions where both predict the same token */
-    double kl;                 /* of the Kullback-Leibler divergences from the other's distribution to the model's, nats */
+    double kl;                 /* of the Kullback-Leibler divergences from the other's distribution to its, in nats */
     double differences;        /* of a position's mean |difference| of logits */
 } divergence;
 
