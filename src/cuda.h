@@ -715,6 +715,10 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
     b->layers = (tsk__cuda_layer *)tsk__memory_new_zeroed(allocator, (size_t)config->n_layers, sizeof *b->layers);
     if (!b->layers)
         status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
+    else if (tsk__family_part_of(config, TSK__PART_Q_NORM)->weight)
+        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
+                                "the CUDA backend does not norm q and k, as %s does: use the CPU",
+                                tsk__family_of(config)->name);
     else if (config->head_dim > 256 || config->head_dim % 2 || config->d_model > 1 << 20)
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                                 "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);

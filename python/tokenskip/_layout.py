@@ -26,9 +26,10 @@ ENUMS = {
         "TSK_DTYPE_F64": 4, "TSK_DTYPE_F8_E4M3": 5, "TSK_DTYPE_F8_E5M2": 6, "TSK_DTYPE_I64": 7, "TSK_DTYPE_I32": 8,
         "TSK_DTYPE_I16": 9, "TSK_DTYPE_I8": 10, "TSK_DTYPE_U64": 11, "TSK_DTYPE_U32": 12, "TSK_DTYPE_U16": 13,
         "TSK_DTYPE_U8": 14, "TSK_DTYPE_BOOL": 15, "TSK_DTYPE_COUNT": 16},
-    "tsk_family": {"TSK_FAMILY_LLADA": 0},
+    "tsk_family": {"TSK_FAMILY_LLADA": 0, "TSK_FAMILY_SDAR": 1, "TSK_FAMILY_FAST_DLLM_V2": 2},
     "tsk_device": {"TSK_DEVICE_AUTO": 0, "TSK_DEVICE_CPU": 1, "TSK_DEVICE_CUDA": 2},
-    "tsk_cache": {"TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2},
+    "tsk_cache": {"TSK_CACHE_AUTO": -1, "TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2,
+        "TSK_CACHE_BLOCK": 3},
     "tsk_transfer": {"TSK_TRANSFER_SCHEDULE": 0, "TSK_TRANSFER_THRESHOLD": 1, "TSK_TRANSFER_FACTOR": 2},
     "tsk_remasking": {"TSK_REMASKING_LOW_CONFIDENCE": 0, "TSK_REMASKING_RANDOM": 1},
     "tsk_skip_rule": {"TSK_SKIP_RULE_AUTO": -1, "TSK_SKIP_RULE_OFF": 0, "TSK_SKIP_RULE_STATES": 1,
@@ -205,11 +206,11 @@ tsk_tokens._fields_ = [("ids", POINTER(c_int32)), ("count", c_int32), ("capacity
 tsk_decoder._fields_ = [("pending", c_ubyte * 4), ("n_pending", c_int), ("skip_special", c_int)]
 tsk_message._fields_ = [("role", c_char_p), ("content", c_char_p)]
 tsk_model_config._fields_ = [("d_model", c_int32), ("n_layers", c_int32), ("n_heads", c_int32),
-    ("n_kv_heads", c_int32), ("head_dim", c_int32), ("mlp_hidden_size", c_int32), ("vocab_size", c_int32),
+    ("n_kv_heads", c_int32), ("mlp_hidden_size", c_int32), ("head_dim", c_int32), ("vocab_size", c_int32),
     ("embedding_size", c_int32), ("max_sequence_length", c_int32), ("mask_token_id", c_int32),
     ("eos_token_id", c_int32), ("pad_token_id", c_int32), ("n_eos_token_ids", c_int32),
     ("eos_token_ids", c_int32 * 16), ("rope_theta", c_float), ("rms_norm_eps", c_float), ("weight_tying", c_int),
-    ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int)]
+    ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int), ("block_length", c_int32)]
 tsk_folder_tensor._fields_ = [("info", POINTER(tsk_tensor_info)), ("shard", c_char_p)]
 tsk_device_info._fields_ = [("device", c_int), ("index", c_int32), ("name", c_char * 128), ("memory_total", c_uint64),
     ("memory_free", c_uint64), ("unusable", c_char * 256)]
@@ -220,31 +221,34 @@ tsk_model_options._fields_ = [("host", tsk_host), ("device", c_int), ("device_in
 tsk_skip_options._fields_ = [("rule", c_int), ("rows_margin", c_int32), ("rows_ahead", c_int32), ("layer_k", c_int32),
     ("threshold", c_float), ("outlier", c_float), ("policy", c_int), ("masked", c_int), ("reference", c_int),
     ("max_age", c_int32), ("full_every", c_int32), ("warm_start", c_int), ("refresh", c_int)]
-tsk_generate_options._fields_ = [("gen_length", c_int32), ("block_length", c_int32), ("steps", c_int32),
-    ("cache", c_int), ("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("temperature", c_float),
-    ("remasking", c_int), ("seed", c_uint64), ("eos_stop", c_int), ("end_of_turn_id", c_int32),
-    ("skip", tsk_skip_options), ("refresh", c_int), ("refresh_near", c_int32), ("refresh_window", c_int32),
-    ("refresh_rows", c_int32), ("refresh_every", c_int32), ("on_step", tsk_generate_options_on_step),
-    ("on_select", tsk_generate_options_on_select), ("cancel", tsk_generate_options_cancel), ("user", c_void_p)]
+tsk_generate_options._fields_ = [("gen_length", c_int32), ("block_length", c_int32), ("small_block", c_int32),
+    ("steps", c_int32), ("cache", c_int), ("prompt_rows", c_int32), ("transfer", c_int), ("threshold", c_float),
+    ("factor", c_float), ("temperature", c_float), ("remasking", c_int), ("seed", c_uint64), ("eos_stop", c_int),
+    ("end_of_turn_id", c_int32), ("skip", tsk_skip_options), ("refresh", c_int), ("refresh_near", c_int32),
+    ("refresh_window", c_int32), ("refresh_rows", c_int32), ("refresh_every", c_int32),
+    ("on_step", tsk_generate_options_on_step), ("on_select", tsk_generate_options_on_select),
+    ("cancel", tsk_generate_options_cancel), ("user", c_void_p)]
 tsk_step._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("is_refresh", c_int),
-    ("n_positions", c_int32), ("positions", POINTER(c_int32)), ("predictions", POINTER(c_int32)),
-    ("confidences", POINTER(c_float)), ("committed", POINTER(c_uint8)), ("active", POINTER(c_uint8)),
-    ("n_active", c_int32), ("n_stable_masked", c_int32), ("n_rows", c_int32), ("n_cosines", c_int32),
-    ("cosines", POINTER(c_float)), ("masks_left", c_int32), ("canvas_length", c_int32), ("prompt_length", c_int32),
-    ("canvas", POINTER(c_int32)), ("mask_token_id", c_int32), ("n_final", c_int32)]
+    ("is_prompt", c_int), ("is_storing", c_int), ("next_committed", c_int32), ("n_positions", c_int32),
+    ("positions", POINTER(c_int32)), ("predictions", POINTER(c_int32)), ("confidences", POINTER(c_float)),
+    ("committed", POINTER(c_uint8)), ("active", POINTER(c_uint8)), ("n_active", c_int32),
+    ("n_stable_masked", c_int32), ("n_rows", c_int32), ("n_cosines", c_int32), ("cosines", POINTER(c_float)),
+    ("masks_left", c_int32), ("canvas_length", c_int32), ("prompt_length", c_int32), ("canvas", POINTER(c_int32)),
+    ("mask_token_id", c_int32), ("n_final", c_int32)]
 tsk_candidate._fields_ = [("position", c_int32), ("id", c_int32), ("confidence", c_float), ("entropy", c_float)]
 tsk_selection._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("quota", c_int32),
     ("n", c_int32), ("candidates", POINTER(tsk_candidate)), ("commit", POINTER(c_uint8))]
 tsk_transfer_rule._fields_ = [("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("quota", c_int32)]
 tsk_block_result._fields_ = [("nfe", c_int32), ("mask_residual", c_int32)]
 tsk_result._fields_ = [("tokens", POINTER(c_int32)), ("n_tokens", c_int32), ("n_before_end", c_int32),
-    ("canvas", POINTER(c_int32)), ("n_prompt", c_int32), ("nfe", c_int32), ("mask_residual", c_int32),
-    ("finish_reason", c_int), ("blocks", POINTER(tsk_block_result)), ("n_blocks", c_int32),
-    ("active", POINTER(c_int32)), ("stable_masked", POINTER(c_int32)), ("n_block_steps", c_int32),
-    ("token_layers_computed", c_uint64), ("token_layers_total", c_uint64),
-    ("refresh_token_layers_computed", c_uint64), ("refresh_token_layers_total", c_uint64),
-    ("refreshed_rows", c_uint64), ("rows", c_uint64), ("refresh_ms", c_double), ("block_step_ms", c_double),
-    ("total_ms", c_double), ("refreshes", c_int32), ("block_steps", c_int32)]
+    ("canvas", POINTER(c_int32)), ("n_prompt", c_int32), ("nfe", c_int32), ("prompt_passes", c_int32),
+    ("storing_passes", c_int32), ("mask_residual", c_int32), ("finish_reason", c_int),
+    ("blocks", POINTER(tsk_block_result)), ("n_blocks", c_int32), ("active", POINTER(c_int32)),
+    ("stable_masked", POINTER(c_int32)), ("n_block_steps", c_int32), ("token_layers_computed", c_uint64),
+    ("token_layers_total", c_uint64), ("refresh_token_layers_computed", c_uint64),
+    ("refresh_token_layers_total", c_uint64), ("refreshed_rows", c_uint64), ("rows", c_uint64),
+    ("refresh_ms", c_double), ("block_step_ms", c_double), ("total_ms", c_double), ("prompt_ms", c_double),
+    ("storing_ms", c_double), ("refreshes", c_int32), ("block_steps", c_int32)]
 tsk_batch_options._fields_ = [("max_requests", c_int32), ("max_queued", c_int32), ("cache_tokens", c_int32),
     ("max_rows", c_int32), ("row_layers", c_int64), ("on_done", tsk_batch_options_on_done),
     ("log", tsk_batch_options_log), ("user", c_void_p)]
@@ -306,6 +310,8 @@ FUNCTIONS = {
     "tsk_folder_open": (c_int, c_char_p, POINTER(tsk_host), POINTER(c_void_p), POINTER(tsk_error)),
     "tsk_folder_free": (None, c_void_p),
     "tsk_folder_config": (POINTER(tsk_model_config), c_void_p),
+    "tsk_config_load": (c_int, c_char_p, POINTER(tsk_host), POINTER(tsk_model_config), POINTER(tsk_error)),
+    "tsk_config_by_blocks": (c_int, POINTER(tsk_model_config)),
     "tsk_config_is_eos": (c_int, POINTER(tsk_model_config), c_int32),
     "tsk_folder_count": (c_size_t, c_void_p),
     "tsk_folder_get": (POINTER(tsk_folder_tensor), c_void_p, c_size_t),

@@ -25,6 +25,7 @@ End            A block that holds, among the gen_length positions behind the pro
 Shift          Row i predicts position i + 1. A block's first position is predicted by the last row of the pass that
                made the block before it final, and is the argmax there, whatever options say. Position 0 is predicted
                by row 0.
+Draws          n, the number of a pass, does not count pieces of the prompt: how it is cut changes no draw.
 small_block    n: candidates are only the masks of the first n positions of the block, counted in stretches of n, that
                hold one.
 TokenSkip      As in a dual cache's block, whose first block step is the block's first pass. With shifted logits a row
@@ -273,13 +274,16 @@ class Generation:
         self.committed.append([int(p) for p in committed])
         self.confidences.append([rounded(c, 6) for c in confidence])
 
+    def draw_pass(self):
+        return len(self.kinds) - self.kinds.count("prompt")
+
     def first_token(self, position):
         """With shifted logits: the prediction of a block's first position, from a pass over all before it."""
         if not self.model.shift or position >= len(self.canvas) or self.canvas[position] != self.model.mask_id:
             return [], []
         logits = head(self.model, whole_pass(self.model, self.canvas[:position], self.block_length)[-1][-1:])
         greedy = dict(temperature=0.0, seed=0, remasking="low_confidence")
-        x0, confidence = predict(logits, [position], len(self.kinds), self.model.mask_id, greedy, self.margin)
+        x0, confidence = predict(logits, [position], 0, self.model.mask_id, greedy, self.margin)
         self.canvas[position] = x0[0]
         return [position], confidence
 
@@ -363,7 +367,7 @@ class Generation:
         may = self.candidates(block) & runs[source]
         positions = block[may]
         logits = head(self.model, output[source[may]])
-        x0, confidence = predict(logits, positions, len(self.kinds), self.model.mask_id, self.options, self.margin)
+        x0, confidence = predict(logits, positions, self.draw_pass(), self.model.mask_id, self.options, self.margin)
         self.last_confidence[may] = confidence
         chosen = get_transfer_index(confidence, positions, self.quota(t), self.options, self.margin)
         chosen = sorted(chosen, key=lambda i: positions[i])
@@ -402,7 +406,7 @@ class Generation:
             return candidates.copy()
         count, value = self.quota(t) + self.options["rows_margin"], self.last_confidence.copy()
         if self.options["remasking"] == "random":
-            value = np.array([random_confidence(self.options["seed"], int(p), len(self.kinds)) for p in block])
+            value = np.array([random_confidence(self.options["seed"], int(p), self.draw_pass()) for p in block])
         order = sorted(np.flatnonzero(candidates), key=lambda i: (np.isnan(value[i]), -value[i], i))
         if count < len(order) and self.options["remasking"] != "random" and not np.isnan(value[order[count - 1]]):
             self.margin.note(value[order[count - 1]] - np.nan_to_num(value[order[count]]))
@@ -438,7 +442,8 @@ class Generation:
     def run(self):
         starts = range(self.whole, len(self.canvas), self.block_length)
         self.n_blocks, finish = len(starts), "length"
-        if self.model.mask_id in self.canvas:
+        first = np.arange(self.whole, self.whole + self.block_length)
+        if self.model.mask_id in self.canvas and (np.any(self.masked(first)) or not self.ends(first)):
             self.run_prompt()
         for start in starts:
             block = np.arange(start, start + self.block_length)
@@ -574,6 +579,17 @@ def skip_cases(model):
     yield case(f"{model} states temperature", model, off, **usual, **masked, temperature=0.5, seed=8)
 
 
+def end_cases():
+    for model in MODELS:
+        block = {"sdar-bf16": 4, "sdar-tied-f32": 8, "fast-dllm-bf16": 8, "fast-dllm-f16": 12}[model]
+        config = MODELS[model]["config"]
+        eos = config["eos_token_id"] if isinstance(config["eos_token_id"], int) else config["eos_token_id"][1]
+        yield case(f"{model} given end", model, ends("eos", 1), passes(0, 0), prompt_length=block, gen_length=2 * block,
+                   fixed={i: eos if i == 1 else None for i in range(block)})
+        yield case(f"{model} end in the prompt's rest", model, lambda r, rerun: len(r["blocks"]) > 1,
+                   prompt_length=block + 3, gen_length=2 * block, fixed={-2: eos})
+
+
 def small_cases(model):
     block = {"fast-dllm-bf16": 8, "fast-dllm-f16": 12, "sdar-tied-f32": 8}[model]
     usual = dict(gen_length=2 * block, small_block=4, prompt_length=block + 1)
@@ -591,6 +607,7 @@ def small_cases(model):
 def cases():
     for model in MODELS:
         yield from plain_cases(model)
+    yield from end_cases()
     for model in MODELS:
         yield from skip_cases(model)
     for model in ("sdar-tied-f32", "fast-dllm-bf16", "fast-dllm-f16"):
@@ -640,14 +657,17 @@ def generate_golden(models):
 
 
 def forward_golden(models):
-    """A pass over 19 tokens from nothing: h_1 .. h_L of the first and the last row, and logits of all rows."""
+    """A pass over three blocks from nothing: h_1 .. h_L of the first and the last row, and logits of all rows; logits
+    of the last row where the last block is not whole."""
     goldens = []
     for name, model in models.items():
-        ids = np.array([int(w) % model.vocabulary for w in draw(7, 19, 2, 0, PROMPT)])
+        ids = np.array([int(w) % model.vocabulary for w in draw(7, 3 * model.block, 2, 0, PROMPT)])
+        ids[ids == model.mask_id] = 4
         states = whole_pass(model, ids, model.block)
+        short = head(model, whole_pass(model, ids[:-1], model.block)[-1][-1:])
         goldens.append({"model": name, "block_length": model.block, "ids": ids.tolist(),
                         "first": rows_golden(h[0] for h in states[1:]), "last": rows_golden(h[-1] for h in states[1:]),
-                        "logits": rows_golden(head(model, states[-1]))})
+                        "logits": rows_golden(head(model, states[-1])), "short": rows_golden(short)})
     return {"made_by": MADE_BY, "passes": goldens}
 
 

@@ -61,6 +61,7 @@ typedef struct cli_settings {
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, rounds, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_flips;
+    int by_blocks;                                    /* the model attends by blocks, as far as it could be asked */
     int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;

@@ -90,10 +90,15 @@ static const cli_option table[] = {
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
     {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N",
-     "positions decoded together (32; a shorter\ngen-length is one block)"},
-    {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
-    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none",
-     "what a step need not recompute (dual)"},
+     "positions decoded together (the model's, where it has\nblocks; else 32, and a shorter gen-length is one block)"},
+    {"small-block", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.small_block), "N",
+     "block: N positions of a block are filled before the\nnext N; 0: all together (Fast-dLLM v2: 8, others: 0)"},
+    {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N",
+     "steps over all blocks (gen-length; block: a block's\nlength for each)"},
+    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none|block",
+     "what a step need not recompute (dual; block, and no\nother, where the model attends by blocks)"},
+    {"prompt-rows", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.prompt_rows), "N",
+     "block: at most N tokens of the prompt in one pass\n(2048)"},
     {"threshold", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.threshold), "X",
      "commit what is at least this confident (0.9)"},
     {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "",
@@ -176,7 +181,7 @@ enum { N_OPTIONS = sizeof table / sizeof table[0] };
 /* settings.given has a place for each option, or this does not compile */
 typedef char options_fit_in_given[N_OPTIONS <= CLI_MAX_OPTIONS ? 1 : -1];
 
-/* Named sets of the skip options, as a user would write them. */
+/* Named sets of the skip options, as a user would write them. Cache block has no block starts, to which some apply. */
 static const struct { const char *preset, *option, *value; } presets[] = {
     {"default", NULL, NULL},
     /* measured on the demo model with one token a step: README, "What it gains" */
@@ -518,6 +523,10 @@ static int only_one_of(const cli_settings *settings, int n, const cli_option *co
     return cli_usage_error("only one of %s can be given", list);
 }
 
+static int is_of_block_starts(const char *name) {
+    return strcmp(name, "refresh") == 0 || strcmp(name, "near") == 0 || strcmp(name, "window") == 0;
+}
+
 static int apply_preset(cli_settings *settings) {
     size_t i;
     int known = 0;
@@ -526,6 +535,7 @@ static int apply_preset(cli_settings *settings) {
         if (strcmp(presets[i].preset, settings->preset) != 0) continue;
         known = 1;
         if (!presets[i].option || cli_given(settings, presets[i].option)) continue;
+        if (settings->cache == (int)TSK_CACHE_BLOCK && is_of_block_starts(presets[i].option)) continue;
         set_option(settings, generation_option(presets[i].option), presets[i].value);
     }
     if (known) return CLI_CONTINUE;
@@ -548,11 +558,20 @@ static int choose_transfer(cli_settings *settings) {
     return only_one_of(settings, 3, options, is_there);
 }
 
-/* An answer shorter than the default block is one block. */
+/* Which caches there are depends on the model. One whose configuration cannot be read is for loading to complain of. */
+static void choose_cache(cli_settings *settings) {
+    tsk_model_config config;
+    tsk_error error;
+    if (settings->model_dir && tsk_config_load(settings->model_dir, NULL, &config, &error) == TSK_OK)
+        settings->by_blocks = tsk_config_by_blocks(&config);
+    if (settings->cache == TSK_CACHE_AUTO) settings->cache = settings->by_blocks ? TSK_CACHE_BLOCK : TSK_CACHE_DUAL;
+}
+
+/* An answer shorter than the default block is one block, but for a model with blocks of its own. */
 static void choose_block_length(cli_settings *settings) {
     tsk_generate_options *o = &settings->generate;
-    int32_t usual = tsk_generate_options_default().block_length;
-    if (is_given_at_all(settings, "block-length")) return;
+    int32_t usual = 32;
+    if (settings->by_blocks || is_given_at_all(settings, "block-length")) return;
     o->block_length = o->gen_length < usual ? o->gen_length : usual;
     if (!settings->is_request && cli_given(settings, "gen-length") && o->block_length < usual)
         cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length,
@@ -562,7 +581,16 @@ static void choose_block_length(cli_settings *settings) {
 static int check_lengths(const cli_settings *settings) {
     const tsk_generate_options *o = &settings->generate;
     char a[SHOWN], b[SHOWN];
-    int32_t blocks = o->gen_length / o->block_length;
+    int32_t blocks;
+    if (settings->by_blocks != (settings->cache == (int)TSK_CACHE_BLOCK))
+        return cli_usage_error(settings->by_blocks ? "the model attends by blocks, and works with %s block only"
+                                                   : "%s block works with models that attend by blocks only",
+                               shown(settings, "cache", a));
+    if (!settings->by_blocks && is_given_at_all(settings, "small-block") && o->small_block)
+        return cli_usage_error("%s %d works with %s block only", shown(settings, "small-block", a),
+                               (int)o->small_block, shown(settings, "cache", b));
+    if (settings->by_blocks) return CLI_CONTINUE;
+    blocks = o->gen_length / o->block_length;
     if (o->gen_length % o->block_length != 0)
         return cli_usage_error("%s %d is not a multiple of %s %d", shown(settings, "gen-length", a), (int)o->gen_length,
                                shown(settings, "block-length", b), (int)o->block_length);
@@ -603,6 +631,11 @@ static const char *states_given(const cli_settings *settings, int here) {
     return name;
 }
 
+/* Whether a step runs the block and no more, of which TokenSkip may leave something out. */
+static int runs_blocks(const cli_settings *settings) {
+    return settings->cache == (int)TSK_CACHE_DUAL || settings->cache == (int)TSK_CACHE_BLOCK;
+}
+
 /* Without --skip-rule the rule is the one whose options are given; what a request gives comes before the command
    line. A K of 0 is for the library to read. */
 static int choose_rule(cli_settings *settings) {
@@ -618,7 +651,7 @@ static int choose_rule(cli_settings *settings) {
                                    shown(settings, states, a), shown(settings, rows, b),
                                    shown(settings, "skip-rule", c));
         if (rows) skip->rule = TSK_SKIP_RULE_ROWS;
-        if (states && (skip->layer_k != TSK_AUTO || settings->cache != (int)TSK_CACHE_DUAL)) return CLI_CONTINUE;
+        if (states && (skip->layer_k != TSK_AUTO || !runs_blocks(settings))) return CLI_CONTINUE;
         if (states) skip->rule = TSK_SKIP_RULE_STATES;
     }
     return CLI_CONTINUE;
@@ -651,8 +684,9 @@ static int check_rows(const cli_settings *settings) {
     shown(settings, "cache", b);
     shown_of(settings, of_near, "near", near);
     shown_of(settings, of_rows, "rows", rows);
-    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_ROWS) return cli_usage_error("%s works with %s dual only", rows, b);
-    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == TSK_AUTO)
+    if (!runs_blocks(settings) && o->skip.rule == TSK_SKIP_RULE_ROWS)
+        return cli_usage_error("%s works with %s dual only", rows, b);
+    if (!runs_blocks(settings) && o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == TSK_AUTO)
         return cli_usage_error("%s works with %s dual only", shown_of(settings, of_states, "states", rows), b);
     if (!is_dual && (is_near || o->refresh_window > 0))
         return cli_usage_error("%s works with %s dual only", near, b);
@@ -669,7 +703,7 @@ static int check_rows(const cli_settings *settings) {
 
 static int has_token_skip(const cli_settings *settings) {
     const tsk_skip_options *skip = &settings->generate.skip;
-    return settings->cache == (int)TSK_CACHE_DUAL && skip->layer_k != 0 && skip->rule != TSK_SKIP_RULE_OFF;
+    return runs_blocks(settings) && skip->layer_k != 0 && skip->rule != TSK_SKIP_RULE_OFF;
 }
 
 /* What the caches do not have. A K or a row count beyond the model is for the library to say. */
@@ -685,7 +719,7 @@ static int check_skip(const cli_settings *settings) {
     if (o->skip.rule == TSK_SKIP_RULE_OFF && o->skip.refresh)
         return cli_usage_error("%s and %s off exclude each other", shown(settings, from, a),
                                shown(settings, "skip-rule", c));
-    if (!is_dual && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
+    if (!runs_blocks(settings) && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
                                (int)o->skip.layer_k, b);
     if (o->skip.refresh && !has_token_skip(settings))
@@ -694,6 +728,13 @@ static int check_skip(const cli_settings *settings) {
     if (!is_dual && o->refresh_rows > 0)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a),
                                (int)o->refresh_rows, b);
+    if (settings->by_blocks && (o->skip.refresh || o->skip.warm_start || o->refresh_every != TSK_AUTO))
+        return cli_usage_error("%s block refreshes nothing: %s works with other caches only", b,
+                               shown(settings,
+                                     o->skip.refresh      ? "skip-refresh"
+                                     : o->skip.warm_start ? "skip-warm-start"
+                                                          : "refresh-every",
+                                     a));
     if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every != 1 && o->refresh_every != TSK_AUTO)
         return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a),
                                (int)o->refresh_every, b);
@@ -755,6 +796,7 @@ static int check_required(const cli_settings *settings, const cli_command *comma
 
 static int finish(cli_settings *settings, const cli_command *command) {
     int status = check_required(settings, command);
+    if (status == CLI_CONTINUE && find_option(command->bit, "gen-length", 10)) choose_cache(settings);
     if (status == CLI_CONTINUE) status = apply_preset(settings);
     if (status == CLI_CONTINUE) status = choose_transfer(settings);
     if (status == CLI_CONTINUE) status = check_prompt(settings, command);
@@ -773,6 +815,7 @@ static void set_defaults(cli_settings *settings) {
     settings->batch = 1;
     settings->repeat = 3;
     settings->rounds = 1;
+    settings->cache = TSK_CACHE_AUTO;
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
