@@ -47,8 +47,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5), SDAR's (SDAR without experts, TraDo) and Fast-dLLM v2's; others are refused by name, not approximated.
-     SDAR runs on the CPU only.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo; on the CPU only), Fast-dLLM v2's and Dream's (Dream, DiffuCoder,
+     Dream-Coder; not their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -99,6 +99,9 @@ HOW MASKED DIFFUSION WRITES
                              the masks up to refresh_near positions behind it
        keeps K and V         everything else: a prompt runs once, a finished token once after its commit
        refresh_window W      masks further behind the block than W positions are neither computed nor attended to
+
+   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row before
+   the block: while it is masked, that row runs, too.
 
    With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
    V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
@@ -421,8 +424,9 @@ TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element;
 typedef enum tsk_family {
     TSK_FAMILY_LLADA,              /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
     TSK_FAMILY_SDAR,               /* SDAR and TraDo: Qwen3's network (q and k normed by head), attention by blocks */
-    TSK_FAMILY_FAST_DLLM_V2        /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
+    TSK_FAMILY_FAST_DLLM_V2,       /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
                                       shifted: row i predicts position i + 1 */
+    TSK_FAMILY_DREAM               /* Dream, DiffuCoder, Dream-Coder: Qwen2.5's, all tokens see all, logits shifted */
 } tsk_family;
 
 typedef struct tsk_model_config {
@@ -1018,8 +1022,8 @@ typedef struct tsk_probe {
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind,
                                            tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. Of a token
-   that rule ROWS left out: NaN. */
+   [n_positions, embedding_size] of the rows that predict the block's positions, for a stable token the values that its
+   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict: NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 
@@ -7460,7 +7464,7 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("ln_f"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("ff_out"), 'e', 'd', '-', 'l'}};
 
-/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2 (Qwen2.5)
+/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2, Dream, DiffuCoder and Dream-Coder (Qwen2.5)
    What the network depends on must be written, since the defaults of these classes fit no released model. Other keys
    are for training (attention_dropout, initializer_range, ep_size), for other ways to compute the same (use_cache,
    attn_implementation), or parts of what is refused (sliding_window, max_window_layers). */
@@ -7477,6 +7481,10 @@ static const tsk__family_demand tsk__sdar_demands[] = {
     TSK__QWEN_DEMANDS,
     {"attention_bias", TSK__DEMAND_SWITCH, "false", NULL},
     {"use_regular_causal", TSK__DEMAND_SWITCH, "false", "false"}, /* a prompt's tokens would see those before them */
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__dream_demands[] = {
+    TSK__QWEN_DEMANDS,
     {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
 
 static const tsk__family_demand tsk__fast_dllm_demands[] = {
@@ -7511,6 +7519,11 @@ static const tsk__family_key tsk__fast_dllm_keys[] = {
     TSK__QWEN_KEYS,
     {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_VALUE, 151665, 0},
     {"bd_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+static const tsk__family_key tsk__dream_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
     {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
 
 #define TSK__QWEN_NAMES(name) "model." name ".weight", "model." name ".bias"
@@ -7550,7 +7563,9 @@ static const tsk__family tsk__families[] = {
      TSK__COUNT_OF(tsk__sdar_keys), tsk__qwen3_parts, 1, 1, 0, 0, 0},
     {"Fast-dLLM v2", "Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM", tsk__fast_dllm_demands,
      TSK__COUNT_OF(tsk__fast_dllm_demands), tsk__fast_dllm_keys, TSK__COUNT_OF(tsk__fast_dllm_keys), tsk__qwen2_parts,
-     1, 1, 1, 8, 0}};
+     1, 1, 1, 8, 0},
+    {"Dream", "Dream", "DreamModel", tsk__dream_demands, TSK__COUNT_OF(tsk__dream_demands), tsk__dream_keys,
+     TSK__COUNT_OF(tsk__dream_keys), tsk__qwen2_parts, 1, 0, 1, 0, 0}};
 
 #define TSK__FAMILIES ((int)TSK__COUNT_OF(tsk__families))
 
@@ -15413,7 +15428,10 @@ typedef struct tsk__request_block {
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
-    uint8_t *runs;                 /* the slots that a pass of kind STEP runs */
+    int32_t *sources;              /* the row that predicts the slot's position: its own, or where logits are shifted
+                                      that of the position before; -1: the pass leaves it out */
+    uint8_t *runs;                 /* the slots that a pass of kind STEP runs, */
+    uint8_t *before;               /* and those before which it runs a row outside the block, which predicts them */
     tsk__skip_slot *ranked;        /* while they are chosen */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
@@ -15684,8 +15702,10 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
     TSK__REQUEST_ARRAY(int32_t, block.positions, block);
     TSK__REQUEST_ARRAY(int32_t, block.rows, block);
+    TSK__REQUEST_ARRAY(int32_t, block.sources, block);
     TSK__REQUEST_ARRAY(tsk__skip_slot, block.ranked, block);
     TSK__REQUEST_ARRAY(uint8_t, block.runs, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.before, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
@@ -15768,6 +15788,9 @@ static int32_t tsk__request_masks_left(const tsk__request *r) {
     for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
     return masks_left;
 }
+
+/* Row i predicts position i + 1. */
+static int tsk__request_is_shifted(const tsk__request *r) { return tsk__family_of(r->config)->is_shifted; }
 
 static int tsk__request_by_blocks(const tsk__request *r) { return r->options.cache == TSK_CACHE_BLOCK; }
 
@@ -15963,7 +15986,7 @@ static int32_t tsk__request_finished(const tsk__request *r, const int32_t *promp
     if (!tsk__request_by_blocks(r)) return 0;
     while (n < r->n_final && n < end && r->canvas.ids[n] == prompt[n]) n++;
     n = n / block * block;
-    if (n && n == end && tsk__family_of(r->config)->is_shifted && first == mask) n -= block;
+    if (n && n == end && tsk__request_is_shifted(r) && first == mask) n -= block;
     return n;
 }
 
@@ -16091,9 +16114,16 @@ static void tsk__request_choose_stretch(tsk__request *r) {
 }
 
 /* The slot whose row predicts a slot's position: its own, or where logits are shifted the one before. -1: that is no
-   row of the block (of a first position that is masked in a probe's canvas, since else it is filled by then). */
+   row of the block. */
 static int32_t tsk__request_predictor(const tsk__request *r, int32_t slot) {
-    return tsk__family_of(r->config)->is_shifted && r->block.positions[slot] > 0 ? slot - 1 : slot;
+    if (!tsk__request_is_shifted(r) || r->block.positions[slot] == 0) return slot;
+    return slot > 0 && r->block.positions[slot - 1] == r->block.positions[slot] - 1 ? slot - 1 : -1;
+}
+
+/* Whether a pass has to run the row before a slot's position, outside the block, for it to be predicted. By blocks that
+   has been done before the block began. */
+static int tsk__request_needs_before(const tsk__request *r, int32_t slot) {
+    return !tsk__request_by_blocks(r) && tsk__request_predictor(r, slot) < 0 && tsk__request_is_candidate(r, slot);
 }
 
 /* The rule `rows`: what it knows of the block's positions. Returns how many are changed. */
@@ -16128,6 +16158,7 @@ static void tsk__request_shift_rows(const tsk__request *r) {
     const tsk__skip_slot *slots = r->block.ranked;
     uint8_t *runs = r->block.runs;
     int32_t i, n = r->gen.n_positions;
+    for (i = 0; i < n; i++) r->block.before[i] = r->block.before[i] && runs[i];
     for (i = 0; i < n; i++) {
         int is_own = slots[i].is_masked && runs[i] && tsk__request_predictor(r, i) == i;
         int is_next = i + 1 < n && slots[i + 1].is_masked && runs[i + 1] && tsk__request_predictor(r, i + 1) == i;
@@ -16138,13 +16169,14 @@ static void tsk__request_shift_rows(const tsk__request *r) {
 /* Which of the block's positions a step runs. */
 static void tsk__request_choose_rows(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
-    int32_t most = r->gen.n_positions, n_changed;
+    int32_t i, most = r->gen.n_positions, n_changed;
     memset(r->block.runs, 1, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) r->block.before[i] = (uint8_t)tsk__request_needs_before(r, i);
     if (o->skip.rule != TSK_SKIP_RULE_ROWS || tsk__request_runs_all(r) || !tsk__request_masks_left(r)) return;
     n_changed = tsk__request_rank(r);
     if (r->force_active >= 0) {
         tsk__request_force_rows(r, n_changed);
-        if (tsk__family_of(r->config)->is_shifted) tsk__request_shift_rows(r);
+        if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
         return;
     }
     if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select) {
@@ -16153,7 +16185,7 @@ static void tsk__request_choose_rows(const tsk__request *r) {
         if (o->skip.rows_margin < most - quota) most = quota + o->skip.rows_margin;
     }
     tsk__skip_rows(r->block.ranked, r->gen.n_positions, most, o->skip.rows_ahead, r->block.runs);
-    if (tsk__family_of(r->config)->is_shifted) tsk__request_shift_rows(r);
+    if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
 }
 
 /* Which positions a pass of kind NEAR runs, refresh_rows' not counted, in canvas.is_listed; returns how many. */
@@ -16163,9 +16195,25 @@ static int32_t tsk__request_choose_near(const tsk__request *r) {
         r->canvas.is_listed[i] =
             tsk__request_is_changed(r, i) || (i >= end && i - end < r->options.refresh_near &&
                                               r->canvas.ids[i] == r->config->mask_token_id);
-    for (i = 0; i < r->gen.n_positions; i++) r->canvas.is_listed[r->block.positions[i]] = 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->canvas.is_listed[r->block.positions[i]] = 1;
+        if (tsk__request_needs_before(r, i)) r->canvas.is_listed[r->block.positions[i] - 1] = 1;
+    }
     for (i = 0; i < r->gen.visible; i++) n += r->canvas.is_listed[i];
     return n;
+}
+
+/* Where a step of cache prefix begins. */
+static int32_t tsk__request_suffix(const tsk__request *r) {
+    return r->block.positions[0] - tsk__request_needs_before(r, 0);
+}
+
+/* Whether a step runs a position outside the block because it predicts one of the block's. */
+static int tsk__request_is_before(const tsk__request *r, int32_t position) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++)
+        if (r->block.before[i] && r->block.positions[i] == position + 1) return 1;
+    return 0;
 }
 
 /* Chooses the positions of the next pass; returns how many rows it has. Asked again before that pass, it gives the
@@ -16182,15 +16230,17 @@ static int32_t tsk__request_choose(tsk__request *r) {
         return n < outside ? n : outside;
     }
     if (pass->kind == TSK__PASS_FULL) return r->gen.visible;
-    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - r->block.positions[0];
+    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - tsk__request_suffix(r);
     if (pass->kind == TSK__PASS_NEAR) {
         n = tsk__request_choose_near(r);
         outside = r->gen.visible - n;
     } else {
-        if (pass->kind == TSK__PASS_STORE) memset(r->block.runs, 1, (size_t)r->gen.n_positions);
-        else tsk__request_choose_rows(r);
-        for (i = 0; i < r->gen.n_positions; i++) n += r->block.runs[i];
+        tsk__request_choose_rows(r);
         outside = r->gen.visible - r->gen.n_positions;
+        for (i = 0; i < r->gen.n_positions; i++) {
+            n += r->block.runs[i] + r->block.before[i];
+            outside -= r->block.before[i];
+        }
     }
     pass->n_further = r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
     return n + pass->n_further;
@@ -16214,6 +16264,7 @@ static void tsk__request_choose_further(const tsk__request *r, int32_t *position
             uint32_t freshness = tsk__request_freshness(r, position);
             if (position >= r->gen.visible) continue;
             if (r->pass.kind == TSK__PASS_NEAR && r->canvas.is_listed[position]) continue;
+            if (r->pass.kind == TSK__PASS_STEP && tsk__request_is_before(r, position)) continue;
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
             positions[n++] = position;
@@ -16254,12 +16305,19 @@ static int tsk__request_keeps_states(const tsk__request *r) {
 static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first) {
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps = tsk__request_compares(r) && (r->options.skip.warm_start || r->keeps_outputs);
-    int by_position = tsk__request_skips_refresh(r);
-    int32_t i, slot = 0;
+    int by_position = tsk__request_skips_refresh(r), is_own = !tsk__request_is_shifted(r);
+    int32_t i, slot = 0, before = -1; /* the row of the position before */
     for (i = first; i < r->gen.visible; i++) {
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) continue;
-        if (in_block) r->block.rows[slot] = p->n;
+        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) {
+            before = -1;
+            continue;
+        }
+        if (in_block) {
+            r->block.rows[slot] = p->n;
+            r->block.sources[slot] = is_own || i == 0 ? p->n : before;
+        }
+        before = p->n;
         tsk__pass_add_row(p, r->canvas.ids[i], i, by_position ? i : in_block && keeps ? slot : -1);
         slot += in_block;
     }
@@ -16269,7 +16327,7 @@ static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first
 static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
     const int32_t block = r->options.block_length;
     int32_t i;
-    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = -1;
+    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = r->block.sources[i] = -1;
     for (i = r->n_final; i < r->n_final + n; i++) {
         tsk__pass_add_row(p, r->canvas.ids[i], i, -1);
         p->visible[p->n - 1] = (i / block + 1) * block;
@@ -16280,8 +16338,13 @@ static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
 static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *further) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->block.positions[i];
+        int32_t position = r->block.positions[i], predictor = tsk__request_predictor(r, i), before = -1;
+        if (r->block.before[i]) {
+            before = p->n;
+            tsk__pass_add_row(p, r->canvas.ids[position - 1], position - 1, -1);
+        }
         r->block.rows[i] = r->block.runs[i] ? p->n : -1;
+        r->block.sources[i] = predictor < 0 ? before : r->block.rows[predictor];
         if (r->block.runs[i])
             tsk__pass_add_row(p, r->canvas.ids[position], position, tsk__request_compares(r) ? i : -1);
     }
@@ -16305,7 +16368,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     else if (r->pass.kind == TSK__PASS_STEP || r->pass.kind == TSK__PASS_STORE) tsk__request_add_step(r, p, further);
     else {
         for (i = 0; i < r->pass.n_further; i++) r->canvas.is_listed[further[i]] = 1;
-        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? r->block.positions[0] : 0);
+        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? tsk__request_suffix(r) : 0);
     }
     r->pass.n_rows = p->n - r->pass.first_row;
 }
@@ -16322,14 +16385,11 @@ static void tsk__request_plan_layers(tsk__request *r) {
         r->pass.last_layer = r->n_states + 2;
 }
 
-/* Whether the token at `position` may skip the upper layers, if its cosines allow. What holds for a masked token also
-   holds for the one whose row predicts it. */
+/* Whether the token at `position` may skip the upper layers, if its cosines allow. */
 static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
     tsk__skip_token *token = &r->canvas.tokens[position];
-    int predicts_next = tsk__family_of(r->config)->is_shifted && position + 1 < r->gen.visible;
     token->id = r->canvas.ids[position];
-    token->is_masked = token->id == r->config->mask_token_id ||
-                       (predicts_next && r->canvas.ids[position + 1] == r->config->mask_token_id);
+    token->is_masked = token->id == r->config->mask_token_id;
     return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
@@ -16340,13 +16400,19 @@ static int tsk__request_may_force(const tsk__request *r) {
            (r->gen.has_outputs || !r->keeps_outputs);
 }
 
+/* Whether a slot's row predicts another's that is masked: what holds for masked tokens holds for it, too. */
+static int tsk__request_predicts_mask(const tsk__request *r, int32_t slot) {
+    return slot + 1 < r->gen.n_positions && tsk__request_predictor(r, slot + 1) == slot &&
+           tsk__request_is_masked(r, slot + 1);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int all = tsk__request_runs_all(r);
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->block.rows[i]];
         if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!all)
+        else if (!all && (r->options.skip.masked || !tsk__request_predicts_mask(r, i)))
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
@@ -16357,6 +16423,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+        int predicts =
+            tsk__request_is_shifted(r) && slot < r->gen.n_positions && r->block.positions[slot] == i + 1;
+        if (predicts && !in_block) continue;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
@@ -16472,9 +16541,10 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
+/* A masked token whose prediction is up to a stable one keeps its last prediction under `reuse`, if it has one, unless
+   this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, tsk__request_predictor(r, slot)) && r->options.skip.policy == TSK_SKIP_REUSE &&
+    return !p->active[r->block.sources[slot]] && r->options.skip.policy == TSK_SKIP_REUSE &&
            r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
@@ -16488,7 +16558,7 @@ static void tsk__request_add_next(tsk__request *r, tsk__pass *p) {
     r->pass.next_position = -1;
     r->pass.first_candidate = p->n_candidates;
     r->pass.n_candidates = 0;
-    if (!tsk__family_of(r->config)->is_shifted || !is_last || next >= r->gen.length ||
+    if (!tsk__request_is_shifted(r) || !is_last || next >= r->gen.length ||
         r->canvas.ids[next] != r->config->mask_token_id)
         return;
     memset(&draw, 0, sizeof draw);
@@ -16516,7 +16586,7 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
-        int32_t predictor = tsk__request_predictor(r, i), row = predictor < 0 ? -1 : r->block.rows[predictor];
+        int32_t row = r->block.sources[i];
         if (!tsk__request_is_candidate(r, i) || row < 0) continue;
         candidate->position = r->block.positions[i];
         candidate->slot = i;
@@ -17284,7 +17354,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
-            if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+            if (r->block.sources[i] >= 0) p->head[session->n_probed++] = r->block.sources[i];
         tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
@@ -17302,7 +17372,7 @@ static void tsk__session_spread(const tsk_session *session, float *values, size_
     while (slot-- > 0) {
         float *to = values + (size_t)slot * width;
         size_t i;
-        if (r->block.rows[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
+        if (r->block.sources[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
         else
             for (i = 0; i < width; i++) to[i] = NAN;
     }

@@ -47,8 +47,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5), SDAR's (SDAR without experts, TraDo) and Fast-dLLM v2's; others are refused by name, not approximated.
-     SDAR runs on the CPU only.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo; on the CPU only), Fast-dLLM v2's and Dream's (Dream, DiffuCoder,
+     Dream-Coder; not their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -99,6 +99,9 @@ HOW MASKED DIFFUSION WRITES
                              the masks up to refresh_near positions behind it
        keeps K and V         everything else: a prompt runs once, a finished token once after its commit
        refresh_window W      masks further behind the block than W positions are neither computed nor attended to
+
+   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row before
+   the block: while it is masked, that row runs, too.
 
    With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
    V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
@@ -421,8 +424,9 @@ TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element;
 typedef enum tsk_family {
     TSK_FAMILY_LLADA,              /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
     TSK_FAMILY_SDAR,               /* SDAR and TraDo: Qwen3's network (q and k normed by head), attention by blocks */
-    TSK_FAMILY_FAST_DLLM_V2        /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
+    TSK_FAMILY_FAST_DLLM_V2,       /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
                                       shifted: row i predicts position i + 1 */
+    TSK_FAMILY_DREAM               /* Dream, DiffuCoder, Dream-Coder: Qwen2.5's, all tokens see all, logits shifted */
 } tsk_family;
 
 typedef struct tsk_model_config {
@@ -1018,8 +1022,8 @@ typedef struct tsk_probe {
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind,
                                            tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. Of a token
-   that rule ROWS left out: NaN. */
+   [n_positions, embedding_size] of the rows that predict the block's positions, for a stable token the values that its
+   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict: NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 

@@ -169,7 +169,7 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("ln_f"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("ff_out"), 'e', 'd', '-', 'l'}};
 
-/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2 (Qwen2.5)
+/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2, Dream, DiffuCoder and Dream-Coder (Qwen2.5)
    What the network depends on must be written, since the defaults of these classes fit no released model. Other keys
    are for training (attention_dropout, initializer_range, ep_size), for other ways to compute the same (use_cache,
    attn_implementation), or parts of what is refused (sliding_window, max_window_layers). */
@@ -186,6 +186,10 @@ static const tsk__family_demand tsk__sdar_demands[] = {
     TSK__QWEN_DEMANDS,
     {"attention_bias", TSK__DEMAND_SWITCH, "false", NULL},
     {"use_regular_causal", TSK__DEMAND_SWITCH, "false", "false"}, /* a prompt's tokens would see those before them */
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__dream_demands[] = {
+    TSK__QWEN_DEMANDS,
     {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
 
 static const tsk__family_demand tsk__fast_dllm_demands[] = {
@@ -220,6 +224,11 @@ static const tsk__family_key tsk__fast_dllm_keys[] = {
     TSK__QWEN_KEYS,
     {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_VALUE, 151665, 0},
     {"bd_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+static const tsk__family_key tsk__dream_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
     {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
 
 #define TSK__QWEN_NAMES(name) "model." name ".weight", "model." name ".bias"
@@ -259,7 +268,9 @@ static const tsk__family tsk__families[] = {
      TSK__COUNT_OF(tsk__sdar_keys), tsk__qwen3_parts, 1, 1, 0, 0, 0},
     {"Fast-dLLM v2", "Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM", tsk__fast_dllm_demands,
      TSK__COUNT_OF(tsk__fast_dllm_demands), tsk__fast_dllm_keys, TSK__COUNT_OF(tsk__fast_dllm_keys), tsk__qwen2_parts,
-     1, 1, 1, 8, 0}};
+     1, 1, 1, 8, 0},
+    {"Dream", "Dream", "DreamModel", tsk__dream_demands, TSK__COUNT_OF(tsk__dream_demands), tsk__dream_keys,
+     TSK__COUNT_OF(tsk__dream_keys), tsk__qwen2_parts, 1, 0, 1, 0, 0}};
 
 #define TSK__FAMILIES ((int)TSK__COUNT_OF(tsk__families))
 

@@ -98,7 +98,10 @@ typedef struct tsk__request_block {
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
-    uint8_t *runs;                 /* the slots that a pass of kind STEP runs */
+    int32_t *sources;              /* the row that predicts the slot's position: its own, or where logits are shifted
+                                      that of the position before; -1: the pass leaves it out */
+    uint8_t *runs;                 /* the slots that a pass of kind STEP runs, */
+    uint8_t *before;               /* and those before which it runs a row outside the block, which predicts them */
     tsk__skip_slot *ranked;        /* while they are chosen */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
@@ -369,8 +372,10 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
     TSK__REQUEST_ARRAY(int32_t, block.positions, block);
     TSK__REQUEST_ARRAY(int32_t, block.rows, block);
+    TSK__REQUEST_ARRAY(int32_t, block.sources, block);
     TSK__REQUEST_ARRAY(tsk__skip_slot, block.ranked, block);
     TSK__REQUEST_ARRAY(uint8_t, block.runs, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.before, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
@@ -453,6 +458,9 @@ static int32_t tsk__request_masks_left(const tsk__request *r) {
     for (i = 0; i < r->gen.n_positions; i++) masks_left += tsk__request_is_masked(r, i);
     return masks_left;
 }
+
+/* Row i predicts position i + 1. */
+static int tsk__request_is_shifted(const tsk__request *r) { return tsk__family_of(r->config)->is_shifted; }
 
 static int tsk__request_by_blocks(const tsk__request *r) { return r->options.cache == TSK_CACHE_BLOCK; }
 
@@ -648,7 +656,7 @@ static int32_t tsk__request_finished(const tsk__request *r, const int32_t *promp
     if (!tsk__request_by_blocks(r)) return 0;
     while (n < r->n_final && n < end && r->canvas.ids[n] == prompt[n]) n++;
     n = n / block * block;
-    if (n && n == end && tsk__family_of(r->config)->is_shifted && first == mask) n -= block;
+    if (n && n == end && tsk__request_is_shifted(r) && first == mask) n -= block;
     return n;
 }
 
@@ -776,9 +784,16 @@ static void tsk__request_choose_stretch(tsk__request *r) {
 }
 
 /* The slot whose row predicts a slot's position: its own, or where logits are shifted the one before. -1: that is no
-   row of the block (of a first position that is masked in a probe's canvas, since else it is filled by then). */
+   row of the block. */
 static int32_t tsk__request_predictor(const tsk__request *r, int32_t slot) {
-    return tsk__family_of(r->config)->is_shifted && r->block.positions[slot] > 0 ? slot - 1 : slot;
+    if (!tsk__request_is_shifted(r) || r->block.positions[slot] == 0) return slot;
+    return slot > 0 && r->block.positions[slot - 1] == r->block.positions[slot] - 1 ? slot - 1 : -1;
+}
+
+/* Whether a pass has to run the row before a slot's position, outside the block, for it to be predicted. By blocks that
+   has been done before the block began. */
+static int tsk__request_needs_before(const tsk__request *r, int32_t slot) {
+    return !tsk__request_by_blocks(r) && tsk__request_predictor(r, slot) < 0 && tsk__request_is_candidate(r, slot);
 }
 
 /* The rule `rows`: what it knows of the block's positions. Returns how many are changed. */
@@ -813,6 +828,7 @@ static void tsk__request_shift_rows(const tsk__request *r) {
     const tsk__skip_slot *slots = r->block.ranked;
     uint8_t *runs = r->block.runs;
     int32_t i, n = r->gen.n_positions;
+    for (i = 0; i < n; i++) r->block.before[i] = r->block.before[i] && runs[i];
     for (i = 0; i < n; i++) {
         int is_own = slots[i].is_masked && runs[i] && tsk__request_predictor(r, i) == i;
         int is_next = i + 1 < n && slots[i + 1].is_masked && runs[i + 1] && tsk__request_predictor(r, i + 1) == i;
@@ -823,13 +839,14 @@ static void tsk__request_shift_rows(const tsk__request *r) {
 /* Which of the block's positions a step runs. */
 static void tsk__request_choose_rows(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
-    int32_t most = r->gen.n_positions, n_changed;
+    int32_t i, most = r->gen.n_positions, n_changed;
     memset(r->block.runs, 1, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) r->block.before[i] = (uint8_t)tsk__request_needs_before(r, i);
     if (o->skip.rule != TSK_SKIP_RULE_ROWS || tsk__request_runs_all(r) || !tsk__request_masks_left(r)) return;
     n_changed = tsk__request_rank(r);
     if (r->force_active >= 0) {
         tsk__request_force_rows(r, n_changed);
-        if (tsk__family_of(r->config)->is_shifted) tsk__request_shift_rows(r);
+        if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
         return;
     }
     if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select) {
@@ -838,7 +855,7 @@ static void tsk__request_choose_rows(const tsk__request *r) {
         if (o->skip.rows_margin < most - quota) most = quota + o->skip.rows_margin;
     }
     tsk__skip_rows(r->block.ranked, r->gen.n_positions, most, o->skip.rows_ahead, r->block.runs);
-    if (tsk__family_of(r->config)->is_shifted) tsk__request_shift_rows(r);
+    if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
 }
 
 /* Which positions a pass of kind NEAR runs, refresh_rows' not counted, in canvas.is_listed; returns how many. */
@@ -848,9 +865,25 @@ static int32_t tsk__request_choose_near(const tsk__request *r) {
         r->canvas.is_listed[i] =
             tsk__request_is_changed(r, i) || (i >= end && i - end < r->options.refresh_near &&
                                               r->canvas.ids[i] == r->config->mask_token_id);
-    for (i = 0; i < r->gen.n_positions; i++) r->canvas.is_listed[r->block.positions[i]] = 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->canvas.is_listed[r->block.positions[i]] = 1;
+        if (tsk__request_needs_before(r, i)) r->canvas.is_listed[r->block.positions[i] - 1] = 1;
+    }
     for (i = 0; i < r->gen.visible; i++) n += r->canvas.is_listed[i];
     return n;
+}
+
+/* Where a step of cache prefix begins. */
+static int32_t tsk__request_suffix(const tsk__request *r) {
+    return r->block.positions[0] - tsk__request_needs_before(r, 0);
+}
+
+/* Whether a step runs a position outside the block because it predicts one of the block's. */
+static int tsk__request_is_before(const tsk__request *r, int32_t position) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++)
+        if (r->block.before[i] && r->block.positions[i] == position + 1) return 1;
+    return 0;
 }
 
 /* Chooses the positions of the next pass; returns how many rows it has. Asked again before that pass, it gives the
@@ -867,15 +900,17 @@ static int32_t tsk__request_choose(tsk__request *r) {
         return n < outside ? n : outside;
     }
     if (pass->kind == TSK__PASS_FULL) return r->gen.visible;
-    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - r->block.positions[0];
+    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - tsk__request_suffix(r);
     if (pass->kind == TSK__PASS_NEAR) {
         n = tsk__request_choose_near(r);
         outside = r->gen.visible - n;
     } else {
-        if (pass->kind == TSK__PASS_STORE) memset(r->block.runs, 1, (size_t)r->gen.n_positions);
-        else tsk__request_choose_rows(r);
-        for (i = 0; i < r->gen.n_positions; i++) n += r->block.runs[i];
+        tsk__request_choose_rows(r);
         outside = r->gen.visible - r->gen.n_positions;
+        for (i = 0; i < r->gen.n_positions; i++) {
+            n += r->block.runs[i] + r->block.before[i];
+            outside -= r->block.before[i];
+        }
     }
     pass->n_further = r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
     return n + pass->n_further;
@@ -899,6 +934,7 @@ static void tsk__request_choose_further(const tsk__request *r, int32_t *position
             uint32_t freshness = tsk__request_freshness(r, position);
             if (position >= r->gen.visible) continue;
             if (r->pass.kind == TSK__PASS_NEAR && r->canvas.is_listed[position]) continue;
+            if (r->pass.kind == TSK__PASS_STEP && tsk__request_is_before(r, position)) continue;
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
             positions[n++] = position;
@@ -939,12 +975,19 @@ static int tsk__request_keeps_states(const tsk__request *r) {
 static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first) {
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps = tsk__request_compares(r) && (r->options.skip.warm_start || r->keeps_outputs);
-    int by_position = tsk__request_skips_refresh(r);
-    int32_t i, slot = 0;
+    int by_position = tsk__request_skips_refresh(r), is_own = !tsk__request_is_shifted(r);
+    int32_t i, slot = 0, before = -1; /* the row of the position before */
     for (i = first; i < r->gen.visible; i++) {
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) continue;
-        if (in_block) r->block.rows[slot] = p->n;
+        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) {
+            before = -1;
+            continue;
+        }
+        if (in_block) {
+            r->block.rows[slot] = p->n;
+            r->block.sources[slot] = is_own || i == 0 ? p->n : before;
+        }
+        before = p->n;
         tsk__pass_add_row(p, r->canvas.ids[i], i, by_position ? i : in_block && keeps ? slot : -1);
         slot += in_block;
     }
@@ -954,7 +997,7 @@ static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first
 static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
     const int32_t block = r->options.block_length;
     int32_t i;
-    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = -1;
+    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = r->block.sources[i] = -1;
     for (i = r->n_final; i < r->n_final + n; i++) {
         tsk__pass_add_row(p, r->canvas.ids[i], i, -1);
         p->visible[p->n - 1] = (i / block + 1) * block;
@@ -965,8 +1008,13 @@ static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
 static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *further) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->block.positions[i];
+        int32_t position = r->block.positions[i], predictor = tsk__request_predictor(r, i), before = -1;
+        if (r->block.before[i]) {
+            before = p->n;
+            tsk__pass_add_row(p, r->canvas.ids[position - 1], position - 1, -1);
+        }
         r->block.rows[i] = r->block.runs[i] ? p->n : -1;
+        r->block.sources[i] = predictor < 0 ? before : r->block.rows[predictor];
         if (r->block.runs[i])
             tsk__pass_add_row(p, r->canvas.ids[position], position, tsk__request_compares(r) ? i : -1);
     }
@@ -990,7 +1038,7 @@ static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
     else if (r->pass.kind == TSK__PASS_STEP || r->pass.kind == TSK__PASS_STORE) tsk__request_add_step(r, p, further);
     else {
         for (i = 0; i < r->pass.n_further; i++) r->canvas.is_listed[further[i]] = 1;
-        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? r->block.positions[0] : 0);
+        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? tsk__request_suffix(r) : 0);
     }
     r->pass.n_rows = p->n - r->pass.first_row;
 }
@@ -1007,14 +1055,11 @@ static void tsk__request_plan_layers(tsk__request *r) {
         r->pass.last_layer = r->n_states + 2;
 }
 
-/* Whether the token at `position` may skip the upper layers, if its cosines allow. What holds for a masked token also
-   holds for the one whose row predicts it. */
+/* Whether the token at `position` may skip the upper layers, if its cosines allow. */
 static int32_t tsk__request_may_skip(tsk__request *r, int32_t position, int32_t age) {
     tsk__skip_token *token = &r->canvas.tokens[position];
-    int predicts_next = tsk__family_of(r->config)->is_shifted && position + 1 < r->gen.visible;
     token->id = r->canvas.ids[position];
-    token->is_masked = token->id == r->config->mask_token_id ||
-                       (predicts_next && r->canvas.ids[position + 1] == r->config->mask_token_id);
+    token->is_masked = token->id == r->config->mask_token_id;
     return tsk__skip_is_allowed(&r->options, token, age) ? TSK__ROW_MAY_SKIP : 0;
 }
 
@@ -1025,13 +1070,19 @@ static int tsk__request_may_force(const tsk__request *r) {
            (r->gen.has_outputs || !r->keeps_outputs);
 }
 
+/* Whether a slot's row predicts another's that is masked: what holds for masked tokens holds for it, too. */
+static int tsk__request_predicts_mask(const tsk__request *r, int32_t slot) {
+    return slot + 1 < r->gen.n_positions && tsk__request_predictor(r, slot + 1) == slot &&
+           tsk__request_is_masked(r, slot + 1);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int all = tsk__request_runs_all(r);
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->block.rows[i]];
         if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!all)
+        else if (!all && (r->options.skip.masked || !tsk__request_predicts_mask(r, i)))
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
@@ -1042,6 +1093,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+        int predicts =
+            tsk__request_is_shifted(r) && slot < r->gen.n_positions && r->block.positions[slot] == i + 1;
+        if (predicts && !in_block) continue;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
@@ -1157,9 +1211,10 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
+/* A masked token whose prediction is up to a stable one keeps its last prediction under `reuse`, if it has one, unless
+   this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, tsk__request_predictor(r, slot)) && r->options.skip.policy == TSK_SKIP_REUSE &&
+    return !p->active[r->block.sources[slot]] && r->options.skip.policy == TSK_SKIP_REUSE &&
            r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
@@ -1173,7 +1228,7 @@ static void tsk__request_add_next(tsk__request *r, tsk__pass *p) {
     r->pass.next_position = -1;
     r->pass.first_candidate = p->n_candidates;
     r->pass.n_candidates = 0;
-    if (!tsk__family_of(r->config)->is_shifted || !is_last || next >= r->gen.length ||
+    if (!tsk__request_is_shifted(r) || !is_last || next >= r->gen.length ||
         r->canvas.ids[next] != r->config->mask_token_id)
         return;
     memset(&draw, 0, sizeof draw);
@@ -1201,7 +1256,7 @@ static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
-        int32_t predictor = tsk__request_predictor(r, i), row = predictor < 0 ? -1 : r->block.rows[predictor];
+        int32_t row = r->block.sources[i];
         if (!tsk__request_is_candidate(r, i) || row < 0) continue;
         candidate->position = r->block.positions[i];
         candidate->slot = i;

@@ -301,7 +301,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
-            if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+            if (r->block.sources[i] >= 0) p->head[session->n_probed++] = r->block.sources[i];
         tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
@@ -319,7 +319,7 @@ static void tsk__session_spread(const tsk_session *session, float *values, size_
     while (slot-- > 0) {
         float *to = values + (size_t)slot * width;
         size_t i;
-        if (r->block.rows[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
+        if (r->block.sources[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
         else
             for (i = 0; i < width; i++) to[i] = NAN;
     }

@@ -1,6 +1,7 @@
 /* Families with attention by blocks against the reference (tests/golden/families.py): whole passes, whole generations;
    and what must hold besides: final K and V are those of a prompt, whatever was left out before; a conversation goes on
-   without computing it again; batches, threads, tracing and copies change nothing. */
+   without computing it again; batches, threads, tracing and copies change nothing. Of Dream, whose logits are shifted
+   and whose tokens see all others, what holds of its caches (test_session has its goldens). */
 #include "../tokenskip.h"
 #include "golden.h"
 #include "seeded.h"
@@ -437,6 +438,18 @@ static void test_nothing_kept(tsk_model *model) {
 
 /* ---- batches, copies, probes */
 
+/* Every kind of request that a family without attention by blocks has. */
+static void full_options(tsk_generate_options *o, int32_t i) {
+    o->block_length = 4 + 4 * (i % 2);
+    o->gen_length = o->block_length * (1 + i % 5);
+    o->cache = i % 7 == 5 ? TSK_CACHE_PREFIX : i % 7 == 6 ? TSK_CACHE_NONE : TSK_CACHE_DUAL;
+    if (o->cache != TSK_CACHE_DUAL) o->skip.rule = TSK_SKIP_RULE_OFF, o->skip.layer_k = 0;
+    if (o->cache != TSK_CACHE_DUAL) return;
+    if (i % 4 == 1) o->refresh = TSK_REFRESH_NEAR, o->refresh_near = i, o->refresh_window = i % 3 * 4;
+    if (i % 4 == 2) o->refresh_rows = i, o->refresh_every = 0;
+    if (i % 4 == 3) o->skip.refresh = 1, o->skip.rule = TSK_SKIP_RULE_STATES, o->skip.layer_k = 2;
+}
+
 typedef struct job {
     int32_t ids[max_ids], n_prompt, expected[max_ids], nfe, prompt_passes, storing_passes;
     tsk_generate_options options;
@@ -471,7 +484,8 @@ static void test_batch(tsk_model *model, int32_t max_rows, int64_t row_layers) {
         if (i % 5 == 1) j->options.transfer = TSK_TRANSFER_THRESHOLD, j->options.threshold = 0.6f;
         if (i % 5 == 2) j->options.temperature = 0.7f, j->options.seed = (uint64_t)i;
         if (i % 6 == 3) j->options.small_block = block / 2;
-        if (i % 7 == 4) j->options.prompt_rows = block;
+        if (i % 7 == 4) j->options.prompt_rows = block > 0 ? block : TSK_AUTO;
+        if (!block) full_options(&j->options, i);
         j->n_prompt = (i * 17) % 90;
         for (k = 0; k < j->n_prompt; k++) j->ids[k] = 4 + (5 * k + i) % 50;
         OK(tsk_session_create(model, &j->options, &session, &error));
@@ -584,10 +598,59 @@ static void test_probe_canvas(tsk_model *model) {
     for (i = 0; i < n + o.gen_length + c->block_length; i++) canvas[i] = i < n ? ids[i] : c->mask_token_id;
     OK(tsk_session_probe(session, canvas, TSK_PROBE_STEP_ALL, &probe, &error));
     OK(tsk_session_probe_logits(session, NULL, logits, &error));
-    for (i = 0; i < c->block_length * c->embedding_size; i++) CHECK(fabsf(logits[i]) < 1e6f);
+    for (i = 0; i < c->block_length * c->embedding_size; i++)
+        CHECK(c->family == TSK_FAMILY_FAST_DLLM_V2 && i < c->embedding_size ? logits[i] != logits[i]
+                                                                            : fabsf(logits[i]) < 1e6f);
     CHECK(tsk_session_probe(session, NULL, TSK_PROBE_REFRESH, &probe, &error) == TSK_ERROR_ARGUMENT);
     free(logits);
     tsk_session_free(session);
+}
+
+/* ---- Dream */
+
+static void same_tokens(tsk_model *model, tsk_generate_options a, tsk_generate_options b, int32_t n, int line) {
+    tsk_session *left, *right;
+    tsk_result one, other;
+    tsk_error error;
+    int32_t ids[max_ids], i;
+    for (i = 0; i < n; i++) ids[i] = 4 + (7 * i) % 50;
+    OK(tsk_session_create(model, &a, &left, &error));
+    OK(tsk_session_create(model, &b, &right, &error));
+    OK(tsk_generate(left, ids, n, NULL, &one, &error));
+    OK(tsk_generate(right, ids, n, NULL, &other, &error));
+    test_check(one.nfe == other.nfe && memcmp(one.canvas, other.canvas, (size_t)(n + a.gen_length) * sizeof *ids) == 0,
+               __FILE__, line, "not the same tokens");
+    tsk_session_free(left);
+    tsk_session_free(right);
+}
+
+/* Caches that compute all there is are no caches, and rules that leave nothing out are none. */
+static void test_shifted_caches(tsk_model *model) {
+    tsk_generate_options dual = rule_options(0), other;
+    int32_t n;
+    dual.block_length = 8;
+    dual.cache = TSK_CACHE_DUAL;
+    for (n = 0; n < 10; n += 3) {
+        other = dual;
+        other.cache = TSK_CACHE_NONE;
+        dual.refresh_rows = 1000, dual.refresh_every = 0;
+        same_tokens(model, dual, other, n + (n == 0), __LINE__);
+        dual.refresh = TSK_REFRESH_NEAR;
+        same_tokens(model, dual, other, n + 1, __LINE__);
+        dual.refresh_rows = 0, dual.refresh_every = 1, dual.refresh = TSK_REFRESH_FULL;
+        other = dual;
+        other.refresh = TSK_REFRESH_NEAR, other.refresh_near = 1000, other.refresh_every = 1;
+        same_tokens(model, dual, other, n + 1, __LINE__);
+        other = rule_options(2);
+        other.cache = TSK_CACHE_DUAL, other.block_length = 8, other.skip.threshold = 1.0f, other.skip.refresh = 1;
+        same_tokens(model, dual, other, n + 1, __LINE__);
+        other = rule_options(1);
+        other.cache = TSK_CACHE_DUAL, other.block_length = 8, other.skip.full_every = 1;
+        same_tokens(model, dual, other, n + 1, __LINE__);
+    }
+    other = tsk_generate_options_default();
+    tsk_generate_options_resolve(model, &other);
+    CHECK(other.cache == TSK_CACHE_DUAL && other.block_length == 32 && other.skip.rule == TSK_SKIP_RULE_OFF);
 }
 
 /* ---- threads, cancelling, refusing */
@@ -722,6 +785,13 @@ int main(void) {
         test_cancel(models[i].model);
         test_refused(models[i].model);
         test_threads(models[i].name);
+    }
+    for (i = 0; i < 2; i++) {
+        tsk_model *dream = golden_model(i ? "dream-f32" : "dream-bf16", 2);
+        test_shifted_caches(dream);
+        test_batch(dream, 256, 0);
+        test_batch(dream, 160, 300);
+        tsk_model_free(dream);
     }
     for (i = 0; i < n_models; i++) tsk_model_free(models[i].model);
     return test_end("test_blocks");

@@ -39,6 +39,14 @@ static const pair fast_7b[] = {
     {"eos_token_id", "151645"}, {"max_position_embeddings", "32768"},
     {"layer_types", "[\"full_attention\", \"full_attention\"]"}, QWEN_COMMON, {NULL, NULL}};
 
+static const pair dream_7b[] = {
+    {"architectures", "[\"DreamModel\"]"}, {"model_type", "\"Dream\""}, {"hidden_size", "3584"},
+    {"num_hidden_layers", "28"}, {"num_attention_heads", "28"}, {"num_key_value_heads", "4"},
+    {"intermediate_size", "18944"}, {"vocab_size", "152064"}, {"tie_word_embeddings", "false"},
+    {"rope_theta", "1000000.0"}, {"rms_norm_eps", "1e-06"}, {"mask_token_id", "151666"}, {"bos_token_id", "151643"},
+    {"eos_token_id", "151643"}, {"pad_token_id", "151643"}, {"max_position_embeddings", "131072"}, QWEN_COMMON,
+    {NULL, NULL}};
+
 typedef struct released {
     const char *name;
     const pair *config;
@@ -55,7 +63,9 @@ static const released models[] = {
     {"SDAR-1.7B", sdar_17b, TSK_FAMILY_SDAR, 2048, 28, 16, 8, 128, 6144, 151936, 151669, 16, 1, 0, 1, 310,
      /* Qwen3-1.7B's 1,720,574,976 */ UINT64_C(1720574976) * 2},
     {"Fast-dLLM v2 7B", fast_7b, TSK_FAMILY_FAST_DLLM_V2, 3584, 28, 28, 4, 128, 18944, 152064, 151665, 32, 0, 1, 0, 339,
-     /* Qwen2.5-7B's 7,615,616,512 */ UINT64_C(7615616512) * 2}};
+     /* Qwen2.5-7B's 7,615,616,512 */ UINT64_C(7615616512) * 2},
+    {"Dream-7B", dream_7b, TSK_FAMILY_DREAM, 3584, 28, 28, 4, 128, 18944, 152064, 151666, 0, 0, 1, 0, 339,
+     UINT64_C(7615616512) * 2}};
 enum { n_models = sizeof models / sizeof models[0] };
 
 /* ---- writing folders */
@@ -304,6 +314,9 @@ static void test_refused(void) {
         accept(c, "rope_scaling", "{\"rope_type\": \"default\"}", __LINE__);
         accept(c, "head_dim", "64", __LINE__);
     }
+    refuse(dream_7b, "mask_token_id", NULL, TSK_ERROR_CONFIG, "is missing", __LINE__);
+    refuse(dream_7b, "architectures", "[\"DreamForCausalLM\"]", TSK_ERROR_UNSUPPORTED,
+           "names \"DreamForCausalLM\"; only \"DreamModel\" is supported", __LINE__); /* DreamReasoner */
     refuse(sdar_8b, "model_type", "\"sdar_moe\"", TSK_ERROR_UNSUPPORTED, "\"sdar_moe\"; only \"llada\", \"sdar\"",
            __LINE__);
     refuse(sdar_8b, "attention_bias", "true", TSK_ERROR_UNSUPPORTED, "true is not supported", __LINE__);

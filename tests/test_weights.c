@@ -282,6 +282,7 @@ int main(void) {
     for (i = 0; i < 2; i++) {
         check_qwen_walk(TSK_FAMILY_SDAR, 1, 0, i);
         check_qwen_walk(TSK_FAMILY_FAST_DLLM_V2, 0, 1, i);
+        check_qwen_walk(TSK_FAMILY_DREAM, 0, 1, i);
     }
     test_index();
     test_no_family();

@@ -1,15 +1,23 @@
 #!/usr/bin/env python3
-"""The other families in plain NumPy: Qwen3 (SDAR, TraDo) and Qwen2.5 (Fast-dLLM v2), attention by blocks.
+"""The other families in plain NumPy: Qwen3 (SDAR, TraDo) and Qwen2.5 (Fast-dLLM v2, Dream).
 
     python3 tests/golden/families.py            writes the models and the goldens beside this file
     python3 tests/golden/families.py --check    derives them again and compares with what is committed
 
 Needs NumPy (Debian: python3-numpy). It shares draws, selection and file formats with reference.py, whose conventions
-hold here, too, and no code with the library: everything is computed in float64, by other ways. The K and V of finished
-blocks are never kept: each block starts with a pass over everything before it, under the block-causal mask.
+hold here, too, and no code with the library: everything is computed in float64, by other ways. By blocks the K and V of
+finished blocks are never kept: each block starts with a pass over everything before it, under the block-causal mask.
 
-Conventions
------------
+Conventions of Dream, whose tokens see all others
+-------------------------------------------------
+Caches, blocks, schedule and TokenSkip are reference.py's, but that row i predicts position i + 1, and row 0 position 0
+as well. A block step (dual) and the suffix (prefix) also run the row before a masked position of the block where that is
+no row of theirs: before the block's first position, while it is masked; of an infilling block before any. It runs all
+layers, has no states, and counts neither as active nor in token layers. Under the rule `rows` only the rows run that
+predict a chosen position. A row that predicts a mask is never stable, unless skip_masked.
+
+Conventions of attention by blocks
+----------------------------------
 Attention      Positions are counted from 0 in blocks of block_length. A token attends to its own block and to all
                before it.
 Canvas         Prompt and gen_length masks, rounded up to whole blocks with further masks. What comes out is cut.
@@ -35,8 +43,9 @@ Storing passes and prompt passes run every row, and are no block steps.
 
 Files
 -----
-models/sdar-*, models/fast-dllm-*       random models without a tokenizer
+models/sdar-*, models/fast-dllm-*, models/dream-*       random models without a tokenizer
 forward_families.json    hidden states and logits of whole passes under explicit masks (see below)
+generate_dream.json      generations of Dream, as in generate_rule_rows.json
 generate_block.json      generations. `kinds` names each pass: prompt, step or store; `committed` and `confidence` are
                          what it commits, `rows` (under the rule of that name) its positions in order, `n_rows` how
                          many; `blocks` count steps and storing passes
@@ -88,6 +97,20 @@ MODELS = {
                                       tie_word_embeddings=False, rope_theta=10000.0, rms_norm_eps=1e-06, bd_size=12,
                                       layer_types=["full_attention"] * 5, max_position_embeddings=256,
                                       mask_token_id=68, eos_token_id=5)),
+}
+
+DREAM = {
+    "dream-f32": dict(seed=88, dtype="F32", shards=1, shift=True, norms=False, biases=True, generation=[3, 65],
+                      config=dict(FAST, architectures=["DreamModel"], model_type="Dream", hidden_size=48,
+                                  num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=2,
+                                  intermediate_size=40, vocab_size=69, tie_word_embeddings=False, rope_theta=1000000.0,
+                                  rms_norm_eps=1e-06, max_position_embeddings=256, mask_token_id=66, eos_token_id=3,
+                                  pad_token_id=3, bos_token_id=3, max_window_layers=5, sliding_window=None)),
+    "dream-bf16": dict(seed=99, dtype="BF16", shards=3, shift=True, norms=False, biases=True, generation=None,
+                       config=dict(FAST, architectures=["DreamModel"], model_type="Dream", hidden_size=32,
+                                   num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+                                   intermediate_size=44, vocab_size=67, tie_word_embeddings=False, rope_theta=10000.0,
+                                   rms_norm_eps=1e-06, max_position_embeddings=256, mask_token_id=64, eos_token_id=2)),
 }
 
 
@@ -627,14 +650,14 @@ def first_canvas(case, model, prompt_seed):
     return canvas
 
 
-def golden_case(case, models):
+def golden_case(case, models, generation=Generation, canvas_of=first_canvas):
     """Prompts are drawn until the case shows what it is for, with room to spare in every decision."""
     model = models[case["model"]]
     for prompt_seed in range(2000):
-        canvas = first_canvas(case, model, prompt_seed)
+        canvas = canvas_of(case, model, prompt_seed)
 
         def run(changes):
-            return Generation(model, canvas, case["prompt_length"], {**case["options"], **changes}).run()
+            return generation(model, canvas, case["prompt_length"], {**case["options"], **changes}).run()
 
         expected = run({})
         if expected["margin"] > MIN_MARGIN and all(want(expected, run) for want in case["wants"]):
@@ -647,9 +670,184 @@ def golden_case(case, models):
     if case["holes"] or case["fixed"]:
         golden["canvas"] = canvas
     options = {**case["options"], "block_length": case["options"]["block_length"] or model.block}
-    if options["skip_rule"] != "rows":
+    if generation is Generation and options["skip_rule"] != "rows":
         del expected["rows"]  # they follow from the kinds
     return {**golden, "options": options, "expected": expected}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dream: reference.py's caches over Qwen2.5's network, whose tensors get LLaDA's names here
+
+def named_as_llada(name):
+    names = {"embed_tokens": "wte", "norm": "ln_f", "lm_head": "ff_out", "input_layernorm": "attn_norm",
+             "post_attention_layernorm": "ff_norm", "o_proj": "attn_out", "gate_proj": "ff_proj", "down_proj": "ff_out"}
+    parts = [p for p in name.split(".") if p not in ("model", "self_attn", "mlp")]
+    return ".".join("blocks" if p == "layers" else names.get(p, p) for p in parts)
+
+
+class FullModel(reference.Model):
+    def __init__(self, spec, tensors):
+        c = spec["config"]
+        self.spec = dict(d_model=c["hidden_size"], rope_theta=c["rope_theta"], rms_norm_eps=c["rms_norm_eps"],
+                         weight_tying=c["tie_word_embeddings"], vocab_size=c["vocab_size"],
+                         mask_token_id=c["mask_token_id"], eos_token_id=c["eos_token_id"])
+        self.weight = {named_as_llada(name): values for name, (_, _, values) in tensors.items()}
+        self.n_layers, self.n_heads = c["num_hidden_layers"], c["num_attention_heads"]
+        self.n_kv_heads, self.head_dim = c["num_key_value_heads"], head_dim(c)
+        self.mask_id, self.eos_id = c["mask_token_id"], c["eos_token_id"]
+
+
+class ShiftedGeneration(reference.Generation):
+    """What output_states returns are the states that predict the block's positions, NaN where there is none."""
+
+    def sources(self, block):
+        return np.maximum(block - 1, 0)
+
+    def before(self, block, chosen):
+        """The rows outside the block that predict the chosen positions."""
+        return np.setdiff1d(self.sources(block)[chosen], block)
+
+    def spread(self, block, rows, states):
+        out = np.full((len(block), states.shape[1]), np.nan)
+        for i, source in enumerate(self.sources(block)):
+            if source in rows:
+                out[i] = states[np.flatnonzero(rows == source)[0]]
+        return out
+
+    def output_states(self, block, step):
+        masked, everything = self.canvas[block] == self.model.mask_id, np.arange(len(self.canvas))
+        if step == 0 and self.starts_whole():
+            self.refresh(block, everything)
+            return self.spread(block, everything, self.whole_output)
+        if self.options["cache"] == "none":
+            self.refreshes.append(self.nfe)
+            return self.spread(block, everything, self.rows(everything)[-1])
+        if self.options["cache"] == "prefix":
+            rows = everything[block[0] - int(masked[0] and block[0] > 0):]
+            return self.spread(block, rows, self.rows(rows)[-1])
+        return self.rows_step(block, step) if self.rule == "rows" else self.block_step(block, step)
+
+    def rows(self, positions):
+        states = super().rows(positions)
+        self.whole_output = states[-1]
+        return states
+
+    def commit(self, block, output, quota):
+        masked = (self.canvas[block] == self.model.mask_id) & ~np.isnan(output[:, 0])
+        positions = block[masked]
+        logits = reference.head(self.model, output[masked])
+        x0, confidence = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
+        chosen = get_transfer_index(confidence, positions, quota, self.options, self.margin)
+        chosen = sorted(chosen, key=lambda i: positions[i])
+        self.last_confidence[positions] = confidence
+        self.canvas[positions[chosen]] = x0[chosen]
+        self.committed.append([int(positions[i]) for i in chosen])
+        self.confidences.append([rounded(confidence[i], 6) for i in chosen])
+
+    def rows_step(self, block, t):
+        masked, every = self.canvas[block] == self.model.mask_id, self.options["skip_full_every"]
+        runs, before = np.ones(len(block), dtype=bool), self.before(block, masked)
+        if t > 0 and not (every and t % every == 0):
+            runs = self.canvas[block] != self.upper_id[block]
+            chosen = self.best_masked(block, masked, t) | self.masked_neighbours(runs, masked)
+            before = self.before(block, chosen)
+            runs |= np.isin(block, self.sources(block)[chosen])
+        rows = np.union1d(block[runs], before)
+        self.count_step(block, runs, int(np.sum(runs)) * self.model.n_layers)
+        states = self.rows(rows)[-1]
+        self.note_ran(rows)
+        return self.spread(block, rows, states)
+
+    def block_step(self, block, t):
+        rows = np.union1d(block, self.before(block, self.canvas[block] == self.model.mask_id))
+        own = np.isin(rows, block)
+        x = self.enter(rows)
+        states = [x] + reference.run_layers(self.model, self.cache, range(self.lower), x, rows, self.record)
+        last, compared = states[-1], [h[own] for h in states[1:self.lower]]
+        active = ~self.stable_tokens(block, compared, t)
+        running = np.ones(len(rows), dtype=bool)
+        running[own] = active
+        self.count_step(block, active, self.token_layers(len(block), int(np.sum(active))))
+        if self.may_skip:
+            last[running] = self.upper_rows(last[running].copy(), rows[running])
+        self.note_ran(rows[running])
+        if self.may_skip:
+            kept = np.where(active[:, None], last[own], self.output)
+            self.remember(compared, kept, active)
+            if self.options["skip_policy"] == "reuse":
+                last[own] = kept
+        return self.spread(block, rows, last)
+
+    def stable_tokens(self, block, states, t):
+        stable = super().stable_tokens(block, states, t)
+        if not self.options["skip_masked"]:
+            masked = self.canvas[block] == self.model.mask_id
+            stable &= ~np.isin(block, self.sources(block)[masked])
+        return stable
+
+
+DREAM_LENGTHS = {"dream-f32": (9, dict(gen_length=24, block_length=8, steps=24)),
+                 "dream-bf16": (6, dict(gen_length=20, block_length=10, steps=10))}
+
+
+def dream_case(name, model, *wants, prompt_length=None, holes=(), fixed=None, **options):
+    usual_prompt, lengths = DREAM_LENGTHS[model]
+    plain = dict(skip_rule="off", rows_margin=4, rows_ahead=0, refresh="full", refresh_near=16, refresh_window=0,
+                 refresh_rows=0, refresh_every=1)
+    return dict(name=name, model=model, wants=wants, holes=holes, fixed=fixed or {},
+                prompt_length=usual_prompt if prompt_length is None else prompt_length,
+                options={**reference.DEFAULTS, **plain, **lengths, **options})
+
+
+def dream_cases(model):
+    off, states = differs(skip_rule="off"), dict(SKIP, skip_masked=True)
+    for cache in ("none", "prefix", "dual"):
+        other = [differs(cache="none")] if cache != "none" else []
+        for rule, options in RULES.items():
+            yield dream_case(f"{model} {cache} {rule}", model, *other, cache=cache, **options)
+        yield dream_case(f"{model} {cache} temperature", model, differs(temperature=0.0), cache=cache, temperature=0.7,
+                         seed=6)
+        yield dream_case(f"{model} {cache} random", model, differs(remasking="low_confidence"), cache=cache,
+                         remasking="random", seed=2)
+        yield dream_case(f"{model} {cache} infill", model, *other, cache=cache, holes=(0, 2, 3, 5))
+        yield dream_case(f"{model} {cache} fixed", model, cache=cache, fixed={0: None, 3: None, 11: None})
+        yield dream_case(f"{model} {cache} end", model, ends("eos", 1), cache=cache, threshold=0.7)
+        yield dream_case(f"{model} {cache} no prompt", model, cache=cache, prompt_length=0, fixed={1: None})
+    for every in (0, 2):
+        yield dream_case(f"{model} every {every}", model, differs(refresh_every=1), refresh_every=every)
+        yield dream_case(f"{model} prefix, every {every}", model, differs(refresh_every=1), refresh_every=every,
+                         cache="prefix")
+    yield dream_case(f"{model} rows", model, off, **ROWS)
+    yield dream_case(f"{model} rows margin 0", model, differs(rows_margin=4), **ROWS, rows_margin=0)
+    yield dream_case(f"{model} rows ahead 1", model, differs(rows_ahead=0), **ROWS, rows_margin=0, rows_ahead=1)
+    yield dream_case(f"{model} rows threshold", model, off, **ROWS, threshold=0.7)
+    yield dream_case(f"{model} rows infill", model, off, **ROWS, rows_margin=0, holes=(0, 2, 3, 5))
+    yield dream_case(f"{model} rows, every 0", model, off, differs(refresh_every=1), **ROWS, rows_margin=1,
+                     refresh_every=0)
+    yield dream_case(f"{model} rows full every 1", model, same(skip_rule="off"), **ROWS, rows_margin=0,
+                     skip_full_every=1)
+    yield dream_case(f"{model} rows full every 3", model, off, **ROWS, rows_margin=0, skip_full_every=3)
+    yield dream_case(f"{model} states", model, off, **SKIP)
+    yield dream_case(f"{model} states masked", model, differs(skip_masked=False), **states)
+    yield dream_case(f"{model} states masked exit", model, differs(skip_policy="reuse"), **states, skip_policy="exit")
+    yield dream_case(f"{model} states infill", model, off, **states, holes=(0, 2, 3, 5))
+    yield dream_case(f"{model} states last-computed, warm", model, differs(skip_warm_start=False), **states,
+                     skip_reference="last-computed", skip_warm_start=True)
+    yield dream_case(f"{model} states temperature", model, off, **states, temperature=0.4, seed=12)
+
+
+def dream_canvas(case, model, prompt_seed):
+    ids = reference.first_canvas(case, model.spec, prompt_seed)
+    return [4 if i == 65 else i for i in ids]  # (65 ends dream-f32's texts, too)
+
+
+def dream_golden():
+    models, goldens = {}, []
+    for name, spec in DREAM.items():
+        models[name] = FullModel(spec, make_tensors(spec))
+        goldens += [golden_case(c, models, ShiftedGeneration, dream_canvas) for c in dream_cases(name)]
+    assert all(65 not in g["expected"]["tokens"] for g in goldens if g["model"] == "dream-f32")
+    return {"made_by": MADE_BY, "min_margin": MIN_MARGIN, "cases": goldens, "usage_errors": []}
 
 
 def generate_golden(models):
@@ -680,7 +878,10 @@ def derive():
         tensors = make_tensors(spec)
         models[name] = Model(spec, tensors)
         files.update({f"models/{name}/{path}": data for path, data in model_files(spec, tensors).items()})
-    goldens = {"forward_families": forward_golden(models), "generate_block": generate_golden(models)}
+    for name, spec in DREAM.items():
+        files.update({f"models/{name}/{path}": data for path, data in model_files(spec, make_tensors(spec)).items()})
+    goldens = {"forward_families": forward_golden(models), "generate_block": generate_golden(models),
+               "generate_dream": dream_golden()}
     files.update({name + ".json": (reference.text(golden) + "\n").encode() for name, golden in goldens.items()})
     return files
 
