@@ -990,7 +990,8 @@ TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
-/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+/* A model of the given shape with seeded random BF16 weights, norms of ones, biases of zeros, and no tokenizer, for
+   benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
                                           const tsk_model_options *options, tsk_model **out, tsk_error *error);
 
@@ -8723,7 +8724,7 @@ static tsk__source tsk__source_of_folder(const tsk_folder *folder) {
 }
 
 /* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter. Matrices in bf16, norms of
-   ones. */
+   ones, biases of zeros. */
 
 typedef struct tsk__random_fill {
     uint16_t *values;              /* [count] bf16, from the matrix's element `first` on */
@@ -8773,7 +8774,7 @@ static void tsk__source_random_find(const tsk__source *source, const tsk__weight
     out->rows = (int32_t)shape[0];
     out->cols = (int32_t)shape[1];
     out->size = shape[0] * shape[1] * tsk_dtype_size(out->dtype);
-    out->is_made = 1;
+    out->is_made = !id->is_bias;
     if (is_vector) return;
     out->number = tsk__random_number(source->config, id);
     out->scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
@@ -8785,7 +8786,7 @@ static tsk_status tsk__source_random_read(const tsk__source *source, const tsk__
     size_t i;
     (void)error;
     if (stored->dtype == TSK_DTYPE_F32) {
-        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = 1.0f;
+        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = stored->is_made ? 1.0f : 0.0f;
         return TSK_OK;
     }
     fill.values = (uint16_t *)out;
@@ -14840,8 +14841,6 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     if (!options) options = &defaults;
     if (!config) return tsk__error_null(error, "tsk_model_random", "config");
     status = tsk__config_check(config, "random model", error);
-    if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
     if (status == TSK_OK) status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
     model->config = *config;
@@ -18210,6 +18209,8 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
              : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (!q.batch && o.cache == TSK_CACHE_BLOCK && rows > (uint64_t)tsk__options_piece(&o, 0))
+        rows = (uint64_t)tsk__options_piece(&o, 0);
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);

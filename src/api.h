@@ -990,7 +990,8 @@ TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
-/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+/* A model of the given shape with seeded random BF16 weights, norms of ones, biases of zeros, and no tokenizer, for
+   benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
                                           const tsk_model_options *options, tsk_model **out, tsk_error *error);
 

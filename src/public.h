@@ -126,6 +126,8 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
              : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (!q.batch && o.cache == TSK_CACHE_BLOCK && rows > (uint64_t)tsk__options_piece(&o, 0))
+        rows = (uint64_t)tsk__options_piece(&o, 0);
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__config_weights_size(q.config);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);

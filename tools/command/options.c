@@ -156,8 +156,8 @@ static const cli_option table[] = {
      "a named set of these options: fast (rows; refresh\nnear, near 32, window 32), careful (rows, ahead 1;\nrefresh "
      "full), seed (states: exit, masked tokens\ntoo, 0.95, 0.7; for study)"},
 
-    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "llada-8b|llada-1b|tiny",
-     "random weights in a model's shape (tiny)"},
+    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape),
+     "llada-8b|llada-1b|tiny|sdar-1.7b|sdar-8b|fast-dllm-v2-7b|dream-7b", "random weights in a model's shape (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
     {"gen", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_gen), "N", "positions after the prompt (128)"},
     {"block", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_block), "N", "positions of a block (32)"},
