@@ -47,8 +47,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5), SDAR's (SDAR without experts, TraDo; on the CPU only), Fast-dLLM v2's and Dream's (Dream, DiffuCoder,
-     Dream-Coder; not their own schedule and orders); others are refused by name, not approximated.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo), Fast-dLLM v2's and Dream's (Dream, DiffuCoder, Dream-Coder; not
+     their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -11989,6 +11989,7 @@ static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
 #define TSK__CUDA_THREADS_pre_norm 256
 #define TSK__CUDA_THREADS_norm 256
 #define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_norm_heads 256
 #define TSK__CUDA_THREADS_silu 128
 #define TSK__CUDA_THREADS_residual 256
 #define TSK__CUDA_THREADS_attend 128
@@ -12269,6 +12270,16 @@ typedef struct tsk__cuda_rope_cache_args {
 } tsk__cuda_rope_cache_args;
 TSK__CUDA_CHECK_SIZE(rope_cache_args, 112);
 
+typedef struct tsk__cuda_norm_heads_args {
+    TSK__DEVICE(void) y;                   /* as above, without a bias: the heads of q and k are normed in place */
+    TSK__DEVICE(const void) q_weight;      /* [head_dim] */
+    TSK__DEVICE(const void) k_weight;
+    TSK__DEVICE(void) captures[2];         /* q and k as they were; NULL: not wanted */
+    int32_t n_heads, n_kv_heads, head_dim;
+    float eps;
+} tsk__cuda_norm_heads_args;
+TSK__CUDA_CHECK_SIZE(norm_heads_args, 56);
+
 typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
     TSK__DEVICE(const void) bias;          /* NULL: none */
@@ -12454,7 +12465,8 @@ TSK__CUDA_CHECK(row_flags,
    alone. The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') \
-    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') \
+    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(norm_heads, 'T') \
+        X(rope_cache, 'T') X(silu, 'T') \
         X(residual, 'T') X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') \
             X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') X(exact_f32, '-') X(head_tiles, '-') \
                 X(head_finish, '-') X(read_stream, '-') X(linear_qkv_32, '-') X(linear_qkv_64, '-') \
@@ -12511,6 +12523,7 @@ typedef struct tsk__cuda_plan {
 
 typedef struct tsk__cuda_layer {
     tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD], wide_maps[TSK__CUDA_MAP_HEAD];
+    CUdeviceptr q_norm, k_norm;    /* 0: the family norms neither */
     CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
 } tsk__cuda_layer;
 
@@ -12525,6 +12538,7 @@ typedef struct tsk__cuda_backend {
     char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
+    int norms_heads;                 /* q and k are normed by head */
     int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
@@ -13006,6 +13020,8 @@ static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *i
     switch (id->part) {
     case TSK__PART_ATTN_NORM: return id->is_bias ? NULL : &layer->attn_norm;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V: return id->is_bias ? &layer->qkv_bias : &layer->qkv;
+    case TSK__PART_Q_NORM: return id->is_bias ? NULL : &layer->q_norm;
+    case TSK__PART_K_NORM: return id->is_bias ? NULL : &layer->k_norm;
     case TSK__PART_ATTN_OUT: return id->is_bias ? &layer->attn_out_bias : &layer->attn_out;
     case TSK__PART_FF_NORM: return id->is_bias ? NULL : &layer->ff_norm;
     case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ: return id->is_bias ? &layer->gate_up_bias : &layer->gate_up;
@@ -13686,7 +13702,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
-    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
+    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b) || b->norms_heads;
     s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.normed = base + tsk__cuda_take(&used, rows * d, e);
@@ -14023,6 +14039,19 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     s->issued.needs_signal = 1;
 }
 
+/* The heads of q and k, in the scratch buffer; to `captured` go q and k as they were. */
+static void tsk__cuda_norm_heads(tsk__cuda_stream *s, const tsk__cuda_layer *w, const CUdeviceptr *captured) {
+    const tsk_model_config *c = s->backend->base.config;
+    tsk__cuda_norm_heads_args a;
+    memset(&a, 0, sizeof a);
+    a.y = s->device.scratch, a.q_weight = w->q_norm, a.k_weight = w->k_norm;
+    a.captures[0] = captured[0], a.captures[1] = captured[1];
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.eps = c->rms_norm_eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm_heads, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_norm_heads, 0, &a,
+                     "norm_heads");
+}
+
+/* Where q and k are normed by head, the fused map for few rows, which turns them at once, is of no use. */
 static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
@@ -14034,7 +14063,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
-    if (tsk__cuda_is_fused(s)) {
+    if (tsk__cuda_is_fused(s) && !b->norms_heads) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
@@ -14046,6 +14075,11 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     }
     tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
     tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
+    if (b->norms_heads) {
+        tsk__cuda_norm_heads(s, w, captured);
+        captured[0] = captures ? tsk__cuda_address(captures->q_norm) : 0;
+        captured[1] = captures ? tsk__cuda_address(captures->k_norm) : 0;
+    }
     memset(&rope, 0, sizeof rope);
     rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->device.table;
@@ -14586,6 +14620,7 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *err
 static void tsk__cuda_choose(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t hd = c->head_dim;
+    b->norms_heads = tsk__family_part_of(c, TSK__PART_Q_NORM)->weight != NULL;
     b->q_width = c->n_heads * hd;
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
@@ -14611,10 +14646,6 @@ static tsk_status tsk__cuda_backend_create(const tsk_model_config *config, const
     b->layers = (tsk__cuda_layer *)tsk__memory_new_zeroed(allocator, (size_t)config->n_layers, sizeof *b->layers);
     if (!b->layers)
         status = tsk__error_memory(error, "the list of layers", (uint64_t)config->n_layers * sizeof *b->layers);
-    else if (tsk__family_part_of(config, TSK__PART_Q_NORM)->weight)
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
-                                "the CUDA backend does not norm q and k, as %s does: use the CPU",
-                                tsk__family_of(config)->name);
     else if (config->head_dim > 256 || config->head_dim % 2 || config->d_model > 1 << 20)
         status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET,
                                 "the CUDA backend takes an even head_dim up to 256, not %d", (int)config->head_dim);
@@ -18152,7 +18183,8 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
-    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    int has_scratch = rows > (element == 2 ? 64 : 0) || tsk__family_part_of(c, TSK__PART_Q_NORM)->weight;
+    size = rows * element * (3 * d + 2 * q + mlp + (has_scratch ? wide > d ? wide : d : 0));
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;

@@ -47,8 +47,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train, download or quantise models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5), SDAR's (SDAR without experts, TraDo; on the CPU only), Fast-dLLM v2's and Dream's (Dream, DiffuCoder,
-     Dream-Coder; not their own schedule and orders); others are refused by name, not approximated.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo), Fast-dLLM v2's and Dream's (Dream, DiffuCoder, Dream-Coder; not
+     their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 

@@ -69,7 +69,8 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
-    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    int has_scratch = rows > (element == 2 ? 64 : 0) || tsk__family_part_of(c, TSK__PART_Q_NORM)->weight;
+    size = rows * element * (3 * d + 2 * q + mlp + (has_scratch ? wide > d ? wide : d : 0));
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;

@@ -28,18 +28,6 @@ static void check_status(tsk_status status, const tsk_error *error, int line) {
 }
 #define OK(call) (memset(&error, 0, sizeof error), check_status((call), &error, __LINE__))
 
-/* ---- the options of this file's goldens */
-
-static tsk_generate_options block_options(const tsk_json_value *o) {
-    tsk_generate_options options = golden_options(o);
-    options.cache = TSK_CACHE_AUTO;
-    options.steps = golden_int(o, "steps", TSK_AUTO);
-    options.small_block = golden_int(o, "small_block", 0);
-    options.prompt_rows = golden_int(o, "prompt_rows", 0) ? golden_int(o, "prompt_rows", 0) : TSK_AUTO;
-    options.end_of_turn_id = TSK_NONE;
-    return options;
-}
-
 /* ---- whole passes */
 
 typedef struct seen_pass {
@@ -245,7 +233,7 @@ static void check_result(const char *name, const tsk_json_value *expected, const
 }
 
 static void run_case(const tsk_json_value *test) {
-    tsk_generate_options options = block_options(tsk_json_get(test, "options"));
+    tsk_generate_options options = golden_block_options(tsk_json_get(test, "options"));
     tsk_trace_options trace = tsk_trace_options_default();
     const char *name = tsk_json_string(tsk_json_get(test, "name"), NULL);
     const tsk_json_value *canvas = tsk_json_get(test, "canvas"), *expected = tsk_json_get(test, "expected");
