@@ -382,7 +382,8 @@ static void test_goldens(const char *file, const char *name, tsk_device device) 
         must(tsk_session_create(model, &o, &session, &error), &error);
         must(tsk_generate(session, ids, n_prompt, canvas ? ids + n_prompt : NULL, &result, &error), &error);
         n_expected = golden_ids(tsk_json_get(tsk_json_get(test, "expected"), "tokens"), expected, 256);
-        test_check(n_expected == result.n_tokens && golden_int(tsk_json_get(test, "expected"), "nfe", -1) == result.nfe &&
+        test_check(n_expected == result.n_tokens &&
+                       golden_int(tsk_json_get(test, "expected"), "nfe", -1) == result.nfe &&
                        memcmp(expected, result.tokens, (size_t)n_expected * sizeof *expected) == 0,
                    __FILE__, __LINE__, "%s: other tokens", tsk_json_string(tsk_json_get(test, "name"), NULL));
         tsk_session_free(session);

@@ -116,8 +116,8 @@ template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_n
 
 KERNEL_OF_BOTH_TYPES(norm)
 
-// rms of each head of q and k, times the weight; for families that norm them. A warp a head, in an order that depends on
-// head_dim only. Grid n.
+// rms of each head of q and k, times the weight; for families that norm them. A warp a head, in an order that depends
+// on head_dim only. Grid n.
 template <class T> static __device__ __forceinline__ void norm_heads(const tsk__cuda_norm_heads_args &a) {
     let_successor_start();
     wait_for_predecessor();
