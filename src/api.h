@@ -403,6 +403,20 @@ TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const t
    tsk_tokenizer_encode): pass 0 unless you trust it. */
 TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                                          int special_in_text, tsk_tokens *out, tsk_error *error);
+/*                                  default         meaning */
+typedef struct tsk_chat_options {
+    int special_in_text;         /* 0               as above */
+    int thinking;                /* TSK_AUTO        the template's switch for thoughts (Qwen3's enable_thinking): 1 on, 0
+                                                    off; auto: as the template has it. TSK_ERROR_ARGUMENT for a template
+                                                    without such a switch */
+} tsk_chat_options;
+
+TOKENSKIP_API tsk_chat_options tsk_chat_options_default(void);
+/* The two above with options (NULL: all defaults); rendering reads `thinking` only. */
+TOKENSKIP_API tsk_status tsk_chat_render_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_chat_encode_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_tokens *out, tsk_error *error);
 /* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
 TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 

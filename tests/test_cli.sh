@@ -100,6 +100,14 @@ test_usage() {
     refuses 2 'only one of' bench --shape tiny -m $golden
 }
 
+# A template without a switch for thoughts is not rendered as if it had one.
+test_thinking() {
+    refuses 1 'has no switch for thinking' generate -m $demo -p hello --no-thinking
+    echo '[{"role": "user", "content": "hello"}]' > "$work/messages.json"
+    refuses 1 'has no switch for thinking' template -m $demo --messages "$work/messages.json" --thinking
+    refuses 2 'raw leaves out' generate -m $demo -p hello --raw --no-thinking
+}
+
 # Models that attend by blocks: their cache, their options, what --json counts.
 test_blocks() {
     sdar=tests/golden/models/sdar-bf16 fast=tests/golden/models/fast-dllm-bf16 dream=tests/golden/models/dream-f32
@@ -898,6 +906,7 @@ test_output
 test_inspect
 test_inspect_llada
 test_bench
+test_thinking
 test_blocks
 test_terminal
 test_tokenize

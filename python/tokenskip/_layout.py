@@ -78,6 +78,10 @@ class tsk_message(Structure):
     pass
 
 
+class tsk_chat_options(Structure):
+    pass
+
+
 class tsk_model_config(Structure):
     pass
 
@@ -205,6 +209,7 @@ tsk_tokens._fields_ = [("ids", POINTER(c_int32)), ("count", c_int32), ("capacity
     ("allocator", POINTER(tsk_allocator))]
 tsk_decoder._fields_ = [("pending", c_ubyte * 4), ("n_pending", c_int), ("skip_special", c_int)]
 tsk_message._fields_ = [("role", c_char_p), ("content", c_char_p)]
+tsk_chat_options._fields_ = [("special_in_text", c_int), ("thinking", c_int)]
 tsk_model_config._fields_ = [("d_model", c_int32), ("n_layers", c_int32), ("n_heads", c_int32),
     ("n_kv_heads", c_int32), ("mlp_hidden_size", c_int32), ("head_dim", c_int32), ("vocab_size", c_int32),
     ("embedding_size", c_int32), ("max_sequence_length", c_int32), ("mask_token_id", c_int32),
@@ -274,10 +279,10 @@ tsk_probe._fields_ = [("n_positions", c_int32), ("positions", POINTER(c_int32)),
 tsk_ceilings._fields_ = [("bytes_per_second", c_double), ("flops_per_second", c_double)]
 
 STRUCTS = (tsk_error, tsk_allocator, tsk_file_callbacks, tsk_host, tsk_text, tsk_tokens, tsk_decoder, tsk_message,
-    tsk_model_config, tsk_folder_tensor, tsk_device_info, tsk_model_options, tsk_skip_options, tsk_generate_options,
-    tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result, tsk_batch_options,
-    tsk_batch_status, tsk_memory_query, tsk_memory, tsk_stats, tsk_trace_record, tsk_trace_options, tsk_json_writer,
-    tsk_tensor_info, tsk_probe, tsk_ceilings)
+    tsk_chat_options, tsk_model_config, tsk_folder_tensor, tsk_device_info, tsk_model_options, tsk_skip_options,
+    tsk_generate_options, tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result,
+    tsk_batch_options, tsk_batch_status, tsk_memory_query, tsk_memory, tsk_stats, tsk_trace_record, tsk_trace_options,
+    tsk_json_writer, tsk_tensor_info, tsk_probe, tsk_ceilings)
 
 # ---- Functions: the result, then the parameters
 
@@ -304,6 +309,11 @@ FUNCTIONS = {
     "tsk_chat_render": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_text), POINTER(tsk_error)),
     "tsk_chat_encode": (c_int, c_void_p, POINTER(tsk_message), c_size_t, c_int, POINTER(tsk_tokens),
         POINTER(tsk_error)),
+    "tsk_chat_options_default": (tsk_chat_options,),
+    "tsk_chat_render_with": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_chat_options),
+        POINTER(tsk_text), POINTER(tsk_error)),
+    "tsk_chat_encode_with": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_chat_options),
+        POINTER(tsk_tokens), POINTER(tsk_error)),
     "tsk_chat_end_of_turn": (c_int32, c_void_p),
     "tsk_dtype_name": (c_char_p, c_int),
     "tsk_dtype_size": (c_size_t, c_int),

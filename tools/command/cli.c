@@ -350,6 +350,12 @@ void cli_make_plain(tsk_generate_options *options) {
     options->refresh_window = 0;
 }
 
+tsk_chat_options cli_chat_options(const cli_settings *settings) {
+    tsk_chat_options options = tsk_chat_options_default();
+    options.thinking = settings->thinking;
+    return options;
+}
+
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out) {
     tsk_message messages[2];
@@ -370,7 +376,8 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
         }
         messages[count].role = "user";
         messages[count++].content = text;
-        result = tsk_chat_encode(engine->tokenizer, messages, count, 0, out, &error);
+        tsk_chat_options options = cli_chat_options(settings);
+        result = tsk_chat_encode_with(engine->tokenizer, messages, count, &options, out, &error);
     }
     if (result != TSK_OK) status = cli_fail_with(&error, context);
     return status;

@@ -46,6 +46,8 @@ static const cli_option table[] = {
     {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, NO_RANGE, FIELD(prompt_ids), "IDS",
      "the prompt as token ids: 1,2,3"},
     {"system", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(system), "TEXT", "a system message before the prompt"},
+    {"thinking", 0, GENERATION | CLI_TEMPLATE, KIND_SWITCH, NO_RANGE, FIELD(thinking), "",
+     "the chat template's switch for thoughts, where it\nhas one (Qwen3: on)"},
     {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "",
      "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE",
@@ -608,6 +610,8 @@ static int check_prompt(const cli_settings *settings, const cli_command *command
     is_there[0] = settings->prompt != NULL;
     is_there[1] = ids;
     if (ids && settings->system) return cli_usage_error("--system needs a prompt as text, not as --prompt-ids");
+    if (settings->raw && settings->thinking != TSK_AUTO)
+        return cli_usage_error("--thinking needs the chat template, which --raw leaves out");
     if (settings->raw && settings->system)
         return cli_usage_error("--system needs the chat template, which --raw leaves out");
     return ids ? only_one_of(settings, 2, options, is_there) : CLI_CONTINUE;
@@ -816,6 +820,7 @@ static void set_defaults(cli_settings *settings) {
     settings->repeat = 3;
     settings->rounds = 1;
     settings->cache = TSK_CACHE_AUTO;
+    settings->thinking = TSK_AUTO;
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;
