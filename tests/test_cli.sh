@@ -138,7 +138,12 @@ test_blocks() {
     refuses 2 'skip-warm-start works with other caches only' generate -m $sdar $ids --skip-warm-start
     refuses 1 'is not a multiple of small_block 3' generate -m $sdar $ids --small-block 3
     refuses 1 'mask at position 1' generate -m $sdar --prompt-ids 5,72,7,8 --gen-length 4
-    works trace -m $sdar $ids --gen-length 8 --skip-rule rows
+    for rule in off rows states; do
+        works trace -m $sdar $ids --gen-length 8 --skip-rule $rule
+        works trace -m $fast $ids --gen-length 8 --skip-rule $rule --json --html "$work/trace.html" \
+            --dump "$work/trace.safetensors"
+        check "a trace by blocks" is_json
+    done
     works bench -m $sdar --prompt 10 --gen 8 --block 4 --repeat 1 --threads 1 --json
     check "bench by blocks times the prompt" prints '"prompt_rows":8,'
     works bench -m $dream --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json

@@ -87,7 +87,7 @@ static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o)
 }
 
 static void write_options(const trace *t, tsk_json_writer *json) {
-    static const char *const caches[] = {"dual", "prefix", "none"};
+    static const char *const caches[] = {"dual", "prefix", "none", "block"};
     const tsk_generate_options *o = &t->settings->generate;
     begin_object(json, "options");
     write_int(json, "gen_length", o->gen_length);
