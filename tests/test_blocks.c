@@ -424,6 +424,49 @@ static void test_nothing_kept(tsk_model *model) {
     tsk_session_free(session);
 }
 
+/* Whichever allocation of a second question fails, nothing is lost but that question, and asked again it has the answer
+   that it has alone. */
+static void test_memory(const char *name) {
+    char path[64];
+    tsk_generate_options o = rule_options(2);
+    tsk_model_options options = tsk_model_options_default();
+    test_allocator counting = test_allocator_failing_at(-1);
+    tsk_allocator allocator = test_allocator_of(&counting);
+    int32_t ids[max_ids], expected[max_ids], n = 14, more = 100, i;
+    tsk_model *model;
+    tsk_session *session;
+    tsk_result result;
+    tsk_error error;
+    long fail_at;
+    int went_through = 0;
+    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    options.device = TSK_DEVICE_CPU;
+    options.n_threads = 1;
+    options.host.allocator = &allocator;
+    OK(tsk_model_load(path, &options, &model, &error));
+    for (fail_at = -1; !went_through && fail_at < 200; fail_at++) {
+        tsk_status status;
+        OK(tsk_session_create(model, &o, &session, &error));
+        for (i = 0; i < n; i++) ids[i] = 4 + i;
+        OK(tsk_generate(session, ids, n, NULL, &result, &error));
+        memcpy(ids, result.canvas, (size_t)(n + o.gen_length) * sizeof *ids);
+        for (i = n + o.gen_length; i < more; i++) ids[i] = 4 + i % 50;
+        counting.failed = 0;
+        counting.fail_at = fail_at < 0 ? -1 : counting.calls + fail_at;
+        status = tsk_generate(session, ids, more, NULL, &result, &error);
+        counting.fail_at = -1;
+        went_through = fail_at >= 0 && !counting.failed;
+        CHECK(status == (counting.failed ? TSK_ERROR_MEMORY : TSK_OK));
+        if (status != TSK_OK) OK(tsk_generate(session, ids, more, NULL, &result, &error));
+        if (fail_at < 0) memcpy(expected, result.canvas, (size_t)(more + o.gen_length) * sizeof *ids);
+        CHECK(memcmp(expected, result.canvas, (size_t)(more + o.gen_length) * sizeof *ids) == 0);
+        tsk_session_free(session);
+    }
+    CHECK(fail_at > 5 && went_through);
+    tsk_model_free(model);
+    CHECK(counting.alive == 0);
+}
+
 /* ---- batches, copies, probes */
 
 /* Every kind of request that a family without attention by blocks has. */
@@ -773,6 +816,7 @@ int main(void) {
         test_cancel(models[i].model);
         test_refused(models[i].model);
         test_threads(models[i].name);
+        test_memory(models[i].name);
     }
     for (i = 0; i < 2; i++) {
         tsk_model *dream = golden_model(i ? "dream-f32" : "dream-bf16", 2);
