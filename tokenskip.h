@@ -100,8 +100,8 @@ HOW MASKED DIFFUSION WRITES
        keeps K and V         everything else: a prompt runs once, a finished token once after its commit
        refresh_window W      masks further behind the block than W positions are neither computed nor attended to
 
-   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row before
-   the block: while it is masked, that row runs, too.
+   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row
+   before the block: while it is masked, that row runs, too.
 
    With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
    V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
@@ -156,8 +156,8 @@ WHAT TOKENSKIP ADDS
    is no earlier state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on, under either
    rule.
-   With cache BLOCK both rules work within the steps of a block. A storing pass runs every row, so that what was left out
-   leaves no trace beyond its block. TokenSkip is off there by default: its accuracy has not been measured.
+   With cache BLOCK both rules work within the steps of a block. A storing pass runs every row, so that what was left
+   out leaves no trace beyond its block. TokenSkip is off there by default: its accuracy has not been measured.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
    weights; leaving out some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
@@ -406,9 +406,9 @@ TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const t
 /*                                  default         meaning */
 typedef struct tsk_chat_options {
     int special_in_text;         /* 0               as above */
-    int thinking;                /* TSK_AUTO        the template's switch for thoughts (Qwen3's enable_thinking): 1 on, 0
-                                                    off; auto: as the template has it. TSK_ERROR_ARGUMENT for a template
-                                                    without such a switch */
+    int thinking;                /* TSK_AUTO        the template's switch for thoughts (Qwen3's enable_thinking): 1 on,
+                                                    0 off; auto: as the template has it. TSK_ERROR_ARGUMENT for a
+                                                    template without such a switch */
 } tsk_chat_options;
 
 TOKENSKIP_API tsk_chat_options tsk_chat_options_default(void);
@@ -1038,7 +1038,8 @@ TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *
                                            tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
    [n_positions, embedding_size] of the rows that predict the block's positions, for a stable token the values that its
-   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict: NaN. */
+   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict:
+   NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 

@@ -185,8 +185,9 @@ _USUAL_BLOCK = 32
 
 
 def build(function: str, options: Mapping[str, Any], by_blocks: bool = False) -> _layout.tsk_generate_options:
-    """The struct, for a model that attends by blocks or for one that does not. Unknown keywords are a TypeError, values out of range a ValueError; what only the model can tell,
-    and what does not go together, the library refuses when a session or request is made of it."""
+    """The struct, for a model that attends by blocks or for one that does not. Unknown keywords are a TypeError, values
+    out of range a ValueError; what only the model can tell, and what does not go together, the library refuses when a
+    session or request is made of it."""
     check_names(function, options)
     preset = options.get("skip_preset")
     if preset is not None and preset not in PRESETS:

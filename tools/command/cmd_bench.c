@@ -138,8 +138,8 @@ static int by_blocks(const bench *b) { return tsk_config_by_blocks(b->config); }
 /* By blocks: rows of the prompt's whole blocks. */
 static int32_t prompt_rows(const cli_settings *s) { return s->bench_prompt / s->bench_block * s->bench_block; }
 
-/* `layers` layers in which `rows` rows of each request run against `canvas` cached rows: weights are read once for all of
-   them, cached rows once for each request. */
+/* `layers` layers in which `rows` rows of each request run against `canvas` cached rows: weights are read once for all
+   of them, cached rows once for each request. */
 static void add_layers(work *w, const bench *b, double layers, double rows, double canvas) {
     const tsk_model_config *c = b->config;
     double weight = (double)b->weights_size / all_parameters(c);
