@@ -478,6 +478,8 @@ TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder
 /* The configuration alone: reads config.json and generation_config.json and looks at no other file. */
 TOKENSKIP_API tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_config *out,
                                          tsk_error *error);
+/* "LLaDA", "SDAR", "Fast-dLLM v2", "Dream"; "" outside the enumeration. */
+TOKENSKIP_API const char *tsk_family_name(tsk_family family);
 /* 1: the network attends by blocks of block_length, so that cache BLOCK is its only one. */
 TOKENSKIP_API int tsk_config_by_blocks(const tsk_model_config *config);
 /* 1: one of the configuration's end-of-sequence ids. */
@@ -8623,6 +8625,10 @@ tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_conf
     if (status == TSK_OK) *out = folder->config;
     tsk_folder_free(folder);
     return status;
+}
+
+const char *tsk_family_name(tsk_family family) {
+    return (int)family >= 0 && (int)family < TSK__FAMILIES ? tsk__families[(int)family].name : "";
 }
 
 int tsk_config_by_blocks(const tsk_model_config *config) {

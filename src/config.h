@@ -891,6 +891,10 @@ tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_conf
     return status;
 }
 
+const char *tsk_family_name(tsk_family family) {
+    return (int)family >= 0 && (int)family < TSK__FAMILIES ? tsk__families[(int)family].name : "";
+}
+
 int tsk_config_by_blocks(const tsk_model_config *config) {
     return config && (int)config->family >= 0 && (int)config->family < TSK__FAMILIES &&
            tsk__family_of(config)->by_blocks;

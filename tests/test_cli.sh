@@ -112,6 +112,9 @@ test_thinking() {
 test_blocks() {
     sdar=tests/golden/models/sdar-bf16 fast=tests/golden/models/fast-dllm-bf16 dream=tests/golden/models/dream-f32
     ids='--prompt-ids 5,6,7,8,9,10,11,12,13,14'
+    works inspect $sdar --json
+    check "inspect names the family" prints '"family":"SDAR"'
+    check "... and its block" equal "$(number block_length)" 4
     works generate -m $sdar $ids --gen-length 11 --no-eos-stop --no-threshold --json
     check "by blocks: JSON" is_json
     check "one piece of the prompt's two blocks of four" equal "$(number prompt_passes)" 1

@@ -198,6 +198,7 @@ static void check_released(const released *m) {
         return;
     c = tsk_folder_config(folder);
     CHECK_INT(c->family, m->family);
+    CHECK(strncmp(m->name, tsk_family_name(c->family), strlen(tsk_family_name(c->family))) == 0);
     CHECK(c->d_model == m->d && c->n_layers == m->layers && c->n_heads == m->heads && c->n_kv_heads == m->kv_heads);
     CHECK(c->head_dim == m->head_dim && c->mlp_hidden_size == m->mlp && c->vocab_size == m->vocabulary);
     CHECK(c->embedding_size == m->vocabulary && c->mask_token_id == m->mask && c->block_length == m->block);

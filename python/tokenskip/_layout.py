@@ -321,6 +321,7 @@ FUNCTIONS = {
     "tsk_folder_free": (None, c_void_p),
     "tsk_folder_config": (POINTER(tsk_model_config), c_void_p),
     "tsk_config_load": (c_int, c_char_p, POINTER(tsk_host), POINTER(tsk_model_config), POINTER(tsk_error)),
+    "tsk_family_name": (c_char_p, c_int),
     "tsk_config_by_blocks": (c_int, POINTER(tsk_model_config)),
     "tsk_config_is_eos": (c_int, POINTER(tsk_model_config), c_int32),
     "tsk_folder_count": (c_size_t, c_void_p),
