@@ -38,8 +38,8 @@ WHAT IT DOES
    - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
      reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
-     with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
-     text (infilling).
+     with no cache, a prefix cache or a dual cache, or by blocks where the model attends by blocks; with TokenSkip on top
+     of the last two; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
@@ -49,7 +49,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train or download models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5); others are refused by name, not approximated.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo), Fast-dLLM v2's and Dream's (Dream, DiffuCoder, Dream-Coder; not
+     their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -101,11 +102,26 @@ HOW MASKED DIFFUSION WRITES
        keeps K and V         everything else: a prompt runs once, a finished token once after its commit
        refresh_window W      masks further behind the block than W positions are neither computed nor attended to
 
+   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row
+   before the block: while it is masked, that row runs, too.
+
    With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
    V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
    block were computed as masks), then the rows computed longest ago; among equals, those nearest to the block. These
    rows are not part of the block. They run all layers whatever TokenSkip decides, and nothing is predicted for them.
    They count as refreshed_rows, not as active rows or token-layers.
+
+   Models with attention by blocks (SDAR, Fast-dLLM v2) are the exception. Positions are counted from 0 in blocks; a
+   token attends to its own block, both ways, and to the blocks before it, so that no K and V of a finished block depend
+   on what comes after. Their cache is BLOCK, and it is exact:
+
+       prompt's whole blocks      run once, in pieces of up to prompt_rows rows; K and V are final
+       a block, until no mask     steps of its rows, against the final K and V of all before it; the prompt's rest is
+       is left in it              the head of the first block
+       a finished block           one storing pass over all its rows makes its K and V final; none where nothing follows
+
+   The canvas is rounded up to whole blocks, the result cut to gen_length. A session's next generation goes on from the
+   final K and V of the tokens that its prompt has in common with what the session holds.
 
 WHAT TOKENSKIP ADDS
    A block step computes a row for every token of the block, and most of these rows change nothing. skip.rule says which
@@ -142,6 +158,8 @@ WHAT TOKENSKIP ADDS
    is no earlier state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on, under either
    rule.
+   With cache BLOCK both rules work within the steps of a block. A storing pass runs every row, so that what was left
+   out leaves no trace beyond its block. TokenSkip is off there by default: its accuracy has not been measured.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
    weights; leaving out some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
@@ -388,6 +406,20 @@ TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const t
    tsk_tokenizer_encode): pass 0 unless you trust it. */
 TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                                          int special_in_text, tsk_tokens *out, tsk_error *error);
+/*                                  default         meaning */
+typedef struct tsk_chat_options {
+    int special_in_text;         /* 0               as above */
+    int thinking;                /* TSK_AUTO        the template's switch for thoughts (Qwen3's enable_thinking): 1 on,
+                                                    0 off; auto: as the template has it. TSK_ERROR_ARGUMENT for a
+                                                    template without such a switch */
+} tsk_chat_options;
+
+TOKENSKIP_API tsk_chat_options tsk_chat_options_default(void);
+/* The two above with options (NULL: all defaults); rendering reads `thinking` only. */
+TOKENSKIP_API tsk_status tsk_chat_render_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_chat_encode_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_tokens *out, tsk_error *error);
 /* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
 TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
@@ -407,11 +439,16 @@ TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element;
 #define TSK_MAX_EOS_TOKENS 16
 
 typedef enum tsk_family {
-    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+    TSK_FAMILY_LLADA,              /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+    TSK_FAMILY_SDAR,               /* SDAR and TraDo: Qwen3's network (q and k normed by head), attention by blocks */
+    TSK_FAMILY_FAST_DLLM_V2,       /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
+                                      shifted: row i predicts position i + 1 */
+    TSK_FAMILY_DREAM               /* Dream, DiffuCoder, Dream-Coder: Qwen2.5's, all tokens see all, logits shifted */
 } tsk_family;
 
 typedef struct tsk_model_config {
-    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
+    int32_t d_model, n_layers, n_heads, n_kv_heads, mlp_hidden_size;
+    int32_t head_dim;              /* LLaDA: d_model / n_heads; others have it beside these */
     int32_t vocab_size;            /* as config.json has it */
     int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
     int32_t max_sequence_length;
@@ -424,6 +461,7 @@ typedef struct tsk_model_config {
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
     tsk_family family;             /* which network the sizes are of */
+    int32_t block_length;          /* families with attention by blocks: positions of a block, counted from 0; else 0 */
 } tsk_model_config;
 
 /* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
@@ -442,6 +480,13 @@ TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
 /* How the folder is quantised: "compressed-tensors", "gptq", "awq" or "fp8"; NULL: it is not. */
 TOKENSKIP_API const char *tsk_folder_quant_method(const tsk_folder *folder);
+/* The configuration alone: reads config.json and generation_config.json and looks at no other file. */
+TOKENSKIP_API tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_config *out,
+                                         tsk_error *error);
+/* "LLaDA", "SDAR", "Fast-dLLM v2", "Dream"; "" outside the enumeration. */
+TOKENSKIP_API const char *tsk_family_name(tsk_family family);
+/* 1: the network attends by blocks of block_length, so that cache BLOCK is its only one. */
+TOKENSKIP_API int tsk_config_by_blocks(const tsk_model_config *config);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
@@ -530,15 +575,19 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
-typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
+/* AUTO: BLOCK for the families with attention by blocks, which have no other; DUAL for all others, which do not have
+   BLOCK. */
+typedef enum tsk_cache {
+    TSK_CACHE_AUTO = TSK_AUTO, TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE, TSK_CACHE_BLOCK
+} tsk_cache;
 /* The rule that says how many predictions a step commits: see tsk_transfer_rule. */
 typedef enum tsk_transfer {
     TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR, TSK_TRANSFER_FRECHET, TSK_TRANSFER_ENTROPY,
     TSK_TRANSFER_LEAP
 } tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
-/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL, else
-   OFF. */
+/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL and family
+   LLADA, else OFF. */
 typedef enum tsk_skip_rule {
     TSK_SKIP_RULE_AUTO = TSK_AUTO, TSK_SKIP_RULE_OFF, TSK_SKIP_RULE_STATES, TSK_SKIP_RULE_ROWS
 } tsk_skip_rule;
@@ -580,11 +629,18 @@ typedef struct tsk_skip_options {
 /*                                  default         meaning */
 typedef struct tsk_generate_options {
     int32_t gen_length;          /* 128             positions to fill after the prompt */
-    int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto:
-                                                    gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
-                                                    (NONE) */
+    int32_t block_length;        /* TSK_AUTO        divides gen_length, with cache BLOCK need not; auto: the model's,
+                                                    else 32 */
+    int32_t small_block;         /* TSK_AUTO        with cache BLOCK: so many positions of a block are filled before the
+                                                    next of them; divides block_length. 0: all together; auto: 8 for
+                                                    FAST_DLLM_V2 where that divides it, else 0 */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of their number (with cache BLOCK it is
+                                                    rounded down to one). Auto: gen_length; with cache BLOCK it stays
+                                                    auto: a block's length for every block */
+    tsk_cache cache;             /* AUTO            what a step recomputes: the block (DUAL, BLOCK); block to end
+                                                    (PREFIX); all (NONE) */
+    int32_t prompt_rows;         /* TSK_AUTO        with cache BLOCK: at most so many rows of the prompt in one pass, in
+                                                    whole blocks, one at least; auto: 2048 */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
     float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident; LEAP:
                                                     the anchors' confidence */
@@ -627,7 +683,11 @@ typedef struct tsk_step {
     int32_t pass;                /* number of this forward pass in the generation, from 0 */
     int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
     int32_t block_step;          /* 0: the forward at the block's start */
-    int is_refresh;              /* 1: a pass over the canvas, or one that refresh NEAR makes; 0: a block step */
+    int is_refresh;              /* 1: a pass over the canvas, or one that refresh NEAR makes */
+    int is_prompt, is_storing;   /* cache BLOCK: 1: a piece of the prompt, before the first block; the last pass of a
+                                    block, which makes its K and V final. All three 0: a block step */
+    int32_t next_committed;      /* where logits are shifted: the first position of the next block (of a piece of the
+                                    prompt: of this block), if this pass has filled it; else -1 */
     int32_t n_positions;         /* positions of the block */
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
@@ -641,7 +701,7 @@ typedef struct tsk_step {
     int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
     const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
     int32_t masks_left;          /* in the block */
-    int32_t canvas_length, prompt_length;
+    int32_t canvas_length, prompt_length; /* cache BLOCK: the canvas is whole blocks, more than is asked for */
     const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
     int32_t mask_token_id;
     int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
@@ -705,19 +765,22 @@ typedef struct tsk_result {
     const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
     int32_t n_prompt;
     int32_t nfe;                 /* forward passes, each counted once whatever its size */
+    int32_t prompt_passes, storing_passes; /* of them, with cache BLOCK: pieces of the prompt; passes that made a
+                                    block's K and V final, which count in the block's own nfe too */
     int32_t mask_residual;       /* masks left: 0 unless cancelled */
     tsk_finish finish_reason;
     const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
     int32_t n_blocks;
-    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
+    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (caches DUAL, BLOCK) */
     const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
     int32_t n_block_steps;
-    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
+    uint64_t token_layers_computed, token_layers_total;                  /* block steps of caches DUAL and BLOCK */
     uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* refreshes, if they leave something out:
                                     with skip.refresh, refresh NEAR or a window; total: of the whole canvas each */
     uint64_t refreshed_rows;     /* those that refresh_rows added, all layers of each */
     uint64_t rows;               /* that ran all layers, in all passes */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; is_refresh in tsk_step says which is which */
+    double prompt_ms, storing_ms; /* likewise */
     int32_t refreshes, block_steps;
 } tsk_result;
 
@@ -735,8 +798,11 @@ TOKENSKIP_API void tsk_session_free(tsk_session *session);
    started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
    leaves it failed: every further step returns the same error. A copy, logits, step or probe call whose arguments are
    refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
-/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
-   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
+/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling); with
+   cache BLOCK only behind the prompt's whole blocks, where they are masks of the first block like any others.
+   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay.
+   With cache BLOCK the session keeps the K and V of finished blocks, and a generation whose prompt begins with the
+   tokens of such blocks, as the next question of a conversation does, does not compute them again. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
                                            const int32_t *generated, tsk_error *error);
 /* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a
@@ -747,7 +813,8 @@ TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *re
 /* start, step until finished, result. Cancelling is no error: finish_reason says so. */
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
                                       const int32_t *generated, tsk_result *result, tsk_error *error);
-/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
+/* One full forward over `tokens` [n]: logits of rows [first, first + count) to `logits` [count, embedding_size]
+   (shifted ones predict the position behind the row). With cache BLOCK attention is by blocks of block_length.
    The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
                                             int32_t count, float *logits, tsk_error *error);
@@ -863,8 +930,9 @@ TOKENSKIP_API int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights w
 /* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
 typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
 
-/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
-   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
+/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _q_norm, _k_norm (where the family norms
+   q and k by head), _rope (parts q and k), _attn_out, _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as
+   cached after the pass); final_norm, logits. */
 typedef struct tsk_trace_record {
     const char *name;
     const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
@@ -1012,7 +1080,8 @@ TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
-/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+/* A model of the given shape with seeded random BF16 weights, norms of ones, biases of zeros, and no tokenizer, for
+   benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
                                           const tsk_model_options *options, tsk_model **out, tsk_error *error);
 
@@ -1044,8 +1113,9 @@ typedef struct tsk_probe {
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind,
                                            tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. Of a token
-   that rule ROWS left out: NaN. */
+   [n_positions, embedding_size] of the rows that predict the block's positions, for a stable token the values that its
+   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict:
+   NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 
@@ -7398,7 +7468,8 @@ static void tsk__template_answer(tsk__template_writer *writer, const char *conte
     tsk__template_put_own(writer, answer, strlen(answer));
 }
 
-static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
+/* `thinking` 0 ends the thoughts before they begin. */
+static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message *messages, size_t count, int thinking) {
     size_t i, last_query = tsk__template_last_query(messages, count);
     for (i = 0; i < count; i++) {
         tsk__template_put(writer, "<|im_start|>");
@@ -7412,6 +7483,7 @@ static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message 
         tsk__template_put(writer, "<|im_end|>\n");
     }
     tsk__template_put(writer, "<|im_start|>assistant\n");
+    if (thinking == 0) tsk__template_put(writer, "<think>\n\n</think>\n\n");
 }
 
 static void tsk__template_roles(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
@@ -7493,13 +7565,17 @@ static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_
 
 /* The writer is to be freed by the caller in any case. */
 static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                       tsk__template_writer *writer, tsk_error *error) {
+                                       int thinking, tsk__template_writer *writer, tsk_error *error) {
     tsk_status status = tsk__template_check(tokenizer, messages, count, error);
     if (status != TSK_OK) return status;
+    if (thinking != TSK_AUTO && tokenizer->template_kind != TSK__TEMPLATE_QWEN3)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, tokenizer->template_file.data, TSK_NO_OFFSET,
+                              "the chat template in '%s' has no switch for thinking",
+                              tsk__error_path(tokenizer->template_file.data));
     switch (tokenizer->template_kind) {
         case TSK__TEMPLATE_HEADERS: tsk__template_headers(writer, tokenizer, messages, count); break;
         case TSK__TEMPLATE_CHATML: tsk__template_chatml(writer, tokenizer, messages, count); break;
-        case TSK__TEMPLATE_QWEN3: tsk__template_qwen3(writer, messages, count); break;
+        case TSK__TEMPLATE_QWEN3: tsk__template_qwen3(writer, messages, count, thinking); break;
         default: tsk__template_roles(writer, messages, count); break;
     }
     return writer->status == TSK_OK ? TSK_OK : tsk__error_memory(error, "a rendered conversation", writer->text.length);
@@ -7510,14 +7586,36 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
     tsk_text_free(&writer->text);
 }
 
+tsk_chat_options tsk_chat_options_default(void) {
+    tsk_chat_options o;
+    o.special_in_text = 0;
+    o.thinking = TSK_AUTO;
+    return o;
+}
+
+static tsk_status tsk__template_check_options(const tsk_chat_options *o, tsk_error *error) {
+    if (o->thinking == TSK_AUTO || o->thinking == 0 || o->thinking == 1) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "thinking must be 0, 1 or TSK_AUTO, not %d",
+                          o->thinking);
+}
+
 tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out,
                            tsk_error *error) {
+    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
+    return tsk_chat_render_with(tokenizer, messages, count, NULL, out, error);
+}
+
+tsk_status tsk_chat_render_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                const tsk_chat_options *options, tsk_text *out, tsk_error *error) {
+    tsk_chat_options o = options ? *options : tsk_chat_options_default();
     tsk__template_writer writer;
     tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
+    if (!out) return tsk__error_null(error, "tsk_chat_render_with", "out");
+    status = tsk__template_check_options(&o, error);
+    if (status != TSK_OK) return status;
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
-    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    status = tsk__template_render(tokenizer, messages, count, o.thinking, &writer, error);
     if (status == TSK_OK && tsk_text_append(out, writer.text.data, writer.text.length) != TSK_OK)
         status = tsk__error_memory(error, "a rendered conversation", writer.text.length);
     tsk__template_writer_free(&writer);
@@ -7526,15 +7624,26 @@ tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *me
 
 tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                            int special_in_text, tsk_tokens *out, tsk_error *error) {
+    tsk_chat_options o = tsk_chat_options_default();
+    o.special_in_text = special_in_text;
+    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
+    return tsk_chat_encode_with(tokenizer, messages, count, &o, out, error);
+}
+
+tsk_status tsk_chat_encode_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                const tsk_chat_options *options, tsk_tokens *out, tsk_error *error) {
+    tsk_chat_options o = options ? *options : tsk_chat_options_default();
     tsk__template_writer writer;
     tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
+    if (!out) return tsk__error_null(error, "tsk_chat_encode_with", "out");
+    status = tsk__template_check_options(&o, error);
+    if (status != TSK_OK) return status;
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
-    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    status = tsk__template_render(tokenizer, messages, count, o.thinking, &writer, error);
     if (status == TSK_OK)
         status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges,
-                                 special_in_text ? 0 : writer.n_ranges, out, error);
+                                 o.special_in_text ? 0 : writer.n_ranges, out, error);
     tsk__template_writer_free(&writer);
     return status;
 }
@@ -8350,15 +8459,13 @@ static void tsk__scheme_tensor(const tsk__scheme *s, tsk__role role, uint64_t ro
 /* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
    config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here and a value of tsk_family (api.h). What it has and LLaDA has not gets a column or a
-   line, together with the code that reads it:
+   A family to come is an entry here and a value of tsk_family (api.h). What it has and these have not gets a column or
+   a line, together with the code that reads it:
      q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
-     norms of q and k, a router   members of tsk__part, with an operation in the backends
+     a router                     a member of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names
      layers of two kinds          tsk__family_has, which is asked for every layer
      part of a head turned        a field of the configuration beside head_dim, for tsk__rope_frequency
-     logits shifted by a row      a field of tsk__family, for >>forward
-     attention by blocks          a field of tsk__family, for the rows of a pass (how far each of them attends)
    The chat template is the tokenizer's: >>template knows it by its text, whatever the model. */
 
 /* ---- what config.json must say, in the order in which it is checked. Keys that no row names are ignored. */
@@ -8369,6 +8476,7 @@ typedef enum tsk__demand_kind {
     TSK__DEMAND_FOLLOWS,       /* a switch; left out or null it is what the switch named by `left_out` is */
     TSK__DEMAND_ONE,           /* the number 1, which it is when left out */
     TSK__DEMAND_ABSENT,        /* nothing, or null */
+    TSK__DEMAND_ALL,           /* a list, each element of which is this text */
     TSK__DEMAND_PLAIN_ROPE     /* nothing, null, or positions turned as rope_theta says */
 } tsk__demand_kind;
 
@@ -8386,7 +8494,9 @@ typedef enum tsk__key_kind {
     TSK__KEY_RATIO,            /* likewise; the field becomes `of` times it */
     TSK__KEY_KV_HEADS,         /* likewise, beside "multi_query_attention", an older key for the same */
     TSK__KEY_POSITIVE,         /* a number above 0 */
-    TSK__KEY_SWITCH,           /* true or false; null is false */
+    TSK__KEY_THETA,            /* likewise; newer files have it inside "rope_parameters" */
+    TSK__KEY_SWITCH,           /* true or false; null is false, or missing where the key must be there */
+    TSK__KEY_FIXED,            /* `value`, whatever the file says: the network has no choice of it */
     TSK__KEY_END_IDS           /* one id or a list; more may stand in generation_config.json, and all may */
 } tsk__key_kind;
 
@@ -8411,14 +8521,14 @@ typedef struct tsk__family_key {
 
 /* The maps of a layer, each matrix with its norm or bias where it has one; then those outside the layers. */
 typedef enum tsk__part {
-    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
+    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_Q_NORM, TSK__PART_K_NORM, TSK__PART_ATTN_OUT,
     TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
     TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
 } tsk__part;
 
 /* Sizes by letter: see tsk__family_size. */
 typedef struct tsk__family_part {
-    const char *weight, *bias; /* tensors' names, {i} for the layer and {e} for the expert; NULL: there is none */
+    const char *weight, *bias; /* tensors' names, {i} for the layer and {e} for the expert; NULL: the family has none */
     char rows, cols;           /* outputs, inputs; cols '-': a vector */
     char each;                 /* how many a layer has: '-' one */
     char has_bias;             /* 'q': where qkv_bias says so, 'l': linear_bias, '-': never */
@@ -8432,6 +8542,12 @@ typedef struct tsk__family {
     const tsk__family_key *keys;
     size_t n_keys;
     const tsk__family_part *parts;          /* [TSK__PART_ALL] */
+    int has_head_dim;          /* 1: a head's size is a number of its own; 0: it is d_model / n_heads */
+    int by_blocks;             /* 1: a token attends to its block and to those before it; 0: to all tokens */
+    int is_shifted;            /* 1: row i predicts position i + 1 (position 0: row 0); 0: row i predicts position i */
+    int32_t small_block;       /* where by_blocks: positions of a block that are decoded before the next ones; 0: all */
+    int skips;                 /* 1: TokenSkip is on where nobody says otherwise. Only families whose accuracy with it
+                                  has been measured */
 } tsk__family;
 
 /* ---- LLaDA
@@ -8490,6 +8606,8 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("blocks.{i}.q_proj"), 'q', 'd', '-', 'q'},
     {TSK__LLADA_NAMES("blocks.{i}.k_proj"), 'k', 'd', '-', 'q'},
     {TSK__LLADA_NAMES("blocks.{i}.v_proj"), 'k', 'd', '-', 'q'},
+    {NULL, NULL, 'h', '-', '-', '-'},
+    {NULL, NULL, 'h', '-', '-', '-'},
     {TSK__LLADA_NAMES("blocks.{i}.attn_out"), 'd', 'q', '-', 'l'},
     {TSK__LLADA_NAMES("blocks.{i}.ff_norm"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("blocks.{i}.ff_proj"), 'm', 'd', '-', 'l'},
@@ -8499,6 +8617,91 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("ln_f"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("ff_out"), 'e', 'd', '-', 'l'}};
 
+/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2, Dream, DiffuCoder and Dream-Coder (Qwen2.5)
+   What the network depends on must be written, since the defaults of these classes fit no released model. Other keys
+   are for training (attention_dropout, initializer_range, ep_size), for other ways to compute the same (use_cache,
+   attn_implementation), or parts of what is refused (sliding_window, max_window_layers). */
+
+#define TSK__QWEN_DEMANDS \
+    {"hidden_act", TSK__DEMAND_TEXT, "silu", NULL}, \
+    {"rope_scaling", TSK__DEMAND_PLAIN_ROPE, NULL, NULL}, \
+    {"rope_parameters", TSK__DEMAND_PLAIN_ROPE, NULL, NULL}, \
+    {"use_sliding_window", TSK__DEMAND_SWITCH, "false", "false"}
+
+static const tsk__family_demand tsk__sdar_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"attention_bias", TSK__DEMAND_SWITCH, "false", NULL},
+    {"use_regular_causal", TSK__DEMAND_SWITCH, "false", "false"}, /* a prompt's tokens would see those before them */
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__dream_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__fast_dllm_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", NULL}};
+
+#define TSK__QWEN_KEYS \
+    {"hidden_size", TSK__KEY_INTEGER, TSK__FIELD(d_model), 1, 1 << 17, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_hidden_layers", TSK__KEY_INTEGER, TSK__FIELD(n_layers), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_attention_heads", TSK__KEY_INTEGER, TSK__FIELD(n_heads), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_key_value_heads", TSK__KEY_INTEGER, TSK__FIELD(n_kv_heads), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"head_dim", TSK__KEY_INTEGER, TSK__FIELD(head_dim), 1, 1 << 12, TSK__MISSING_VALUE, 0, 0}, \
+    {"intermediate_size", TSK__KEY_INTEGER, TSK__FIELD(mlp_hidden_size), 1, 1 << 20, TSK__MISSING_ERROR, 0, 0}, \
+    {"vocab_size", TSK__KEY_INTEGER, TSK__FIELD(vocab_size), 1, 1 << 24, TSK__MISSING_ERROR, 0, 0}, \
+    {"vocab_size", TSK__KEY_INTEGER, TSK__FIELD(embedding_size), 1, 1 << 24, TSK__MISSING_ERROR, 0, 0}, \
+    {"max_position_embeddings", TSK__KEY_INTEGER, TSK__FIELD(max_sequence_length), 1, TSK__MAX_LENGTH, \
+     TSK__MISSING_ERROR, 0, 0}, \
+    {"eos_token_id", TSK__KEY_END_IDS, TSK__FIELD(eos_token_ids), 0, INT32_MAX, TSK__MISSING_VALUE, 0, 0}, \
+    {"pad_token_id", TSK__KEY_INTEGER, TSK__FIELD(pad_token_id), -1, INT32_MAX, TSK__MISSING_VALUE, -1, 0}, \
+    {"rope_theta", TSK__KEY_THETA, TSK__FIELD(rope_theta), 0, 0, TSK__MISSING_ERROR, 0, 0}, \
+    {"rms_norm_eps", TSK__KEY_POSITIVE, TSK__FIELD(rms_norm_eps), 0, 0, TSK__MISSING_ERROR, 0, 0}, \
+    {"tie_word_embeddings", TSK__KEY_SWITCH, TSK__FIELD(weight_tying), 0, 0, TSK__MISSING_ERROR, 0, 0}
+
+#define TSK__MAX_BLOCK (1 << 12)
+
+static const tsk__family_key tsk__sdar_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
+    {"block_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0}};
+
+static const tsk__family_key tsk__fast_dllm_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_VALUE, 151665, 0},
+    {"bd_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+static const tsk__family_key tsk__dream_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+#define TSK__QWEN_NAMES(name) "model." name ".weight", "model." name ".bias"
+#define TSK__QWEN_NORM(name) "model." name ".weight", NULL
+/* q_norm and k_norm: norms of each head of q and k, before RoPE; NULL in Qwen2.5. */
+#define TSK__QWEN_PARTS(q_norm, k_norm) \
+    { \
+        {TSK__QWEN_NORM("layers.{i}.input_layernorm"), 'd', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.q_proj"), 'q', 'd', '-', 'q'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.k_proj"), 'k', 'd', '-', 'q'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.v_proj"), 'k', 'd', '-', 'q'}, \
+        {q_norm, NULL, 'h', '-', '-', '-'}, \
+        {k_norm, NULL, 'h', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.o_proj"), 'd', 'q', '-', '-'}, \
+        {TSK__QWEN_NORM("layers.{i}.post_attention_layernorm"), 'd', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.gate_proj"), 'm', 'd', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.up_proj"), 'm', 'd', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.down_proj"), 'd', 'm', '-', '-'}, \
+        {TSK__QWEN_NORM("embed_tokens"), 'e', 'd', '-', '-'}, \
+        {TSK__QWEN_NORM("norm"), 'd', '-', '-', '-'}, \
+        {"lm_head.weight", NULL, 'e', 'd', '-', '-'} \
+    }
+
+static const tsk__family_part tsk__qwen2_parts[TSK__PART_ALL] = TSK__QWEN_PARTS(NULL, NULL);
+static const tsk__family_part tsk__qwen3_parts[TSK__PART_ALL] =
+    TSK__QWEN_PARTS("model.layers.{i}.self_attn.q_norm.weight", "model.layers.{i}.self_attn.k_norm.weight");
+
 /* ---- the table */
 
 #define TSK__COUNT_OF(array) (sizeof(array) / sizeof *(array))
@@ -8506,7 +8709,14 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
 /* In the order of tsk_family. Several may share a model_type; their architectures then differ. */
 static const tsk__family tsk__families[] = {
     {"LLaDA", "llada", "LLaDAModelLM", tsk__llada_demands, TSK__COUNT_OF(tsk__llada_demands), tsk__llada_keys,
-     TSK__COUNT_OF(tsk__llada_keys), tsk__llada_parts}};
+     TSK__COUNT_OF(tsk__llada_keys), tsk__llada_parts, 0, 0, 0, 0, 1},
+    {"SDAR", "sdar", "SDARForCausalLM", tsk__sdar_demands, TSK__COUNT_OF(tsk__sdar_demands), tsk__sdar_keys,
+     TSK__COUNT_OF(tsk__sdar_keys), tsk__qwen3_parts, 1, 1, 0, 0, 0},
+    {"Fast-dLLM v2", "Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM", tsk__fast_dllm_demands,
+     TSK__COUNT_OF(tsk__fast_dllm_demands), tsk__fast_dllm_keys, TSK__COUNT_OF(tsk__fast_dllm_keys), tsk__qwen2_parts,
+     1, 1, 1, 8, 0},
+    {"Dream", "Dream", "DreamModel", tsk__dream_demands, TSK__COUNT_OF(tsk__dream_demands), tsk__dream_keys,
+     TSK__COUNT_OF(tsk__dream_keys), tsk__qwen2_parts, 1, 0, 1, 0, 0}};
 
 #define TSK__FAMILIES ((int)TSK__COUNT_OF(tsk__families))
 
@@ -8531,12 +8741,13 @@ static tsk__weight_id tsk__weight_id_of(int32_t layer, tsk__part part, int is_bi
     return id;
 }
 
-/* d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - one. */
+/* d d_model, q all query heads, k all key heads, h one head, m mlp_hidden_size, e embedding_size, - one. */
 static uint64_t tsk__family_size(const tsk_model_config *c, char letter) {
     switch (letter) {
     case 'd': return (uint64_t)c->d_model;
     case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    case 'h': return (uint64_t)c->head_dim;
     case 'm': return (uint64_t)c->mlp_hidden_size;
     case 'e': return (uint64_t)c->embedding_size;
     default: return 1;
@@ -8593,7 +8804,7 @@ static void tsk__family_name(const tsk_model_config *c, const tsk__weight_id *id
        for (id = tsk__family_first(), more = 1; more; more = tsk__family_next(c, &id)) */
 static tsk__weight_id tsk__family_first(void) { return tsk__weight_id_of(-1, TSK__PART_EMBEDDING, 0); }
 
-/* To the next that a model might have; 0 after the last. */
+/* To the next that a model may have; 0 after the last. */
 static int tsk__family_step(const tsk_model_config *c, tsk__weight_id *id) {
     id->is_bias = !id->is_bias;
     if (id->is_bias || ++id->expert < tsk__family_each(c, id->part)) return 1;
@@ -8676,10 +8887,11 @@ static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int6
     return tsk__config_integer(reader, value, key, low, high);
 }
 
-static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
+/* `fallback` where the value is absent, an error there where that is not positive. */
+static float tsk__config_positive(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                                  double fallback) {
     double number = fallback;
-    if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback > 0)) return (float)fallback;
     if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12)
         tsk__config_fail(reader, value, key, "a positive number");
     return (float)number;
@@ -8814,12 +9026,12 @@ static void tsk__config_demand_one(tsk__config_reader *reader, const tsk__family
                            " is %d; only 1 is supported", (int)number);
 }
 
-/* The family's own value of a key that a file leaves out. */
-static double tsk__config_default(const tsk__family *family, const char *key) {
+/* How the family reads a key; NULL: not at all. */
+static const tsk__family_key *tsk__config_key(const tsk__family *family, const char *key) {
     size_t i;
     for (i = 0; i < family->n_keys; i++)
-        if (strcmp(family->keys[i].key, key) == 0) return family->keys[i].value;
-    return 0;
+        if (strcmp(family->keys[i].key, key) == 0) return &family->keys[i];
+    return NULL;
 }
 
 /* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
@@ -8827,14 +9039,15 @@ static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk_
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
     const char *name = tsk_json_string(type, NULL);
-    double own = tsk__config_default(reader->family, "rope_theta"), number = 0;
+    const tsk__family_key *key = tsk__config_key(reader->family, "rope_theta");
+    double own = key ? key->value : 0, number = 0;
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (!name || strcmp(name, "default") != 0) {
         tsk__config_refuse(reader, value, demand->key, ": rotary positions of the type \"%.60s\" are not supported",
                            name ? name : "unknown");
         return;
     }
-    tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
+    if (!tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own) && key && key->kind == TSK__KEY_THETA) return;
     if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
         tsk__config_refuse(reader, theta, demand->key, " has a rope_theta of its own, other than the configuration's");
 }
@@ -8846,6 +9059,19 @@ static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__fam
     if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
 }
 
+static void tsk__config_demand_all(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *element;
+    if (tsk__config_absent(value) && demand->left_out) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, demand->key, "a list of names");
+    for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
+        const char *name = tsk_json_string(element, NULL);
+        if (!name) tsk__config_fail(reader, element, demand->key, "a list of names");
+        else if (strcmp(name, demand->only) != 0)
+            tsk__config_refuse(reader, element, demand->key, " names \"%.60s\"; only \"%s\" is supported", name,
+                               demand->only);
+    }
+}
+
 static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_demand *demand) {
     switch (demand->kind) {
     case TSK__DEMAND_TEXT: tsk__config_demand_text(reader, demand); break;
@@ -8853,6 +9079,7 @@ static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_dem
     case TSK__DEMAND_FOLLOWS: tsk__config_demand_follows(reader, demand); break;
     case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
     case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
+    case TSK__DEMAND_ALL: tsk__config_demand_all(reader, demand); break;
     case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
     }
 }
@@ -8873,9 +9100,14 @@ static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char 
                             c->embedding_size <= 1 << 24 && c->max_sequence_length <= TSK__MAX_LENGTH &&
                             c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model,
+    TSK__CONFIG_REQUIRE(tsk__family_of(c)->has_head_dim || (int64_t)c->n_heads * c->head_dim == c->d_model,
                         "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
+    TSK__CONFIG_REQUIRE(c->head_dim <= 1 << 17, "'%s': head size %d is beyond what any model of this architecture has",
+                        tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(!tsk__family_of(c)->by_blocks || (c->block_length > 0 && c->block_length <= TSK__MAX_BLOCK),
+                        "'%s': block_length %d is not from 1 to %d", tsk__error_path(where), (int)c->block_length,
+                        TSK__MAX_BLOCK);
     TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have",
                         tsk__error_path(where), (int)c->head_dim);
     TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0,
@@ -8973,9 +9205,19 @@ static int32_t tsk__config_read_integer(tsk__config_reader *reader, const tsk__f
 }
 
 static int tsk__config_read_switch(tsk__config_reader *reader, const tsk__family_key *key, const tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
     int32_t fallback = 0;
-    tsk__config_otherwise(key, NULL, c, &fallback);
+    if (!tsk__config_otherwise(key, NULL, c, &fallback) && tsk__config_absent(value))
+        tsk__config_fail(reader, value, key->key, "true or false");
     return tsk__config_bool(reader, key->key, fallback);
+}
+
+/* Where the file has it in both places, >>family's demands have seen to it that they agree. */
+static float tsk__config_read_positive(tsk__config_reader *reader, const tsk__family_key *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
+    if (key->kind == TSK__KEY_THETA && tsk__config_absent(value))
+        value = tsk_json_get(tsk_json_get(reader->root, "rope_parameters"), key->key);
+    return tsk__config_positive(reader, value, key->key, key->missing == TSK__MISSING_ERROR ? 0 : key->value);
 }
 
 static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_key *key, tsk_model_config *c) {
@@ -8990,13 +9232,23 @@ static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_k
         memcpy(&of, (const char *)c + key->of, sizeof of);
         integer = of * tsk__config_read_integer(reader, key, c);
         break;
+    case TSK__KEY_FIXED: integer = (int32_t)key->value; break;
     case TSK__KEY_POSITIVE:
-        number = tsk__config_positive(reader, key->key, key->value);
+    case TSK__KEY_THETA:
+        number = tsk__config_read_positive(reader, key);
         memcpy(field, &number, sizeof number);
         return;
     case TSK__KEY_END_IDS: tsk__config_read_eos(reader, c); return;
     }
     memcpy(field, &integer, sizeof integer);
+}
+
+/* A head's size where the file does not say it. */
+static void tsk__config_derive_head_dim(tsk__config_reader *reader, tsk_model_config *c) {
+    if (reader->status != TSK_OK || c->n_heads <= 0 || c->head_dim) return;
+    c->head_dim = c->d_model / c->n_heads;
+    if (c->head_dim * c->n_heads == c->d_model || !reader->family->has_head_dim) return;
+    tsk__config_fail(reader, NULL, "head_dim", "there where the heads do not share out hidden_size");
 }
 
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
@@ -9011,7 +9263,7 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     tsk__config_check_architectures(reader);
     for (i = 0; i < family->n_demands; i++) tsk__config_demand(reader, &family->demands[i]);
     for (i = 0; i < family->n_keys; i++) tsk__config_read_key(reader, &family->keys[i], c);
-    if (c->n_heads > 0 && !c->head_dim) c->head_dim = c->d_model / c->n_heads;
+    tsk__config_derive_head_dim(reader, c);
     c->qkv_bias |= c->linear_bias;
 }
 
@@ -9558,12 +9810,11 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
     return quantised == TSK_OK ? status : quantised;
 }
 
-tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+/* A folder of which nothing has been read. */
+static tsk_status tsk__folder_new(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
     size_t length = dir ? strlen(dir) : 0;
     tsk_folder *folder;
-    tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
     *out = NULL;
     if (!length) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model folder given");
     while (length > 1 && dir[length - 1] == '/') length--;
@@ -9573,10 +9824,40 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     folder->host.allocator = allocator;
     memcpy(folder->path, dir, length);
     folder->dir_length = length;
-    status = tsk__folder_load(folder, error);
-    if (status != TSK_OK) tsk_folder_free(folder);
-    else *out = folder;
+    *out = folder;
+    return TSK_OK;
+}
+
+tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
+    status = tsk__folder_new(dir, host, out, error);
+    if (status == TSK_OK) status = tsk__folder_load(*out, error);
+    if (status == TSK_OK) return TSK_OK;
+    tsk_folder_free(*out);
+    *out = NULL;
     return status;
+}
+
+tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_config *out, tsk_error *error) {
+    tsk_folder *folder = NULL;
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_config_load", "out");
+    memset(out, 0, sizeof *out);
+    status = tsk__folder_new(dir, host, &folder, error);
+    if (status == TSK_OK) status = tsk__folder_read_config(folder, error);
+    if (status == TSK_OK) *out = folder->config;
+    tsk_folder_free(folder);
+    return status;
+}
+
+const char *tsk_family_name(tsk_family family) {
+    return (int)family >= 0 && (int)family < TSK__FAMILIES ? tsk__families[(int)family].name : "";
+}
+
+int tsk_config_by_blocks(const tsk_model_config *config) {
+    return config && (int)config->family >= 0 && (int)config->family < TSK__FAMILIES &&
+           tsk__family_of(config)->by_blocks;
 }
 
 void tsk_folder_free(tsk_folder *folder) {
@@ -9852,7 +10133,7 @@ static tsk__source tsk__source_of_folder(const tsk_folder *folder) {
 }
 
 /* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter. Matrices in bf16, norms of
-   ones. */
+   ones, biases of zeros. */
 
 typedef struct tsk__random_fill {
     uint16_t *values;              /* [count] bf16, from the matrix's element `first` on */
@@ -9902,7 +10183,7 @@ static void tsk__source_random_find(const tsk__source *source, const tsk__weight
     out->rows = (int32_t)shape[0];
     out->cols = (int32_t)shape[1];
     out->size = shape[0] * shape[1] * tsk_dtype_size(out->dtype);
-    out->is_made = 1;
+    out->is_made = !id->is_bias;
     if (is_vector) return;
     out->number = tsk__random_number(source->config, id);
     out->scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
@@ -9914,7 +10195,7 @@ static tsk_status tsk__source_random_read(const tsk__source *source, const tsk__
     size_t i;
     (void)error;
     if (stored->dtype == TSK_DTYPE_F32) {
-        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = 1.0f;
+        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = stored->is_made ? 1.0f : 0.0f;
         return TSK_OK;
     }
     fill.values = (uint16_t *)out;
@@ -10619,6 +10900,7 @@ typedef struct tsk__rows {
 typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
+    void *q_norm, *k_norm;     /* as q and k, normed by head; where the family does so */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */
@@ -10772,7 +11054,7 @@ static int tsk__backend_wants_same_sections(const tsk__backend *b) { return b->o
 /* ---- the cache of a request */
 
 typedef enum tsk__cache_part {
-    TSK__CACHE_K, TSK__CACHE_V,    /* [n_layers, n_kv_heads, length, head_dim] each, unless an arena holds them */
+    TSK__CACHE_K, TSK__CACHE_V,    /* [n_layers, n_kv_heads, capacity, head_dim] each, unless an arena holds them */
     TSK__CACHE_CANVAS,             /* [length] int32: the backend's canvas, in which select commits */
     TSK__CACHE_PREDICTIONS,        /* [n_slots] tsk__prediction: the last of each slot */
     TSK__CACHE_STATES,             /* [2, n_states, n_slots, d_model] (see tsk__kv) */
@@ -10785,6 +11067,8 @@ typedef enum tsk__cache_part {
 /* How much a cache holds. */
 typedef struct tsk__cache_shape {
     int32_t length;                /* positions of the canvas */
+    int32_t capacity;              /* that there is room for in K and V: as many, or more */
+    int32_t n_kept;                /* of these, so many from 0 on keep what they have when the cache is resized */
     int32_t n_slots, n_states;     /* positions of the longest block; states of each that are compared */
     int has_refresh_states, has_outputs, has_residual;
 } tsk__cache_shape;
@@ -10819,7 +11103,7 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     switch (part) {
     case TSK__CACHE_K:
     case TSK__CACHE_V:
-        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
+        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->capacity);
     case TSK__CACHE_CANVAS: return (uint64_t)s->length * sizeof(int32_t);
     case TSK__CACHE_PREDICTIONS: return (uint64_t)s->n_slots * sizeof(tsk__prediction);
     case TSK__CACHE_STATES: return states * (uint64_t)s->n_slots;
@@ -10830,29 +11114,60 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     }
 }
 
-/* Grows one part; its contents are not kept. */
-static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
+static const char *tsk__cache_part_name(tsk__cache_part part) {
     static const char *const names[] = {"the K cache",         "the V cache",
                                         "the canvas",          "the block's predictions",
                                         "TokenSkip's states",  "skip_refresh's states",
                                         "TokenSkip's outputs", "a cut refresh"};
+    return names[part];
+}
+
+/* Grows one part; its contents are not kept. */
+static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
     const tsk__backend_ops *ops = c->backend->ops;
     uint64_t size = tsk__cache_part_size(c, part);
     if (size <= c->sizes[part]) return TSK_OK;
     if (c->parts[part]) ops->release(c->backend, c->parts[part]);
     c->sizes[part] = 0;
     c->parts[part] = ops->allocate(c->backend, size);
-    if (!c->parts[part]) return tsk__error_memory(error, names[part], size);
+    if (!c->parts[part]) return tsk__error_memory(error, tsk__cache_part_name(part), size);
     c->sizes[part] = size;
     return TSK_OK;
 }
 
-/* Room for that much. The contents mean nothing after it. On failure the cache can only be resized again, or freed. */
-static tsk_status tsk__cache_resize(tsk__cache *c, const tsk__cache_shape *shape, tsk_error *error) {
+/* K or V, which had room for `before` positions, in new memory with its first n_kept ones. */
+static tsk_status tsk__cache_rebuild(tsk__cache *c, tsk__cache_part part, int32_t before, tsk__stream *stream,
+                                     tsk_error *error) {
+    const tsk_model_config *m = c->backend->config;
+    const tsk__backend_ops *ops = c->backend->ops;
+    uint64_t token = (uint64_t)m->head_dim * c->backend->element_size, size = tsk__cache_part_size(c, part);
+    char *to = (char *)ops->allocate(c->backend, size), *from = (char *)c->parts[part];
+    int32_t plane;
+    tsk_status status;
+    if (!to) return tsk__error_memory(error, tsk__cache_part_name(part), size);
+    for (plane = 0; plane < m->n_layers * m->n_kv_heads; plane++)
+        ops->copy(stream, to + (uint64_t)plane * (uint64_t)c->shape.capacity * token,
+                  from + (uint64_t)plane * (uint64_t)before * token, (uint64_t)c->shape.n_kept * token);
+    status = ops->wait(stream, error);
+    ops->release(c->backend, c->parts[part]);
+    c->parts[part] = to;
+    c->sizes[part] = size;
+    return status;
+}
+
+/* Room for that much. The contents mean nothing after it, but for K and V of the shape's n_kept positions: where there
+   are some, `stream` copies. On failure the cache can only be resized again, keeping nothing, or freed. */
+static tsk_status tsk__cache_resize(tsk__cache *c, const tsk__cache_shape *shape, tsk__stream *stream,
+                                    tsk_error *error) {
+    int32_t before = c->shape.capacity;
     tsk_status status = TSK_OK;
     int i;
     c->shape = *shape;
-    for (i = 0; i < TSK__CACHE_PARTS && status == TSK_OK; i++) status = tsk__cache_grow(c, (tsk__cache_part)i, error);
+    for (i = 0; i < TSK__CACHE_PARTS && status == TSK_OK; i++) {
+        int is_rebuilt = i <= TSK__CACHE_V && shape->n_kept && shape->capacity != before;
+        status = is_rebuilt ? tsk__cache_rebuild(c, (tsk__cache_part)i, before, stream, error)
+                            : tsk__cache_grow(c, (tsk__cache_part)i, error);
+    }
     return status;
 }
 
@@ -10873,7 +11188,7 @@ static tsk__kv tsk__cache_view(const tsk__cache *c, int of_refresh) {
     kv.k = c->arena ? (char *)c->arena->k + start : c->parts[TSK__CACHE_K];
     kv.v = c->arena ? (char *)c->arena->v + start : c->parts[TSK__CACHE_V];
     kv.length = c->shape.length;
-    kv.capacity = c->arena ? c->arena->n_tokens : c->shape.length;
+    kv.capacity = c->arena ? c->arena->n_tokens : c->shape.capacity;
     kv.tokens = c->parts[TSK__CACHE_CANVAS];
     kv.predictions = c->parts[TSK__CACHE_PREDICTIONS];
     kv.states = c->parts[of_refresh ? TSK__CACHE_REFRESH_STATES : TSK__CACHE_STATES];
@@ -10987,7 +11302,9 @@ typedef struct tsk__watch {
     void *block_input, *middle;    /* [max_rows, d_model] */
 } tsk__watch;
 
-/* The buffers, each with its width. */
+#define TSK__WATCH_BUFFERS 12
+
+/* The buffers, each with its width; at most TSK__WATCH_BUFFERS. */
 static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buffers, uint64_t *widths) {
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
              k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
@@ -10998,6 +11315,8 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
     TSK__WATCH_BUFFER(w->captures.q, q);
     TSK__WATCH_BUFFER(w->captures.k, k);
     TSK__WATCH_BUFFER(w->captures.v, k);
+    if (tsk__family_part_of(c, TSK__PART_Q_NORM)->weight) TSK__WATCH_BUFFER(w->captures.q_norm, q);
+    if (tsk__family_part_of(c, TSK__PART_K_NORM)->weight) TSK__WATCH_BUFFER(w->captures.k_norm, k);
     TSK__WATCH_BUFFER(w->captures.k_rope, k);
     TSK__WATCH_BUFFER(w->captures.gate, m);
     TSK__WATCH_BUFFER(w->captures.up, m);
@@ -11009,8 +11328,8 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
 }
 
 static void tsk__watch_free(tsk__watch *w) {
-    void **buffers[10];
-    uint64_t widths[10];
+    void **buffers[TSK__WATCH_BUFFERS];
+    uint64_t widths[TSK__WATCH_BUFFERS];
     int i, n;
     if (!w->stream) return;
     n = tsk__watch_list(w, w->stream->backend->config, buffers, widths);
@@ -11024,8 +11343,8 @@ static void tsk__watch_free(tsk__watch *w) {
 /* Buffers for all rows that the stream may have. */
 static tsk_status tsk__watch_create(tsk__watch *w, tsk__stream *stream, tsk_error *error) {
     tsk__backend *b = stream->backend;
-    void **buffers[10];
-    uint64_t widths[10];
+    void **buffers[TSK__WATCH_BUFFERS];
+    uint64_t widths[TSK__WATCH_BUFFERS];
     int i, n;
     w->stream = stream;
     n = tsk__watch_list(w, b->config, buffers, widths);
@@ -11763,6 +12082,7 @@ typedef struct tsk__cpu_model {
 static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
     return &model->weights[tsk__family_index(model->config, layer, part, 0)];
 }
+/* NULL where the family has no such norm. */
 static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
     return (const float *)tsk__cpu_weight(model, layer, part)->data;
 }
@@ -12616,9 +12936,11 @@ typedef struct tsk__cpu_rope {
     const tsk__cpu_model *model;
     int32_t layer;
     const tsk__rows *rows;
-    float *q;                      /* [n, n_heads * head_dim], rotated in place */
-    const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
-    float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+    const float *q_norm, *k_norm;  /* [head_dim] or NULL */
+    float *q;                      /* [n, n_heads * head_dim], normed and rotated in place */
+    float *k;                      /* [n, n_kv_heads * head_dim], normed in place, then to the cache */
+    const float *v;                /* likewise, as it is */
+    const tsk__captures *captures; /* or NULL */
     int32_t *rotated;              /* as in tsk__cpu_scratch */
     float *rotations;
 } tsk__cpu_rope;
@@ -12632,6 +12954,22 @@ static const float *tsk__cpu_rope_rotations(const tsk__cpu_rope *c, int32_t i) {
     return rotations;
 }
 
+/* Each of a row's heads [n_heads, head_dim], and a copy of them to row i of `captured` where that is wanted. */
+static void tsk__cpu_norm_heads(const tsk__cpu_model *model, const float *weight, float *x, int32_t n_heads, int32_t i,
+                                void *captured) {
+    const int32_t hd = model->config->head_dim;
+    int32_t head;
+    if (!weight) return;
+    for (head = 0; head < n_heads; head++) {
+        float *at = x + (size_t)head * (size_t)hd;
+        const double mean = (double)model->kernels->dot(at, at, hd) / hd;
+        model->kernels->scale(at, (float)(1.0 / sqrt(mean + (double)model->config->rms_norm_eps)), weight, at, hd);
+    }
+    if (captured)
+        memcpy((float *)captured + (size_t)i * (size_t)n_heads * (size_t)hd, x,
+               (size_t)n_heads * (size_t)hd * sizeof *x);
+}
+
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
     const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
     const tsk_model_config *config = c->model->config;
@@ -12642,13 +12980,17 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
         const float *cosines = tsk__cpu_rope_rotations(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
+        tsk__cpu_norm_heads(c->model, c->q_norm, q, config->n_heads, i, c->captures ? c->captures->q_norm : NULL);
+        tsk__cpu_norm_heads(c->model, c->k_norm, c->k + (size_t)i * (size_t)config->n_kv_heads * hd,
+                            config->n_kv_heads, i, c->captures ? c->captures->k_norm : NULL);
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
             const size_t at = ((size_t)i * (size_t)config->n_kv_heads + (size_t)head) * hd;
             float *k = tsk__cpu_cached(config, kv, kv->k, c->layer, head) + position * hd;
             tsk__cpu_rope_head(c->k + at, cosines, sines, (int32_t)half, k);
             memcpy(tsk__cpu_cached(config, kv, kv->v, c->layer, head) + position * hd, c->v + at, hd * sizeof(float));
-            if (c->k_rope) memcpy(c->k_rope + at, k, hd * sizeof(float));
+            if (c->captures && c->captures->k_rope)
+                memcpy((float *)c->captures->k_rope + at, k, hd * sizeof(float));
         }
     }
 }
@@ -12682,10 +13024,12 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.model = model;
     rope.layer = layer;
     rope.rows = rows;
+    rope.q_norm = tsk__cpu_norm_weight(model, layer, TSK__PART_Q_NORM);
+    rope.k_norm = tsk__cpu_norm_weight(model, layer, TSK__PART_K_NORM);
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
+    rope.captures = captures;
     rope.rotated = scratch->rotated;
     rope.rotations = scratch->rotations;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);
@@ -14050,6 +14394,7 @@ static int32_t tsk__cuda_devices(tsk_device_info *out, int32_t room) {
 #define TSK__CUDA_THREADS_pre_norm 256
 #define TSK__CUDA_THREADS_norm 256
 #define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_norm_heads 256
 #define TSK__CUDA_THREADS_silu 128
 #define TSK__CUDA_THREADS_residual 256
 #define TSK__CUDA_THREADS_attend 128
@@ -14346,6 +14691,16 @@ typedef struct tsk__cuda_rope_cache_args {
 } tsk__cuda_rope_cache_args;
 TSK__CUDA_CHECK_SIZE(rope_cache_args, 112);
 
+typedef struct tsk__cuda_norm_heads_args {
+    TSK__DEVICE(void) y;                   /* as above, without a bias: the heads of q and k are normed in place */
+    TSK__DEVICE(const void) q_weight;      /* [head_dim] */
+    TSK__DEVICE(const void) k_weight;
+    TSK__DEVICE(void) captures[2];         /* q and k as they were; NULL: not wanted */
+    int32_t n_heads, n_kv_heads, head_dim;
+    float eps;
+} tsk__cuda_norm_heads_args;
+TSK__CUDA_CHECK_SIZE(norm_heads_args, 56);
+
 typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */
     TSK__DEVICE(const void) bias;          /* NULL: none */
@@ -14544,7 +14899,8 @@ TSK__CUDA_CHECK(row_flags,
    alone. The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') \
-    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') \
+    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(norm_heads, 'T') \
+        X(rope_cache, 'T') X(silu, 'T') \
         X(residual, 'T') X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') \
             X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') X(exact_f32, '-') X(head_tiles, '-') \
                 X(head_finish, '-') X(read_stream, '-') X(linear_qkv_32, '-') X(linear_qkv_64, '-') \
@@ -14601,6 +14957,7 @@ typedef struct tsk__cuda_plan {
 
 typedef struct tsk__cuda_layer {
     tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD], wide_maps[TSK__CUDA_MAP_HEAD];
+    CUdeviceptr q_norm, k_norm;    /* 0: the family norms neither */
     CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
 } tsk__cuda_layer;
 
@@ -14615,6 +14972,7 @@ typedef struct tsk__cuda_backend {
     char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
+    int norms_heads;                 /* q and k are normed by head */
     int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */
@@ -15096,6 +15454,8 @@ static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *i
     switch (id->part) {
     case TSK__PART_ATTN_NORM: return id->is_bias ? NULL : &layer->attn_norm;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V: return id->is_bias ? &layer->qkv_bias : &layer->qkv;
+    case TSK__PART_Q_NORM: return id->is_bias ? NULL : &layer->q_norm;
+    case TSK__PART_K_NORM: return id->is_bias ? NULL : &layer->k_norm;
     case TSK__PART_ATTN_OUT: return id->is_bias ? &layer->attn_out_bias : &layer->attn_out;
     case TSK__PART_FF_NORM: return id->is_bias ? NULL : &layer->ff_norm;
     case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ: return id->is_bias ? &layer->gate_up_bias : &layer->gate_up;
@@ -15776,7 +16136,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
-    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
+    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b) || b->norms_heads;
     s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.normed = base + tsk__cuda_take(&used, rows * d, e);
@@ -16114,6 +16474,19 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     s->issued.needs_signal = 1;
 }
 
+/* The heads of q and k, in the scratch buffer; to `captured` go q and k as they were. */
+static void tsk__cuda_norm_heads(tsk__cuda_stream *s, const tsk__cuda_layer *w, const CUdeviceptr *captured) {
+    const tsk_model_config *c = s->backend->base.config;
+    tsk__cuda_norm_heads_args a;
+    memset(&a, 0, sizeof a);
+    a.y = s->device.scratch, a.q_weight = w->q_norm, a.k_weight = w->k_norm;
+    a.captures[0] = captured[0], a.captures[1] = captured[1];
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.eps = c->rms_norm_eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm_heads, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_norm_heads, 0, &a,
+                     "norm_heads");
+}
+
+/* Where q and k are normed by head, the fused map for few rows, which turns them at once, is of no use. */
 static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
@@ -16125,7 +16498,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
-    if (tsk__cuda_is_fused(s)) {
+    if (tsk__cuda_is_fused(s) && !b->norms_heads) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
@@ -16137,6 +16510,11 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     }
     tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
     tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
+    if (b->norms_heads) {
+        tsk__cuda_norm_heads(s, w, captured);
+        captured[0] = captures ? tsk__cuda_address(captures->q_norm) : 0;
+        captured[1] = captures ? tsk__cuda_address(captures->k_norm) : 0;
+    }
     memset(&rope, 0, sizeof rope);
     rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->device.table;
@@ -16677,6 +17055,7 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *err
 static void tsk__cuda_choose(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t hd = c->head_dim;
+    b->norms_heads = tsk__family_part_of(c, TSK__PART_Q_NORM)->weight != NULL;
     b->q_width = c->n_heads * hd;
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;
@@ -16958,8 +17337,6 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     if (!options) options = &defaults;
     if (!config) return tsk__error_null(error, "tsk_model_random", "config");
     status = tsk__config_check(config, "random model", error);
-    if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
     if (status == TSK_OK) status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
     model->config = *config;
@@ -17576,6 +17953,7 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim),
              k = (uint64_t)(c->n_kv_heads * c->head_dim);
+    const void *q_norm = t->watch.captures.q_norm, *k_norm = t->watch.captures.k_norm;
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
@@ -17590,8 +17968,12 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     TSK__TRACE_RECORD("_q_proj", "", t->watch.captures.norm, d, t->watch.captures.q, q, 1);
     TSK__TRACE_RECORD("_k_proj", "", t->watch.captures.norm, d, t->watch.captures.k, k, 1);
     TSK__TRACE_RECORD("_v_proj", "", t->watch.captures.norm, d, t->watch.captures.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->watch.captures.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->watch.captures.k, k, t->watch.captures.k_rope, k, (uint64_t)c->n_kv_heads);
+    if (q_norm) TSK__TRACE_RECORD("_q_norm", "", t->watch.captures.q, q, q_norm, q, 1);
+    if (k_norm) TSK__TRACE_RECORD("_k_norm", "", t->watch.captures.k, k, k_norm, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", q_norm ? q_norm : t->watch.captures.q, q, t->watch.stream->q, q,
+                      (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", k_norm ? k_norm : t->watch.captures.k, k, t->watch.captures.k_rope, k,
+                      (uint64_t)c->n_kv_heads);
     TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.captures.projection, d, 1);
 }
 
@@ -17611,17 +17993,19 @@ static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *row
 }
 
 /* K or V of every layer as cached now: [n_kv_heads, length, head_dim]. */
-static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *positions) {
+static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv) {
     const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t count = (uint64_t)c->n_kv_heads * (uint64_t)kv->length * (uint64_t)c->head_dim;
-    int32_t layer;
+    int32_t layer, *positions = (int32_t *)tsk__memory_new(t->allocator, (size_t)kv->length, sizeof *positions);
     int part;
+    if (!positions) t->status = TSK_ERROR_MEMORY;
+    for (layer = 0; positions && layer < kv->length; layer++) positions[layer] = layer;
     for (layer = 0; layer < c->n_layers; layer++) {
         char name[48];
         snprintf(name, sizeof name, "kv_%d", (int)layer);
         for (part = 0; part < 2 && tsk__trace_wants(t, name, layer); part++) {
             tsk_trace_record record;
-            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) return;
+            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) break;
             tsk__kv_read(kv, t->watch.stream, layer, part, t->output);
             memset(&record, 0, sizeof record);
             record.name = name;
@@ -17636,6 +18020,7 @@ static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *
             tsk__trace_deliver(t, &record, NULL, t->output);
         }
     }
+    tsk__memory_delete(t->allocator, positions);
 }
 
 /* final_norm and logits of all rows; index [n] = 0 .. n-1. */
@@ -17878,8 +18263,7 @@ static void tsk__forward_head(tsk__pass *p) {
         for (i = 0; i < p->n; i++) p->narrowed[i] = i;
         tsk__trace_head(p->tracer, p->n, p->positions, p->narrowed);
         for (r = 0; r < p->n_requests; r++) {
-            for (i = 0; i < p->caches[r].length && i < p->max_rows; i++) p->narrowed[i] = i;
-            tsk__trace_caches(p->tracer, &p->caches[r], p->narrowed);
+            tsk__trace_caches(p->tracer, &p->caches[r]);
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);
@@ -17895,8 +18279,8 @@ static void tsk__forward_head(tsk__pass *p) {
 
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
-    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
-    int32_t infill_count;          /* masked positions of the prompt */
+    int32_t n_prompt, length;      /* length = n_prompt + gen_length, by blocks rounded up to whole ones */
+    int32_t infill_count;          /* masked positions of the prompt that are a block of their own */
     int32_t n_masks;               /* masked positions of the canvas at the start */
     int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
     int32_t n_positions;           /* of the current block */
@@ -17917,6 +18301,8 @@ typedef struct tsk__generation {
 typedef enum tsk__pass_kind {
     TSK__PASS_STEP,                /* of the block, those that the rule `rows` leaves, and refresh_rows' */
     TSK__PASS_SUFFIX,              /* from the block's first on: a step of cache prefix */
+    TSK__PASS_PROMPT,              /* by blocks: some of the prompt's whole blocks, whose K and V become final */
+    TSK__PASS_STORE,               /* by blocks: all of the block, likewise */
     TSK__PASS_NEAR,                /* what has changed, the block, masks behind it, and refresh_rows' */
     TSK__PASS_FULL                 /* all that is visible */
 } tsk__pass_kind;
@@ -17928,6 +18314,9 @@ typedef struct tsk__request_pass {
     int32_t n_further;             /* of them, refresh_rows' */
     int32_t n_ran;                 /* rows that ran all layers, once that is known */
     int32_t first_candidate, n_candidates; /* masked positions of the block */
+    int32_t stretch_begin, stretch_end; /* slots among which candidates are looked for */
+    int32_t next_position;         /* of the next block, its first, which a pass that makes K and V final predicts where
+                                      logits are shifted; -1: none */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     int is_deciding;               /* some tokens may be stable */
     int is_probe;                  /* the pass only looks: its kind is set already, and nothing is committed */
@@ -17938,6 +18327,7 @@ typedef struct tsk__request_pass {
    `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
 typedef struct tsk__request_cut {
     int is_allowed;                /* the batch limits row_layers */
+    int32_t prompt_rows;           /* by blocks a prompt is cut by rows instead: at most so many, 0: no limit */
     int32_t next_layer, layer_budget;
     double pending_ms;             /* of the parts so far */
 } tsk__request_cut;
@@ -17963,7 +18353,10 @@ typedef struct tsk__request_block {
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
-    uint8_t *runs;                 /* the slots that a pass of kind STEP runs */
+    int32_t *sources;              /* the row that predicts the slot's position: its own, or where logits are shifted
+                                      that of the position before; -1: the pass leaves it out */
+    uint8_t *runs;                 /* the slots that a pass of kind STEP runs, */
+    uint8_t *before;               /* and those before which it runs a row outside the block, which predicts them */
     tsk__skip_slot *ranked;        /* while they are chosen */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
@@ -17985,6 +18378,8 @@ typedef struct tsk__request {
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
     int keeps_outputs;             /* h_L of the block's tokens are stored */
     tsk__cache cache;
+    int32_t n_final;               /* by blocks: the K and V of so many positions are final, those of canvas.ids; more
+                                      than one generation may use them */
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
@@ -18005,9 +18400,10 @@ tsk_generate_options tsk_generate_options_default(void) {
     tsk_generate_options o;
     memset(&o, 0, sizeof o);
     o.gen_length = 128;
-    o.block_length = 32;
+    o.block_length = o.small_block = TSK_AUTO;
     o.steps = TSK_AUTO;
-    o.cache = TSK_CACHE_DUAL;
+    o.cache = TSK_CACHE_AUTO;
+    o.prompt_rows = TSK_AUTO;
     o.transfer = TSK_TRANSFER_THRESHOLD;
     o.threshold = 0.9f;
     o.factor = 1.0f;
@@ -18029,40 +18425,104 @@ tsk_generate_options tsk_generate_options_default(void) {
 }
 
 /* The rule first: what K is where nobody says so depends on it. */
-static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, int32_t n_layers) {
+static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, const tsk_model_config *config) {
+    const int32_t n_layers = config->n_layers;
     if (skip->rule == TSK_SKIP_RULE_AUTO && skip->layer_k == TSK_AUTO)
-        skip->rule = cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
+        skip->rule =
+            cache == TSK_CACHE_DUAL && tsk__family_of(config)->skips ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
     if (skip->rule == TSK_SKIP_RULE_AUTO) skip->rule = skip->layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
     if (skip->layer_k != TSK_AUTO) return;
     skip->layer_k = n_layers / 4 > 2 ? n_layers / 4 : 2;
     if (skip->rule == TSK_SKIP_RULE_OFF) skip->layer_k = 0;
 }
 
+#define TSK__USUAL_BLOCK 32
+#define TSK__USUAL_PROMPT_ROWS 2048 /* as good as all at once on a GPU, with activations of a size known beforehand */
+
+static void tsk__options_resolve_blocks(tsk_generate_options *o, const tsk_model_config *config) {
+    const tsk__family *family = tsk__family_of(config);
+    int32_t usual = family->small_block;
+    if (o->cache == TSK_CACHE_AUTO) o->cache = family->by_blocks ? TSK_CACHE_BLOCK : TSK_CACHE_DUAL;
+    if (o->block_length == TSK_AUTO) o->block_length = family->by_blocks ? config->block_length : TSK__USUAL_BLOCK;
+    if (o->small_block == TSK_AUTO) o->small_block = usual && o->block_length % usual == 0 ? usual : 0;
+    if (o->steps == TSK_AUTO && o->cache != TSK_CACHE_BLOCK) o->steps = o->gen_length;
+    if (o->prompt_rows == TSK_AUTO) o->prompt_rows = TSK__USUAL_PROMPT_ROWS;
+}
+
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config,
                                  const tsk_tokenizer *tokenizer) {
-    if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    tsk__options_resolve_skip(&o->skip, o->cache, config->n_layers);
+    tsk__options_resolve_blocks(o, config);
+    tsk__options_resolve_skip(&o->skip, o->cache, config);
     if (o->refresh == TSK_REFRESH_AUTO) o->refresh = TSK_REFRESH_FULL;
     if (o->refresh_every == TSK_AUTO) o->refresh_every = o->refresh == TSK_REFRESH_FULL;
     if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
-static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
-    int32_t n_blocks;
 #define TSK__OPTIONS_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
+
+/* The caches that the family has. */
+static tsk_status tsk__options_check_cache(const tsk_generate_options *o, const tsk_model_config *config,
+                                           tsk_error *error) {
+    static const char *const caches[] = {"dual", "prefix", "none", "block"};
+    const tsk__family *family = tsk__family_of(config);
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_BLOCK, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE(family->by_blocks || !by_blocks, "cache block needs attention by blocks, which %s has not",
+                         family->name);
+    TSK__OPTIONS_REQUIRE(by_blocks || !family->by_blocks, "cache %s: %s has attention by blocks, and cache block only",
+                         caches[o->cache], family->name);
+    return TSK_OK;
+}
+
+/* What has to do with attention by blocks; small_block alone is also what other families must leave alone. */
+static tsk_status tsk__options_check_blocks(const tsk_generate_options *o, const tsk_model_config *config,
+                                            tsk_error *error) {
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    TSK__OPTIONS_REQUIRE(o->small_block >= 0, "small_block must be zero or positive, not %d", (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->small_block == 0 || by_blocks, "small_block %d needs cache block", (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->small_block == 0 || o->block_length % o->small_block == 0,
+                         "block_length %d is not a multiple of small_block %d", (int)o->block_length,
+                         (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->prompt_rows > 0, "prompt_rows must be positive, not %d", (int)o->prompt_rows);
+    if (!by_blocks) return TSK_OK;
+    TSK__OPTIONS_REQUIRE(o->block_length <= config->max_sequence_length,
+                         "block_length %d is beyond the model's max_sequence_length %d", (int)o->block_length,
+                         (int)config->max_sequence_length);
+    TSK__OPTIONS_REQUIRE(o->refresh == TSK_REFRESH_FULL && o->refresh_window == 0 && o->refresh_rows == 0 &&
+                             o->refresh_every == 1 && !o->skip.refresh && !o->skip.warm_start,
+                         "with cache block nothing is refreshed: refresh near, refresh_window, refresh_rows, "
+                         "refresh_every, skip_refresh and skip_warm_start need another cache");
+    return TSK_OK;
+}
+
+/* How the answer is cut into blocks and steps. */
+static tsk_status tsk__options_check_lengths(const tsk_generate_options *o, const tsk_model_config *config,
+                                             tsk_error *error) {
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    int32_t n_blocks;
     TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
     TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d",
-                         (int)o->gen_length, (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(by_blocks || o->gen_length % o->block_length == 0,
+                         "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
+                         (int)o->block_length);
     TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length,
                          "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
                          (int)config->max_sequence_length);
     n_blocks = o->gen_length / o->block_length;
-    TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
-    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
-                         (int)o->steps, (int)n_blocks);
-    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE(o->steps > 0 || (by_blocks && o->steps == TSK_AUTO), "steps must be positive, not %d",
+                         (int)o->steps);
+    TSK__OPTIONS_REQUIRE(by_blocks || o->steps % n_blocks == 0,
+                         "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    return TSK_OK;
+}
+
+static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
+    int in_blocks = o->cache == TSK_CACHE_DUAL || o->cache == TSK_CACHE_BLOCK;
+    tsk_status status = tsk__options_check_cache(o, config, error);
+    if (status == TSK_OK) status = tsk__options_check_lengths(o, config, error);
+    if (status == TSK_OK) status = tsk__options_check_blocks(o, config, error);
+    if (status != TSK_OK) return status;
     TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_LEAP, "transfer has no value %d",
                          (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
@@ -18091,9 +18551,9 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE((int)o->refresh >= 0 && o->refresh <= TSK_REFRESH_NEAR, "refresh has no value %d",
                          (int)o->refresh);
     TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_ROWS || o->cache == TSK_CACHE_DUAL,
+    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_ROWS || in_blocks,
                          "skip_rule rows needs cache dual: other caches run more than the block in each pass");
-    TSK__OPTIONS_REQUIRE(o->skip.rule == TSK_SKIP_RULE_OFF || o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
+    TSK__OPTIONS_REQUIRE(o->skip.rule == TSK_SKIP_RULE_OFF || o->skip.layer_k == 0 || in_blocks,
                          "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
                          (int)o->skip.layer_k);
     TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_STATES || o->skip.layer_k > 0,
@@ -18133,8 +18593,21 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size,
                          "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
-#undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
+}
+#undef TSK__OPTIONS_REQUIRE
+
+/* Positions of the canvas: prompt and answer, by blocks rounded up to whole ones. */
+static int64_t tsk__options_canvas(const tsk_generate_options *o, int32_t n_prompt) {
+    int64_t length = (int64_t)n_prompt + o->gen_length;
+    if (o->cache == TSK_CACHE_BLOCK) length += (o->block_length - length % o->block_length) % o->block_length;
+    return length;
+}
+
+/* By blocks: rows of the largest piece of a prompt, whole blocks. */
+static int32_t tsk__options_piece(const tsk_generate_options *o, int32_t limit) {
+    int32_t n_blocks = (limit && limit < o->prompt_rows ? limit : o->prompt_rows) / o->block_length;
+    return (n_blocks > 1 ? n_blocks : 1) * o->block_length;
 }
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
@@ -18164,8 +18637,10 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
     TSK__REQUEST_ARRAY(int32_t, block.positions, block);
     TSK__REQUEST_ARRAY(int32_t, block.rows, block);
+    TSK__REQUEST_ARRAY(int32_t, block.sources, block);
     TSK__REQUEST_ARRAY(tsk__skip_slot, block.ranked, block);
     TSK__REQUEST_ARRAY(uint8_t, block.runs, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.before, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
@@ -18188,17 +18663,21 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     return used;
 }
 
-/* Room in the backend for a canvas of `length` tokens. */
-static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
+/* Room in the backend for a canvas of `length` tokens, and K and V of `capacity`. Those of the first n_final positions
+   stay; `stream` may be NULL where these are none. */
+static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, int32_t capacity, tsk__stream *stream,
+                                             tsk_error *error) {
     tsk__cache_shape shape;
     memset(&shape, 0, sizeof shape);
     shape.length = length;
+    shape.capacity = capacity;
+    shape.n_kept = r->n_final;
     shape.n_slots = tsk__request_max_block(r);
     shape.n_states = r->n_states;
     shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
     shape.has_residual = r->cut.is_allowed;
-    return tsk__cache_resize(&r->cache, &shape, error);
+    return tsk__cache_resize(&r->cache, &shape, stream, error);
 }
 
 static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
@@ -18212,6 +18691,7 @@ static void tsk__request_free(tsk__request *r) {
     tsk__cache_free(&r->cache);
     tsk__memory_delete(r->allocator, r->memory);
     r->memory = NULL;
+    r->n_final = 0;
     r->gen.is_started = 0;
 }
 
@@ -18245,6 +18725,18 @@ static int32_t tsk__request_masks_left(const tsk__request *r) {
     return masks_left;
 }
 
+/* Row i predicts position i + 1. */
+static int tsk__request_is_shifted(const tsk__request *r) { return tsk__family_of(r->config)->is_shifted; }
+
+static int tsk__request_by_blocks(const tsk__request *r) { return r->options.cache == TSK_CACHE_BLOCK; }
+
+/* By blocks: where the prompt's whole blocks end, which run before the first block. */
+static int32_t tsk__request_prompt_end(const tsk__request *r) {
+    return r->gen.n_prompt / r->options.block_length * r->options.block_length;
+}
+
+static int32_t tsk__request_block_end(const tsk__request *r) { return r->block.positions[r->gen.n_positions - 1] + 1; }
+
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
 }
@@ -18253,8 +18745,11 @@ static int tsk__request_ends(const tsk__request *r, int32_t id) {
 static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
     if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
-    for (i = 0; i < r->gen.n_positions; i++)
-        if (tsk__request_ends(r, r->canvas.ids[r->block.positions[i]])) return 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        int32_t at = r->block.positions[i] - r->gen.n_prompt; /* by blocks some are the prompt's, or are cut off */
+        if (at >= 0 && at < r->options.gen_length && tsk__request_ends(r, r->canvas.ids[r->block.positions[i]]))
+            return 1;
+    }
     return 0;
 }
 
@@ -18287,10 +18782,11 @@ static void tsk__request_list_nearest(tsk__request *r) {
     }
 }
 
-/* How many positions the passes of the current block see: up to the end of the window behind it, or to the last token
-   that is there already, if that is further. */
+/* How many positions the passes of the current block see: by blocks none behind it; else up to the end of the window
+   behind it, or to the last token that is there already, if that is further. */
 static int32_t tsk__request_visible(const tsk__request *r) {
-    int32_t visible = r->gen.length, end = r->block.positions[r->gen.n_positions - 1] + 1;
+    int32_t visible = r->gen.length, end = tsk__request_block_end(r);
+    if (tsk__request_by_blocks(r)) return end;
     if (!r->options.refresh_window) return visible;
     while (visible > end && visible - end > r->options.refresh_window &&
            r->canvas.ids[visible - 1] == r->config->mask_token_id)
@@ -18301,7 +18797,8 @@ static int32_t tsk__request_visible(const tsk__request *r) {
 /* Makes block number r->gen.block the current one. */
 static void tsk__request_enter_block(tsk__request *r) {
     int has_infill = r->gen.infill_count > 0;
-    int32_t i, first = r->gen.n_prompt + (r->gen.block - has_infill) * r->options.block_length;
+    int32_t i, start = tsk__request_by_blocks(r) ? tsk__request_prompt_end(r) : r->gen.n_prompt;
+    int32_t first = start + (r->gen.block - has_infill) * r->options.block_length;
     r->gen.n_positions = 0;
     if (has_infill && r->gen.block == 0) {
         for (i = 0; i < r->gen.n_prompt; i++)
@@ -18313,13 +18810,25 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.block_masks = tsk__request_masks_left(r);
     r->gen.block_step = 0;
     r->gen.has_previous = r->gen.has_outputs = 0;
-    memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->block.is_predicted[i] = 0;
+        r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
+        r->block.confidences[i] = 0;
+    }
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
 }
 
-/* The next block that holds a mask becomes the current one; none: the generation is over. */
+/* By blocks: whether the block's K and V are needed, since masks are left behind it. */
+static int tsk__request_must_store(const tsk__request *r) {
+    int32_t end = tsk__request_block_end(r);
+    return tsk__request_by_blocks(r) &&
+           tsk__count_masks(r->canvas.ids + end, r->gen.length - end, r->config->mask_token_id) > 0;
+}
+
+/* From number r->gen.block on the next block for which a pass has to run becomes the current one: it holds a mask, or
+   must be stored. None: the generation is over. */
 static void tsk__request_next_block(tsk__request *r) {
     for (; r->gen.block < r->gen.n_blocks; r->gen.block++) {
         tsk__request_enter_block(r);
@@ -18328,6 +18837,7 @@ static void tsk__request_next_block(tsk__request *r) {
             tsk__request_end_early(r);
             return;
         }
+        if (tsk__request_must_store(r)) return;
     }
     r->gen.is_finished = 1;
     r->gen.result.finish_reason = TSK_FINISH_LENGTH;
@@ -18343,9 +18853,11 @@ static void tsk__request_point_result(tsk__request *r) {
     result->stable_masked = r->counts.stable_masked;
 }
 
-/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. *before: that of the
-   generation before, for the caller to free once nothing of it is needed any more. */
-static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_error *error) {
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of, with K and V of
+   `capacity` positions. *before: that of the generation before, for the caller to free once nothing of it is needed any
+   more. */
+static tsk_status tsk__request_allocate(tsk__request *r, int32_t capacity, tsk__stream *stream, void **before,
+                                        tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
     r->keeps_outputs =
@@ -18360,7 +18872,27 @@ static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_erro
     r->cut.next_layer = 0;
     r->cut.pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
-    return tsk__request_device_memory(r, r->gen.length, error);
+    return tsk__request_device_memory(r, r->gen.length, capacity, stream, error);
+}
+
+/* By blocks: the prompt's whole blocks are computed once, before anything in them could be predicted. */
+static tsk_status tsk__request_check_blocks(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                            tsk_error *error) {
+    const int32_t block = r->options.block_length, end = n_prompt / block * block;
+    int32_t i;
+    if (tsk__options_canvas(&r->options, n_prompt) > r->config->max_sequence_length)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d, in whole blocks of %d, are more than the model's "
+                              "max_sequence_length %d",
+                              (int)n_prompt, (int)r->options.gen_length, (int)block,
+                              (int)r->config->max_sequence_length);
+    for (i = 0; i < end; i++)
+        if (prompt[i] == r->config->mask_token_id)
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                  "the prompt has a mask at position %d: with cache block only positions from %d on, "
+                                  "behind its whole blocks of %d, can be filled",
+                                  (int)i, (int)end, (int)block);
+    return TSK_OK;
 }
 
 static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
@@ -18375,35 +18907,62 @@ static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t 
                               "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
                               (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
     status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
+    if (status == TSK_OK && tsk__request_by_blocks(r)) status = tsk__request_check_blocks(r, prompt, n_prompt, error);
     if (status == TSK_OK && generated)
         status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
     return status;
 }
 
-/* On failure there is no generation. */
-static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                     tsk_error *error) {
+/* By blocks: how many positions of a new prompt are finished already, in whole blocks. Where logits are shifted, its
+   last whole block must run if it has a mask behind it to predict. */
+static int32_t tsk__request_finished(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                     const int32_t *generated) {
+    const int32_t block = r->options.block_length, end = n_prompt / block * block, mask = r->config->mask_token_id;
+    int32_t n = 0, first = end < n_prompt ? prompt[end] : generated ? generated[0] : mask;
+    if (!tsk__request_by_blocks(r)) return 0;
+    while (n < r->n_final && n < end && r->canvas.ids[n] == prompt[n]) n++;
+    n = n / block * block;
+    if (n && n == end && tsk__request_is_shifted(r) && first == mask) n -= block;
+    return n;
+}
+
+/* What r->gen says of the sizes of a generation of these tokens. */
+static void tsk__request_measure(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated) {
     const tsk_generate_options *o = &r->options;
-    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
-    int32_t i;
-    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
-    memset(&r->gen, 0, sizeof r->gen);
-    if (status != TSK_OK) return status;
+    const int32_t mask = r->config->mask_token_id, holes = tsk__count_masks(prompt, n_prompt, mask);
     r->gen.n_prompt = r->gen.result.n_prompt = n_prompt;
     r->gen.result.n_tokens = o->gen_length;
-    r->gen.length = n_prompt + o->gen_length;
-    r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
-    r->gen.n_masks = r->gen.infill_count +
-                     (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
-    r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
-    status = tsk__request_allocate(r, &before, error);
+    r->gen.length = (int32_t)tsk__options_canvas(o, n_prompt);
+    r->gen.n_masks = holes + (generated ? tsk__count_masks(generated, o->gen_length, mask) : o->gen_length) +
+                     r->gen.length - n_prompt - o->gen_length;
+    r->gen.infill_count = tsk__request_by_blocks(r) ? 0 : holes;
+    r->gen.n_blocks = tsk__request_by_blocks(r) ? r->gen.length / o->block_length - n_prompt / o->block_length
+                                                : o->gen_length / o->block_length + (holes > 0);
+}
+
+/* On failure there is no generation. `stream`: of the generation before, NULL where there was none. */
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                     tsk__stream *stream, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    const int32_t mask = r->config->mask_token_id;
+    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
+    int32_t i, n_final = 0, capacity;
+    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
+    memset(&r->gen, 0, sizeof r->gen);
+    if (status == TSK_OK && stream) n_final = tsk__request_finished(r, prompt, n_prompt, generated);
+    r->n_final = n_final;
+    if (status != TSK_OK) return status;
+    tsk__request_measure(r, prompt, n_prompt, generated);
+    capacity = n_final && r->cache.shape.capacity > r->gen.length ? r->cache.shape.capacity : r->gen.length;
+    status = tsk__request_allocate(r, capacity, stream, &before, error);
     if (status != TSK_OK) {
+        r->n_final = 0;
         tsk__memory_delete(r->allocator, before);
         return status;
     }
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++)
-        r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length - n_prompt; i++)
+        r->canvas.ids[n_prompt + i] = generated && i < o->gen_length ? generated[i] : mask;
     tsk__memory_delete(r->allocator, before);
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
@@ -18423,6 +18982,8 @@ static int tsk__request_has_gaps(const tsk__request *r) {
 /* Which positions the next pass runs. */
 static tsk__pass_kind tsk__request_next_kind(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
+    if (tsk__request_by_blocks(r) && r->n_final < tsk__request_prompt_end(r)) return TSK__PASS_PROMPT;
+    if (tsk__request_by_blocks(r)) return tsk__request_masks_left(r) ? TSK__PASS_STEP : TSK__PASS_STORE;
     if (o->cache == TSK_CACHE_NONE) return TSK__PASS_FULL;
     if (r->gen.block_step == 0) {
         int32_t started = r->gen.n_started - 1;
@@ -18435,9 +18996,23 @@ static tsk__pass_kind tsk__request_next_kind(const tsk__request *r) {
 
 static int tsk__request_is_refresh(const tsk__request *r) { return r->pass.kind >= TSK__PASS_NEAR; }
 
+/* By blocks: makes K and V final, and is no part of the block's steps. */
+static int tsk__request_is_final(const tsk__request *r) {
+    return r->pass.kind == TSK__PASS_PROMPT || r->pass.kind == TSK__PASS_STORE;
+}
+
+/* How many steps the schedule has for a block. */
+static int32_t tsk__request_steps(const tsk__request *r) {
+    int32_t steps;
+    if (!tsk__request_by_blocks(r)) return r->options.steps / (r->options.gen_length / r->options.block_length);
+    if (r->options.steps == TSK_AUTO) return r->options.block_length;
+    steps = r->options.steps / r->gen.n_blocks;
+    return steps > 1 ? steps : 1;
+}
+
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
 static int32_t tsk__request_quota(const tsk__request *r) {
-    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
+    int32_t steps = tsk__request_steps(r);
     if (r->gen.block_step >= steps) return 1;
     return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
 }
@@ -18453,15 +19028,50 @@ static int tsk__request_runs_all(const tsk__request *r) {
            (r->options.skip.full_every > 0 && r->gen.block_step % r->options.skip.full_every == 0);
 }
 
+/* The number of the pass in random draws: how a prompt is cut does not change what is drawn. */
+static uint32_t tsk__request_draw_pass(const tsk__request *r) {
+    return r->gen.pass - (uint32_t)r->gen.result.prompt_passes;
+}
+
+/* Whether this pass may commit the position of a slot, if it is predicted. */
+static int tsk__request_is_candidate(const tsk__request *r, int32_t slot) {
+    return slot >= r->pass.stretch_begin && slot < r->pass.stretch_end && tsk__request_is_masked(r, slot);
+}
+
+/* The slots that this pass may commit: of the first small block that holds a mask, or all. */
+static void tsk__request_choose_stretch(tsk__request *r) {
+    int32_t size = r->options.small_block, first = 0;
+    r->pass.stretch_begin = 0;
+    r->pass.stretch_end = r->gen.n_positions;
+    if (!size) return;
+    while (first < r->gen.n_positions && !tsk__request_is_masked(r, first)) first++;
+    r->pass.stretch_begin = first / size * size;
+    r->pass.stretch_end = r->pass.stretch_begin + size;
+}
+
+/* The slot whose row predicts a slot's position: its own, or where logits are shifted the one before. -1: that is no
+   row of the block. */
+static int32_t tsk__request_predictor(const tsk__request *r, int32_t slot) {
+    if (!tsk__request_is_shifted(r) || r->block.positions[slot] == 0) return slot;
+    return slot > 0 && r->block.positions[slot - 1] == r->block.positions[slot] - 1 ? slot - 1 : -1;
+}
+
+/* Whether a pass has to run the row before a slot's position, outside the block, for it to be predicted. By blocks that
+   has been done before the block began. */
+static int tsk__request_needs_before(const tsk__request *r, int32_t slot) {
+    return !tsk__request_by_blocks(r) && tsk__request_predictor(r, slot) < 0 && tsk__request_is_candidate(r, slot);
+}
+
 /* The rule `rows`: what it knows of the block's positions. Returns how many are changed. */
 static int32_t tsk__request_rank(const tsk__request *r) {
     int32_t i, n_changed = 0;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_slot *slot = &r->block.ranked[i];
-        slot->is_masked = tsk__request_is_masked(r, i);
+        slot->is_masked = tsk__request_is_candidate(r, i);
         slot->is_changed = tsk__request_is_changed(r, r->block.positions[i]);
         slot->confidence = r->options.remasking == TSK_REMASKING_RANDOM
-                               ? tsk__random_confidence(r->options.seed, r->block.positions[i], r->gen.pass)
+                               ? tsk__random_confidence(r->options.seed, r->block.positions[i],
+                                                        tsk__request_draw_pass(r))
                                : r->block.confidences[i];
         n_changed += slot->is_changed;
     }
@@ -18479,15 +19089,30 @@ static void tsk__request_force_rows(const tsk__request *r, int32_t n_changed) {
     }
 }
 
+/* Shifted logits: from the masked slots that are to be predicted to the rows that do so. */
+static void tsk__request_shift_rows(const tsk__request *r) {
+    const tsk__skip_slot *slots = r->block.ranked;
+    uint8_t *runs = r->block.runs;
+    int32_t i, n = r->gen.n_positions;
+    for (i = 0; i < n; i++) r->block.before[i] = r->block.before[i] && runs[i];
+    for (i = 0; i < n; i++) {
+        int is_own = slots[i].is_masked && runs[i] && tsk__request_predictor(r, i) == i;
+        int is_next = i + 1 < n && slots[i + 1].is_masked && runs[i + 1] && tsk__request_predictor(r, i + 1) == i;
+        runs[i] = slots[i].is_changed || (runs[i] && !slots[i].is_masked) || is_own || is_next;
+    }
+}
+
 /* Which of the block's positions a step runs. */
-static void tsk__request_choose_block(const tsk__request *r) {
+static void tsk__request_choose_rows(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
-    int32_t most = r->gen.n_positions, n_changed;
+    int32_t i, most = r->gen.n_positions, n_changed;
     memset(r->block.runs, 1, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) r->block.before[i] = (uint8_t)tsk__request_needs_before(r, i);
     if (o->skip.rule != TSK_SKIP_RULE_ROWS || tsk__request_runs_all(r) || !tsk__request_masks_left(r)) return;
     n_changed = tsk__request_rank(r);
     if (r->force_active >= 0) {
         tsk__request_force_rows(r, n_changed);
+        if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
         return;
     }
     if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select) {
@@ -18496,6 +19121,7 @@ static void tsk__request_choose_block(const tsk__request *r) {
         if (o->skip.rows_margin < most - quota) most = quota + o->skip.rows_margin;
     }
     tsk__skip_rows(r->block.ranked, r->gen.n_positions, most, o->skip.rows_ahead, r->block.runs);
+    if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
 }
 
 /* Which positions a pass of kind NEAR runs, refresh_rows' not counted, in canvas.is_listed; returns how many. */
@@ -18505,9 +19131,25 @@ static int32_t tsk__request_choose_near(const tsk__request *r) {
         r->canvas.is_listed[i] =
             tsk__request_is_changed(r, i) || (i >= end && i - end < r->options.refresh_near &&
                                               r->canvas.ids[i] == r->config->mask_token_id);
-    for (i = 0; i < r->gen.n_positions; i++) r->canvas.is_listed[r->block.positions[i]] = 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->canvas.is_listed[r->block.positions[i]] = 1;
+        if (tsk__request_needs_before(r, i)) r->canvas.is_listed[r->block.positions[i] - 1] = 1;
+    }
     for (i = 0; i < r->gen.visible; i++) n += r->canvas.is_listed[i];
     return n;
+}
+
+/* Where a step of cache prefix begins. */
+static int32_t tsk__request_suffix(const tsk__request *r) {
+    return r->block.positions[0] - tsk__request_needs_before(r, 0);
+}
+
+/* Whether a step runs a position outside the block because it predicts one of the block's. */
+static int tsk__request_is_before(const tsk__request *r, int32_t position) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++)
+        if (r->block.before[i] && r->block.positions[i] == position + 1) return 1;
+    return 0;
 }
 
 /* Chooses the positions of the next pass; returns how many rows it has. Asked again before that pass, it gives the
@@ -18517,15 +19159,24 @@ static int32_t tsk__request_choose(tsk__request *r) {
     int32_t i, n = 0, outside;
     if (!pass->is_probe) pass->kind = tsk__request_next_kind(r);
     pass->n_further = 0;
+    tsk__request_choose_stretch(r);
+    if (pass->kind == TSK__PASS_PROMPT) {
+        n = tsk__options_piece(&r->options, r->cut.prompt_rows);
+        outside = tsk__request_prompt_end(r) - r->n_final;
+        return n < outside ? n : outside;
+    }
     if (pass->kind == TSK__PASS_FULL) return r->gen.visible;
-    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - r->block.positions[0];
+    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - tsk__request_suffix(r);
     if (pass->kind == TSK__PASS_NEAR) {
         n = tsk__request_choose_near(r);
         outside = r->gen.visible - n;
     } else {
-        tsk__request_choose_block(r);
-        for (i = 0; i < r->gen.n_positions; i++) n += r->block.runs[i];
+        tsk__request_choose_rows(r);
         outside = r->gen.visible - r->gen.n_positions;
+        for (i = 0; i < r->gen.n_positions; i++) {
+            n += r->block.runs[i] + r->block.before[i];
+            outside -= r->block.before[i];
+        }
     }
     pass->n_further = r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
     return n + pass->n_further;
@@ -18549,6 +19200,7 @@ static void tsk__request_choose_further(const tsk__request *r, int32_t *position
             uint32_t freshness = tsk__request_freshness(r, position);
             if (position >= r->gen.visible) continue;
             if (r->pass.kind == TSK__PASS_NEAR && r->canvas.is_listed[position]) continue;
+            if (r->pass.kind == TSK__PASS_STEP && tsk__request_is_before(r, position)) continue;
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
             positions[n++] = position;
@@ -18565,7 +19217,15 @@ static int tsk__request_skips_refresh(const tsk__request *r) {
 
 /* Whether block steps compare states. */
 static int tsk__request_compares(const tsk__request *r) {
-    return r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES;
+    return r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES && !tsk__request_is_final(r);
+}
+
+/* Rows of the largest pass that the generation may have. */
+static int32_t tsk__request_most_rows(const tsk__request *r) {
+    int32_t piece = tsk__options_piece(&r->options, 0), prompt = tsk__request_prompt_end(r);
+    if (!tsk__request_by_blocks(r)) return r->gen.length;
+    if (piece > prompt) piece = prompt;
+    return piece > r->options.block_length ? piece : r->options.block_length;
 }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
@@ -18581,23 +19241,46 @@ static int tsk__request_keeps_states(const tsk__request *r) {
 static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first) {
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps = tsk__request_compares(r) && (r->options.skip.warm_start || r->keeps_outputs);
-    int by_position = tsk__request_skips_refresh(r);
-    int32_t i, slot = 0;
+    int by_position = tsk__request_skips_refresh(r), is_own = !tsk__request_is_shifted(r);
+    int32_t i, slot = 0, before = -1; /* the row of the position before */
     for (i = first; i < r->gen.visible; i++) {
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) continue;
-        if (in_block) r->block.rows[slot] = p->n;
+        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) {
+            before = -1;
+            continue;
+        }
+        if (in_block) {
+            r->block.rows[slot] = p->n;
+            r->block.sources[slot] = is_own || i == 0 ? p->n : before;
+        }
+        before = p->n;
         tsk__pass_add_row(p, r->canvas.ids[i], i, by_position ? i : in_block && keeps ? slot : -1);
         slot += in_block;
     }
 }
 
-/* Adds the rows of a step of cache dual. */
+/* Adds the next n rows of the prompt's whole blocks. */
+static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
+    const int32_t block = r->options.block_length;
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = r->block.sources[i] = -1;
+    for (i = r->n_final; i < r->n_final + n; i++) {
+        tsk__pass_add_row(p, r->canvas.ids[i], i, -1);
+        p->visible[p->n - 1] = (i / block + 1) * block;
+    }
+}
+
+/* Adds the rows of a step of caches dual and block, or of a storing pass. */
 static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *further) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->block.positions[i];
+        int32_t position = r->block.positions[i], predictor = tsk__request_predictor(r, i), before = -1;
+        if (r->block.before[i]) {
+            before = p->n;
+            tsk__pass_add_row(p, r->canvas.ids[position - 1], position - 1, -1);
+        }
         r->block.rows[i] = r->block.runs[i] ? p->n : -1;
+        r->block.sources[i] = predictor < 0 ? before : r->block.rows[predictor];
         if (r->block.runs[i])
             tsk__pass_add_row(p, r->canvas.ids[position], position, tsk__request_compares(r) ? i : -1);
     }
@@ -18606,21 +19289,22 @@ static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *
 
 /* Adds the request and its rows. */
 static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
-    int32_t i, *further = p->narrowed; /* (free until the layers run) */
+    int32_t i, n, *further = p->narrowed; /* (free until the layers run) */
     tsk__kv *kv = &p->caches[p->n_requests];
-    tsk__request_choose(r);
+    n = tsk__request_choose(r);
     tsk__request_choose_further(r, further);
     r->pass.first_row = p->n;
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
-    kv->length = r->gen.visible;
+    kv->length = r->pass.kind == TSK__PASS_PROMPT ? r->n_final + n : r->gen.visible;
     kv->skip_threshold = r->options.skip.threshold;
     kv->skip_outlier = r->options.skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (r->pass.kind == TSK__PASS_STEP) tsk__request_add_step(r, p, further);
+    if (r->pass.kind == TSK__PASS_PROMPT) tsk__request_add_prompt(r, p, n);
+    else if (r->pass.kind == TSK__PASS_STEP || r->pass.kind == TSK__PASS_STORE) tsk__request_add_step(r, p, further);
     else {
         for (i = 0; i < r->pass.n_further; i++) r->canvas.is_listed[further[i]] = 1;
-        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? r->block.positions[0] : 0);
+        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? tsk__request_suffix(r) : 0);
     }
     r->pass.n_rows = p->n - r->pass.first_row;
 }
@@ -18652,13 +19336,19 @@ static int tsk__request_may_force(const tsk__request *r) {
            (r->gen.has_outputs || !r->keeps_outputs);
 }
 
+/* Whether a slot's row predicts another's that is masked: what holds for masked tokens holds for it, too. */
+static int tsk__request_predicts_mask(const tsk__request *r, int32_t slot) {
+    return slot + 1 < r->gen.n_positions && tsk__request_predictor(r, slot + 1) == slot &&
+           tsk__request_is_masked(r, slot + 1);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int all = tsk__request_runs_all(r);
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->block.rows[i]];
         if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!all)
+        else if (!all && (r->options.skip.masked || !tsk__request_predicts_mask(r, i)))
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
@@ -18669,6 +19359,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+        int predicts =
+            tsk__request_is_shifted(r) && slot < r->gen.n_positions && r->block.positions[slot] == i + 1;
+        if (predicts && !in_block) continue;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
@@ -18704,7 +19397,9 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (r->pass.is_deciding && !tsk__request_is_refresh(r)) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
-    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++)
+    for (i = 0; r->keeps_outputs && !tsk__request_is_final(r) && !tsk__request_skips_refresh(r) &&
+                i < r->gen.n_positions;
+         i++)
         p->flags[r->block.rows[i]] |= TSK__ROW_OUTPUT;
 }
 
@@ -18744,7 +19439,7 @@ static void tsk__request_note_computed(tsk__request *r, int32_t position) {
 /* How long tokens have been skipped: the canvas in refreshes, the block in steps. */
 static void tsk__request_note_ages(tsk__request *r) {
     int32_t i;
-    for (i = 0; i < r->gen.n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions && !tsk__request_is_final(r); i++) {
         tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
         token->age = tsk__request_is_refresh(r) || r->block.active[i] ? 0 : token->age + 1;
     }
@@ -18782,32 +19477,60 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
+/* A masked token whose prediction is up to a stable one keeps its last prediction under `reuse`, if it has one, unless
+   this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 &&
-           r->block.is_predicted[slot];
+    return !p->active[r->block.sources[slot]] && r->options.skip.policy == TSK_SKIP_REUSE &&
+           r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
-/* Candidates are the block's masked positions that the pass has not left out; those that ran have the head predict
-   them. */
+/* Shifted logits: the last row of a pass that makes K and V final predicts the next block's first position, which is
+   filled at once, with the most probable token. */
+static void tsk__request_add_next(tsk__request *r, tsk__pass *p) {
+    tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
+    int32_t row = r->pass.first_row + r->pass.n_rows - 1, next = p->positions[row] + 1;
+    int is_last = r->pass.kind == TSK__PASS_STORE || next == tsk__request_prompt_end(r);
+    tsk__draw draw;
+    r->pass.next_position = -1;
+    r->pass.first_candidate = p->n_candidates;
+    r->pass.n_candidates = 0;
+    if (!tsk__request_is_shifted(r) || !is_last || next >= r->gen.length ||
+        r->canvas.ids[next] != r->config->mask_token_id)
+        return;
+    memset(&draw, 0, sizeof draw);
+    draw.mask_token_id = r->config->mask_token_id;
+    draw.position = (uint32_t)next;
+    candidate->position = next;
+    candidate->slot = 0;
+    candidate->head = p->n_head;
+    tsk__pass_add_head(p, row, &draw);
+    p->n_candidates++;
+    r->pass.n_candidates = 1;
+    r->pass.next_position = next;
+}
+
+/* Candidates are the block's masked positions whose prediction the pass has not left out; the head predicts them from
+   rows that ran. */
 static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     tsk__draw draw;
     int32_t i;
+    r->pass.next_position = -1;
     draw.temperature = r->options.temperature;
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
-    draw.pass = r->gen.pass;
+    draw.pass = tsk__request_draw_pass(r);
     r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
-        if (!tsk__request_is_masked(r, i) || r->block.rows[i] < 0) continue;
+        int32_t row = r->block.sources[i];
+        if (!tsk__request_is_candidate(r, i) || row < 0) continue;
         candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
         r->block.is_predicted[i] = 1;
         p->n_candidates++;
         draw.position = (uint32_t)r->block.positions[i];
-        if (candidate->head >= 0) tsk__pass_add_head(p, r->block.rows[i], &draw);
+        if (candidate->head >= 0) tsk__pass_add_head(p, row, &draw);
     }
     r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
@@ -18831,7 +19554,12 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
     rule->rule.local_radius = o->local_radius;
     rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
     rule->seed = o->seed;
-    rule->pass = r->gen.pass;
+    rule->pass = tsk__request_draw_pass(r);
+    if (!tsk__request_is_final(r)) return;
+    rule->commits = 1;
+    rule->rule.transfer = TSK_TRANSFER_SCHEDULE;
+    rule->rule.quota = 1;
+    rule->is_random = 0;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -18860,7 +19588,7 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
         if (status != TSK_OK) return status;
         n_committed += p->stream->choices[i].is_committed != 0;
     }
-    if (!n_committed && !r->options.on_select)
+    if (!n_committed && (tsk__request_is_final(r) ? r->pass.n_candidates > 0 : !r->options.on_select))
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
                               "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass,
                               (int)r->pass.n_candidates);
@@ -18886,6 +19614,10 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
         r->block.entropies[i] = 0.0f;
+    }
+    if (tsk__request_is_final(r)) {
+        if (r->pass.n_candidates) r->canvas.ids[r->pass.next_position] = p->stream->choices[r->pass.first_candidate].id;
+        return;
     }
     tsk__request_take_predictions(r, p);
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
@@ -18964,14 +19696,22 @@ static void tsk__request_count_step(tsk__request *r, double ms) {
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
 }
 
+static void tsk__request_count_final(tsk__request *r, double ms) {
+    tsk_result *result = &r->gen.result;
+    int is_prompt = r->pass.kind == TSK__PASS_PROMPT;
+    *(is_prompt ? &result->prompt_passes : &result->storing_passes) += 1;
+    *(is_prompt ? &result->prompt_ms : &result->storing_ms) += ms;
+}
+
 static void tsk__request_count(tsk__request *r, double ms) {
     tsk_result *result = &r->gen.result;
     result->nfe++;
     result->total_ms += ms;
     result->rows += (uint64_t)r->pass.n_ran;
     result->refreshed_rows += (uint64_t)r->pass.n_further;
-    r->counts.blocks[r->gen.block].nfe++;
-    if (tsk__request_is_refresh(r)) tsk__request_count_refresh(r, ms);
+    r->counts.blocks[r->gen.block].nfe += r->pass.kind != TSK__PASS_PROMPT;
+    if (tsk__request_is_final(r)) tsk__request_count_final(r, ms);
+    else if (tsk__request_is_refresh(r)) tsk__request_count_refresh(r, ms);
     else tsk__request_count_step(r, ms);
 }
 
@@ -19003,6 +19743,9 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
     step.is_refresh = tsk__request_is_refresh(r);
+    step.is_prompt = r->pass.kind == TSK__PASS_PROMPT;
+    step.is_storing = r->pass.kind == TSK__PASS_STORE;
+    step.next_committed = r->pass.next_position;
     step.n_rows = r->pass.n_ran;
     step.n_positions = r->gen.n_positions;
     step.positions = r->block.positions;
@@ -19013,7 +19756,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {
         step.n_active += r->block.active[i];
-        step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
+        if (!step.is_prompt)
+            step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     step.masks_left = masks_left;
     step.canvas_length = r->gen.length;
@@ -19036,8 +19780,13 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
                 p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)r->block.rows[i]];
 }
 
-/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. A piece
+   of the prompt is no pass of the block. */
 static void tsk__request_move_on(tsk__request *r) {
+    if (r->pass.kind == TSK__PASS_PROMPT) {
+        r->gen.pass++;
+        return;
+    }
     if (tsk__request_compares(r) && (!tsk__request_is_refresh(r) || r->options.skip.warm_start))
         r->gen.has_previous = 1;
     r->gen.has_outputs = r->keeps_outputs;
@@ -19048,14 +19797,18 @@ static void tsk__request_move_on(tsk__request *r) {
 /* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any
    more. */
 static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
+    int is_prompt = r->pass.kind == TSK__PASS_PROMPT, is_stored = r->pass.kind == TSK__PASS_STORE;
     tsk__request_move_on(r);
-    if (masks_left) return;
-    if (tsk__request_hit_end(r)) {
+    if (is_prompt) r->n_final += r->pass.n_rows;
+    if (is_stored) r->n_final = r->gen.visible;
+    if (is_prompt ? r->n_final < tsk__request_prompt_end(r) : masks_left) return;
+    if (!is_prompt && !is_stored && tsk__request_hit_end(r)) {
         tsk__request_end_early(r);
         return;
     }
-    r->gen.block++;
-    tsk__request_next_block(r);
+    if (!is_prompt && !is_stored && tsk__request_must_store(r)) return;
+    r->gen.block += !is_prompt;
+    tsk__request_next_block(r); /* (after the prompt: the same, in which its first position may be filled now) */
 }
 
 /* Takes note of a pass that has ended well. What it predicts may end the generation with an error of its own. */
@@ -19067,7 +19820,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
         return;
     }
     tsk__request_take_choices(r, p);
-    if (r->options.on_select) tsk__request_commit(r, p);
+    if (r->options.on_select && !tsk__request_is_final(r)) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     masks_left = tsk__request_masks_left(r);
     r->counts.blocks[r->gen.block].mask_residual = masks_left;
@@ -19188,7 +19941,8 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     if (n_kept) p->backend->ops->keep(p->stream);
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
-        tsk__request_add_candidates(requests[i], p);
+        if (tsk__request_is_final(requests[i])) tsk__request_add_next(requests[i], p);
+        else tsk__request_add_candidates(requests[i], p);
         tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
@@ -19244,7 +19998,8 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     memset(result, 0, sizeof *result);
     if (!r->gen.is_started) return;
     *result = r->gen.result;
-    result->mask_residual = tsk__count_masks(r->canvas.ids, r->gen.length, r->config->mask_token_id);
+    result->mask_residual =
+        tsk__count_masks(r->canvas.ids, r->gen.n_prompt + result->n_tokens, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;
@@ -19358,8 +20113,8 @@ tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_
     status = tsk__request_check_outside(r, "tsk_session_start", error);
     if (status != TSK_OK) return status;
     session->n_probed = 0;
-    status = tsk__request_start(r, prompt, n_prompt, generated, error);
-    if (status == TSK_OK) status = tsk__session_room(session, r->gen.length, r->n_states, error);
+    status = tsk__request_start(r, prompt, n_prompt, generated, session->pass.stream, error);
+    if (status == TSK_OK) status = tsk__session_room(session, tsk__request_most_rows(r), r->n_states, error);
     if (status != TSK_OK) r->gen.is_started = 0;
     return status;
 }
@@ -19437,7 +20192,7 @@ static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from
     to->options = from->options;
     to->n_states = from->n_states;
     to->keeps_outputs = from->keeps_outputs;
-    to->pass.kind = from->pass.kind;
+    to->pass.n_rows = from->pass.n_rows;
     tsk__request_advance(to, tsk__request_masks_left(to));
     to->options = own;
     to->n_states = n_states;
@@ -19455,10 +20210,13 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     to->n_probed = 0;
     a->gen = b->gen;
     a->gen.is_started = 0;
-    status = tsk__request_allocate(a, &before, error);
+    a->n_final = 0;
+    status = tsk__request_allocate(a, b->cache.shape.capacity, NULL, &before, error);
     tsk__memory_delete(a->allocator, before);
-    if (status == TSK_OK) status = tsk__session_room(to, a->gen.length, a->n_states, error);
+    if (status == TSK_OK) status = tsk__session_room(to, tsk__request_most_rows(a), a->n_states, error);
     if (status != TSK_OK) return status;
+    a->n_final = b->n_final;
+    a->pass.kind = b->pass.kind;
     tsk__request_layout(a, NULL, &shared);
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
@@ -19504,13 +20262,19 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
     if ((int)kind < 0 || kind > TSK_PROBE_REFRESH)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe has no kind %d",
                               (int)kind);
-    if (kind != TSK_PROBE_REFRESH && r->options.cache != TSK_CACHE_DUAL)
+    if (kind == TSK_PROBE_REFRESH && tsk__request_by_blocks(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "with cache block nothing is refreshed that could be probed");
+    if (tsk__request_by_blocks(r) && r->n_final < tsk__request_prompt_end(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the prompt's whole blocks have run");
+    if (kind != TSK_PROBE_REFRESH && r->options.cache != TSK_CACHE_DUAL && !tsk__request_by_blocks(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step can be probed with cache dual only");
-    if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0)
+    if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0 && !tsk__request_by_blocks(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the first pass: nothing is cached yet");
-    if (kind != TSK_PROBE_REFRESH && tsk__request_has_gaps(r))
+    if (kind != TSK_PROBE_REFRESH && !tsk__request_by_blocks(r) && tsk__request_has_gaps(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the block's first pass: of what the window shows "
                               "not all is cached yet");
@@ -19533,7 +20297,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
-            if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+            if (r->block.sources[i] >= 0) p->head[session->n_probed++] = r->block.sources[i];
         tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
@@ -19551,7 +20315,7 @@ static void tsk__session_spread(const tsk_session *session, float *values, size_
     while (slot-- > 0) {
         float *to = values + (size_t)slot * width;
         size_t i;
-        if (r->block.rows[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
+        if (r->block.sources[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
         else
             for (i = 0; i < width; i++) to[i] = NAN;
     }
@@ -19586,7 +20350,8 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     tsk_status status;
     int32_t i;
     r->gen.is_started = 0;
-    status = tsk__request_device_memory(r, n, error);
+    r->n_final = 0;
+    status = tsk__request_device_memory(r, n, n, NULL, error);
     if (status == TSK_OK) status = tsk__session_room(session, n, 0, error);
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
@@ -19594,7 +20359,11 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     p->caches[p->n_requests] = tsk__cache_view(&r->cache, 0);
     p->caches[p->n_requests].n_states = 0;
     p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
-    for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
+    for (i = 0; i < n; i++) {
+        int32_t end = (i / r->options.block_length + 1) * r->options.block_length;
+        tsk__pass_add_row(p, tokens[i], i, -1);
+        if (tsk__request_by_blocks(r) && end < n) p->visible[i] = end;
+    }
     tsk__pass_begin(p);
     tsk__forward_layers(p, 0, r->config->n_layers, 0);
     for (i = 0; i < count; i++) p->head[i] = first + i;
@@ -19682,7 +20451,7 @@ typedef struct tsk__batch_entry {
     uint64_t id;
     void *user;
     tsk_generate_options options;  /* resolved */
-    int32_t n_prompt, length;      /* length: prompt and generated part */
+    int32_t n_prompt, length;      /* length: of the canvas */
     int has_generated, is_cancelled;
     int32_t offset;                /* of its stretch of the arena, while in flight */
     tsk__request *request;         /* while in flight */
@@ -19898,11 +20667,15 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     request.options = *o;
     status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
-    if (n_prompt + o->gen_length > b->options.cache_tokens)
+    if (tsk__options_canvas(o, n_prompt) > b->options.cache_tokens)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d",
                               (int)n_prompt, (int)o->gen_length, (int)b->options.cache_tokens);
-    if (n_prompt + o->gen_length > b->options.max_rows)
+    if (o->cache == TSK_CACHE_BLOCK && o->block_length > b->options.max_rows)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block of %d can never fit the batch's max_rows %d", (int)o->block_length,
+                              (int)b->options.max_rows);
+    if (o->cache != TSK_CACHE_BLOCK && n_prompt + o->gen_length > b->options.max_rows)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
                               (int)o->gen_length, (int)b->options.max_rows);
@@ -19933,7 +20706,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->user = request_user;
     entry->options = o;
     entry->n_prompt = n_prompt;
-    entry->length = n_prompt + o.gen_length;
+    entry->length = (int32_t)tsk__options_canvas(&o, n_prompt);
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o.gen_length; i++)
@@ -20064,7 +20837,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk__cache_place(&r->cache, &b->arena, offset);
     if (status == TSK_OK)
         status = tsk__request_start(r, entry->ids, entry->n_prompt,
-                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, NULL, error);
     return status;
 }
 
@@ -20099,6 +20872,19 @@ static int32_t tsk__batch_turn(const tsk_batch *b) {
     return 0;
 }
 
+/* How many rows the request's next pass has. A prompt by blocks is cut to the room there is, and to its share of the
+   row-layer budget; the first in the pass gets one block at least. 0: it has to wait. */
+static int32_t tsk__batch_choose(tsk__request *r, int32_t room, int64_t budget, int is_first) {
+    const int32_t block = r->options.block_length;
+    int64_t share = budget > 0 ? budget / r->config->n_layers : budget < 0 ? 0 : room;
+    int32_t rows;
+    if (share > room) share = room;
+    if (is_first && share < block) share = block;
+    r->cut.prompt_rows = share > 0 ? (int32_t)share : 1;
+    rows = tsk__request_choose(r);
+    return r->pass.kind == TSK__PASS_PROMPT && share < block ? 0 : rows;
+}
+
 /* Chooses who takes part in the pass. The first that had to wait comes first in the next one; where nobody had to, the
    order rotates. Refreshes take their shares of the row-layer budget in that order. A refresh whose share is less than
    a layer waits, or gets one layer if nobody comes before it. */
@@ -20110,8 +20896,8 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     for (i = 0; i < b->n_in_flight; i++) {
         tsk__batch_entry *entry = b->in_flight[(start + i) % b->n_in_flight];
         tsk__request *r = entry->request;
-        int32_t rows = tsk__request_choose(r), layers = r->config->n_layers - r->cut.next_layer;
-        if (rows > room) {
+        int32_t rows = tsk__batch_choose(r, room, budget, n == 0), layers = r->config->n_layers - r->cut.next_layer;
+        if (rows > room || rows == 0) {
             if (!waits) waits = entry->id;
             continue;
         }
@@ -20126,6 +20912,10 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
             layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
+        }
+        if (budget && r->pass.kind == TSK__PASS_PROMPT) {
+            budget -= (int64_t)layers * rows;
+            if (budget <= 0) budget = -1;
         }
         room -= rows;
         status->rows += rows;
@@ -20147,8 +20937,8 @@ static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
-    request.gen.length = entry->length;
-    request.gen.result.n_tokens = entry->length - entry->n_prompt;
+    request.gen.length = entry->n_prompt + entry->options.gen_length;
+    request.gen.result.n_tokens = entry->options.gen_length;
     tsk__request_point_result(&request);
     tsk__request_cancel(&request);
     tsk__request_result(&request, &result);
@@ -20375,7 +21165,8 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
-    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    int has_scratch = rows > (element == 2 ? 64 : 0) || tsk__family_part_of(c, TSK__PART_Q_NORM)->weight;
+    size = rows * element * (3 * d + 2 * q + mlp + (has_scratch ? wide > d ? wide : d : 0));
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;
@@ -20434,6 +21225,8 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
              : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (!q.batch && o.cache == TSK_CACHE_BLOCK && rows > (uint64_t)tsk__options_piece(&o, 0))
+        rows = (uint64_t)tsk__options_piece(&o, 0);
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__weights_size(q.config, q.weights);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);

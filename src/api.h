@@ -38,8 +38,8 @@ WHAT IT DOES
    - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
      reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
-     with no cache, a prefix cache or a dual cache; with TokenSkip on top of the dual cache; fills gaps inside a given
-     text (infilling).
+     with no cache, a prefix cache or a dual cache, or by blocks where the model attends by blocks; with TokenSkip on top
+     of the last two; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.
@@ -49,7 +49,8 @@ WHAT IT DOES
 WHAT IT DOES NOT DO
    - It does not train or download models, and does not read GGUF, pickle or ONNX.
    - It does not run autoregressive models. Of masked-diffusion models it runs LLaDA's architecture (LLaDA-8B,
-     LLaDA-1.5); others are refused by name, not approximated.
+     LLaDA-1.5), SDAR's (SDAR without experts, TraDo), Fast-dLLM v2's and Dream's (Dream, DiffuCoder, Dream-Coder; not
+     their own schedule and orders); others are refused by name, not approximated.
    - It never prints, exits, or keeps global state. All errors are return values with a message that names the input.
    - "TokenSkip" here is not the chain-of-thought compression method of the same name (Xia et al., 2025).
 
@@ -101,11 +102,26 @@ HOW MASKED DIFFUSION WRITES
        keeps K and V         everything else: a prompt runs once, a finished token once after its commit
        refresh_window W      masks further behind the block than W positions are neither computed nor attended to
 
+   Where logits are shifted (Dream: row i predicts position i + 1) a block's first position is predicted by the row
+   before the block: while it is masked, that row runs, too.
+
    With refresh_rows R each such pass of the dual cache also computes R rows outside the block and replaces their K and
    V. It takes first the rows whose token has changed since they were computed (the last tokens committed to a finished
    block were computed as masks), then the rows computed longest ago; among equals, those nearest to the block. These
    rows are not part of the block. They run all layers whatever TokenSkip decides, and nothing is predicted for them.
    They count as refreshed_rows, not as active rows or token-layers.
+
+   Models with attention by blocks (SDAR, Fast-dLLM v2) are the exception. Positions are counted from 0 in blocks; a
+   token attends to its own block, both ways, and to the blocks before it, so that no K and V of a finished block depend
+   on what comes after. Their cache is BLOCK, and it is exact:
+
+       prompt's whole blocks      run once, in pieces of up to prompt_rows rows; K and V are final
+       a block, until no mask     steps of its rows, against the final K and V of all before it; the prompt's rest is
+       is left in it              the head of the first block
+       a finished block           one storing pass over all its rows makes its K and V final; none where nothing follows
+
+   The canvas is rounded up to whole blocks, the result cut to gen_length. A session's next generation goes on from the
+   final K and V of the tokens that its prompt has in common with what the session holds.
 
 WHAT TOKENSKIP ADDS
    A block step computes a row for every token of the block, and most of these rows change nothing. skip.rule says which
@@ -142,6 +158,8 @@ WHAT TOKENSKIP ADDS
    is no earlier state to compare with.
    skip.refresh does the same inside the whole-canvas pass at a block's start, from the second one on, under either
    rule.
+   With cache BLOCK both rules work within the steps of a block. A storing pass runs every row, so that what was left
+   out leaves no trace beyond its block. TokenSkip is off there by default: its accuracy has not been measured.
    TokenSkip saves time on CPUs, in refreshes and in large batches. A GPU with one sequence spends its time reading
    weights; leaving out some of 32 tokens does not shorten that. Measure with `tokenskip bench`.
 
@@ -388,6 +406,20 @@ TOKENSKIP_API tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const t
    tsk_tokenizer_encode): pass 0 unless you trust it. */
 TOKENSKIP_API tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                                          int special_in_text, tsk_tokens *out, tsk_error *error);
+/*                                  default         meaning */
+typedef struct tsk_chat_options {
+    int special_in_text;         /* 0               as above */
+    int thinking;                /* TSK_AUTO        the template's switch for thoughts (Qwen3's enable_thinking): 1 on,
+                                                    0 off; auto: as the template has it. TSK_ERROR_ARGUMENT for a
+                                                    template without such a switch */
+} tsk_chat_options;
+
+TOKENSKIP_API tsk_chat_options tsk_chat_options_default(void);
+/* The two above with options (NULL: all defaults); rendering reads `thinking` only. */
+TOKENSKIP_API tsk_status tsk_chat_render_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_text *out, tsk_error *error);
+TOKENSKIP_API tsk_status tsk_chat_encode_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                              const tsk_chat_options *options, tsk_tokens *out, tsk_error *error);
 /* The token with which the template ends a turn (LLaDA: <|eot_id|>), or -1. */
 TOKENSKIP_API int32_t tsk_chat_end_of_turn(const tsk_tokenizer *tokenizer);
 
@@ -407,11 +439,16 @@ TOKENSKIP_API size_t tsk_dtype_size(tsk_dtype dtype);       /* bytes an element;
 #define TSK_MAX_EOS_TOKENS 16
 
 typedef enum tsk_family {
-    TSK_FAMILY_LLADA               /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+    TSK_FAMILY_LLADA,              /* LLaDA-8B, LLaDA-1.5, and models of other sizes built as they are */
+    TSK_FAMILY_SDAR,               /* SDAR and TraDo: Qwen3's network (q and k normed by head), attention by blocks */
+    TSK_FAMILY_FAST_DLLM_V2,       /* Fast-dLLM v2: Qwen2.5's (q, k and v have biases), attention by blocks, logits
+                                      shifted: row i predicts position i + 1 */
+    TSK_FAMILY_DREAM               /* Dream, DiffuCoder, Dream-Coder: Qwen2.5's, all tokens see all, logits shifted */
 } tsk_family;
 
 typedef struct tsk_model_config {
-    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp_hidden_size;
+    int32_t d_model, n_layers, n_heads, n_kv_heads, mlp_hidden_size;
+    int32_t head_dim;              /* LLaDA: d_model / n_heads; others have it beside these */
     int32_t vocab_size;            /* as config.json has it */
     int32_t embedding_size;        /* rows of the embedding and of the head, >= vocab_size; ids are below it */
     int32_t max_sequence_length;
@@ -424,6 +461,7 @@ typedef struct tsk_model_config {
     int qkv_bias;                  /* 1: q_proj, k_proj, v_proj have biases */
     int linear_bias;               /* 1: every other linear map (not the norms) has one too */
     tsk_family family;             /* which network the sizes are of */
+    int32_t block_length;          /* families with attention by blocks: positions of a block, counted from 0; else 0 */
 } tsk_model_config;
 
 /* A model folder, opened and checked without reading any weights: config.json, the end-of-sequence ids of
@@ -442,6 +480,13 @@ TOKENSKIP_API void tsk_folder_free(tsk_folder *folder);
 TOKENSKIP_API const tsk_model_config *tsk_folder_config(const tsk_folder *folder);
 /* How the folder is quantised: "compressed-tensors", "gptq", "awq" or "fp8"; NULL: it is not. */
 TOKENSKIP_API const char *tsk_folder_quant_method(const tsk_folder *folder);
+/* The configuration alone: reads config.json and generation_config.json and looks at no other file. */
+TOKENSKIP_API tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_config *out,
+                                         tsk_error *error);
+/* "LLaDA", "SDAR", "Fast-dLLM v2", "Dream"; "" outside the enumeration. */
+TOKENSKIP_API const char *tsk_family_name(tsk_family family);
+/* 1: the network attends by blocks of block_length, so that cache BLOCK is its only one. */
+TOKENSKIP_API int tsk_config_by_blocks(const tsk_model_config *config);
 /* 1: one of the configuration's end-of-sequence ids. */
 TOKENSKIP_API int tsk_config_is_eos(const tsk_model_config *config, int32_t id);
 TOKENSKIP_API size_t tsk_folder_count(const tsk_folder *folder);
@@ -530,15 +575,19 @@ TOKENSKIP_API const char *tsk_model_device_note(const tsk_model *model);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
-typedef enum tsk_cache { TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE } tsk_cache;
+/* AUTO: BLOCK for the families with attention by blocks, which have no other; DUAL for all others, which do not have
+   BLOCK. */
+typedef enum tsk_cache {
+    TSK_CACHE_AUTO = TSK_AUTO, TSK_CACHE_DUAL, TSK_CACHE_PREFIX, TSK_CACHE_NONE, TSK_CACHE_BLOCK
+} tsk_cache;
 /* The rule that says how many predictions a step commits: see tsk_transfer_rule. */
 typedef enum tsk_transfer {
     TSK_TRANSFER_SCHEDULE, TSK_TRANSFER_THRESHOLD, TSK_TRANSFER_FACTOR, TSK_TRANSFER_FRECHET, TSK_TRANSFER_ENTROPY,
     TSK_TRANSFER_LEAP
 } tsk_transfer;
 typedef enum tsk_remasking { TSK_REMASKING_LOW_CONFIDENCE, TSK_REMASKING_RANDOM } tsk_remasking;
-/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL, else
-   OFF. */
+/* AUTO: STATES where layer_k is above 0, OFF where it is 0; where it is TSK_AUTO too, ROWS with cache DUAL and family
+   LLADA, else OFF. */
 typedef enum tsk_skip_rule {
     TSK_SKIP_RULE_AUTO = TSK_AUTO, TSK_SKIP_RULE_OFF, TSK_SKIP_RULE_STATES, TSK_SKIP_RULE_ROWS
 } tsk_skip_rule;
@@ -580,11 +629,18 @@ typedef struct tsk_skip_options {
 /*                                  default         meaning */
 typedef struct tsk_generate_options {
     int32_t gen_length;          /* 128             positions to fill after the prompt */
-    int32_t block_length;        /* 32              divides gen_length */
-    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of the number of blocks; auto:
-                                                    gen_length */
-    tsk_cache cache;             /* DUAL            what a step recomputes: the block; block to end (PREFIX); all
-                                                    (NONE) */
+    int32_t block_length;        /* TSK_AUTO        divides gen_length, with cache BLOCK need not; auto: the model's,
+                                                    else 32 */
+    int32_t small_block;         /* TSK_AUTO        with cache BLOCK: so many positions of a block are filled before the
+                                                    next of them; divides block_length. 0: all together; auto: 8 for
+                                                    FAST_DLLM_V2 where that divides it, else 0 */
+    int32_t steps;               /* TSK_AUTO        over all blocks; a multiple of their number (with cache BLOCK it is
+                                                    rounded down to one). Auto: gen_length; with cache BLOCK it stays
+                                                    auto: a block's length for every block */
+    tsk_cache cache;             /* AUTO            what a step recomputes: the block (DUAL, BLOCK); block to end
+                                                    (PREFIX); all (NONE) */
+    int32_t prompt_rows;         /* TSK_AUTO        with cache BLOCK: at most so many rows of the prompt in one pass, in
+                                                    whole blocks, one at least; auto: 2048 */
     tsk_transfer transfer;       /* THRESHOLD       the rule that says how many predictions a step commits */
     float threshold;             /* 0.9             THRESHOLD: commit every candidate at least this confident; LEAP:
                                                     the anchors' confidence */
@@ -627,7 +683,11 @@ typedef struct tsk_step {
     int32_t pass;                /* number of this forward pass in the generation, from 0 */
     int32_t block;               /* number of the block, from 0 (an infilling block comes first) */
     int32_t block_step;          /* 0: the forward at the block's start */
-    int is_refresh;              /* 1: a pass over the canvas, or one that refresh NEAR makes; 0: a block step */
+    int is_refresh;              /* 1: a pass over the canvas, or one that refresh NEAR makes */
+    int is_prompt, is_storing;   /* cache BLOCK: 1: a piece of the prompt, before the first block; the last pass of a
+                                    block, which makes its K and V final. All three 0: a block step */
+    int32_t next_committed;      /* where logits are shifted: the first position of the next block (of a piece of the
+                                    prompt: of this block), if this pass has filled it; else -1 */
     int32_t n_positions;         /* positions of the block */
     const int32_t *positions;    /* [n_positions] in the canvas */
     const int32_t *predictions;  /* [n_positions] the id each masked position would get; its token where not masked */
@@ -641,7 +701,7 @@ typedef struct tsk_step {
     int32_t n_cosines;           /* K - 1 where this pass compared states, else 0 */
     const float *cosines;        /* [n_positions, n_cosines] of h_1 .. h_{K-1} with the reference, or NULL */
     int32_t masks_left;          /* in the block */
-    int32_t canvas_length, prompt_length;
+    int32_t canvas_length, prompt_length; /* cache BLOCK: the canvas is whole blocks, more than is asked for */
     const int32_t *canvas;       /* [canvas_length] after the commit; mask_token_id where still masked */
     int32_t mask_token_id;
     int32_t n_final;             /* generated tokens before the first that is masked or ends the text */
@@ -705,19 +765,22 @@ typedef struct tsk_result {
     const int32_t *canvas;       /* [n_prompt + n_tokens], with the prompt's masks filled */
     int32_t n_prompt;
     int32_t nfe;                 /* forward passes, each counted once whatever its size */
+    int32_t prompt_passes, storing_passes; /* of them, with cache BLOCK: pieces of the prompt; passes that made a
+                                    block's K and V final, which count in the block's own nfe too */
     int32_t mask_residual;       /* masks left: 0 unless cancelled */
     tsk_finish finish_reason;
     const tsk_block_result *blocks; /* [n_blocks] blocks reached, the infilling one included */
     int32_t n_blocks;
-    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (cache DUAL) */
+    const int32_t *active;       /* [n_block_steps] rows above layer K in each block step (caches DUAL, BLOCK) */
     const int32_t *stable_masked; /* [n_block_steps] stable rows that were masked */
     int32_t n_block_steps;
-    uint64_t token_layers_computed, token_layers_total;                  /* block steps of cache DUAL */
+    uint64_t token_layers_computed, token_layers_total;                  /* block steps of caches DUAL and BLOCK */
     uint64_t refresh_token_layers_computed, refresh_token_layers_total;  /* refreshes, if they leave something out:
                                     with skip.refresh, refresh NEAR or a window; total: of the whole canvas each */
     uint64_t refreshed_rows;     /* those that refresh_rows added, all layers of each */
     uint64_t rows;               /* that ran all layers, in all passes */
     double refresh_ms, block_step_ms, total_ms;  /* wall-clock sums; is_refresh in tsk_step says which is which */
+    double prompt_ms, storing_ms; /* likewise */
     int32_t refreshes, block_steps;
 } tsk_result;
 
@@ -735,8 +798,11 @@ TOKENSKIP_API void tsk_session_free(tsk_session *session);
    started; so does a copy or logits call that fails after its arguments were accepted. A step or probe whose pass fails
    leaves it failed: every further step returns the same error. A copy, logits, step or probe call whose arguments are
    refused changes nothing. Calls that need a generation return TSK_ERROR_ARGUMENT without one. */
-/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling).
-   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay. */
+/* Begins a generation. `prompt` [n_prompt] may hold mask_token_id: those positions are filled first (infilling); with
+   cache BLOCK only behind the prompt's whole blocks, where they are masks of the first block like any others.
+   `generated` is NULL (all masked) or [gen_length] with mask_token_id where free and, elsewhere, ids that stay.
+   With cache BLOCK the session keeps the K and V of finished blocks, and a generation whose prompt begins with the
+   tokens of such blocks, as the next question of a conversation does, does not compute them again. */
 TOKENSKIP_API tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
                                            const int32_t *generated, tsk_error *error);
 /* One forward pass and its commits. *finished becomes 1 once nothing is left to do. TSK_ERROR_NUMERIC: the logits of a
@@ -747,7 +813,8 @@ TOKENSKIP_API void tsk_session_result(const tsk_session *session, tsk_result *re
 /* start, step until finished, result. Cancelling is no error: finish_reason says so. */
 TOKENSKIP_API tsk_status tsk_generate(tsk_session *session, const int32_t *prompt, int32_t n_prompt,
                                       const int32_t *generated, tsk_result *result, tsk_error *error);
-/* One full forward over `tokens` [n]: logits of positions [first, first + count) to `logits` [count, embedding_size].
+/* One full forward over `tokens` [n]: logits of rows [first, first + count) to `logits` [count, embedding_size]
+   (shifted ones predict the position behind the row). With cache BLOCK attention is by blocks of block_length.
    The call uses the session's caches: it ends a generation in progress and leaves the session not started. */
 TOKENSKIP_API tsk_status tsk_session_logits(tsk_session *session, const int32_t *tokens, int32_t n, int32_t first,
                                             int32_t count, float *logits, tsk_error *error);
@@ -863,8 +930,9 @@ TOKENSKIP_API int32_t tsk_folder_formats(const tsk_folder *folder, tsk_weights w
 /* mean, unbiased standard deviation, extremes and mean magnitude of a record's output */
 typedef struct tsk_stats { double mean, std, min, max, abs_mean; } tsk_stats;
 
-/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _rope (parts q and k), _attn_out,
-   _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as cached after the pass); final_norm, logits. */
+/* Names: embedding, layer_{i}, layer_{i}_attn_norm, _q_proj, _k_proj, _v_proj, _q_norm, _k_norm (where the family norms
+   q and k by head), _rope (parts q and k), _attn_out, _ff_norm, _ff_proj, _up_proj, _ffn_out; kv_{i} (parts k and v, as
+   cached after the pass); final_norm, logits. */
 typedef struct tsk_trace_record {
     const char *name;
     const char *part;            /* "", or "q", "k", "v" where a name has two outputs */
@@ -1012,7 +1080,8 @@ TOKENSKIP_API void tsk_safetensors_writer_free(tsk_safetensors_writer *writer);
 
 /* ---- A model without a folder */
 
-/* A model of the given shape with seeded random BF16 weights and no tokenizer, for benchmarks and tests. */
+/* A model of the given shape with seeded random BF16 weights, norms of ones, biases of zeros, and no tokenizer, for
+   benchmarks and tests. */
 TOKENSKIP_API tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed,
                                           const tsk_model_options *options, tsk_model **out, tsk_error *error);
 
@@ -1044,8 +1113,9 @@ typedef struct tsk_probe {
 TOKENSKIP_API tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_probe_kind kind,
                                            tsk_probe *out, tsk_error *error);
 /* Right after a probe, before any other call of the session: final_norm [n_positions, d_model] (may be NULL) and logits
-   [n_positions, embedding_size] of the block, for a stable token the values that its skip.policy gives it. Of a token
-   that rule ROWS left out: NaN. */
+   [n_positions, embedding_size] of the rows that predict the block's positions, for a stable token the values that its
+   skip.policy gives it. Of a row that rule ROWS left out, or that is outside the block and has nothing to predict:
+   NaN. */
 TOKENSKIP_API tsk_status tsk_session_probe_logits(tsk_session *session, float *final_norm, float *logits,
                                                   tsk_error *error);
 

@@ -83,6 +83,7 @@ typedef struct tsk__rows {
 typedef struct tsk__captures {
     void *norm;                /* [n, d_model] the normalised input */
     void *q, *k, *v;           /* [n, n_heads * head_dim], [n, n_kv_heads * head_dim] twice: before RoPE, with bias */
+    void *q_norm, *k_norm;     /* as q and k, normed by head; where the family does so */
     void *k_rope;              /* [n, n_kv_heads * head_dim] after RoPE (q after RoPE is an output anyway) */
     void *gate, *up;           /* [n, mlp_hidden_size] outputs of ff_proj and up_proj */
     void *projection;          /* [n, d_model] output of attn_out or ff_out, before the residual is added */

@@ -19,7 +19,7 @@ typedef struct tsk__batch_entry {
     uint64_t id;
     void *user;
     tsk_generate_options options;  /* resolved */
-    int32_t n_prompt, length;      /* length: prompt and generated part */
+    int32_t n_prompt, length;      /* length: of the canvas */
     int has_generated, is_cancelled;
     int32_t offset;                /* of its stretch of the arena, while in flight */
     tsk__request *request;         /* while in flight */
@@ -235,11 +235,15 @@ static tsk_status tsk__batch_check(const tsk_batch *b, const tsk_generate_option
     request.options = *o;
     status = tsk__request_check_start(&request, prompt, n_prompt, generated, error);
     if (status != TSK_OK) return status;
-    if (n_prompt + o->gen_length > b->options.cache_tokens)
+    if (tsk__options_canvas(o, n_prompt) > b->options.cache_tokens)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "%d prompt tokens and gen_length %d can never fit the batch's cache_tokens %d",
                               (int)n_prompt, (int)o->gen_length, (int)b->options.cache_tokens);
-    if (n_prompt + o->gen_length > b->options.max_rows)
+    if (o->cache == TSK_CACHE_BLOCK && o->block_length > b->options.max_rows)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block of %d can never fit the batch's max_rows %d", (int)o->block_length,
+                              (int)b->options.max_rows);
+    if (o->cache != TSK_CACHE_BLOCK && n_prompt + o->gen_length > b->options.max_rows)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "%d prompt tokens and gen_length %d can never fit the batch's max_rows %d", (int)n_prompt,
                               (int)o->gen_length, (int)b->options.max_rows);
@@ -270,7 +274,7 @@ tsk_status tsk_batch_submit(tsk_batch *b, const int32_t *prompt, int32_t n_promp
     entry->user = request_user;
     entry->options = o;
     entry->n_prompt = n_prompt;
-    entry->length = n_prompt + o.gen_length;
+    entry->length = (int32_t)tsk__options_canvas(&o, n_prompt);
     entry->has_generated = generated != NULL;
     if (n_prompt) memcpy(entry->ids, prompt, (size_t)n_prompt * sizeof *prompt);
     for (i = 0; i < o.gen_length; i++)
@@ -401,7 +405,7 @@ static tsk_status tsk__batch_launch(tsk_batch *b, tsk__batch_entry *entry, int32
     tsk__cache_place(&r->cache, &b->arena, offset);
     if (status == TSK_OK)
         status = tsk__request_start(r, entry->ids, entry->n_prompt,
-                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, error);
+                                    entry->has_generated ? entry->ids + entry->n_prompt : NULL, NULL, error);
     return status;
 }
 
@@ -436,6 +440,19 @@ static int32_t tsk__batch_turn(const tsk_batch *b) {
     return 0;
 }
 
+/* How many rows the request's next pass has. A prompt by blocks is cut to the room there is, and to its share of the
+   row-layer budget; the first in the pass gets one block at least. 0: it has to wait. */
+static int32_t tsk__batch_choose(tsk__request *r, int32_t room, int64_t budget, int is_first) {
+    const int32_t block = r->options.block_length;
+    int64_t share = budget > 0 ? budget / r->config->n_layers : budget < 0 ? 0 : room;
+    int32_t rows;
+    if (share > room) share = room;
+    if (is_first && share < block) share = block;
+    r->cut.prompt_rows = share > 0 ? (int32_t)share : 1;
+    rows = tsk__request_choose(r);
+    return r->pass.kind == TSK__PASS_PROMPT && share < block ? 0 : rows;
+}
+
 /* Chooses who takes part in the pass. The first that had to wait comes first in the next one; where nobody had to, the
    order rotates. Refreshes take their shares of the row-layer budget in that order. A refresh whose share is less than
    a layer waits, or gets one layer if nobody comes before it. */
@@ -447,8 +464,8 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
     for (i = 0; i < b->n_in_flight; i++) {
         tsk__batch_entry *entry = b->in_flight[(start + i) % b->n_in_flight];
         tsk__request *r = entry->request;
-        int32_t rows = tsk__request_choose(r), layers = r->config->n_layers - r->cut.next_layer;
-        if (rows > room) {
+        int32_t rows = tsk__batch_choose(r, room, budget, n == 0), layers = r->config->n_layers - r->cut.next_layer;
+        if (rows > room || rows == 0) {
             if (!waits) waits = entry->id;
             continue;
         }
@@ -463,6 +480,10 @@ static int32_t tsk__batch_pack(tsk_batch *b, tsk_batch_status *status) {
             layers = r->cut.layer_budget;
             budget -= (int64_t)layers * rows;
             if (budget == 0) budget = -1;
+        }
+        if (budget && r->pass.kind == TSK__PASS_PROMPT) {
+            budget -= (int64_t)layers * rows;
+            if (budget <= 0) budget = -1;
         }
         room -= rows;
         status->rows += rows;
@@ -484,8 +505,8 @@ static void tsk__batch_report_ending(tsk_batch *b, tsk__batch_entry *entry) {
     request.canvas.ids = entry->ids;
     request.gen.is_started = 1;
     request.gen.n_prompt = request.gen.result.n_prompt = entry->n_prompt;
-    request.gen.length = entry->length;
-    request.gen.result.n_tokens = entry->length - entry->n_prompt;
+    request.gen.length = entry->n_prompt + entry->options.gen_length;
+    request.gen.result.n_tokens = entry->options.gen_length;
     tsk__request_point_result(&request);
     tsk__request_cancel(&request);
     tsk__request_result(&request, &result);

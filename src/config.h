@@ -58,10 +58,11 @@ static int32_t tsk__config_int(tsk__config_reader *reader, const char *key, int6
     return tsk__config_integer(reader, value, key, low, high);
 }
 
-static float tsk__config_positive(tsk__config_reader *reader, const char *key, double fallback) {
-    const tsk_json_value *value = tsk_json_get(reader->root, key);
+/* `fallback` where the value is absent, an error there where that is not positive. */
+static float tsk__config_positive(tsk__config_reader *reader, const tsk_json_value *value, const char *key,
+                                  double fallback) {
     double number = fallback;
-    if (reader->status != TSK_OK || tsk__config_absent(value)) return (float)fallback;
+    if (reader->status != TSK_OK || (tsk__config_absent(value) && fallback > 0)) return (float)fallback;
     if (!tsk_json_double(value, &number) || !(number > 0) || number > 1e12)
         tsk__config_fail(reader, value, key, "a positive number");
     return (float)number;
@@ -196,12 +197,12 @@ static void tsk__config_demand_one(tsk__config_reader *reader, const tsk__family
                            " is %d; only 1 is supported", (int)number);
 }
 
-/* The family's own value of a key that a file leaves out. */
-static double tsk__config_default(const tsk__family *family, const char *key) {
+/* How the family reads a key; NULL: not at all. */
+static const tsk__family_key *tsk__config_key(const tsk__family *family, const char *key) {
     size_t i;
     for (i = 0; i < family->n_keys; i++)
-        if (strcmp(family->keys[i].key, key) == 0) return family->keys[i].value;
-    return 0;
+        if (strcmp(family->keys[i].key, key) == 0) return &family->keys[i];
+    return NULL;
 }
 
 /* Refuses RoPE scaling. The type "default", which transformers also writes, means plain RoPE and is accepted. */
@@ -209,14 +210,15 @@ static void tsk__config_demand_plain_rope(tsk__config_reader *reader, const tsk_
     const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *theta = tsk_json_get(value, "rope_theta");
     const tsk_json_value *given = tsk_json_get(value, "rope_type"), *type = given ? given : tsk_json_get(value, "type");
     const char *name = tsk_json_string(type, NULL);
-    double own = tsk__config_default(reader->family, "rope_theta"), number = 0;
+    const tsk__family_key *key = tsk__config_key(reader->family, "rope_theta");
+    double own = key ? key->value : 0, number = 0;
     if (tsk__config_absent(value) || reader->status != TSK_OK) return;
     if (!name || strcmp(name, "default") != 0) {
         tsk__config_refuse(reader, value, demand->key, ": rotary positions of the type \"%.60s\" are not supported",
                            name ? name : "unknown");
         return;
     }
-    tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own);
+    if (!tsk_json_double(tsk_json_get(reader->root, "rope_theta"), &own) && key && key->kind == TSK__KEY_THETA) return;
     if (theta && (!tsk_json_double(theta, &number) || number < own || number > own))
         tsk__config_refuse(reader, theta, demand->key, " has a rope_theta of its own, other than the configuration's");
 }
@@ -228,6 +230,19 @@ static void tsk__config_demand_absent(tsk__config_reader *reader, const tsk__fam
     if (!tsk__config_absent(value)) tsk__config_refuse(reader, value, demand->key, " is not supported");
 }
 
+static void tsk__config_demand_all(tsk__config_reader *reader, const tsk__family_demand *demand) {
+    const tsk_json_value *value = tsk_json_get(reader->root, demand->key), *element;
+    if (tsk__config_absent(value) && demand->left_out) return;
+    if (tsk_json_type_of(value) != TSK_JSON_ARRAY) tsk__config_fail(reader, value, demand->key, "a list of names");
+    for (element = tsk_json_first(value); element && reader->status == TSK_OK; element = tsk_json_next(element)) {
+        const char *name = tsk_json_string(element, NULL);
+        if (!name) tsk__config_fail(reader, element, demand->key, "a list of names");
+        else if (strcmp(name, demand->only) != 0)
+            tsk__config_refuse(reader, element, demand->key, " names \"%.60s\"; only \"%s\" is supported", name,
+                               demand->only);
+    }
+}
+
 static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_demand *demand) {
     switch (demand->kind) {
     case TSK__DEMAND_TEXT: tsk__config_demand_text(reader, demand); break;
@@ -235,6 +250,7 @@ static void tsk__config_demand(tsk__config_reader *reader, const tsk__family_dem
     case TSK__DEMAND_FOLLOWS: tsk__config_demand_follows(reader, demand); break;
     case TSK__DEMAND_ONE: tsk__config_demand_one(reader, demand); break;
     case TSK__DEMAND_ABSENT: tsk__config_demand_absent(reader, demand); break;
+    case TSK__DEMAND_ALL: tsk__config_demand_all(reader, demand); break;
     case TSK__DEMAND_PLAIN_ROPE: tsk__config_demand_plain_rope(reader, demand); break;
     }
 }
@@ -255,9 +271,14 @@ static tsk_status tsk__config_check_sizes(const tsk_model_config *c, const char 
                             c->embedding_size <= 1 << 24 && c->max_sequence_length <= TSK__MAX_LENGTH &&
                             c->n_heads <= 1 << 12,
                         "'%s': a size is beyond what any model of this architecture has", tsk__error_path(where));
-    TSK__CONFIG_REQUIRE((int64_t)c->n_heads * c->head_dim == c->d_model,
+    TSK__CONFIG_REQUIRE(tsk__family_of(c)->has_head_dim || (int64_t)c->n_heads * c->head_dim == c->d_model,
                         "'%s': d_model %d is not n_heads %d times a whole head size", tsk__error_path(where),
                         (int)c->d_model, (int)c->n_heads);
+    TSK__CONFIG_REQUIRE(c->head_dim <= 1 << 17, "'%s': head size %d is beyond what any model of this architecture has",
+                        tsk__error_path(where), (int)c->head_dim);
+    TSK__CONFIG_REQUIRE(!tsk__family_of(c)->by_blocks || (c->block_length > 0 && c->block_length <= TSK__MAX_BLOCK),
+                        "'%s': block_length %d is not from 1 to %d", tsk__error_path(where), (int)c->block_length,
+                        TSK__MAX_BLOCK);
     TSK__CONFIG_REQUIRE(c->head_dim % 2 == 0, "'%s': head size %d is odd, which rotary positions cannot have",
                         tsk__error_path(where), (int)c->head_dim);
     TSK__CONFIG_REQUIRE(c->n_kv_heads <= c->n_heads && c->n_heads % c->n_kv_heads == 0,
@@ -355,9 +376,19 @@ static int32_t tsk__config_read_integer(tsk__config_reader *reader, const tsk__f
 }
 
 static int tsk__config_read_switch(tsk__config_reader *reader, const tsk__family_key *key, const tsk_model_config *c) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
     int32_t fallback = 0;
-    tsk__config_otherwise(key, NULL, c, &fallback);
+    if (!tsk__config_otherwise(key, NULL, c, &fallback) && tsk__config_absent(value))
+        tsk__config_fail(reader, value, key->key, "true or false");
     return tsk__config_bool(reader, key->key, fallback);
+}
+
+/* Where the file has it in both places, >>family's demands have seen to it that they agree. */
+static float tsk__config_read_positive(tsk__config_reader *reader, const tsk__family_key *key) {
+    const tsk_json_value *value = tsk_json_get(reader->root, key->key);
+    if (key->kind == TSK__KEY_THETA && tsk__config_absent(value))
+        value = tsk_json_get(tsk_json_get(reader->root, "rope_parameters"), key->key);
+    return tsk__config_positive(reader, value, key->key, key->missing == TSK__MISSING_ERROR ? 0 : key->value);
 }
 
 static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_key *key, tsk_model_config *c) {
@@ -372,13 +403,23 @@ static void tsk__config_read_key(tsk__config_reader *reader, const tsk__family_k
         memcpy(&of, (const char *)c + key->of, sizeof of);
         integer = of * tsk__config_read_integer(reader, key, c);
         break;
+    case TSK__KEY_FIXED: integer = (int32_t)key->value; break;
     case TSK__KEY_POSITIVE:
-        number = tsk__config_positive(reader, key->key, key->value);
+    case TSK__KEY_THETA:
+        number = tsk__config_read_positive(reader, key);
         memcpy(field, &number, sizeof number);
         return;
     case TSK__KEY_END_IDS: tsk__config_read_eos(reader, c); return;
     }
     memcpy(field, &integer, sizeof integer);
+}
+
+/* A head's size where the file does not say it. */
+static void tsk__config_derive_head_dim(tsk__config_reader *reader, tsk_model_config *c) {
+    if (reader->status != TSK_OK || c->n_heads <= 0 || c->head_dim) return;
+    c->head_dim = c->d_model / c->n_heads;
+    if (c->head_dim * c->n_heads == c->d_model || !reader->family->has_head_dim) return;
+    tsk__config_fail(reader, NULL, "head_dim", "there where the heads do not share out hidden_size");
 }
 
 static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
@@ -393,7 +434,7 @@ static void tsk__config_read(tsk__config_reader *reader, tsk_model_config *c) {
     tsk__config_check_architectures(reader);
     for (i = 0; i < family->n_demands; i++) tsk__config_demand(reader, &family->demands[i]);
     for (i = 0; i < family->n_keys; i++) tsk__config_read_key(reader, &family->keys[i], c);
-    if (c->n_heads > 0 && !c->head_dim) c->head_dim = c->d_model / c->n_heads;
+    tsk__config_derive_head_dim(reader, c);
     c->qkv_bias |= c->linear_bias;
 }
 
@@ -940,12 +981,11 @@ static tsk_status tsk__folder_load(tsk_folder *folder, tsk_error *error) {
     return quantised == TSK_OK ? status : quantised;
 }
 
-tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+/* A folder of which nothing has been read. */
+static tsk_status tsk__folder_new(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
     const tsk_allocator *allocator = tsk__memory_allocator(host);
     size_t length = dir ? strlen(dir) : 0;
     tsk_folder *folder;
-    tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
     *out = NULL;
     if (!length) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "no model folder given");
     while (length > 1 && dir[length - 1] == '/') length--;
@@ -955,10 +995,40 @@ tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **o
     folder->host.allocator = allocator;
     memcpy(folder->path, dir, length);
     folder->dir_length = length;
-    status = tsk__folder_load(folder, error);
-    if (status != TSK_OK) tsk_folder_free(folder);
-    else *out = folder;
+    *out = folder;
+    return TSK_OK;
+}
+
+tsk_status tsk_folder_open(const char *dir, const tsk_host *host, tsk_folder **out, tsk_error *error) {
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_folder_open", "out");
+    status = tsk__folder_new(dir, host, out, error);
+    if (status == TSK_OK) status = tsk__folder_load(*out, error);
+    if (status == TSK_OK) return TSK_OK;
+    tsk_folder_free(*out);
+    *out = NULL;
     return status;
+}
+
+tsk_status tsk_config_load(const char *dir, const tsk_host *host, tsk_model_config *out, tsk_error *error) {
+    tsk_folder *folder = NULL;
+    tsk_status status;
+    if (!out) return tsk__error_null(error, "tsk_config_load", "out");
+    memset(out, 0, sizeof *out);
+    status = tsk__folder_new(dir, host, &folder, error);
+    if (status == TSK_OK) status = tsk__folder_read_config(folder, error);
+    if (status == TSK_OK) *out = folder->config;
+    tsk_folder_free(folder);
+    return status;
+}
+
+const char *tsk_family_name(tsk_family family) {
+    return (int)family >= 0 && (int)family < TSK__FAMILIES ? tsk__families[(int)family].name : "";
+}
+
+int tsk_config_by_blocks(const tsk_model_config *config) {
+    return config && (int)config->family >= 0 && (int)config->family < TSK__FAMILIES &&
+           tsk__family_of(config)->by_blocks;
 }
 
 void tsk_folder_free(tsk_folder *folder) {

@@ -75,6 +75,7 @@ typedef struct tsk__cpu_model {
 static const tsk__weight *tsk__cpu_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
     return &model->weights[tsk__family_index(model->config, layer, part, 0)];
 }
+/* NULL where the family has no such norm. */
 static const float *tsk__cpu_norm_weight(const tsk__cpu_model *model, int32_t layer, tsk__part part) {
     return (const float *)tsk__cpu_weight(model, layer, part)->data;
 }
@@ -928,9 +929,11 @@ typedef struct tsk__cpu_rope {
     const tsk__cpu_model *model;
     int32_t layer;
     const tsk__rows *rows;
-    float *q;                      /* [n, n_heads * head_dim], rotated in place */
-    const float *k, *v;            /* [n, n_kv_heads * head_dim], to the caches */
-    float *k_rope;                 /* [n, n_kv_heads * head_dim] or NULL */
+    const float *q_norm, *k_norm;  /* [head_dim] or NULL */
+    float *q;                      /* [n, n_heads * head_dim], normed and rotated in place */
+    float *k;                      /* [n, n_kv_heads * head_dim], normed in place, then to the cache */
+    const float *v;                /* likewise, as it is */
+    const tsk__captures *captures; /* or NULL */
     int32_t *rotated;              /* as in tsk__cpu_scratch */
     float *rotations;
 } tsk__cpu_rope;
@@ -944,6 +947,22 @@ static const float *tsk__cpu_rope_rotations(const tsk__cpu_rope *c, int32_t i) {
     return rotations;
 }
 
+/* Each of a row's heads [n_heads, head_dim], and a copy of them to row i of `captured` where that is wanted. */
+static void tsk__cpu_norm_heads(const tsk__cpu_model *model, const float *weight, float *x, int32_t n_heads, int32_t i,
+                                void *captured) {
+    const int32_t hd = model->config->head_dim;
+    int32_t head;
+    if (!weight) return;
+    for (head = 0; head < n_heads; head++) {
+        float *at = x + (size_t)head * (size_t)hd;
+        const double mean = (double)model->kernels->dot(at, at, hd) / hd;
+        model->kernels->scale(at, (float)(1.0 / sqrt(mean + (double)model->config->rms_norm_eps)), weight, at, hd);
+    }
+    if (captured)
+        memcpy((float *)captured + (size_t)i * (size_t)n_heads * (size_t)hd, x,
+               (size_t)n_heads * (size_t)hd * sizeof *x);
+}
+
 static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last) {
     const tsk__cpu_rope *c = (const tsk__cpu_rope *)context;
     const tsk_model_config *config = c->model->config;
@@ -954,13 +973,17 @@ static void tsk__cpu_rope_rows(const void *context, int32_t first, int32_t last)
         const tsk__kv *kv = &c->rows->caches[c->rows->requests[i]];
         const float *cosines = tsk__cpu_rope_rotations(c, i), *sines = cosines + half;
         float *q = c->q + (size_t)i * (size_t)config->n_heads * hd;
+        tsk__cpu_norm_heads(c->model, c->q_norm, q, config->n_heads, i, c->captures ? c->captures->q_norm : NULL);
+        tsk__cpu_norm_heads(c->model, c->k_norm, c->k + (size_t)i * (size_t)config->n_kv_heads * hd,
+                            config->n_kv_heads, i, c->captures ? c->captures->k_norm : NULL);
         for (head = 0; head < config->n_heads; head++, q += hd) tsk__cpu_rope_head(q, cosines, sines, (int32_t)half, q);
         for (head = 0; head < config->n_kv_heads; head++) {
             const size_t at = ((size_t)i * (size_t)config->n_kv_heads + (size_t)head) * hd;
             float *k = tsk__cpu_cached(config, kv, kv->k, c->layer, head) + position * hd;
             tsk__cpu_rope_head(c->k + at, cosines, sines, (int32_t)half, k);
             memcpy(tsk__cpu_cached(config, kv, kv->v, c->layer, head) + position * hd, c->v + at, hd * sizeof(float));
-            if (c->k_rope) memcpy(c->k_rope + at, k, hd * sizeof(float));
+            if (c->captures && c->captures->k_rope)
+                memcpy((float *)c->captures->k_rope + at, k, hd * sizeof(float));
         }
     }
 }
@@ -994,10 +1017,12 @@ static void tsk__cpu_qkv(const tsk__cpu_model *model, int32_t layer, const tsk__
     rope.model = model;
     rope.layer = layer;
     rope.rows = rows;
+    rope.q_norm = tsk__cpu_norm_weight(model, layer, TSK__PART_Q_NORM);
+    rope.k_norm = tsk__cpu_norm_weight(model, layer, TSK__PART_K_NORM);
     rope.q = q_out;
     rope.k = scratch->k;
     rope.v = scratch->v;
-    rope.k_rope = captures ? (float *)captures->k_rope : NULL;
+    rope.captures = captures;
     rope.rotated = scratch->rotated;
     rope.rotations = scratch->rotations;
     tsk__cpu_rows(model, rows->n, q_width + 2 * kv_width, tsk__cpu_rope_rows, &rope);

@@ -127,6 +127,19 @@ static void tsk__cuda_product(tsk__cuda_stream *s, CUdeviceptr input, CUdevicept
     s->issued.needs_signal = 1;
 }
 
+/* The heads of q and k, in the scratch buffer; to `captured` go q and k as they were. */
+static void tsk__cuda_norm_heads(tsk__cuda_stream *s, const tsk__cuda_layer *w, const CUdeviceptr *captured) {
+    const tsk_model_config *c = s->backend->base.config;
+    tsk__cuda_norm_heads_args a;
+    memset(&a, 0, sizeof a);
+    a.y = s->device.scratch, a.q_weight = w->q_norm, a.k_weight = w->k_norm;
+    a.captures[0] = captured[0], a.captures[1] = captured[1];
+    a.n_heads = c->n_heads, a.n_kv_heads = c->n_kv_heads, a.head_dim = c->head_dim, a.eps = c->rms_norm_eps;
+    tsk__cuda_launch(s, TSK__CUDA_norm_heads, (uint32_t)s->pass.n, 1, 1, TSK__CUDA_THREADS_norm_heads, 0, &a,
+                     "norm_heads");
+}
+
+/* Where q and k are normed by head, the fused map for few rows, which turns them at once, is of no use. */
 static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__captures *captures) {
     tsk__cuda_backend *b = s->backend;
     const tsk_model_config *c = b->base.config;
@@ -138,7 +151,7 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     captured[2] = captures ? tsk__cuda_address(captures->v) : 0;
     captured[3] = captures ? tsk__cuda_address(captures->k_rope) : 0;
     if (captures && captures->norm) tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, tsk__cuda_address(captures->norm));
-    if (tsk__cuda_is_fused(s)) {
+    if (tsk__cuda_is_fused(s) && !b->norms_heads) {
         tsk__cuda_linear_args a = tsk__cuda_linear_common(s, TSK__CUDA_MAP_QKV, s->pass.n, w);
         tsk__cuda_need_normed(s, w->attn_norm);
         a.weights = w->qkv, a.bias = bias, a.squares_in = s->device.squares;
@@ -150,6 +163,11 @@ static void tsk__cuda_qkv(tsk__cuda_stream *s, int32_t layer, const tsk__capture
     }
     tsk__cuda_norm(s, s->pass.n, 0, w->attn_norm, s->device.normed);
     tsk__cuda_product(s, s->device.normed, w->qkv, s->device.scratch, s->pass.n, b->qkv_width, c->d_model, 0, 0);
+    if (b->norms_heads) {
+        tsk__cuda_norm_heads(s, w, captured);
+        captured[0] = captures ? tsk__cuda_address(captures->q_norm) : 0;
+        captured[1] = captures ? tsk__cuda_address(captures->k_norm) : 0;
+    }
     memset(&rope, 0, sizeof rope);
     rope.y = s->device.scratch, rope.bias = bias, rope.q = tsk__cuda_address(s->base.q);
     rope.table = s->device.table;
@@ -690,6 +708,7 @@ static tsk_status tsk__cuda_open(tsk__cuda_backend *b, int index, tsk_error *err
 static void tsk__cuda_choose(tsk__cuda_backend *b) {
     const tsk_model_config *c = b->base.config;
     int32_t hd = c->head_dim;
+    b->norms_heads = tsk__family_part_of(c, TSK__PART_Q_NORM)->weight != NULL;
     b->q_width = c->n_heads * hd;
     b->kv_width = c->n_kv_heads * hd;
     b->qkv_width = b->q_width + 2 * b->kv_width;

@@ -62,7 +62,8 @@ TSK__CUDA_CHECK(row_flags,
    alone. The order is that of the enumeration below. */
 #define TSK__CUDA_KERNELS(X) \
     X(pass_begin, '-') \
-    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(rope_cache, 'T') X(silu, 'T') \
+    X(pass_signal, '-') X(slide, '-') X(embed, 'T') X(pre_norm, '-') X(norm, 'T') X(norm_heads, 'T') \
+        X(rope_cache, 'T') X(silu, 'T') \
         X(residual, 'T') X(attend, 'T') X(compare, 'T') X(decide, '-') X(keep, 'T') X(select_tokens, '-') \
             X(move_rows, 'T') X(convert, 'T') X(randomise, 'T') X(fill, 'T') X(exact_f32, '-') X(head_tiles, '-') \
                 X(head_finish, '-') X(read_stream, '-') X(linear_qkv_32, '-') X(linear_qkv_64, '-') \
@@ -119,6 +120,7 @@ typedef struct tsk__cuda_plan {
 
 typedef struct tsk__cuda_layer {
     tsk__cuda_tensor_map maps[TSK__CUDA_MAP_HEAD], wide_maps[TSK__CUDA_MAP_HEAD];
+    CUdeviceptr q_norm, k_norm;    /* 0: the family norms neither */
     CUdeviceptr attn_norm, qkv, qkv_bias, attn_out, attn_out_bias, ff_norm, gate_up, gate_up_bias, down, down_bias;
 } tsk__cuda_layer;
 
@@ -133,6 +135,7 @@ typedef struct tsk__cuda_backend {
     char name[112];
     int arch, n_multiprocessors, shared_limit, driver_version;
     int is_f32;
+    int norms_heads;                 /* q and k are normed by head */
     int has_few_rows;                /* shapes fit the fused kernels, */
     int has_wide;                  /* and those for more rows, which the device has */
     int has_flash;                 /* … and attention's */

@@ -378,7 +378,7 @@ static uint64_t tsk__cuda_stream_layout(tsk__cuda_stream *s, CUdeviceptr base) {
     const tsk_model_config *c = b->base.config;
     uint64_t rows = (uint64_t)s->base.max_rows, d = (uint64_t)c->d_model, e = b->base.element_size, used = 0;
     uint64_t wide = (uint64_t)(b->qkv_width > b->gate_up_rows ? b->qkv_width : b->gate_up_rows);
-    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b);
+    int has_scratch = s->base.max_rows > tsk__cuda_fused_rows(b) || b->norms_heads;
     s->device.full_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.compact_x = base + tsk__cuda_take(&used, rows * d, e);
     s->device.normed = base + tsk__cuda_take(&used, rows * d, e);

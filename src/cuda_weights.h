@@ -43,6 +43,8 @@ static CUdeviceptr *tsk__cuda_room(tsk__cuda_backend *b, const tsk__weight_id *i
     switch (id->part) {
     case TSK__PART_ATTN_NORM: return id->is_bias ? NULL : &layer->attn_norm;
     case TSK__PART_Q: case TSK__PART_K: case TSK__PART_V: return id->is_bias ? &layer->qkv_bias : &layer->qkv;
+    case TSK__PART_Q_NORM: return id->is_bias ? NULL : &layer->q_norm;
+    case TSK__PART_K_NORM: return id->is_bias ? NULL : &layer->k_norm;
     case TSK__PART_ATTN_OUT: return id->is_bias ? &layer->attn_out_bias : &layer->attn_out;
     case TSK__PART_FF_NORM: return id->is_bias ? NULL : &layer->ff_norm;
     case TSK__PART_FF_PROJ: case TSK__PART_UP_PROJ: return id->is_bias ? &layer->gate_up_bias : &layer->gate_up;

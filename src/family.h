@@ -8,15 +8,13 @@
 /* What makes a model this model, as data: an entry of tsk__families for every kind of network. >>config reads
    config.json by an entry's rows, folders and loaders find tensors by its names; no other section knows either.
 
-   A family to come is an entry here and a value of tsk_family (api.h). What it has and LLaDA has not gets a column or a
-   line, together with the code that reads it:
+   A family to come is an entry here and a value of tsk_family (api.h). What it has and these have not gets a column or
+   a line, together with the code that reads it:
      q, k and v in one tensor     where in its tensor a part begins: a column of tsk__family_part, for sources
-     norms of q and k, a router   members of tsk__part, with an operation in the backends
+     a router                     a member of tsk__part, with an operation in the backends
      experts                      a letter of tsk__family_size for how many, which `each` of a part names
      layers of two kinds          tsk__family_has, which is asked for every layer
      part of a head turned        a field of the configuration beside head_dim, for tsk__rope_frequency
-     logits shifted by a row      a field of tsk__family, for >>forward
-     attention by blocks          a field of tsk__family, for the rows of a pass (how far each of them attends)
    The chat template is the tokenizer's: >>template knows it by its text, whatever the model. */
 
 /* ---- what config.json must say, in the order in which it is checked. Keys that no row names are ignored. */
@@ -27,6 +25,7 @@ typedef enum tsk__demand_kind {
     TSK__DEMAND_FOLLOWS,       /* a switch; left out or null it is what the switch named by `left_out` is */
     TSK__DEMAND_ONE,           /* the number 1, which it is when left out */
     TSK__DEMAND_ABSENT,        /* nothing, or null */
+    TSK__DEMAND_ALL,           /* a list, each element of which is this text */
     TSK__DEMAND_PLAIN_ROPE     /* nothing, null, or positions turned as rope_theta says */
 } tsk__demand_kind;
 
@@ -44,7 +43,9 @@ typedef enum tsk__key_kind {
     TSK__KEY_RATIO,            /* likewise; the field becomes `of` times it */
     TSK__KEY_KV_HEADS,         /* likewise, beside "multi_query_attention", an older key for the same */
     TSK__KEY_POSITIVE,         /* a number above 0 */
-    TSK__KEY_SWITCH,           /* true or false; null is false */
+    TSK__KEY_THETA,            /* likewise; newer files have it inside "rope_parameters" */
+    TSK__KEY_SWITCH,           /* true or false; null is false, or missing where the key must be there */
+    TSK__KEY_FIXED,            /* `value`, whatever the file says: the network has no choice of it */
     TSK__KEY_END_IDS           /* one id or a list; more may stand in generation_config.json, and all may */
 } tsk__key_kind;
 
@@ -69,14 +70,14 @@ typedef struct tsk__family_key {
 
 /* The maps of a layer, each matrix with its norm or bias where it has one; then those outside the layers. */
 typedef enum tsk__part {
-    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_ATTN_OUT,
+    TSK__PART_ATTN_NORM, TSK__PART_Q, TSK__PART_K, TSK__PART_V, TSK__PART_Q_NORM, TSK__PART_K_NORM, TSK__PART_ATTN_OUT,
     TSK__PART_FF_NORM, TSK__PART_FF_PROJ, TSK__PART_UP_PROJ, TSK__PART_FF_OUT, TSK__PART_COUNT,
     TSK__PART_EMBEDDING = TSK__PART_COUNT, TSK__PART_FINAL_NORM, TSK__PART_HEAD, TSK__PART_ALL
 } tsk__part;
 
 /* Sizes by letter: see tsk__family_size. */
 typedef struct tsk__family_part {
-    const char *weight, *bias; /* tensors' names, {i} for the layer and {e} for the expert; NULL: there is none */
+    const char *weight, *bias; /* tensors' names, {i} for the layer and {e} for the expert; NULL: the family has none */
     char rows, cols;           /* outputs, inputs; cols '-': a vector */
     char each;                 /* how many a layer has: '-' one */
     char has_bias;             /* 'q': where qkv_bias says so, 'l': linear_bias, '-': never */
@@ -90,6 +91,12 @@ typedef struct tsk__family {
     const tsk__family_key *keys;
     size_t n_keys;
     const tsk__family_part *parts;          /* [TSK__PART_ALL] */
+    int has_head_dim;          /* 1: a head's size is a number of its own; 0: it is d_model / n_heads */
+    int by_blocks;             /* 1: a token attends to its block and to those before it; 0: to all tokens */
+    int is_shifted;            /* 1: row i predicts position i + 1 (position 0: row 0); 0: row i predicts position i */
+    int32_t small_block;       /* where by_blocks: positions of a block that are decoded before the next ones; 0: all */
+    int skips;                 /* 1: TokenSkip is on where nobody says otherwise. Only families whose accuracy with it
+                                  has been measured */
 } tsk__family;
 
 /* ---- LLaDA
@@ -148,6 +155,8 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("blocks.{i}.q_proj"), 'q', 'd', '-', 'q'},
     {TSK__LLADA_NAMES("blocks.{i}.k_proj"), 'k', 'd', '-', 'q'},
     {TSK__LLADA_NAMES("blocks.{i}.v_proj"), 'k', 'd', '-', 'q'},
+    {NULL, NULL, 'h', '-', '-', '-'},
+    {NULL, NULL, 'h', '-', '-', '-'},
     {TSK__LLADA_NAMES("blocks.{i}.attn_out"), 'd', 'q', '-', 'l'},
     {TSK__LLADA_NAMES("blocks.{i}.ff_norm"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("blocks.{i}.ff_proj"), 'm', 'd', '-', 'l'},
@@ -157,6 +166,91 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
     {TSK__LLADA_NAMES("ln_f"), 'd', '-', '-', '-'},
     {TSK__LLADA_NAMES("ff_out"), 'e', 'd', '-', 'l'}};
 
+/* ---- models of Qwen's networks: SDAR and TraDo (Qwen3), Fast-dLLM v2, Dream, DiffuCoder and Dream-Coder (Qwen2.5)
+   What the network depends on must be written, since the defaults of these classes fit no released model. Other keys
+   are for training (attention_dropout, initializer_range, ep_size), for other ways to compute the same (use_cache,
+   attn_implementation), or parts of what is refused (sliding_window, max_window_layers). */
+
+#define TSK__QWEN_DEMANDS \
+    {"hidden_act", TSK__DEMAND_TEXT, "silu", NULL}, \
+    {"rope_scaling", TSK__DEMAND_PLAIN_ROPE, NULL, NULL}, \
+    {"rope_parameters", TSK__DEMAND_PLAIN_ROPE, NULL, NULL}, \
+    {"use_sliding_window", TSK__DEMAND_SWITCH, "false", "false"}
+
+static const tsk__family_demand tsk__sdar_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"attention_bias", TSK__DEMAND_SWITCH, "false", NULL},
+    {"use_regular_causal", TSK__DEMAND_SWITCH, "false", "false"}, /* a prompt's tokens would see those before them */
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__dream_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", "full_attention"}};
+
+static const tsk__family_demand tsk__fast_dllm_demands[] = {
+    TSK__QWEN_DEMANDS,
+    {"layer_types", TSK__DEMAND_ALL, "full_attention", NULL}};
+
+#define TSK__QWEN_KEYS \
+    {"hidden_size", TSK__KEY_INTEGER, TSK__FIELD(d_model), 1, 1 << 17, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_hidden_layers", TSK__KEY_INTEGER, TSK__FIELD(n_layers), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_attention_heads", TSK__KEY_INTEGER, TSK__FIELD(n_heads), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"num_key_value_heads", TSK__KEY_INTEGER, TSK__FIELD(n_kv_heads), 1, 1 << 12, TSK__MISSING_ERROR, 0, 0}, \
+    {"head_dim", TSK__KEY_INTEGER, TSK__FIELD(head_dim), 1, 1 << 12, TSK__MISSING_VALUE, 0, 0}, \
+    {"intermediate_size", TSK__KEY_INTEGER, TSK__FIELD(mlp_hidden_size), 1, 1 << 20, TSK__MISSING_ERROR, 0, 0}, \
+    {"vocab_size", TSK__KEY_INTEGER, TSK__FIELD(vocab_size), 1, 1 << 24, TSK__MISSING_ERROR, 0, 0}, \
+    {"vocab_size", TSK__KEY_INTEGER, TSK__FIELD(embedding_size), 1, 1 << 24, TSK__MISSING_ERROR, 0, 0}, \
+    {"max_position_embeddings", TSK__KEY_INTEGER, TSK__FIELD(max_sequence_length), 1, TSK__MAX_LENGTH, \
+     TSK__MISSING_ERROR, 0, 0}, \
+    {"eos_token_id", TSK__KEY_END_IDS, TSK__FIELD(eos_token_ids), 0, INT32_MAX, TSK__MISSING_VALUE, 0, 0}, \
+    {"pad_token_id", TSK__KEY_INTEGER, TSK__FIELD(pad_token_id), -1, INT32_MAX, TSK__MISSING_VALUE, -1, 0}, \
+    {"rope_theta", TSK__KEY_THETA, TSK__FIELD(rope_theta), 0, 0, TSK__MISSING_ERROR, 0, 0}, \
+    {"rms_norm_eps", TSK__KEY_POSITIVE, TSK__FIELD(rms_norm_eps), 0, 0, TSK__MISSING_ERROR, 0, 0}, \
+    {"tie_word_embeddings", TSK__KEY_SWITCH, TSK__FIELD(weight_tying), 0, 0, TSK__MISSING_ERROR, 0, 0}
+
+#define TSK__MAX_BLOCK (1 << 12)
+
+static const tsk__family_key tsk__sdar_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
+    {"block_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0}};
+
+static const tsk__family_key tsk__fast_dllm_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_VALUE, 151665, 0},
+    {"bd_size", TSK__KEY_INTEGER, TSK__FIELD(block_length), 1, TSK__MAX_BLOCK, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+static const tsk__family_key tsk__dream_keys[] = {
+    TSK__QWEN_KEYS,
+    {"mask_token_id", TSK__KEY_INTEGER, TSK__FIELD(mask_token_id), 0, INT32_MAX, TSK__MISSING_ERROR, 0, 0},
+    {"qkv_bias", TSK__KEY_FIXED, TSK__FIELD(qkv_bias), 0, 0, TSK__MISSING_VALUE, 1, 0}};
+
+#define TSK__QWEN_NAMES(name) "model." name ".weight", "model." name ".bias"
+#define TSK__QWEN_NORM(name) "model." name ".weight", NULL
+/* q_norm and k_norm: norms of each head of q and k, before RoPE; NULL in Qwen2.5. */
+#define TSK__QWEN_PARTS(q_norm, k_norm) \
+    { \
+        {TSK__QWEN_NORM("layers.{i}.input_layernorm"), 'd', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.q_proj"), 'q', 'd', '-', 'q'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.k_proj"), 'k', 'd', '-', 'q'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.v_proj"), 'k', 'd', '-', 'q'}, \
+        {q_norm, NULL, 'h', '-', '-', '-'}, \
+        {k_norm, NULL, 'h', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.self_attn.o_proj"), 'd', 'q', '-', '-'}, \
+        {TSK__QWEN_NORM("layers.{i}.post_attention_layernorm"), 'd', '-', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.gate_proj"), 'm', 'd', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.up_proj"), 'm', 'd', '-', '-'}, \
+        {TSK__QWEN_NAMES("layers.{i}.mlp.down_proj"), 'd', 'm', '-', '-'}, \
+        {TSK__QWEN_NORM("embed_tokens"), 'e', 'd', '-', '-'}, \
+        {TSK__QWEN_NORM("norm"), 'd', '-', '-', '-'}, \
+        {"lm_head.weight", NULL, 'e', 'd', '-', '-'} \
+    }
+
+static const tsk__family_part tsk__qwen2_parts[TSK__PART_ALL] = TSK__QWEN_PARTS(NULL, NULL);
+static const tsk__family_part tsk__qwen3_parts[TSK__PART_ALL] =
+    TSK__QWEN_PARTS("model.layers.{i}.self_attn.q_norm.weight", "model.layers.{i}.self_attn.k_norm.weight");
+
 /* ---- the table */
 
 #define TSK__COUNT_OF(array) (sizeof(array) / sizeof *(array))
@@ -164,7 +258,14 @@ static const tsk__family_part tsk__llada_parts[TSK__PART_ALL] = {
 /* In the order of tsk_family. Several may share a model_type; their architectures then differ. */
 static const tsk__family tsk__families[] = {
     {"LLaDA", "llada", "LLaDAModelLM", tsk__llada_demands, TSK__COUNT_OF(tsk__llada_demands), tsk__llada_keys,
-     TSK__COUNT_OF(tsk__llada_keys), tsk__llada_parts}};
+     TSK__COUNT_OF(tsk__llada_keys), tsk__llada_parts, 0, 0, 0, 0, 1},
+    {"SDAR", "sdar", "SDARForCausalLM", tsk__sdar_demands, TSK__COUNT_OF(tsk__sdar_demands), tsk__sdar_keys,
+     TSK__COUNT_OF(tsk__sdar_keys), tsk__qwen3_parts, 1, 1, 0, 0, 0},
+    {"Fast-dLLM v2", "Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM", tsk__fast_dllm_demands,
+     TSK__COUNT_OF(tsk__fast_dllm_demands), tsk__fast_dllm_keys, TSK__COUNT_OF(tsk__fast_dllm_keys), tsk__qwen2_parts,
+     1, 1, 1, 8, 0},
+    {"Dream", "Dream", "DreamModel", tsk__dream_demands, TSK__COUNT_OF(tsk__dream_demands), tsk__dream_keys,
+     TSK__COUNT_OF(tsk__dream_keys), tsk__qwen2_parts, 1, 0, 1, 0, 0}};
 
 #define TSK__FAMILIES ((int)TSK__COUNT_OF(tsk__families))
 
@@ -189,12 +290,13 @@ static tsk__weight_id tsk__weight_id_of(int32_t layer, tsk__part part, int is_bi
     return id;
 }
 
-/* d d_model, q all query heads, k all key heads, m mlp_hidden_size, e embedding_size, - one. */
+/* d d_model, q all query heads, k all key heads, h one head, m mlp_hidden_size, e embedding_size, - one. */
 static uint64_t tsk__family_size(const tsk_model_config *c, char letter) {
     switch (letter) {
     case 'd': return (uint64_t)c->d_model;
     case 'q': return (uint64_t)c->n_heads * (uint64_t)c->head_dim;
     case 'k': return (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
+    case 'h': return (uint64_t)c->head_dim;
     case 'm': return (uint64_t)c->mlp_hidden_size;
     case 'e': return (uint64_t)c->embedding_size;
     default: return 1;
@@ -251,7 +353,7 @@ static void tsk__family_name(const tsk_model_config *c, const tsk__weight_id *id
        for (id = tsk__family_first(), more = 1; more; more = tsk__family_next(c, &id)) */
 static tsk__weight_id tsk__family_first(void) { return tsk__weight_id_of(-1, TSK__PART_EMBEDDING, 0); }
 
-/* To the next that a model might have; 0 after the last. */
+/* To the next that a model may have; 0 after the last. */
 static int tsk__family_step(const tsk_model_config *c, tsk__weight_id *id) {
     id->is_bias = !id->is_bias;
     if (id->is_bias || ++id->expert < tsk__family_each(c, id->part)) return 1;

@@ -215,8 +215,7 @@ static void tsk__forward_head(tsk__pass *p) {
         for (i = 0; i < p->n; i++) p->narrowed[i] = i;
         tsk__trace_head(p->tracer, p->n, p->positions, p->narrowed);
         for (r = 0; r < p->n_requests; r++) {
-            for (i = 0; i < p->caches[r].length && i < p->max_rows; i++) p->narrowed[i] = i;
-            tsk__trace_caches(p->tracer, &p->caches[r], p->narrowed);
+            tsk__trace_caches(p->tracer, &p->caches[r]);
         }
     }
     if (p->n_head) p->backend->ops->head(p->stream, p->n_head, p->head, p->draws);

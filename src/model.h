@@ -172,8 +172,6 @@ tsk_status tsk_model_random(const tsk_model_config *config, uint64_t seed, const
     if (!options) options = &defaults;
     if (!config) return tsk__error_null(error, "tsk_model_random", "config");
     status = tsk__config_check(config, "random model", error);
-    if (status == TSK_OK && (config->qkv_bias || config->linear_bias))
-        status = tsk__error_set(error, TSK_ERROR_UNSUPPORTED, NULL, TSK_NO_OFFSET, "random models have no biases");
     if (status == TSK_OK) status = tsk__model_new(options, &model, error);
     if (status != TSK_OK) return status;
     model->config = *config;

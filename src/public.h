@@ -139,7 +139,8 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     uint64_t qkv = q + 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim, wide = qkv > 2 * mlp ? qkv : 2 * mlp;
     uint64_t vocabulary = (uint64_t)c->embedding_size, head_rows = rows < 1024 ? rows : 1024, slice = head_rows * 8192;
     uint64_t logits = slice > 32 * vocabulary ? slice : 32 * vocabulary, size;
-    size = rows * element * (3 * d + 2 * q + mlp + (rows > (element == 2 ? 64 : 0) ? wide > d ? wide : d : 0));
+    int has_scratch = rows > (element == 2 ? 64 : 0) || tsk__family_part_of(c, TSK__PART_Q_NORM)->weight;
+    size = rows * element * (3 * d + 2 * q + mlp + (has_scratch ? wide > d ? wide : d : 0));
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
     size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
     if (element == 4) return size;
@@ -198,6 +199,8 @@ tsk_status tsk_memory_estimate(const tsk_memory_query *query, tsk_memory *out, t
              : q.batch->cache_tokens != TSK_AUTO ? (uint64_t)q.batch->cache_tokens
                                                  : requests * (uint64_t)q.config->max_sequence_length;
     rows = q.batch ? (uint64_t)tsk__batch_wanted_rows(q.batch, q.config) : (uint64_t)q.canvas;
+    if (!q.batch && o.cache == TSK_CACHE_BLOCK && rows > (uint64_t)tsk__options_piece(&o, 0))
+        rows = (uint64_t)tsk__options_piece(&o, 0);
     if (q.batch && q.batch->max_rows == TSK_AUTO && rows > tokens) rows = tokens;
     out->weights = q.weights_size != TSK_AUTO ? (uint64_t)q.weights_size : tsk__weights_size(q.config, q.weights);
     out->cache = 2 * tokens * tsk__storage_kv_size(q.config, element, 1);

@@ -5,6 +5,7 @@
 #include "memory.h"
 #include "platform.h"
 #include "template.h"
+#include "family.h"
 #include "config.h"
 #include "random.h"
 #include "skip.h"
@@ -23,8 +24,8 @@
 
 /* Where a generation is. Plain values: a copy of a session takes them as they are, but for the result's addresses. */
 typedef struct tsk__generation {
-    int32_t n_prompt, length;      /* length = n_prompt + gen_length */
-    int32_t infill_count;          /* masked positions of the prompt */
+    int32_t n_prompt, length;      /* length = n_prompt + gen_length, by blocks rounded up to whole ones */
+    int32_t infill_count;          /* masked positions of the prompt that are a block of their own */
     int32_t n_masks;               /* masked positions of the canvas at the start */
     int32_t n_blocks, block;       /* the infilling block, where there is one, is block 0 */
     int32_t n_positions;           /* of the current block */
@@ -45,6 +46,8 @@ typedef struct tsk__generation {
 typedef enum tsk__pass_kind {
     TSK__PASS_STEP,                /* of the block, those that the rule `rows` leaves, and refresh_rows' */
     TSK__PASS_SUFFIX,              /* from the block's first on: a step of cache prefix */
+    TSK__PASS_PROMPT,              /* by blocks: some of the prompt's whole blocks, whose K and V become final */
+    TSK__PASS_STORE,               /* by blocks: all of the block, likewise */
     TSK__PASS_NEAR,                /* what has changed, the block, masks behind it, and refresh_rows' */
     TSK__PASS_FULL                 /* all that is visible */
 } tsk__pass_kind;
@@ -56,6 +59,9 @@ typedef struct tsk__request_pass {
     int32_t n_further;             /* of them, refresh_rows' */
     int32_t n_ran;                 /* rows that ran all layers, once that is known */
     int32_t first_candidate, n_candidates; /* masked positions of the block */
+    int32_t stretch_begin, stretch_end; /* slots among which candidates are looked for */
+    int32_t next_position;         /* of the next block, its first, which a pass that makes K and V final predicts where
+                                      logits are shifted; -1: none */
     int32_t first_layer, last_layer;  /* that the pass runs of this request */
     int is_deciding;               /* some tokens may be stable */
     int is_probe;                  /* the pass only looks: its kind is set already, and nothing is committed */
@@ -66,6 +72,7 @@ typedef struct tsk__request_pass {
    `next_layer` for at most `layer_budget` layers (0: all), from the residual stream put aside in the cache. */
 typedef struct tsk__request_cut {
     int is_allowed;                /* the batch limits row_layers */
+    int32_t prompt_rows;           /* by blocks a prompt is cut by rows instead: at most so many, 0: no limit */
     int32_t next_layer, layer_budget;
     double pending_ms;             /* of the parts so far */
 } tsk__request_cut;
@@ -91,7 +98,10 @@ typedef struct tsk__request_block {
     uint8_t *committed, *active;
     uint8_t *is_predicted;         /* a pass of this block has predicted the slot */
     int32_t *rows;                 /* the slot's row in the pass under way; -1: the pass leaves it out */
-    uint8_t *runs;                 /* the slots that a pass of kind STEP runs */
+    int32_t *sources;              /* the row that predicts the slot's position: its own, or where logits are shifted
+                                      that of the position before; -1: the pass leaves it out */
+    uint8_t *runs;                 /* the slots that a pass of kind STEP runs, */
+    uint8_t *before;               /* and those before which it runs a row outside the block, which predicts them */
     tsk__skip_slot *ranked;        /* while they are chosen */
     float *cosines;                /* [max block, n_states] of the last pass that compared, for the step callback */
     tsk_candidate *candidates;     /* as on_select is told of them, and where it answers */
@@ -113,6 +123,8 @@ typedef struct tsk__request {
     int32_t force_active, force_refresh; /* as tsk_session_force has them */
     int keeps_outputs;             /* h_L of the block's tokens are stored */
     tsk__cache cache;
+    int32_t n_final;               /* by blocks: the K and V of so many positions are final, those of canvas.ids; more
+                                      than one generation may use them */
 
     tsk__generation gen;
     tsk_error failure;             /* what ended it; its status is TSK_OK while nothing has */
@@ -133,9 +145,10 @@ tsk_generate_options tsk_generate_options_default(void) {
     tsk_generate_options o;
     memset(&o, 0, sizeof o);
     o.gen_length = 128;
-    o.block_length = 32;
+    o.block_length = o.small_block = TSK_AUTO;
     o.steps = TSK_AUTO;
-    o.cache = TSK_CACHE_DUAL;
+    o.cache = TSK_CACHE_AUTO;
+    o.prompt_rows = TSK_AUTO;
     o.transfer = TSK_TRANSFER_THRESHOLD;
     o.threshold = 0.9f;
     o.factor = 1.0f;
@@ -157,40 +170,104 @@ tsk_generate_options tsk_generate_options_default(void) {
 }
 
 /* The rule first: what K is where nobody says so depends on it. */
-static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, int32_t n_layers) {
+static void tsk__options_resolve_skip(tsk_skip_options *skip, tsk_cache cache, const tsk_model_config *config) {
+    const int32_t n_layers = config->n_layers;
     if (skip->rule == TSK_SKIP_RULE_AUTO && skip->layer_k == TSK_AUTO)
-        skip->rule = cache == TSK_CACHE_DUAL ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
+        skip->rule =
+            cache == TSK_CACHE_DUAL && tsk__family_of(config)->skips ? TSK_SKIP_RULE_ROWS : TSK_SKIP_RULE_OFF;
     if (skip->rule == TSK_SKIP_RULE_AUTO) skip->rule = skip->layer_k > 0 ? TSK_SKIP_RULE_STATES : TSK_SKIP_RULE_OFF;
     if (skip->layer_k != TSK_AUTO) return;
     skip->layer_k = n_layers / 4 > 2 ? n_layers / 4 : 2;
     if (skip->rule == TSK_SKIP_RULE_OFF) skip->layer_k = 0;
 }
 
+#define TSK__USUAL_BLOCK 32
+#define TSK__USUAL_PROMPT_ROWS 2048 /* as good as all at once on a GPU, with activations of a size known beforehand */
+
+static void tsk__options_resolve_blocks(tsk_generate_options *o, const tsk_model_config *config) {
+    const tsk__family *family = tsk__family_of(config);
+    int32_t usual = family->small_block;
+    if (o->cache == TSK_CACHE_AUTO) o->cache = family->by_blocks ? TSK_CACHE_BLOCK : TSK_CACHE_DUAL;
+    if (o->block_length == TSK_AUTO) o->block_length = family->by_blocks ? config->block_length : TSK__USUAL_BLOCK;
+    if (o->small_block == TSK_AUTO) o->small_block = usual && o->block_length % usual == 0 ? usual : 0;
+    if (o->steps == TSK_AUTO && o->cache != TSK_CACHE_BLOCK) o->steps = o->gen_length;
+    if (o->prompt_rows == TSK_AUTO) o->prompt_rows = TSK__USUAL_PROMPT_ROWS;
+}
+
 static void tsk__options_resolve(tsk_generate_options *o, const tsk_model_config *config,
                                  const tsk_tokenizer *tokenizer) {
-    if (o->steps == TSK_AUTO) o->steps = o->gen_length;
-    tsk__options_resolve_skip(&o->skip, o->cache, config->n_layers);
+    tsk__options_resolve_blocks(o, config);
+    tsk__options_resolve_skip(&o->skip, o->cache, config);
     if (o->refresh == TSK_REFRESH_AUTO) o->refresh = TSK_REFRESH_FULL;
     if (o->refresh_every == TSK_AUTO) o->refresh_every = o->refresh == TSK_REFRESH_FULL;
     if (o->end_of_turn_id == TSK_AUTO) o->end_of_turn_id = tokenizer ? tsk_chat_end_of_turn(tokenizer) : TSK_NONE;
 }
 
-static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
-    int32_t n_blocks;
 #define TSK__OPTIONS_REQUIRE(condition, ...) \
     if (!(condition)) return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, __VA_ARGS__)
+
+/* The caches that the family has. */
+static tsk_status tsk__options_check_cache(const tsk_generate_options *o, const tsk_model_config *config,
+                                           tsk_error *error) {
+    static const char *const caches[] = {"dual", "prefix", "none", "block"};
+    const tsk__family *family = tsk__family_of(config);
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_BLOCK, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE(family->by_blocks || !by_blocks, "cache block needs attention by blocks, which %s has not",
+                         family->name);
+    TSK__OPTIONS_REQUIRE(by_blocks || !family->by_blocks, "cache %s: %s has attention by blocks, and cache block only",
+                         caches[o->cache], family->name);
+    return TSK_OK;
+}
+
+/* What has to do with attention by blocks; small_block alone is also what other families must leave alone. */
+static tsk_status tsk__options_check_blocks(const tsk_generate_options *o, const tsk_model_config *config,
+                                            tsk_error *error) {
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    TSK__OPTIONS_REQUIRE(o->small_block >= 0, "small_block must be zero or positive, not %d", (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->small_block == 0 || by_blocks, "small_block %d needs cache block", (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->small_block == 0 || o->block_length % o->small_block == 0,
+                         "block_length %d is not a multiple of small_block %d", (int)o->block_length,
+                         (int)o->small_block);
+    TSK__OPTIONS_REQUIRE(o->prompt_rows > 0, "prompt_rows must be positive, not %d", (int)o->prompt_rows);
+    if (!by_blocks) return TSK_OK;
+    TSK__OPTIONS_REQUIRE(o->block_length <= config->max_sequence_length,
+                         "block_length %d is beyond the model's max_sequence_length %d", (int)o->block_length,
+                         (int)config->max_sequence_length);
+    TSK__OPTIONS_REQUIRE(o->refresh == TSK_REFRESH_FULL && o->refresh_window == 0 && o->refresh_rows == 0 &&
+                             o->refresh_every == 1 && !o->skip.refresh && !o->skip.warm_start,
+                         "with cache block nothing is refreshed: refresh near, refresh_window, refresh_rows, "
+                         "refresh_every, skip_refresh and skip_warm_start need another cache");
+    return TSK_OK;
+}
+
+/* How the answer is cut into blocks and steps. */
+static tsk_status tsk__options_check_lengths(const tsk_generate_options *o, const tsk_model_config *config,
+                                             tsk_error *error) {
+    int by_blocks = o->cache == TSK_CACHE_BLOCK;
+    int32_t n_blocks;
     TSK__OPTIONS_REQUIRE(o->gen_length > 0, "gen_length must be positive, not %d", (int)o->gen_length);
     TSK__OPTIONS_REQUIRE(o->block_length > 0, "block_length must be positive, not %d", (int)o->block_length);
-    TSK__OPTIONS_REQUIRE(o->gen_length % o->block_length == 0, "gen_length %d is not a multiple of block_length %d",
-                         (int)o->gen_length, (int)o->block_length);
+    TSK__OPTIONS_REQUIRE(by_blocks || o->gen_length % o->block_length == 0,
+                         "gen_length %d is not a multiple of block_length %d", (int)o->gen_length,
+                         (int)o->block_length);
     TSK__OPTIONS_REQUIRE(o->gen_length <= config->max_sequence_length,
                          "gen_length %d is beyond the model's max_sequence_length %d", (int)o->gen_length,
                          (int)config->max_sequence_length);
     n_blocks = o->gen_length / o->block_length;
-    TSK__OPTIONS_REQUIRE(o->steps > 0, "steps must be positive, not %d", (int)o->steps);
-    TSK__OPTIONS_REQUIRE(o->steps % n_blocks == 0, "steps %d is not a multiple of the number of blocks, %d",
-                         (int)o->steps, (int)n_blocks);
-    TSK__OPTIONS_REQUIRE((int)o->cache >= 0 && o->cache <= TSK_CACHE_NONE, "cache has no value %d", (int)o->cache);
+    TSK__OPTIONS_REQUIRE(o->steps > 0 || (by_blocks && o->steps == TSK_AUTO), "steps must be positive, not %d",
+                         (int)o->steps);
+    TSK__OPTIONS_REQUIRE(by_blocks || o->steps % n_blocks == 0,
+                         "steps %d is not a multiple of the number of blocks, %d", (int)o->steps, (int)n_blocks);
+    return TSK_OK;
+}
+
+static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_model_config *config, tsk_error *error) {
+    int in_blocks = o->cache == TSK_CACHE_DUAL || o->cache == TSK_CACHE_BLOCK;
+    tsk_status status = tsk__options_check_cache(o, config, error);
+    if (status == TSK_OK) status = tsk__options_check_lengths(o, config, error);
+    if (status == TSK_OK) status = tsk__options_check_blocks(o, config, error);
+    if (status != TSK_OK) return status;
     TSK__OPTIONS_REQUIRE((int)o->transfer >= 0 && o->transfer <= TSK_TRANSFER_LEAP, "transfer has no value %d",
                          (int)o->transfer);
     TSK__OPTIONS_REQUIRE((int)o->remasking >= 0 && o->remasking <= TSK_REMASKING_RANDOM, "remasking has no value %d",
@@ -219,9 +296,9 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE((int)o->refresh >= 0 && o->refresh <= TSK_REFRESH_NEAR, "refresh has no value %d",
                          (int)o->refresh);
     TSK__OPTIONS_REQUIRE(o->skip.layer_k >= 0, "skip_layer_k must be zero or positive, not %d", (int)o->skip.layer_k);
-    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_ROWS || o->cache == TSK_CACHE_DUAL,
+    TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_ROWS || in_blocks,
                          "skip_rule rows needs cache dual: other caches run more than the block in each pass");
-    TSK__OPTIONS_REQUIRE(o->skip.rule == TSK_SKIP_RULE_OFF || o->skip.layer_k == 0 || o->cache == TSK_CACHE_DUAL,
+    TSK__OPTIONS_REQUIRE(o->skip.rule == TSK_SKIP_RULE_OFF || o->skip.layer_k == 0 || in_blocks,
                          "skip_layer_k %d needs cache dual: TokenSkip lives in the dual cache's block steps",
                          (int)o->skip.layer_k);
     TSK__OPTIONS_REQUIRE(o->skip.rule != TSK_SKIP_RULE_STATES || o->skip.layer_k > 0,
@@ -261,8 +338,21 @@ static tsk_status tsk__options_check(const tsk_generate_options *o, const tsk_mo
     TSK__OPTIONS_REQUIRE(o->end_of_turn_id >= TSK_NONE && o->end_of_turn_id < config->embedding_size,
                          "end_of_turn_id %d is outside the vocabulary of %d", (int)o->end_of_turn_id,
                          (int)config->embedding_size);
-#undef TSK__OPTIONS_REQUIRE
     return TSK_OK;
+}
+#undef TSK__OPTIONS_REQUIRE
+
+/* Positions of the canvas: prompt and answer, by blocks rounded up to whole ones. */
+static int64_t tsk__options_canvas(const tsk_generate_options *o, int32_t n_prompt) {
+    int64_t length = (int64_t)n_prompt + o->gen_length;
+    if (o->cache == TSK_CACHE_BLOCK) length += (o->block_length - length % o->block_length) % o->block_length;
+    return length;
+}
+
+/* By blocks: rows of the largest piece of a prompt, whole blocks. */
+static int32_t tsk__options_piece(const tsk_generate_options *o, int32_t limit) {
+    int32_t n_blocks = (limit && limit < o->prompt_rows ? limit : o->prompt_rows) / o->block_length;
+    return (n_blocks > 1 ? n_blocks : 1) * o->block_length;
 }
 
 /* How many states of a token are compared: none where every layer, or none, is below K. */
@@ -292,8 +382,10 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     TSK__REQUEST_ARRAY(int32_t, canvas.kept_ids, length);
     TSK__REQUEST_ARRAY(int32_t, block.positions, block);
     TSK__REQUEST_ARRAY(int32_t, block.rows, block);
+    TSK__REQUEST_ARRAY(int32_t, block.sources, block);
     TSK__REQUEST_ARRAY(tsk__skip_slot, block.ranked, block);
     TSK__REQUEST_ARRAY(uint8_t, block.runs, block);
+    TSK__REQUEST_ARRAY(uint8_t, block.before, block);
     TSK__REQUEST_ARRAY(tsk__skip_token, canvas.tokens, length);
     TSK__REQUEST_ARRAY(int32_t, canvas.nearest, length);
     TSK__REQUEST_ARRAY(uint32_t, canvas.computed_passes, length);
@@ -316,17 +408,21 @@ static size_t tsk__request_layout(tsk__request *r, char *base, size_t *shared) {
     return used;
 }
 
-/* Room in the backend for a canvas of `length` tokens. */
-static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, tsk_error *error) {
+/* Room in the backend for a canvas of `length` tokens, and K and V of `capacity`. Those of the first n_final positions
+   stay; `stream` may be NULL where these are none. */
+static tsk_status tsk__request_device_memory(tsk__request *r, int32_t length, int32_t capacity, tsk__stream *stream,
+                                             tsk_error *error) {
     tsk__cache_shape shape;
     memset(&shape, 0, sizeof shape);
     shape.length = length;
+    shape.capacity = capacity;
+    shape.n_kept = r->n_final;
     shape.n_slots = tsk__request_max_block(r);
     shape.n_states = r->n_states;
     shape.has_refresh_states = r->options.skip.refresh && r->n_states;
     shape.has_outputs = r->keeps_outputs;
     shape.has_residual = r->cut.is_allowed;
-    return tsk__cache_resize(&r->cache, &shape, error);
+    return tsk__cache_resize(&r->cache, &shape, stream, error);
 }
 
 static tsk_status tsk__force_check(const char *function, int32_t n_active, int32_t n_refresh, tsk_error *error) {
@@ -340,6 +436,7 @@ static void tsk__request_free(tsk__request *r) {
     tsk__cache_free(&r->cache);
     tsk__memory_delete(r->allocator, r->memory);
     r->memory = NULL;
+    r->n_final = 0;
     r->gen.is_started = 0;
 }
 
@@ -373,6 +470,18 @@ static int32_t tsk__request_masks_left(const tsk__request *r) {
     return masks_left;
 }
 
+/* Row i predicts position i + 1. */
+static int tsk__request_is_shifted(const tsk__request *r) { return tsk__family_of(r->config)->is_shifted; }
+
+static int tsk__request_by_blocks(const tsk__request *r) { return r->options.cache == TSK_CACHE_BLOCK; }
+
+/* By blocks: where the prompt's whole blocks end, which run before the first block. */
+static int32_t tsk__request_prompt_end(const tsk__request *r) {
+    return r->gen.n_prompt / r->options.block_length * r->options.block_length;
+}
+
+static int32_t tsk__request_block_end(const tsk__request *r) { return r->block.positions[r->gen.n_positions - 1] + 1; }
+
 static int tsk__request_ends(const tsk__request *r, int32_t id) {
     return tsk_config_is_eos(r->config, id) || id == r->options.end_of_turn_id;
 }
@@ -381,8 +490,11 @@ static int tsk__request_ends(const tsk__request *r, int32_t id) {
 static int tsk__request_hit_end(const tsk__request *r) {
     int32_t i;
     if (!r->options.eos_stop || (r->gen.infill_count && r->gen.block == 0)) return 0;
-    for (i = 0; i < r->gen.n_positions; i++)
-        if (tsk__request_ends(r, r->canvas.ids[r->block.positions[i]])) return 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        int32_t at = r->block.positions[i] - r->gen.n_prompt; /* by blocks some are the prompt's, or are cut off */
+        if (at >= 0 && at < r->options.gen_length && tsk__request_ends(r, r->canvas.ids[r->block.positions[i]]))
+            return 1;
+    }
     return 0;
 }
 
@@ -415,10 +527,11 @@ static void tsk__request_list_nearest(tsk__request *r) {
     }
 }
 
-/* How many positions the passes of the current block see: up to the end of the window behind it, or to the last token
-   that is there already, if that is further. */
+/* How many positions the passes of the current block see: by blocks none behind it; else up to the end of the window
+   behind it, or to the last token that is there already, if that is further. */
 static int32_t tsk__request_visible(const tsk__request *r) {
-    int32_t visible = r->gen.length, end = r->block.positions[r->gen.n_positions - 1] + 1;
+    int32_t visible = r->gen.length, end = tsk__request_block_end(r);
+    if (tsk__request_by_blocks(r)) return end;
     if (!r->options.refresh_window) return visible;
     while (visible > end && visible - end > r->options.refresh_window &&
            r->canvas.ids[visible - 1] == r->config->mask_token_id)
@@ -429,7 +542,8 @@ static int32_t tsk__request_visible(const tsk__request *r) {
 /* Makes block number r->gen.block the current one. */
 static void tsk__request_enter_block(tsk__request *r) {
     int has_infill = r->gen.infill_count > 0;
-    int32_t i, first = r->gen.n_prompt + (r->gen.block - has_infill) * r->options.block_length;
+    int32_t i, start = tsk__request_by_blocks(r) ? tsk__request_prompt_end(r) : r->gen.n_prompt;
+    int32_t first = start + (r->gen.block - has_infill) * r->options.block_length;
     r->gen.n_positions = 0;
     if (has_infill && r->gen.block == 0) {
         for (i = 0; i < r->gen.n_prompt; i++)
@@ -441,13 +555,25 @@ static void tsk__request_enter_block(tsk__request *r) {
     r->gen.block_masks = tsk__request_masks_left(r);
     r->gen.block_step = 0;
     r->gen.has_previous = r->gen.has_outputs = 0;
-    memset(r->block.is_predicted, 0, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->block.is_predicted[i] = 0;
+        r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
+        r->block.confidences[i] = 0;
+    }
     r->gen.result.n_blocks = r->gen.block + 1;
     r->gen.n_started += r->gen.block_masks > 0;
     if (r->options.refresh_rows) tsk__request_list_nearest(r);
 }
 
-/* The next block that holds a mask becomes the current one; none: the generation is over. */
+/* By blocks: whether the block's K and V are needed, since masks are left behind it. */
+static int tsk__request_must_store(const tsk__request *r) {
+    int32_t end = tsk__request_block_end(r);
+    return tsk__request_by_blocks(r) &&
+           tsk__count_masks(r->canvas.ids + end, r->gen.length - end, r->config->mask_token_id) > 0;
+}
+
+/* From number r->gen.block on the next block for which a pass has to run becomes the current one: it holds a mask, or
+   must be stored. None: the generation is over. */
 static void tsk__request_next_block(tsk__request *r) {
     for (; r->gen.block < r->gen.n_blocks; r->gen.block++) {
         tsk__request_enter_block(r);
@@ -456,6 +582,7 @@ static void tsk__request_next_block(tsk__request *r) {
             tsk__request_end_early(r);
             return;
         }
+        if (tsk__request_must_store(r)) return;
     }
     r->gen.is_finished = 1;
     r->gen.result.finish_reason = TSK_FINISH_LENGTH;
@@ -471,9 +598,11 @@ static void tsk__request_point_result(tsk__request *r) {
     result->stable_masked = r->counts.stable_masked;
 }
 
-/* What follows from the options, and the memory for the generation that r->gen tells the sizes of. *before: that of the
-   generation before, for the caller to free once nothing of it is needed any more. */
-static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_error *error) {
+/* What follows from the options, and the memory for the generation that r->gen tells the sizes of, with K and V of
+   `capacity` positions. *before: that of the generation before, for the caller to free once nothing of it is needed any
+   more. */
+static tsk_status tsk__request_allocate(tsk__request *r, int32_t capacity, tsk__stream *stream, void **before,
+                                        tsk_error *error) {
     size_t size, shared;
     r->n_states = tsk__options_n_states(&r->options, r->config);
     r->keeps_outputs =
@@ -488,7 +617,27 @@ static tsk_status tsk__request_allocate(tsk__request *r, void **before, tsk_erro
     r->cut.next_layer = 0;
     r->cut.pending_ms = 0;
     memset(&r->failure, 0, sizeof r->failure);
-    return tsk__request_device_memory(r, r->gen.length, error);
+    return tsk__request_device_memory(r, r->gen.length, capacity, stream, error);
+}
+
+/* By blocks: the prompt's whole blocks are computed once, before anything in them could be predicted. */
+static tsk_status tsk__request_check_blocks(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                            tsk_error *error) {
+    const int32_t block = r->options.block_length, end = n_prompt / block * block;
+    int32_t i;
+    if (tsk__options_canvas(&r->options, n_prompt) > r->config->max_sequence_length)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "%d prompt tokens and gen_length %d, in whole blocks of %d, are more than the model's "
+                              "max_sequence_length %d",
+                              (int)n_prompt, (int)r->options.gen_length, (int)block,
+                              (int)r->config->max_sequence_length);
+    for (i = 0; i < end; i++)
+        if (prompt[i] == r->config->mask_token_id)
+            return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                                  "the prompt has a mask at position %d: with cache block only positions from %d on, "
+                                  "behind its whole blocks of %d, can be filled",
+                                  (int)i, (int)end, (int)block);
+    return TSK_OK;
 }
 
 static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
@@ -503,35 +652,62 @@ static tsk_status tsk__request_check_start(const tsk__request *r, const int32_t 
                               "%d prompt tokens and gen_length %d are more than the model's max_sequence_length %d",
                               (int)n_prompt, (int)o->gen_length, (int)r->config->max_sequence_length);
     status = tsk__request_check_ids(r, "the prompt", prompt, n_prompt, error);
+    if (status == TSK_OK && tsk__request_by_blocks(r)) status = tsk__request_check_blocks(r, prompt, n_prompt, error);
     if (status == TSK_OK && generated)
         status = tsk__request_check_ids(r, "the generated part", generated, o->gen_length, error);
     return status;
 }
 
-/* On failure there is no generation. */
-static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
-                                     tsk_error *error) {
+/* By blocks: how many positions of a new prompt are finished already, in whole blocks. Where logits are shifted, its
+   last whole block must run if it has a mask behind it to predict. */
+static int32_t tsk__request_finished(const tsk__request *r, const int32_t *prompt, int32_t n_prompt,
+                                     const int32_t *generated) {
+    const int32_t block = r->options.block_length, end = n_prompt / block * block, mask = r->config->mask_token_id;
+    int32_t n = 0, first = end < n_prompt ? prompt[end] : generated ? generated[0] : mask;
+    if (!tsk__request_by_blocks(r)) return 0;
+    while (n < r->n_final && n < end && r->canvas.ids[n] == prompt[n]) n++;
+    n = n / block * block;
+    if (n && n == end && tsk__request_is_shifted(r) && first == mask) n -= block;
+    return n;
+}
+
+/* What r->gen says of the sizes of a generation of these tokens. */
+static void tsk__request_measure(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated) {
     const tsk_generate_options *o = &r->options;
-    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
-    int32_t i;
-    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
-    memset(&r->gen, 0, sizeof r->gen);
-    if (status != TSK_OK) return status;
+    const int32_t mask = r->config->mask_token_id, holes = tsk__count_masks(prompt, n_prompt, mask);
     r->gen.n_prompt = r->gen.result.n_prompt = n_prompt;
     r->gen.result.n_tokens = o->gen_length;
-    r->gen.length = n_prompt + o->gen_length;
-    r->gen.infill_count = tsk__count_masks(prompt, n_prompt, r->config->mask_token_id);
-    r->gen.n_masks = r->gen.infill_count +
-                     (generated ? tsk__count_masks(generated, o->gen_length, r->config->mask_token_id) : o->gen_length);
-    r->gen.n_blocks = o->gen_length / o->block_length + (r->gen.infill_count > 0);
-    status = tsk__request_allocate(r, &before, error);
+    r->gen.length = (int32_t)tsk__options_canvas(o, n_prompt);
+    r->gen.n_masks = holes + (generated ? tsk__count_masks(generated, o->gen_length, mask) : o->gen_length) +
+                     r->gen.length - n_prompt - o->gen_length;
+    r->gen.infill_count = tsk__request_by_blocks(r) ? 0 : holes;
+    r->gen.n_blocks = tsk__request_by_blocks(r) ? r->gen.length / o->block_length - n_prompt / o->block_length
+                                                : o->gen_length / o->block_length + (holes > 0);
+}
+
+/* On failure there is no generation. `stream`: of the generation before, NULL where there was none. */
+static tsk_status tsk__request_start(tsk__request *r, const int32_t *prompt, int32_t n_prompt, const int32_t *generated,
+                                     tsk__stream *stream, tsk_error *error) {
+    const tsk_generate_options *o = &r->options;
+    const int32_t mask = r->config->mask_token_id;
+    void *before = NULL; /* the arrays of the generation before, which the prompt may be of */
+    int32_t i, n_final = 0, capacity;
+    tsk_status status = tsk__request_check_start(r, prompt, n_prompt, generated, error);
+    memset(&r->gen, 0, sizeof r->gen);
+    if (status == TSK_OK && stream) n_final = tsk__request_finished(r, prompt, n_prompt, generated);
+    r->n_final = n_final;
+    if (status != TSK_OK) return status;
+    tsk__request_measure(r, prompt, n_prompt, generated);
+    capacity = n_final && r->cache.shape.capacity > r->gen.length ? r->cache.shape.capacity : r->gen.length;
+    status = tsk__request_allocate(r, capacity, stream, &before, error);
     if (status != TSK_OK) {
+        r->n_final = 0;
         tsk__memory_delete(r->allocator, before);
         return status;
     }
     if (n_prompt) memcpy(r->canvas.ids, prompt, (size_t)n_prompt * sizeof *prompt);
-    for (i = 0; i < o->gen_length; i++)
-        r->canvas.ids[n_prompt + i] = generated ? generated[i] : r->config->mask_token_id;
+    for (i = 0; i < r->gen.length - n_prompt; i++)
+        r->canvas.ids[n_prompt + i] = generated && i < o->gen_length ? generated[i] : mask;
     tsk__memory_delete(r->allocator, before);
     for (i = 0; i < r->gen.length; i++) r->canvas.tokens[i].computed_id = -1;
     r->gen.is_started = 1;
@@ -551,6 +727,8 @@ static int tsk__request_has_gaps(const tsk__request *r) {
 /* Which positions the next pass runs. */
 static tsk__pass_kind tsk__request_next_kind(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
+    if (tsk__request_by_blocks(r) && r->n_final < tsk__request_prompt_end(r)) return TSK__PASS_PROMPT;
+    if (tsk__request_by_blocks(r)) return tsk__request_masks_left(r) ? TSK__PASS_STEP : TSK__PASS_STORE;
     if (o->cache == TSK_CACHE_NONE) return TSK__PASS_FULL;
     if (r->gen.block_step == 0) {
         int32_t started = r->gen.n_started - 1;
@@ -563,9 +741,23 @@ static tsk__pass_kind tsk__request_next_kind(const tsk__request *r) {
 
 static int tsk__request_is_refresh(const tsk__request *r) { return r->pass.kind >= TSK__PASS_NEAR; }
 
+/* By blocks: makes K and V final, and is no part of the block's steps. */
+static int tsk__request_is_final(const tsk__request *r) {
+    return r->pass.kind == TSK__PASS_PROMPT || r->pass.kind == TSK__PASS_STORE;
+}
+
+/* How many steps the schedule has for a block. */
+static int32_t tsk__request_steps(const tsk__request *r) {
+    int32_t steps;
+    if (!tsk__request_by_blocks(r)) return r->options.steps / (r->options.gen_length / r->options.block_length);
+    if (r->options.steps == TSK_AUTO) return r->options.block_length;
+    steps = r->options.steps / r->gen.n_blocks;
+    return steps > 1 ? steps : 1;
+}
+
 /* This step's share of the block's masks by LLaDA's schedule; beyond the schedule's end, one. */
 static int32_t tsk__request_quota(const tsk__request *r) {
-    int32_t steps = r->options.steps / (r->options.gen_length / r->options.block_length);
+    int32_t steps = tsk__request_steps(r);
     if (r->gen.block_step >= steps) return 1;
     return r->gen.block_masks / steps + (r->gen.block_step < r->gen.block_masks % steps);
 }
@@ -581,15 +773,50 @@ static int tsk__request_runs_all(const tsk__request *r) {
            (r->options.skip.full_every > 0 && r->gen.block_step % r->options.skip.full_every == 0);
 }
 
+/* The number of the pass in random draws: how a prompt is cut does not change what is drawn. */
+static uint32_t tsk__request_draw_pass(const tsk__request *r) {
+    return r->gen.pass - (uint32_t)r->gen.result.prompt_passes;
+}
+
+/* Whether this pass may commit the position of a slot, if it is predicted. */
+static int tsk__request_is_candidate(const tsk__request *r, int32_t slot) {
+    return slot >= r->pass.stretch_begin && slot < r->pass.stretch_end && tsk__request_is_masked(r, slot);
+}
+
+/* The slots that this pass may commit: of the first small block that holds a mask, or all. */
+static void tsk__request_choose_stretch(tsk__request *r) {
+    int32_t size = r->options.small_block, first = 0;
+    r->pass.stretch_begin = 0;
+    r->pass.stretch_end = r->gen.n_positions;
+    if (!size) return;
+    while (first < r->gen.n_positions && !tsk__request_is_masked(r, first)) first++;
+    r->pass.stretch_begin = first / size * size;
+    r->pass.stretch_end = r->pass.stretch_begin + size;
+}
+
+/* The slot whose row predicts a slot's position: its own, or where logits are shifted the one before. -1: that is no
+   row of the block. */
+static int32_t tsk__request_predictor(const tsk__request *r, int32_t slot) {
+    if (!tsk__request_is_shifted(r) || r->block.positions[slot] == 0) return slot;
+    return slot > 0 && r->block.positions[slot - 1] == r->block.positions[slot] - 1 ? slot - 1 : -1;
+}
+
+/* Whether a pass has to run the row before a slot's position, outside the block, for it to be predicted. By blocks that
+   has been done before the block began. */
+static int tsk__request_needs_before(const tsk__request *r, int32_t slot) {
+    return !tsk__request_by_blocks(r) && tsk__request_predictor(r, slot) < 0 && tsk__request_is_candidate(r, slot);
+}
+
 /* The rule `rows`: what it knows of the block's positions. Returns how many are changed. */
 static int32_t tsk__request_rank(const tsk__request *r) {
     int32_t i, n_changed = 0;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__skip_slot *slot = &r->block.ranked[i];
-        slot->is_masked = tsk__request_is_masked(r, i);
+        slot->is_masked = tsk__request_is_candidate(r, i);
         slot->is_changed = tsk__request_is_changed(r, r->block.positions[i]);
         slot->confidence = r->options.remasking == TSK_REMASKING_RANDOM
-                               ? tsk__random_confidence(r->options.seed, r->block.positions[i], r->gen.pass)
+                               ? tsk__random_confidence(r->options.seed, r->block.positions[i],
+                                                        tsk__request_draw_pass(r))
                                : r->block.confidences[i];
         n_changed += slot->is_changed;
     }
@@ -607,15 +834,30 @@ static void tsk__request_force_rows(const tsk__request *r, int32_t n_changed) {
     }
 }
 
+/* Shifted logits: from the masked slots that are to be predicted to the rows that do so. */
+static void tsk__request_shift_rows(const tsk__request *r) {
+    const tsk__skip_slot *slots = r->block.ranked;
+    uint8_t *runs = r->block.runs;
+    int32_t i, n = r->gen.n_positions;
+    for (i = 0; i < n; i++) r->block.before[i] = r->block.before[i] && runs[i];
+    for (i = 0; i < n; i++) {
+        int is_own = slots[i].is_masked && runs[i] && tsk__request_predictor(r, i) == i;
+        int is_next = i + 1 < n && slots[i + 1].is_masked && runs[i + 1] && tsk__request_predictor(r, i + 1) == i;
+        runs[i] = slots[i].is_changed || (runs[i] && !slots[i].is_masked) || is_own || is_next;
+    }
+}
+
 /* Which of the block's positions a step runs. */
-static void tsk__request_choose_block(const tsk__request *r) {
+static void tsk__request_choose_rows(const tsk__request *r) {
     const tsk_generate_options *o = &r->options;
-    int32_t most = r->gen.n_positions, n_changed;
+    int32_t i, most = r->gen.n_positions, n_changed;
     memset(r->block.runs, 1, (size_t)r->gen.n_positions);
+    for (i = 0; i < r->gen.n_positions; i++) r->block.before[i] = (uint8_t)tsk__request_needs_before(r, i);
     if (o->skip.rule != TSK_SKIP_RULE_ROWS || tsk__request_runs_all(r) || !tsk__request_masks_left(r)) return;
     n_changed = tsk__request_rank(r);
     if (r->force_active >= 0) {
         tsk__request_force_rows(r, n_changed);
+        if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
         return;
     }
     if (o->transfer == TSK_TRANSFER_SCHEDULE && !o->on_select) {
@@ -624,6 +866,7 @@ static void tsk__request_choose_block(const tsk__request *r) {
         if (o->skip.rows_margin < most - quota) most = quota + o->skip.rows_margin;
     }
     tsk__skip_rows(r->block.ranked, r->gen.n_positions, most, o->skip.rows_ahead, r->block.runs);
+    if (tsk__request_is_shifted(r)) tsk__request_shift_rows(r);
 }
 
 /* Which positions a pass of kind NEAR runs, refresh_rows' not counted, in canvas.is_listed; returns how many. */
@@ -633,9 +876,25 @@ static int32_t tsk__request_choose_near(const tsk__request *r) {
         r->canvas.is_listed[i] =
             tsk__request_is_changed(r, i) || (i >= end && i - end < r->options.refresh_near &&
                                               r->canvas.ids[i] == r->config->mask_token_id);
-    for (i = 0; i < r->gen.n_positions; i++) r->canvas.is_listed[r->block.positions[i]] = 1;
+    for (i = 0; i < r->gen.n_positions; i++) {
+        r->canvas.is_listed[r->block.positions[i]] = 1;
+        if (tsk__request_needs_before(r, i)) r->canvas.is_listed[r->block.positions[i] - 1] = 1;
+    }
     for (i = 0; i < r->gen.visible; i++) n += r->canvas.is_listed[i];
     return n;
+}
+
+/* Where a step of cache prefix begins. */
+static int32_t tsk__request_suffix(const tsk__request *r) {
+    return r->block.positions[0] - tsk__request_needs_before(r, 0);
+}
+
+/* Whether a step runs a position outside the block because it predicts one of the block's. */
+static int tsk__request_is_before(const tsk__request *r, int32_t position) {
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++)
+        if (r->block.before[i] && r->block.positions[i] == position + 1) return 1;
+    return 0;
 }
 
 /* Chooses the positions of the next pass; returns how many rows it has. Asked again before that pass, it gives the
@@ -645,15 +904,24 @@ static int32_t tsk__request_choose(tsk__request *r) {
     int32_t i, n = 0, outside;
     if (!pass->is_probe) pass->kind = tsk__request_next_kind(r);
     pass->n_further = 0;
+    tsk__request_choose_stretch(r);
+    if (pass->kind == TSK__PASS_PROMPT) {
+        n = tsk__options_piece(&r->options, r->cut.prompt_rows);
+        outside = tsk__request_prompt_end(r) - r->n_final;
+        return n < outside ? n : outside;
+    }
     if (pass->kind == TSK__PASS_FULL) return r->gen.visible;
-    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - r->block.positions[0];
+    if (pass->kind == TSK__PASS_SUFFIX) return r->gen.visible - tsk__request_suffix(r);
     if (pass->kind == TSK__PASS_NEAR) {
         n = tsk__request_choose_near(r);
         outside = r->gen.visible - n;
     } else {
-        tsk__request_choose_block(r);
-        for (i = 0; i < r->gen.n_positions; i++) n += r->block.runs[i];
+        tsk__request_choose_rows(r);
         outside = r->gen.visible - r->gen.n_positions;
+        for (i = 0; i < r->gen.n_positions; i++) {
+            n += r->block.runs[i] + r->block.before[i];
+            outside -= r->block.before[i];
+        }
     }
     pass->n_further = r->options.refresh_rows < outside ? r->options.refresh_rows : outside;
     return n + pass->n_further;
@@ -677,6 +945,7 @@ static void tsk__request_choose_further(const tsk__request *r, int32_t *position
             uint32_t freshness = tsk__request_freshness(r, position);
             if (position >= r->gen.visible) continue;
             if (r->pass.kind == TSK__PASS_NEAR && r->canvas.is_listed[position]) continue;
+            if (r->pass.kind == TSK__PASS_STEP && tsk__request_is_before(r, position)) continue;
             if (freshness > stalest && freshness < next) next = freshness;
             if (freshness != stalest) continue;
             positions[n++] = position;
@@ -693,7 +962,15 @@ static int tsk__request_skips_refresh(const tsk__request *r) {
 
 /* Whether block steps compare states. */
 static int tsk__request_compares(const tsk__request *r) {
-    return r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES;
+    return r->n_states && r->options.skip.rule == TSK_SKIP_RULE_STATES && !tsk__request_is_final(r);
+}
+
+/* Rows of the largest pass that the generation may have. */
+static int32_t tsk__request_most_rows(const tsk__request *r) {
+    int32_t piece = tsk__options_piece(&r->options, 0), prompt = tsk__request_prompt_end(r);
+    if (!tsk__request_by_blocks(r)) return r->gen.length;
+    if (piece > prompt) piece = prompt;
+    return piece > r->options.block_length ? piece : r->options.block_length;
 }
 
 /* Whether the pass under way is the last part of the request's forward pass: usually its only one. */
@@ -709,23 +986,46 @@ static int tsk__request_keeps_states(const tsk__request *r) {
 static void tsk__request_add_canvas(tsk__request *r, tsk__pass *p, int32_t first) {
     /* Block rows of a refresh have slots only where something of them is kept. */
     int keeps = tsk__request_compares(r) && (r->options.skip.warm_start || r->keeps_outputs);
-    int by_position = tsk__request_skips_refresh(r);
-    int32_t i, slot = 0;
+    int by_position = tsk__request_skips_refresh(r), is_own = !tsk__request_is_shifted(r);
+    int32_t i, slot = 0, before = -1; /* the row of the position before */
     for (i = first; i < r->gen.visible; i++) {
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
-        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) continue;
-        if (in_block) r->block.rows[slot] = p->n;
+        if (r->pass.kind == TSK__PASS_NEAR && !r->canvas.is_listed[i]) {
+            before = -1;
+            continue;
+        }
+        if (in_block) {
+            r->block.rows[slot] = p->n;
+            r->block.sources[slot] = is_own || i == 0 ? p->n : before;
+        }
+        before = p->n;
         tsk__pass_add_row(p, r->canvas.ids[i], i, by_position ? i : in_block && keeps ? slot : -1);
         slot += in_block;
     }
 }
 
-/* Adds the rows of a step of cache dual. */
+/* Adds the next n rows of the prompt's whole blocks. */
+static void tsk__request_add_prompt(tsk__request *r, tsk__pass *p, int32_t n) {
+    const int32_t block = r->options.block_length;
+    int32_t i;
+    for (i = 0; i < r->gen.n_positions; i++) r->block.rows[i] = r->block.sources[i] = -1;
+    for (i = r->n_final; i < r->n_final + n; i++) {
+        tsk__pass_add_row(p, r->canvas.ids[i], i, -1);
+        p->visible[p->n - 1] = (i / block + 1) * block;
+    }
+}
+
+/* Adds the rows of a step of caches dual and block, or of a storing pass. */
 static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *further) {
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
-        int32_t position = r->block.positions[i];
+        int32_t position = r->block.positions[i], predictor = tsk__request_predictor(r, i), before = -1;
+        if (r->block.before[i]) {
+            before = p->n;
+            tsk__pass_add_row(p, r->canvas.ids[position - 1], position - 1, -1);
+        }
         r->block.rows[i] = r->block.runs[i] ? p->n : -1;
+        r->block.sources[i] = predictor < 0 ? before : r->block.rows[predictor];
         if (r->block.runs[i])
             tsk__pass_add_row(p, r->canvas.ids[position], position, tsk__request_compares(r) ? i : -1);
     }
@@ -734,21 +1034,22 @@ static void tsk__request_add_step(tsk__request *r, tsk__pass *p, const int32_t *
 
 /* Adds the request and its rows. */
 static void tsk__request_plan_rows(tsk__request *r, tsk__pass *p) {
-    int32_t i, *further = p->narrowed; /* (free until the layers run) */
+    int32_t i, n, *further = p->narrowed; /* (free until the layers run) */
     tsk__kv *kv = &p->caches[p->n_requests];
-    tsk__request_choose(r);
+    n = tsk__request_choose(r);
     tsk__request_choose_further(r, further);
     r->pass.first_row = p->n;
     *kv = tsk__cache_view(&r->cache, tsk__request_skips_refresh(r));
-    kv->length = r->gen.visible;
+    kv->length = r->pass.kind == TSK__PASS_PROMPT ? r->n_final + n : r->gen.visible;
     kv->skip_threshold = r->options.skip.threshold;
     kv->skip_outlier = r->options.skip.outlier;
     kv->has_reference = tsk__request_skips_refresh(r) ? r->gen.has_refresh : r->gen.has_previous;
     p->n_requests++;
-    if (r->pass.kind == TSK__PASS_STEP) tsk__request_add_step(r, p, further);
+    if (r->pass.kind == TSK__PASS_PROMPT) tsk__request_add_prompt(r, p, n);
+    else if (r->pass.kind == TSK__PASS_STEP || r->pass.kind == TSK__PASS_STORE) tsk__request_add_step(r, p, further);
     else {
         for (i = 0; i < r->pass.n_further; i++) r->canvas.is_listed[further[i]] = 1;
-        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? r->block.positions[0] : 0);
+        tsk__request_add_canvas(r, p, r->pass.kind == TSK__PASS_SUFFIX ? tsk__request_suffix(r) : 0);
     }
     r->pass.n_rows = p->n - r->pass.first_row;
 }
@@ -780,13 +1081,19 @@ static int tsk__request_may_force(const tsk__request *r) {
            (r->gen.has_outputs || !r->keeps_outputs);
 }
 
+/* Whether a slot's row predicts another's that is masked: what holds for masked tokens holds for it, too. */
+static int tsk__request_predicts_mask(const tsk__request *r, int32_t slot) {
+    return slot + 1 < r->gen.n_positions && tsk__request_predictor(r, slot + 1) == slot &&
+           tsk__request_is_masked(r, slot + 1);
+}
+
 static void tsk__request_plan_step_skips(tsk__request *r, tsk__pass *p) {
     int all = tsk__request_runs_all(r);
     int32_t i;
     for (i = 0; i < r->gen.n_positions; i++) {
         int32_t *flags = &p->flags[r->block.rows[i]];
         if (tsk__request_may_force(r)) *flags |= i < r->force_active ? 0 : TSK__ROW_SKIPS;
-        else if (!all)
+        else if (!all && (r->options.skip.masked || !tsk__request_predicts_mask(r, i)))
             *flags |= tsk__request_may_skip(r, r->block.positions[i], r->canvas.tokens[r->block.positions[i]].age);
     }
 }
@@ -797,6 +1104,9 @@ static void tsk__request_plan_refresh_skips(tsk__request *r, tsk__pass *p) {
     for (i = 0; i < r->gen.length; i++) {
         int32_t *flags = &p->flags[r->pass.first_row + i];
         int in_block = slot < r->gen.n_positions && r->block.positions[slot] == i;
+        int predicts =
+            tsk__request_is_shifted(r) && slot < r->gen.n_positions && r->block.positions[slot] == i + 1;
+        if (predicts && !in_block) continue;
         if (!in_block && r->force_refresh >= 0) *flags |= outside < r->force_refresh ? 0 : TSK__ROW_SKIPS;
         else if (!in_block) *flags |= tsk__request_may_skip(r, i, r->canvas.tokens[i].refresh_age);
         slot += in_block;
@@ -832,7 +1142,9 @@ static void tsk__request_plan(tsk__request *r, tsk__pass *p) {
     if (r->pass.is_deciding && !tsk__request_is_refresh(r)) tsk__request_plan_step_skips(r, p);
     if (!tsk__request_completes(r)) return;
     if (tsk__request_keeps_states(r)) tsk__request_plan_states(r, p);
-    for (i = 0; r->keeps_outputs && !tsk__request_skips_refresh(r) && i < r->gen.n_positions; i++)
+    for (i = 0; r->keeps_outputs && !tsk__request_is_final(r) && !tsk__request_skips_refresh(r) &&
+                i < r->gen.n_positions;
+         i++)
         p->flags[r->block.rows[i]] |= TSK__ROW_OUTPUT;
 }
 
@@ -872,7 +1184,7 @@ static void tsk__request_note_computed(tsk__request *r, int32_t position) {
 /* How long tokens have been skipped: the canvas in refreshes, the block in steps. */
 static void tsk__request_note_ages(tsk__request *r) {
     int32_t i;
-    for (i = 0; i < r->gen.n_positions; i++) {
+    for (i = 0; i < r->gen.n_positions && !tsk__request_is_final(r); i++) {
         tsk__skip_token *token = &r->canvas.tokens[r->block.positions[i]];
         token->age = tsk__request_is_refresh(r) || r->block.active[i] ? 0 : token->age + 1;
     }
@@ -910,32 +1222,60 @@ static void tsk__request_keep_refresh(tsk__request *r, const tsk__pass *p) {
     }
 }
 
-/* A stable masked token under `reuse` keeps its last prediction, if it has one, unless this step draws anew. */
+/* A masked token whose prediction is up to a stable one keeps its last prediction under `reuse`, if it has one, unless
+   this step draws anew. */
 static int tsk__request_reuses(const tsk__request *r, const tsk__pass *p, int32_t slot) {
-    return !tsk__request_ran(r, p, slot) && r->options.skip.policy == TSK_SKIP_REUSE && r->options.temperature == 0 &&
-           r->block.is_predicted[slot];
+    return !p->active[r->block.sources[slot]] && r->options.skip.policy == TSK_SKIP_REUSE &&
+           r->options.temperature == 0 && r->block.is_predicted[slot];
 }
 
-/* Candidates are the block's masked positions that the pass has not left out; those that ran have the head predict
-   them. */
+/* Shifted logits: the last row of a pass that makes K and V final predicts the next block's first position, which is
+   filled at once, with the most probable token. */
+static void tsk__request_add_next(tsk__request *r, tsk__pass *p) {
+    tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
+    int32_t row = r->pass.first_row + r->pass.n_rows - 1, next = p->positions[row] + 1;
+    int is_last = r->pass.kind == TSK__PASS_STORE || next == tsk__request_prompt_end(r);
+    tsk__draw draw;
+    r->pass.next_position = -1;
+    r->pass.first_candidate = p->n_candidates;
+    r->pass.n_candidates = 0;
+    if (!tsk__request_is_shifted(r) || !is_last || next >= r->gen.length ||
+        r->canvas.ids[next] != r->config->mask_token_id)
+        return;
+    memset(&draw, 0, sizeof draw);
+    draw.mask_token_id = r->config->mask_token_id;
+    draw.position = (uint32_t)next;
+    candidate->position = next;
+    candidate->slot = 0;
+    candidate->head = p->n_head;
+    tsk__pass_add_head(p, row, &draw);
+    p->n_candidates++;
+    r->pass.n_candidates = 1;
+    r->pass.next_position = next;
+}
+
+/* Candidates are the block's masked positions whose prediction the pass has not left out; the head predicts them from
+   rows that ran. */
 static void tsk__request_add_candidates(tsk__request *r, tsk__pass *p) {
     tsk__draw draw;
     int32_t i;
+    r->pass.next_position = -1;
     draw.temperature = r->options.temperature;
     draw.mask_token_id = r->config->mask_token_id;
     draw.seed = r->options.seed;
-    draw.pass = r->gen.pass;
+    draw.pass = tsk__request_draw_pass(r);
     r->pass.first_candidate = p->n_candidates;
     for (i = 0; i < r->gen.n_positions; i++) {
         tsk__commit_candidate *candidate = &p->candidates[p->n_candidates];
-        if (!tsk__request_is_masked(r, i) || r->block.rows[i] < 0) continue;
+        int32_t row = r->block.sources[i];
+        if (!tsk__request_is_candidate(r, i) || row < 0) continue;
         candidate->position = r->block.positions[i];
         candidate->slot = i;
         candidate->head = tsk__request_reuses(r, p, i) ? -1 : p->n_head;
         r->block.is_predicted[i] = 1;
         p->n_candidates++;
         draw.position = (uint32_t)r->block.positions[i];
-        if (candidate->head >= 0) tsk__pass_add_head(p, r->block.rows[i], &draw);
+        if (candidate->head >= 0) tsk__pass_add_head(p, row, &draw);
     }
     r->pass.n_candidates = p->n_candidates - r->pass.first_candidate;
 }
@@ -959,7 +1299,12 @@ static void tsk__request_add_rule(const tsk__request *r, int32_t number, tsk__pa
     rule->rule.local_radius = o->local_radius;
     rule->is_random = o->remasking == TSK_REMASKING_RANDOM;
     rule->seed = o->seed;
-    rule->pass = r->gen.pass;
+    rule->pass = tsk__request_draw_pass(r);
+    if (!tsk__request_is_final(r)) return;
+    rule->commits = 1;
+    rule->rule.transfer = TSK_TRANSFER_SCHEDULE;
+    rule->rule.quota = 1;
+    rule->is_random = 0;
 }
 
 /* Whether a candidate's choice can be one: its logits are numbers, its id is of the vocabulary and not the mask. */
@@ -988,7 +1333,7 @@ static tsk_status tsk__request_check_choices(const tsk__request *r, const tsk__p
         if (status != TSK_OK) return status;
         n_committed += p->stream->choices[i].is_committed != 0;
     }
-    if (!n_committed && !r->options.on_select)
+    if (!n_committed && (tsk__request_is_final(r) ? r->pass.n_candidates > 0 : !r->options.on_select))
         return tsk__error_set(error, TSK_ERROR_DEVICE, NULL, TSK_NO_OFFSET,
                               "pass %u: the device commits none of %d predictions", (unsigned)r->gen.pass,
                               (int)r->pass.n_candidates);
@@ -1014,6 +1359,10 @@ static void tsk__request_take_choices(tsk__request *r, const tsk__pass *p) {
         r->block.predictions[i] = r->canvas.ids[r->block.positions[i]];
         r->block.confidences[i] = 1.0f;
         r->block.entropies[i] = 0.0f;
+    }
+    if (tsk__request_is_final(r)) {
+        if (r->pass.n_candidates) r->canvas.ids[r->pass.next_position] = p->stream->choices[r->pass.first_candidate].id;
+        return;
     }
     tsk__request_take_predictions(r, p);
     for (i = r->pass.first_candidate; i < r->pass.first_candidate + r->pass.n_candidates; i++) {
@@ -1092,14 +1441,22 @@ static void tsk__request_count_step(tsk__request *r, double ms) {
     result->token_layers_computed += rows * lower + (uint64_t)n_active * (layers - lower);
 }
 
+static void tsk__request_count_final(tsk__request *r, double ms) {
+    tsk_result *result = &r->gen.result;
+    int is_prompt = r->pass.kind == TSK__PASS_PROMPT;
+    *(is_prompt ? &result->prompt_passes : &result->storing_passes) += 1;
+    *(is_prompt ? &result->prompt_ms : &result->storing_ms) += ms;
+}
+
 static void tsk__request_count(tsk__request *r, double ms) {
     tsk_result *result = &r->gen.result;
     result->nfe++;
     result->total_ms += ms;
     result->rows += (uint64_t)r->pass.n_ran;
     result->refreshed_rows += (uint64_t)r->pass.n_further;
-    r->counts.blocks[r->gen.block].nfe++;
-    if (tsk__request_is_refresh(r)) tsk__request_count_refresh(r, ms);
+    r->counts.blocks[r->gen.block].nfe += r->pass.kind != TSK__PASS_PROMPT;
+    if (tsk__request_is_final(r)) tsk__request_count_final(r, ms);
+    else if (tsk__request_is_refresh(r)) tsk__request_count_refresh(r, ms);
     else tsk__request_count_step(r, ms);
 }
 
@@ -1131,6 +1488,9 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.block = r->gen.block;
     step.block_step = r->gen.block_step;
     step.is_refresh = tsk__request_is_refresh(r);
+    step.is_prompt = r->pass.kind == TSK__PASS_PROMPT;
+    step.is_storing = r->pass.kind == TSK__PASS_STORE;
+    step.next_committed = r->pass.next_position;
     step.n_rows = r->pass.n_ran;
     step.n_positions = r->gen.n_positions;
     step.positions = r->block.positions;
@@ -1141,7 +1501,8 @@ static int tsk__request_report(tsk__request *r, int32_t masks_left) {
     step.active = r->block.active;
     for (i = 0; i < r->gen.n_positions; i++) {
         step.n_active += r->block.active[i];
-        step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
+        if (!step.is_prompt)
+            step.n_stable_masked += !r->block.active[i] && (tsk__request_is_masked(r, i) || r->block.committed[i]);
     }
     step.masks_left = masks_left;
     step.canvas_length = r->gen.length;
@@ -1164,8 +1525,13 @@ static void tsk__request_take_cosines(tsk__request *r, const tsk__pass *p) {
                 p->stream->cosines[(size_t)state * (size_t)p->max_rows + (size_t)r->block.rows[i]];
 }
 
-/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. */
+/* After a pass. A block step always leaves states to compare with; a refresh does so with skip.warm_start only. A piece
+   of the prompt is no pass of the block. */
 static void tsk__request_move_on(tsk__request *r) {
+    if (r->pass.kind == TSK__PASS_PROMPT) {
+        r->gen.pass++;
+        return;
+    }
     if (tsk__request_compares(r) && (!tsk__request_is_refresh(r) || r->options.skip.warm_start))
         r->gen.has_previous = 1;
     r->gen.has_outputs = r->keeps_outputs;
@@ -1176,14 +1542,18 @@ static void tsk__request_move_on(tsk__request *r) {
 /* Behind a pass that took part in the generation: to the next block, or the end, where this block holds no mask any
    more. */
 static void tsk__request_advance(tsk__request *r, int32_t masks_left) {
+    int is_prompt = r->pass.kind == TSK__PASS_PROMPT, is_stored = r->pass.kind == TSK__PASS_STORE;
     tsk__request_move_on(r);
-    if (masks_left) return;
-    if (tsk__request_hit_end(r)) {
+    if (is_prompt) r->n_final += r->pass.n_rows;
+    if (is_stored) r->n_final = r->gen.visible;
+    if (is_prompt ? r->n_final < tsk__request_prompt_end(r) : masks_left) return;
+    if (!is_prompt && !is_stored && tsk__request_hit_end(r)) {
         tsk__request_end_early(r);
         return;
     }
-    r->gen.block++;
-    tsk__request_next_block(r);
+    if (!is_prompt && !is_stored && tsk__request_must_store(r)) return;
+    r->gen.block += !is_prompt;
+    tsk__request_next_block(r); /* (after the prompt: the same, in which its first position may be filled now) */
 }
 
 /* Takes note of a pass that has ended well. What it predicts may end the generation with an error of its own. */
@@ -1195,7 +1565,7 @@ static void tsk__request_finish(tsk__request *r, const tsk__pass *p, double ms) 
         return;
     }
     tsk__request_take_choices(r, p);
-    if (r->options.on_select) tsk__request_commit(r, p);
+    if (r->options.on_select && !tsk__request_is_final(r)) tsk__request_commit(r, p);
     tsk__request_count(r, ms);
     masks_left = tsk__request_masks_left(r);
     r->counts.blocks[r->gen.block].mask_residual = masks_left;
@@ -1316,7 +1686,8 @@ static void tsk__requests_predict(tsk__request *const *requests, int32_t n, tsk_
     if (n_kept) p->backend->ops->keep(p->stream);
     for (i = 0; i < n; i++) {
         if (!tsk__request_completes(requests[i])) continue;
-        tsk__request_add_candidates(requests[i], p);
+        if (tsk__request_is_final(requests[i])) tsk__request_add_next(requests[i], p);
+        else tsk__request_add_candidates(requests[i], p);
         tsk__request_add_rule(requests[i], i, p);
     }
     tsk__forward_head(p);
@@ -1372,7 +1743,8 @@ static void tsk__request_result(const tsk__request *r, tsk_result *result) {
     memset(result, 0, sizeof *result);
     if (!r->gen.is_started) return;
     *result = r->gen.result;
-    result->mask_residual = tsk__count_masks(r->canvas.ids, r->gen.length, r->config->mask_token_id);
+    result->mask_residual =
+        tsk__count_masks(r->canvas.ids, r->gen.n_prompt + result->n_tokens, r->config->mask_token_id);
     for (i = 0; i < result->n_tokens && !tsk__request_ends(r, result->tokens[i]); i++) {
     }
     result->n_before_end = i;

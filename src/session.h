@@ -117,8 +117,8 @@ tsk_status tsk_session_start(tsk_session *session, const int32_t *prompt, int32_
     status = tsk__request_check_outside(r, "tsk_session_start", error);
     if (status != TSK_OK) return status;
     session->n_probed = 0;
-    status = tsk__request_start(r, prompt, n_prompt, generated, error);
-    if (status == TSK_OK) status = tsk__session_room(session, r->gen.length, r->n_states, error);
+    status = tsk__request_start(r, prompt, n_prompt, generated, session->pass.stream, error);
+    if (status == TSK_OK) status = tsk__session_room(session, tsk__request_most_rows(r), r->n_states, error);
     if (status != TSK_OK) r->gen.is_started = 0;
     return status;
 }
@@ -196,7 +196,7 @@ static void tsk__request_advance_copy(tsk__request *to, const tsk__request *from
     to->options = from->options;
     to->n_states = from->n_states;
     to->keeps_outputs = from->keeps_outputs;
-    to->pass.kind = from->pass.kind;
+    to->pass.n_rows = from->pass.n_rows;
     tsk__request_advance(to, tsk__request_masks_left(to));
     to->options = own;
     to->n_states = n_states;
@@ -214,10 +214,13 @@ static tsk_status tsk__session_copy_state(tsk_session *to, const tsk_session *fr
     to->n_probed = 0;
     a->gen = b->gen;
     a->gen.is_started = 0;
-    status = tsk__request_allocate(a, &before, error);
+    a->n_final = 0;
+    status = tsk__request_allocate(a, b->cache.shape.capacity, NULL, &before, error);
     tsk__memory_delete(a->allocator, before);
-    if (status == TSK_OK) status = tsk__session_room(to, a->gen.length, a->n_states, error);
+    if (status == TSK_OK) status = tsk__session_room(to, tsk__request_most_rows(a), a->n_states, error);
     if (status != TSK_OK) return status;
+    a->n_final = b->n_final;
+    a->pass.kind = b->pass.kind;
     tsk__request_layout(a, NULL, &shared);
     memcpy(a->memory, b->memory, shared);
     if (b->is_reporting) tsk__request_advance_copy(a, b);
@@ -263,13 +266,19 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
     if ((int)kind < 0 || kind > TSK_PROBE_REFRESH)
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "tsk_session_probe has no kind %d",
                               (int)kind);
-    if (kind != TSK_PROBE_REFRESH && r->options.cache != TSK_CACHE_DUAL)
+    if (kind == TSK_PROBE_REFRESH && tsk__request_by_blocks(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "with cache block nothing is refreshed that could be probed");
+    if (tsk__request_by_blocks(r) && r->n_final < tsk__request_prompt_end(r))
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
+                              "a block step cannot be probed before the prompt's whole blocks have run");
+    if (kind != TSK_PROBE_REFRESH && r->options.cache != TSK_CACHE_DUAL && !tsk__request_by_blocks(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step can be probed with cache dual only");
-    if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0)
+    if (kind != TSK_PROBE_REFRESH && r->gen.pass == 0 && !tsk__request_by_blocks(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the first pass: nothing is cached yet");
-    if (kind != TSK_PROBE_REFRESH && tsk__request_has_gaps(r))
+    if (kind != TSK_PROBE_REFRESH && !tsk__request_by_blocks(r) && tsk__request_has_gaps(r))
         return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET,
                               "a block step cannot be probed before the block's first pass: of what the window shows "
                               "not all is cached yet");
@@ -292,7 +301,7 @@ tsk_status tsk_session_probe(tsk_session *session, const int32_t *canvas, tsk_pr
         out->n_cosines = tsk__request_has_cosines(r) ? r->n_states : 0;
         out->cosines = out->n_cosines ? r->block.cosines : NULL;
         for (i = 0; i < r->gen.n_positions; i++)
-            if (r->block.rows[i] >= 0) p->head[session->n_probed++] = r->block.rows[i];
+            if (r->block.sources[i] >= 0) p->head[session->n_probed++] = r->block.sources[i];
         tsk__request_take_predictions(r, p);
         tsk__request_move_on(r);
     }
@@ -310,7 +319,7 @@ static void tsk__session_spread(const tsk_session *session, float *values, size_
     while (slot-- > 0) {
         float *to = values + (size_t)slot * width;
         size_t i;
-        if (r->block.rows[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
+        if (r->block.sources[slot] >= 0) memmove(to, values + (size_t)--from * width, width * sizeof *to);
         else
             for (i = 0; i < width; i++) to[i] = NAN;
     }
@@ -345,7 +354,8 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     tsk_status status;
     int32_t i;
     r->gen.is_started = 0;
-    status = tsk__request_device_memory(r, n, error);
+    r->n_final = 0;
+    status = tsk__request_device_memory(r, n, n, NULL, error);
     if (status == TSK_OK) status = tsk__session_room(session, n, 0, error);
     if (status != TSK_OK) return status;
     tsk__pass_reset(p);
@@ -353,7 +363,11 @@ static tsk_status tsk__session_logits(tsk_session *session, const int32_t *token
     p->caches[p->n_requests] = tsk__cache_view(&r->cache, 0);
     p->caches[p->n_requests].n_states = 0;
     p->caches[p->n_requests++].tokens = NULL;  /* the canvas stays as it is */
-    for (i = 0; i < n; i++) tsk__pass_add_row(p, tokens[i], i, -1);
+    for (i = 0; i < n; i++) {
+        int32_t end = (i / r->options.block_length + 1) * r->options.block_length;
+        tsk__pass_add_row(p, tokens[i], i, -1);
+        if (tsk__request_by_blocks(r) && end < n) p->visible[i] = end;
+    }
     tsk__pass_begin(p);
     tsk__forward_layers(p, 0, r->config->n_layers, 0);
     for (i = 0; i < count; i++) p->head[i] = first + i;

@@ -2,6 +2,7 @@
 #define SECTION_GUARD_STORAGE
 
 #include "error.h"
+#include "family.h"
 #include "backend.h"
 
 // >>storage ===========================================================================================================
@@ -13,7 +14,7 @@
 /* ---- the cache of a request */
 
 typedef enum tsk__cache_part {
-    TSK__CACHE_K, TSK__CACHE_V,    /* [n_layers, n_kv_heads, length, head_dim] each, unless an arena holds them */
+    TSK__CACHE_K, TSK__CACHE_V,    /* [n_layers, n_kv_heads, capacity, head_dim] each, unless an arena holds them */
     TSK__CACHE_CANVAS,             /* [length] int32: the backend's canvas, in which select commits */
     TSK__CACHE_PREDICTIONS,        /* [n_slots] tsk__prediction: the last of each slot */
     TSK__CACHE_STATES,             /* [2, n_states, n_slots, d_model] (see tsk__kv) */
@@ -26,6 +27,8 @@ typedef enum tsk__cache_part {
 /* How much a cache holds. */
 typedef struct tsk__cache_shape {
     int32_t length;                /* positions of the canvas */
+    int32_t capacity;              /* that there is room for in K and V: as many, or more */
+    int32_t n_kept;                /* of these, so many from 0 on keep what they have when the cache is resized */
     int32_t n_slots, n_states;     /* positions of the longest block; states of each that are compared */
     int has_refresh_states, has_outputs, has_residual;
 } tsk__cache_shape;
@@ -60,7 +63,7 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     switch (part) {
     case TSK__CACHE_K:
     case TSK__CACHE_V:
-        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->length);
+        return c->arena ? 0 : tsk__storage_kv_size(c->backend->config, c->backend->element_size, s->capacity);
     case TSK__CACHE_CANVAS: return (uint64_t)s->length * sizeof(int32_t);
     case TSK__CACHE_PREDICTIONS: return (uint64_t)s->n_slots * sizeof(tsk__prediction);
     case TSK__CACHE_STATES: return states * (uint64_t)s->n_slots;
@@ -71,29 +74,60 @@ static uint64_t tsk__cache_part_size(const tsk__cache *c, tsk__cache_part part) 
     }
 }
 
-/* Grows one part; its contents are not kept. */
-static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
+static const char *tsk__cache_part_name(tsk__cache_part part) {
     static const char *const names[] = {"the K cache",         "the V cache",
                                         "the canvas",          "the block's predictions",
                                         "TokenSkip's states",  "skip_refresh's states",
                                         "TokenSkip's outputs", "a cut refresh"};
+    return names[part];
+}
+
+/* Grows one part; its contents are not kept. */
+static tsk_status tsk__cache_grow(tsk__cache *c, tsk__cache_part part, tsk_error *error) {
     const tsk__backend_ops *ops = c->backend->ops;
     uint64_t size = tsk__cache_part_size(c, part);
     if (size <= c->sizes[part]) return TSK_OK;
     if (c->parts[part]) ops->release(c->backend, c->parts[part]);
     c->sizes[part] = 0;
     c->parts[part] = ops->allocate(c->backend, size);
-    if (!c->parts[part]) return tsk__error_memory(error, names[part], size);
+    if (!c->parts[part]) return tsk__error_memory(error, tsk__cache_part_name(part), size);
     c->sizes[part] = size;
     return TSK_OK;
 }
 
-/* Room for that much. The contents mean nothing after it. On failure the cache can only be resized again, or freed. */
-static tsk_status tsk__cache_resize(tsk__cache *c, const tsk__cache_shape *shape, tsk_error *error) {
+/* K or V, which had room for `before` positions, in new memory with its first n_kept ones. */
+static tsk_status tsk__cache_rebuild(tsk__cache *c, tsk__cache_part part, int32_t before, tsk__stream *stream,
+                                     tsk_error *error) {
+    const tsk_model_config *m = c->backend->config;
+    const tsk__backend_ops *ops = c->backend->ops;
+    uint64_t token = (uint64_t)m->head_dim * c->backend->element_size, size = tsk__cache_part_size(c, part);
+    char *to = (char *)ops->allocate(c->backend, size), *from = (char *)c->parts[part];
+    int32_t plane;
+    tsk_status status;
+    if (!to) return tsk__error_memory(error, tsk__cache_part_name(part), size);
+    for (plane = 0; plane < m->n_layers * m->n_kv_heads; plane++)
+        ops->copy(stream, to + (uint64_t)plane * (uint64_t)c->shape.capacity * token,
+                  from + (uint64_t)plane * (uint64_t)before * token, (uint64_t)c->shape.n_kept * token);
+    status = ops->wait(stream, error);
+    ops->release(c->backend, c->parts[part]);
+    c->parts[part] = to;
+    c->sizes[part] = size;
+    return status;
+}
+
+/* Room for that much. The contents mean nothing after it, but for K and V of the shape's n_kept positions: where there
+   are some, `stream` copies. On failure the cache can only be resized again, keeping nothing, or freed. */
+static tsk_status tsk__cache_resize(tsk__cache *c, const tsk__cache_shape *shape, tsk__stream *stream,
+                                    tsk_error *error) {
+    int32_t before = c->shape.capacity;
     tsk_status status = TSK_OK;
     int i;
     c->shape = *shape;
-    for (i = 0; i < TSK__CACHE_PARTS && status == TSK_OK; i++) status = tsk__cache_grow(c, (tsk__cache_part)i, error);
+    for (i = 0; i < TSK__CACHE_PARTS && status == TSK_OK; i++) {
+        int is_rebuilt = i <= TSK__CACHE_V && shape->n_kept && shape->capacity != before;
+        status = is_rebuilt ? tsk__cache_rebuild(c, (tsk__cache_part)i, before, stream, error)
+                            : tsk__cache_grow(c, (tsk__cache_part)i, error);
+    }
     return status;
 }
 
@@ -114,7 +148,7 @@ static tsk__kv tsk__cache_view(const tsk__cache *c, int of_refresh) {
     kv.k = c->arena ? (char *)c->arena->k + start : c->parts[TSK__CACHE_K];
     kv.v = c->arena ? (char *)c->arena->v + start : c->parts[TSK__CACHE_V];
     kv.length = c->shape.length;
-    kv.capacity = c->arena ? c->arena->n_tokens : c->shape.length;
+    kv.capacity = c->arena ? c->arena->n_tokens : c->shape.capacity;
     kv.tokens = c->parts[TSK__CACHE_CANVAS];
     kv.predictions = c->parts[TSK__CACHE_PREDICTIONS];
     kv.states = c->parts[of_refresh ? TSK__CACHE_REFRESH_STATES : TSK__CACHE_STATES];
@@ -228,7 +262,9 @@ typedef struct tsk__watch {
     void *block_input, *middle;    /* [max_rows, d_model] */
 } tsk__watch;
 
-/* The buffers, each with its width. */
+#define TSK__WATCH_BUFFERS 12
+
+/* The buffers, each with its width; at most TSK__WATCH_BUFFERS. */
 static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buffers, uint64_t *widths) {
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)c->n_heads * (uint64_t)c->head_dim,
              k = (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim;
@@ -239,6 +275,8 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
     TSK__WATCH_BUFFER(w->captures.q, q);
     TSK__WATCH_BUFFER(w->captures.k, k);
     TSK__WATCH_BUFFER(w->captures.v, k);
+    if (tsk__family_part_of(c, TSK__PART_Q_NORM)->weight) TSK__WATCH_BUFFER(w->captures.q_norm, q);
+    if (tsk__family_part_of(c, TSK__PART_K_NORM)->weight) TSK__WATCH_BUFFER(w->captures.k_norm, k);
     TSK__WATCH_BUFFER(w->captures.k_rope, k);
     TSK__WATCH_BUFFER(w->captures.gate, m);
     TSK__WATCH_BUFFER(w->captures.up, m);
@@ -250,8 +288,8 @@ static int tsk__watch_list(tsk__watch *w, const tsk_model_config *c, void ***buf
 }
 
 static void tsk__watch_free(tsk__watch *w) {
-    void **buffers[10];
-    uint64_t widths[10];
+    void **buffers[TSK__WATCH_BUFFERS];
+    uint64_t widths[TSK__WATCH_BUFFERS];
     int i, n;
     if (!w->stream) return;
     n = tsk__watch_list(w, w->stream->backend->config, buffers, widths);
@@ -265,8 +303,8 @@ static void tsk__watch_free(tsk__watch *w) {
 /* Buffers for all rows that the stream may have. */
 static tsk_status tsk__watch_create(tsk__watch *w, tsk__stream *stream, tsk_error *error) {
     tsk__backend *b = stream->backend;
-    void **buffers[10];
-    uint64_t widths[10];
+    void **buffers[TSK__WATCH_BUFFERS];
+    uint64_t widths[TSK__WATCH_BUFFERS];
     int i, n;
     w->stream = stream;
     n = tsk__watch_list(w, b->config, buffers, widths);

@@ -270,7 +270,8 @@ static void tsk__template_answer(tsk__template_writer *writer, const char *conte
     tsk__template_put_own(writer, answer, strlen(answer));
 }
 
-static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
+/* `thinking` 0 ends the thoughts before they begin. */
+static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message *messages, size_t count, int thinking) {
     size_t i, last_query = tsk__template_last_query(messages, count);
     for (i = 0; i < count; i++) {
         tsk__template_put(writer, "<|im_start|>");
@@ -284,6 +285,7 @@ static void tsk__template_qwen3(tsk__template_writer *writer, const tsk_message 
         tsk__template_put(writer, "<|im_end|>\n");
     }
     tsk__template_put(writer, "<|im_start|>assistant\n");
+    if (thinking == 0) tsk__template_put(writer, "<think>\n\n</think>\n\n");
 }
 
 static void tsk__template_roles(tsk__template_writer *writer, const tsk_message *messages, size_t count) {
@@ -365,13 +367,17 @@ static tsk_status tsk__template_check(const tsk_tokenizer *tokenizer, const tsk_
 
 /* The writer is to be freed by the caller in any case. */
 static tsk_status tsk__template_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
-                                       tsk__template_writer *writer, tsk_error *error) {
+                                       int thinking, tsk__template_writer *writer, tsk_error *error) {
     tsk_status status = tsk__template_check(tokenizer, messages, count, error);
     if (status != TSK_OK) return status;
+    if (thinking != TSK_AUTO && tokenizer->template_kind != TSK__TEMPLATE_QWEN3)
+        return tsk__error_set(error, TSK_ERROR_ARGUMENT, tokenizer->template_file.data, TSK_NO_OFFSET,
+                              "the chat template in '%s' has no switch for thinking",
+                              tsk__error_path(tokenizer->template_file.data));
     switch (tokenizer->template_kind) {
         case TSK__TEMPLATE_HEADERS: tsk__template_headers(writer, tokenizer, messages, count); break;
         case TSK__TEMPLATE_CHATML: tsk__template_chatml(writer, tokenizer, messages, count); break;
-        case TSK__TEMPLATE_QWEN3: tsk__template_qwen3(writer, messages, count); break;
+        case TSK__TEMPLATE_QWEN3: tsk__template_qwen3(writer, messages, count, thinking); break;
         default: tsk__template_roles(writer, messages, count); break;
     }
     return writer->status == TSK_OK ? TSK_OK : tsk__error_memory(error, "a rendered conversation", writer->text.length);
@@ -382,14 +388,36 @@ static void tsk__template_writer_free(tsk__template_writer *writer) {
     tsk_text_free(&writer->text);
 }
 
+tsk_chat_options tsk_chat_options_default(void) {
+    tsk_chat_options o;
+    o.special_in_text = 0;
+    o.thinking = TSK_AUTO;
+    return o;
+}
+
+static tsk_status tsk__template_check_options(const tsk_chat_options *o, tsk_error *error) {
+    if (o->thinking == TSK_AUTO || o->thinking == 0 || o->thinking == 1) return TSK_OK;
+    return tsk__error_set(error, TSK_ERROR_ARGUMENT, NULL, TSK_NO_OFFSET, "thinking must be 0, 1 or TSK_AUTO, not %d",
+                          o->thinking);
+}
+
 tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count, tsk_text *out,
                            tsk_error *error) {
+    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
+    return tsk_chat_render_with(tokenizer, messages, count, NULL, out, error);
+}
+
+tsk_status tsk_chat_render_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                const tsk_chat_options *options, tsk_text *out, tsk_error *error) {
+    tsk_chat_options o = options ? *options : tsk_chat_options_default();
     tsk__template_writer writer;
     tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_chat_render", "out");
+    if (!out) return tsk__error_null(error, "tsk_chat_render_with", "out");
+    status = tsk__template_check_options(&o, error);
+    if (status != TSK_OK) return status;
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
-    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    status = tsk__template_render(tokenizer, messages, count, o.thinking, &writer, error);
     if (status == TSK_OK && tsk_text_append(out, writer.text.data, writer.text.length) != TSK_OK)
         status = tsk__error_memory(error, "a rendered conversation", writer.text.length);
     tsk__template_writer_free(&writer);
@@ -398,15 +426,26 @@ tsk_status tsk_chat_render(const tsk_tokenizer *tokenizer, const tsk_message *me
 
 tsk_status tsk_chat_encode(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
                            int special_in_text, tsk_tokens *out, tsk_error *error) {
+    tsk_chat_options o = tsk_chat_options_default();
+    o.special_in_text = special_in_text;
+    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
+    return tsk_chat_encode_with(tokenizer, messages, count, &o, out, error);
+}
+
+tsk_status tsk_chat_encode_with(const tsk_tokenizer *tokenizer, const tsk_message *messages, size_t count,
+                                const tsk_chat_options *options, tsk_tokens *out, tsk_error *error) {
+    tsk_chat_options o = options ? *options : tsk_chat_options_default();
     tsk__template_writer writer;
     tsk_status status;
-    if (!out) return tsk__error_null(error, "tsk_chat_encode", "out");
+    if (!out) return tsk__error_null(error, "tsk_chat_encode_with", "out");
+    status = tsk__template_check_options(&o, error);
+    if (status != TSK_OK) return status;
     memset(&writer, 0, sizeof writer);
     writer.text.allocator = out->allocator;
-    status = tsk__template_render(tokenizer, messages, count, &writer, error);
+    status = tsk__template_render(tokenizer, messages, count, o.thinking, &writer, error);
     if (status == TSK_OK)
         status = tsk__bpe_encode(tokenizer, writer.text.data, writer.text.length, 0, writer.ranges,
-                                 special_in_text ? 0 : writer.n_ranges, out, error);
+                                 o.special_in_text ? 0 : writer.n_ranges, out, error);
     tsk__template_writer_free(&writer);
     return status;
 }

@@ -162,6 +162,7 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t d = (uint64_t)c->d_model, q = (uint64_t)(c->n_heads * c->head_dim),
              k = (uint64_t)(c->n_kv_heads * c->head_dim);
+    const void *q_norm = t->watch.captures.q_norm, *k_norm = t->watch.captures.k_norm;
     char name[48];
     tsk__traced what = *rows;
     what.name = name;
@@ -176,8 +177,12 @@ static void tsk__trace_attention(tsk__tracer *t, int32_t layer, const tsk__trace
     TSK__TRACE_RECORD("_q_proj", "", t->watch.captures.norm, d, t->watch.captures.q, q, 1);
     TSK__TRACE_RECORD("_k_proj", "", t->watch.captures.norm, d, t->watch.captures.k, k, 1);
     TSK__TRACE_RECORD("_v_proj", "", t->watch.captures.norm, d, t->watch.captures.v, k, 1);
-    TSK__TRACE_RECORD("_rope", "q", t->watch.captures.q, q, t->watch.stream->q, q, (uint64_t)c->n_heads);
-    TSK__TRACE_RECORD("_rope", "k", t->watch.captures.k, k, t->watch.captures.k_rope, k, (uint64_t)c->n_kv_heads);
+    if (q_norm) TSK__TRACE_RECORD("_q_norm", "", t->watch.captures.q, q, q_norm, q, 1);
+    if (k_norm) TSK__TRACE_RECORD("_k_norm", "", t->watch.captures.k, k, k_norm, k, 1);
+    TSK__TRACE_RECORD("_rope", "q", q_norm ? q_norm : t->watch.captures.q, q, t->watch.stream->q, q,
+                      (uint64_t)c->n_heads);
+    TSK__TRACE_RECORD("_rope", "k", k_norm ? k_norm : t->watch.captures.k, k, t->watch.captures.k_rope, k,
+                      (uint64_t)c->n_kv_heads);
     TSK__TRACE_RECORD("_attn_out", "", t->watch.stream->attention, q, t->watch.captures.projection, d, 1);
 }
 
@@ -197,17 +202,19 @@ static void tsk__trace_mlp(tsk__tracer *t, int32_t layer, const tsk__traced *row
 }
 
 /* K or V of every layer as cached now: [n_kv_heads, length, head_dim]. */
-static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *positions) {
+static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv) {
     const tsk_model_config *c = t->watch.stream->backend->config;
     uint64_t count = (uint64_t)c->n_kv_heads * (uint64_t)kv->length * (uint64_t)c->head_dim;
-    int32_t layer;
+    int32_t layer, *positions = (int32_t *)tsk__memory_new(t->allocator, (size_t)kv->length, sizeof *positions);
     int part;
+    if (!positions) t->status = TSK_ERROR_MEMORY;
+    for (layer = 0; positions && layer < kv->length; layer++) positions[layer] = layer;
     for (layer = 0; layer < c->n_layers; layer++) {
         char name[48];
         snprintf(name, sizeof name, "kv_%d", (int)layer);
         for (part = 0; part < 2 && tsk__trace_wants(t, name, layer); part++) {
             tsk_trace_record record;
-            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) return;
+            if (!tsk__trace_room(t, &t->output, &t->output_capacity, count)) break;
             tsk__kv_read(kv, t->watch.stream, layer, part, t->output);
             memset(&record, 0, sizeof record);
             record.name = name;
@@ -222,6 +229,7 @@ static void tsk__trace_caches(tsk__tracer *t, const tsk__kv *kv, const int32_t *
             tsk__trace_deliver(t, &record, NULL, t->output);
         }
     }
+    tsk__memory_delete(t->allocator, positions);
 }
 
 /* final_norm and logits of all rows; index [n] = 0 .. n-1. */

@@ -206,7 +206,7 @@ static tsk__source tsk__source_of_folder(const tsk_folder *folder) {
 }
 
 /* ---- random weights: for benchmarks, where only their shape and an ordinary spread matter. Matrices in bf16, norms of
-   ones. */
+   ones, biases of zeros. */
 
 typedef struct tsk__random_fill {
     uint16_t *values;              /* [count] bf16, from the matrix's element `first` on */
@@ -256,7 +256,7 @@ static void tsk__source_random_find(const tsk__source *source, const tsk__weight
     out->rows = (int32_t)shape[0];
     out->cols = (int32_t)shape[1];
     out->size = shape[0] * shape[1] * tsk_dtype_size(out->dtype);
-    out->is_made = 1;
+    out->is_made = !id->is_bias;
     if (is_vector) return;
     out->number = tsk__random_number(source->config, id);
     out->scale = sqrtf(3.0f / (float)out->cols); /* keeps the variance of what goes through */
@@ -268,7 +268,7 @@ static tsk_status tsk__source_random_read(const tsk__source *source, const tsk__
     size_t i;
     (void)error;
     if (stored->dtype == TSK_DTYPE_F32) {
-        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = 1.0f;
+        for (i = 0; i < size / sizeof(float); i++) ((float *)out)[i] = stored->is_made ? 1.0f : 0.0f;
         return TSK_OK;
     }
     fill.values = (uint16_t *)out;

@@ -116,4 +116,15 @@ static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) 
     return options;
 }
 
+/* Of generate_block.json, whose cases name no cache and no refreshes. */
+static TEST_UNUSED tsk_generate_options golden_block_options(const tsk_json_value *o) {
+    tsk_generate_options options = golden_options(o);
+    options.cache = TSK_CACHE_AUTO;
+    options.steps = golden_int(o, "steps", TSK_AUTO);
+    options.small_block = golden_int(o, "small_block", 0);
+    options.prompt_rows = golden_int(o, "prompt_rows", 0) ? golden_int(o, "prompt_rows", 0) : TSK_AUTO;
+    options.end_of_turn_id = TSK_NONE;
+    return options;
+}
+
 #endif

@@ -122,6 +122,7 @@ static int ask(void *user) {
 static void new_run(run *r, const tsk_model_config *config) {
     memset(r, 0, sizeof *r);
     r->options = tsk_generate_options_default();
+    r->options.cache = TSK_CACHE_DUAL; /* the default of the models here, which some checks read */
     r->options.gen_length = 16;
     r->options.block_length = 8;
     r->options.eos_stop = 0;

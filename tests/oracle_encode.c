@@ -68,7 +68,8 @@ static void decode(const tsk_tokenizer *tokenizer, const options *o, const tsk_j
     tsk_text_free(&text);
 }
 
-static void chat(const tsk_tokenizer *tokenizer, const tsk_json_value *list, tsk_json_writer *writer) {
+static void chat(const tsk_tokenizer *tokenizer, const tsk_json_value *list, int thinking, tsk_json_writer *writer) {
+    tsk_chat_options options = tsk_chat_options_default();
     tsk_message messages[64];
     tsk_text text;
     tsk_error error;
@@ -80,7 +81,8 @@ static void chat(const tsk_tokenizer *tokenizer, const tsk_json_value *list, tsk
         messages[n].role = tsk_json_string(tsk_json_get(value, "role"), NULL);
         messages[n].content = tsk_json_string(tsk_json_get(value, "content"), NULL);
     }
-    if (tsk_chat_render(tokenizer, messages, n, &text, &error) != TSK_OK) fail(&error);
+    options.thinking = thinking;
+    if (tsk_chat_render_with(tokenizer, messages, n, &options, &text, &error) != TSK_OK) fail(&error);
     tsk_json_write_string(writer, text.data ? text.data : "", text.length);
     tsk_text_free(&text);
 }
@@ -107,7 +109,7 @@ int main(int argc, char **argv) {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t size;
-    int i;
+    int i, thinking = TSK_AUTO;
     memset(&o, 0, sizeof o);
     memset(&error, 0, sizeof error);
     if (argc < 2) return 2;
@@ -117,6 +119,8 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--skip") == 0) o.skip = 1;
         else if (strcmp(argv[i], "--stream") == 0) o.stream = 1;
         else if (strcmp(argv[i], "--chat") == 0) o.chat = 1;
+        else if (strcmp(argv[i], "--no-thinking") == 0) thinking = 0;
+        else if (strcmp(argv[i], "--thinking") == 0) thinking = 1;
         else if (strcmp(argv[i], "--memory") == 0) o.memory = 1;
         else return 2;
     }
@@ -130,7 +134,7 @@ int main(int argc, char **argv) {
         memset(&writer, 0, sizeof writer);
         writer.out = &out;
         if (tsk_json_parse(line, (size_t)size, "line", NULL, &document, NULL) != TSK_OK) tsk_json_write_null(&writer);
-        else if (o.chat) chat(tokenizer, tsk_json_root(document), &writer);
+        else if (o.chat) chat(tokenizer, tsk_json_root(document), thinking, &writer);
         else if (o.decode) decode(tokenizer, &o, tsk_json_root(document), &writer);
         else encode(tokenizer, &o, tsk_json_root(document), &writer);
         puts(out.data);

@@ -410,9 +410,9 @@ static void draw_extreme(driver *d, tsk_generate_options *o) {
     float real = kind < 8 ? floats[kind] : kind == 8 ? (float)NAN : kind == 9 ? (float)INFINITY : -(float)INFINITY;
     switch (which) {
     case 0: o->gen_length = number; break;
-    case 1: o->block_length = number; break;
+    case 1: o->block_length = number == TSK_AUTO ? 32 : number; break; /* what it means for these models */
     case 2: o->steps = number; break;
-    case 3: o->cache = (tsk_cache)number; break;
+    case 3: o->cache = number == TSK_AUTO ? TSK_CACHE_DUAL : (tsk_cache)number; break; /* likewise */
     case 4: o->transfer = (tsk_transfer)number; break;
     case 5: o->threshold = real; break;
     case 6: o->factor = real; break;
@@ -1330,11 +1330,15 @@ static void create_slot(driver *d, slot *s) {
         o.steps = TSK_AUTO;
     }
     if (draw(d, 8) == 7) draw_extreme(d, &o);
-    if (is_default) o = tsk_generate_options_default();
     s->is_other = !is_default && draw(d, 16) == 15;
     model = s->is_other ? d->other : d->model;
+    if (is_default) o = tsk_generate_options_default();
     new_generation(d, &s->g, "session", (int)(s - d->slots), &o);
-    if (is_default) s->g.options = tsk_generate_options_default(), s->g.stop_at = s->g.deed_at = -1;
+    if (is_default) {
+        s->g.options = tsk_generate_options_default(), s->g.stop_at = s->g.deed_at = -1;
+        s->g.options.cache = TSK_CACHE_DUAL, s->g.options.block_length = 32; /* what AUTO means for these models */
+        o = s->g.options;
+    }
     legal = options_are_legal(&o, tsk_model_get_config(model));
     begin(d, &c);
     say(d, "create session %d:", s->g.number);

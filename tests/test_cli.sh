@@ -103,6 +103,59 @@ test_usage() {
     refuses 2 'only one of' bench --shape tiny -m $golden
 }
 
+# A template without a switch for thoughts is not rendered as if it had one.
+test_thinking() {
+    refuses 1 'has no switch for thinking' generate -m $demo -p hello --no-thinking
+    echo '[{"role": "user", "content": "hello"}]' > "$work/messages.json"
+    refuses 1 'has no switch for thinking' template -m $demo --messages "$work/messages.json" --thinking
+    refuses 2 'raw leaves out' generate -m $demo -p hello --raw --no-thinking
+}
+
+# Models that attend by blocks: their cache, their options, what --json counts.
+test_blocks() {
+    sdar=tests/golden/models/sdar-bf16 fast=tests/golden/models/fast-dllm-bf16 dream=tests/golden/models/dream-f32
+    ids='--prompt-ids 5,6,7,8,9,10,11,12,13,14'
+    works inspect $sdar --json
+    check "inspect names the family" prints '"family":"SDAR"'
+    check "... and its block" equal "$(number block_length)" 4
+    works generate -m $sdar $ids --gen-length 11 --no-eos-stop --no-threshold --json
+    check "by blocks: JSON" is_json
+    check "one piece of the prompt's two blocks of four" equal "$(number prompt_passes)" 1
+    check "the last of four blocks is not stored" equal "$(number storing_passes)" 3
+    check "two tokens are the prompt's, three beyond the answer" equal "$(top_number nfe)" $((1 + 3 + 2 + 4 + 4 + 4))
+    check "blocks count their storing passes" equal "$(blocks_sum nfe)" $((3 + 2 + 4 + 4 + 4))
+    check "eleven tokens" equal "$(list_length tokens)" 11
+    list tokens > "$work/whole"
+    works generate -m $sdar $ids --gen-length 11 --no-eos-stop --no-threshold --json --prompt-rows 4
+    check "two pieces" equal "$(number prompt_passes)" 2
+    list tokens > "$work/pieces"
+    check "a prompt in pieces changes nothing" cmp -s "$work/whole" "$work/pieces"
+    works generate -m $sdar $ids --gen-length 11 --skip-preset fast --json
+    works generate -m $fast $ids --gen-length 11 --small-block 4 --block-length 16 --json
+    works generate -m $dream $ids --gen-length 16 --block-length 16 --cache prefix --json
+    check "no piece of a prompt" equal "$(number prompt_passes)" 0
+    for cache in dual prefix none; do
+        refuses 2 'attends by blocks, and works with --cache block only' generate -m $sdar $ids --cache $cache
+    done
+    refuses 2 'block works with models that attend by blocks only' generate -m $golden $ids --cache block
+    refuses 2 'small-block 8 works with --cache block only' generate -m $dream $ids --small-block 8
+    refuses 2 'near works with --cache dual only' generate -m $sdar $ids --near 4
+    refuses 2 'refresh-every works with other caches only' generate -m $sdar $ids --refresh-every 2
+    refuses 2 'skip-warm-start works with other caches only' generate -m $sdar $ids --skip-warm-start
+    refuses 1 'is not a multiple of small_block 3' generate -m $sdar $ids --small-block 3
+    refuses 1 'mask at position 1' generate -m $sdar --prompt-ids 5,72,7,8 --gen-length 4
+    for rule in off rows states; do
+        works trace -m $sdar $ids --gen-length 8 --skip-rule $rule
+        works trace -m $fast $ids --gen-length 8 --skip-rule $rule --json --html "$work/trace.html" \
+            --dump "$work/trace.safetensors"
+        check "a trace by blocks" is_json
+    done
+    works bench -m $sdar --prompt 10 --gen 8 --block 4 --repeat 1 --threads 1 --json
+    check "bench by blocks times the prompt" prints '"prompt_rows":8,'
+    works bench -m $dream --prompt 8 --gen 16 --block 8 --repeat 1 --threads 1 --json
+    refuses 2 'refreshes nothing' bench -m $sdar --prompt 8 --gen 8 --block 4 --refresh-active 2
+}
+
 # An option's value that makes no sense, whatever the model: the line names the option, the value and what is allowed.
 refuses_value() { refuses 2 "^tokenskip: $1 takes .*$2.*'$4'\$" $generate "$3" "$4"; }
 
@@ -927,6 +980,8 @@ test_output
 test_inspect
 test_inspect_llada
 test_bench
+test_thinking
+test_blocks
 test_terminal
 test_tokenize
 test_declared

@@ -157,6 +157,7 @@ static void make_part(model *m, const shape *s, int32_t layer, tsk__part part) {
     tsk__weight_id id = tsk__weight_id_of(layer, part, 0), bias = tsk__weight_id_of(layer, part, 1);
     tsk__weight *w = weight_of(m, layer, part);
     uint64_t size[2];
+    if (!tsk__family_has(&m->config, &id)) return;
     tsk__family_shape(&m->config, &id, size);
     if (size[1] == 1 && tsk__family_is_vector(&m->config, &id)) w->data = make_norm((int32_t)size[0]);
     else make_matrix(m, w, s->dtype, (int32_t)size[0], (int32_t)size[1], tsk__family_has(&m->config, &bias));
@@ -191,7 +192,8 @@ static void free_model(model *m) {
     for (i = -1; i < 2; i++)
         for (part = 0; part < (int)TSK__PART_ALL; part++) {
             tsk__weight_id id = tsk__weight_id_of(i, (tsk__part)part, 0);
-            if ((i < 0) == (part >= (int)TSK__PART_COUNT) && tsk__family_is_vector(&m->config, &id))
+            if ((i < 0) == (part >= (int)TSK__PART_COUNT) && tsk__family_has(&m->config, &id) &&
+                tsk__family_is_vector(&m->config, &id))
                 free((void *)(uintptr_t)weight_of(m, i, (tsk__part)part)->data);
         }
     free(m->cpu.rope_frequencies);

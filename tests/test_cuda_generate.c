@@ -400,6 +400,56 @@ static void test_traces(const char *name, const char *dir, tsk_device device) {
     tsk_model_free(cpu);
 }
 
+/* ---- the other families' goldens, in whose decisions float32 has room to spare */
+
+static void test_goldens(const char *file, const char *name, tsk_device device) {
+    char path[64];
+    tsk_json *document;
+    const tsk_json_value *test;
+    tsk_model *model;
+    int n = 0, by_blocks;
+    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    model = load_model(path, device, TSK_DTYPE_F32);
+    by_blocks = tsk_config_by_blocks(tsk_model_get_config(model));
+    document = golden_load(file);
+    for (test = tsk_json_first(tsk_json_get(tsk_json_root(document), "cases")); test; test = tsk_json_next(test)) {
+        const tsk_json_value *options = tsk_json_get(test, "options"), *canvas = tsk_json_get(test, "canvas");
+        tsk_generate_options o = by_blocks ? golden_block_options(options) : golden_options(options);
+        int32_t ids[256], expected[256], n_prompt = golden_ids(tsk_json_get(test, "prompt"), ids, 256), n_expected;
+        tsk_session *session = NULL;
+        tsk_result result;
+        tsk_error error;
+        if (!golden_is(test, "model", name)) continue;
+        memset(&error, 0, sizeof error);
+        if (canvas) golden_ids(canvas, ids, 256);
+        o.end_of_turn_id = TSK_NONE;
+        must(tsk_session_create(model, &o, &session, &error), &error);
+        must(tsk_generate(session, ids, n_prompt, canvas ? ids + n_prompt : NULL, &result, &error), &error);
+        n_expected = golden_ids(tsk_json_get(tsk_json_get(test, "expected"), "tokens"), expected, 256);
+        test_check(n_expected == result.n_tokens &&
+                       golden_int(tsk_json_get(test, "expected"), "nfe", -1) == result.nfe &&
+                       memcmp(expected, result.tokens, (size_t)n_expected * sizeof *expected) == 0,
+                   __FILE__, __LINE__, "%s: other tokens", tsk_json_string(tsk_json_get(test, "name"), NULL));
+        tsk_session_free(session);
+        n++;
+    }
+    CHECK(n > 20);
+    tsk_json_free(document);
+    tsk_model_free(model);
+}
+
+static void test_families(tsk_device device) {
+    static const char *const by_blocks[] = {"sdar-bf16", "sdar-tied-f32", "fast-dllm-bf16", "fast-dllm-f16"};
+    int i;
+    for (i = 0; i < 4; i++) test_goldens("tests/golden/generate_block.json", by_blocks[i], device);
+    test_goldens("tests/golden/generate_dream.json", "dream-f32", device);
+    test_goldens("tests/golden/generate_dream.json", "dream-bf16", device);
+    test_traces("sdar-bf16", "tests/golden/models/sdar-bf16", device);
+    test_traces("sdar-tied-f32", "tests/golden/models/sdar-tied-f32", device);
+    test_traces("fast-dllm-bf16", "tests/golden/models/fast-dllm-bf16", device);
+    test_traces("dream-f32", "tests/golden/models/dream-f32", device);
+}
+
 /* ---- on the device alone */
 
 static void test_on_device(const char *name, const char *dir, tsk_device device, int batches) {
@@ -465,6 +515,7 @@ int main(int argc, char **argv) {
     test_numeric(device);
     test_traces("mha-f32", "tests/golden/models/mha-f32", device);
     test_traces("gqa-bf16", "tests/golden/models/gqa-bf16", device);
+    test_families(device);
     for (i = 0; i < n_shapes; i++)
         test_on_device(shapes[i].name, tsk_test_path(shapes[i].name), device, i == 0 || i == 3);
     return test_end("test_cuda_generate");

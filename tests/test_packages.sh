@@ -234,9 +234,9 @@ test_bash() {
     offers tokenskip help chat ''
     check "bash: ... but only one" [ ! -s "$out" ]
     offers tokenskip generate --cache ''
-    check "bash: a choice's values" are dual prefix none
+    check "bash: a choice's values" are dual prefix none block
     offers tokenskip generate --cache =
-    check "bash: ... after =" are dual prefix none
+    check "bash: ... after =" are dual prefix none block
     offers tokenskip generate --cache = p
     check "bash: ... begun" are prefix
     offers tokenskip batch --device c

@@ -99,7 +99,8 @@ static void check_rows(const tsk_json_value *test, const passes *seen, const tsk
 }
 
 typedef struct named_model { const char *name; tsk_model *model; } named_model;
-static named_model models[] = {{"mha-f32", NULL}, {"gqa-bf16", NULL}, {"odd-f16", NULL}};
+static named_model models[] = {
+    {"mha-f32", NULL}, {"gqa-bf16", NULL}, {"odd-f16", NULL}, {"dream-f32", NULL}, {"dream-bf16", NULL}};
 
 static tsk_model *model_of(const tsk_json_value *test) {
     size_t i;
@@ -237,6 +238,7 @@ int main(void) {
     run_goldens("tests/golden/generate_rule_rows.json");
     run_goldens("tests/golden/generate_near.json");
     run_goldens("tests/golden/generate_transfer.json");
+    run_goldens("tests/golden/generate_dream.json");
     for (i = 0; i < sizeof models / sizeof models[0]; i++) tsk_model_free(models[i].model);
     return test_end("test_session");
 }

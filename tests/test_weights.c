@@ -27,6 +27,16 @@ static const expected in_layer[] = {
     {"v_proj", kv_heads * head, width, 'q'}, {"attn_out", width, width, 'l'}, {"ff_norm", width, 1, '-'},
     {"ff_proj", mlp, width, 'l'}, {"up_proj", mlp, width, 'l'}, {"ff_out", width, mlp, 'l'}};
 
+/* The same as Qwen's networks have them; of q_norm and k_norm 'n': where they are normed. The heads' size is not
+   width / heads. */
+enum { own_head = 10 };
+static const expected in_qwen_layer[] = {
+    {"input_layernorm", width, 1, '-'}, {"self_attn.q_proj", heads * own_head, width, 'q'},
+    {"self_attn.k_proj", kv_heads * own_head, width, 'q'}, {"self_attn.v_proj", kv_heads * own_head, width, 'q'},
+    {"self_attn.q_norm", own_head, 1, 'n'}, {"self_attn.k_norm", own_head, 1, 'n'},
+    {"self_attn.o_proj", width, heads * own_head, '-'}, {"post_attention_layernorm", width, 1, '-'},
+    {"mlp.gate_proj", mlp, width, '-'}, {"mlp.up_proj", mlp, width, '-'}, {"mlp.down_proj", width, mlp, '-'}};
+
 typedef struct walk { const tsk_model_config *config; tsk__weight_id id; int more; } walk;
 
 /* The walk stands at this weight, and at its bias after it where there is one. */
@@ -37,7 +47,7 @@ static void expect(walk *w, const char *prefix, const expected *e) {
         char name[TSK__FAMILY_NAME], want[100];
         uint64_t shape[2];
         if (!CHECK(w->more)) return;
-        snprintf(want, sizeof want, "model.transformer.%s%s.%s", prefix, e->name, bias ? "bias" : "weight");
+        snprintf(want, sizeof want, "%s%s.%s", prefix, e->name, bias ? "bias" : "weight");
         tsk__family_name(c, &w->id, name);
         tsk__family_shape(c, &w->id, shape);
         CHECK_STRING(name, want);
@@ -52,17 +62,38 @@ static void check_walk(int qkv_bias, int linear_bias, int tied) {
     static const expected embedding = {"wte", vocabulary, width, '-'}, norm = {"ln_f", width, 1, '-'},
                           output = {"ff_out", vocabulary, width, 'l'};
     tsk_model_config c = config_of(qkv_bias, linear_bias, tied);
-    char prefix[20];
+    char prefix[40];
     int layer;
     size_t part;
     walk w;
     w.config = &c, w.id = tsk__family_first(), w.more = 1;
-    expect(&w, "", &embedding);
+    expect(&w, "model.transformer.", &embedding);
     for (layer = 0; layer < layers; layer++) {
-        snprintf(prefix, sizeof prefix, "blocks.%d.", layer);
+        snprintf(prefix, sizeof prefix, "model.transformer.blocks.%d.", layer);
         for (part = 0; part < sizeof in_layer / sizeof *in_layer; part++) expect(&w, prefix, &in_layer[part]);
     }
-    expect(&w, "", &norm);
+    expect(&w, "model.transformer.", &norm);
+    if (!tied) expect(&w, "model.transformer.", &output);
+    CHECK(!w.more);
+}
+
+static void check_qwen_walk(tsk_family family, int has_norms, int qkv_bias, int tied) {
+    static const expected embedding = {"embed_tokens", vocabulary, width, '-'}, norm = {"norm", width, 1, '-'},
+                          output = {"lm_head", vocabulary, width, '-'};
+    tsk_model_config c = config_of(qkv_bias, 0, tied);
+    char prefix[40];
+    int layer;
+    size_t part;
+    walk w;
+    c.family = family, c.head_dim = own_head, c.block_length = 4;
+    w.config = &c, w.id = tsk__family_first(), w.more = 1;
+    expect(&w, "model.", &embedding);
+    for (layer = 0; layer < layers; layer++) {
+        snprintf(prefix, sizeof prefix, "model.layers.%d.", layer);
+        for (part = 0; part < sizeof in_qwen_layer / sizeof *in_qwen_layer; part++)
+            if (in_qwen_layer[part].bias != 'n' || has_norms) expect(&w, prefix, &in_qwen_layer[part]);
+    }
+    expect(&w, "model.", &norm);
     if (!tied) expect(&w, "", &output);
     CHECK(!w.more);
 }
@@ -70,12 +101,12 @@ static void check_walk(int qkv_bias, int linear_bias, int tied) {
 /* Every place of the table belongs to one weight. */
 static void test_index(void) {
     tsk_model_config c = config_of(0, 0, 1);
-    int taken[3 + layers * 9], layer, part;
+    int taken[3 + layers * TSK__PART_COUNT], layer, part;
     size_t i;
     memset(taken, 0, sizeof taken);
     if (!CHECK_INT(tsk__family_count(&c), sizeof taken / sizeof *taken)) return;
     for (layer = -1; layer < layers; layer++)
-        for (part = layer < 0 ? 9 : 0; part < (layer < 0 ? 12 : 9); part++) {
+        for (part = layer < 0 ? TSK__PART_COUNT : 0; part < (layer < 0 ? TSK__PART_ALL : TSK__PART_COUNT); part++) {
             size_t at = tsk__family_index(&c, layer, (tsk__part)part, 0);
             if (CHECK(at < sizeof taken / sizeof *taken)) taken[at]++;
         }
@@ -84,7 +115,7 @@ static void test_index(void) {
 
 /* A configuration that a host program made may name no family at all. */
 static void test_no_family(void) {
-    static const int values[] = {-1, 1, 1000};
+    static const int values[] = {-1, TSK__FAMILIES, 1000};
     size_t i;
     for (i = 0; i < sizeof values / sizeof *values; i++) {
         tsk_model_config c = config_of(0, 0, 0);
@@ -230,7 +261,11 @@ static void test_cpu_places(void) {
             const tsk__weight *w = tsk__cpu_weight(cpu, layer, (tsk__part)part);
             const tsk_safetensors *file;
             const tsk_tensor_info *info = tsk__folder_find_role(model->folder, &id, TSK__ROLE_VALUES, &file, NULL);
-            const char *mapped = (const char *)tsk_safetensors_data(file, info);
+            const char *mapped = info ? (const char *)tsk_safetensors_data(file, info) : NULL;
+            if (!tsk__family_has(&c, &id)) {
+                CHECK(!info && !w->data);
+                continue;
+            }
             CHECK_INT(w->rows, info->shape[0]);
             if (tsk__family_is_vector(&c, &id)) {
                 CHECK_INT(w->dtype, TSK_DTYPE_F32);
@@ -244,6 +279,11 @@ static void test_cpu_places(void) {
 int main(void) {
     int i;
     for (i = 0; i < 8; i++) check_walk(i & 1, i >> 1 & 1, i >> 2 & 1);
+    for (i = 0; i < 2; i++) {
+        check_qwen_walk(TSK_FAMILY_SDAR, 1, 0, i);
+        check_qwen_walk(TSK_FAMILY_FAST_DLLM_V2, 0, 1, i);
+        check_qwen_walk(TSK_FAMILY_DREAM, 0, 1, i);
+    }
     test_index();
     test_no_family();
     test_random_source();

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Train the demo model of TokenSkip: a small masked-diffusion language model in LLaDA's architecture.
+"""Train a demo model of TokenSkip: a small masked-diffusion language model in LLaDA's or in SDAR's architecture.
 
     python3 tools/train_demo_model.py --out examples/demo-model --minutes 7.7   # 8 minutes of one H100 in all
     python3 tools/train_demo_model.py --out DIR --resume examples/demo-model    # train on from a folder
     python3 tools/train_demo_model.py --out examples/demo-model --eval-only     # only measure it
     python3 tools/train_demo_model.py --out build/toy --toy --minutes 1         # try the script on a CPU
+    python3 tools/train_demo_model.py --family sdar --out build/demo-sdar --minutes 7.4   # attention by blocks
 
 Needs PyTorch 2.5 or newer, tokenizers and safetensors. Everything else (the texts, the tokenizer, the held-out
 questions) is made here. The folder that comes out is what the tokenskip command reads: config.json, tokenizer.json,
@@ -363,25 +364,86 @@ def evaluation_set():
 # Tokenizer: LLaDA's format, names and chat template; a small vocabulary of its own
 # ---------------------------------------------------------------------------------------------------------------
 
-BOS, EOS, EOT, MASK = "<|startoftext|>", "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>"
-ADDED_TOKENS = [BOS, EOS, "[CLS]", "[gMASK]", MASK, "<|start_header_id|>", "<|end_header_id|>", EOT]
 PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
            r"|\s+(?!\S)|\s+")
-CHAT_TEMPLATE = (
+LLADA_TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
     "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim"
     " + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}"
     "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}")
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 VOCABULARY = 1024
 
 
+class LLaDA:
+    """What a family's models say and are called: special tokens, the chat template, tensors' names."""
+
+    name, bos, eos, eot, mask = "llada", "<|startoftext|>", "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>"
+    added_tokens = [bos, eos, "[CLS]", "[gMASK]", mask, "<|start_header_id|>", "<|end_header_id|>", eot]
+    template, before_turns = LLADA_TEMPLATE, 1  # <|startoftext|>
+    tensors = {"wte": "model.transformer.wte.weight", "ln_f": "model.transformer.ln_f.weight"}
+    layer = "model.transformer.blocks.{}.{}.weight"
+    block_tensors = ["attn_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_norm", "ff_proj", "up_proj", "ff_out"]
+
+    @staticmethod
+    def chat(turns):
+        text = LLaDA.bos
+        for i, turn in enumerate(turns):
+            role = "assistant" if i % 2 else "user"
+            text += f"<|start_header_id|>{role}<|end_header_id|>\n\n{turn.strip()}{LLaDA.eot}"
+        return text + "<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+    @staticmethod
+    def exchange(prompt):
+        """What comes before an answer, wherever in a conversation."""
+        return LLaDA.chat([prompt])[len(LLaDA.bos):]
+
+    @staticmethod
+    def sizes(config):
+        d, heads = config["d_model"], config["n_heads"]
+        return dict(d=d, layers=config["n_layers"], heads=heads, kv_heads=heads, head_dim=d // heads,
+                    mlp=config["mlp_hidden_size"], rows=config["embedding_size"])
+
+
+class SDAR:
+    """Qwen3's network with attention by blocks, ChatML."""
+
+    name, bos, eos, eot, mask = "sdar", None, "<|endoftext|>", "<|im_end|>", "<|MASK|>"
+    added_tokens = [eos, "<|im_start|>", eot, mask]
+    template, before_turns = CHATML_TEMPLATE, -1  # every exchange but the first begins with the newline behind a turn
+    tensors = {"wte": "model.embed_tokens.weight", "ln_f": "model.norm.weight"}
+    layer = "model.layers.{}.{}.weight"
+    block_tensors = ["input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                     "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "self_attn.q_norm",
+                     "self_attn.k_norm"]
+
+    @staticmethod
+    def chat(turns):
+        text = ""
+        for i, turn in enumerate(turns):
+            text += f"<|im_start|>{'assistant' if i % 2 else 'user'}\n{turn}{SDAR.eot}\n"
+        return text + "<|im_start|>assistant\n"
+
+    @staticmethod
+    def exchange(prompt):
+        return "\n" + SDAR.chat([prompt])
+
+    @staticmethod
+    def sizes(config):
+        return dict(d=config["hidden_size"], layers=config["num_hidden_layers"], heads=config["num_attention_heads"],
+                    kv_heads=config["num_key_value_heads"], head_dim=config["head_dim"],
+                    mlp=config["intermediate_size"], rows=config["vocab_size"])
+
+
+FAMILIES = {"llada": LLaDA, "sdar": SDAR}
+family = LLaDA  # main() chooses, before there are workers
+
+
 def chat(*turns):
-    """What CHAT_TEMPLATE renders for turns of user and assistant, the user's being the first and the last."""
-    text = BOS
-    for i, turn in enumerate(turns):
-        role = "assistant" if i % 2 else "user"
-        text += f"<|start_header_id|>{role}<|end_header_id|>\n\n{turn.strip()}{EOT}"
-    return text + "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    """What the chat template renders for turns of user and assistant, the user's being the first and the last."""
+    return family.chat(turns)
 
 
 def train_tokenizer(seed):
@@ -399,10 +461,10 @@ def train_tokenizer(seed):
         texts += [prompt, response]
     # The facts are few examples but most of the words: without a bigger say they would be cut into letters.
     texts += [s[3] for s in SCIENTISTS for _ in range(20)] + [f"{k} is {v}" for k, v in CAPITALS.items()] * 20
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(ADDED_TOKENS), show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(family.added_tokens), show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in family.added_tokens])
     return tokenizer
 
 
@@ -420,14 +482,14 @@ CHUNK = 20000
 
 
 def tokenized_chunk(tokenizer_json, seed, count):
-    """count examples as (all ids in one row, prompt lengths, response lengths), without <|startoftext|>."""
+    """count examples as (all ids in one row, prompt lengths, response lengths), without what begins a conversation."""
     from tokenizers import Tokenizer
     tokenizer, rng = Tokenizer.from_str(tokenizer_json), random.Random(seed)
     prompts, responses = [], []
     for _ in range(count):
         example = training_example(rng)
-        prompts.append(chat(example[1])[len(BOS):])
-        responses.append(example[2] + EOT)
+        prompts.append(family.exchange(example[1]))
+        responses.append(example[2] + family.eot)
     encoded = tokenizer.encode_batch_fast(prompts + responses, add_special_tokens=False)
     ids, prompt_lengths, response_lengths = [], [], []
     for prompt, response in zip(encoded[:count], encoded[count:]):
@@ -440,9 +502,10 @@ def tokenized_chunk(tokenizer_json, seed, count):
 class Pool:
     """All examples, shortest first, and the conversations made of them.
 
-    What the chat template renders for a conversation is <|startoftext|> and then its exchanges one after the other, and
-    no token reaches over the special tokens between them: so exchanges are joined as ids, anew for every batch, and
-    what is held out of the examples is held out of the earlier turns too.
+    What the chat template renders for a conversation is <|startoftext|> and then its exchanges one after the other, or
+    in ChatML the exchanges without the first's newline, and no token reaches over the special tokens between them: so
+    exchanges are joined as ids, anew for every batch, and what is held out of the examples is held out of the earlier
+    turns too.
     """
 
     def __init__(self, chunks, config, device):
@@ -483,39 +546,38 @@ class Pool:
         return drawn.masked_fill(~(chosen & fits), -1).flip(1)
 
     def joined(self, turns, lengths, length):
-        """(<|startoftext|> and the first `lengths` ids of each of a row's turns, how many ids that are)"""
+        """(what begins a conversation and the first `lengths` ids of each of a row's turns, how many ids that are)"""
         count, last = len(turns), turns.shape[1] - 1
-        ends = 1 + lengths.cumsum(1)
+        ends = family.before_turns + lengths.cumsum(1)
         column = torch.arange(length, device=self.device).repeat(count, 1)
         turn = torch.searchsorted(ends, column, right=True).clamp(max=last)
         source = (self.starts[turns] - (ends - lengths)).gather(1, turn) + column
         ids = self.ids[source.clamp(0, len(self.ids) - 1)].long()
-        ids[:, 0] = self.bos_id
+        if family.bos:
+            ids[:, 0] = self.bos_id
         return ids.masked_fill(column >= ends[:, -1:], self.eos_id), ends[:, -1]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Model: a dictionary of weights under LLaDA's tensor names, and plain functions
+# Model: a dictionary of weights under the family's tensor names, and plain functions
 # ---------------------------------------------------------------------------------------------------------------
 
-BLOCK_TENSORS = ["attn_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_norm", "ff_proj", "up_proj", "ff_out"]
-
-
 def block_weights(weights, layer):
-    return [weights[f"model.transformer.blocks.{layer}.{name}.weight"] for name in BLOCK_TENSORS]
+    """[norm, q, k, v, attention's output, norm, gate, up, down, and where there are such the norms of q and k]"""
+    return [weights[family.layer.format(layer, name)] for name in family.block_tensors]
 
 
 def new_weights(config, generator):
-    d, mlp, layers = config["d_model"], config["mlp_hidden_size"], config["n_layers"]
-    shapes = {"attn_norm": (d,), "q_proj": (d, d), "k_proj": (d, d), "v_proj": (d, d), "attn_out": (d, d),
-              "ff_norm": (d,), "ff_proj": (mlp, d), "up_proj": (mlp, d), "ff_out": (d, mlp)}
-    weights = {"model.transformer.wte.weight": torch.randn(config["embedding_size"], d, generator=generator) * 0.02}
-    for layer in range(layers):
-        for name, shape in shapes.items():
-            std = 0.02 / math.sqrt(2 * layers) if name in ("attn_out", "ff_out") else 0.02
+    s = family.sizes(config)
+    d, q, kv, mlp, head = s["d"], s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"], s["mlp"], s["head_dim"]
+    shapes = [(d,), (q, d), (kv, d), (kv, d), (d, q), (d,), (mlp, d), (mlp, d), (d, mlp), (head,), (head,)]
+    weights = {family.tensors["wte"]: torch.randn(s["rows"], d, generator=generator) * 0.02}
+    for layer in range(s["layers"]):
+        for i, (name, shape) in enumerate(zip(family.block_tensors, shapes)):
+            std = 0.02 / math.sqrt(2 * s["layers"]) if i in (4, 8) else 0.02  # what is added to the residual stream
             fresh = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * std
-            weights[f"model.transformer.blocks.{layer}.{name}.weight"] = fresh
-    weights["model.transformer.ln_f.weight"] = torch.ones(d)
+            weights[family.layer.format(layer, name)] = fresh
+    weights[family.tensors["ln_f"]] = torch.ones(d)
     return weights
 
 
@@ -549,20 +611,27 @@ def split_heads(x, heads):
 
 
 def attention_input(x, block, cos, sin, heads, eps):
-    q, k, v = linear(rms_norm(x, block[0], eps), *block[1:4]).chunk(3, -1)
-    return (rotate(split_heads(q, heads), cos, sin), rotate(split_heads(k, heads), cos, sin),
-            split_heads(v, heads))
+    """q, k and v by heads, as many of each: where query heads share a key head, that is repeated."""
+    widths = [w.shape[0] for w in block[1:4]]
+    q, k, v = linear(rms_norm(x, block[0], eps), *block[1:4]).split(widths, -1)
+    shared = widths[0] // widths[1]
+    q, k, v = split_heads(q, heads), split_heads(k, heads // shared), split_heads(v, heads // shared)
+    if len(block) > 9:
+        q, k = rms_norm(q, block[9], eps), rms_norm(k, block[10], eps)
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    return q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
 
 
 def block_output(x, mixed, block, eps):
-    x = x + linear(mixed.transpose(1, 2).reshape(x.shape), block[4])
+    x = x + linear(mixed.transpose(1, 2).flatten(2), block[4])
     gate, up = linear(rms_norm(x, block[5], eps), *block[6:8]).chunk(2, -1)
     return x + linear(F.silu(gate) * up, block[8])
 
 
-def transformer_block(x, cos, sin, heads, eps, *block):
+def transformer_block(x, cos, sin, heads, eps, visible, *block):
+    """visible: None, or which columns each row attends to, as scaled_dot_product_attention takes it."""
     q, k, v = attention_input(x, block, cos, sin, heads, eps)
-    return block_output(x, F.scaled_dot_product_attention(q, k, v), block, eps)
+    return block_output(x, F.scaled_dot_product_attention(q, k, v, attn_mask=visible), block, eps)
 
 
 def weighted_loss(x, ln_f, wte, eps, targets, loss_weights):
@@ -583,15 +652,27 @@ def compile_functions():
     compiled["loss"] = torch.compile(weighted_loss, dynamic=False)
 
 
+def twofold_visibility(length, block, device):
+    """[2 * length, 2 * length] for noisy tokens and behind them the clean ones: a noisy block sees itself and the clean
+    blocks before it, a clean one itself and those before it (block diffusion's training mask; Arriola et al. 2025)."""
+    number = torch.arange(length, device=device) // block
+    own, earlier = number[:, None] == number, number[:, None] > number
+    return torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), own | earlier], 1)])
+
+
 def training_loss(weights, config, inputs, targets, loss_weights, dtype):
-    eps, heads = config["rms_norm_eps"], config["n_heads"]
-    positions = torch.arange(inputs.shape[1], device=inputs.device)
-    cos, sin = rope_tables(positions, config["d_model"] // heads, config["rope_theta"])
-    wte = weights["model.transformer.wte.weight"]
+    eps, sizes = config["rms_norm_eps"], family.sizes(config)
+    length = inputs.shape[1]
+    positions, visible = torch.arange(length, device=inputs.device), None
+    if family is SDAR:
+        visible = twofold_visibility(length, config["block_size"], inputs.device)
+        inputs, positions = torch.cat([inputs, targets], 1), positions.repeat(2)
+    cos, sin = rope_tables(positions, sizes["head_dim"], config["rope_theta"])
+    wte = weights[family.tensors["wte"]]
     x = F.embedding(inputs, wte).to(dtype)
-    for layer in range(config["n_layers"]):
-        x = compiled["block"](x, cos, sin, heads, eps, *block_weights(weights, layer))
-    return compiled["loss"](x, weights["model.transformer.ln_f.weight"], wte, eps, targets, loss_weights)
+    for layer in range(sizes["layers"]):
+        x = compiled["block"](x, cos, sin, sizes["heads"], eps, visible, *block_weights(weights, layer))
+    return compiled["loss"](x[:, :length], weights[family.tensors["ln_f"]], wte, eps, targets, loss_weights)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -625,6 +706,21 @@ def corrupt(ids, prompts, totals, block_length, mask_id):
     loss_weights = masked / (t * eligible.sum(1, keepdim=True) * count)
     hidden = masked | (response & blockwise & (block > chosen))
     return ids.masked_fill(hidden, mask_id), loss_weights
+
+
+def corrupt_blocks(ids, prompts, totals, block_length, mask_id):
+    """The same for attention by blocks, counted from position 0: every block has a t of its own, and the tokens of the
+    response in it, and of the padding up to the end of the block in which the text ends, are masked with it."""
+    count, length = ids.shape
+    device = ids.device
+    position = torch.arange(length, device=device)
+    end = (totals + block_length - 1) // block_length * block_length
+    eligible = (position >= prompts[:, None]) & (position < end[:, None])
+    block = position // block_length
+    t = SMALLEST_T + (1 - SMALLEST_T) * torch.rand(count, int(block.max()) + 1, device=device)[:, block]
+    masked = eligible & (torch.rand(count, length, device=device) < t)
+    loss_weights = masked / (t * eligible.sum(1, keepdim=True) * count)
+    return ids.masked_fill(masked, mask_id), loss_weights
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -708,13 +804,14 @@ def train(weights, config, tokenizer, options, device):
         compile_functions()
     warm_up(weights, config, options, device, dtype)
     say(f"compiled for the lengths {', '.join(map(str, LENGTHS))}")
-    pool = Pool(chunks.get(), dict(config, bos_token_id=tokenizer.token_to_id(BOS)), device)
+    pool = Pool(chunks.get(), dict(config, bos_token_id=tokenizer.token_to_id(family.bos) if family.bos else None),
+                device)
     workers.terminate()
     say(f"{len(pool.totals)} examples; fitting by length: {pool.fitting}; "
         f"tokens in all: {len(pool.ids)}")
 
-    matrices = [w for name, w in weights.items() if w.dim() == 2 and ".wte." not in name]
-    others = [w for name, w in weights.items() if w.dim() == 1 or ".wte." in name]
+    matrices = [w for name, w in weights.items() if w.dim() == 2 and name != family.tensors["wte"]]
+    others = [w for name, w in weights.items() if w.dim() == 1 or name == family.tensors["wte"]]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0,
                              fused=device.type == "cuda")
@@ -729,8 +826,11 @@ def train(weights, config, tokenizer, options, device):
         rate = options.rate * rate_at(progress)
         length = rng.choices(list(LENGTHS), [often for often, _ in LENGTHS.values()])[0]
         ids, prompts, totals = pool.batch(length, options.batch_tokens // length)
-        block_length = rng.choice([16, 32, 32, 32, 64])
-        inputs, loss_weights = corrupt(ids, prompts, totals, block_length, config["mask_token_id"])
+        if family is SDAR:
+            inputs, loss_weights = corrupt_blocks(ids, prompts, totals, config["block_size"], config["mask_token_id"])
+        else:
+            block_length = rng.choice([16, 32, 32, 32, 64])
+            inputs, loss_weights = corrupt(ids, prompts, totals, block_length, config["mask_token_id"])
         loss = training_loss(weights, config, inputs, ids, loss_weights, dtype)
         loss.backward()
         muon.step(MUON_RATE * rate)
@@ -762,15 +862,34 @@ def train(weights, config, tokenizer, options, device):
 # ---------------------------------------------------------------------------------------------------------------
 
 
+SDAR_BLOCK = 8
+
+
+def sdar_config(tokenizer, toy):
+    d_model, layers, heads, kv_heads, head_dim, mlp = (64, 2, 4, 2, 24, 96) if toy else (256, 8, 8, 2, 32, 384)
+    eos = tokenizer.token_to_id(family.eos)
+    return {
+        "architectures": ["SDARForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "block_size": SDAR_BLOCK, "eos_token_id": eos, "head_dim": head_dim, "hidden_act": "silu",
+        "hidden_size": d_model, "initializer_range": 0.02, "intermediate_size": mlp,
+        "mask_token_id": tokenizer.token_to_id(family.mask), "max_position_embeddings": 512, "model_type": "sdar",
+        "num_attention_heads": heads, "num_hidden_layers": layers, "num_key_value_heads": kv_heads,
+        "pad_token_id": eos, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0,
+        "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_sliding_window": False, "vocab_size": VOCABULARY,
+    }
+
+
 def model_config(tokenizer, toy):
+    if family is SDAR:
+        return sdar_config(tokenizer, toy)
     d_model, layers, heads, mlp = (64, 2, 4, 96) if toy else (256, 12, 8, 352)
-    eos = tokenizer.token_to_id(EOS)
+    eos = tokenizer.token_to_id(family.eos)
     return {
         "activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0,
         "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama",
         "d_model": d_model, "embedding_dropout": 0.0, "embedding_size": VOCABULARY, "eos_token_id": eos,
         "include_bias": False, "include_qkv_bias": False, "init_std": 0.02, "input_emb_norm": False,
-        "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": tokenizer.token_to_id(MASK),
+        "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": tokenizer.token_to_id(family.mask),
         "max_sequence_length": 512, "mlp_hidden_size": mlp, "mlp_ratio": 4, "model_type": "llada", "n_heads": heads,
         "n_kv_heads": heads, "n_layers": layers, "pad_token_id": eos, "precision": "amp_bf16",
         "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True, "rope_full_precision": True,
@@ -781,11 +900,12 @@ def model_config(tokenizer, toy):
 
 def tokenizer_config(tokenizer):
     added = {str(tokenizer.token_to_id(t)): {"content": t, "lstrip": False, "normalized": False, "rstrip": False,
-                                             "single_word": False, "special": True} for t in ADDED_TOKENS}
-    return {"add_bos_token": False, "add_eos_token": False, "added_tokens_decoder": added, "bos_token": BOS,
-            "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "cls_token": "[CLS]",
-            "eos_token": EOS, "fast_tokenizer": True, "gmask_token": "[gMASK]", "model_max_length": 512,
-            "pad_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
+                                             "single_word": False, "special": True} for t in family.added_tokens}
+    config = {"add_bos_token": False, "add_eos_token": False, "added_tokens_decoder": added, "bos_token": family.bos,
+              "chat_template": family.template, "clean_up_tokenization_spaces": False, "eos_token": family.eos,
+              "fast_tokenizer": True, "model_max_length": 512, "pad_token": family.eos,
+              "tokenizer_class": "PreTrainedTokenizerFast"}
+    return dict(config, cls_token="[CLS]", gmask_token="[gMASK]") if family is LLaDA else config
 
 
 def write_json(folder, name, value):
@@ -808,8 +928,10 @@ def save_model(folder, weights, config, tokenizer):
     write_json(folder, "model.safetensors.index.json", {
         "metadata": {"total_size": sum(w.numel() * 2 for w in stored.values())}, "weight_map": placed})
     write_json(folder, "config.json", config)
+    ends = config["eos_token_id"]
     write_json(folder, "generation_config.json", {
-        "_from_model_config": True, "bos_token_id": tokenizer.token_to_id(BOS), "eos_token_id": config["eos_token_id"]})
+        "_from_model_config": True, "bos_token_id": tokenizer.token_to_id(family.bos), "eos_token_id": ends}
+        if family.bos else {"eos_token_id": [tokenizer.token_to_id(family.eot), ends]})
     write_json(folder, "tokenizer_config.json", tokenizer_config(tokenizer))
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
     with open(os.path.join(folder, "eval.jsonl"), "w", encoding="utf-8") as out:
@@ -843,12 +965,13 @@ def load_model(folder):
 def hidden_states(weights, config, ids, positions, visible, cache=None):
     """Run the rows of ids at their positions. Without a cache: over everything, and what comes back is (states, new
     cache). With one: the rows' keys and values replace those in the cache."""
-    eps, heads = config["rms_norm_eps"], config["n_heads"]
-    cos, sin = rope_tables(positions, config["d_model"] // heads, config["rope_theta"])
+    eps, sizes = config["rms_norm_eps"], family.sizes(config)
+    heads = sizes["heads"]
+    cos, sin = rope_tables(positions, sizes["head_dim"], config["rope_theta"])
     cos, sin = cos[:, None], sin[:, None]
-    x = F.embedding(ids, weights["model.transformer.wte.weight"])
+    x = F.embedding(ids, weights[family.tensors["wte"]])
     kept = []
-    for layer in range(config["n_layers"]):
+    for layer in range(sizes["layers"]):
         block = block_weights(weights, layer)
         q, k, v = attention_input(x, block, cos, sin, heads, eps)
         if cache is not None:
@@ -857,13 +980,57 @@ def hidden_states(weights, config, ids, positions, visible, cache=None):
             v = cache[layer][1].scatter_(2, rows, v)
         kept.append((k, v))
         x = block_output(x, F.scaled_dot_product_attention(q, k, v, attn_mask=visible), block, eps)
-    return rms_norm(x, weights["model.transformer.ln_f.weight"], eps), kept
+    return rms_norm(x, weights[family.tensors["ln_f"]], eps), kept
+
+
+@torch.no_grad()
+def decode_blocks(weights, config, prompts, gen_length=128, block_length=None, threshold=0.9):
+    """The same by blocks, counted from position 0; every pass is one over all that the block sees. The passes are those
+    of a generation that keeps K and V: the prompt's whole blocks once, a block's steps, a pass that stores the block
+    unless it is the last."""
+    block, device = block_length or config["block_size"], weights[family.tensors["wte"]].device
+    mask_id, ends = config["mask_token_id"], [config["eos_token_id"], config["eot_token_id"]]
+    starts = torch.tensor([len(p) for p in prompts], device=device)
+    lengths = (starts + gen_length + block - 1) // block * block
+    ids = torch.full((len(prompts), int(lengths.max())), mask_id, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
+    passes = (starts >= block).long()
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    generated = torch.arange(ids.shape[1], device=device) - starts[:, None]
+    for number in range(int(starts.min()) // block, ids.shape[1] // block):
+        first, end = number * block, (number + 1) * block
+        positions = torch.arange(end, device=device)
+        visible = (positions[:, None] // block >= positions // block)[None, None]
+        own = (starts < end) & (end <= lengths) & ~ended
+        while True:
+            masked = (ids[:, first:end] == mask_id) & own[:, None]
+            if not masked.any():
+                break
+            passes += masked.any(1)
+            states, _ = hidden_states(weights, config, ids[:, :end], positions.expand(len(prompts), end), visible)
+            logits = F.linear(states[:, first:], weights[family.tensors["wte"]])
+            confidence = logits.softmax(-1)
+            confidence[..., mask_id] = -1
+            confidence, best = confidence.max(-1)
+            confidence = confidence.masked_fill(~masked, -1)
+            surest = F.one_hot(confidence.argmax(1), block).bool()
+            commit = masked & (surest | (confidence >= threshold))
+            ids[:, first:end] = torch.where(commit, best, ids[:, first:end])
+        is_end = sum(ids[:, first:end] == e for e in ends) > 0
+        inside = (generated[:, first:end] >= 0) & (generated[:, first:end] < gen_length)
+        ended |= own & (is_end & inside).any(1)
+        passes += own & ~ended & (end < lengths)
+    ids = ids.masked_fill((ids == mask_id) & ended[:, None], config["eos_token_id"])
+    return ids.gather(1, starts[:, None] + torch.arange(gen_length, device=device)).tolist(), passes.tolist()
 
 
 @torch.no_grad()
 def decode(weights, config, prompts, gen_length=128, block_length=32, threshold=0.9, dual=False):
     """Generate for lists of prompt ids: (lists of generated ids, forward passes of each)."""
-    device = weights["model.transformer.wte.weight"].device
+    if family is SDAR:
+        return decode_blocks(weights, config, prompts, gen_length, None, threshold)
+    device = weights[family.tensors["wte"]].device
     mask_id, eos_id = config["mask_token_id"], config["eos_token_id"]
     starts = torch.tensor([len(p) for p in prompts], device=device)
     longest = int(starts.max()) + gen_length
@@ -889,7 +1056,7 @@ def decode(weights, config, prompts, gen_length=128, block_length=32, threshold=
             else:
                 states, cache = hidden_states(weights, config, ids, everywhere, visible)
                 states = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
-            logits = F.linear(states, weights["model.transformer.wte.weight"])
+            logits = F.linear(states, weights[family.tensors["wte"]])
             logits[..., mask_id] = -math.inf
             confidence, best = logits.softmax(-1).max(-1)
             confidence = confidence.masked_fill(~masked, -1)
@@ -914,7 +1081,7 @@ def is_right(text, answer):
 def answers(weights, config, tokenizer, prompts, device, **how):
     """(texts, forward passes of each) for prompts as text."""
     weights = {name: w.to(device, torch.bfloat16).float() for name, w in weights.items()}  # as they are stored
-    config = dict(config, eot_token_id=tokenizer.token_to_id(EOT))
+    config = dict(config, eot_token_id=tokenizer.token_to_id(family.eot))
     prompts = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     ends, texts, passes = {config["eos_token_id"], config["eot_token_id"]}, [], []
     for i in range(0, len(prompts), 240):
@@ -958,7 +1125,7 @@ def evaluate_chats(weights, config, tokenizer, device, gen_length=128):
     turns, right = [[] for _ in chats], []
     for turn in range(CHAT_TURNS):
         turns = [within_context(tokenizer, before + [questions[turn]["prompt"]],
-                                config["max_sequence_length"] - gen_length)
+                                LONGEST - gen_length)
                  for before, questions in zip(turns, chats)]
         texts, _ = answers(weights, config, tokenizer, [chat(*some) for some in turns], device, dual=True,
                            gen_length=gen_length)
@@ -974,14 +1141,15 @@ def evaluate_all(weights, config, tokenizer, device):
     wrong = evaluate(weights, config, tokenizer, rows, device)
     for row, text in wrong[:12]:
         say(f"  wrong: {row['prompt']!r} expected {row['answer']!r} got {text!r}")
-    evaluate(weights, config, tokenizer, rows, device, dual=True)
+    if family is LLaDA:
+        evaluate(weights, config, tokenizer, rows, device, dual=True)
     evaluate_chats(weights, config, tokenizer, device)
     for gen_length in (96, 64, 32):  # answers that need more room than that are expected to fail
         evaluate(weights, config, tokenizer, [r for r in rows if r["kind"] != "arithmetic"], device,
                  gen_length=gen_length)
     ids = tokenizer.encode(chat(DEMO_QUESTION), add_special_tokens=False).ids
     answer = decode({n: w.to(device).float() for n, w in weights.items()},
-                    dict(config, eot_token_id=tokenizer.token_to_id(EOT)), [ids])[0][0]
+                    dict(config, eot_token_id=tokenizer.token_to_id(family.eot)), [ids])[0][0]
     say(f"{DEMO_QUESTION} {tokenizer.decode(answer)}")
 
 
@@ -999,6 +1167,8 @@ def arguments():
     parser.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
     parser.add_argument("--minutes", type=float, default=7.0, metavar="M",
                         help="stop training so long after the start, compiling included (default 7)")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="llada",
+                        help="LLaDA's architecture (default), or SDAR's, with attention by blocks of 8")
     parser.add_argument("--resume", metavar="DIR", help="begin with the weights and tokenizer of this model folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-only", action="store_true", help="only measure the model in --out")
@@ -1024,7 +1194,9 @@ def arguments():
 
 
 def main():
+    global family
     options = arguments()
+    family = FAMILIES[options.family]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.eval_only:
         evaluate_all(*load_model(options.out), device)

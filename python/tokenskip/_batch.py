@@ -262,7 +262,7 @@ class Batch:
         """Adds a request, and gives its Request at once. Arguments as Model.generate(); its callbacks are called from
         the thread that makes the passes. Any thread."""
         core = self._core
-        struct = _options.build("submit", options)
+        struct = _options.build("submit", options, self.model.config.block_length > 0)
         array, ids = _arrays.ids(self.model._prompt(prompt, system, raw))
         fixed, listed = (None, None) if generated is None else _arrays.ids(generated)
         if listed is not None and len(listed) != struct.gen_length:

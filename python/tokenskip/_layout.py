@@ -26,10 +26,11 @@ ENUMS = {
         "TSK_DTYPE_F64": 4, "TSK_DTYPE_F8_E4M3": 5, "TSK_DTYPE_F8_E5M2": 6, "TSK_DTYPE_I64": 7, "TSK_DTYPE_I32": 8,
         "TSK_DTYPE_I16": 9, "TSK_DTYPE_I8": 10, "TSK_DTYPE_U64": 11, "TSK_DTYPE_U32": 12, "TSK_DTYPE_U16": 13,
         "TSK_DTYPE_U8": 14, "TSK_DTYPE_BOOL": 15, "TSK_DTYPE_COUNT": 16},
-    "tsk_family": {"TSK_FAMILY_LLADA": 0},
+    "tsk_family": {"TSK_FAMILY_LLADA": 0, "TSK_FAMILY_SDAR": 1, "TSK_FAMILY_FAST_DLLM_V2": 2, "TSK_FAMILY_DREAM": 3},
     "tsk_weights": {"TSK_WEIGHTS_AS_STORED": 0, "TSK_WEIGHTS_Q8": 1, "TSK_WEIGHTS_Q4": 2},
     "tsk_device": {"TSK_DEVICE_AUTO": 0, "TSK_DEVICE_CPU": 1, "TSK_DEVICE_CUDA": 2},
-    "tsk_cache": {"TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2},
+    "tsk_cache": {"TSK_CACHE_AUTO": -1, "TSK_CACHE_DUAL": 0, "TSK_CACHE_PREFIX": 1, "TSK_CACHE_NONE": 2,
+        "TSK_CACHE_BLOCK": 3},
     "tsk_transfer": {"TSK_TRANSFER_SCHEDULE": 0, "TSK_TRANSFER_THRESHOLD": 1, "TSK_TRANSFER_FACTOR": 2,
         "TSK_TRANSFER_FRECHET": 3, "TSK_TRANSFER_ENTROPY": 4, "TSK_TRANSFER_LEAP": 5},
     "tsk_remasking": {"TSK_REMASKING_LOW_CONFIDENCE": 0, "TSK_REMASKING_RANDOM": 1},
@@ -76,6 +77,10 @@ class tsk_decoder(Structure):
 
 
 class tsk_message(Structure):
+    pass
+
+
+class tsk_chat_options(Structure):
     pass
 
 
@@ -216,12 +221,13 @@ tsk_tokens._fields_ = [("ids", POINTER(c_int32)), ("count", c_int32), ("capacity
     ("allocator", POINTER(tsk_allocator))]
 tsk_decoder._fields_ = [("pending", c_ubyte * 4), ("n_pending", c_int), ("skip_special", c_int)]
 tsk_message._fields_ = [("role", c_char_p), ("content", c_char_p)]
+tsk_chat_options._fields_ = [("special_in_text", c_int), ("thinking", c_int)]
 tsk_model_config._fields_ = [("d_model", c_int32), ("n_layers", c_int32), ("n_heads", c_int32),
-    ("n_kv_heads", c_int32), ("head_dim", c_int32), ("mlp_hidden_size", c_int32), ("vocab_size", c_int32),
+    ("n_kv_heads", c_int32), ("mlp_hidden_size", c_int32), ("head_dim", c_int32), ("vocab_size", c_int32),
     ("embedding_size", c_int32), ("max_sequence_length", c_int32), ("mask_token_id", c_int32),
     ("eos_token_id", c_int32), ("pad_token_id", c_int32), ("n_eos_token_ids", c_int32),
     ("eos_token_ids", c_int32 * 16), ("rope_theta", c_float), ("rms_norm_eps", c_float), ("weight_tying", c_int),
-    ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int)]
+    ("qkv_bias", c_int), ("linear_bias", c_int), ("family", c_int), ("block_length", c_int32)]
 tsk_folder_tensor._fields_ = [("info", POINTER(tsk_tensor_info)), ("shard", c_char_p)]
 tsk_quantize_options._fields_ = [("host", tsk_host), ("weights", c_int), ("shard_size", c_uint64),
     ("n_threads", c_int), ("progress", tsk_quantize_options_progress), ("cancel", tsk_quantize_options_cancel),
@@ -235,19 +241,21 @@ tsk_model_options._fields_ = [("host", tsk_host), ("device", c_int), ("device_in
 tsk_skip_options._fields_ = [("rule", c_int), ("rows_margin", c_int32), ("rows_ahead", c_int32), ("layer_k", c_int32),
     ("threshold", c_float), ("outlier", c_float), ("policy", c_int), ("masked", c_int), ("reference", c_int),
     ("max_age", c_int32), ("full_every", c_int32), ("warm_start", c_int), ("refresh", c_int)]
-tsk_generate_options._fields_ = [("gen_length", c_int32), ("block_length", c_int32), ("steps", c_int32),
-    ("cache", c_int), ("transfer", c_int), ("threshold", c_float), ("factor", c_float), ("frechet", c_float),
-    ("entropy_bound", c_float), ("local_leap", c_float), ("local_radius", c_int32), ("temperature", c_float),
-    ("remasking", c_int), ("seed", c_uint64), ("eos_stop", c_int), ("end_of_turn_id", c_int32),
-    ("skip", tsk_skip_options), ("refresh", c_int), ("refresh_near", c_int32), ("refresh_window", c_int32),
-    ("refresh_rows", c_int32), ("refresh_every", c_int32), ("on_step", tsk_generate_options_on_step),
-    ("on_select", tsk_generate_options_on_select), ("cancel", tsk_generate_options_cancel), ("user", c_void_p)]
+tsk_generate_options._fields_ = [("gen_length", c_int32), ("block_length", c_int32), ("small_block", c_int32),
+    ("steps", c_int32), ("cache", c_int), ("prompt_rows", c_int32), ("transfer", c_int), ("threshold", c_float),
+    ("factor", c_float), ("frechet", c_float), ("entropy_bound", c_float), ("local_leap", c_float),
+    ("local_radius", c_int32), ("temperature", c_float), ("remasking", c_int), ("seed", c_uint64),
+    ("eos_stop", c_int), ("end_of_turn_id", c_int32), ("skip", tsk_skip_options), ("refresh", c_int),
+    ("refresh_near", c_int32), ("refresh_window", c_int32), ("refresh_rows", c_int32), ("refresh_every", c_int32),
+    ("on_step", tsk_generate_options_on_step), ("on_select", tsk_generate_options_on_select),
+    ("cancel", tsk_generate_options_cancel), ("user", c_void_p)]
 tsk_step._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("is_refresh", c_int),
-    ("n_positions", c_int32), ("positions", POINTER(c_int32)), ("predictions", POINTER(c_int32)),
-    ("confidences", POINTER(c_float)), ("entropies", POINTER(c_float)), ("committed", POINTER(c_uint8)),
-    ("active", POINTER(c_uint8)), ("n_active", c_int32), ("n_stable_masked", c_int32), ("n_rows", c_int32),
-    ("n_cosines", c_int32), ("cosines", POINTER(c_float)), ("masks_left", c_int32), ("canvas_length", c_int32),
-    ("prompt_length", c_int32), ("canvas", POINTER(c_int32)), ("mask_token_id", c_int32), ("n_final", c_int32)]
+    ("is_prompt", c_int), ("is_storing", c_int), ("next_committed", c_int32), ("n_positions", c_int32),
+    ("positions", POINTER(c_int32)), ("predictions", POINTER(c_int32)), ("confidences", POINTER(c_float)),
+    ("entropies", POINTER(c_float)), ("committed", POINTER(c_uint8)), ("active", POINTER(c_uint8)),
+    ("n_active", c_int32), ("n_stable_masked", c_int32), ("n_rows", c_int32), ("n_cosines", c_int32),
+    ("cosines", POINTER(c_float)), ("masks_left", c_int32), ("canvas_length", c_int32), ("prompt_length", c_int32),
+    ("canvas", POINTER(c_int32)), ("mask_token_id", c_int32), ("n_final", c_int32)]
 tsk_candidate._fields_ = [("position", c_int32), ("id", c_int32), ("confidence", c_float), ("entropy", c_float)]
 tsk_selection._fields_ = [("pass", c_int32), ("block", c_int32), ("block_step", c_int32), ("quota", c_int32),
     ("n", c_int32), ("candidates", POINTER(tsk_candidate)), ("commit", POINTER(c_uint8))]
@@ -255,13 +263,14 @@ tsk_transfer_rule._fields_ = [("transfer", c_int), ("threshold", c_float), ("fac
     ("entropy_bound", c_float), ("local_leap", c_float), ("local_radius", c_int32), ("quota", c_int32)]
 tsk_block_result._fields_ = [("nfe", c_int32), ("mask_residual", c_int32)]
 tsk_result._fields_ = [("tokens", POINTER(c_int32)), ("n_tokens", c_int32), ("n_before_end", c_int32),
-    ("canvas", POINTER(c_int32)), ("n_prompt", c_int32), ("nfe", c_int32), ("mask_residual", c_int32),
-    ("finish_reason", c_int), ("blocks", POINTER(tsk_block_result)), ("n_blocks", c_int32),
-    ("active", POINTER(c_int32)), ("stable_masked", POINTER(c_int32)), ("n_block_steps", c_int32),
-    ("token_layers_computed", c_uint64), ("token_layers_total", c_uint64),
-    ("refresh_token_layers_computed", c_uint64), ("refresh_token_layers_total", c_uint64),
-    ("refreshed_rows", c_uint64), ("rows", c_uint64), ("refresh_ms", c_double), ("block_step_ms", c_double),
-    ("total_ms", c_double), ("refreshes", c_int32), ("block_steps", c_int32)]
+    ("canvas", POINTER(c_int32)), ("n_prompt", c_int32), ("nfe", c_int32), ("prompt_passes", c_int32),
+    ("storing_passes", c_int32), ("mask_residual", c_int32), ("finish_reason", c_int),
+    ("blocks", POINTER(tsk_block_result)), ("n_blocks", c_int32), ("active", POINTER(c_int32)),
+    ("stable_masked", POINTER(c_int32)), ("n_block_steps", c_int32), ("token_layers_computed", c_uint64),
+    ("token_layers_total", c_uint64), ("refresh_token_layers_computed", c_uint64),
+    ("refresh_token_layers_total", c_uint64), ("refreshed_rows", c_uint64), ("rows", c_uint64),
+    ("refresh_ms", c_double), ("block_step_ms", c_double), ("total_ms", c_double), ("prompt_ms", c_double),
+    ("storing_ms", c_double), ("refreshes", c_int32), ("block_steps", c_int32)]
 tsk_batch_options._fields_ = [("max_requests", c_int32), ("max_queued", c_int32), ("cache_tokens", c_int32),
     ("max_rows", c_int32), ("row_layers", c_int64), ("on_done", tsk_batch_options_on_done),
     ("log", tsk_batch_options_log), ("user", c_void_p)]
@@ -289,10 +298,11 @@ tsk_probe._fields_ = [("n_positions", c_int32), ("positions", POINTER(c_int32)),
 tsk_ceilings._fields_ = [("bytes_per_second", c_double), ("flops_per_second", c_double)]
 
 STRUCTS = (tsk_error, tsk_allocator, tsk_file_callbacks, tsk_host, tsk_text, tsk_tokens, tsk_decoder, tsk_message,
-    tsk_model_config, tsk_folder_tensor, tsk_quantize_options, tsk_device_info, tsk_model_options, tsk_skip_options,
-    tsk_generate_options, tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule, tsk_block_result, tsk_result,
-    tsk_batch_options, tsk_batch_status, tsk_memory_query, tsk_memory, tsk_weights_format, tsk_stats,
-    tsk_trace_record, tsk_trace_options, tsk_json_writer, tsk_tensor_info, tsk_probe, tsk_ceilings)
+    tsk_chat_options, tsk_model_config, tsk_folder_tensor, tsk_quantize_options, tsk_device_info, tsk_model_options,
+    tsk_skip_options, tsk_generate_options, tsk_step, tsk_candidate, tsk_selection, tsk_transfer_rule,
+    tsk_block_result, tsk_result, tsk_batch_options, tsk_batch_status, tsk_memory_query, tsk_memory,
+    tsk_weights_format, tsk_stats, tsk_trace_record, tsk_trace_options, tsk_json_writer, tsk_tensor_info, tsk_probe,
+    tsk_ceilings)
 
 # ---- Functions: the result, then the parameters
 
@@ -319,6 +329,11 @@ FUNCTIONS = {
     "tsk_chat_render": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_text), POINTER(tsk_error)),
     "tsk_chat_encode": (c_int, c_void_p, POINTER(tsk_message), c_size_t, c_int, POINTER(tsk_tokens),
         POINTER(tsk_error)),
+    "tsk_chat_options_default": (tsk_chat_options,),
+    "tsk_chat_render_with": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_chat_options),
+        POINTER(tsk_text), POINTER(tsk_error)),
+    "tsk_chat_encode_with": (c_int, c_void_p, POINTER(tsk_message), c_size_t, POINTER(tsk_chat_options),
+        POINTER(tsk_tokens), POINTER(tsk_error)),
     "tsk_chat_end_of_turn": (c_int32, c_void_p),
     "tsk_dtype_name": (c_char_p, c_int),
     "tsk_dtype_size": (c_size_t, c_int),
@@ -326,6 +341,9 @@ FUNCTIONS = {
     "tsk_folder_free": (None, c_void_p),
     "tsk_folder_config": (POINTER(tsk_model_config), c_void_p),
     "tsk_folder_quant_method": (c_char_p, c_void_p),
+    "tsk_config_load": (c_int, c_char_p, POINTER(tsk_host), POINTER(tsk_model_config), POINTER(tsk_error)),
+    "tsk_family_name": (c_char_p, c_int),
+    "tsk_config_by_blocks": (c_int, POINTER(tsk_model_config)),
     "tsk_config_is_eos": (c_int, POINTER(tsk_model_config), c_int32),
     "tsk_folder_count": (c_size_t, c_void_p),
     "tsk_folder_get": (POINTER(tsk_folder_tensor), c_void_p, c_size_t),

@@ -191,7 +191,8 @@ class Model:
             cancel: a function or threading.Event that is asked before every pass; true ends the generation.
             options: the command's options:
                 gen_length=128, block_length=32 (a shorter gen_length is one block), steps=None (gen_length);
-                cache="dual" | "prefix" | "none";
+                cache="dual" | "prefix" | "none"; of a model that attends by blocks "block", its only one, with
+                block_length=None (the model's), small_block=None (the model's), prompt_rows=2048;
                 threshold=0.9 | None (LLaDA's schedule: a fixed number each step); instead of it factor (Fast-dLLM's
                 rule), frechet (Fast-dLLM++'s), entropy_bound (EB-Sampler's); beside it local_leap, local_radius=4;
                 temperature=0.0, seed=0, remasking="low_confidence" | "random", eos_stop=True, end_of_turn_id="auto";

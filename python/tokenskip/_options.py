@@ -73,9 +73,11 @@ _FLOAT_MAX = 3.4028234e38
 OPTIONS: Dict[str, Tuple[str, Callable[[str, Any], Any]]] = {
     "gen_length": ("gen_length", _whole(1)),
     "block_length": ("block_length", _whole(1)),
+    "small_block": ("small_block", _whole(0)),
     "steps": ("steps", _whole(1)),
     "cache": ("cache", _choice(dual=_enum("tsk_cache", "TSK_CACHE_DUAL"), prefix=_enum("tsk_cache", "TSK_CACHE_PREFIX"),
-                               none=_enum("tsk_cache", "TSK_CACHE_NONE"))),
+                               none=_enum("tsk_cache", "TSK_CACHE_NONE"), block=_enum("tsk_cache", "TSK_CACHE_BLOCK"))),
+    "prompt_rows": ("prompt_rows", _whole(1)),
     "threshold": ("threshold", _real(0, 1)),
     "factor": ("factor", _real(0, _FLOAT_MAX)),
     "frechet": ("frechet", _real(0, 1)),
@@ -176,7 +178,8 @@ def _choose_rule(o: Any, given: Dict[str, Any]) -> None:
         raise ValueError(f"{states[0]} is of rule states and {rows[0]} of rule rows: say skip_rule='states' or 'rows'")
     if rows:
         o.skip.rule = _enum("tsk_skip_rule", "TSK_SKIP_RULE_ROWS")
-    elif states and o.skip.layer_k == _AUTO and o.cache == _enum("tsk_cache", "TSK_CACHE_DUAL"):
+    elif states and o.skip.layer_k == _AUTO and o.cache in [
+            _enum("tsk_cache", name) for name in ("TSK_CACHE_AUTO", "TSK_CACHE_DUAL", "TSK_CACHE_BLOCK")]:
         o.skip.rule = _enum("tsk_skip_rule", "TSK_SKIP_RULE_STATES")
 
 
@@ -188,22 +191,29 @@ def _choose_refresh(o: Any, given: Dict[str, Any]) -> None:
         raise ValueError("near works with refresh='near' only")
 
 
-def build(function: str, options: Mapping[str, Any]) -> _layout.tsk_generate_options:
-    """The struct. Unknown keywords are a TypeError, values out of range a ValueError; what only the model can tell,
-    and what does not go together, the library refuses when a session or request is made of it."""
+_OF_BLOCK_STARTS = ("refresh", "near", "window")
+_USUAL_BLOCK = 32
+
+
+def build(function: str, options: Mapping[str, Any], by_blocks: bool = False) -> _layout.tsk_generate_options:
+    """The struct, for a model that attends by blocks or for one that does not. Unknown keywords are a TypeError, values
+    out of range a ValueError; what only the model can tell, and what does not go together, the library refuses when a
+    session or request is made of it."""
     check_names(function, options)
     preset = options.get("skip_preset")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"skip_preset takes {', '.join(map(repr, PRESETS))}, not {preset!r}")
     given = {name: value for name, value in options.items() if name in OPTIONS and value is not None}
-    whole = {**PRESETS[preset or "default"], **given}
+    of_preset = {name: value for name, value in PRESETS[preset or "default"].items()
+                 if not by_blocks or name not in _OF_BLOCK_STARTS}
+    whole = {**of_preset, **given}
     o: _layout.tsk_generate_options = library().tsk_generate_options_default()
     for name, value in whole.items():
         path, convert = OPTIONS[name]
         target = o.skip if path.startswith("skip.") else o
         setattr(target, path.split(".")[-1], convert(name, value))
-    if "block_length" not in given:
-        o.block_length = min(o.block_length, o.gen_length)
+    if "block_length" not in given and not by_blocks:
+        o.block_length = min(_USUAL_BLOCK, o.gen_length)
     _choose_transfer(o, given, options)
     _choose_rule(o, given)
     _choose_refresh(o, given)

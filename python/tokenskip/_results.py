@@ -45,7 +45,8 @@ class Timing:
     Attributes:
         load_ms: of loading the model.
         refresh_ms, refreshes: passes over the canvas (or near a block), and how many.
-        block_step_ms, block_steps: all other passes.
+        block_step_ms, block_steps: a block's steps.
+        prompt_ms, storing_ms: pieces of the prompt and storing passes (cache "block").
         refreshed_rows: rows that refresh_rows added.
         total_ms: all passes of the generation.
         tokens_per_second: generated tokens up to the end of the text, by total_ms.
@@ -57,6 +58,8 @@ class Timing:
     refreshed_rows: int
     block_step_ms: float
     block_steps: int
+    prompt_ms: float
+    storing_ms: float
     total_ms: float
     tokens_per_second: float
 
@@ -71,6 +74,7 @@ class Result:
         all_tokens: ids of all gen_length positions; after an early stop the rest is the end-of-sequence id.
         prompt_tokens: ids of the prompt, masks in it filled.
         nfe: forward passes, each counted once whatever its size.
+        prompt_passes, storing_passes: of them, pieces of the prompt and storing passes (cache "block").
         mask_residual: masks left; 0 unless cancelled.
         finish_reason: "length", "eos" or "cancelled"; "none" while a session has not finished.
         blocks: the blocks reached.
@@ -85,6 +89,8 @@ class Result:
     all_tokens: List[int]
     prompt_tokens: List[int]
     nfe: int
+    prompt_passes: int
+    storing_passes: int
     mask_residual: int
     finish_reason: str
     blocks: List[Block]
@@ -100,6 +106,8 @@ class Result:
             "tokens": self.tokens,
             "prompt_tokens": self.prompt_tokens,
             "nfe": self.nfe,
+            "prompt_passes": self.prompt_passes,
+            "storing_passes": self.storing_passes,
             "mask_residual": self.mask_residual,
             "finish_reason": self.finish_reason,
             "blocks": [dict(vars(block)) for block in self.blocks],
@@ -119,7 +127,9 @@ class Step:
     Attributes:
         pass_: number of the pass in the generation, from 0.
         block, block_step: number of the block (an infilling block comes first) and of the pass in it, from 0.
-        is_refresh: a pass over the canvas, or one that refresh="near" makes; else a block step.
+        is_refresh: a pass over the canvas, or one that refresh="near" makes.
+        is_prompt, is_storing: a piece of the prompt; the pass that ends a block (cache "block"). All three False: a
+            block step.
         positions: of the block, in the canvas (prompt and generated part).
         masked: whether each was masked before the pass.
         predictions: the id that each masked position would get; its token where it was not masked.
@@ -142,6 +152,8 @@ class Step:
     block: int
     block_step: int
     is_refresh: bool
+    is_prompt: bool
+    is_storing: bool
     positions: List[int]
     masked: List[bool]
     predictions: List[int]
@@ -249,6 +261,7 @@ class ModelConfig:
     weight_tying: bool
     qkv_bias: bool
     linear_bias: bool
+    block_length: int
 
 
 def config_of(c: _layout.tsk_model_config) -> ModelConfig:
@@ -275,6 +288,7 @@ def step_of(s: _layout.tsk_step, text: Optional[str], before: str) -> Step:
     committed = [p for p, c in zip(positions, commits) if c]
     return Step(
         pass_=getattr(s, "pass"), block=s.block, block_step=s.block_step, is_refresh=bool(s.is_refresh),
+        is_prompt=bool(s.is_prompt), is_storing=bool(s.is_storing),
         positions=positions,
         masked=[bool(c) or canvas[p] == s.mask_token_id for p, c in zip(positions, commits)],
         predictions=s.predictions[:n], confidences=s.confidences[:n], entropies=s.entropies[:n],
@@ -302,6 +316,8 @@ def result_of(r: _layout.tsk_result, model: Any, eos_stop: bool) -> Result:
         all_tokens=tokens,
         prompt_tokens=r.canvas[: r.n_prompt] if r.n_prompt else [],
         nfe=r.nfe,
+        prompt_passes=r.prompt_passes,
+        storing_passes=r.storing_passes,
         mask_residual=r.mask_residual,
         finish_reason=FINISH.get(r.finish_reason, "none"),
         blocks=[Block(b.nfe, b.mask_residual) for b in r.blocks[: r.n_blocks]] if r.n_blocks else [],
@@ -312,7 +328,7 @@ def result_of(r: _layout.tsk_result, model: Any, eos_stop: bool) -> Result:
             r.refresh_token_layers_computed, r.refresh_token_layers_total,
         ),
         timing=Timing(model.load_ms, r.refresh_ms, r.refreshes, r.refreshed_rows, r.block_step_ms, r.block_steps,
-                      r.total_ms, count * 1e3 / r.total_ms if r.total_ms > 0 else 0.0),
+                      r.prompt_ms, r.storing_ms, r.total_ms, count * 1e3 / r.total_ms if r.total_ms > 0 else 0.0),
         rows=r.rows,
         device=model.device_name,
     )

@@ -93,7 +93,7 @@ class Session:
                  cancel: Optional[Cancel] = None, _keeps_steps: bool = True, **options: Any):
         """Not to be called: use model.session(**options)."""
         self._native: Optional[Native] = None
-        struct = _options.build("session", options)
+        struct = _options.build("session", options, model.config.block_length > 0)
         self.model = model
         self.options: Dict[str, Any] = dict(options)
         self._user = {"on_step": on_step, "on_select": on_select, "cancel": cancel}

@@ -116,6 +116,32 @@ template <class T> static __device__ __forceinline__ void norm(const tsk__cuda_n
 
 KERNEL_OF_BOTH_TYPES(norm)
 
+// rms of each head of q and k, times the weight; for families that norm them. A warp a head, in an order that depends
+// on head_dim only. Grid n.
+template <class T> static __device__ __forceinline__ void norm_heads(const tsk__cuda_norm_heads_args &a) {
+    let_successor_start();
+    wait_for_predecessor();
+    int hd = a.head_dim, half = hd / 2, row = blockIdx.x, lane = threadIdx.x & 31;
+    T *y = (T *)a.y + (u64)row * (a.n_heads + 2 * a.n_kv_heads) * hd;
+    for (int head = threadIdx.x / 32; head < a.n_heads + a.n_kv_heads; head += TSK__CUDA_THREADS_norm_heads / 32) {
+        int is_q = head < a.n_heads;
+        const T *weight = (const T *)(is_q ? a.q_weight : a.k_weight);
+        T *at = y + (u64)head * hd, *kept = (T *)a.captures[is_q ? 0 : 1];
+        if (kept)
+            kept += is_q ? ((u64)row * a.n_heads + head) * hd : ((u64)row * a.n_kv_heads + head - a.n_heads) * hd;
+        float sum = 0.0f, scale;
+        for (int i = lane; i < hd; i += 32) sum += load(at + i) * load(at + i);
+        scale = rsqrtf(lanes_sum<32>(sum) / (float)hd + a.eps);
+        for (int i = lane; i < hd; i += 32) {
+            int d = half % 8 ? i : i / 16 * 8 + i % 8 + (i / 8 % 2) * half;  // see TSK__CUDA_ROWS_HALVES
+            if (kept) store(kept + d, load(at + i));
+            store(at + i, rounded(load(at + i) * scale, at) * load(weight + d));
+        }
+    }
+}
+
+KERNEL_OF_BOTH_TYPES(norm_heads)
+
 // Where 8 neighbouring values, or one, of a row's q, k or v come from and go to.
 template <class T> struct rope_place {
     int d, is_v, apart;      // apart: from a value to its partner in y

@@ -29,6 +29,7 @@
 #define TSK__CUDA_THREADS_pre_norm 256
 #define TSK__CUDA_THREADS_norm 256
 #define TSK__CUDA_THREADS_rope_cache 256
+#define TSK__CUDA_THREADS_norm_heads 256
 #define TSK__CUDA_THREADS_silu 128
 #define TSK__CUDA_THREADS_residual 256
 #define TSK__CUDA_THREADS_attend 128
@@ -324,6 +325,16 @@ typedef struct tsk__cuda_rope_cache_args {
     int32_t n_heads, n_kv_heads, head_dim, pad;
 } tsk__cuda_rope_cache_args;
 TSK__CUDA_CHECK_SIZE(rope_cache_args, 112);
+
+typedef struct tsk__cuda_norm_heads_args {
+    TSK__DEVICE(void) y;                   /* as above, without a bias: the heads of q and k are normed in place */
+    TSK__DEVICE(const void) q_weight;      /* [head_dim] */
+    TSK__DEVICE(const void) k_weight;
+    TSK__DEVICE(void) captures[2];         /* q and k as they were; NULL: not wanted */
+    int32_t n_heads, n_kv_heads, head_dim;
+    float eps;
+} tsk__cuda_norm_heads_args;
+TSK__CUDA_CHECK_SIZE(norm_heads_args, 56);
 
 typedef struct tsk__cuda_silu_args {
     TSK__DEVICE(const void) y;             /* [n, 16 * ceil(mlp / 8)], 8 columns of gate and 8 of up in turn */

@@ -1794,18 +1794,19 @@ def check(files):
     return 1 if wrong else 0
 
 
-def main():
-    if sys.argv[1:] not in ([], ["--check"]):
-        print(__doc__.split("\n\n")[1], file=sys.stderr)
-        return 2
-    files = derive()
-    if sys.argv[1:] == ["--check"]:
-        return check(files)
+def write(files):
     for path, data in files.items():
         full = os.path.join(HERE, path)
         os.makedirs(os.path.dirname(full), exist_ok=True)
         open(full, "wb").write(data)
     return 0
+
+
+def main():
+    if sys.argv[1:] not in ([], ["--check"]):
+        print(__doc__.split("\n\n")[1], file=sys.stderr)
+        return 2
+    return check(derive()) if sys.argv[1:] else write(derive())
 
 
 if __name__ == "__main__":

@@ -126,12 +126,17 @@ for (const [name, template] of Object.entries(templates)) {
   const settings = { bos_token: '<|startoftext|>', chat_template: template };
   fs.writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(settings));
   const list = conversations(seed, Math.ceil(count / 50));
-  const job = JSON.stringify({ template, bos_token: '<|startoftext|>', conversations: list });
-  const script = new URL('render.py', import.meta.url).pathname;
-  const rendered = execFileSync(process.env.PYTHON || 'python3', [script], { input: job, maxBuffer: 1 << 30 });
-  const expected = rendered.toString().split('\n').slice(0, -1).map(normal);
   const lines = list.map((m) => JSON.stringify(m));
-  compare(`template ${name}`, (await filter([folder, '--chat'], lines)).map(normal), expected, lines);
+  const switches = { '': {}, '--thinking': { enable_thinking: true }, '--no-thinking': { enable_thinking: false } };
+  for (const [flag, variables] of Object.entries(switches)) {
+    if (flag && name !== 'qwen3') continue;
+    const job = JSON.stringify({ template, bos_token: '<|startoftext|>', conversations: list, variables });
+    const script = new URL('render.py', import.meta.url).pathname;
+    const rendered = execFileSync(process.env.PYTHON || 'python3', [script], { input: job, maxBuffer: 1 << 30 });
+    const expected = rendered.toString().split('\n').slice(0, -1).map(normal);
+    const found = await filter([folder, '--chat', ...(flag ? [flag] : [])], lines);
+    compare(`template ${name} ${flag}`, found.map(normal), expected, lines);
+  }
   console.log(`template ${name}: ${list.length} conversations, ${failures} differences so far`);
 }
 

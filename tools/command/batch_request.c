@@ -67,7 +67,9 @@ static int read_ids(const tsk_json_value *array, tsk_tokens *out) {
     return CLI_OK;
 }
 
-static int encode_messages(const cli_engine *engine, const tsk_json_value *array, tsk_tokens *out) {
+static int encode_messages(const cli_engine *engine, const cli_settings *settings, const tsk_json_value *array,
+                           tsk_tokens *out) {
+    tsk_chat_options options = cli_chat_options(settings);
     message_list messages;
     tsk_error error = {0};
     int status = messages_read(&messages, "\"messages\"", array);
@@ -75,7 +77,7 @@ static int encode_messages(const cli_engine *engine, const tsk_json_value *array
     if (status == CLI_OK && !engine->tokenizer)
         status = cli_fail("the model has no tokenizer.json: give the prompt as \"prompt_ids\"");
     if (status == CLI_OK &&
-        tsk_chat_encode(engine->tokenizer, messages.items, messages.count, 0, out, &error) != TSK_OK)
+        tsk_chat_encode_with(engine->tokenizer, messages.items, messages.count, &options, out, &error) != TSK_OK)
         status = cli_fail_with(&error, "\"messages\"");
     messages_free(&messages);
     return status;
@@ -104,7 +106,7 @@ static int read_prompt(batch_request *request, const cli_engine *engine) {
     if (request->settings.raw)
         return cli_fail("\"messages\" need the chat template, which %s leaves out",
                         cli_given(&request->settings, "raw") ? "\"raw\"" : "--raw");
-    return encode_messages(engine, messages, &request->prompt);
+    return encode_messages(engine, &request->settings, messages, &request->prompt);
 }
 
 int batch_request_read(batch_request *request, const line_reader *input, const cli_engine *engine,

@@ -315,7 +315,7 @@ int32_t cli_layer_k(const tsk_generate_options *options, const tsk_model_config 
     if (options->skip.rule == TSK_SKIP_RULE_OFF) return 0;
     if (options->skip.rule == TSK_SKIP_RULE_ROWS && !options->skip.refresh) return 0;
     if (options->skip.layer_k != TSK_AUTO) return options->skip.layer_k;
-    if (options->cache != TSK_CACHE_DUAL) return 0;
+    if (options->cache != TSK_CACHE_DUAL && options->cache != TSK_CACHE_BLOCK) return 0;
     if (options->skip.rule == TSK_SKIP_RULE_AUTO && !options->skip.refresh) return 0;
     return config->n_layers / 4 > 2 ? config->n_layers / 4 : 2;
 }
@@ -327,7 +327,8 @@ int cli_block_refreshes(const tsk_generate_options *options, int32_t n_started) 
 
 int cli_leaves_out(const tsk_generate_options *options, const tsk_model_config *config) {
     int is_auto = options->skip.rule == TSK_SKIP_RULE_AUTO && options->skip.layer_k == TSK_AUTO;
-    int by_rows = options->skip.rule == TSK_SKIP_RULE_ROWS || (is_auto && options->cache == TSK_CACHE_DUAL);
+    int by_rows = options->skip.rule == TSK_SKIP_RULE_ROWS ||
+                  (is_auto && options->cache == TSK_CACHE_DUAL && config->family == TSK_FAMILY_LLADA);
     return by_rows || cli_layer_k(options, config) > 0 || options->refresh == TSK_REFRESH_NEAR ||
            options->refresh_window > 0;
 }
@@ -357,6 +358,12 @@ tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t
     return rule;
 }
 
+tsk_chat_options cli_chat_options(const cli_settings *settings) {
+    tsk_chat_options options = tsk_chat_options_default();
+    options.thinking = settings->thinking;
+    return options;
+}
+
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out) {
     tsk_message messages[2];
@@ -377,7 +384,8 @@ int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, co
         }
         messages[count].role = "user";
         messages[count++].content = text;
-        result = tsk_chat_encode(engine->tokenizer, messages, count, 0, out, &error);
+        tsk_chat_options options = cli_chat_options(settings);
+        result = tsk_chat_encode_with(engine->tokenizer, messages, count, &options, out, &error);
     }
     if (result != TSK_OK) status = cli_fail_with(&error, context);
     return status;

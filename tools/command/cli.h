@@ -65,6 +65,8 @@ typedef struct cli_settings {
     int32_t bench_prompt, bench_gen, bench_block, batch, repeat, blocks, limit;
     int32_t max_batch, cache_tokens;
     float max_error, minutes;                         /* calibrate, sweep */
+    int thinking;                                     /* TSK_AUTO: as the chat template has it */
+    int by_blocks;                                    /* the model attends by blocks, as far as it could be asked */
     int is_request;                                   /* of a line of batch's input, over the command line's */
     unsigned char given[CLI_MAX_OPTIONS];             /* by place in the table of options */
 } cli_settings;
@@ -246,6 +248,8 @@ void cli_make_plain(tsk_generate_options *options);
 tsk_transfer_rule cli_transfer_rule(const tsk_generate_options *options, int32_t quota);
 /* For a command that is about rule STATES, which is not the default: it becomes the rule where none is chosen. */
 void cli_choose_states(tsk_generate_options *options);
+/* How the chat template is rendered: --thinking. */
+tsk_chat_options cli_chat_options(const cli_settings *settings);
 /* The ids of one user turn under --system and --raw. */
 int cli_encode_prompt(const cli_engine *engine, const cli_settings *settings, const char *text, size_t size,
                       const char *context, tsk_tokens *out);

@@ -3,10 +3,19 @@
 
 #include <limits.h>
 
-static const struct { const char *name; int32_t d_model, n_layers, n_heads, mlp, vocabulary; } shapes[] = {
-    {"llada-8b", 4096, 32, 32, 12288, 126464},
-    {"llada-1b", 2048, 16, 16, 5632, 32768},
-    {"tiny", 256, 4, 4, 704, 2048},
+static const struct {
+    const char *name;
+    tsk_family family;
+    int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, mlp, vocabulary, mask;
+    int is_tied;
+} shapes[] = {
+    {"llada-8b", TSK_FAMILY_LLADA, 4096, 32, 32, 32, 128, 12288, 126464, 126336, 0},
+    {"llada-1b", TSK_FAMILY_LLADA, 2048, 16, 16, 16, 128, 5632, 32768, 32640, 0},
+    {"tiny", TSK_FAMILY_LLADA, 256, 4, 4, 4, 64, 704, 2048, 1920, 0},
+    {"sdar-1.7b", TSK_FAMILY_SDAR, 2048, 28, 16, 8, 128, 6144, 151936, 151669, 1},
+    {"sdar-8b", TSK_FAMILY_SDAR, 4096, 36, 32, 8, 128, 12288, 151936, 151669, 0},
+    {"fast-dllm-v2-7b", TSK_FAMILY_FAST_DLLM_V2, 3584, 28, 28, 4, 128, 18944, 152064, 151665, 0},
+    {"dream-7b", TSK_FAMILY_DREAM, 3584, 28, 28, 4, 128, 18944, 152064, 151666, 0},
 };
 
 /* The numbers of one run, in milliseconds. */
@@ -25,6 +34,7 @@ typedef struct bench {
     size_t cache_element;   /* bytes of a cached value */
     /* what the last pass was, as the step callbacks saw it; sums over the requests in it */
     int32_t block_step, n_active, masked_rows;
+    int is_prompt;
     char failure[512];      /* why a request of a batch could not run, or "" */
 } bench;
 
@@ -45,19 +55,26 @@ static int shape_config(const bench *b, tsk_model_config *config) {
     int32_t canvas = b->settings->bench_prompt + b->settings->bench_gen;
     size_t i = 0, n = sizeof shapes / sizeof shapes[0];
     while (i < n && strcmp(shapes[i].name, name) != 0) i++;
-    if (i == n) return cli_usage_error("--shape takes llada-8b, llada-1b or tiny, not '%s'", name);
+    if (i == n)
+        return cli_usage_error("--shape takes llada-8b, llada-1b, tiny, sdar-1.7b, sdar-8b, fast-dllm-v2-7b or "
+                               "dream-7b, not '%s'", name);
     memset(config, 0, sizeof *config);
+    config->family = shapes[i].family;
     config->d_model = shapes[i].d_model;
     config->n_layers = shapes[i].n_layers;
-    config->n_heads = config->n_kv_heads = shapes[i].n_heads;
-    config->head_dim = shapes[i].d_model / shapes[i].n_heads;
+    config->n_heads = shapes[i].n_heads;
+    config->n_kv_heads = shapes[i].n_kv_heads;
+    config->head_dim = shapes[i].head_dim;
     config->mlp_hidden_size = shapes[i].mlp;
     config->vocab_size = config->embedding_size = shapes[i].vocabulary;
-    config->max_sequence_length = canvas > 4096 ? canvas : 4096;
-    config->mask_token_id = shapes[i].vocabulary - 128; /* LLaDA's ids are so far from the end, too */
-    config->eos_token_id = config->pad_token_id = shapes[i].vocabulary - 129;
-    config->rope_theta = 500000;
-    config->rms_norm_eps = 1e-5f;
+    config->max_sequence_length = canvas > 4096 ? canvas + b->settings->bench_block : 4096;
+    config->mask_token_id = shapes[i].mask;
+    config->eos_token_id = config->pad_token_id = shapes[i].mask - 1;
+    config->rope_theta = shapes[i].family == TSK_FAMILY_LLADA ? 500000.0f : 1000000.0f;
+    config->rms_norm_eps = shapes[i].family == TSK_FAMILY_LLADA ? 1e-5f : 1e-6f;
+    config->weight_tying = shapes[i].is_tied;
+    config->qkv_bias = shapes[i].family == TSK_FAMILY_FAST_DLLM_V2 || shapes[i].family == TSK_FAMILY_DREAM;
+    if (tsk_config_by_blocks(config)) config->block_length = b->settings->bench_block;
     return CLI_OK;
 }
 
@@ -121,12 +138,16 @@ static double all_parameters(const tsk_model_config *c) {
 /* What passes through one kind of layer in a pass. */
 typedef struct work { double bytes, flops; } work;
 
-/* `layers` layers in which `rows` rows of each request run against its whole cache: weights are read once for all of
-   them, cached rows once for each request. */
-static void add_layers(work *w, const bench *b, double layers, double rows) {
+static int by_blocks(const bench *b) { return tsk_config_by_blocks(b->config); }
+
+/* By blocks: rows of the prompt's whole blocks. */
+static int32_t prompt_rows(const cli_settings *s) { return s->bench_prompt / s->bench_block * s->bench_block; }
+
+/* `layers` layers in which `rows` rows of each request run against `canvas` cached rows: weights are read once for all
+   of them, cached rows once for each request. */
+static void add_layers(work *w, const bench *b, double layers, double rows, double canvas) {
     const tsk_model_config *c = b->config;
-    double canvas = b->settings->bench_prompt + b->settings->bench_gen,
-           weight = (double)b->weights_size / all_parameters(c);
+    double weight = (double)b->weights_size / all_parameters(c);
     double requests = b->settings->batch;
     if (rows <= 0) return;
     w->bytes += layers * layer_parameters(c) * weight;
@@ -152,11 +173,18 @@ static void set_floors(const bench *b, run *r, double head_rows) {
     work step = {0, 0}, refresh = {0, 0};
     double block = b->settings->bench_block, layers = b->config->n_layers;
     double canvas = (double)b->settings->bench_prompt + b->settings->bench_gen;
-    add_layers(&step, b, r->layer_k, block);
-    add_layers(&step, b, layers - r->layer_k, r->active);
+    if (by_blocks(b)) canvas = prompt_rows(b->settings) + block;
+    add_layers(&step, b, r->layer_k, block, canvas);
+    add_layers(&step, b, layers - r->layer_k, r->active, canvas);
     add_head(&step, b, head_rows);
-    add_layers(&refresh, b, r->refresh_active < 0 ? layers : r->layer_k, canvas);
-    if (r->refresh_active >= 0) add_layers(&refresh, b, layers - r->layer_k, block + r->refresh_active);
+    if (by_blocks(b)) { /* a row of the prompt sees half of it, on average */
+        add_layers(&refresh, b, layers, prompt_rows(b->settings), canvas / 2);
+        r->refresh_floor_ms = floor_ms(b, &refresh, &r->refresh_is_compute);
+        r->block_step_floor_ms = floor_ms(b, &step, &r->block_step_is_compute);
+        return;
+    }
+    add_layers(&refresh, b, r->refresh_active < 0 ? layers : r->layer_k, canvas, canvas);
+    if (r->refresh_active >= 0) add_layers(&refresh, b, layers - r->layer_k, block + r->refresh_active, canvas);
     add_head(&refresh, b, block * b->settings->batch);
     r->block_step_floor_ms = floor_ms(b, &step, &r->block_step_is_compute);
     r->refresh_floor_ms = floor_ms(b, &refresh, &r->refresh_is_compute);
@@ -189,6 +217,7 @@ static int on_step(void *user, const tsk_step *step) {
     bench *b = (bench *)user;
     int32_t i;
     b->block_step = step->block_step;
+    b->is_prompt = step->is_prompt;
     b->n_active += step->n_active;
     for (i = 0; i < step->n_positions; i++)
         if (step->active[i] && (step->committed[i] || step->canvas[step->positions[i]] == b->config->mask_token_id))
@@ -201,8 +230,11 @@ static int is_by_rows(const bench *b) { return b->settings->skip_rule == (int)TS
 /* One token a step is committed, so that a block has a refresh and block_length - 1 block steps. */
 static tsk_generate_options step_options(bench *b, const run *r) {
     tsk_generate_options options = tsk_generate_options_default();
-    options.gen_length = options.steps = b->settings->bench_gen;
+    options.gen_length = b->settings->bench_gen;
+    if (!by_blocks(b)) options.steps = b->settings->bench_gen;
     options.block_length = b->settings->bench_block;
+    options.small_block = 0;
+    options.prompt_rows = b->settings->bench_prompt; /* in one piece */
     options.transfer = TSK_TRANSFER_SCHEDULE;
     options.eos_stop = 0;
     options.skip.layer_k = 0;
@@ -210,7 +242,7 @@ static tsk_generate_options step_options(bench *b, const run *r) {
     else if (r->active >= 0) {
         options.skip.layer_k = r->layer_k;
         options.skip.masked = 1;
-        options.skip.warm_start = 1; /* else the first block step of a block would run everything */
+        options.skip.warm_start = !by_blocks(b); /* else the first block step of a block would run everything */
     }
     if (r->refresh_active >= 0) { /* everything is committed at once, so that every pass is a refresh */
         options.steps = b->settings->bench_gen / b->settings->bench_block;
@@ -249,13 +281,16 @@ static int open_engine(engine *e, bench *b, const run *r, tsk_error *error) {
     options.user = b;
     options.max_requests = b->settings->batch;
     options.max_rows = options.cache_tokens =
-        b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen); /* all refreshes in one pass */
+        b->settings->batch * (b->settings->bench_prompt + b->settings->bench_gen +
+                              (by_blocks(b) ? b->settings->bench_block : 0)); /* all refreshes in one pass */
     return tsk_batch_create(b->model, &options, &e->batch, error) == TSK_OK &&
            tsk_batch_force(e->batch, r->active, r->refresh_active, error) == TSK_OK;
 }
 
-static int start(engine *e, const bench *b, tsk_error *error) {
+/* Each time with another first token: a session does not compute again what it has finished. */
+static int start(engine *e, bench *b, tsk_error *error) {
     int32_t i, n = b->prompt.count;
+    if (by_blocks(b)) b->prompt.ids[0] = b->prompt.ids[0] % 1000 + 1;
     if (e->session) return tsk_session_start(e->session, b->prompt.ids, n, NULL, error) == TSK_OK;
     for (i = 0; i < b->settings->batch; i++)
         if (tsk_batch_submit(e->batch, b->prompt.ids, n, NULL, &e->options, NULL, &e->last_id, error) != TSK_OK)
@@ -290,16 +325,18 @@ static void close_engine(engine *e) {
 /* One block of fresh generations. `steps` NULL: a warm-up, a few passes of which nothing is kept. */
 static int measure_block(bench *b, const run *r, engine *e, timings *steps, timings *refreshes, double *head_rows,
                          tsk_error *error) {
-    int32_t pass, passes = steps                          ? b->settings->bench_block
-                           : 3 < b->settings->bench_block ? 3
-                                                          : b->settings->bench_block;
+    int32_t block = b->settings->bench_block, pass, all = block, passes;
+    /* by blocks the prompt comes first, and may fill the block's first position */
+    if (by_blocks(b)) all += (prompt_rows(b->settings) > 0) - (b->config->family == TSK_FAMILY_FAST_DLLM_V2);
+    if (by_blocks(b)) all -= b->settings->bench_prompt - prompt_rows(b->settings); /* (the prompt's rest is there) */
+    passes = steps || all < 3 ? all : 3;
     if (!start(e, b, error)) return 0;
     for (pass = 0; pass < passes && !cli_interrupted(); pass++) {
         double begin = cli_now_ms(), elapsed;
         if (!step(e, b, error)) return 0;
         elapsed = cli_now_ms() - begin;
         if (!steps) continue;
-        if (b->block_step == 0) add_timing(refreshes, elapsed);
+        if (by_blocks(b) ? b->is_prompt : b->block_step == 0) add_timing(refreshes, elapsed);
         else if (r->active < 0 || b->n_active == r->active * b->settings->batch) {
             add_timing(steps, elapsed);
             *head_rows += b->masked_rows;
@@ -369,10 +406,23 @@ static int measure_all(bench *b, run *runs, size_t n) {
 
 static double over_floor(double ms, double floor) { return floor > 0 ? ms / floor : 0; }
 static int64_t step_rows(const cli_settings *s) { return (int64_t)s->batch * s->bench_block; }
-static int64_t refresh_rows(const cli_settings *s) { return (int64_t)s->batch * (s->bench_prompt + s->bench_gen); }
+static int64_t refresh_rows(const bench *b) {
+    const cli_settings *s = b->settings;
+    return (int64_t)s->batch * (by_blocks(b) ? prompt_rows(s) : s->bench_prompt + s->bench_gen);
+}
 static double rows_per_second(int64_t rows, double ms) { return ms > 0 ? (double)rows * 1e3 / ms : 0; }
 
-static void write_run(tsk_json_writer *json, const run *r, const cli_settings *s) {
+/* A pass over the canvas, or by blocks over the prompt. */
+static const char *whole_pass(const bench *b) { return by_blocks(b) ? "prompt" : "refresh"; }
+
+static const char *whole_key(const bench *b, const char *what) {
+    static char key[64];
+    snprintf(key, sizeof key, "%s_%s", whole_pass(b), what);
+    return key;
+}
+
+static void write_run(tsk_json_writer *json, const bench *b, const run *r) {
+    const cli_settings *s = b->settings;
     tsk_json_begin_object(json);
     tsk_json_write_key(json, "active");
     if (r->active < 0) tsk_json_write_null(json);
@@ -388,13 +438,13 @@ static void write_run(tsk_json_writer *json, const run *r, const cli_settings *s
     cli_json_uint(json, "block_step_rows", (uint64_t)step_rows(s));
     cli_json_double(json, "block_step_rows_per_second", rows_per_second(step_rows(s), r->block_step_ms));
     cli_json_uint(json, "block_steps", r->block_steps);
-    cli_json_double(json, "refresh_ms", r->refresh_ms);
-    cli_json_double(json, "refresh_floor_ms", r->refresh_floor_ms);
-    cli_json_double(json, "refresh_ratio", over_floor(r->refresh_ms, r->refresh_floor_ms));
-    cli_json_string(json, "refresh_bound", r->refresh_is_compute ? "compute" : "memory");
-    cli_json_uint(json, "refresh_rows", (uint64_t)refresh_rows(s));
-    cli_json_double(json, "refresh_rows_per_second", rows_per_second(refresh_rows(s), r->refresh_ms));
-    cli_json_uint(json, "refreshes", r->refreshes);
+    cli_json_double(json, whole_key(b, "ms"), r->refresh_ms);
+    cli_json_double(json, whole_key(b, "floor_ms"), r->refresh_floor_ms);
+    cli_json_double(json, whole_key(b, "ratio"), over_floor(r->refresh_ms, r->refresh_floor_ms));
+    cli_json_string(json, whole_key(b, "bound"), r->refresh_is_compute ? "compute" : "memory");
+    cli_json_uint(json, whole_key(b, "rows"), (uint64_t)refresh_rows(b));
+    cli_json_double(json, whole_key(b, "rows_per_second"), rows_per_second(refresh_rows(b), r->refresh_ms));
+    cli_json_uint(json, by_blocks(b) ? "prompts" : "refreshes", r->refreshes);
     tsk_json_end_object(json);
 }
 
@@ -426,7 +476,7 @@ static int print_json(const bench *b, const run *runs, size_t n) {
     tsk_json_end_object(&json);
     tsk_json_write_key(&json, "runs");
     tsk_json_begin_array(&json);
-    for (i = 0; i < n; i++) write_run(&json, &runs[i], b->settings);
+    for (i = 0; i < n; i++) write_run(&json, b, &runs[i]);
     tsk_json_end_array(&json);
     tsk_json_end_object(&json);
     status = cli_json_print(&json);
@@ -456,12 +506,12 @@ static int print_table(const bench *b, const run *runs, size_t n) {
         if (runs[i].active < 0) snprintf(what, sizeof what, "block step");
         else
             snprintf(what, sizeof what, "block step, %d %s", (int)runs[i].active, is_by_rows(b) ? "rows" : "active");
-        if (i == 0)
-            print_row(&out, "refresh", refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms,
+        if (i == 0 && refresh_rows(b))
+            print_row(&out, whole_pass(b), refresh_rows(b), runs[i].refresh_ms, runs[i].refresh_floor_ms,
                       runs[i].refresh_is_compute);
         if (runs[i].refresh_active >= 0) {
             snprintf(what, sizeof what, "refresh, %d + %d active", (int)s->bench_block, (int)runs[i].refresh_active);
-            print_row(&out, what, refresh_rows(s), runs[i].refresh_ms, runs[i].refresh_floor_ms,
+            print_row(&out, what, refresh_rows(b), runs[i].refresh_ms, runs[i].refresh_floor_ms,
                       runs[i].refresh_is_compute);
             continue;
         }
@@ -521,6 +571,8 @@ static int prepare(bench *b) {
     const char *device = tsk_model_device_name(b->model);
     int status = CLI_OK;
     b->config = tsk_model_get_config(b->model);
+    if (by_blocks(b) && b->settings->refresh_active.count)
+        return cli_usage_error("--refresh-active: a model that attends by blocks refreshes nothing");
     b->cache_element = tsk_dtype_size(tsk_model_dtype(b->model));
     if (!b->weights_size) b->weights_size = random_weights_size(b);
     make_prompt(b);

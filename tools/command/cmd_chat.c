@@ -60,6 +60,7 @@ static void reset(chat *c) {
 
 /* The system message and the turns from `first` on. */
 static int encode(const chat *c, size_t first, tsk_tokens *out) {
+    tsk_chat_options options = cli_chat_options(c->settings);
     tsk_error error = {0};
     tsk_message *messages = (tsk_message *)malloc(c->count * sizeof *messages);
     size_t i, count = 0;
@@ -71,7 +72,7 @@ static int encode(const chat *c, size_t first, tsk_tokens *out) {
         messages[count++].content = c->turns[i].content;
     }
     out->count = 0;
-    if (tsk_chat_encode(c->engine.tokenizer, messages, count, 0, out, &error) != TSK_OK)
+    if (tsk_chat_encode_with(c->engine.tokenizer, messages, count, &options, out, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     free(messages);
     return status;

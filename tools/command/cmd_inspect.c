@@ -78,6 +78,7 @@ static const struct { const char *name; size_t field; } config_fields[] = {
     {"mask_token_id", offsetof(tsk_model_config, mask_token_id)},
     {"eos_token_id", offsetof(tsk_model_config, eos_token_id)},
     {"pad_token_id", offsetof(tsk_model_config, pad_token_id)},
+    {"block_length", offsetof(tsk_model_config, block_length)}, /* 0: all tokens see all others */
 };
 enum { N_CONFIG_FIELDS = sizeof config_fields / sizeof config_fields[0] };
 
@@ -153,6 +154,7 @@ static void write_config(tsk_json_writer *json, const tsk_model_config *config) 
     int i;
     tsk_json_write_key(json, "config");
     tsk_json_begin_object(json);
+    cli_json_string(json, "family", tsk_family_name(config->family));
     for (i = 0; i < N_CONFIG_FIELDS; i++) {
         tsk_json_write_key(json, config_fields[i].name);
         tsk_json_write_int(json, config_field(config, i));
@@ -282,7 +284,7 @@ static void print_tensors(tsk_text *out, const listing *l) {
 
 static void print_config(tsk_text *out, const tsk_model_config *config) {
     int i;
-    cli_append(out, "\nconfig\n");
+    cli_append(out, "\nconfig\n  %-20s %s\n", "family", tsk_family_name(config->family));
     for (i = 0; i < N_CONFIG_FIELDS; i++)
         cli_append(out, "  %-20s %d\n", config_fields[i].name, (int)config_field(config, i));
     cli_append(out, "  %-20s", "eos_token_ids");

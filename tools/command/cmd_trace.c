@@ -27,9 +27,9 @@ static int check_options(const cli_engine *engine, const cli_settings *settings)
     return status;
 }
 
-/* The page's difference curves come from the shadow. */
+/* The page's difference curves come from the shadow, which there is of caches with a pass over the canvas only. */
 static int is_shadowed(const trace *t) {
-    return strcmp(trace_rule(t), "off") != 0 && (t->settings->shadow || t->settings->html);
+    return !t->settings->by_blocks && strcmp(trace_rule(t), "off") != 0 && (t->settings->shadow || t->settings->html);
 }
 
 /* The two steps are a part of --json and of the page, and of the text where it is asked for. */
@@ -97,7 +97,8 @@ static int trace_prompt(const cli_engine *engine, const cli_settings *settings, 
     t.prompt = prompt;
     t.layer_k = cli_layer_k(&settings->generate, t.config);
     cli_choose_states(&by_states);
-    t.notes_k = cli_layer_k(&by_states, t.config);
+    /* (the two steps that are compared follow a pass over the canvas, which models that attend by blocks have not) */
+    t.notes_k = settings->by_blocks ? 0 : cli_layer_k(&by_states, t.config);
     choose_baseline(&t, versus);
     status = run(&t, dump);
     /* files first: what is printed stands for a trace that is complete */

@@ -46,6 +46,8 @@ static const cli_option table[] = {
     {"prompt-ids", 0, CLI_GENERATE | CLI_TRACE, KIND_IDS, NO_RANGE, FIELD(prompt_ids), "IDS",
      "the prompt as token ids: 1,2,3"},
     {"system", 0, GENERATION, KIND_TEXT, NO_RANGE, FIELD(system), "TEXT", "a system message before the prompt"},
+    {"thinking", 0, GENERATION | CLI_TEMPLATE, KIND_SWITCH, NO_RANGE, FIELD(thinking), "",
+     "the chat template's switch for thoughts, where it\nhas one (Qwen3: on)"},
     {"raw", 0, GENERATION & ~CLI_CHAT, KIND_SWITCH, NO_RANGE, FIELD(raw), "",
      "no chat template; special tokens in the prompt count"},
     {"data", 0, CLI_EVAL | CLI_CALIBRATE | CLI_SWEEP, KIND_TEXT, NO_RANGE, FIELD(data), "FILE",
@@ -103,10 +105,15 @@ static const cli_option table[] = {
     {"gen-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.gen_length), "N",
      "positions to fill after the prompt (128)"},
     {"block-length", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.block_length), "N",
-     "positions decoded together (32; a shorter\ngen-length is one block)"},
-    {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N", "steps over all blocks (gen-length)"},
-    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none",
-     "what a step need not recompute (dual)"},
+     "positions decoded together (the model's, where it has\nblocks; else 32, and a shorter gen-length is one block)"},
+    {"small-block", 0, GENERATION, KIND_INT, FROM(0), FIELD(generate.small_block), "N",
+     "block: N positions of a block are filled before the\nnext N; 0: all together (Fast-dLLM v2: 8, others: 0)"},
+    {"steps", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.steps), "N",
+     "steps over all blocks (gen-length; block: a block's\nlength for each)"},
+    {"cache", 0, GENERATION, KIND_CHOICE, NO_RANGE, FIELD(cache), "dual|prefix|none|block",
+     "what a step need not recompute (dual; block, and no\nother, where the model attends by blocks)"},
+    {"prompt-rows", 0, GENERATION, KIND_INT, FROM(1), FIELD(generate.prompt_rows), "N",
+     "block: at most N tokens of the prompt in one pass\n(2048)"},
     {"threshold", 0, GENERATION, KIND_FLOAT, RANGE(0, 1), FIELD(generate.threshold), "X",
      "commit what is at least this confident (0.9)"},
     {"no-threshold", 0, GENERATION, KIND_SWITCH, NO_RANGE, FIELD(no_threshold), "",
@@ -172,8 +179,8 @@ static const cli_option table[] = {
      "a named set of these options: fast (rows; refresh\nnear, near 32, window 32), careful (rows, ahead 1;\nrefresh "
      "full), seed (states: exit, masked tokens\ntoo, 0.95, 0.7; for study)"},
 
-    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape), "llada-8b|llada-1b|tiny",
-     "random weights in a model's shape (tiny)"},
+    {"shape", 0, CLI_BENCH, KIND_TEXT, NO_RANGE, FIELD(shape),
+     "llada-8b|llada-1b|tiny|sdar-1.7b|sdar-8b|fast-dllm-v2-7b|dream-7b", "random weights in a model's shape (tiny)"},
     {"prompt", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_prompt), "N", "tokens of the prompt (128)"},
     {"gen", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_gen), "N", "positions after the prompt (128)"},
     {"block", 0, CLI_BENCH, KIND_INT, FROM(1), FIELD(bench_block), "N", "positions of a block (32)"},
@@ -201,7 +208,7 @@ enum { N_OPTIONS = sizeof table / sizeof table[0] };
 /* settings.given has a place for each option, or this does not compile */
 typedef char options_fit_in_given[N_OPTIONS <= CLI_MAX_OPTIONS ? 1 : -1];
 
-/* Named sets of the skip options, as a user would write them. */
+/* Named sets of the skip options, as a user would write them. Cache block has no block starts, to which some apply. */
 static const struct { const char *preset, *option, *value; } presets[] = {
     {"default", NULL, NULL},
     /* measured on the demo model with one token a step: README, "What it gains" */
@@ -562,6 +569,10 @@ static int only_one_of(const cli_settings *settings, int n, const cli_option *co
     return cli_usage_error("only one of %s can be given", list);
 }
 
+static int is_of_block_starts(const char *name) {
+    return strcmp(name, "refresh") == 0 || strcmp(name, "near") == 0 || strcmp(name, "window") == 0;
+}
+
 static int apply_preset(cli_settings *settings) {
     size_t i;
     int known = 0;
@@ -570,6 +581,7 @@ static int apply_preset(cli_settings *settings) {
         if (strcmp(presets[i].preset, settings->preset) != 0) continue;
         known = 1;
         if (!presets[i].option || cli_given(settings, presets[i].option)) continue;
+        if (settings->cache == (int)TSK_CACHE_BLOCK && is_of_block_starts(presets[i].option)) continue;
         set_option(settings, generation_option(presets[i].option), presets[i].value);
     }
     if (known) return CLI_CONTINUE;
@@ -610,11 +622,20 @@ static int check_transfer(const cli_settings *settings) {
     return cli_usage_error("%s needs %s", shown(settings, "local-radius", name), shown(settings, "local-leap", needs));
 }
 
-/* An answer shorter than the default block is one block. */
+/* Which caches there are depends on the model. One whose configuration cannot be read is for loading to complain of. */
+static void choose_cache(cli_settings *settings) {
+    tsk_model_config config;
+    tsk_error error;
+    if (settings->model_dir && tsk_config_load(settings->model_dir, NULL, &config, &error) == TSK_OK)
+        settings->by_blocks = tsk_config_by_blocks(&config);
+    if (settings->cache == TSK_CACHE_AUTO) settings->cache = settings->by_blocks ? TSK_CACHE_BLOCK : TSK_CACHE_DUAL;
+}
+
+/* An answer shorter than the default block is one block, but for a model with blocks of its own. */
 static void choose_block_length(cli_settings *settings) {
     tsk_generate_options *o = &settings->generate;
-    int32_t usual = tsk_generate_options_default().block_length;
-    if (is_given_at_all(settings, "block-length")) return;
+    int32_t usual = 32;
+    if (settings->by_blocks || is_given_at_all(settings, "block-length")) return;
     o->block_length = o->gen_length < usual ? o->gen_length : usual;
     if (!settings->is_request && cli_given(settings, "gen-length") && o->block_length < usual)
         cli_warn("--gen-length %d is less than a block of %d: the answer is one block of %d", (int)o->gen_length,
@@ -624,7 +645,16 @@ static void choose_block_length(cli_settings *settings) {
 static int check_lengths(const cli_settings *settings) {
     const tsk_generate_options *o = &settings->generate;
     char a[SHOWN], b[SHOWN];
-    int32_t blocks = o->gen_length / o->block_length;
+    int32_t blocks;
+    if (settings->by_blocks != (settings->cache == (int)TSK_CACHE_BLOCK))
+        return cli_usage_error(settings->by_blocks ? "the model attends by blocks, and works with %s block only"
+                                                   : "%s block works with models that attend by blocks only",
+                               shown(settings, "cache", a));
+    if (!settings->by_blocks && is_given_at_all(settings, "small-block") && o->small_block)
+        return cli_usage_error("%s %d works with %s block only", shown(settings, "small-block", a),
+                               (int)o->small_block, shown(settings, "cache", b));
+    if (settings->by_blocks) return CLI_CONTINUE;
+    blocks = o->gen_length / o->block_length;
     if (o->gen_length % o->block_length != 0)
         return cli_usage_error("%s %d is not a multiple of %s %d", shown(settings, "gen-length", a), (int)o->gen_length,
                                shown(settings, "block-length", b), (int)o->block_length);
@@ -642,6 +672,8 @@ static int check_prompt(const cli_settings *settings, const cli_command *command
     is_there[0] = settings->prompt != NULL;
     is_there[1] = ids;
     if (ids && settings->system) return cli_usage_error("--system needs a prompt as text, not as --prompt-ids");
+    if (settings->raw && settings->thinking != TSK_AUTO)
+        return cli_usage_error("--thinking needs the chat template, which --raw leaves out");
     if (settings->raw && settings->system)
         return cli_usage_error("--system needs the chat template, which --raw leaves out");
     return ids ? only_one_of(settings, 2, options, is_there) : CLI_CONTINUE;
@@ -665,6 +697,11 @@ static const char *states_given(const cli_settings *settings, int here) {
     return name;
 }
 
+/* Whether a step runs the block and no more, of which TokenSkip may leave something out. */
+static int runs_blocks(const cli_settings *settings) {
+    return settings->cache == (int)TSK_CACHE_DUAL || settings->cache == (int)TSK_CACHE_BLOCK;
+}
+
 /* Without --skip-rule the rule is the one whose options are given; what a request gives comes before the command
    line. A K of 0 is for the library to read. */
 static int choose_rule(cli_settings *settings) {
@@ -680,7 +717,7 @@ static int choose_rule(cli_settings *settings) {
                                    shown(settings, states, a), shown(settings, rows, b),
                                    shown(settings, "skip-rule", c));
         if (rows) skip->rule = TSK_SKIP_RULE_ROWS;
-        if (states && (skip->layer_k != TSK_AUTO || settings->cache != (int)TSK_CACHE_DUAL)) return CLI_CONTINUE;
+        if (states && (skip->layer_k != TSK_AUTO || !runs_blocks(settings))) return CLI_CONTINUE;
         if (states) skip->rule = TSK_SKIP_RULE_STATES;
     }
     return CLI_CONTINUE;
@@ -713,8 +750,9 @@ static int check_rows(const cli_settings *settings) {
     shown(settings, "cache", b);
     shown_of(settings, of_near, "near", near);
     shown_of(settings, of_rows, "rows", rows);
-    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_ROWS) return cli_usage_error("%s works with %s dual only", rows, b);
-    if (!is_dual && o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == TSK_AUTO)
+    if (!runs_blocks(settings) && o->skip.rule == TSK_SKIP_RULE_ROWS)
+        return cli_usage_error("%s works with %s dual only", rows, b);
+    if (!runs_blocks(settings) && o->skip.rule == TSK_SKIP_RULE_STATES && o->skip.layer_k == TSK_AUTO)
         return cli_usage_error("%s works with %s dual only", shown_of(settings, of_states, "states", rows), b);
     if (!is_dual && (is_near || o->refresh_window > 0))
         return cli_usage_error("%s works with %s dual only", near, b);
@@ -731,7 +769,7 @@ static int check_rows(const cli_settings *settings) {
 
 static int has_token_skip(const cli_settings *settings) {
     const tsk_skip_options *skip = &settings->generate.skip;
-    return settings->cache == (int)TSK_CACHE_DUAL && skip->layer_k != 0 && skip->rule != TSK_SKIP_RULE_OFF;
+    return runs_blocks(settings) && skip->layer_k != 0 && skip->rule != TSK_SKIP_RULE_OFF;
 }
 
 /* What the caches do not have. A K or a row count beyond the model is for the library to say. */
@@ -747,7 +785,7 @@ static int check_skip(const cli_settings *settings) {
     if (o->skip.rule == TSK_SKIP_RULE_OFF && o->skip.refresh)
         return cli_usage_error("%s and %s off exclude each other", shown(settings, from, a),
                                shown(settings, "skip-rule", c));
-    if (!is_dual && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
+    if (!runs_blocks(settings) && o->skip.layer_k > 0 && o->skip.rule != TSK_SKIP_RULE_OFF)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "skip-layer-k", a),
                                (int)o->skip.layer_k, b);
     if (o->skip.refresh && !has_token_skip(settings))
@@ -756,6 +794,13 @@ static int check_skip(const cli_settings *settings) {
     if (!is_dual && o->refresh_rows > 0)
         return cli_usage_error("%s %d works with %s dual only", shown(settings, "refresh-rows", a),
                                (int)o->refresh_rows, b);
+    if (settings->by_blocks && (o->skip.refresh || o->skip.warm_start || o->refresh_every != TSK_AUTO))
+        return cli_usage_error("%s block refreshes nothing: %s works with other caches only", b,
+                               shown(settings,
+                                     o->skip.refresh      ? "skip-refresh"
+                                     : o->skip.warm_start ? "skip-warm-start"
+                                                          : "refresh-every",
+                                     a));
     if (settings->cache == (int)TSK_CACHE_NONE && o->refresh_every != 1 && o->refresh_every != TSK_AUTO)
         return cli_usage_error("%s %d works with %s dual and prefix only", shown(settings, "refresh-every", a),
                                (int)o->refresh_every, b);
@@ -928,6 +973,7 @@ static int read_settings(cli_settings *settings) {
 static int finish(cli_settings *settings, const cli_command *command) {
     int status = check_required(settings, command);
     if (status == CLI_CONTINUE) status = read_settings(settings);
+    if (status == CLI_CONTINUE && find_option(command->bit, "gen-length", 10)) choose_cache(settings);
     if (status == CLI_CONTINUE) status = apply_preset(settings);
     if (status == CLI_CONTINUE) status = choose_transfer(settings);
     if (status == CLI_CONTINUE) status = check_prompt(settings, command);
@@ -946,6 +992,8 @@ static void set_defaults(cli_settings *settings) {
     settings->batch = 1;
     settings->repeat = 3;
     settings->minutes = 5;
+    settings->cache = TSK_CACHE_AUTO;
+    settings->thinking = TSK_AUTO;
     settings->skip_rule = TSK_SKIP_RULE_AUTO;
     settings->refresh = TSK_REFRESH_AUTO;
     settings->max_batch = 16;

@@ -34,6 +34,8 @@ static void write_timing(tsk_json_writer *json, const cli_engine *engine, const 
     cli_json_uint(json, "refreshed_rows", result->refreshed_rows);
     cli_json_double(json, "block_step_ms", result->block_step_ms);
     cli_json_uint(json, "block_steps", (uint64_t)result->block_steps);
+    cli_json_double(json, "prompt_ms", result->prompt_ms);
+    cli_json_double(json, "storing_ms", result->storing_ms);
     cli_json_double(json, "total_ms", result->total_ms);
     cli_json_double(json, "tokens_per_second",
                     cli_tokens_per_second(cli_count_tokens(engine, result), result->total_ms));
@@ -62,6 +64,8 @@ void result_write(tsk_json_writer *json, const cli_engine *engine, const tsk_res
     cli_json_ids(json, "tokens", result->tokens, (size_t)n_shown);
     cli_json_ids(json, "prompt_tokens", result->canvas, (size_t)result->n_prompt); /* masks in it filled */
     cli_json_uint(json, "nfe", (uint64_t)result->nfe);
+    cli_json_uint(json, "prompt_passes", (uint64_t)result->prompt_passes);
+    cli_json_uint(json, "storing_passes", (uint64_t)result->storing_passes);
     cli_json_uint(json, "mask_residual", (uint64_t)result->mask_residual);
     cli_json_string(json, "finish_reason", result_finish_name(result->finish_reason));
     write_blocks(json, result);

@@ -93,7 +93,7 @@ static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o)
 }
 
 void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options) {
-    static const char *const caches[] = {"dual", "prefix", "none"}, *const rules[] = {"off", "states", "rows"};
+    static const char *const caches[] = {"dual", "prefix", "none", "block"}, *const rules[] = {"off", "states", "rows"};
     const tsk_generate_options *o = options;
     tsk_generate_options resolved = *options;
     tsk_generate_options_resolve(t->engine->model, &resolved);

@@ -128,7 +128,7 @@ static const char *style_at(const visual *view, const tsk_step *step, int32_t po
 static void put_canvas(visual *view, frame *f, const tsk_step *step) {
     tsk_decoder decoder = {{0}, 0, 0};
     int32_t position;
-    for (position = view->first; position < step->canvas_length; position++) {
+    for (position = view->first; position < step->prompt_length + view->gen_length; position++) {
         int32_t id = step->canvas[position];
         if (id == view->mask_id) {
             flush_decoder(f, &decoder, "");
@@ -146,17 +146,23 @@ static void put_status(const visual *view, frame *f, const tsk_step *step) {
     next_row(f);
     n = snprintf(line, sizeof line, "pass %d, block %d of %d, %d masks left", (int)step->pass + 1, (int)step->block + 1,
                  (int)view->n_blocks, (int)step->masks_left);
-    if (step->n_active < step->n_positions)
+    if (step->n_active < step->n_positions && !step->is_prompt)
         snprintf(line + n, sizeof line - (size_t)n, ", %d of %d tokens skipped",
                  (int)(step->n_positions - step->n_active), (int)step->n_positions);
     line[f->columns - 1 < (int)sizeof line ? f->columns - 1 : (int)sizeof line - 1] = 0;
     put(f, line, strlen(line), "\033[2m");
 }
 
-/* The drawing begins at the first mask of the prompt where it has one, else after the prompt. */
+/* The drawing begins at the first mask of the prompt where it has one, else after the prompt. By blocks the prompt's
+   rest is a part of the first block. */
 static void find_first(visual *view, const tsk_step *step) {
     int infills = step->positions[0] < step->prompt_length;
     if (step->pass != 0) return;
+    if (view->by_blocks) {
+        view->first = step->prompt_length;
+        view->n_blocks = (step->canvas_length - step->positions[0]) / step->n_positions;
+        return;
+    }
     view->first = infills ? step->positions[0] : step->prompt_length;
     view->n_blocks += infills; /* the infilling block comes on top */
 }
@@ -175,6 +181,8 @@ void visual_begin(visual *view, const cli_engine *engine, const cli_settings *se
     view->is_coloured = !(no_color && no_color[0]);
     view->n_blocks =
         settings->generate.block_length > 0 ? settings->generate.gen_length / settings->generate.block_length : 0;
+    view->by_blocks = settings->by_blocks;
+    view->gen_length = settings->generate.gen_length;
     view->mask_id = tsk_model_get_config(engine->model)->mask_token_id;
     view->pause_ms = settings->json ? 0 : 40; /* JSON has timings: nothing is slowed down for show */
 }

@@ -10,7 +10,8 @@ typedef struct visual {
     int is_on;
     int is_coloured;                /* 0: bold, dim and underline only (NO_COLOR) */
     int rows_drawn;                 /* of the last frame, to go back up over them */
-    int32_t n_blocks, mask_id;
+    int by_blocks;                  /* the model attends by blocks */
+    int32_t n_blocks, mask_id, gen_length;
     int32_t first;                  /* canvas position where the drawing begins */
     double pause_ms;                /* least time between frames, so that an eye can follow a small model */
     double last_frame;
