@@ -38,8 +38,8 @@ WHAT IT DOES
    - Holds weights as they are, or as integers of 8 or 4 bits with scales (weights in tsk_model_options, tsk_quantize);
      reads quantised folders of compressed-tensors, GPTQ, AWQ and FP8.
    - Generates with LLaDA's schedule, a confidence threshold, or one of four rules from the literature (TSK_TRANSFER_*);
-     with no cache, a prefix cache or a dual cache, or by blocks where the model attends by blocks; with TokenSkip on top
-     of the last two; fills gaps inside a given text (infilling).
+     with no cache, a prefix cache or a dual cache, or by blocks where the model attends by blocks; with TokenSkip on
+     top of the last two; fills gaps inside a given text (infilling).
    - Shows what happens: a callback after every forward pass, a callback for every intermediate tensor, and copies of a
      generation's state to compare variants from.
    - Runs many requests at once (continuous batching), in f32 each with the tokens it would get alone.

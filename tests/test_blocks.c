@@ -90,7 +90,7 @@ static void check_pass(const tsk_json_value *golden) {
     trace.values = 1;
     trace.on_record = see_pass;
     OK(tsk_session_create(model, &options, &session, &error));
-    trace.pattern = "block_?";
+    trace.pattern = "layer_?";
     OK(tsk_session_trace(session, &trace, &error));
     OK(tsk_session_start(session, ids, n, NULL, &error));
     OK(tsk_session_step(session, &finished, &error));
