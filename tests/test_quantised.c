@@ -90,15 +90,15 @@ static void check_layout(const char *name, const tsk_json_value *golden, int no_
 
 static const char *const files[] = {"config.json", "quantize_config.json", "model.safetensors"};
 
-static void copy_folder(const char *name) {
+static void copy_folder_as(const char *name, const char *copy) {
     char from[1200], to[1200];
     size_t i, size;
-    mkdir(tsk_test_path(name), 0700);
+    mkdir(tsk_test_path(copy), 0700);
     for (i = 0; i < sizeof files / sizeof *files; i++) {
         char *bytes;
         FILE *file;
         snprintf(from, sizeof from, "tests/golden/models/quantised/%s/%s", name, files[i]);
-        snprintf(to, sizeof to, "%s/%s", tsk_test_path(name), files[i]);
+        snprintf(to, sizeof to, "%s/%s", tsk_test_path(copy), files[i]);
         remove(to);
         file = fopen(from, "rb");
         if (!file) continue;
@@ -108,6 +108,8 @@ static void copy_folder(const char *name) {
         free(bytes);
     }
 }
+
+static void copy_folder(const char *name) { copy_folder_as(name, name); }
 
 /* The first occurrence of a text in one of its files becomes another of any length. */
 static void replace(const char *name, const char *file, const char *from, const char *to) {
@@ -146,12 +148,14 @@ static void patch(const char *name, const char *tensor, uint64_t offset, const v
 
 /* ---- generations: those of the model of the values */
 
-/* The folder of that name becomes one of plain F32 weights with the values of a model's, which it was; its path. */
-static const char *write_values(const tsk_model *model, const char *name) {
+/* A folder of plain F32 weights with the values of a model, which was loaded from one of that name; its path. */
+static const char *write_values(const tsk_model *model, const char *loaded) {
+    static const char name[] = "values";
     const tsk_model_config *c = &model->config;
     tsk__weight_id id = tsk__family_first();
     tsk_safetensors_writer *writer = NULL;
     char path[1200];
+    copy_folder_as(loaded, name);
     snprintf(path, sizeof path, "%s/quantize_config.json", tsk_test_path(name));
     if (remove(path) != 0) replace(name, "config.json", "\"quantization_config\"", "\"was\"");
     snprintf(path, sizeof path, "%s/model.safetensors", tsk_test_path(name));

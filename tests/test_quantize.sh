@@ -37,6 +37,17 @@ answer -m $demo --weights q4 --dtype f32 > "$work/on-load"
 answer -m "$work/q4" --dtype f32 > "$work/stored"
 check "so it is in f32" cmp -s "$work/on-load" "$work/stored"
 
+# in a batch each request gets the tokens that it gets alone
+tokens() { sed 's/.*"tokens":\(\[[^]]*\]\).*/\1/'; }
+for prompt in "$question" "Sort these numbers: 9, 3, 7." "Who is Newton in physics?"; do
+    echo "{\"id\": \"$prompt\", \"prompt\": \"$prompt\"}"
+    works generate -m "$work/q4" -p "$prompt" --json
+    tokens < "$out" >> "$work/alone"
+done > "$work/requests.jsonl"
+works batch -m "$work/q4" --input "$work/requests.jsonl" --output "$work/results.jsonl" --threads 2
+tokens < "$work/results.jsonl" > "$work/together"
+check "a batch answers as each request alone" cmp -s "$work/alone" "$work/together"
+
 refuses 2 "two folders" quantize
 refuses 2 "two folders" quantize $demo
 refuses 2 "two folders" quantize $demo a b

@@ -18,7 +18,7 @@ static const cli_command commands[] = {
     {CLI_TEMPLATE, "template", "-m DIR --messages FILE.json", "Renders a conversation by the model's chat template.",
      "A message's content is a string or a list of {\"type\": \"text\", \"text\"}, whose texts follow one another.\n",
      cmd_template},
-    {CLI_INSPECT, "inspect", "PATH [--json]",
+    {CLI_INSPECT, "inspect", "PATH [--weights q8|q4] [--json]",
      "What is in a .safetensors file or a model folder, without reading weights.", "", cmd_inspect},
     {CLI_QUANTIZE, "quantize", "DIR OUT [--weights q4|q8]", "Writes a model's folder with quantised weights.",
      "Matrices become integers of 8 or 4 bits with a scale for every 128 columns (64 or 32 where 128 does not divide "
