@@ -142,7 +142,7 @@ static uint64_t tsk__estimate_cuda_pass(const tsk_model_config *c, uint64_t elem
     int has_scratch = rows > (element == 2 ? 64 : 0) || tsk__family_part_of(c, TSK__PART_Q_NORM)->weight;
     size = rows * element * (3 * d + 2 * q + mlp + (has_scratch ? wide > d ? wide : d : 0));
     size += rows * sizeof(float) * (d / 16 + (uint64_t)c->n_heads + (uint64_t)c->head_dim + states + 128);
-    size += (vocabulary / 1024 + 1) * head_rows * 24 + logits * sizeof(float);
+    size += (vocabulary / 1024 + 1) * head_rows * 32 + logits * sizeof(float);
     if (element == 4) return size;
     return size + ((uint64_t)32 << 20) +
            (c->head_dim == 64 || c->head_dim == 128 ? (uint64_t)c->n_heads * 4096 * ((uint64_t)c->head_dim + 2) : 0);
