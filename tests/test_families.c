@@ -303,7 +303,7 @@ static void test_refused(void) {
         refuse(c, "use_sliding_window", "true", TSK_ERROR_UNSUPPORTED, "true is not supported", __LINE__);
         refuse(c, "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 4.0}", TSK_ERROR_UNSUPPORTED, "yarn",
                __LINE__);
-        refuse(c, "quantization_config", "{\"quant_method\": \"awq\"}", TSK_ERROR_UNSUPPORTED, "awq", __LINE__);
+        refuse(c, "quantization_config", "{\"quant_method\": \"hqq\"}", TSK_ERROR_UNSUPPORTED, "hqq", __LINE__);
         refuse(c, "hidden_act", "\"gelu\"", TSK_ERROR_UNSUPPORTED, "only \"silu\" is supported", __LINE__);
         refuse(c, "layer_types", "[\"full_attention\", \"sliding_attention\"]", TSK_ERROR_UNSUPPORTED,
                "names \"sliding_attention\"", __LINE__);

@@ -306,7 +306,7 @@ class Generation:
             return [], []
         logits = head(self.model, whole_pass(self.model, self.canvas[:position], self.block_length)[-1][-1:])
         greedy = dict(temperature=0.0, seed=0, remasking="low_confidence")
-        x0, confidence = predict(logits, [position], 0, self.model.mask_id, greedy, self.margin)
+        x0, confidence, _ = predict(logits, [position], 0, self.model.mask_id, greedy, self.margin)
         self.canvas[position] = x0[0]
         return [position], confidence
 
@@ -390,9 +390,10 @@ class Generation:
         may = self.candidates(block) & runs[source]
         positions = block[may]
         logits = head(self.model, output[source[may]])
-        x0, confidence = predict(logits, positions, self.draw_pass(), self.model.mask_id, self.options, self.margin)
+        x0, confidence, entropy = predict(logits, positions, self.draw_pass(), self.model.mask_id, self.options,
+                                          self.margin)
         self.last_confidence[may] = confidence
-        chosen = get_transfer_index(confidence, positions, self.quota(t), self.options, self.margin)
+        chosen = get_transfer_index(confidence, entropy, positions, self.quota(t), self.options, self.margin)
         chosen = sorted(chosen, key=lambda i: positions[i])
         self.note("step", block[runs], positions[chosen], confidence[chosen])
         self.canvas[positions[chosen]] = x0[chosen]
@@ -736,8 +737,8 @@ class ShiftedGeneration(reference.Generation):
         masked = (self.canvas[block] == self.model.mask_id) & ~np.isnan(output[:, 0])
         positions = block[masked]
         logits = reference.head(self.model, output[masked])
-        x0, confidence = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
-        chosen = get_transfer_index(confidence, positions, quota, self.options, self.margin)
+        x0, confidence, entropy = predict(logits, positions, self.nfe, self.model.mask_id, self.options, self.margin)
+        chosen = get_transfer_index(confidence, entropy, positions, quota, self.options, self.margin)
         chosen = sorted(chosen, key=lambda i: positions[i])
         self.last_confidence[positions] = confidence
         self.canvas[positions[chosen]] = x0[chosen]

@@ -64,9 +64,28 @@ typedef struct pass_plan {
     int32_t steps;             /* passes of each block, where all have as many; 0: it is not known before */
 } pass_plan;
 
-static pass_plan plan_of(const tsk_generate_options *o, const tsk_tokens *prompt, int32_t mask, int32_t max_blocks) {
+/* By blocks: the prompt in pieces, then each block's steps and the pass that stores it. The blocks count from the
+   prompt's end at the earliest. */
+static pass_plan plan_by_blocks(const tsk_generate_options *o, const tsk_tokens *prompt, int32_t length,
+                                int32_t max_blocks) {
     pass_plan plan;
-    int32_t i, infill = 0;
+    int32_t piece = o->prompt_rows > 0 ? o->prompt_rows : 2048;
+    plan.blocks = 1; /* passes of as many rows as the prompt */
+    plan.steps = 0;
+    plan.canvas = prompt->count;
+    plan.block = length;
+    plan.passes = (o->gen_length + length - 1) / length + 1;
+    if (max_blocks > 0 && max_blocks < plan.passes) plan.passes = max_blocks;
+    plan.passes = plan.passes * (length + 1) + prompt->count / piece + 1;
+    return plan;
+}
+
+static pass_plan plan_of(const tsk_generate_options *o, const tsk_tokens *prompt, const tsk_model_config *config,
+                         int32_t max_blocks) {
+    pass_plan plan;
+    int32_t i, infill = 0, mask = config->mask_token_id;
+    if (tsk_config_by_blocks(config))
+        return plan_by_blocks(o, prompt, o->block_length > 0 ? o->block_length : config->block_length, max_blocks);
     for (i = 0; i < prompt->count; i++) infill += prompt->ids[i] == mask;
     plan.canvas = prompt->count + o->gen_length;
     plan.blocks = o->gen_length / o->block_length;
@@ -100,9 +119,10 @@ static uint64_t row_values(const trace_dump *dump, const tsk_model_config *c, co
         {"", 'd', 'd'},          {"_attn_norm", 'd', 'd'}, {"_q_proj", 'd', 'q'},  {"_k_proj", 'd', 'k'},
         {"_v_proj", 'd', 'k'},   {"_attn_out", 'q', 'd'},  {"_ff_norm", 'd', 'd'}, {"_ff_proj", 'd', 'm'},
         {"_up_proj", 'd', 'm'},  {"_ffn_out", 'm', 'd'},   {"_rope.q", 0, 'q'},    {"_rope.k", 0, 'k'},
-    };
+        {"_q_norm", 'q', 'q'},   {"_k_norm", 'k', 'k'}}; /* of SDAR only */
     static const struct { const char *name; char output; } of_none[] = {
         {"embedding.output", 'd'}, {"final_norm.input", 'd'}, {"final_norm.output", 'd'}, {"logits.output", 'e'}};
+    const size_t n_of_layer = sizeof of_layer / sizeof of_layer[0] - (c->family == TSK_FAMILY_SDAR ? 0 : 2);
     uint64_t sum = 0, width[128] = {0};
     char name[96];
     size_t i;
@@ -116,7 +136,7 @@ static uint64_t row_values(const trace_dump *dump, const tsk_model_config *c, co
         snprintf(name, sizeof name, "%s.%s", prefix, of_none[i].name);
         if (!dump->pattern || system_matches(dump->pattern, name)) sum += width[(int)of_none[i].output];
     }
-    for (i = 0; layer >= 0 && i < sizeof of_layer / sizeof of_layer[0]; i++)
+    for (i = 0; layer >= 0 && i < n_of_layer; i++)
         for (which = 0; which < 2; which++) {
             const char *part = strchr(of_layer[i].name, '.') ? "" : which ? ".output" : ".input";
             snprintf(name, sizeof name, "%s.layer_%d%s%s", prefix, (int)layer, of_layer[i].name, part);
@@ -179,7 +199,7 @@ int dump_estimate(trace_dump *dump, const cli_settings *settings, const tsk_mode
         return cli_fail("--layers %s: the model has the layers 0 to %d", settings->layers, (int)config->n_layers - 1);
     if (dump->last_layer >= config->n_layers) dump->last_layer = config->n_layers - 1;
     for (i = 0; i < n_generations; i++) {
-        pass_plan plan = plan_of(generations[i], prompt, config->mask_token_id, settings->blocks);
+        pass_plan plan = plan_of(generations[i], prompt, config, settings->blocks);
         bytes += generation_bytes(dump, config, &plan, i ? "skip." : "");
         if (plan.passes > most) most = plan.passes;
     }

@@ -93,13 +93,14 @@ static void write_transfer(tsk_json_writer *json, const tsk_generate_options *o)
 }
 
 void trace_options_json(const trace *t, tsk_json_writer *json, const tsk_generate_options *options) {
-    static const char *const caches[] = {"dual", "prefix", "none", "block"}, *const rules[] = {"off", "states", "rows"};
+    static const char *const caches[] = {"dual", "prefix", "none", "block"};
+    static const char *const rules[] = {"off", "states", "rows"};
     const tsk_generate_options *o = options;
     tsk_generate_options resolved = *options;
     tsk_generate_options_resolve(t->engine->model, &resolved);
     write_int(json, "gen_length", o->gen_length);
-    write_int(json, "block_length", o->block_length);
-    cli_json_string(json, "cache", caches[o->cache]);
+    write_int(json, "block_length", resolved.block_length);
+    cli_json_string(json, "cache", caches[resolved.cache]);
     write_transfer(json, o);
     tsk_json_write_key(json, "temperature");
     write_float(json, o->temperature);
