@@ -2671,13 +2671,18 @@ static float tsk__quantise_sum(const float lanes[TSK__QUANTISE_WIDTH]) {
     return sum;
 }
 
+/* All lanes x. (Not a scalar in a vector's sum: where scalars are computed in more bits than they have, as by the x87,
+   C99 would have the vector wider, too.) */
+#define TSK__QUANTISE_ALL(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+
 /* The codes of x[n] for a scale, as floats, to codes[n] unless it is NULL; n a multiple of 16. Adding 1.5 * 2^23 rounds
    to an integer. */
 static tsk__quantise_fit tsk__quantise_try(const float *x, int32_t n, float scale, float low, float high,
                                            float *codes) {
-    const float inverse = 1.0f / scale, magic = 12582912.0f;
-    const tsk__quantise_vector zero = {0};
-    const tsk__quantise_vector lows = zero + low, highs = zero + high;
+    const float reciprocal = 1.0f / scale;
+    const tsk__quantise_vector zero = {0}, magic = TSK__QUANTISE_ALL(12582912.0f);
+    const tsk__quantise_vector lows = TSK__QUANTISE_ALL(low), highs = TSK__QUANTISE_ALL(high);
+    const tsk__quantise_vector scales = TSK__QUANTISE_ALL(scale), inverse = TSK__QUANTISE_ALL(reciprocal);
     tsk__quantise_vector error = zero, products = zero, squares = zero;
     tsk__quantise_fit fit;
     float lanes[TSK__QUANTISE_WIDTH];
@@ -2691,7 +2696,7 @@ static tsk__quantise_fit tsk__quantise_try(const float *x, int32_t n, float scal
         code = (tsk__quantise_vector)((below & (tsk__quantise_mask)lows) | (~below & (tsk__quantise_mask)code));
         code = (tsk__quantise_vector)((above & (tsk__quantise_mask)highs) | (~above & (tsk__quantise_mask)code));
         code = (code + magic) - magic;
-        rest = v - code * scale;
+        rest = v - code * scales;
         error += rest * rest;
         products += v * code;
         squares += code * code;

@@ -56,8 +56,9 @@ static void plan(tuning *t, int32_t n_layers) {
     static const char *const refresh_names[] = {"refresh", "near", "window", "refresh-every", "refresh-rows",
                                                 "skip-refresh", "skip-preset", NULL};
     static const char *const own[] = {""};
-    static const char *const refreshes[] = {"--refresh full", "--refresh near --near 16", "--refresh near --near 32 "
-                                            "--window 32", "--refresh near --near 16 --window 64",
+    static const char *const refreshes[] = {"--refresh full", "--refresh near --near 16",
+                                            "--refresh near --near 32 --window 32",
+                                            "--refresh near --near 16 --window 64",
                                             "--refresh full --refresh-every 2"};
     char half[64], quarter[64], deep[64];
     const char *commits[] = {"--threshold 0.9", "--threshold 0.95", "--threshold 0.8", "--factor 1", "--factor 0.5",
