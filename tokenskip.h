@@ -511,8 +511,8 @@ typedef struct tsk_quantize_options {
 } tsk_quantize_options;
 
 TOKENSKIP_API tsk_quantize_options tsk_quantize_options_default(void);
-/* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold no
-   config.json: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
+/* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold
+   none of the files that this writes: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
    and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes memory for one matrix.
    Files appear whole, config.json last; after a failure those that were written are removed again. */
 TOKENSKIP_API tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options,
@@ -17721,11 +17721,36 @@ static tsk_status tsk__export_config(tsk__export *e) {
 
 /* ---- the whole */
 
+static tsk_status tsk__export_check_absent(tsk__export *e, const char *name) {
+    if (!tsk__path_exists(tsk__export_path(e, name))) return TSK_OK;
+    return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, e->path, TSK_NO_OFFSET,
+                          "'%s' is there already: nothing is written over it", tsk__error_path(e->path));
+}
+
+/* Nothing that is there is written over, nor would be read as a part of the new folder. */
+static tsk_status tsk__export_check_room(tsk__export *e) {
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
+    char name[TSK__EXPORT_NAME];
+    tsk_status status = TSK_OK;
+    int32_t shard;
+    size_t i;
+    for (i = 0; i < sizeof weights / sizeof *weights && status == TSK_OK; i++)
+        status = tsk__export_check_absent(e, weights[i]);
+    for (shard = 0; shard < e->n_shards && status == TSK_OK; shard++) {
+        tsk__export_shard_name(e, shard, name);
+        status = tsk__export_check_absent(e, name);
+    }
+    for (i = 0; i < TSK__EXPORT_FILES && status == TSK_OK; i++)
+        status = tsk__export_check_absent(e, tsk__export_files[i]);
+    return status;
+}
+
 static tsk_status tsk__export_run(tsk__export *e) {
     size_t i;
     tsk_status status;
     tsk__export_plan(e);
-    status = tsk__export_weights(e);
+    status = tsk__export_check_room(e);
+    if (status == TSK_OK) status = tsk__export_weights(e);
     if (status == TSK_OK) status = tsk__export_index(e);
     for (i = 0; i < TSK__EXPORT_FILES && status == TSK_OK; i++) status = tsk__export_copy(e, tsk__export_files[i]);
     return status == TSK_OK ? tsk__export_config(e) : status;

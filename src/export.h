@@ -360,11 +360,36 @@ static tsk_status tsk__export_config(tsk__export *e) {
 
 /* ---- the whole */
 
+static tsk_status tsk__export_check_absent(tsk__export *e, const char *name) {
+    if (!tsk__path_exists(tsk__export_path(e, name))) return TSK_OK;
+    return tsk__error_set(e->error, TSK_ERROR_ARGUMENT, e->path, TSK_NO_OFFSET,
+                          "'%s' is there already: nothing is written over it", tsk__error_path(e->path));
+}
+
+/* Nothing that is there is written over, nor would be read as a part of the new folder. */
+static tsk_status tsk__export_check_room(tsk__export *e) {
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
+    char name[TSK__EXPORT_NAME];
+    tsk_status status = TSK_OK;
+    int32_t shard;
+    size_t i;
+    for (i = 0; i < sizeof weights / sizeof *weights && status == TSK_OK; i++)
+        status = tsk__export_check_absent(e, weights[i]);
+    for (shard = 0; shard < e->n_shards && status == TSK_OK; shard++) {
+        tsk__export_shard_name(e, shard, name);
+        status = tsk__export_check_absent(e, name);
+    }
+    for (i = 0; i < TSK__EXPORT_FILES && status == TSK_OK; i++)
+        status = tsk__export_check_absent(e, tsk__export_files[i]);
+    return status;
+}
+
 static tsk_status tsk__export_run(tsk__export *e) {
     size_t i;
     tsk_status status;
     tsk__export_plan(e);
-    status = tsk__export_weights(e);
+    status = tsk__export_check_room(e);
+    if (status == TSK_OK) status = tsk__export_weights(e);
     if (status == TSK_OK) status = tsk__export_index(e);
     for (i = 0; i < TSK__EXPORT_FILES && status == TSK_OK; i++) status = tsk__export_copy(e, tsk__export_files[i]);
     return status == TSK_OK ? tsk__export_config(e) : status;

@@ -67,6 +67,13 @@ refuses 1 "nowhere/x" quantize $demo "$work/nowhere/x"
 refuses 1 "no matrix can be quantised" quantize tests/golden/models/odd-f16 "$work/x"
 check "... and what was written is gone" [ ! -e "$work/x" ]
 
+# what is in a folder already stays, whatever comes of it
+for file in model.safetensors model.safetensors.index.json tokenizer.json; do
+    rm -rf "$work/theirs" && mkdir "$work/theirs" && echo mine > "$work/theirs/$file"
+    refuses 1 "theirs/$file' is there already" quantize $demo "$work/theirs"
+    check "... and stays alone" [ "$(ls "$work/theirs")$(cat "$work/theirs/$file")" = "${file}mine" ]
+done
+
 # a disk that fills up
 if [ "$(uname)" = Linux ]; then
     run_with_room 4000 quantize $demo "$work/x"

@@ -429,6 +429,16 @@ test_searches() {
         refuses 2 '--minutes takes a number above 0' $command -m $golden --data "$work/none.jsonl" --minutes 0
     done
     refuses 2 'needs --svg' sweep -m $golden --data "$work/none.jsonl"
+    cp "$work/none.jsonl" "$work/data.jsonl"
+    refuses 2 '--svg and --data name one file' sweep -m $golden --data "$work/data.jsonl" --svg "$work/./data.jsonl"
+    refuses 2 '--save and --data name one file' calibrate -m $golden --data "$work/data.jsonl" --max-error 0 \
+        --save "$work/data.jsonl"
+    refuses 2 '--save and --svg name one file' calibrate -m $golden --data "$work/data.jsonl" --max-error 0 \
+        --save "$work/new" --svg "$work/new"
+    check "... and the data stay" cmp -s "$work/none.jsonl" "$work/data.jsonl"
+    models=tests/golden/models
+    refuses 2 'which this model has only where' trace -m $models/dream-f32 --prompt-ids 1,2,3 --shadow
+    refuses 2 'a model that attends by blocks has not' trace -m $models/sdar-bf16 --prompt-ids 1,2,3 --shadow
     refuses 2 'needs --max-error' calibrate -m $golden --data "$work/none.jsonl"
     refuses 2 'number from 0 to 1' calibrate -m $golden --data "$work/none.jsonl" --max-error 2
     refuses 1 'No such file' sweep -m $golden --data "$work/no_answer.jsonl" --svg "$work/nowhere/x.svg"

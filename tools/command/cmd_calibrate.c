@@ -78,10 +78,16 @@ static int save(const tuning *t, const tuned *best) {
 }
 
 static int check(const cli_settings *settings) {
+    const char *save = settings->save, *svg = settings->svg;
+    int status;
     if (settings->generate.cache != TSK_CACHE_DUAL)
         return cli_usage_error("calibrate needs --cache dual: TokenSkip lives in its block steps");
-    if (settings->save && output_check(settings->save) != CLI_OK) return CLI_FAILED;
-    if (settings->svg && output_check(settings->svg) != CLI_OK) return CLI_FAILED;
+    status = output_check_apart("--save", save, "--svg", svg);
+    if (status == CLI_OK) status = output_check_apart("--save", save, "--data", settings->data);
+    if (status == CLI_OK) status = output_check_apart("--svg", svg, "--data", settings->data);
+    if (status != CLI_OK) return status;
+    if (save && output_check(save) != CLI_OK) return CLI_FAILED;
+    if (svg && output_check(svg) != CLI_OK) return CLI_FAILED;
     return CLI_OK;
 }
 

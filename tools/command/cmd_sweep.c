@@ -42,6 +42,8 @@ int cmd_sweep(cli_settings *settings) {
     int status;
     if (settings->generate.cache != TSK_CACHE_DUAL)
         return cli_usage_error("sweep needs --cache dual: TokenSkip lives in its block steps");
+    status = output_check_apart("--svg", settings->svg, "--data", settings->data);
+    if (status != CLI_OK) return status;
     if (output_check(settings->svg) != CLI_OK) return CLI_FAILED;
     cli_catch_interrupts();
     status = tuning_run(&t, &engine, settings, order);

@@ -6,6 +6,9 @@
 /* Everything that can be known to be wrong before a model is loaded. */
 static int check(const cli_settings *settings, trace_dump *dump) {
     const tsk_generate_options *o = &settings->generate;
+    if (settings->shadow && settings->by_blocks)
+        return cli_usage_error("--shadow compares with passes over the canvas, which a model that attends by blocks "
+                               "has not");
     if (settings->shadow && (o->cache != TSK_CACHE_DUAL || o->skip.rule == TSK_SKIP_RULE_OFF ||
                              (o->skip.rule != TSK_SKIP_RULE_ROWS && o->skip.layer_k == 0)))
         return cli_usage_error("--shadow needs TokenSkip: --cache dual, and --skip-rule rows or a "
@@ -18,9 +21,13 @@ static int check(const cli_settings *settings, trace_dump *dump) {
 
 /* Options that the model cannot have are said before anything is run. */
 static int check_options(const cli_engine *engine, const cli_settings *settings) {
+    tsk_generate_options resolved = settings->generate;
     tsk_session *session = NULL;
     tsk_error error = {0};
     int status = CLI_OK;
+    tsk_generate_options_resolve(engine->model, &resolved);
+    if (settings->shadow && resolved.skip.rule == TSK_SKIP_RULE_OFF)
+        return cli_usage_error("--shadow needs TokenSkip, which this model has only where --skip-rule says so");
     if (tsk_session_create(engine->model, &settings->generate, &session, &error) != TSK_OK)
         status = cli_fail_with(&error, NULL);
     tsk_session_free(session);

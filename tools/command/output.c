@@ -38,6 +38,15 @@ int output_check(const char *path) {
     return descriptor >= 0 ? CLI_OK : CLI_FAILED;
 }
 
+int output_check_apart(const char *option, const char *path, const char *other_option, const char *other_path) {
+    system_file a, b;
+    if (!path || !other_path) return CLI_OK;
+    if (strcmp(path, other_path) != 0 &&
+        (system_look(path, &a) != 0 || system_look(other_path, &b) != 0 || !system_is_same(&a, &b)))
+        return CLI_OK;
+    return cli_usage_error("%s and %s name one file", option, other_option);
+}
+
 static int write_all(int descriptor, const char *bytes, size_t size) {
     size_t done = 0;
     while (done < size) {

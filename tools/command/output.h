@@ -6,6 +6,8 @@
 
 /* Whether `path` can be written, found out before there is anything to write. Leaves nothing behind. */
 int output_check(const char *path);
+/* That two options do not name one file, by one name or by two; either may be NULL. */
+int output_check_apart(const char *option, const char *path, const char *other_option, const char *other_path);
 /* A file under a temporary name, which becomes `path` when it is closed with CLI_OK, and is removed otherwise. It must
    be closed also when it could not be opened. */
 typedef struct output_file {

@@ -515,7 +515,7 @@ void trace_text(const trace *t, tsk_text *out) {
     trace_conclusion(t, out);
     cli_append(out, "\n");
     append_steps(t, out);
-    if (t->settings->shadow) append_shadow(t, out);
+    if (t->settings->shadow && t->skip.shadow.layers) append_shadow(t, out);
     if (t->settings->notebook && t->notes.is_there) append_comparison(t, out);
     if (t->settings->notebook && !t->notes.is_there)
         cli_append(out, "\nno comparison of two steps: it is by states, which takes --cache dual and a K above 0\n");
