@@ -512,9 +512,10 @@ typedef struct tsk_quantize_options {
 
 TOKENSKIP_API tsk_quantize_options tsk_quantize_options_default(void);
 /* Writes the model of folder `dir`, whose weights are not quantised, into folder `out`, which must be there and hold
-   none of the files that this writes: weights as tsk_model_load would make them (compressed-tensors, pack-quantized: other programs read it,
-   and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes memory for one matrix.
-   Files appear whole, config.json last; after a failure those that were written are removed again. */
+   none of the files that this writes: weights as tsk_model_load would make them (compressed-tensors, pack-quantized:
+   other programs read it, and loading maps it), the tokenizer's files, config.json with "quantization_config". Takes
+   memory for one matrix. Files appear whole, config.json last; after a failure those that were written are removed
+   again. */
 TOKENSKIP_API tsk_status tsk_quantize(const char *dir, const char *out, const tsk_quantize_options *options,
                                       tsk_error *error);
 

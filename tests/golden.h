@@ -65,6 +65,26 @@ static TEST_UNUSED int32_t golden_ids(const tsk_json_value *array, int32_t *ids,
     return n;
 }
 
+/* Whether an array has these ids, or other whole numbers, and no more; at most 512. */
+static TEST_UNUSED int golden_same_ids(const tsk_json_value *expected, const int32_t *found, int32_t n) {
+    enum { capacity = 512 };
+    int32_t ids[capacity], i;
+    if (golden_ids(expected, ids, capacity) != n) return 0;
+    for (i = 0; i < n; i++)
+        if (ids[i] != found[i]) return 0;
+    return 1;
+}
+
+static TEST_UNUSED int golden_same_blocks(const tsk_json_value *expected, const tsk_result *r) {
+    const tsk_json_value *block = tsk_json_first(expected);
+    int32_t i;
+    for (i = 0; i < r->n_blocks; i++, block = tsk_json_next(block))
+        if (!block || golden_int(block, "nfe", -1) != r->blocks[i].nfe ||
+            golden_int(block, "mask_residual", -1) != r->blocks[i].mask_residual)
+            return 0;
+    return block == NULL;
+}
+
 static TEST_UNUSED tsk_generate_options golden_options(const tsk_json_value *o) {
     tsk_generate_options options = tsk_generate_options_default();
     uint64_t seed = 0;

@@ -162,24 +162,6 @@ static void see_rows(void *user, const tsk_trace_record *record) {
     memcpy(to->rows, record->positions, (size_t)record->n_rows * sizeof *record->positions);
 }
 
-static int same_ids(const tsk_json_value *expected, const int32_t *found, int32_t n) {
-    int32_t ids[max_ids], i;
-    if (golden_ids(expected, ids, max_ids) != n) return 0;
-    for (i = 0; i < n; i++)
-        if (ids[i] != found[i]) return 0;
-    return 1;
-}
-
-static int same_blocks(const tsk_json_value *expected, const tsk_result *r) {
-    const tsk_json_value *block = tsk_json_first(expected);
-    int32_t i;
-    for (i = 0; i < r->n_blocks; i++, block = tsk_json_next(block))
-        if (!block || golden_int(block, "nfe", -1) != r->blocks[i].nfe ||
-            golden_int(block, "mask_residual", -1) != r->blocks[i].mask_residual)
-            return 0;
-    return block == NULL;
-}
-
 static void check_steps(const char *name, const tsk_json_value *expected, const seen_steps *seen) {
     const tsk_json_value *kind = tsk_json_first(tsk_json_get(expected, "kinds")),
                          *n_rows = tsk_json_first(tsk_json_get(expected, "n_rows")),
@@ -197,8 +179,8 @@ static void check_steps(const char *name, const tsk_json_value *expected, const 
         tsk_json_int64(n_rows, &count);
         STEP_CHECK(s->kind == (strcmp(text, "prompt") == 0 ? 'p' : strcmp(text, "store") == 0 ? 'f' : 's'));
         STEP_CHECK(s->n_listed == (int32_t)count);
-        STEP_CHECK(!rows || same_ids(rows, s->rows, s->n_listed));
-        STEP_CHECK(same_ids(committed, s->committed, s->n_committed));
+        STEP_CHECK(!rows || golden_same_ids(rows, s->rows, s->n_listed));
+        STEP_CHECK(golden_same_ids(committed, s->committed, s->n_committed));
         for (j = 0; j < s->n_committed && c; j++, c = tsk_json_next(c)) {
             double confidence = -1;
             tsk_json_double(c, &confidence);
@@ -215,16 +197,16 @@ static void check_result(const char *name, const tsk_json_value *expected, const
     static const char *const reasons[] = {"none", "length", "eos", "cancelled"};
     const tsk_json_value *skip = tsk_json_get(expected, "skip");
 #define CASE_CHECK(condition) test_check((condition) ? 1 : 0, __FILE__, __LINE__, "%s: %s", name, #condition)
-    CASE_CHECK(same_ids(tsk_json_get(expected, "tokens"), r->tokens, r->n_tokens));
-    CASE_CHECK(same_ids(tsk_json_get(expected, "canvas"), r->canvas, r->n_prompt + r->n_tokens));
+    CASE_CHECK(golden_same_ids(tsk_json_get(expected, "tokens"), r->tokens, r->n_tokens));
+    CASE_CHECK(golden_same_ids(tsk_json_get(expected, "canvas"), r->canvas, r->n_prompt + r->n_tokens));
     CASE_CHECK(golden_int(expected, "nfe", -1) == r->nfe);
     CASE_CHECK(golden_int(expected, "prompt_passes", -1) == r->prompt_passes);
     CASE_CHECK(golden_int(expected, "storing_passes", -1) == r->storing_passes);
     CASE_CHECK(golden_int(expected, "mask_residual", -1) == r->mask_residual);
     CASE_CHECK(golden_is(expected, "finish_reason", reasons[r->finish_reason]));
-    CASE_CHECK(same_blocks(tsk_json_get(expected, "blocks"), r));
-    CASE_CHECK(same_ids(tsk_json_get(skip, "active"), r->active, r->n_block_steps));
-    CASE_CHECK(same_ids(tsk_json_get(skip, "stable_masked"), r->stable_masked, r->n_block_steps));
+    CASE_CHECK(golden_same_blocks(tsk_json_get(expected, "blocks"), r));
+    CASE_CHECK(golden_same_ids(tsk_json_get(skip, "active"), r->active, r->n_block_steps));
+    CASE_CHECK(golden_same_ids(tsk_json_get(skip, "stable_masked"), r->stable_masked, r->n_block_steps));
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_computed", -1) == r->token_layers_computed);
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_total", -1) == r->token_layers_total);
     CASE_CHECK(r->refreshes == 0 && r->refreshed_rows == 0 && r->refresh_token_layers_total == 0);

@@ -19,37 +19,19 @@ static void case_start(const tsk_json_value *test, start *s) {
     s->generated = canvas ? s->ids + s->n_prompt : NULL;
 }
 
-static int same_ids(const tsk_json_value *expected, const int32_t *found, int32_t n) {
-    int32_t ids[max_ids], i;
-    if (golden_ids(expected, ids, max_ids) != n) return 0;
-    for (i = 0; i < n; i++)
-        if (ids[i] != found[i]) return 0;
-    return 1;
-}
-
-static int same_blocks(const tsk_json_value *expected, const tsk_result *r) {
-    const tsk_json_value *block = tsk_json_first(expected);
-    int32_t i;
-    for (i = 0; i < r->n_blocks; i++, block = tsk_json_next(block))
-        if (!block || golden_int(block, "nfe", -1) != r->blocks[i].nfe ||
-            golden_int(block, "mask_residual", -1) != r->blocks[i].mask_residual)
-            return 0;
-    return block == NULL;
-}
-
 static void check_case(const tsk_json_value *test, const tsk_result *r) {
     static const char *const reasons[] = {"none", "length", "eos", "cancelled"};
     const tsk_json_value *expected = tsk_json_get(test, "expected"), *skip = tsk_json_get(expected, "skip");
     const char *name = tsk_json_string(tsk_json_get(test, "name"), NULL);
 #define CASE_CHECK(condition) test_check((condition) ? 1 : 0, __FILE__, __LINE__, "%s: %s", name, #condition)
-    CASE_CHECK(same_ids(tsk_json_get(expected, "tokens"), r->tokens, r->n_tokens));
-    CASE_CHECK(same_ids(tsk_json_get(expected, "canvas"), r->canvas, r->n_prompt + r->n_tokens));
+    CASE_CHECK(golden_same_ids(tsk_json_get(expected, "tokens"), r->tokens, r->n_tokens));
+    CASE_CHECK(golden_same_ids(tsk_json_get(expected, "canvas"), r->canvas, r->n_prompt + r->n_tokens));
     CASE_CHECK(golden_int(expected, "nfe", -1) == r->nfe);
     CASE_CHECK(golden_int(expected, "mask_residual", -1) == r->mask_residual);
     CASE_CHECK(golden_is(expected, "finish_reason", reasons[r->finish_reason]));
-    CASE_CHECK(same_blocks(tsk_json_get(expected, "blocks"), r));
-    CASE_CHECK(same_ids(tsk_json_get(skip, "active"), r->active, r->n_block_steps));
-    CASE_CHECK(same_ids(tsk_json_get(skip, "stable_masked"), r->stable_masked, r->n_block_steps));
+    CASE_CHECK(golden_same_blocks(tsk_json_get(expected, "blocks"), r));
+    CASE_CHECK(golden_same_ids(tsk_json_get(skip, "active"), r->active, r->n_block_steps));
+    CASE_CHECK(golden_same_ids(tsk_json_get(skip, "stable_masked"), r->stable_masked, r->n_block_steps));
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_computed", -1) == r->token_layers_computed);
     CASE_CHECK((uint64_t)golden_number(skip, "token_layers_total", -1) == r->token_layers_total);
     CASE_CHECK((uint64_t)golden_number(expected, "refreshed_rows", 0) == r->refreshed_rows);
@@ -90,11 +72,11 @@ static void check_rows(const tsk_json_value *test, const passes *seen, const tsk
     int32_t i;
     if (!rows) return;
     test_check(seen->n == r->nfe && !seen->wrong && seen->n_ran == r->rows, __FILE__, __LINE__, "%s: its passes", name);
-    test_check(same_ids(tsk_json_get(expected, "refreshes"), seen->is_refresh, seen->n), __FILE__, __LINE__,
+    test_check(golden_same_ids(tsk_json_get(expected, "refreshes"), seen->is_refresh, seen->n), __FILE__, __LINE__,
                "%s: which are refreshes", name);
     for (i = 0; i < seen->n; i++, rows = tsk_json_next(rows))
-        test_check(rows && same_ids(rows, seen->rows[i], seen->n_rows[i]), __FILE__, __LINE__, "%s: rows of pass %d",
-                   name, (int)i);
+        test_check(rows && golden_same_ids(rows, seen->rows[i], seen->n_rows[i]), __FILE__, __LINE__,
+                   "%s: rows of pass %d", name, (int)i);
     CHECK(!rows);
 }
 

@@ -6,6 +6,7 @@
 /* Everything that can be known to be wrong before a model is loaded. */
 static int check(const cli_settings *settings, trace_dump *dump) {
     const tsk_generate_options *o = &settings->generate;
+    int status;
     if (settings->shadow && settings->by_blocks)
         return cli_usage_error("--shadow compares with passes over the canvas, which a model that attends by blocks "
                                "has not");
@@ -13,8 +14,8 @@ static int check(const cli_settings *settings, trace_dump *dump) {
                              (o->skip.rule != TSK_SKIP_RULE_ROWS && o->skip.layer_k == 0)))
         return cli_usage_error("--shadow needs TokenSkip: --cache dual, and --skip-rule rows or a "
                                "--skip-layer-k above 0");
-    if (settings->html && settings->dump && strcmp(settings->html, settings->dump) == 0)
-        return cli_usage_error("--html and --dump name one file");
+    status = output_check_apart("--html", settings->html, "--dump", settings->dump);
+    if (status != CLI_OK) return status;
     if (settings->html && output_check(settings->html) != CLI_OK) return CLI_FAILED;
     return dump_open(dump, settings);
 }
